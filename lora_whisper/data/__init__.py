@@ -1,0 +1,1 @@
+"""From a manifest on disk to the batches of one optimizer step."""
