@@ -1,0 +1,195 @@
+"""Token ids of one checkpoint: every one is read from its own files, none is assumed.
+
+Whisper's three vocabularies (51864 `.en`, 51865, 51866 of large-v3) put languages, tasks and
+timestamps at different ids, and a small vocabulary puts them elsewhere again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from lora_whisper.errors import UserError, listing
+
+ENGLISH_ONLY_SIZE = 51_864  # openai/whisper tells `.en` checkpoints by this size
+LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
+TASKS = ("transcribe", "translate")
+# Written without spaces between words; Whisper's own transcripts of them begin without one.
+SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "km", "yue"})
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The special tokens of one checkpoint and the sizes that bound a token sequence."""
+
+    size: int  # rows of the decoder's embedding
+    sot: int  # <|startoftranscript|>, the decoder's first input; not the tokenizer's bos
+    eot: int  # <|endoftext|>, the last label; Whisper's bos, eos and padding at once
+    previous: int  # <|startofprev|>, opens a prompt of earlier text
+    no_speech: int
+    no_timestamps: int
+    timestamp_begin: int  # <|0.00|>; the next ids are 0.02 s apart
+    languages: Mapping[str, int]  # "sw" → id of <|sw|>; empty for English-only checkpoints
+    tasks: Mapping[str, int]  # "transcribe" → id; empty for English-only checkpoints
+    multilingual: bool
+    max_tokens: int  # decoder positions
+
+    def start(self, language: str | None, task: str) -> list[int]:
+        """What the decoder is given before the text; `language` is a code, None for `.en`."""
+        if not self.multilingual:
+            return [self.sot, self.no_timestamps]
+        assert language is not None, "language_code() gives every utterance its language first"
+        return [self.sot, self.languages[language], self.tasks[task], self.no_timestamps]
+
+
+def read_vocabulary(tokenizer: Any, generation_config: Any | None, model_config: Any) -> Vocabulary:
+    """Read the ids from the tokenizer and check them against the configurations.
+
+    `generation_config` may be None: not every folder has one.
+
+    Raises:
+        UserError: names each token that is missing and each id that the files disagree about.
+    """
+    ids: Mapping[str, int] = tokenizer.get_vocab()
+    problems = [
+        *_missing(ids),
+        *_disagreements(ids, "generation_config.json", generation_config),
+        *_disagreements(ids, "config.json", model_config),
+        *_out_of_place(ids, model_config.vocab_size),
+    ]
+    if problems:
+        raise UserError(
+            "The checkpoint's tokenizer does not belong to its model:\n" + listing(problems) + "\n"
+            "Take tokenizer, config and generation config from the same checkpoint."
+        )
+    multilingual = _is_multilingual(generation_config, model_config)
+    languages = _languages(ids, generation_config) if multilingual else {}
+    return Vocabulary(
+        size=model_config.vocab_size,
+        sot=ids["<|startoftranscript|>"],
+        eot=ids["<|endoftext|>"],
+        previous=ids["<|startofprev|>"],
+        no_speech=_no_speech(ids),
+        no_timestamps=ids["<|notimestamps|>"],
+        timestamp_begin=ids["<|notimestamps|>"] + 1,
+        languages=languages,
+        tasks={task: ids[f"<|{task}|>"] for task in TASKS} if multilingual else {},
+        multilingual=multilingual,
+        max_tokens=model_config.max_target_positions,
+    )
+
+
+def _no_speech(ids: Mapping[str, int]) -> int:
+    """large-v3 calls the token by another name than the checkpoints before it."""
+    return ids["<|nospeech|>"] if "<|nospeech|>" in ids else ids["<|nocaptions|>"]
+
+
+def _missing(ids: Mapping[str, int]) -> Iterator[str]:
+    names = ["startoftranscript", "endoftext", "startofprev", "notimestamps", *TASKS]
+    # `tokenizer.convert_tokens_to_ids` would answer <|endoftext|> for a token that is not there.
+    for token in (f"<|{name}|>" for name in names):
+        if token not in ids:
+            yield f"{token}: not in the tokenizer"
+    if "<|nospeech|>" not in ids and "<|nocaptions|>" not in ids:
+        yield "<|nospeech|>: not in the tokenizer, nor is <|nocaptions|>"
+
+
+def _disagreements(ids: Mapping[str, int], file: str, config: Any | None) -> Iterator[str]:
+    """Ids that `config` states and that the tokenizer gives to another token, or to none."""
+    stated = {
+        "<|startoftranscript|>": getattr(config, "decoder_start_token_id", None),
+        "<|endoftext|>": getattr(config, "eos_token_id", None),
+        "<|notimestamps|>": getattr(config, "no_timestamps_token_id", None),
+        "<|startofprev|>": getattr(config, "prev_sot_token_id", None),
+        **(getattr(config, "lang_to_id", None) or {}),
+    }
+    tasks = getattr(config, "task_to_id", None) or {}
+    stated |= {f"<|{task}|>": index for task, index in tasks.items()}
+    for token, index in stated.items():
+        if isinstance(index, int) and index != ids.get(token):
+            found = f"{ids[token]} in the tokenizer" if token in ids else "not in the tokenizer"
+            yield f"{token}: {index} in {file}, {found}"
+
+
+def _out_of_place(ids: Mapping[str, int], size: int) -> Iterator[str]:
+    """Generation takes the id after <|notimestamps|> for the first timestamp."""
+    first = ids.get("<|0.00|>")  # older tokenizer files hold no timestamps
+    if first is not None and first - 1 != ids.get("<|notimestamps|>"):
+        yield f"<|0.00|>: {first} in the tokenizer, expected right after <|notimestamps|>"
+    highest = max(ids, key=ids.__getitem__)
+    if ids[highest] >= size:
+        yield f"{highest}: {ids[highest]} in the tokenizer, but vocab_size is {size} in config.json"
+
+
+def _is_multilingual(generation_config: Any | None, model_config: Any) -> bool:
+    """`.en` vocabularies hold the language tokens too, so their presence says nothing."""
+    declared = getattr(generation_config, "is_multilingual", None)
+    return model_config.vocab_size != ENGLISH_ONLY_SIZE if declared is None else declared
+
+
+def _languages(ids: Mapping[str, int], generation_config: Any | None) -> dict[str, int]:
+    """Languages by code; those that generation does not know are no use to anyone."""
+    usable = getattr(generation_config, "lang_to_id", None) or ids
+    matches = ((LANGUAGE_TOKEN.fullmatch(token), token) for token in ids if token in usable)
+    return {match[1]: ids[token] for match, token in matches if match}
+
+
+def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
+    """Whisper's code for a language given by code or English name, in any case.
+
+    Returns None for English-only checkpoints, which have no language token.
+
+    Raises:
+        UserError: a language that the checkpoint does not know, or none where one is needed.
+    """
+    if not vocabulary.multilingual:
+        if language is not None and language.lower() not in ("en", "english"):
+            raise UserError(
+                f"The checkpoint reads English only, but the language is {language!r}. "
+                "Choose a multilingual one (model=small, not model=small.en) or say "
+                "data.language=en."
+            )
+        return None
+    if language is None:
+        raise UserError(
+            "A multilingual checkpoint has to be told the language: say data.language=sw (or "
+            'data.language=swahili), or give each row of the manifest a "language".'
+        )
+    name = language.strip().lower()
+    code = TO_LANGUAGE_CODE.get(name, name)
+    if code not in vocabulary.languages:
+        raise UserError(_unknown_language(vocabulary, language))
+    return code
+
+
+def _unknown_language(vocabulary: Vocabulary, language: str) -> str:
+    names = {name: code for name, code in TO_LANGUAGE_CODE.items() if code in vocabulary.languages}
+    known = [*names, *vocabulary.languages]
+    near = difflib.get_close_matches(language.lower(), known, n=3) or sorted(vocabulary.languages)
+    examples = ", ".join(near[:10])
+    return (
+        f"The checkpoint does not know the language {language!r}; it knows "
+        f"{len(vocabulary.languages)}, the nearest being {examples}. Say data.language=CODE with "
+        "one of them; for a language that Whisper was not trained on, take a related one."
+    )
+
+
+def text_tokens(tokenizer: Any, text: str, language: str | None) -> list[int]:
+    """Token ids of a transcript, in Whisper's own convention.
+
+    NFC, single spaces, and one in front unless `language` (a code) is written without. Nothing in
+    the text can become a special token, whatever it looks like: the text goes past the tokenizer's
+    list of added tokens (`split_special_tokens` would still let timestamps through, which are
+    added but not special), straight to its byte-level BPE.
+    """
+    words = " ".join(unicodedata.normalize("NFC", text).split())
+    spaced = words if not words or language in SPACELESS_LANGUAGES else f" {words}"
+    backend = tokenizer.backend_tokenizer
+    pieces = backend.pre_tokenizer.pre_tokenize_str(spaced)
+    return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
