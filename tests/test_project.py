@@ -1,0 +1,66 @@
+"""The files around the code agree: pins and ranges, conf/, README and make targets."""
+
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGURATION_FILES = {  # folder in conf/ to its number of files; update it with them
+    ".": 4,
+    "adapter": 1,
+    "data": 1,
+    "evaluation": 1,
+    "experiment": 1,
+    "model": 14,
+    "optimizer": 1,
+    "quantization": 3,
+    "training": 1,
+}
+
+
+def pins() -> dict[str, Version]:
+    """Package to its version in constraints.txt, where each line pins exactly one."""
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def direct_requirements() -> list[Requirement]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize("requirement", direct_requirements(), ids=str)
+def test_every_direct_dependency_is_pinned_inside_its_range(requirement):
+    version = pins()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version)
+
+
+def test_pins_resolve_on_any_package_index():
+    local = [name for name, version in pins().items() if version.local]
+    assert local == [], "a local version (+cpu) exists on one index only"
+
+
+def test_every_configuration_file_stands_in_a_known_group():
+    conf = REPOSITORY / "conf"
+    found = Counter(str(path.parent.relative_to(conf)) for path in conf.rglob("*.yaml"))
+    assert found == CONFIGURATION_FILES
+
+
+def test_the_commands_of_the_readme_exist():
+    readme = (REPOSITORY / "README.md").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    commands = {path.stem for path in (REPOSITORY / "lora_whisper/commands").glob("[a-z]*.py")}
+    typed = re.findall(r"^\s*(?:\$ )?(make|(?:\S*/)?lora-whisper) ([a-z]+)", readme, re.MULTILINE)
+    assert typed, "README.md names no command"
+    for program, argument in typed:
+        assert argument in (targets if program == "make" else commands), f"{program} {argument}"
