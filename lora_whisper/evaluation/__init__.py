@@ -1,0 +1,1 @@
+"""Decoding with the real `generate`, text normalization, error rates and their intervals."""

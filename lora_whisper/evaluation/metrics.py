@@ -1,0 +1,104 @@
+"""Word and character error rate as `evaluate.Metric` classes of our own, on jiwer.
+
+`evaluate.load("wer")` would fetch a script from a hub at run time. Texts are compared as they are
+given, but for spaces: normalize them before (`evaluation.normalizers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import evaluate
+import jiwer
+
+from lora_whisper.evaluation.normalizers import fold_spaces
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Edits that turn a reference into a hypothesis, over words or characters."""
+
+    substitutions: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    hits: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def reference_length(self) -> int:
+        return self.substitutions + self.deletions + self.hits
+
+    @property
+    def rate(self) -> float:
+        """Errors per unit of the reference; of an empty reference, the number of insertions."""
+        return self.errors / max(self.reference_length, 1)
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """Add up utterances, so that each word weighs the same and not each utterance."""
+    parts = [(c.substitutions, c.insertions, c.deletions, c.hits) for c in counts]
+    return Counts(*(sum(column) for column in zip(*parts, strict=True)))
+
+
+def error_counts(reference: str, hypothesis: str) -> Counts:
+    """Align words; either text may be empty."""
+    return _counts(jiwer.process_words(fold_spaces(reference), fold_spaces(hypothesis)))
+
+
+def character_error_counts(reference: str, hypothesis: str) -> Counts:
+    """Align Unicode code points, the spaces between words among them."""
+    return _counts(jiwer.process_characters(fold_spaces(reference), fold_spaces(hypothesis)))
+
+
+def _counts(found: jiwer.WordOutput | jiwer.CharacterOutput) -> Counts:
+    return Counts(found.substitutions, found.insertions, found.deletions, found.hits)
+
+
+class ErrorRate(evaluate.Metric):
+    """Total errors over total reference length.
+
+    `compute(references=…, predictions=…)` returns {name: rate, "counts": a `Counts` an utterance}.
+    An empty reference adds nothing below the line, what was inserted there counts above it; when
+    all references are empty, the rate is the number of insertions. No case divides by zero.
+    """
+
+    rate_name: str
+    align: Callable[[str, str], Counts]
+
+    def __init__(self, **settings: Any):
+        super().__init__(**{"keep_in_memory": True, **settings})
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "",
+            citation="",
+            inputs_description=ErrorRate.__doc__ or "",
+            features=datasets.Features({"predictions": text, "references": text}),
+            reference_urls=["https://github.com/jitsi/jiwer"],
+        )
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, Any]:
+        pairs = zip(references, predictions, strict=True)
+        counts = [type(self).align(reference, hypothesis) for reference, hypothesis in pairs]
+        return {self.rate_name: total(counts).rate, "counts": counts}
+
+
+class WordErrorRate(ErrorRate):
+    """Word error rate: substituted, inserted and deleted words over reference words."""
+
+    rate_name = "wer"
+    align = staticmethod(error_counts)
+
+
+class CharacterErrorRate(ErrorRate):
+    """Character error rate: the same over Unicode code points, spaces included."""
+
+    rate_name = "cer"
+    align = staticmethod(character_error_counts)
