@@ -168,6 +168,15 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
     return code
 
 
+def check_task(vocabulary: Vocabulary, task: str) -> None:
+    """Raise UserError when the checkpoint has not learnt `task`."""
+    if task != "transcribe" and task not in vocabulary.tasks:
+        raise UserError(
+            f"The checkpoint reads English only and cannot {task}. Choose a multilingual one "
+            "(model=small, not model=small.en) or say data.task=transcribe."
+        )
+
+
 def _unknown_language(vocabulary: Vocabulary, language: str) -> str:
     names = {name: code for name, code in TO_LANGUAGE_CODE.items() if code in vocabulary.languages}
     known = [*names, *vocabulary.languages]
