@@ -24,7 +24,7 @@ lint: install  ## ruff and mypy
 	$(BIN)/mypy lora_whisper
 
 test: lint  ## lint, then all tests
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 clean:  ## remove .venv, builds and caches; outputs/ stays
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
