@@ -99,7 +99,8 @@ def read_audio(
     mono = channels.mean(axis=1)
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds samples that are not finite numbers")
-    return resample(mono, header.rate)
+    # Rounding to the file's frames and back must not make a slice longer than it was said to be.
+    return resample(mono, header.rate)[: round((end - start) * SAMPLING_RATE)]
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
