@@ -1,0 +1,1 @@
+"""The base checkpoint and the adapter on it."""

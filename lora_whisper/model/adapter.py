@@ -1,0 +1,158 @@
+"""The LoRA adapter: attach it to the frozen base, save it, load it, fold it into the base.
+
+W' = W + alpha / rank · B·A, where only A (rank, inputs) and B (outputs, rank) are trained; B starts
+at zero, so that training starts at the base model. Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import WhisperForConditionalGeneration
+
+from lora_whisper.config import AdapterConfig
+from lora_whisper.errors import UserError
+from lora_whisper.model.checkpoint import Checkpoint
+from lora_whisper.model.quantized import is_quantized, prepare_for_training
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+def attach(
+    base: WhisperForConditionalGeneration,
+    config: AdapterConfig,
+    quantization: str,
+    gradient_checkpointing: bool,
+    seed: int,
+) -> PeftModel:
+    """Put a fresh fp32 adapter beside every target layer of `base`, which is changed in place.
+
+    The same seed draws the same adapter, whatever was drawn before.
+
+    Raises:
+        UserError: a name in `target_modules` matches no linear layer of encoder or decoder.
+    """
+    _require_targets(base, config.target_modules)
+    if quantization != "none":
+        prepare_for_training(base)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # adapters are drawn on the CPU, then moved
+        model = get_peft_model(base, _lora_config(config))
+    if gradient_checkpointing:
+        # The re-entrant form needs inputs with gradients; the encoder's input has none.
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    """All matrices of the adapter by their full names, whether they are being trained or not."""
+    return {name: value for name, value in model.named_parameters() if "lora_" in name}
+
+
+def parameter_counts(model: PeftModel) -> tuple[int, int]:
+    """Count (trainable, all) parameters, the adapter's included; a 4-bit weight counts as one."""
+    trainable, total = model.get_nb_trainable_parameters()
+    return trainable, total
+
+
+def save_adapter(model: PeftModel, folder: Path, base: Checkpoint) -> None:
+    """Write the adapter as stock PEFT does, naming a base that can be loaded as it stands."""
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base.path
+    config.revision = base.revision
+    # The embeddings are the base's own; PEFT's "auto" would ask the hub whether they are.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def load_adapter(
+    base: WhisperForConditionalGeneration, folder: Path, trainable: bool = False
+) -> PeftModel:
+    """Put the saved adapter on `base`, which is changed in place.
+
+    Raises:
+        UserError: `folder` holds no adapter.
+    """
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} holds no adapter: expected {' and '.join(missing)}")
+    if is_quantized(base):
+        prepare_for_training(base)
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+
+
+def adapter_bytes(folder: Path) -> int:
+    """Size of the saved adapter's weights."""
+    return (folder / WEIGHTS_FILE).stat().st_size
+
+
+def merge(
+    model: PeftModel | WhisperForConditionalGeneration,
+) -> WhisperForConditionalGeneration:
+    """Fold the adapter into the base: W ← W + alpha / rank · B·A, summed in fp32, rounded once.
+
+    The base is changed in place and returned; what is merged already comes back as it is.
+
+    Raises:
+        UserError: the base is quantized; its rounded weights would be rounded a second time.
+    """
+    if is_quantized(model):
+        raise UserError(
+            "An adapter cannot be merged into a quantized base without loss; "
+            "load the base with quantization=none, then merge"
+        )
+    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    return merged.requires_grad_(False).eval()
+
+
+@contextmanager
+def merged_in_place(model: PeftModel) -> Iterator[None]:
+    """Merge for the duration of a `with`, which decodes faster; afterwards every bit is as before.
+
+    Only fp32 bases are merged: in bfloat16 the sum would be rounded, in int8 and nf4 it would be
+    quantized, and what is scored would no longer be the adapter. There the model stays as it is.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+    if is_quantized(model) or any(weight.dtype != torch.float32 for weight in weights):
+        yield
+        return
+    # Subtracting what was added does not restore the last bits, so the weights are kept.
+    originals = [weight.detach().to("cpu", copy=True) for weight in weights]
+    tuner: Any = model.base_model  # PEFT's LoraModel
+    tuner.merge_adapter()
+    try:
+        yield
+    finally:
+        tuner.unmerge_adapter()
+        for weight, original in zip(weights, originals, strict=True):
+            weight.data.copy_(original)
+
+
+def _lora_config(config: AdapterConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules),
+        task_type=None,  # PEFT's SEQ_2_SEQ_LM would pass input_ids, which Whisper does not take
+    )
+
+
+def _require_targets(base: WhisperForConditionalGeneration, names: tuple[str, ...]) -> None:
+    """Match names to linear layers as PEFT does, by the end of the dotted path."""
+    modules = base.model.named_modules()
+    linear = {f".{path}" for path, layer in modules if isinstance(layer, torch.nn.Linear)}
+    unknown = [name for name in names if not any(path.endswith(f".{name}") for path in linear)]
+    if unknown:
+        known = sorted({path.rsplit(".", 1)[-1] for path in linear})
+        raise UserError(
+            f"adapter.target_modules: no linear layer is called {', '.join(unknown)}; "
+            f"encoder and decoder have {', '.join(known)}"
+        )

@@ -1,0 +1,293 @@
+"""The base checkpoint: where it lies, what its files say, and its weights.
+
+`locate` looks at folders and at the hub's cache without importing torch, so that a checkpoint which
+is not there is reported at once. A hub checkpoint is read from its cached snapshot: everything
+below `snapshot` sees a local folder, and nothing in that folder is ever run as code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import filter as matching
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.config import ModelConfig
+from lora_whisper.errors import UserError, listing
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+    )
+
+EMBEDDED = "embedded:"  # prefix of the models in the package
+SMALL_FILES = ("*.json", "*.txt")  # configurations and tokenizer
+
+FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
+FRAMES_PER_SECOND = 100  # 16,000 samples a second, 160 a frame
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Whisper checkpoint that `locate` has seen."""
+
+    path: str  # absolute folder, or hub id
+    revision: str | None  # branch, tag or commit on the hub; None for a folder
+    name: str  # as the user gave it
+
+
+def locate(config: ModelConfig) -> Checkpoint:
+    """Find the checkpoint: an embedded one, a folder, or a hub id.
+
+    Raises:
+        UserError: neither a folder nor in the hub's cache nor reachable; or not a complete Whisper.
+    """
+    name = config.checkpoint
+    folder = Path(name).expanduser()
+    if name.startswith(EMBEDDED):
+        folder = Path(__file__).parents[1] / "quickstart" / name.removeprefix(EMBEDDED)
+    if folder.is_dir():
+        _require_whisper(folder, name)
+        return Checkpoint(str(folder.resolve()), None, name)
+    if name.startswith(EMBEDDED):
+        raise UserError(f"model.checkpoint={name}: no such model in the package, at {folder}")
+    checkpoint = Checkpoint(name, config.revision, name)
+    cached = _cached_snapshot(checkpoint)
+    if cached is None:
+        cached_config = _reach(checkpoint)
+        _raise_for(name, _config_problems(cached_config))
+    else:
+        _require_whisper(cached, name)
+    return checkpoint
+
+
+def snapshot(checkpoint: Checkpoint) -> Path:
+    """Return the folder with the checkpoint's files, downloaded from the hub at first use.
+
+    A cached copy is used as it is, without asking the hub whether its branch has moved: a run that
+    is resumed goes on with the base that it began with.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    if Path(checkpoint.path).is_dir():
+        return Path(checkpoint.path)
+    cached = _cached_snapshot(checkpoint)
+    if cached is not None:
+        return cached
+    names = HfApi().list_repo_files(checkpoint.path, revision=checkpoint.revision)
+    patterns = [*SMALL_FILES, *weight_names(names)]  # not the TensorFlow and fp32 copies
+    folder = Path(
+        snapshot_download(checkpoint.path, revision=checkpoint.revision, allow_patterns=patterns)
+    )
+    _require_whisper(folder, checkpoint.name)
+    return folder
+
+
+def weight_names(names: Collection[str]) -> list[str]:
+    """Choose the weights among file names: safetensors first, in one file or in all its shards."""
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        if stem + suffix in names:
+            return [stem + suffix]
+        shards = sorted(matching(names, f"{stem}-?????-of-?????{suffix}"))
+        if shards and len(shards) == int(shards[0].removesuffix(suffix)[-5:]):
+            return shards
+    return []
+
+
+def load_processor(checkpoint: Checkpoint) -> WhisperProcessor:
+    """Load tokenizer and feature extractor."""
+    from transformers import WhisperProcessor
+
+    return WhisperProcessor.from_pretrained(snapshot(checkpoint), local_files_only=True)
+
+
+def load_config(checkpoint: Checkpoint) -> WhisperConfig:
+    """Load the model's shape and token ids."""
+    from transformers import WhisperConfig
+
+    return WhisperConfig.from_pretrained(snapshot(checkpoint), local_files_only=True)
+
+
+def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
+    """Load what decoding reads: languages, tasks, suppressed tokens, alignment heads."""
+    from transformers import GenerationConfig
+
+    folder = snapshot(checkpoint)
+    if not (folder / "generation_config.json").exists():
+        return GenerationConfig.from_model_config(load_config(checkpoint))
+    return GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def window_seconds(config: WhisperConfig) -> float:
+    """Length of the audio that the encoder sees at once, 30 s for the published checkpoints."""
+    return config.max_source_positions * FRAMES_PER_POSITION / FRAMES_PER_SECOND
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn `model.dtype` into a dtype; auto is bfloat16 on a GPU that computes in it."""
+    import torch
+
+    if name != "auto":
+        dtype = getattr(torch, name)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_base(
+    checkpoint: Checkpoint, quantization: str, dtype: torch.dtype, device: torch.device
+) -> WhisperForConditionalGeneration:
+    """Load the frozen base in evaluation mode, straight onto `device`.
+
+    With int8 or nf4 the linear layers of encoder and decoder are quantized by bitsandbytes;
+    convolutions, embeddings and the output projection tied to them stay in `dtype`.
+
+    Raises:
+        UserError: the files lack weights that the configuration asks for.
+    """
+    from transformers import WhisperForConditionalGeneration
+
+    from lora_whisper.model import quantized
+
+    folder = snapshot(checkpoint)
+    loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+        folder,
+        dtype=dtype,
+        device_map={"": device},
+        quantization_config=(
+            None if quantization == "none" else quantized.bitsandbytes_config(quantization, dtype)
+        ),
+        use_safetensors=weight_names(os.listdir(folder))[0].endswith(".safetensors"),
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    model, report = loaded
+    missing = [f"{key}: missing" for key in sorted(report["missing_keys"])]
+    if missing:  # they would have been drawn at random
+        raise UserError(f"model.checkpoint={checkpoint.name} lacks weights:\n{listing(missing)}")
+    # Configurations of 2022 force English here; language and task come from the generation config.
+    model.config.forced_decoder_ids = None
+    if quantization != "none":
+        quantized.settle(model)
+    return model.requires_grad_(False).eval()
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Name the weights exactly: the hub's commit, or the sha256 of a folder's weight files."""
+    folder = snapshot(checkpoint)
+    if str(folder) != checkpoint.path:
+        return f"commit:{folder.name}"  # the cache names a snapshot by its commit
+    digest = hashlib.sha256()
+    for name in weight_names(os.listdir(folder)):
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def weights_bytes(checkpoint: Checkpoint) -> int:
+    """Size of the checkpoint's weight files, what an adapter's size is compared with."""
+    folder = snapshot(checkpoint)
+    return sum((folder / name).stat().st_size for name in weight_names(os.listdir(folder)))
+
+
+def model_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all parameters as they lie in memory; tied ones count once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _cached_snapshot(checkpoint: Checkpoint) -> Path | None:
+    """Look the hub id up in the local cache; None unless everything needed is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            checkpoint.path,
+            revision=checkpoint.revision,
+            allow_patterns=["config.json"],
+            local_files_only=True,
+        )
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+    return Path(folder) if not _missing_files(Path(folder)) else None
+
+
+def _reach(checkpoint: Checkpoint) -> Path:
+    """Fetch config.json from the hub, after one HEAD that fails fast where there is no network."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HFValidationError
+
+    path, revision = checkpoint.path, checkpoint.revision
+    try:
+        get_hf_file_metadata(hf_hub_url(path, "config.json", revision=revision), timeout=5)
+        return Path(hf_hub_download(path, "config.json", revision=revision))
+    except HFValidationError:
+        reason = "not a folder, and not of the form of a hub id (owner/name)"
+    except Exception as error:  # every way in which a request can fail; the network library varies
+        reason = f"no such folder, not in the hub's cache, and the hub gives: {_first_line(error)}"
+    raise UserError(
+        f"model.checkpoint={checkpoint.name}: {reason}\n"
+        "  - a published size by its name: model=tiny … model=large-v3\n"
+        "  - a folder: model.checkpoint=path/to/folder\n"
+        "  - without network: on a machine that has it, hf download OWNER/NAME"
+        " --local-dir NAME; copy NAME here and give it as the folder\n"
+        "  - without network and without any download: model=nano, which is in the package"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _require_whisper(folder: Path, name: str) -> None:
+    """Raise for a folder that lacks files or holds another architecture, naming all problems."""
+    problems = _missing_files(folder)
+    if (folder / "config.json").exists():
+        problems += _config_problems(folder / "config.json")
+    _raise_for(name, problems)
+
+
+def _raise_for(name: str, problems: list[str]) -> None:
+    if problems:
+        raise UserError(f"model.checkpoint={name} is no Whisper checkpoint:\n{listing(problems)}")
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """Name every kind of file that a checkpoint needs and `folder` lacks."""
+    names = os.listdir(folder)
+    if "adapter_config.json" in names and "config.json" not in names:
+        return ["found an adapter; expected a whole model: give its base, or merge it first"]
+    needed = {
+        "config.json": "config.json" in names,
+        "weights, model.safetensors or all of its shards": bool(weight_names(names)),
+        "tokenizer.json, or vocab.json and merges.txt": (
+            "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
+        ),
+        "preprocessor_config.json": bool(
+            {"preprocessor_config.json", "processor_config.json"} & set(names)
+        ),
+    }
+    found = ", ".join(sorted(names)[:8]) or "an empty folder"
+    return [f"{kind}: missing; found {found}" for kind, there in needed.items() if not there]
+
+
+def _config_problems(path: Path) -> list[str]:
+    """Say what is wrong with config.json, if anything."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return [f"config.json: expected JSON, {error}"]
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind == "whisper":
+        return []
+    return [f"config.json: expected model_type 'whisper', found {kind!r}"]

@@ -1,0 +1,72 @@
+"""Bases whose linear layers bitsandbytes holds in 8 or 4 bits: int8, nf4.
+
+int8: Dettmers et al. 2022, https://arxiv.org/abs/2208.07339. nf4 with doubly quantized scales:
+QLoRA, Dettmers et al. 2023, https://arxiv.org/abs/2305.14314.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import bitsandbytes
+import torch
+from peft import prepare_model_for_kbit_training
+from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
+
+
+def bitsandbytes_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Ask for int8 or nf4 linear layers that compute in `dtype`, without the output projection."""
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["proj_out"],  # tied to the embeddings, which stay as they are
+    )
+
+
+def is_quantized(model: torch.nn.Module) -> bool:
+    """Whether bitsandbytes holds the linear layers of the base."""
+    return bool(getattr(model, "is_quantized", False))
+
+
+def settle(model: WhisperForConditionalGeneration) -> None:
+    """Make a freshly loaded quantized model compute rightly on the CPU, and quietly."""
+    # int8 warns at each layer of each step that it casts its input to float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for layer in model.modules():
+        if isinstance(layer, bitsandbytes.nn.Linear4bit) and layer.weight.device.type == "cpu":
+            layer.__class__ = CpuLinear4bit
+
+
+def prepare_for_training(base: WhisperForConditionalGeneration) -> None:
+    """Cast what is not quantized to fp32: norms, biases, convolutions and the tied embeddings.
+
+    The residual stream is fp32 then, as in QLoRA, and meets no half-precision weight. For large-v3
+    these are 75 M of 1.5 G parameters, 150 MB more; on an unquantized base it would be all of them,
+    which is why this is never called there. Checkpointing of activations is not switched on here.
+    """
+    prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+
+
+class CpuLinear4bit(bitsandbytes.nn.Linear4bit):
+    """A 4-bit layer that reads its weights on a CPU as they were written.
+
+    bitsandbytes 0.50.2 quantizes blocks of 64 over the whole matrix, but on CPUs with AVX-512 reads
+    them row by row: for input widths that 64 does not divide (the embedded nano has 160) the
+    weights come back with 24 % error instead of 9 %. Read as one long row, they are right. It also
+    repacks weights for inference where there is AVX512-BF16, and then fails on output widths that
+    32 does not divide. Published Whisper widths are multiples of 64.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.weight, bitsandbytes.nn.Params4bit)
+        state = copy.copy(self.weight.quant_state)
+        state.shape = torch.Size((1, state.shape.numel()))
+        weight = bitsandbytes.functional.dequantize_4bit(self.weight.data, state)
+        weight = weight.reshape(self.out_features, self.in_features)
+        dtype = self.compute_dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return torch.nn.functional.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)

@@ -1,0 +1,246 @@
+"""Locating, reading and loading a base checkpoint."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from lora_whisper.config import ModelConfig
+from lora_whisper.errors import UserError
+from lora_whisper.model import checkpoint as checkpoints
+from lora_whisper.model.checkpoint import Checkpoint, load_base, locate, weight_names
+from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs, toy_model
+
+CPU = torch.device("cpu")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def given(name: object) -> ModelConfig:
+    return ModelConfig(checkpoint=str(name), revision=None, dtype="auto")
+
+
+@pytest.fixture(scope="module")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_checkpoint(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def copy(toy_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(toy_folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def cached_hub(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache that holds the toy as owner/toy; returns its snapshot."""
+    repository = tmp_path / "hub" / "models--owner--toy"
+    snapshot = Path(shutil.copytree(toy_folder, repository / "snapshots" / COMMIT))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return snapshot
+
+
+def test_a_folder_is_found_at_its_absolute_path(toy_folder, monkeypatch):
+    monkeypatch.chdir(toy_folder.parent)
+    found = locate(given(toy_folder.name))
+    assert found == Checkpoint(str(toy_folder.resolve()), None, toy_folder.name)
+
+
+def test_an_embedded_model_is_a_folder_of_the_package(toy_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        checkpoints, "__file__", str(tmp_path / "lora_whisper" / "model" / "checkpoint.py")
+    )
+    embedded = shutil.copytree(toy_folder, tmp_path / "lora_whisper" / "quickstart" / "nano")
+    assert locate(given("embedded:nano")).path == str(embedded)
+    with pytest.raises(UserError, match="embedded:pico"):
+        locate(given("embedded:pico"))
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing-of-the-kind", "no/such/folder", "tiny"])
+def test_an_unknown_checkpoint_is_answered_at_once_with_what_to_do(name):
+    begin = time.perf_counter()
+    with pytest.raises(UserError) as caught:
+        locate(given(name))
+    assert time.perf_counter() - begin < 0.5
+    assert name in str(caught.value)
+    for way_out in ("model=tiny", "model.checkpoint=", "--local-dir", "model=nano"):
+        assert way_out in str(caught.value)
+
+
+def test_locating_imports_no_torch(toy_folder):
+    script = f"""
+        import sys
+        from lora_whisper.config import ModelConfig
+        from lora_whisper.errors import UserError
+        from lora_whisper.model.checkpoint import locate
+        locate(ModelConfig({str(toy_folder)!r}, None, "auto"))
+        try:
+            locate(ModelConfig("nobody/nothing", None, "auto"))
+        except UserError:
+            print(sorted({{"torch", "transformers"}} & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("removed", "named"),
+    [
+        ("config.json", "config.json"),
+        ("model.safetensors", "weights"),
+        ("tokenizer.json", "tokenizer.json"),
+        ("preprocessor_config.json", "preprocessor_config.json"),
+    ],
+)
+def test_an_incomplete_folder_is_named_with_what_it_lacks(copy, removed, named):
+    (copy / removed).unlink()
+    with pytest.raises(UserError, match=rf"{named}.*: missing; found .*json"):
+        locate(given(copy))
+
+
+def test_all_problems_of_a_folder_come_at_once(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError) as caught:
+        locate(given(tmp_path))
+    for problem in ("expected model_type 'whisper', found 'gpt2'", "weights", "tokenizer.json"):
+        assert problem in str(caught.value)
+
+
+def test_an_adapter_given_as_checkpoint_is_told_apart(tmp_path):
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(UserError, match="found an adapter"):
+        locate(given(tmp_path))
+
+
+def test_a_broken_config_is_named(copy):
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: expected JSON"):
+        locate(given(copy))
+
+
+def test_a_cached_hub_checkpoint_needs_no_network(cached_hub):
+    found = locate(given("owner/toy"))
+    assert (found.path, found.revision) == ("owner/toy", None)
+    assert checkpoints.snapshot(found) == cached_hub
+    assert checkpoints.fingerprint(found) == f"commit:{COMMIT}"
+    load_base(found, "none", torch.float32, CPU)
+
+
+def test_a_half_cached_hub_checkpoint_is_not_there(cached_hub):
+    (cached_hub / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="offline mode"):
+        locate(given("owner/toy"))
+
+
+def test_weights_are_one_file_or_all_shards_and_safetensors_first():
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert weight_names({"model.safetensors", "pytorch_model.bin"}) == ["model.safetensors"]
+    assert weight_names({*shards, "model.fp32-00001-of-00002.safetensors"}) == shards
+    assert weight_names({shards[1], "pytorch_model.bin"}) == ["pytorch_model.bin"]
+    assert weight_names({shards[0]}) == []
+
+
+def test_the_fingerprint_is_the_sha256_of_the_weights(copy):
+    found = locate(given(copy))
+    data = (copy / "model.safetensors").read_bytes()
+    assert checkpoints.fingerprint(found) == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    (copy / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert checkpoints.fingerprint(found) != f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def test_the_base_is_frozen_tied_in_evaluation_mode_and_computes_what_was_saved(toy_folder):
+    base = load_base(locate(given(toy_folder)), "none", torch.float32, CPU)
+    assert not base.training
+    assert not any(parameter.requires_grad for parameter in base.parameters())
+    assert base.proj_out.weight is base.model.decoder.embed_tokens.weight
+    assert torch.equal(base(**toy_inputs()).logits, toy_model()(**toy_inputs()).logits)
+
+
+def test_the_generation_config_is_kept_whole(toy_folder):
+    found = locate(given(toy_folder))
+    stored = json.loads((toy_folder / "generation_config.json").read_text())
+    loaded = load_base(found, "none", torch.float32, CPU).generation_config.to_dict()
+    read = checkpoints.load_generation_config(found).to_dict()
+    assert {"lang_to_id", "task_to_id", "suppress_tokens"} <= stored.keys()
+    for key in stored.keys() - {"transformers_version"}:
+        assert loaded[key] == stored[key] == read[key], key
+
+
+def test_window_and_processor_follow_the_checkpoint(toy_folder):
+    found = locate(given(toy_folder))
+    assert checkpoints.window_seconds(checkpoints.load_config(found)) == WINDOW_SECONDS
+    extractor = checkpoints.load_processor(found).feature_extractor
+    assert extractor.n_samples == WINDOW_SECONDS * 16_000
+
+
+def test_a_configuration_of_2022_neither_forces_english_nor_stops_saving(copy, tmp_path):
+    values = json.loads((copy / "config.json").read_text())
+    values |= {"forced_decoder_ids": [[1, 1], [2, 2]], "max_length": 448, "suppress_tokens": [1]}
+    (copy / "config.json").write_text(json.dumps(values))
+    base = load_base(locate(given(copy)), "none", torch.float32, CPU)
+    features = toy_inputs()["input_features"]
+    plain = toy_model().generate(features, language="zh", task="transcribe", max_new_tokens=4)
+    tokens = base.generate(features, language="zh", task="transcribe", max_new_tokens=4)
+    assert torch.equal(tokens, plain)
+    base.save_pretrained(tmp_path / "saved")
+    assert load_base(locate(given(copy)), "none", torch.float32, CPU).config.suppress_tokens == [1]
+
+
+def test_no_code_of_the_checkpoint_runs(copy, tmp_path):
+    values = json.loads((copy / "config.json").read_text())
+    values["auto_map"] = {"AutoConfig": "evil.Evil", "AutoModelForSpeechSeq2Seq": "evil.Evil"}
+    (copy / "config.json").write_text(json.dumps(values))
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    load_base(locate(given(copy)), "none", torch.float32, CPU)
+    checkpoints.load_processor(locate(given(copy)))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_weights_are_an_error_and_not_drawn_at_random(copy):
+    values = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(values | {"encoder_layers": 3}))
+    with pytest.raises(UserError, match=r"encoder\.layers\.2\..*: missing"):
+        load_base(locate(given(copy)), "none", torch.float32, CPU)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_only_linear_layers_of_encoder_and_decoder_are_quantized(toy_folder, kind):
+    base = load_base(locate(given(toy_folder)), kind, torch.bfloat16, CPU)
+    stored = {"int8": torch.int8, "nf4": torch.uint8}[kind]
+    linear = [module for module in base.model.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linear) == 2 * 6 + 2 * 10
+    assert {layer.weight.dtype for layer in linear} == {stored}
+    whole = [base.proj_out, base.model.decoder.embed_tokens, base.model.encoder.conv1]
+    assert {module.weight.dtype for module in whole} == {torch.bfloat16}
+    assert base.proj_out.weight is base.model.decoder.embed_tokens.weight
+    unquantized = load_base(locate(given(toy_folder)), "none", torch.bfloat16, CPU)
+    assert checkpoints.model_bytes(base) < checkpoints.model_bytes(unquantized)
+
+
+def test_model_bytes_counts_tied_weights_once():
+    weights = sum(value.numel() for value in toy_model().parameters())
+    assert checkpoints.model_bytes(toy_model()) == 4 * weights
+    assert checkpoints.model_bytes(toy_model().half()) == 2 * weights
+
+
+def test_auto_is_float32_on_a_cpu():
+    assert checkpoints.choose_dtype("auto", CPU) is torch.float32
+    assert checkpoints.choose_dtype("bfloat16", CPU) is torch.bfloat16
+
+
+def test_without_generation_config_the_model_s_own_ids_are_used(copy):
+    (copy / "generation_config.json").unlink()
+    derived = checkpoints.load_generation_config(locate(given(copy)))
+    assert isinstance(derived, GenerationConfig)
+    assert derived.eos_token_id == toy_model().config.eos_token_id

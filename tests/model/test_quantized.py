@@ -1,0 +1,73 @@
+"""int8 and nf4 bases really run on the CPU, and give what their codes say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.functional import get_4bit_type, quantize_4bit
+from transformers import WhisperForConditionalGeneration
+
+from lora_whisper.config import ModelConfig
+from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.quantized import is_quantized, prepare_for_training
+from tests.toys import toy_checkpoint, toy_inputs, toy_model
+
+CPU = torch.device("cpu")
+BLOCK = 64  # weights that share a scale in nf4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder: Path = toy_checkpoint(tmp_path_factory.mktemp("toy"))
+    return locate(ModelConfig(str(folder), None, "auto"))
+
+
+def linear_layers(model: WhisperForConditionalGeneration) -> dict[str, torch.nn.Module]:
+    modules = model.model.named_modules()
+    return {name: layer for name, layer in modules if isinstance(layer, torch.nn.Linear)}
+
+
+def nf4_by_hand(weight: torch.Tensor) -> torch.Tensor:
+    """Round to the nearest of nf4's 16 levels in blocks of 64; bitsandbytes' own block scales."""
+    codes, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    codes = codes.view(-1)
+    levels = torch.stack((codes >> 4, codes & 15), dim=1).view(-1)
+    scales = state.offset + state.state2.absmax * state.state2.code[state.absmax.long()]
+    values = get_4bit_type("nf4", device="cpu")[levels.long()]
+    return (values.view(-1, BLOCK) * scales.view(-1, 1)).view(weight.shape)
+
+
+def test_nf4_computes_with_the_weights_that_its_codes_say(checkpoint):
+    """Width 16: bitsandbytes' own kernel would misread it."""
+    reference = toy_model()
+    for layer in linear_layers(reference).values():
+        rounded = nf4_by_hand(layer.weight)
+        assert (rounded - layer.weight).norm() < 0.13 * layer.weight.norm()
+        layer.weight.data.copy_(rounded)
+    quantized = load_base(checkpoint, "nf4", torch.float32, CPU)
+    expected = reference(**toy_inputs()).logits
+    for training in (False, True):
+        logits = quantized.train(training)(**toy_inputs()).logits
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_int8_is_near_the_full_base(checkpoint):
+    exact = toy_model()(**toy_inputs()).logits
+    quantized = load_base(checkpoint, "int8", torch.float32, CPU)
+    error = (quantized(**toy_inputs()).logits - exact).norm() / exact.norm()
+    assert 0 < error < 0.03
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_preparing_leaves_codes_alone_and_everything_else_in_fp32(checkpoint, kind):
+    base = load_base(checkpoint, kind, torch.bfloat16, CPU)
+    codes = {name: layer.weight.clone() for name, layer in linear_layers(base).items()}
+    prepare_for_training(base)
+    assert is_quantized(base)
+    assert not is_quantized(toy_model())
+    for name, layer in linear_layers(base).items():
+        assert torch.equal(layer.weight, codes[name])
+    stored = {parameter.dtype for parameter in base.parameters()}
+    assert stored == {torch.float32, codes.popitem()[1].dtype}
+    assert base.proj_out.weight is base.model.decoder.embed_tokens.weight
+    assert base(**toy_inputs()).logits.dtype == torch.float32
