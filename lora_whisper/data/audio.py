@@ -12,6 +12,8 @@ import soxr
 SAMPLING_RATE = 16_000  # samples a second, of every Whisper checkpoint
 SHORTEST_SECONDS = 0.1  # nobody says anything in less; usually a wrong cut
 END_TOLERANCE_SECONDS = 0.1  # rounding by which a slice may end after its file
+READABLE = "WAV, FLAC, Ogg, Opus and MP3 are read; ffmpeg converts the rest"
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)  # the last: headerless .raw files
 UNKNOWN_FRAMES = 2**62  # libsndfile's answer for streams that do not say how long they are
 
 
@@ -37,12 +39,12 @@ def read_header(path: Path) -> Header:
     Raises:
         AudioError: no such file, no audio that libsndfile reads, or an unknown length.
     """
-    if not path.is_file():
-        raise AudioError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
+        if not path.is_file():
+            raise AudioError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         info = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: does not decode ({_reason(error)})") from None
+    except UNREADABLE as error:
+        raise AudioError(f"{path}: does not decode ({_reason(error)}); {READABLE}") from None
     if not 0 < info.frames < UNKNOWN_FRAMES:
         raise AudioError(f"{path}: {'no samples' if info.frames <= 0 else 'of unknown length'}")
     return Header(info.samplerate, info.frames)
@@ -91,7 +93,7 @@ def read_audio(
         with soundfile.SoundFile(str(path)) as file:
             file.seek(first_frame)
             channels = file.read(frames, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+    except UNREADABLE as error:
         raise AudioError(f"{path}: does not decode ({_reason(error)})") from None
     if len(channels) < frames:
         found = (first_frame + len(channels)) / header.rate
@@ -111,5 +113,6 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """libsndfile's own words, without the path that it puts before them."""
-    return str(error).rpartition(": ")[2].rstrip(". ")
+    """The system's or libsndfile's own words, without the path that both put beside them."""
+    words = error.strerror if isinstance(error, OSError) else str(error).rpartition(": ")[2]
+    return (words or "unknown reason").rstrip(". ")

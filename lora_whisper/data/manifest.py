@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from lora_whisper.errors import UserError, listing
 AUDIO_KEYS = ("audio", "file_name", "audio_filepath")  # our own, Hugging Face's, NeMo's
 TEXT_KEYS = ("text", "transcription", "sentence")
 TASKS = ("transcribe", "translate")
+LONGEST_SECONDS = 1e9  # more than thirty years, so a mistake
 SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
@@ -61,7 +61,7 @@ def split_counts(path: Path) -> Counter[str]:
 
 
 def split_name(name: str) -> str:
-    """ "dev", "val" and "valid" are names for "validation"."""
+    """One name for each split: "dev", "val" and "valid" are "validation"."""
     return SPLIT_NAMES.get(name.strip().lower(), name.strip().lower())
 
 
@@ -79,7 +79,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             problems.append(f"{place}: {error}")
     if problems:
         raise UserError(
-            f"{len(problems)} rows of the manifest {path} cannot be read:\n{listing(problems)}\n"
+            f"The manifest {path} has {len(problems)} lines that cannot be used:\n"
+            f"{listing(problems)}\n"
             'Each line is one JSON object: {"audio": "clips/1.wav", "text": "what is said"}'
         )
     return iter(rows)
@@ -150,7 +151,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return type(value) in (int, float) and 0 <= value < LONGEST_SECONDS  # no for NaN, too
 
 
 def _shown(value: Any) -> str:

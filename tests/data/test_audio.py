@@ -91,6 +91,8 @@ def test_the_end_may_be_rounded_but_not_wrong(tmp_path: Path) -> None:
 def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
     text = tmp_path / "text.wav"
     text.write_text("this is no audio")
+    headerless = tmp_path / "samples.raw"
+    headerless.write_bytes(bytes(1_000))
     empty = tmp_path / "empty.wav"
     empty.touch()
     silent = tmp_path / "no-samples.wav"
@@ -101,6 +103,8 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
         tmp_path / "absent.wav": "no such file",
         tmp_path: "not a file",
         text: "does not decode",
+        headerless: "does not decode",
+        tmp_path / ("x" * 300): "File name too long",
         empty: "does not decode",
         silent: "no samples",
         broken: "not finite",

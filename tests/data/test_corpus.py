@@ -1,11 +1,11 @@
 """What a corpus keeps, what it leaves out, and what it refuses."""
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, sample
@@ -167,13 +167,12 @@ def test_a_sample_is_fixed_and_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SWAHILI.exists(), reason="the recordings are absent")
-def test_real_speech() -> None:
-    started = time.perf_counter()
+def test_real_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(soundfile.SoundFile, "read")  # headers only: 0.4 s for 463 files
     splits = {
         split: load_corpus(SWAHILI, split, SKIP, window_seconds=30.0)
         for split in ("train", "validation", "test")
     }
-    assert time.perf_counter() - started < 10  # 463 headers, nothing decoded: 0.4 s when idle
     kept = sum(len(corpus.utterances) for corpus in splits.values())
     left_out = [rows for corpus in splits.values() for rows in corpus.left_out.items()]
     assert {reason for reason, _ in left_out} == {"longer than the window of 30 s"}
