@@ -28,10 +28,21 @@ class RangeError(ValueError):
 
 
 def require(**rules: tuple[bool, str]) -> None:
-    """Raise `RangeError` with every rule that does not hold: `field=(holds, "what is expected")`."""
+    """Raise `RangeError` with every rule that is broken: `field=(holds, "what is expected")`."""
     broken = [f"{name}: {expected}" for name, (holds, expected) in rules.items() if not holds]
     if broken:
         raise RangeError(broken)
+
+
+def require_positive_counts(group: Any) -> None:
+    """Every whole number in `group` has to be at least 1; null stands for "not given"."""
+    counts = {name: value for name, value in vars(group).items() if isinstance(value, int)}
+    require(
+        **{
+            name: (value >= 1, f"expected 1 or more, found {value}")
+            for name, value in counts.items()
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) and its schedule."""
 
-    learning_rate: float  # at the end of the warm-up
+    learning_rate: float | None  # at the end of the warm-up; null: by the model's width, see
+    # training/schedule.py
     weight_decay: float
     warmup_share: float  # share of all steps over which the learning rate rises from 0
     schedule: Literal["constant", "linear", "cosine"]  # what follows the warm-up
@@ -102,12 +114,18 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(
-            learning_rate=(self.learning_rate > 0, f"expected > 0, found {self.learning_rate}"),
-            weight_decay=(self.weight_decay >= 0, f"expected >= 0, found {self.weight_decay}"),
-            warmup_share=(0 <= self.warmup_share <= 1, f"expected 0 … 1, found {self.warmup_share}"),
+            learning_rate=(
+                self.learning_rate is None or self.learning_rate > 0,
+                f"expected more than 0, found {self.learning_rate}",
+            ),
+            weight_decay=(self.weight_decay >= 0, f"expected 0 or more, found {self.weight_decay}"),
+            warmup_share=(
+                0 <= self.warmup_share <= 1,
+                f"expected 0 … 1, found {self.warmup_share}",
+            ),
             max_gradient_norm=(
                 self.max_gradient_norm > 0,
-                f"expected > 0, found {self.max_gradient_norm}",
+                f"expected more than 0, found {self.max_gradient_norm}",
             ),
         )
 
@@ -121,7 +139,7 @@ class TrainingConfig:
     global_batch: int  # windows in one optimizer step, over all processes
     micro_batch: int  # windows in one forward pass of one process
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    # arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on another GPU, else fp32
+    # arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on another, else fp32
     gradient_checkpointing: bool  # compute activations twice instead of keeping them
     checkpoint_every_steps: int
     keep_checkpoints: int  # how many of the last ones stay on disk
@@ -164,15 +182,7 @@ class EvaluationConfig:
     bootstrap_samples: int  # resamplings of the utterances for the 95 % interval
 
     def __post_init__(self) -> None:
-        counts = ("batch_size", "beams", "max_utterances", "max_validation_utterances")
-        values = {name: getattr(self, name) for name in (*counts, "bootstrap_samples")}
-        require(
-            **{
-                name: (value >= 1, f"expected 1 or more, found {value}")
-                for name, value in values.items()
-                if value is not None
-            }
-        )
+        require_positive_counts(self)
 
 
 @dataclass(frozen=True)
@@ -193,7 +203,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(
-            name=(bool(self.name.strip("./ ")), f"expected a folder name, found {self.name!r}"),
+            name=(
+                bool(self.name.strip("./ ")) and not {"..", ""} & set(self.name.split("/")),
+                f"expected a folder name below outputs/, found {self.name!r}",
+            ),
             seed=(0 <= self.seed < 2**32, f"expected 0 … 4294967295, found {self.seed}"),
             resume=(
                 not (self.overwrite and self.resume),
@@ -203,13 +216,39 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class TestSetConfig:
+    """The speech that `lora-whisper evaluate` scores."""
+
+    __test__ = False  # tells pytest that this is not a class of tests
+    test: str | None  # manifest; null: the run's own data.test, which summary.json speaks of
+
+
+@dataclass(frozen=True)
+class RescoringConfig:
+    """Changes to a run's `EvaluationConfig`; null leaves the run's own value."""
+
+    batch_size: int | None
+    beams: int | None
+    max_utterances: int | None
+    group_by: str | None
+    bootstrap_samples: int | None
+
+    def applied_to(self, settings: EvaluationConfig) -> EvaluationConfig:
+        """The run's settings with these changes; its range checks hold here too."""
+        changes = {name: value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(settings, **changes)
+
+    def __post_init__(self) -> None:
+        require_positive_counts(self)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """All of `lora-whisper evaluate`."""
 
     run: str  # folder that `train` wrote
-    test: str | None  # another manifest than the run's data.test; scored aside, see below
-    name: str | None  # of that other test set; its scores go to evaluation/NAME.json in the run
-    evaluation: EvaluationConfig
+    data: TestSetConfig
+    evaluation: RescoringConfig
 
 
 @dataclass(frozen=True)
@@ -219,7 +258,6 @@ class MergeConfig:
     run: str  # folder that `train` wrote
     dtype: Literal["float32", "float16", "bfloat16"]  # of the merged weights
     overwrite: bool  # replace an existing merged/
-    evaluation: EvaluationConfig
 
 
 def to_config(kind: type[Config], values: Mapping[str, Any]) -> Config:

@@ -1,0 +1,44 @@
+"""`lora-whisper COMMAND …`, also `python -m lora_whisper.commands COMMAND …`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from lora_whisper import __version__
+
+COMMANDS = {
+    "train": "adapt a checkpoint to speech, and score base and adapter",
+    "evaluate": "score a run's base, adapter and merged model",
+    "merge": "fold a run's adapter into its base, and score the result",
+}
+USAGE = "\n".join(
+    [
+        "lora-whisper: LoRA training for OpenAI's Whisper",
+        "",
+        "usage: lora-whisper COMMAND [key=value …]",
+        "",
+        *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
+        "",
+        "lora-whisper COMMAND --help lists its keys. Try: lora-whisper train experiment=quickstart",
+    ]
+)
+
+
+def main() -> None:
+    """Run the command that the first word names; exit with its code."""
+    name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
+    if name in ("--help", "-h"):
+        print(USAGE)
+    elif name == "--version":
+        print(f"lora-whisper {__version__}")
+    elif name in COMMANDS:
+        module = importlib.import_module(f"lora_whisper.commands.{name}")
+        sys.exit(module.main(arguments))
+    else:
+        print(f"error: {name!r} is not a command\n\n{USAGE}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Hydra at the door: compose, validate, and only then run, once or once for each point of a sweep.
+
+`hydra.main` exits with 1 on a typo and makes the run's folder before the task has seen its
+configuration, so single runs are composed and called here; sweeps, `--help`, `--cfg` and `--info`
+go through Hydra's own machinery.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lora_whisper.config import to_config
+from lora_whisper.errors import UserError, listing
+from lora_whisper.terminal import log_to_console
+
+PACKAGE = Path(__file__).resolve().parent.parent
+Config = TypeVar("Config")
+
+log = logging.getLogger("lora_whisper")
+
+
+@dataclass(frozen=True)
+class Command(Generic[Config]):
+    """What one file of `commands/` offers to the command line."""
+
+    name: str  # also the name of its primary configuration, conf/NAME.yaml
+    kind: type[Config]
+    check: Callable[[Config, Path], Any]  # raises UserError; reads, and writes nothing
+    run: Callable[[Config, Path], None]  # the folder is the run's (outputs/NAME), for `train`
+    report_sweep: Callable[[list[Path]], None] | None = None
+
+
+def configuration_folder() -> Path:
+    """`conf/`: inside the installed package, or beside it in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line; return its exit code.
+
+    0: done; 1: a failure of ours; 2: the user's to mend; 130 and 143: stopped by SIGINT, SIGTERM.
+    """
+    log_to_console()
+    try:
+        flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+        return _carry_out(command, flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"stopped: {stop or 'by Ctrl-C'}", file=sys.stderr)
+        return getattr(stop, "exit_code", 130)
+
+
+def _carry_out(command: Command[Any], flags: Namespace) -> int:
+    with _hydra(command.name, flags.config_dir) as hydra:
+        primary = flags.config_name or command.name
+        if flags.help or flags.hydra_help or flags.info:
+            _show_help(hydra, primary, flags)
+            return 0
+        overrides = readable_overrides(flags.overrides)
+        if flags.cfg:
+            _compose(hydra, primary, overrides)
+            hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
+        elif flags.multirun:
+            return _run_sweep(command, hydra, primary, overrides)
+        else:
+            config, folder = _configure(command, hydra, primary, overrides)
+            command.check(config, folder)
+            command.run(config, folder)
+        return 0
+
+
+@contextmanager
+def _hydra(job_name: str, config_dir: str | None) -> Iterator[Hydra]:
+    """Hydra over our `conf/` and, before it, the user's `--config-dir`."""
+    search_path = create_config_search_path(str(configuration_folder()))
+    if config_dir is not None:
+        folder = Path(config_dir).expanduser().absolute()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {config_dir}: there is no such folder.")
+        search_path.prepend("command-line", f"file://{folder}", "main")
+    try:
+        yield Hydra.create_main_hydra2(job_name, search_path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _show_help(hydra: Hydra, primary: str, flags: Namespace) -> None:
+    parser = get_args_parser()
+    if flags.help:
+        hydra.app_help(config_name=primary, args_parser=parser, args=flags)
+    elif flags.hydra_help:
+        hydra.hydra_help(config_name=primary, args_parser=parser, args=flags)
+    else:
+        hydra.show_info(flags.info, config_name=primary, overrides=flags.overrides)
+
+
+# ── overrides ────────────────────────────────────────────────────────────────────────────────
+
+
+def readable_overrides(overrides: Sequence[str]) -> list[str]:
+    """Quote the values that Hydra's grammar cannot read, so that ordinary paths need no quotes.
+
+    `data.train=/my data (1)/é.jsonl` holds characters that the grammar refuses outside quotes.
+    """
+    parser, readable = OverridesParser.create(), []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        quoted = "{}='{}'".format(key, value.replace("\\", "\\\\").replace("'", "\\'"))
+        candidates = [override, quoted] if equals else [override]
+        readable.append(next((c for c in candidates if _parses(parser, c)), override))
+    return readable
+
+
+def _parses(parser: OverridesParser, override: str) -> bool:
+    try:
+        parser.parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def _compose(hydra: Hydra, primary: str, overrides: list[str]) -> DictConfig:
+    """Compose one configuration; every override that fits nothing is named at once."""
+    problems, usable = [], list(overrides)
+    while True:
+        try:
+            composed = hydra.compose_config(
+                primary, usable, RunMode.RUN, with_log_configuration=False
+            )
+            break
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(_explained(error, hydra, primary))
+            blamed = _blamed(str(error), usable)
+            if blamed is None:
+                break
+            usable.remove(blamed)
+    if problems:
+        raise UserError("The command line cannot be used:\n" + listing(problems))
+    return composed
+
+
+def _blamed(message: str, overrides: list[str]) -> str | None:
+    """The override that Hydra's message is about, so that the search for others can go on."""
+    quoted = re.findall(r"'([^']+)'", message.split("\n")[0])
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if override in quoted or key in quoted or f"{key}/{value}" in quoted:
+            return override
+    return None
+
+
+def _explained(error: Exception, hydra: Hydra, primary: str) -> str:
+    """Hydra's message in one line or two, with the nearest known key or option."""
+    message = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", message)
+    if isinstance(error, OverrideParseException):
+        return message.splitlines()[0]
+    if not unknown:
+        message = message.split("Config search path:")[0].strip()
+        return re.sub(r"\n\t", " ", re.sub(r"\n+(?!\t)", ". ", message))
+    key = unknown.group(1)
+    defaults = hydra.compose_config(primary, [], RunMode.RUN, with_log_configuration=False)
+    keys = _keys(OmegaConf.to_container(defaults, resolve=False))
+    known = [*keys, *hydra.list_all_config_groups()]
+    near = _nearest(key, [name for name in known if not name.startswith("hydra")])
+    return f"{key}: there is no such key or group." + (f" Did you mean {near}?" if near else "")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """The known key most like `key`, first by its whole path, then by its last name."""
+    whole = difflib.get_close_matches(key, known, 1, 0.75)
+    last = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    loose = difflib.get_close_matches(key, known, 1, 0.5)
+    return next(iter([*whole, *last, *loose]), "")
+
+
+def _keys(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix[:-1]]
+    return [path for key, value in values.items() for path in _keys(value, f"{prefix}{key}.")]
+
+
+# ── one configuration, and a sweep of them ───────────────────────────────────────────────────
+
+
+def _configure(
+    command: Command[Config], hydra: Hydra, primary: str, overrides: list[str]
+) -> tuple[Config, Path]:
+    """Compose and validate one configuration; return it with the folder it asks for."""
+    composed = _compose(hydra, primary, overrides)
+    config = _plain(command, composed)
+    return config, Path(composed.hydra.run.dir)
+
+
+def _plain(command: Command[Config], composed: DictConfig) -> Config:
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    try:
+        values = OmegaConf.to_container(ours, resolve=True)
+        return to_config(command.kind, cast(dict[str, Any], values))
+    except OmegaConfBaseException as error:
+        raise UserError(f"The configuration cannot be resolved: {error}") from error
+
+
+def _run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list[str]) -> int:
+    """Validate every point, then let Hydra run them; a failed point does not stop the others.
+
+    Returns the exit code: 1 if a point failed.
+    """
+    parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
+    if not any(override.get_key_element() == "resume" for override in parsed):
+        overrides = [*overrides, *implied_by_multirun(parsed)]
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
+    points = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    folders = _check_points(command, hydra, primary, points, swept_keys(parsed))
+    task = _Point(command)
+    subdir = f"hydra.sweep.subdir='${{sweep_point:${{hydra.overrides.task}},{_listed(parsed)}}}'"
+    exit_code = 0
+    try:
+        hydra.multirun(primary, task, [*overrides, subdir])
+    except Exception:  # raised again by Hydra after all points have been run; logged by `_Point`
+        exit_code = 1
+    if command.report_sweep is not None:
+        command.report_sweep(folders)
+    return exit_code
+
+
+def implied_by_multirun(parsed: list[Override]) -> list[str]:
+    """A sweep that is typed again goes on where it stopped, unless it is to be overwritten."""
+    overwrites = any(
+        override.get_key_element() == "overwrite" and override.value() for override in parsed
+    )
+    return [] if overwrites else ["resume=auto"]
+
+
+def swept_keys(parsed: list[Override]) -> list[str]:
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
+
+
+def _listed(parsed: list[Override]) -> str:
+    return "[" + ",".join(swept_keys(parsed)) + "]"
+
+
+def _check_points(
+    command: Command[Any], hydra: Hydra, primary: str, points: list[list[str]], keys: list[str]
+) -> list[Path]:
+    """Compose and check every point before the first is run; return their folders.
+
+    Raises:
+        UserError: what is wrong with any of the points.
+    """
+    problems, folders = [], []
+    for overrides in points:
+        point = point_name(overrides, keys)
+        try:
+            composed = _compose(hydra, primary, overrides)
+            config = _plain(command, composed)
+            folders.append(Path(composed.hydra.sweep.dir) / point)
+            command.check(config, folders[-1])
+        except UserError as error:
+            problems.append(f"{point}: {error}")
+    if problems:
+        raise UserError("The sweep cannot be started:\n" + listing(problems))
+    return folders
+
+
+@dataclass
+class _Point:
+    """The task that Hydra calls for each point; picklable, so that other launchers can take it."""
+
+    command: Command[Any]
+
+    def __call__(self, composed: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            self.command.run(_plain(self.command, composed), folder)
+        except Exception as error:
+            log.error("%s failed: %s", folder.name, error, exc_info=not_the_users(error))
+            raise
+
+
+def not_the_users(error: Exception) -> Exception | None:
+    """The error itself when a traceback helps, else None."""
+    return None if isinstance(error, UserError) else error
+
+
+def point_name(overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """A folder's name for one point of a sweep: `adapter.rank-4_seed-1`; no quoting needed.
+
+    Values whose letters had to be replaced carry a short hash, so that two of them never meet.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in keys:
+            plain = re.sub(r"[^A-Za-z0-9.-]+", "-", value).strip("-")
+            mark = "" if plain == value else "-" + hashlib.sha1(value.encode()).hexdigest()[:6]
+            parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", key) + "-" + plain + mark)
+    return "_".join(parts) or "point"
+
+
+OmegaConf.register_new_resolver("sweep_point", point_name, replace=True)

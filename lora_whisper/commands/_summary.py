@@ -1,0 +1,114 @@
+"""`summary.json`, and the table that a run ends with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lora_whisper import __version__
+from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.terminal import clock, console, megabytes, percent
+
+MODELS = ("base", "adapter", "merged")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
+EMBEDDED_NOTE = (
+    "nano is a tiny model trained on synthetic speech, there to show and to test the pipeline."
+)
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"lora_whisper": __version__, "python": platform.python_version(), **found}
+
+
+def show_summary(folder: RunFolder) -> None:
+    """Print what a run gave: scores, sizes, times, files, and what to type next."""
+    summary = read_json(folder.summary)
+    console.print()
+    console.print(_scores(summary))
+    for line in [*_figures(summary), *_warnings(summary), *_files(folder)]:
+        console.print(line, markup=False)
+
+
+def score_table(title: str, scores: dict[str, dict[str, Any] | None]) -> Table:
+    """WER with its interval and CER, a row for each model and for each of its groups."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for heading in ("WER", "95 % interval", "CER", "utterances"):
+        table.add_column(heading, justify="right")
+    for model, score in scores.items():
+        if score is None:
+            continue
+        table.add_section()
+        table.add_row(model, *_cells(score), style="bold")
+        for group, values in score["groups"].items():
+            table.add_row(f"  {group}", *_cells(values))
+    return table
+
+
+def _cells(score: dict[str, Any]) -> list[str]:
+    low, high = score["wer_ci95"]
+    interval = f"{100 * low:.1f} – {100 * high:.1f} %"
+    return [percent(score["wer"]), interval, percent(score["cer"]), str(score["utterances"])]
+
+
+def _scores(summary: dict[str, Any]) -> Table | str:
+    scores = {model: summary[model] for model in MODELS}
+    known = next((score for score in scores.values() if score), None)
+    if known is None:
+        return "Nothing was scored: the run has no data.test."
+    title = f"{summary['name']}: {known['reference_words']} words, normalizer {known['normalizer']}"
+    return score_table(title, scores)
+
+
+def _figures(summary: dict[str, Any]) -> list[str]:
+    adapter, model = summary["adapter_bytes"], summary["model_bytes"]
+    trainable, total = summary["trainable_parameters"], summary["total_parameters"]
+    return [
+        f"size        adapter {megabytes(adapter)}, model {megabytes(model)} "
+        f"({percent(adapter / model)})",
+        f"parameters  {trainable:,} of {total:,} trained ({percent(trainable / total)})",
+        f"speech      {summary['train_audio_seconds'] / 3600:.2f} h, seen "
+        f"{summary['train_audio_seconds_seen'] / summary['train_audio_seconds']:.1f} times",
+        f"time        {clock(summary['train_seconds'])} for {summary['steps']} steps, "
+        f"adapter of step {summary['adapter_step']}",
+    ]
+
+
+def _warnings(summary: dict[str, Any]) -> list[str]:
+    lines = []
+    base, adapter, merged = (summary[model] for model in MODELS)
+    if base and adapter and adapter["wer"] >= base["wer"]:
+        lines.append("warning     the adapter is no better than its base on this test set")
+    if adapter and merged and merged["wer"] != adapter["wer"]:
+        lines.append("warning     the merged model does not score as the adapter does")
+    if summary["checkpoint"].startswith("embedded:"):
+        lines.append(f"note        {EMBEDDED_NOTE}")
+    return lines
+
+
+def _files(folder: RunFolder) -> list[str]:
+    path = folder.path
+    lines = ["", f"adapter     {_short(folder.adapter)}"]
+    if folder.merged.is_dir():
+        lines.append(f"merged      {_short(folder.merged)}")
+        lines += [
+            "next        your own speech, with a model that you choose:",
+            "              lora-whisper train model=large-v3 name=mine data.language=sw \\",
+            "                data.train=train.jsonl data.validation=val.jsonl data.test=test.jsonl",
+        ]
+    else:
+        lines.append(f"next        lora-whisper merge run={_short(path)}")
+    return lines
+
+
+def _short(path: Path) -> str:
+    """Relative to where the user is, if it lies there."""
+    here = Path.cwd()
+    absolute = path.absolute()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

@@ -1,0 +1,359 @@
+"""`lora-whisper train`: score the base, train the adapter, score it, and sum up.
+
+    lora-whisper train model=small name=mine data.language=sw \\
+        data.train=train.jsonl data.validation=validation.jsonl data.test=test.jsonl
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper import terminal
+from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._inputs import (
+    Base,
+    Speech,
+    read_base,
+    read_speech,
+    require_same,
+    write_config,
+)
+from lora_whisper.commands._scoring import (
+    decode,
+    earlier_score,
+    load_whisper,
+    score_model,
+    whisper_inside,
+)
+from lora_whisper.config import TrainConfig
+from lora_whisper.data.corpus import sample
+from lora_whisper.errors import UserError, listing
+from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, locked, rerun_rule, write_json
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from peft import PeftModel
+
+    from lora_whisper.data.batches import Batch, StepDataset
+    from lora_whisper.data.manifest import Utterance
+    from lora_whisper.training.checkpoints import TrainingState
+    from lora_whisper.training.loop import Trainer
+    from lora_whisper.training.recorder import Recorder
+
+log = logging.getLogger("lora_whisper")
+
+
+def check(config: TrainConfig, path: Path) -> None:
+    """Find everything that would stop the run, before anything is written.
+
+    Raises:
+        UserError: the run exists, or its speech or checkpoint cannot be used.
+    """
+    folder = RunFolder(path)
+    start = rerun_rule(folder, config.overwrite, config.resume == "auto")
+    if start == "resume":
+        require_same(folder, config)
+    if start != "complete":
+        read_speech(config.model, config.data)
+
+
+def run(config: TrainConfig, path: Path) -> None:
+    """Carry out one run in the folder `path`, or go on with it, or say that it is complete."""
+    from lora_whisper.commands._summary import show_summary
+
+    folder = RunFolder(path)
+    with locked(path):
+        start = rerun_rule(folder, config.overwrite, config.resume == "auto")
+        if start == "complete":
+            log.info("%s is complete; overwrite=true trains it anew", path)
+        else:
+            if start == "new":
+                begin(config, folder)
+            with terminal.log_to_file(folder.log):
+                _Run(config, folder).carry_out()
+    show_summary(folder)
+
+
+def begin(config: TrainConfig, folder: RunFolder) -> None:
+    """Make the run's folder, in place of the run that `overwrite=true` gave up."""
+    if folder.is_run():
+        folder.remove()
+    write_config(folder, config)
+
+
+class _Run:
+    """One run, from wherever its folder stands to the summary."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder):
+        from lora_whisper.training.accelerator import new_accelerator
+
+        self.config, self.folder = config, folder
+        self.base: Base = read_base(config.model)
+        self.speech: Speech = read_speech(config.model, config.data)
+        self.accelerator: Accelerator = new_accelerator(config.training.precision)
+        self.base.features.to(self.accelerator.device)
+
+    def carry_out(self) -> None:
+        from lora_whisper.training.loop import main_loop
+
+        self.model: PeftModel = self._load_model()
+        self._announce()
+        base_score = self._score_base()
+        trainer = self._trainer()
+        recorder = self._recorder(trainer)
+        state = recorder.resume()
+        with terminal.work("training", trainer.total_steps, state.step) as recorder.work:
+            self.model.train()
+            batches = usable(self.config, self._loader(state.step, trainer.total_steps))
+            main_loop(trainer, batches, state, recorder.log, recorder.validate, recorder.checkpoint)
+        self._keep_adapter(trainer, state)
+        self._write_summary(state, base_score, self._score_adapter())
+
+    def _load_model(self) -> PeftModel:
+        from lora_whisper.model.adapter import attach
+
+        config = self.config
+        return attach(
+            load_whisper(config, self.base, self.accelerator.device),
+            config.adapter,
+            config.quantization.kind,
+            config.training.gradient_checkpointing,
+            config.seed,
+        )
+
+    def _announce(self) -> None:
+        """Say what is about to be trained on what."""
+        from lora_whisper.model.adapter import parameter_counts
+
+        trainable, total = parameter_counts(self.model)
+        config, speech = self.config, self.speech
+        log.info("run         %s", self.folder.path)
+        log.info(
+            "base        %s, %.1f M parameters, window %g s, quantization %s",
+            self.base.checkpoint.name,
+            total / 1e6,
+            self.base.window_seconds,
+            config.quantization.kind,
+        )
+        log.info(
+            "adapter     %s, rank %d, alpha %g, %s parameters (%s)",
+            config.adapter.kind,
+            config.adapter.rank,
+            config.adapter.alpha,
+            f"{trainable:,}",
+            terminal.percent(trainable / total),
+        )
+        for name, corpus in speech.splits.items():
+            log.info(
+                "%-11s %d utterances, %.2f h", name, len(corpus.utterances), corpus.seconds / 3600
+            )
+            for reason, rows in corpus.left_out.items():
+                log.warning(
+                    "%-11s left out %d: %s\n%s", name, len(rows), reason, listing(list(rows), 3)
+                )
+
+    # ── training ─────────────────────────────────────────────────────────────────────────────
+
+    def _trainer(self) -> Trainer:
+        import torch
+
+        from lora_whisper.model.adapter import adapter_parameters
+        from lora_whisper.training.loop import Trainer
+        from lora_whisper.training.schedule import learning_rate_for_width, total_steps
+
+        config, whisper = self.config, whisper_inside(self.model)
+        parameters = adapter_parameters(self.model)
+        peak = config.optimizer.learning_rate or learning_rate_for_width(whisper.config.d_model)
+        optimizer = torch.optim.AdamW(
+            parameters.values(), peak, weight_decay=config.optimizer.weight_decay, fused=True
+        )
+        return Trainer(
+            accelerator=self.accelerator,
+            whisper=whisper,
+            parameters=parameters,
+            optimizer=self.accelerator.prepare(optimizer),
+            features=self.base.features,
+            total_steps=total_steps(
+                len(self.speech.train.utterances),
+                config.training.global_batch,
+                config.training.max_epochs,
+                config.training.max_steps,
+            ),
+            peak_learning_rate=peak,
+            schedule=config.optimizer,
+            settings=config.training,
+            seed=config.seed,
+        )
+
+    def _recorder(self, trainer: Trainer) -> Recorder:
+        from lora_whisper.data.batches import steps_per_epoch
+        from lora_whisper.training.recorder import Recorder
+
+        count, batch = len(self.speech.train.utterances), self.config.training.global_batch
+        validation = self._validation_sample()
+        return Recorder(
+            folder=self.folder,
+            trainer=trainer,
+            steps_per_epoch=steps_per_epoch(count, batch),
+            validation=self._validation_loader(validation) if validation else None,
+            decode_validation=lambda: self._validation_wer(validation),
+        )
+
+    def _loader(self, first_step: int, last_step: int) -> Iterable[list[Batch]]:
+        from lora_whisper.data.batches import step_loader
+
+        training = self.config.training
+        dataset = self._dataset(
+            self.speech.train.utterances, training.global_batch, training.micro_batch
+        )
+        return step_loader(dataset, first_step, last_step, training.loader_workers)
+
+    def _validation_loader(self, utterances: tuple[Utterance, ...]) -> Iterable[list[Batch]]:
+        from lora_whisper.data.batches import step_loader, steps_per_epoch
+
+        size = self.config.training.micro_batch * self.accelerator.num_processes
+        dataset = self._dataset(utterances, size, self.config.training.micro_batch)
+        return step_loader(dataset, 0, steps_per_epoch(len(utterances), size), workers=0)
+
+    def _dataset(
+        self, utterances: tuple[Utterance, ...], global_batch: int, micro_batch: int
+    ) -> StepDataset:
+        from lora_whisper.data.batches import StepDataset
+
+        return StepDataset(
+            utterances,
+            self.base.processor.tokenizer,
+            self.base.vocabulary,
+            global_batch,
+            micro_batch,
+            self.config.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+
+    def _validation_sample(self) -> tuple[Utterance, ...]:
+        """The same utterances for the whole run, so that its steps can be compared."""
+        if self.speech.validation is None:
+            return ()
+        settings = self.config.evaluation
+        return sample(
+            self.speech.validation.utterances, settings.max_validation_utterances, self.config.seed
+        )
+
+    def _validation_wer(self, utterances: tuple[Utterance, ...]) -> float:
+        whisper, config = whisper_inside(self.model), self.config
+        score, _ = decode(
+            "validating", whisper, utterances, self.base, config.evaluation, config.seed
+        )
+        return score.wer
+
+    def _keep_adapter(self, trainer: Trainer, state: TrainingState) -> None:
+        """Save the best adapter by validation WER, or the last one where nothing was validated."""
+        from lora_whisper.model.adapter import save_adapter
+        from lora_whisper.training.checkpoints import load_parameters
+
+        if state.best is not None:
+            load_parameters(self.folder.checkpoints / "best", trainer.parameters)
+        if self.accelerator.is_main_process:
+            save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
+
+    # ── scoring ──────────────────────────────────────────────────────────────────────────────
+
+    def _score_base(self) -> dict[str, Any] | None:
+        """Score the base before training; a resumed run keeps the score that it has."""
+        earlier = earlier_score(self.folder.evaluation / "base" / "test")
+        if earlier is not None:
+            return earlier
+        with self.model.disable_adapter():
+            return self._score("base")
+
+    def _score_adapter(self) -> dict[str, Any] | None:
+        from lora_whisper.model.adapter import merged_in_place
+
+        with merged_in_place(self.model):
+            return self._score("adapter")
+
+    def _score(self, name: str) -> dict[str, Any] | None:
+        if self.speech.test is None:
+            return None
+        self.model.eval()
+        return score_model(
+            name,
+            whisper_inside(self.model),
+            self.speech.test.utterances,
+            self.base,
+            self.config.evaluation,
+            self.config.seed,
+            self.folder.evaluation / name / "test",
+        )
+
+    def _write_summary(
+        self,
+        state: TrainingState,
+        base_score: dict[str, Any] | None,
+        adapter_score: dict[str, Any] | None,
+    ) -> None:
+        """Write summary.json, which makes the run complete."""
+        from lora_whisper.commands._summary import versions
+        from lora_whisper.model.adapter import adapter_bytes, parameter_counts
+        from lora_whisper.model.checkpoint import fingerprint, weights_bytes
+
+        trainable, total = parameter_counts(self.model)
+        write_json(
+            self.folder.summary,
+            {
+                "format": SUMMARY_FORMAT,
+                "name": self.config.name,
+                "checkpoint": self.base.checkpoint.name,
+                "checkpoint_fingerprint": fingerprint(self.base.checkpoint),
+                "quantization": self.config.quantization.kind,
+                "base": base_score,
+                "adapter": adapter_score,
+                "merged": None,
+                "adapter_bytes": adapter_bytes(self.folder.adapter),
+                "model_bytes": weights_bytes(self.base.checkpoint),
+                "trainable_parameters": trainable,
+                "total_parameters": total,
+                "train_audio_seconds": round(self.speech.train.seconds, 3),
+                "train_audio_seconds_seen": round(state.audio_seconds, 3),
+                "train_seconds": round(state.train_seconds, 3),
+                "steps": state.step,
+                "adapter_step": state.best.step if state.best else state.step,
+                "left_out": self.speech.left_out,
+                "bad_audio": state.bad_audio,
+                "seed": self.config.seed,
+                "versions": versions(),
+            },
+        )
+
+
+def usable(config: TrainConfig, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+    """Pass batches on, after naming the windows in them whose audio turned out not to decode.
+
+    Raises:
+        UserError: there are such windows, and `data.on_bad_audio` is "fail".
+    """
+    for micro_batches in batches:
+        bad = [f"{one.row}: {one.reason}" for batch in micro_batches for one in batch.bad]
+        if bad and config.data.on_bad_audio == "fail":
+            raise UserError(
+                f"Audio does not decode:\n{listing(bad)}\n"
+                "Mend or remove these rows, or type data.on_bad_audio=skip to train without them."
+            )
+        for line in bad:
+            log.warning("left out    %s", line)
+        yield micro_batches
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+COMMAND = Command("train", TrainConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""A run's folder: what lies where, and the one rule for a folder that is there already.
+
+outputs/NAME/
+    config.yaml       resolved configuration; makes the folder a run
+    metrics.jsonl     one object a logged step, units in the keys
+    train.log         what the terminal showed, with time stamps
+    checkpoints/      to continue from, and the best adapter so far
+    adapter/          stock PEFT folder
+    evaluation/       scores and hypotheses, by model and test set
+    merged/           stock Transformers folder, after `lora-whisper merge`
+    summary.json      what the run gave; written when it is complete
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_whisper.errors import UserError
+
+SUMMARY_FORMAT = 1  # raised when a key of summary.json changes its meaning
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def merged(self) -> Path:
+        return self.path / "merged"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def is_run(self) -> bool:
+        return self.config.is_file()
+
+    def is_complete(self) -> bool:
+        return self.is_run() and self.summary.is_file()
+
+    def remove(self) -> None:
+        """Delete the run; only ever called on a folder that `is_run`."""
+        assert self.is_run(), self.path
+        shutil.rmtree(self.path)
+
+
+Start = Literal["new", "resume", "complete"]
+
+
+def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
+    """Say what `train` does with `folder`; nothing is written or removed here.
+
+    A folder that is absent or empty is a new run. An existing run is refused unless `overwrite`
+    (it becomes new) or `resume` (it is continued, or reported as complete) is given. A folder with
+    anything else in it is never touched.
+
+    Raises:
+        UserError: the run exists and neither was given, or the folder is not a run.
+    """
+    path = folder.path
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return "new"
+    if not folder.is_run():
+        raise UserError(
+            f"{path} exists and is not a run (it holds no config.yaml), so it is left alone.\n"
+            "Type another name=…"
+        )
+    if overwrite:
+        return "new"
+    if resume:
+        return "complete" if folder.is_complete() else "resume"
+    state = "complete" if folder.is_complete() else "unfinished"
+    raise UserError(
+        f"The run {path} exists and is {state}.\n"
+        "Type resume=auto to continue it, overwrite=true to replace it, or another name=…"
+    )
+
+
+def existing_run(path: str) -> RunFolder:
+    """The run in the folder `path`, which must be complete.
+
+    Raises:
+        UserError: there is no such folder, it is not a run, or the run is unfinished.
+    """
+    folder = RunFolder(Path(path).expanduser())
+    if not folder.path.is_dir():
+        raise UserError(f"run={path}: there is no such folder.{_known_runs(folder.path.parent)}")
+    if not folder.is_run():
+        raise UserError(
+            f"run={path}: this folder is not a run (it holds no config.yaml)."
+            + _known_runs(folder.path)
+        )
+    if not folder.is_complete():
+        raise UserError(
+            f"run={path}: this run is unfinished (it holds no summary.json).\n"
+            "Finish it with the command that began it and resume=auto."
+        )
+    return folder
+
+
+def _known_runs(parent: Path) -> str:
+    runs = sorted(str(path.parent) for path in parent.glob("*/summary.json"))
+    return "\nRuns found there: " + ", ".join(runs[:10]) if runs else ""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the folder `path` for this process; the lock dies with the process, however it ends.
+
+    The lock lies beside the folder and not in it, so that an overwritten run keeps its holder.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.parent / f".{path.name}.lock"
+    with open(lock, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{path} is in use by another process.\nWait for it, or type another name=…"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    with open(aside, "w", encoding="utf-8") as handle:
+        json.dump(value, handle, indent=2, ensure_ascii=False)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(aside, path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_jsonl(path: Path, value: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(value, ensure_ascii=False) + "\n")

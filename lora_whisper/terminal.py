@@ -1,0 +1,127 @@
+"""What people see: one console for log lines, progress bars and tables, 80 columns wide or more."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(highlight=False, soft_wrap=False)
+PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
+
+
+def is_live() -> bool:
+    """Whether a moving bar can be drawn: on a terminal that is not a CI's."""
+    return console.is_terminal and os.environ.get("CI", "").lower() not in ("1", "true")
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log lines above the live bar, not through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        console.print(self.format(record), markup=False, style=style)
+
+
+def log_to_console() -> None:
+    """Send the log of lora_whisper to the console, once however often this is called."""
+    log = logging.getLogger("lora_whisper")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not any(isinstance(handler, _ConsoleHandler) for handler in log.handlers):
+        log.addHandler(_ConsoleHandler())
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Write the log of lora_whisper to `path` as well, with time stamps."""
+    log = logging.getLogger("lora_whisper")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class Work:
+    """One piece of work of known length; `update` says how far it is."""
+
+    def update(self, done: int, figures: str = "") -> None:
+        raise NotImplementedError
+
+
+class _LiveWork(Work):
+    def __init__(self, progress: Progress, title: str, total: int, done: int):
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, completed=done, figures="")
+
+    def update(self, done: int, figures: str = "") -> None:
+        self._progress.update(self._task, completed=done, figures=figures)
+
+
+class _PlainWork(Work):
+    def __init__(self, title: str, total: int, done: int):
+        self._title, self._total, self._start = title, total, time.monotonic()
+        self._shown = self._share(done)
+
+    def _share(self, done: int) -> int:
+        return done * PLAIN_LINES // max(1, self._total)
+
+    def update(self, done: int, figures: str = "") -> None:
+        if self._share(done) > self._shown:
+            self._shown = self._share(done)
+            seconds = time.monotonic() - self._start
+            line = f"{self._title} {done}/{self._total} {figures} {clock(seconds)}"
+            console.print(" ".join(line.split()), markup=False)
+
+
+@contextmanager
+def work(title: str, total: int, done: int = 0) -> Iterator[Work]:
+    """Show a piece of work of `total` parts: a live bar on a terminal, else about ten lines."""
+    if not is_live():
+        yield _PlainWork(title, total, done)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+        yield _LiveWork(progress, title, total, done)
+
+
+def clock(seconds: float) -> str:
+    """`1:05` or `2:03:04`"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def percent(share: float) -> str:
+    """`12.3 %`"""
+    return f"{100 * share:.1f} %"
+
+
+def megabytes(size_bytes: int) -> str:
+    """`3.1 MB`"""
+    return f"{size_bytes / 1e6:.1f} MB"
