@@ -11,9 +11,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
-
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from lora_whisper.errors import UserError, listing
 
@@ -162,10 +161,18 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
             'data.language=swahili), or give each row of the manifest a "language".'
         )
     name = language.strip().lower()
-    code = TO_LANGUAGE_CODE.get(name, name)
+    code = _codes_by_name().get(name, name)
     if code not in vocabulary.languages:
         raise UserError(_unknown_language(vocabulary, language))
     return code
+
+
+@cache
+def _codes_by_name() -> Mapping[str, str]:
+    """Codes by English name; imported late, so that a missing manifest is answered at once."""
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    return TO_LANGUAGE_CODE
 
 
 def check_task(vocabulary: Vocabulary, task: str) -> None:
@@ -178,7 +185,7 @@ def check_task(vocabulary: Vocabulary, task: str) -> None:
 
 
 def _unknown_language(vocabulary: Vocabulary, language: str) -> str:
-    names = {name: code for name, code in TO_LANGUAGE_CODE.items() if code in vocabulary.languages}
+    names = [name for name, code in _codes_by_name().items() if code in vocabulary.languages]
     known = [*names, *vocabulary.languages]
     near = difflib.get_close_matches(language.lower(), known, n=3) or sorted(vocabulary.languages)
     examples = ", ".join(near[:10])

@@ -1,6 +1,8 @@
 """What a corpus keeps, what it leaves out, and what it refuses."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +182,11 @@ def test_real_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept == 463 - 20
     for utterance in splits["test"].utterances:
         assert utterance.duration_seconds == pytest.approx(utterance.columns["duration"], abs=0.1)
+
+
+def test_a_missing_manifest_is_answered_before_the_heavy_libraries_load() -> None:
+    script = (
+        "import sys, lora_whisper.data.corpus; print({'torch', 'transformers'} & {*sys.modules})"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert answer.stdout.strip() == "set()"
