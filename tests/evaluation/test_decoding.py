@@ -1,0 +1,244 @@
+"""Toys with random weights: their texts mean nothing, but end, and differ with what is heard."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.utils import logging as transformers_logging
+
+from lora_whisper.config import AdapterConfig, ModelConfig
+from lora_whisper.data.audio import read_audio
+from lora_whisper.data.manifest import Utterance
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import (
+    FREE_TOKENS,
+    TOKENS_PER_SECOND,
+    Generator,
+    transcribe,
+)
+from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.model.checkpoint import load_base, locate
+from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, prefer, utterance
+from tests.toy_speech import write_clip
+from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return make_toy()
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    """Five clips of different length, pitch, language and task, in no order."""
+    found = []
+    for index, seconds in enumerate([0.5, 1.9, 0.2, 1.1, 0.8]):
+        clip = write_clip(tmp_path / f"{index}.wav", seconds, frequency=150.0 * (index + 1))
+        language = ["en", "de", "zh"][index % 3]
+        task = "translate" if index == 4 else "transcribe"
+        found.append(utterance(clip, seconds, language=language, task=task))
+    return found
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_batching_does_not_change_the_text(
+    toy: Toy, utterances: list[Utterance], beams: int
+) -> None:
+    settings = dataclasses.replace(GREEDY, beams=beams)
+    alone = toy.hear(utterances, settings)
+    together = toy.hear(utterances, dataclasses.replace(settings, batch_size=2))
+    assert together.texts == alone.texts
+    assert len(set(alone.texts)) == len(utterances)
+    backwards = toy.hear(utterances[::-1], dataclasses.replace(settings, batch_size=5))
+    assert backwards.texts[::-1] == alone.texts
+
+
+def whispers_own(toy: Toy, one: Utterance, **settings: object) -> str:
+    """What Whisper's `generate` hears, which takes language and task by name."""
+    window = toy.features(torch.from_numpy(read_audio(one.audio))[None])
+    tokens = toy.model.generate(window, **settings)
+    return toy.processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_equal_to_whispers_own_generate(toy: Toy, utterances: list[Utterance], beams: int) -> None:
+    texts = toy.hear(utterances, dataclasses.replace(GREEDY, beams=beams)).texts
+    theirs = [
+        whispers_own(toy, one, language=one.language, task=one.task, num_beams=beams)
+        for one in utterances
+    ]
+    assert list(texts) == theirs
+
+
+def test_language_and_task_reach_the_decoder(toy: Toy, utterances: list[Utterance]) -> None:
+    one = utterances[1]
+    variants = [
+        one,
+        dataclasses.replace(one, language="german"),  # the same as "de"
+        dataclasses.replace(one, language="zh"),
+        dataclasses.replace(one, task="translate"),
+    ]
+    texts = toy.hear(variants, IN_BATCHES).texts
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
+
+
+def test_a_language_that_the_checkpoint_lacks(toy: Toy, utterances: list[Utterance]) -> None:
+    for language in ("sw", None):
+        with pytest.raises(UserError, match=r"data\.language"):
+            toy.hear([dataclasses.replace(utterances[0], language=language)])
+
+
+def test_english_only_checkpoints_take_neither(utterances: list[Utterance]) -> None:
+    toy = make_toy(multilingual=False)
+    english = [dataclasses.replace(one, language=None) for one in utterances]
+    alone, together = toy.hear(english), toy.hear(english, IN_BATCHES)
+    assert together.texts == alone.texts
+    assert list(alone.texts) == [whispers_own(toy, one) for one in english]
+
+
+def test_suppressed_tokens_are_not_heard(toy: Toy, utterances: list[Utterance]) -> None:
+    ids = toy.processor.tokenizer.get_vocab()
+    spoken = "".join(toy.hear(utterances).texts)
+    letter = next(letter for letter in spoken if letter in ids)
+    toy.model.generation_config.suppress_tokens.append(ids[letter])
+    assert letter not in "".join(toy.hear(utterances).texts)
+
+
+def test_the_first_token_obeys_begin_suppress_tokens(toy: Toy, utterances: list[Utterance]) -> None:
+    """Where eot is the likeliest token everywhere, only the first place resists."""
+    prefer(toy.model, [toy.vocabulary.eot], 100.0)
+    assert all(len(text) <= 1 for text in toy.hear(utterances, IN_BATCHES).texts)
+    toy.model.generation_config.begin_suppress_tokens = None
+    assert set(toy.hear(utterances, IN_BATCHES).texts) == {""}
+
+
+def test_the_limit_follows_the_duration_and_the_decoder(toy: Toy) -> None:
+    limit = Generator(toy.model, toy.processor, toy.vocabulary, toy.features, beams=1).limit
+    assert limit(samples=1_600, prompt_tokens=4) == FREE_TOKENS + TOKENS_PER_SECOND / 10
+    assert limit(samples=480_000, prompt_tokens=4) == toy.vocabulary.max_tokens - 4 - 1
+
+
+def test_a_hallucination_ends_at_its_own_limit(toy: Toy, utterances: list[Utterance]) -> None:
+    """A model that says one letter for ever."""
+    letter = toy.processor.tokenizer.get_vocab()["a"]
+    prefer(toy.model, [letter], 100.0)
+    room = toy.vocabulary.max_tokens - 4 - 1
+    expected = [
+        min(FREE_TOKENS + round(TOKENS_PER_SECOND * one.duration_seconds), room)
+        for one in utterances
+    ]
+    assert [len(text) for text in toy.hear(utterances, IN_BATCHES).texts] == expected
+    beams = dataclasses.replace(IN_BATCHES, beams=2)
+    assert [text.count("a") for text in toy.hear(utterances, beams).texts] == expected
+
+
+def test_timestamps_and_special_tokens_are_no_text(toy: Toy, utterances: list[Utterance]) -> None:
+    ids = toy.processor.tokenizer.get_vocab()
+    prefer(toy.model, [ids["<|0.40|>"]], 1200.0)
+    prefer(toy.model, [ids["<|de|>"], ids["<|nocaptions|>"]], 200.0)
+    assert set(toy.hear(utterances, IN_BATCHES).texts) == {""}
+
+
+def test_bad_audio_is_reported_and_heard_as_nothing(
+    toy: Toy, utterances: list[Utterance], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    long = write_clip(tmp_path / "long.wav", WINDOW_SECONDS + 0.5)
+    mixed = [
+        utterances[0],
+        utterance(broken, 1.0, row="a.jsonl:2"),
+        utterances[1],
+        utterance(tmp_path / "absent.wav", 1.5, row="a.jsonl:4"),
+        utterance(long, 2.5, row="a.jsonl:5"),
+    ]
+    found = toy.hear(mixed, IN_BATCHES)
+    whole = toy.hear(utterances[:2], IN_BATCHES)
+    assert found.texts == (whole.texts[0], "", whole.texts[1], "", "")
+    reasons = {bad.row: bad.reason for bad in found.bad}
+    assert reasons.keys() == {"a.jsonl:2", "a.jsonl:4", "a.jsonl:5"}
+    assert "no such file" in reasons["a.jsonl:4"]
+    assert "longer than the window" in reasons["a.jsonl:5"]
+    assert found.audio_seconds == pytest.approx(0.5 + 1.9)
+    assert toy.hear(mixed[1:2]).texts == ("",)
+
+
+def test_slices_are_decoded_apart(toy: Toy, tmp_path: Path) -> None:
+    long = write_clip(tmp_path / "long.wav", 4.0)
+    part = utterance(long, 1.0, start_seconds=2.5, end_seconds=3.5)
+    found = toy.hear([part])
+    assert found.bad == ()
+    assert found.audio_seconds == pytest.approx(1.0)
+
+
+def test_progress_counts_up_to_all(toy: Toy, utterances: list[Utterance]) -> None:
+    seen: list[tuple[int, int]] = []
+    transcribe(
+        toy.model,
+        utterances,
+        toy.processor,
+        toy.vocabulary,
+        toy.features,
+        IN_BATCHES,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def adapted(toy: Toy) -> PeftModel:
+    """An adapter with B drawn at random, so that it changes what is heard; and dropout."""
+    settings = LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.5, init_lora_weights=False
+    )
+    torch.manual_seed(0)
+    return get_peft_model(toy.model, settings)
+
+
+def test_an_adapter_is_heard_without_its_dropout(toy: Toy, utterances: list[Utterance]) -> None:
+    base = toy.hear(utterances, IN_BATCHES).texts
+    model = adapted(toy).train()
+    wrapped = dataclasses.replace(toy, model=model)
+    heard = wrapped.hear(utterances, IN_BATCHES).texts
+    assert heard != base
+    assert wrapped.hear(utterances, IN_BATCHES).texts == heard
+    assert all(module.training for module in model.modules())
+    with model.disable_adapter():
+        assert wrapped.hear(utterances, IN_BATCHES).texts == base
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_training_goes_on_after_decoding(
+    toy: Toy, utterances: list[Utterance], quantization: str, tmp_path: Path
+) -> None:
+    """What inference mode leaves behind must not stand in the way of a gradient."""
+    folder = str(toy_checkpoint(tmp_path / "toy"))
+    checkpoint = locate(ModelConfig(checkpoint=folder, revision=None, dtype="float32"))
+    base = load_base(checkpoint, quantization, torch.float32, torch.device("cpu"))
+    lora = AdapterConfig(kind="lora", rank=2, alpha=4.0, dropout=0.0, target_modules=("q_proj",))
+    model = attach(base, lora, quantization, gradient_checkpointing=True, seed=0).train()
+    dataclasses.replace(toy, model=model).hear(utterances, IN_BATCHES)
+    model(**toy_inputs()).logits.float().logsumexp(-1).sum().backward()
+    assert all(matrix.grad is not None for matrix in adapter_parameters(model).values())
+
+
+def test_half_precision_weights(toy: Toy, utterances: list[Utterance]) -> None:
+    toy.model.to(torch.bfloat16)
+    assert len(set(toy.hear(utterances, IN_BATCHES).texts)) > 1
+
+
+def test_no_warning_reaches_the_user(
+    toy: Toy, utterances: list[Utterance], caplog: pytest.LogCaptureFixture
+) -> None:
+    transformers_logging.warning_once.cache_clear()
+    root = logging.getLogger("transformers")
+    root.addHandler(caplog.handler)
+    try:
+        toy.hear(utterances, IN_BATCHES)
+        toy.hear(utterances, dataclasses.replace(IN_BATCHES, beams=2))
+    finally:
+        root.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records] == []

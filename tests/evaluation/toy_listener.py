@@ -1,0 +1,78 @@
+"""A toy that hears: its texts mean nothing, but they end, and differ with what is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
+
+from lora_whisper.config import EvaluationConfig
+from lora_whisper.data.features import LogMel
+from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
+from lora_whisper.evaluation.decoding import Hypotheses, transcribe
+from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
+from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_config
+
+GREEDY = EvaluationConfig(
+    batch_size=1,
+    beams=1,
+    max_utterances=None,
+    max_validation_utterances=None,
+    group_by=None,
+    bootstrap_samples=100,
+)
+IN_BATCHES = dataclasses.replace(GREEDY, batch_size=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """All that decoding needs, and the shortest call of it."""
+
+    model: WhisperForConditionalGeneration
+    processor: WhisperProcessor
+    vocabulary: Vocabulary
+    features: LogMel
+
+    def hear(self, utterances: list[Utterance], settings: EvaluationConfig = GREEDY) -> Hypotheses:
+        return transcribe(
+            self.model, utterances, self.processor, self.vocabulary, self.features, settings
+        )
+
+
+def prefer(model: WhisperForConditionalGeneration, tokens: Iterable[int], logits: float) -> None:
+    """Add `logits` to those of `tokens`, at every place."""
+    projection = model.proj_out
+    if projection.bias is None:
+        bias = torch.zeros(projection.out_features)
+        projection.bias = torch.nn.Parameter(bias, requires_grad=False)
+    projection.bias[list(tokens)] += logits
+
+
+def make_toy(multilingual: bool = True) -> Toy:
+    tokenizer = toy_tokenizer(multilingual, window_seconds=WINDOW_SECONDS)
+    config = toy_config(multilingual)
+    config.init_std = 0.4  # strong enough to tell languages apart
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        model = WhisperForConditionalGeneration(config).requires_grad_(False).eval()
+    model.generation_config = toy_generation_config(tokenizer, multilingual)
+    vocabulary = read_vocabulary(tokenizer, model.generation_config, config)
+    prefer(model, [vocabulary.eot], 4.0)  # texts of 3 to 18 tokens
+    prefer(model, range(vocabulary.timestamp_begin, vocabulary.size), -1000.0)
+    extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)
+    return Toy(
+        model,
+        WhisperProcessor(extractor, tokenizer),
+        vocabulary,
+        LogMel(MEL_BINS, WINDOW_SECONDS),
+    )
+
+
+def utterance(audio: Path, seconds: float, **values: object) -> Utterance:
+    plain = {"language": "en", "task": "transcribe", "start_seconds": None, "end_seconds": None}
+    common = {"text": "", "speaker": None, "row": f"{audio.name}:1", "columns": {}}
+    return Utterance(audio=audio, duration_seconds=seconds, **(plain | common | values))  # type: ignore[arg-type]
