@@ -118,7 +118,7 @@ def merged_in_place(model: PeftModel) -> Iterator[None]:
     Only fp32 bases are merged: in bfloat16 the sum would be rounded, in int8 and nf4 it would be
     quantized, and what is scored would no longer be the adapter. There the model stays as it is.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     weights = [layer.get_base_layer().weight for layer in layers]
     if is_quantized(model) or any(weight.dtype != torch.float32 for weight in weights):
         yield
@@ -126,8 +126,8 @@ def merged_in_place(model: PeftModel) -> Iterator[None]:
     # Subtracting what was added does not restore the last bits, so the weights are kept.
     originals = [weight.detach().to("cpu", copy=True) for weight in weights]
     tuner: Any = model.base_model  # PEFT's LoraModel
-    tuner.merge_adapter()
     try:
+        tuner.merge_adapter()
         yield
     finally:
         tuner.unmerge_adapter()

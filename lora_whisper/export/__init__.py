@@ -1,0 +1,1 @@
+"""Merged models in the formats that other programs read."""
