@@ -1,0 +1,85 @@
+"""WER of a nano-sized Whisper, with full padded windows and greedy decoding.
+
+python -m lora_whisper.quickstart.score lora_whisper/quickstart/nano
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import soundfile
+import torch
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+from lora_whisper.quickstart.windows import WINDOW_SAMPLES, Corpus, log_mel
+
+SPEECH = Path(__file__).parent / "speech"
+BATCH = 25
+normalize = EnglishTextNormalizer({})
+
+
+def wer(references: list[str], hypotheses: list[str]) -> float:
+    """Word errors over reference words, both normalised, as a fraction."""
+    pairs = [(normalize(r), normalize(h)) for r, h in zip(references, hypotheses, strict=True)]
+    return float(jiwer.wer([r for r, _ in pairs], [h for _, h in pairs]))
+
+
+@torch.no_grad()
+def transcribe(
+    model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, clips: list[np.ndarray]
+) -> list[str]:
+    """Texts of clips (samples,), each padded to the whole window, decoded greedily in batches."""
+    texts: list[str] = []
+    for start in range(0, len(clips), BATCH):
+        waveforms = np.zeros((len(clips[start : start + BATCH]), WINDOW_SAMPLES), np.float32)
+        for row, clip in zip(waveforms, clips[start : start + BATCH], strict=True):
+            row[: len(clip)] = clip
+        features = log_mel(WINDOW_SAMPLES)(torch.from_numpy(waveforms))
+        tokens = model.generate(features, language="en", task="transcribe", max_new_tokens=60)
+        texts += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return texts
+
+
+def score_corpus(
+    model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, corpus: Corpus
+) -> float:
+    """WER on a part of the cache."""
+    clips = [corpus.samples(index) for index in range(len(corpus.rows))]
+    return wer([row["text"] for row in corpus.rows], transcribe(model, tokenizer, clips))
+
+
+def manifest_rows(manifest: Path) -> Iterator[dict]:
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
+
+
+def score_manifest(
+    model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, manifest: Path
+) -> dict[str, float]:
+    """WER over all utterances, and over each half where the rows say whose voices are known."""
+    rows = list(manifest_rows(manifest))
+    clips = [soundfile.read(manifest.parent / row["audio"], dtype="float32")[0] for row in rows]
+    texts = transcribe(model, tokenizer, clips)
+    scores = {"all": wer([row["text"] for row in rows], texts)}
+    for half in sorted({row["voices"] for row in rows if "voices" in row}):
+        pairs = [(r["text"], t) for r, t in zip(rows, texts, strict=True) if r["voices"] == half]
+        scores[half] = wer([reference for reference, _ in pairs], [text for _, text in pairs])
+    return {name: round(score, 4) for name, score in scores.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    folder = parser.parse_args().model
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = WhisperTokenizer.from_pretrained(folder)
+    for manifest in (SPEECH / "general/test.jsonl", SPEECH / "dictation/test.jsonl"):
+        print(manifest.relative_to(SPEECH), score_manifest(model, tokenizer, manifest))
+
+
+if __name__ == "__main__":
+    main()
