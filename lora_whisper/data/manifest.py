@@ -68,8 +68,8 @@ def split_name(name: str) -> str:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row's place and checked values; the errors of all rows come before the first row."""
     rows, problems = [], []
-    # Split at newlines only: `str.splitlines` would also cut at U+2028, which JSON allows in text.
-    for number, line in enumerate(_content(path).split(b"\n"), start=1):
+    # Lines of bytes: those of text would also end at U+2028, which JSON allows inside a string.
+    for number, line in enumerate(_content(path).splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{path.name}:{number}"

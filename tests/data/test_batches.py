@@ -18,7 +18,7 @@ from lora_whisper.data.batches import (
     steps_per_epoch,
 )
 from lora_whisper.data.corpus import load_corpus
-from lora_whisper.data.windows import IGNORED
+from lora_whisper.data.windows import window_tokens
 from tests.data.test_corpus import FAIL
 from tests.data.test_vocabulary import toy_vocabulary
 from tests.toy_speech import toy_speech
@@ -96,24 +96,23 @@ def test_a_process_may_have_nothing_to_do_at_the_end_of_an_epoch(dataset: StepDa
     assert idle[2] == []  # the last step of the epoch has two windows
 
 
-def test_padding(dataset: StepDataset) -> None:
+def test_each_row_is_its_utterance_and_padding(dataset: StepDataset) -> None:
     eot = dataset.vocabulary.eot
-    windows = [window for step in range(3) for window in dataset[step]]
-    for batch in windows:
+    by_row = {one.row: one for one in dataset.utterances}
+    batches = [batch for step in range(3) for batch in dataset[step]]
+    target_tokens = 0
+    for batch in batches:
         assert batch.waveforms.dtype == torch.float32
         assert batch.decoder_input.dtype == batch.labels.dtype == torch.int64
-        assert batch.decoder_input.shape == batch.labels.shape
-        for decoder_input, labels in zip(batch.decoder_input, batch.labels, strict=True):
-            length = int((labels != IGNORED).sum())
-            assert labels[length - 1] == eot
-            assert (labels[length:] == IGNORED).all()
-            assert (decoder_input[length:] == eot).all()
-            assert decoder_input[1:length].tolist() == labels[: length - 1].tolist()
-    assert sum(batch.target_tokens for batch in windows) == sum(
-        int((batch.labels != -100).sum()) for batch in windows
-    )
+        for row, inputs, labels in zip(batch.rows, batch.decoder_input, batch.labels, strict=True):
+            tokens = window_tokens(by_row[row], dataset.tokenizer, dataset.vocabulary)
+            padding = len(labels) - (len(tokens) - 1)
+            assert inputs.tolist() == tokens[:-1] + padding * [eot]
+            assert labels.tolist() == tokens[1:] + padding * [-100]
+            target_tokens += len(tokens) - 1
+    assert sum(batch.target_tokens for batch in batches) == target_tokens
     corpus_seconds = sum(one.duration_seconds for one in dataset.utterances)
-    assert sum(batch.audio_seconds for batch in windows) == pytest.approx(corpus_seconds)
+    assert sum(batch.audio_seconds for batch in batches) == pytest.approx(corpus_seconds)
 
 
 def test_waveforms_are_padded_to_the_longest_clip_with_silence(dataset: StepDataset) -> None:
