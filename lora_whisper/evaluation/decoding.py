@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,15 @@ FREE_TOKENS = 20
 TOKENS_PER_SECOND = 50
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One utterance: its text and length, or why there is none."""
+
+    text: str = ""
+    seconds: float = 0.0
+    bad: BadAudio | None = None
 
 
 @dataclass(frozen=True)
@@ -75,29 +84,28 @@ def transcribe(
         UserError: a language that the checkpoint does not know, or none where it needs one.
     """
     started = time.perf_counter()
-    prompts = [_prompt(vocabulary, utterance) for utterance in utterances]
+    _check_languages(vocabulary, utterances)
+    listener = Listener(model, processor, vocabulary, features, settings.beams)
     order = sorted(range(len(utterances)), key=lambda row: -utterances[row].duration_seconds)
-    texts, bad, samples_read = [""] * len(utterances), [], 0
-    generate = Generator(model, processor, vocabulary, features, settings.beams)
+    heard: dict[int, Heard] = {}
     with _evaluating(model), torch.inference_mode():
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
-            audio = {row: _read(utterances[row], features.window_samples) for row in rows}
-            bad += [found for found in audio.values() if isinstance(found, BadAudio)]
-            heard = {row: found for row, found in audio.items() if isinstance(found, np.ndarray)}
-            found_texts = generate(list(heard.values()), [prompts[row] for row in heard])
-            for row, text in zip(heard, found_texts, strict=True):
-                texts[row] = text
-            samples_read += sum(len(samples) for samples in heard.values())
+            found = listener.hear([utterances[row] for row in rows])
+            heard |= zip(rows, found, strict=True)
             if on_progress is not None:
-                on_progress(start + len(rows), len(order))
+                on_progress(len(heard), len(order))
+    in_order = [heard[row] for row in range(len(utterances))]
     return Hypotheses(
-        tuple(texts), tuple(bad), samples_read / SAMPLING_RATE, time.perf_counter() - started
+        texts=tuple(one.text for one in in_order),
+        bad=tuple(one.bad for one in in_order if one.bad is not None),
+        audio_seconds=sum(one.seconds for one in in_order),
+        decode_seconds=time.perf_counter() - started,
     )
 
 
-class Generator:
-    """Texts of one batch of audio."""
+class Listener:
+    """A model with all that it takes to hear a batch of utterances."""
 
     def __init__(
         self,
@@ -115,8 +123,22 @@ class Generator:
         self.vocabulary = vocabulary
         self.beams = beams
 
-    def __call__(self, audio: Sequence[np.ndarray], prompts: Sequence[list[int]]) -> list[str]:
-        """Decode waveforms, each (samples,) float32, after prompts of one length."""
+    def hear(self, utterances: Sequence[Utterance]) -> list[Heard]:
+        """Read the audio of one batch and decode what could be read."""
+        audio = [_read(utterance, self.features.window_samples) for utterance in utterances]
+        pairs = zip(audio, utterances, strict=True)
+        readable = [(found, one) for found, one in pairs if not isinstance(found, BadAudio)]
+        prompts = [_prompt(self.vocabulary, utterance) for _, utterance in readable]
+        texts = iter(self._decode([samples for samples, _ in readable], prompts))
+        return [
+            Heard(bad=found)
+            if isinstance(found, BadAudio)
+            else Heard(next(texts), len(found) / SAMPLING_RATE)
+            for found in audio
+        ]
+
+    def _decode(self, audio: Sequence[np.ndarray], prompts: Sequence[list[int]]) -> list[str]:
+        """Generate texts for waveforms, each (samples,) float32, after prompts of one length."""
         if not audio:
             return []
         prompt_tokens = len(prompts[0])
@@ -167,6 +189,12 @@ class Generator:
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text.strip()
+
+
+def _check_languages(vocabulary: Vocabulary, utterances: Iterable[Utterance]) -> None:
+    """Complain before the first batch, not after an hour."""
+    for language in {utterance.language for utterance in utterances}:
+        language_code(vocabulary, language)
 
 
 def _prompt(vocabulary: Vocabulary, utterance: Utterance) -> list[int]:

@@ -54,7 +54,7 @@ def evaluate_model(
     Raises:
         UserError: no row has the column of `evaluation.group_by`; an unknown language.
     """
-    groups = _groups(utterances, settings.group_by)
+    groups = group_labels(utterances, settings.group_by)
     found = transcribe(model, utterances, processor, vocabulary, features, settings, on_progress)
     references = [utterance.text for utterance in utterances]
     languages = [_written_language(vocabulary, utterance) for utterance in utterances]
@@ -100,8 +100,12 @@ def _scored(
     )
 
 
-def _groups(utterances: Sequence[Utterance], column: str | None) -> list[str] | None:
-    """A label an utterance: what stands in its column `column`."""
+def group_labels(utterances: Sequence[Utterance], column: str | None) -> list[str] | None:
+    """A label an utterance: what stands in its column `column`.
+
+    Raises:
+        UserError: no row has the column.
+    """
     if column is None:
         return None
     if not any(column in utterance.columns for utterance in utterances):

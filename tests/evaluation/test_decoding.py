@@ -16,7 +16,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import (
     FREE_TOKENS,
     TOKENS_PER_SECOND,
-    Generator,
+    Listener,
     transcribe,
 )
 from lora_whisper.model.adapter import adapter_parameters, attach
@@ -117,7 +117,7 @@ def test_the_first_token_obeys_begin_suppress_tokens(toy: Toy, utterances: list[
 
 
 def test_the_limit_follows_the_duration_and_the_decoder(toy: Toy) -> None:
-    limit = Generator(toy.model, toy.processor, toy.vocabulary, toy.features, beams=1).limit
+    limit = Listener(toy.model, toy.processor, toy.vocabulary, toy.features, beams=1).limit
     assert limit(samples=1_600, prompt_tokens=4) == FREE_TOKENS + TOKENS_PER_SECOND / 10
     assert limit(samples=480_000, prompt_tokens=4) == toy.vocabulary.max_tokens - 4 - 1
 
