@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,16 @@ def log_to_console() -> None:
     log.propagate = False
     if not any(isinstance(handler, _ConsoleHandler) for handler in log.handlers):
         log.addHandler(_ConsoleHandler())
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries say of themselves, which is nothing that a user could act on.
+
+    bitsandbytes reports a missing optional kernel on every import; transformers and peft warn of
+    each other's deprecations.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper.config import to_config
 from lora_whisper.errors import UserError, listing
-from lora_whisper.terminal import log_to_console
+from lora_whisper.terminal import log_to_console, quiet_libraries
 
 PACKAGE = Path(__file__).resolve().parent.parent
 Config = TypeVar("Config")
@@ -64,6 +64,7 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
     0: done; 1: a failure of ours; 2: the user's to mend; 130 and 143: stopped by SIGINT, SIGTERM.
     """
     log_to_console()
+    quiet_libraries()
     try:
         flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
         return _carry_out(command, flags)

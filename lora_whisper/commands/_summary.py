@@ -98,9 +98,9 @@ def _files(folder: RunFolder) -> list[str]:
     if folder.merged.is_dir():
         lines.append(f"merged      {_short(folder.merged)}")
         lines += [
-            "next        your own speech, with a model that you choose:",
+            "next        your own speech, and a model that you choose:",
             "              lora-whisper train model=large-v3 name=mine data.language=sw \\",
-            "                data.train=train.jsonl data.validation=val.jsonl data.test=test.jsonl",
+            "                data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
         ]
     else:
         lines.append(f"next        lora-whisper merge run={_short(path)}")

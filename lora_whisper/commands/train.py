@@ -58,7 +58,11 @@ def check(config: TrainConfig, path: Path) -> None:
     if start == "resume":
         require_same(folder, config)
     if start != "complete":
-        read_speech(config.model, config.data)
+        test = read_speech(config.model, config.data).test
+        if test is not None:
+            from lora_whisper.evaluation.evaluate import group_labels
+
+            group_labels(test.utterances, config.evaluation.group_by)
 
 
 def run(config: TrainConfig, path: Path) -> None:

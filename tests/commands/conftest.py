@@ -1,0 +1,57 @@
+"""A toy checkpoint and toy speech, made once, and the command line in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lora_whisper.commands import evaluate, merge, train
+from tests.toy_speech import toy_speech
+from tests.toys import toy_checkpoint
+
+MAINS = {"train": train.main, "evaluate": evaluate.main, "merge": merge.main}
+Line = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the toys lie."""
+
+    checkpoint: Path
+    speech: Path
+
+    def arguments(self, name: str, *more: str) -> list[str]:
+        """A short run: 20 clips, 4 steps."""
+        splits = ("train", "validation", "test")
+        return [
+            f"name={name}",
+            f"model.checkpoint={self.checkpoint}",
+            *(f"data.{split}={self.speech / f'{split}.jsonl'}" for split in splits),
+            "training.max_steps=4",
+            "training.global_batch=4",
+            "training.micro_batch=2",
+            "training.loader_workers=0",
+            "training.validate_every_steps=2",
+            "adapter.rank=2",
+            "evaluation.bootstrap_samples=20",
+            *more,
+        ]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("toys")
+    speech = folder / "speech"
+    for seed, (split, count) in enumerate({"train": 20, "validation": 3, "test": 4}.items()):
+        toy_speech(speech, count, seed, split)
+    return World(toy_checkpoint(folder / "toy"), speech)
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """Run a command line in an empty folder; return its exit code."""
+    monkeypatch.chdir(tmp_path)
+    return lambda command, *arguments: MAINS[command](arguments)

@@ -1,0 +1,122 @@
+"""Bad input: exit code 2, one message that helps, and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Line, World
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["adapter.rnak=4"], ["adapter.rnak", "Did you mean adapter.rank?"]),
+        (["mdel=tiny", "optimiser.learning_rate=1"], ["mdel", "optimiser.learning_rate"]),
+        (["model=enormous"], ["model/enormous", "large-v3-turbo"]),
+        (["experiment=quikstart"], ["experiment/quikstart", "quickstart"]),
+        (
+            ["adapter.rank=-1", "training.global_batch=0", "optimizer.schedule=steep"],
+            ["adapter.rank", "training.global_batch", "optimizer.schedule"],
+        ),
+        (["adapter.rank=2,4"], ["adapter.rank=2,4", "--multirun"]),
+        (["data.train=gone.jsonl"], ["gone.jsonl", "data.train"]),
+        (["model.checkpoint=nowhere/at-all"], ["nowhere/at-all", "model=nano"]),
+        (["data.language=klingon"], ["klingon", "data.language=CODE"]),
+        (["evaluation.group_by=shoe_size"], ["shoe_size", "text"]),
+        (["name=../up"], ["name", "below outputs/"]),
+    ],
+    ids=lambda value: value[0] if value else "",
+)
+def test_one_message_and_nothing_written(
+    world: World,
+    line: Line,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    parts: list[str],
+) -> None:
+    given = {argument.split("=")[0] for argument in arguments}
+    others = [one for one in world.arguments("a") if one.split("=")[0] not in given]
+    if "data.language=klingon" in arguments:
+        rows = (world.speech / "train.jsonl").read_text().replace(', "language": "en"', "")
+        (world.speech / "plain.jsonl").write_text(rows)
+        others = [one for one in others if not one.startswith("data.")]
+        others.append(f"data.train={world.speech / 'plain.jsonl'}")
+    assert line("train", *others, *arguments) == 2
+    message = capsys.readouterr().err
+    for part in parts:
+        assert part in message
+    assert "Traceback" not in message
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_line_that_is_no_json_is_named_by_file_and_line(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio": "a.wav", "text": "x"}\n{"audio": \n[]\n')
+    assert line("train", *world.arguments("a", f"data.train={manifest}")) == 2
+    message = capsys.readouterr().err
+    assert "m.jsonl:2" in message
+    assert "m.jsonl:3" in message
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\n\n", '{"audio": "a.wav", "text": "x", "split": "test"}\n']
+)
+def test_an_empty_split_is_refused(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text(content)
+    assert line("train", *world.arguments("a", f"data.train={manifest}")) == 2
+    assert "m.jsonl" in capsys.readouterr().err
+
+
+def test_a_split_whose_clips_are_all_too_long_says_how_long_the_window_is(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.toy_speech import write_clip, write_manifest
+
+    write_clip(tmp_path / "long.wav", 3.0)
+    rows = [{"audio": "long.wav", "text": "one", "language": "en"}]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    assert line("train", *world.arguments("a", f"data.train={manifest}")) == 2
+    assert "2 s" in capsys.readouterr().err
+
+
+def test_all_points_of_a_sweep_are_checked_before_the_first_is_run(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("s", "adapter.rank=2,-4", "optimizer.learning_rate=1e-3,0")
+    assert line("train", "-m", *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.count("adapter.rank: expected 1 or more") == 2
+    assert message.count("optimizer.learning_rate: expected more than 0") == 2
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("command", ["merge", "evaluate"])
+def test_a_folder_that_is_no_run_is_refused(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    assert line(command, "run=other") == 2
+    assert "not a run" in capsys.readouterr().err
+    assert line(command, "run=gone") == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert line(command) == 2
+    assert "run: missing" in capsys.readouterr().err
+
+
+def test_merge_replaces_nothing_unasked(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", *world.arguments("a", "training.max_steps=1")) == 0
+    assert line("merge", "run=outputs/a") == 0
+    assert line("merge", "run=outputs/a") == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    assert line("merge", "run=outputs/a", "overwrite=true") == 0

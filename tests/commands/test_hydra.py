@@ -1,0 +1,105 @@
+"""The command line: overrides, sweeps' folders, help, and configuration folders of one's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lora_whisper.commands._hydra import point_name, readable_overrides
+from tests.commands.conftest import Line, World
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/a.jsonl",
+        "/my data (1)/a.jsonl",
+        "/données/été.jsonl",
+        "/データ/a.jsonl",
+        "/run=3/a.jsonl",
+        "~/a.jsonl",
+        "/it's/a.jsonl",
+        "C:\\data\\a.jsonl",
+        "/a/b-c_d.e+f@g/h#1.jsonl",
+        "/100%/a.jsonl",
+    ],
+)
+def test_ordinary_paths_need_no_quotes(path: str) -> None:
+    (override,) = readable_overrides([f"data.train={path}"])
+    parsed = OverridesParser.create().parse_override(override)
+    assert parsed.value() == path
+
+
+@pytest.mark.parametrize(
+    "override", ["adapter.rank=4,8", "a=[1,2]", "~data.test", "+x=1", "a='b c'", "a=null"]
+)
+def test_what_hydra_can_read_is_left_alone(override: str) -> None:
+    assert readable_overrides([override]) == [override]
+
+
+def test_point_names_need_no_quoting_and_never_meet() -> None:
+    keys = ["adapter.rank", "data.train"]
+    assert point_name(["adapter.rank=4", "name=x"], keys) == "adapter.rank-4"
+    one = point_name(["adapter.rank=4", "data.train=/a b/c"], keys)
+    two = point_name(["adapter.rank=4", "data.train=/a/b/c"], keys)
+    assert one != two
+    assert not set(one + two) - set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+    )
+
+
+def test_help_and_cfg(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line("train", "--help") == 0
+    shown = capsys.readouterr().out
+    for part in ("--config-dir", "large-v3-turbo", "rank: 16"):
+        assert part in shown
+    assert line("train", "--cfg", "job", "adapter.rank=5") == 0
+    assert "rank: 5" in capsys.readouterr().out
+
+
+def test_a_configuration_folder_of_ones_own(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nadapter:\n  rank: 7\n")
+    arguments = ["--config-dir", str(own.parent), "experiment=mine"]
+    assert line("train", *arguments, "--cfg", "job") == 0
+    assert "rank: 7" in capsys.readouterr().out
+    assert line("train", "--config-dir", "gone", "--cfg", "job") == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_answered_without_torch() -> None:
+    script = (
+        "import sys; sys.argv = ['lora-whisper', 'trian']\n"
+        "from lora_whisper.commands.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "2 False\n"
+    assert "train" in done.stderr
+
+
+def test_a_typo_and_a_missing_file_are_answered_without_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys; from lora_whisper.commands.train import main\n"
+        "codes = [main(['name=a', 'adapter.rnak=1']), main(['name=a', 'data.train=gone.jsonl'])]\n"
+        "print(codes, 'torch' in sys.modules, 'transformers' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout == "[2, 2] False False\n", done.stderr
+
+
+def test_sweeps_name_their_folders_by_the_swept_keys(world: World, line: Line) -> None:
+    arguments = world.arguments("two", "training.max_steps=1", "adapter.rank=2,3", "seed=1,2")
+    assert line("train", "-m", *arguments) == 0
+    done = {path.parent.name for path in Path("outputs/sweeps/two").glob("*/summary.json")}
+    assert done == {f"adapter.rank-{rank}_seed-{seed}" for rank in (2, 3) for seed in (1, 2)}

@@ -1,0 +1,230 @@
+"""The main job on toys: what lies in the run folder, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from lora_whisper.commands import train
+from lora_whisper.training import loop
+from tests.commands.conftest import Line, World
+from tests.toys import toy_inputs
+
+
+def adapter(name: str) -> dict[str, torch.Tensor]:
+    return load_file(Path("outputs") / name / "adapter" / "adapter_model.safetensors")
+
+
+def same(first: str, second: str) -> bool:
+    one, two = adapter(first), adapter(second)
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_train_merge_evaluate(world: World, line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line("train", *world.arguments("a")) == 0
+    run = Path("outputs/a")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["merged"] is None
+    assert summary["steps"] == 4
+    assert summary["seed"] == 1
+    assert summary["adapter_bytes"] == (run / "adapter/adapter_model.safetensors").stat().st_size
+    assert summary["trainable_parameters"] == sum(value.numel() for value in adapter("a").values())
+    for model in ("base", "adapter"):
+        score = summary[model]
+        assert {"wer", "wer_orthographic", "cer", "utterances", "reference_words"} <= score.keys()
+        assert score["wer_ci95"][0] <= score["wer"] <= score["wer_ci95"][1]
+        assert score["utterances"] == 4
+    lines = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines if "validation_wer" in row] == [2, 4]
+    assert yaml.safe_load((run / "config.yaml").read_text())["adapter"]["rank"] == 2
+    assert "validation WER" in (run / "train.log").read_text()
+
+    assert line("merge", f"run={run}") == 0
+    merged = json.loads((run / "summary.json").read_text())["merged"]
+    assert merged["wer"] == summary["adapter"]["wer"]
+    check_stock_loading(run)
+
+    capsys.readouterr()
+    assert line("evaluate", f"run={run}") == 0
+    again = json.loads((run / "summary.json").read_text())
+    assert [again[model]["wer"] for model in ("base", "adapter", "merged")] == [
+        summary["base"]["wer"],
+        summary["adapter"]["wer"],
+        merged["wer"],
+    ]
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80, "fits a terminal of 80 columns"
+
+
+def check_stock_loading(run: Path) -> None:
+    """PEFT and Transformers load what was written, without us, and agree with each other."""
+    config = json.loads((run / "adapter/adapter_config.json").read_text())
+    base = WhisperForConditionalGeneration.from_pretrained(config["base_model_name_or_path"])
+    model = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
+    merged = WhisperForConditionalGeneration.from_pretrained(run / "merged").eval()
+    inputs = toy_inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5
+        )
+    processor = WhisperProcessor.from_pretrained(run / "merged")
+    assert processor.feature_extractor.feature_size == merged.config.num_mel_bins
+
+
+def test_another_test_set_is_scored_beside_the_summary(world: World, line: Line) -> None:
+    assert line("train", *world.arguments("a")) == 0
+    before = Path("outputs/a/summary.json").read_text()
+    other = world.speech / "validation.jsonl"
+    assert line("evaluate", "run=outputs/a", f"data.test={other}") == 0
+    assert Path("outputs/a/summary.json").read_text() == before
+    (score,) = Path("outputs/a/evaluation/adapter").glob("*-validation/score.json")
+    assert json.loads(score.read_text())["utterances"] == 3
+
+
+def test_the_rerun_rule(world: World, line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = world.arguments("a", "training.max_steps=1")
+    assert line("train", *arguments) == 0
+    written = Path("outputs/a/summary.json").stat().st_mtime_ns
+    assert line("train", *arguments) == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    assert line("train", *arguments, "resume=auto") == 0
+    assert "complete" in capsys.readouterr().out
+    assert Path("outputs/a/summary.json").stat().st_mtime_ns == written
+    assert line("train", *arguments, "overwrite=true") == 0
+    assert Path("outputs/a/summary.json").stat().st_mtime_ns != written
+
+
+def test_an_interrupted_run_goes_on_to_the_same_adapter(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    through = world.arguments("through", "adapter.dropout=0.3", "training.max_steps=6")
+    assert line("train", *through) == 0
+    halves = world.arguments("halves", "adapter.dropout=0.3", "training.max_steps=6")
+    whole_step = loop.train_step
+
+    def step_and_ctrl_c(trainer: loop.Trainer, step: int, *rest: object) -> loop.StepResult:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole_step(trainer, step, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "train_step", step_and_ctrl_c)
+    assert line("train", *halves) == 130
+    monkeypatch.setattr(loop, "train_step", whole_step)
+    assert "resume=auto" in capsys.readouterr().err
+    assert not Path("outputs/halves/summary.json").exists()
+    assert line("train", *halves) == 2, "an unfinished run is not replaced unasked"
+    assert line("train", *halves, "resume=auto", "adapter.rank=3") == 2
+    assert "adapter.rank: was 2, is 3" in capsys.readouterr().err
+    assert line("train", *halves, "resume=auto", "training.log_every_steps=1") == 0
+    assert same("through", "halves")
+    steps = [
+        json.loads(row)["step"]
+        for row in Path("outputs/halves/metrics.jsonl").read_text().split()
+        if row.startswith("{") and row.endswith("}")
+    ]
+    assert steps == sorted(steps)
+
+
+def test_the_same_seed_gives_the_same_adapter(world: World, line: Line) -> None:
+    assert line("train", *world.arguments("one", "training.loader_workers=2")) == 0
+    assert line("train", *world.arguments("two")) == 0
+    assert line("train", *world.arguments("three", "seed=2")) == 0
+    assert same("one", "two")
+    assert not same("one", "three")
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_quantized_training_and_a_full_precision_merge(world: World, line: Line, kind: str) -> None:
+    assert line("train", *world.arguments("q", f"quantization={kind}")) == 0
+    assert any(value.abs().max() > 0 for name, value in adapter("q").items() if "lora_B" in name)
+    assert line("merge", "run=outputs/q", "dtype=float16") == 0
+    merged = load_file("outputs/q/merged/model.safetensors")
+    assert {value.dtype for value in merged.values()} == {torch.float16}
+
+
+def test_ctrl_c_of_a_real_process_leaves_a_resumable_run(world: World, tmp_path: Path) -> None:
+    """With loader workers, which a terminal's Ctrl-C reaches as well."""
+    arguments = world.arguments("a", "training.max_steps=2000", "training.loader_workers=1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_whisper.commands.train", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(tmp_path / "outputs/a/metrics.jsonl", process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert list((tmp_path / "outputs/a/checkpoints").glob("step-*"))
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "ended before training began"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_bad_audio_is_skipped_only_when_told(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (world.speech / "train.jsonl").read_text().replace('"train/', f'"{world.speech}/train/')
+    manifest = tmp_path / "some.jsonl"
+    (tmp_path / "broken.wav").write_bytes(b"RIFF, but no more than that")
+    bad = '{"audio": "gone.wav", "text": "x", "language": "en"}\n'
+    broken = '{"audio": "broken.wav", "text": "x", "language": "en"}\n'
+    manifest.write_text(rows + bad + broken)
+    arguments = world.arguments("a", f"data.train={manifest}", "training.max_steps=1")
+    assert line("train", *arguments) == 2
+    message = capsys.readouterr().err
+    assert "some.jsonl:21" in message
+    assert "some.jsonl:22" in message
+    assert "data.on_bad_audio=skip" in message
+    assert not Path("outputs").exists() or not any(Path("outputs").iterdir())
+    assert line("train", *arguments, "data.on_bad_audio=skip") == 0
+    summary = json.loads(Path("outputs/a/summary.json").read_text())
+    assert sum(summary["left_out"]["train"].values()) == 2
+
+
+def test_a_point_that_fails_does_not_take_the_sweep_along(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = train._Run.carry_out
+
+    def fail_at_rank_3(run: train._Run) -> None:
+        if run.config.adapter.rank == 3:
+            raise RuntimeError("out of luck")
+        real(run)
+
+    monkeypatch.setattr(train._Run, "carry_out", fail_at_rank_3)
+    arguments = world.arguments("ranks", "training.max_steps=1")
+    assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 1
+    sweep = Path("outputs/sweeps/ranks")
+    done = {path.parent.name for path in sweep.glob("*/summary.json")}
+    assert done == {"adapter.rank-2", "adapter.rank-4"}
+    assert "out of luck" in capsys.readouterr().out
+    monkeypatch.setattr(train._Run, "carry_out", real)
+    assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 0
+    assert (sweep / "adapter.rank-3" / "summary.json").exists()
+
+
+def test_a_sweep_over_precision_resets_accelerate(world: World, line: Line) -> None:
+    """A second `Accelerator` of another precision raises in one process."""
+    arguments = world.arguments("p", "training.max_steps=1", "training.precision=fp32,bf16")
+    assert line("train", "-m", *arguments) == 0

@@ -1,0 +1,17 @@
+"""Configurations composed by Hydra from conf/, as plain values."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from lora_whisper.commands._hydra import configuration_folder
+
+
+def train_values(*overrides: str, primary: str = "train") -> dict[str, Any]:
+    """What `lora-whisper train OVERRIDES` composes, with missing values as "???"."""
+    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+        composed = compose(primary, list(overrides))
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))

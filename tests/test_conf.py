@@ -1,0 +1,62 @@
+"""Every file in conf/ composes, and becomes a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lora_whisper.commands._hydra import configuration_folder
+from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig, to_config
+from tests.composed import train_values
+
+CONF = configuration_folder()
+OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/*.yaml"))
+
+
+def test_the_options_are_all_known() -> None:
+    """A new file has to be counted here, so that none is left untested by accident."""
+    assert len(OPTIONS) == 23
+    assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
+        "_hydra_",
+        "evaluate",
+        "merge",
+        "train",
+    ]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_option_composes(option: str) -> None:
+    group, name = option.split("/")
+    values = train_values(f"{group}={name}", "name=x", "data.train=a.jsonl")
+    config = to_config(TrainConfig, values)
+    assert config.name == "x"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_each_file_says_what_it_is_for(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("#")
+    assert len(max(lines, key=len)) <= 100
+
+
+def test_conf_names_every_field_and_no_other() -> None:
+    """Values live in conf/, meaning lives in config.py: neither has a key that the other lacks."""
+    values = train_values()
+    groups = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    assert values.keys() == groups.keys()
+    to_config(EvaluateConfig, train_values("run=x", primary="evaluate"))
+    to_config(MergeConfig, train_values("run=x", primary="merge"))
+
+
+def test_the_quickstart_trains_nano_and_scores_both_halves() -> None:
+    config = to_config(TrainConfig, train_values("experiment=quickstart"))
+    assert config.name == "quickstart"
+    assert config.model.checkpoint == "embedded:nano"
+    assert config.evaluation.group_by == "voices"
+
+
+def test_an_experiment_gives_way_to_the_command_line() -> None:
+    config = to_config(TrainConfig, train_values("experiment=quickstart", "name=mine"))
+    assert config.name == "mine"

@@ -1,0 +1,104 @@
+"""The configuration: every problem at once, and plain Python below the door."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import yaml
+
+from lora_whisper.config import MergeConfig, TrainConfig, to_config
+from lora_whisper.errors import UserError
+from tests.composed import train_values
+
+
+def test_composed_values_become_frozen_dataclasses() -> None:
+    config = to_config(TrainConfig, train_values("model=nano", "data.train=a.jsonl", "name=x"))
+    assert config.adapter.rank == 16
+    assert isinstance(config.adapter.alpha, float)
+    assert config.adapter.target_modules[0] == "q_proj"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.name = "y"  # type: ignore[misc]
+
+
+def test_all_problems_are_named_at_once() -> None:
+    values = train_values("data.train=a.jsonl", "name=x")
+    values["adapter"]["rank"] = 0
+    values["optimizer"]["schedule"] = "steep"
+    values["training"]["micro_batch"] = "many"
+    values["training"]["global_batches"] = 3
+    del values["seed"]
+    with pytest.raises(UserError) as error:
+        to_config(TrainConfig, values)
+    message = str(error.value)
+    for part in (
+        "adapter.rank: expected 1 or more, found 0",
+        "optimizer.schedule: expected constant or linear or cosine, found 'steep'",
+        "training.micro_batch: expected a whole number, found 'many'",
+        "training.global_batches: unknown key",
+        "seed: missing",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("adapter.rank", True, "a whole number"),
+        ("adapter.rank", 4.0, "a whole number"),
+        ("adapter.alpha", "32", "a number"),
+        ("adapter.dropout", 1.0, "0 … below 1"),
+        ("adapter.target_modules", "q_proj", "a list of names"),
+        ("overwrite", "yes", "true or false"),
+        ("quantization.kind", None, "none or int8 or nf4"),
+        ("data.train", "???", "missing; type data.train=…"),
+        ("name", "../elsewhere", "a folder name below outputs/"),
+        ("seed", -1, "0 … 4294967295"),
+        ("optimizer.learning_rate", 0.0, "more than 0"),
+        ("evaluation.beams", 0, "1 or more"),
+    ],
+)
+def test_each_bad_value_says_what_was_expected(path: str, value: Any, expected: str) -> None:
+    values = train_values("data.train=a.jsonl", "name=x")
+    *groups, key = path.split(".")
+    group = values
+    for name in groups:
+        group = group[name]
+    group[key] = value
+    with pytest.raises(UserError, match=r"(?s)" + path) as error:
+        to_config(TrainConfig, values)
+    assert expected in str(error.value)
+
+
+def test_a_run_without_an_end_is_refused() -> None:
+    values = train_values("data.train=a.jsonl", "name=x")
+    values["training"]["max_epochs"] = None
+    with pytest.raises(UserError, match="cannot both be null"):
+        to_config(TrainConfig, values)
+
+
+def test_a_name_of_digits_stays_text() -> None:
+    values = train_values("data.train=a.jsonl", "name=2026")
+    assert to_config(TrainConfig, values).name == "2026"
+
+
+def test_the_config_survives_yaml() -> None:
+    """config.yaml of a run is read back into the same configuration."""
+    config = to_config(TrainConfig, train_values("model=nano", "data.train=a.jsonl", "name=x"))
+    values = dataclasses.asdict(config)
+    values["adapter"]["target_modules"] = list(config.adapter.target_modules)
+    assert to_config(TrainConfig, yaml.safe_load(yaml.safe_dump(values))) == config
+
+
+def test_overwrite_and_resume_contradict_each_other() -> None:
+    with pytest.raises(UserError, match="contradict"):
+        to_config(
+            TrainConfig,
+            train_values("data.train=a.jsonl", "name=x", "overwrite=true", "resume=auto"),
+        )
+
+
+def test_merge_config_lists_its_dtypes() -> None:
+    with pytest.raises(UserError, match="float32 or float16 or bfloat16, found 'int8'"):
+        to_config(MergeConfig, {"run": "a", "dtype": "int8", "overwrite": False})
