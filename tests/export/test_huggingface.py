@@ -36,6 +36,7 @@ def located(folder: Path) -> Checkpoint:
 def export(checkpoint: Checkpoint, folder: Path) -> WhisperForConditionalGeneration:
     model = load_base(checkpoint, "none", torch.float32, torch.device("cpu"))
     processor, generation = load_processor(checkpoint), load_generation_config(checkpoint)
+    model.generation_config = GenerationConfig()  # whatever decoding left there does not ship
     write_model(model, processor, generation, checkpoint, folder)
     return model
 

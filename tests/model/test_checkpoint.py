@@ -12,6 +12,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import GenerationConfig
 
 from lora_whisper.config import ModelConfig
@@ -143,6 +144,35 @@ def test_a_half_cached_hub_checkpoint_is_not_there(cached_hub):
         locate(given("owner/toy"))
 
 
+def test_a_download_asks_for_one_copy_of_the_weights(toy_folder, monkeypatch):
+    asked = []
+
+    def snapshot_download(path: str, allow_patterns: list[str], **where: object) -> str:
+        if where.get("local_files_only"):
+            raise LocalEntryNotFoundError("nothing is cached")
+        asked.append((path, where["revision"], allow_patterns))
+        return str(toy_folder)
+
+    files = ["config.json", "model.safetensors", "model.fp32-00001-of-00002.safetensors"]
+    files += ["pytorch_model.bin", "flax_model.msgpack", "tf_model.h5"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: files)
+    assert checkpoints.snapshot(Checkpoint("owner/toy", "v2", "owner/toy")) == toy_folder
+    assert asked == [("owner/toy", "v2", ["*.json", "*.txt", "model.safetensors"])]
+
+
+def test_another_architecture_on_the_hub_is_told_before_its_weights_are_fetched(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path / "config.json")
+    )
+    with pytest.raises(UserError, match="expected model_type 'whisper', found 'wav2vec2'"):
+        locate(given("owner/wav2vec"))
+
+
 def test_weights_are_one_file_or_all_shards_and_safetensors_first():
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert weight_names({"model.safetensors", "pytorch_model.bin"}) == ["model.safetensors"]
@@ -190,9 +220,9 @@ def test_a_configuration_of_2022_neither_forces_english_nor_stops_saving(copy, t
     (copy / "config.json").write_text(json.dumps(values))
     base = load_base(locate(given(copy)), "none", torch.float32, CPU)
     features = toy_inputs()["input_features"]
-    plain = toy_model().generate(features, language="zh", task="transcribe", max_new_tokens=4)
-    tokens = base.generate(features, language="zh", task="transcribe", max_new_tokens=4)
-    assert torch.equal(tokens, plain)
+    for said in ({"language": "zh", "task": "transcribe"}, {}):  # without: the model detects it
+        plain = toy_model().generate(features, **said, max_new_tokens=4)
+        assert torch.equal(base.generate(features, **said, max_new_tokens=4), plain)
     base.save_pretrained(tmp_path / "saved")
     assert load_base(locate(given(copy)), "none", torch.float32, CPU).config.suppress_tokens == [1]
 
@@ -232,6 +262,11 @@ def test_model_bytes_counts_tied_weights_once():
     weights = sum(value.numel() for value in toy_model().parameters())
     assert checkpoints.model_bytes(toy_model()) == 4 * weights
     assert checkpoints.model_bytes(toy_model().half()) == 2 * weights
+
+
+def test_weights_bytes_is_the_size_on_disk(toy_folder):
+    found = locate(given(toy_folder))
+    assert checkpoints.weights_bytes(found) == (toy_folder / "model.safetensors").stat().st_size
 
 
 def test_auto_is_float32_on_a_cpu():
