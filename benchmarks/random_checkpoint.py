@@ -31,6 +31,7 @@ from transformers import (
 
 from lora_whisper.errors import UserError
 from lora_whisper.export.huggingface import TOKENIZER_FILES
+from lora_whisper.model.checkpoint import open_to_readers
 from lora_whisper.model.shapes import shape, shape_names
 
 SHARD_BYTES = 500_000_000
@@ -60,6 +61,7 @@ def write_random_checkpoint(
     config.save_pretrained(folder)
     write_weights(folder, config, seed, dtype)
     write_companions(folder, config, tokenizer, words)
+    open_to_readers(folder)
 
 
 def write_weights(folder: Path, config: WhisperConfig, seed: int, dtype: torch.dtype) -> None:

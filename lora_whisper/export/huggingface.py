@@ -19,7 +19,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from lora_whisper.model.checkpoint import Checkpoint, snapshot
+from lora_whisper.model.checkpoint import Checkpoint, open_to_readers, snapshot
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -49,6 +49,7 @@ def write_model(
     processor.save_pretrained(aside)
     processor.feature_extractor.save_pretrained(aside)  # preprocessor_config.json
     _write_tokenizer(processor.tokenizer, snapshot(checkpoint), aside)
+    open_to_readers(aside)
     if folder.exists():
         shutil.rmtree(folder)
     aside.rename(folder)

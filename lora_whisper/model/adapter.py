@@ -18,7 +18,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import Checkpoint
+from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -69,6 +69,7 @@ def save_adapter(model: PeftModel, folder: Path, base: Checkpoint) -> None:
     config.revision = base.revision
     # The embeddings are the base's own; PEFT's "auto" would ask the hub whether they are.
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    open_to_readers(folder)
 
 
 def load_adapter(

@@ -205,6 +205,17 @@ def model_bytes(model: torch.nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
+def open_to_readers(folder: Path) -> None:
+    """Give weights the permissions of the files beside them.
+
+    safetensors 0.8 makes its files readable by their owner alone, whatever the umask says; a
+    server that runs as somebody else could then not load what was trained.
+    """
+    permissions = next(folder.glob("*.json")).stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(permissions)
+
+
 def _cached_snapshot(checkpoint: Checkpoint) -> Path | None:
     """Look the hub id up in the local cache; None unless everything needed is there."""
     from huggingface_hub import snapshot_download

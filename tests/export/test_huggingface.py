@@ -85,6 +85,12 @@ def test_a_toy_comes_back_whole_from_stock_transformers(tmp_path):
     same_tokens_without_tokenizer_json(tmp_path / "merged", base)
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
+    export(located(toy_checkpoint(tmp_path / "base")), tmp_path / "merged")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "merged").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 def test_a_short_window_survives(tmp_path):
     export(located(toy_checkpoint(tmp_path / "base")), tmp_path / "merged")
     extractor = WhisperProcessor.from_pretrained(tmp_path / "merged").feature_extractor

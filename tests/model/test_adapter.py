@@ -171,6 +171,8 @@ def test_the_file_holds_exactly_the_adapter_s_keys(checkpoint, tmp_path):
     }
     assert saved.keys() == expected.keys()
     assert all(torch.equal(saved[name], expected[name]) for name in saved)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1, "others may read the configuration, but not the weights"
     assert adapter_bytes(tmp_path) == (tmp_path / WEIGHTS_FILE).stat().st_size
 
 
