@@ -10,14 +10,13 @@ from typing import Any
 from rich.table import Table
 
 from lora_whisper import __version__
+from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.run_folder import RunFolder, read_json
 from lora_whisper.terminal import clock, console, megabytes, percent
 
 MODELS = ("base", "adapter", "merged")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
-EMBEDDED_NOTE = (
-    "nano is a tiny model trained on synthetic speech, there to show and to test the pipeline."
-)
+EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech: it shows the pipeline, no more."
 
 
 def versions() -> dict[str, str]:
@@ -87,9 +86,14 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
         lines.append("warning     the adapter is no better than its base on this test set")
     if adapter and merged and merged["wer"] != adapter["wer"]:
         lines.append("warning     the merged model does not score as the adapter does")
-    if summary["checkpoint"].startswith("embedded:"):
-        lines.append(f"note        {EMBEDDED_NOTE}")
+    if note := embedded_note(summary):
+        lines.append(f"note        {note}")
     return lines
+
+
+def embedded_note(summary: dict[str, Any]) -> str:
+    """What has to be said wherever the embedded model's numbers appear."""
+    return EMBEDDED_NOTE if summary["checkpoint"].startswith(EMBEDDED) else ""
 
 
 def _files(folder: RunFolder) -> list[str]:

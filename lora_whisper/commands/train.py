@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -114,6 +115,7 @@ class _Run:
             self.model.train()
             batches = usable(self.config, self._loader(state.step, trainer.total_steps))
             main_loop(trainer, batches, state, recorder.log, recorder.validate, recorder.checkpoint)
+        recorder.warn_of_slow_validation(state)
         self._keep_adapter(trainer, state)
         self._write_summary(state, base_score, self._score_adapter())
 
@@ -249,10 +251,10 @@ class _Run:
         )
 
     def _validation_wer(self, utterances: tuple[Utterance, ...]) -> float:
-        whisper, config = whisper_inside(self.model), self.config
-        score, _ = decode(
-            "validating", whisper, utterances, self.base, config.evaluation, config.seed
-        )
+        # Groups are for the test set, whose columns the validation set need not have.
+        settings = dataclasses.replace(self.config.evaluation, group_by=None)
+        whisper, seed = whisper_inside(self.model), self.config.seed
+        score, _ = decode("validating", whisper, utterances, self.base, settings, seed)
         return score.wer
 
     def _keep_adapter(self, trainer: Trainer, state: TrainingState) -> None:
@@ -301,38 +303,40 @@ class _Run:
         base_score: dict[str, Any] | None,
         adapter_score: dict[str, Any] | None,
     ) -> None:
-        """Write summary.json, which makes the run complete."""
-        from lora_whisper.commands._summary import versions
+        """Write the adapter's card and summary.json, which makes the run complete."""
+        from lora_whisper.commands._card import adapter_card
+        from lora_whisper.commands._summary import embedded_note, versions
         from lora_whisper.model.adapter import adapter_bytes, parameter_counts
         from lora_whisper.model.checkpoint import fingerprint, weights_bytes
 
         trainable, total = parameter_counts(self.model)
-        write_json(
-            self.folder.summary,
-            {
-                "format": SUMMARY_FORMAT,
-                "name": self.config.name,
-                "checkpoint": self.base.checkpoint.name,
-                "checkpoint_fingerprint": fingerprint(self.base.checkpoint),
-                "quantization": self.config.quantization.kind,
-                "base": base_score,
-                "adapter": adapter_score,
-                "merged": None,
-                "adapter_bytes": adapter_bytes(self.folder.adapter),
-                "model_bytes": weights_bytes(self.base.checkpoint),
-                "trainable_parameters": trainable,
-                "total_parameters": total,
-                "train_audio_seconds": round(self.speech.train.seconds, 3),
-                "train_audio_seconds_seen": round(state.audio_seconds, 3),
-                "train_seconds": round(state.train_seconds, 3),
-                "steps": state.step,
-                "adapter_step": state.best.step if state.best else state.step,
-                "left_out": self.speech.left_out,
-                "bad_audio": state.bad_audio,
-                "seed": self.config.seed,
-                "versions": versions(),
-            },
-        )
+        summary: dict[str, Any] = {
+            "format": SUMMARY_FORMAT,
+            "name": self.config.name,
+            "checkpoint": self.base.checkpoint.name,
+            "checkpoint_fingerprint": fingerprint(self.base.checkpoint),
+            "quantization": self.config.quantization.kind,
+            "base": base_score,
+            "adapter": adapter_score,
+            "merged": None,
+            "adapter_bytes": adapter_bytes(self.folder.adapter),
+            "model_bytes": weights_bytes(self.base.checkpoint),
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "train_audio_seconds": round(self.speech.train.seconds, 3),
+            "train_audio_seconds_seen": round(state.audio_seconds, 3),
+            "train_seconds": round(state.train_seconds, 3),
+            "steps": state.step,
+            "adapter_step": state.best.step if state.best else state.step,
+            "left_out": self.speech.left_out,
+            "bad_audio": state.bad_audio,
+            "seed": self.config.seed,
+            "versions": versions(),
+        }
+        card = adapter_card(self.config, summary, self.base.checkpoint.path, embedded_note(summary))
+        if self.accelerator.is_main_process:
+            (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
+            write_json(self.folder.summary, summary)
 
 
 def usable(config: TrainConfig, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:

@@ -6,13 +6,14 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_whisper.data.batches import Batch
 from lora_whisper.run_folder import RunFolder, append_jsonl
-from lora_whisper.terminal import Work, percent
+from lora_whisper.terminal import Work, clock, percent
 from lora_whisper.training.checkpoints import (
     Best,
     TrainingState,
@@ -38,6 +39,7 @@ class Recorder:
     work: Work | None = None
     _results: list[StepResult] = field(default_factory=list)  # since the last line
     _logged_seconds: float = 0.0
+    _validation_seconds: float = 0.0  # of this process
 
     @property
     def writes(self) -> bool:
@@ -87,10 +89,12 @@ class Recorder:
         """Decode and score the validation sample; keep the adapter if none was better."""
         if self.validation is None or self.decode_validation is None:
             return
+        started = time.monotonic()
         self.trainer.whisper.eval()
         loss = mean_loss(self.trainer, self.validation)
         found = Best(state.step, self.decode_validation(), loss)
         self.trainer.whisper.train()
+        self._validation_seconds += time.monotonic() - started
         self._write(
             {"step": state.step, "validation_wer": found.wer, "validation_loss_per_token": loss}
         )
@@ -106,6 +110,16 @@ class Recorder:
             state.best = found
             if self.writes:
                 save_best(self.folder.checkpoints, found, self.trainer.parameters)
+
+    def warn_of_slow_validation(self, state: TrainingState) -> None:
+        """Name the settings when validation took more than a fifth of a run of some minutes."""
+        if self._validation_seconds > max(60.0, state.train_seconds / 5):
+            log.warning(
+                "validation took %s of %s; evaluation.max_validation_utterances and "
+                "training.validate_every_steps make it cheaper",
+                clock(self._validation_seconds),
+                clock(state.train_seconds),
+            )
 
     def checkpoint(self, state: TrainingState) -> None:
         if self.writes:
