@@ -68,6 +68,7 @@ def toy_generation_config(
         "no_timestamps_token_id": ids["<|notimestamps|>"],
         "prev_sot_token_id": ids["<|startofprev|>"],
         "max_initial_timestamp_index": 50,
+        "max_length": 64,
         "return_timestamps": False,
         "is_multilingual": multilingual,
     }

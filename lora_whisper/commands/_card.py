@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lora_whisper.commands._summary import embedded_note
 from lora_whisper.config import TrainConfig
 from lora_whisper.terminal import percent
 
@@ -43,10 +44,11 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")
 UNSCORED = "| not scored: the run had no test set | | | |"
 
 
-def adapter_card(config: TrainConfig, summary: dict[str, Any], base_path: str, note: str) -> str:
+def adapter_card(config: TrainConfig, summary: dict[str, Any], base_path: str) -> str:
     """The card's Markdown, from a run's configuration and summary."""
     scores = {model: summary[model] for model in ("base", "adapter") if summary[model]}
     known = summary["adapter"] or {}
+    note = embedded_note(summary)
     return CARD.format(
         name=config.name,
         version=summary["versions"]["lora_whisper"],

@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from lora_whisper import __version__
-from lora_whisper.model.checkpoint import EMBEDDED
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.commands._inputs import Base, Speech
+from lora_whisper.config import TrainConfig
+from lora_whisper.model.checkpoint import EMBEDDED, fingerprint, weights_bytes
+from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, read_json
 from lora_whisper.terminal import clock, console, megabytes, percent
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from lora_whisper.training.checkpoints import TrainingState
 
 MODELS = ("base", "adapter", "merged")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
@@ -23,6 +30,41 @@ def versions() -> dict[str, str]:
     """What the run was made with."""
     found = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {"lora_whisper": __version__, "python": platform.python_version(), **found}
+
+
+def new_summary(
+    config: TrainConfig,
+    folder: RunFolder,
+    base: Base,
+    speech: Speech,
+    model: PeftModel,
+    state: TrainingState,
+) -> dict[str, Any]:
+    """What summary.json says of a run that was just trained, its scores still to come."""
+    from lora_whisper.model.adapter import adapter_bytes, parameter_counts
+
+    trainable, total = parameter_counts(model)
+    return {
+        "format": SUMMARY_FORMAT,
+        "name": config.name,
+        "checkpoint": base.checkpoint.name,
+        "checkpoint_fingerprint": fingerprint(base.checkpoint),
+        "quantization": config.quantization.kind,
+        **dict.fromkeys(MODELS),
+        "adapter_bytes": adapter_bytes(folder.adapter),
+        "model_bytes": weights_bytes(base.checkpoint),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "train_audio_seconds": round(speech.train.seconds, 3),
+        "train_audio_seconds_seen": round(state.audio_seconds, 3),
+        "train_seconds": round(state.train_seconds, 3),
+        "steps": state.step,
+        "adapter_step": state.best.step if state.best else state.step,
+        "left_out": speech.left_out,
+        "bad_audio": state.bad_audio,
+        "seed": config.seed,
+        "versions": versions(),
+    }
 
 
 def show_summary(folder: RunFolder) -> None:

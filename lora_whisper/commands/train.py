@@ -33,7 +33,7 @@ from lora_whisper.commands._scoring import (
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, locked, rerun_rule, write_json
+from lora_whisper.run_folder import RunFolder, locked, rerun_rule, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from lora_whisper.training.recorder import Recorder
 
 log = logging.getLogger("lora_whisper")
+
+Scored = dict[str, Any] | None  # what score.json holds; None without a test set
 
 
 def check(config: TrainConfig, path: Path) -> None:
@@ -117,7 +119,7 @@ class _Run:
             main_loop(trainer, batches, state, recorder.log, recorder.validate, recorder.checkpoint)
         recorder.warn_of_slow_validation(state)
         self._keep_adapter(trainer, state)
-        self._write_summary(state, base_score, self._score_adapter())
+        self._finish(state, base_score, self._score_adapter())
 
     def _load_model(self) -> PeftModel:
         from lora_whisper.model.adapter import attach
@@ -141,7 +143,7 @@ class _Run:
         log.info(
             "base        %s, %.1f M parameters, window %g s, quantization %s",
             self.base.checkpoint.name,
-            total / 1e6,
+            (total - trainable) / 1e6,
             self.base.window_seconds,
             config.quantization.kind,
         )
@@ -269,7 +271,7 @@ class _Run:
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 
-    def _score_base(self) -> dict[str, Any] | None:
+    def _score_base(self) -> Scored:
         """Score the base before training; a resumed run keeps the score that it has."""
         earlier = earlier_score(self.folder.evaluation / "base" / "test")
         if earlier is not None:
@@ -277,13 +279,13 @@ class _Run:
         with self.model.disable_adapter():
             return self._score("base")
 
-    def _score_adapter(self) -> dict[str, Any] | None:
+    def _score_adapter(self) -> Scored:
         from lora_whisper.model.adapter import merged_in_place
 
         with merged_in_place(self.model):
             return self._score("adapter")
 
-    def _score(self, name: str) -> dict[str, Any] | None:
+    def _score(self, name: str) -> Scored:
         if self.speech.test is None:
             return None
         self.model.eval()
@@ -297,43 +299,15 @@ class _Run:
             self.folder.evaluation / name / "test",
         )
 
-    def _write_summary(
-        self,
-        state: TrainingState,
-        base_score: dict[str, Any] | None,
-        adapter_score: dict[str, Any] | None,
-    ) -> None:
+    def _finish(self, state: TrainingState, base_score: Scored, adapter_score: Scored) -> None:
         """Write the adapter's card and summary.json, which makes the run complete."""
         from lora_whisper.commands._card import adapter_card
-        from lora_whisper.commands._summary import embedded_note, versions
-        from lora_whisper.model.adapter import adapter_bytes, parameter_counts
-        from lora_whisper.model.checkpoint import fingerprint, weights_bytes
+        from lora_whisper.commands._summary import new_summary
 
-        trainable, total = parameter_counts(self.model)
-        summary: dict[str, Any] = {
-            "format": SUMMARY_FORMAT,
-            "name": self.config.name,
-            "checkpoint": self.base.checkpoint.name,
-            "checkpoint_fingerprint": fingerprint(self.base.checkpoint),
-            "quantization": self.config.quantization.kind,
-            "base": base_score,
-            "adapter": adapter_score,
-            "merged": None,
-            "adapter_bytes": adapter_bytes(self.folder.adapter),
-            "model_bytes": weights_bytes(self.base.checkpoint),
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "train_audio_seconds": round(self.speech.train.seconds, 3),
-            "train_audio_seconds_seen": round(state.audio_seconds, 3),
-            "train_seconds": round(state.train_seconds, 3),
-            "steps": state.step,
-            "adapter_step": state.best.step if state.best else state.step,
-            "left_out": self.speech.left_out,
-            "bad_audio": state.bad_audio,
-            "seed": self.config.seed,
-            "versions": versions(),
-        }
-        card = adapter_card(self.config, summary, self.base.checkpoint.path, embedded_note(summary))
+        summary = new_summary(
+            self.config, self.folder, self.base, self.speech, self.model, state
+        ) | {"base": base_score, "adapter": adapter_score}
+        card = adapter_card(self.config, summary, self.base.checkpoint.path)
         if self.accelerator.is_main_process:
             (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
             write_json(self.folder.summary, summary)
