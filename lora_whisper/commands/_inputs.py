@@ -137,6 +137,27 @@ def absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The same configuration for whoever reads config.yaml from another folder.
+
+    What is embedded in the package keeps its name: the package may lie elsewhere by then.
+    """
+    data, model = config.data, config.model
+    if absolute(model.checkpoint).is_dir():  # a hub id stays what it is
+        model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
+    data = dataclasses.replace(
+        data,
+        train=_lasting(data.train),
+        validation=data.validation and _lasting(data.validation),
+        test=data.test and _lasting(data.test),
+    )
+    return dataclasses.replace(config, data=data, model=model)
+
+
+def _lasting(path: str) -> str:
+    return path if path.startswith(EMBEDDED) else str(absolute(path))
+
+
 # ── an earlier run ───────────────────────────────────────────────────────────────────────────
 
 

@@ -21,6 +21,7 @@ from lora_whisper.commands._inputs import (
     read_base,
     read_speech,
     require_same,
+    with_absolute_paths,
     write_config,
 )
 from lora_whisper.commands._scoring import (
@@ -56,7 +57,7 @@ def check(config: TrainConfig, path: Path) -> None:
     Raises:
         UserError: the run exists, or its speech or checkpoint cannot be used.
     """
-    folder = RunFolder(path)
+    config, folder = with_absolute_paths(config), RunFolder(path)
     start = rerun_rule(folder, config.overwrite, config.resume == "auto")
     if start == "resume":
         require_same(folder, config)
@@ -72,7 +73,7 @@ def run(config: TrainConfig, path: Path) -> None:
     """Carry out one run in the folder `path`, or go on with it, or say that it is complete."""
     from lora_whisper.commands._summary import show_summary
 
-    folder = RunFolder(path)
+    config, folder = with_absolute_paths(config), RunFolder(path)
     with locked(path):
         start = rerun_rule(folder, config.overwrite, config.resume == "auto")
         if start == "complete":
@@ -253,10 +254,13 @@ class _Run:
         )
 
     def _validation_wer(self, utterances: tuple[Utterance, ...]) -> float:
+        from lora_whisper.model.adapter import merged_in_place
+
         # Groups are for the test set, whose columns the validation set need not have.
         settings = dataclasses.replace(self.config.evaluation, group_by=None)
         whisper, seed = whisper_inside(self.model), self.config.seed
-        score, _ = decode("validating", whisper, utterances, self.base, settings, seed)
+        with merged_in_place(self.model):
+            score, _ = decode("validating", whisper, utterances, self.base, settings, seed)
         return score.wer
 
     def _keep_adapter(self, trainer: Trainer, state: TrainingState) -> None:

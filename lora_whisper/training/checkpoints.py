@@ -61,7 +61,9 @@ def save_checkpoint(
     aside = _begin(path)
     _save_tensors(aside / ADAPTER, parameters)
     torch.save(optimizer.state_dict(), aside / OPTIMIZER)
-    _finish(aside, path, dataclasses.asdict(state))
+    counters = dataclasses.asdict(state)
+    del counters["best"]  # its home is best/, which may be of a later step
+    _finish(aside, path, counters)
     for old in _complete_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return path
@@ -86,9 +88,13 @@ def load_checkpoint(
     """Set adapter and optimizer to what they were; return how far the run was."""
     load_parameters(path, parameters)
     optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
-    values = read_json(path / STATE)
-    best = values.pop("best")
-    return TrainingState(**values, best=Best(**best) if best else None)
+    return TrainingState(**read_json(path / STATE), best=saved_best(path.parent))
+
+
+def saved_best(folder: Path) -> Best | None:
+    """What `folder`/best holds, if anything was validated yet."""
+    path = folder / "best" / STATE
+    return Best(**read_json(path)) if path.is_file() else None
 
 
 def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -93,6 +93,20 @@ def test_another_test_set_is_scored_beside_the_summary(world: World, line: Line)
     assert json.loads(score.read_text())["utterances"] == 3
 
 
+def test_a_run_can_be_evaluated_from_another_folder(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths of the training command are found again."""
+    monkeypatch.chdir(world.speech)
+    relative = [f"data.{split}={split}.jsonl" for split in ("train", "validation", "test")]
+    others = [one for one in world.arguments("a") if not one.startswith(("data.", "model."))]
+    arguments = [*others, *relative, "model.checkpoint=../toy", "training.max_steps=1"]
+    assert line("train", *arguments) == 0
+    run = world.speech / "outputs" / "a"
+    monkeypatch.chdir("/")
+    assert line("merge", f"run={run}") == 0
+
+
 def test_the_rerun_rule(world: World, line: Line, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = world.arguments("a", "training.max_steps=1")
     assert line("train", *arguments) == 0

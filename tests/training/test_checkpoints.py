@@ -37,6 +37,7 @@ def test_going_on_gives_the_bit_identical_adapter(tmp_path: Path) -> None:
     half = toy_trainer(toy_adapter(dropout=0.3))
     steps(half, 0, 3)
     state = TrainingState(step=3, audio_seconds=1.5, best=Best(2, 0.5, 1.25))
+    save_best(tmp_path, Best(2, 0.5, 1.25), half.parameters)
     save_checkpoint(tmp_path, state, half.parameters, half.optimizer, keep=2)
     resumed = toy_trainer(toy_adapter(dropout=0.3, seed=99))
     path = latest_checkpoint(tmp_path)
