@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def run(config: TrainConfig, path: Path) -> None:
         else:
             if start == "new":
                 begin(config, folder)
-            with terminal.log_to_file(folder.log):
+            with terminal.log_to_file(folder.log), out_of_memory_explained(config):
                 _Run(config, folder).carry_out()
     show_summary(folder)
 
@@ -315,6 +316,25 @@ class _Run:
         if self.accelerator.is_main_process:
             (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
             write_json(self.folder.summary, summary)
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Say what to type when the GPU's memory does not suffice."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The GPU's memory does not suffice: {str(error).splitlines()[0]}\n"
+            "Any of these makes the run smaller, and none changes the global batch:\n"
+            f"  training.micro_batch={max(1, config.training.micro_batch // 2)}\n"
+            "  training.gradient_checkpointing=true\n"
+            "  quantization=nf4\n"
+            f"  evaluation.batch_size={max(1, config.evaluation.batch_size // 2)}\n"
+            "Add overwrite=true, since the run's configuration changes."
+        ) from error
 
 
 def usable(config: TrainConfig, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:

@@ -242,3 +242,16 @@ def test_a_sweep_over_precision_resets_accelerate(world: World, line: Line) -> N
     """A second `Accelerator` of another precision raises in one process."""
     arguments = world.arguments("p", "training.max_steps=1", "training.precision=fp32,bf16")
     assert line("train", "-m", *arguments) == 0
+
+
+def test_out_of_memory_says_what_to_type(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(run: train._Run) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(train._Run, "carry_out", full)
+    assert line("train", *world.arguments("a")) == 2
+    message = capsys.readouterr().err
+    assert "training.micro_batch=1" in message
+    assert "quantization=nf4" in message
