@@ -8,6 +8,7 @@ Neither torch nor transformers is imported, so that a typo is answered at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -106,7 +107,7 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) and its schedule."""
 
     learning_rate: float | None  # at the end of the warm-up; null: by the model's width, see
-    # training/schedule.py
+    # training/defaults.py
     weight_decay: float
     warmup_share: float  # share of all steps over which the learning rate rises from 0
     schedule: Literal["constant", "linear", "cosine"]  # what follows the warm-up
@@ -134,22 +135,26 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long and in what portions the adapter is trained."""
 
-    max_epochs: float | None  # passes over the training set; null: only max_steps counts
-    max_steps: int | None  # optimizer steps; null: only max_epochs counts; both: the smaller
+    max_epochs: float | None  # passes over the training set
+    max_steps: int | None  # optimizer steps; with max_epochs, the smaller counts; both null: 15
+    # epochs, and for tiny corpora at least 150 steps
     global_batch: int  # windows in one optimizer step, over all processes
-    micro_batch: int  # windows in one forward pass of one process
+    micro_batch: (
+        int | None
+    )  # windows in one forward pass of one process; null: by the model's width
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     # arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on another, else fp32
-    gradient_checkpointing: bool  # compute activations twice instead of keeping them
+    gradient_checkpointing: bool | None  # compute activations twice instead of keeping them; null:
+    # from medium (width 1024) on
     checkpoint_every_steps: int
     keep_checkpoints: int  # how many of the last ones stay on disk
-    validate_every_steps: int | None  # null: ten times in a run
+    validate_every_steps: int | None  # null: ten times in a run, fewer in a run of under 250 steps
     log_every_steps: int  # optimizer steps between two lines of metrics.jsonl
     loader_workers: int  # processes that decode audio; 0: the training process itself
 
     def __post_init__(self) -> None:
-        positive = ("global_batch", "micro_batch", "checkpoint_every_steps", "log_every_steps")
-        optional = ("max_epochs", "max_steps", "validate_every_steps")
+        positive = ("global_batch", "checkpoint_every_steps", "log_every_steps")
+        optional = ("max_epochs", "max_steps", "micro_batch", "validate_every_steps")
         at_least_one = {name: getattr(self, name) for name in positive} | {
             name: getattr(self, name) for name in optional if getattr(self, name) is not None
         }
@@ -157,8 +162,6 @@ class TrainingConfig:
             name: (value > 0, f"expected more than 0, found {value}")
             for name, value in at_least_one.items()
         }
-        if self.max_epochs is None and self.max_steps is None:
-            expected["max_epochs"] = (False, "max_epochs and max_steps cannot both be null")
         expected["keep_checkpoints"] = (
             self.keep_checkpoints >= 1,
             f"expected 1 or more, found {self.keep_checkpoints}",
@@ -174,7 +177,8 @@ class TrainingConfig:
 class EvaluationConfig:
     """How hypotheses are decoded and scored."""
 
-    batch_size: int  # windows decoded together; the text does not depend on it
+    batch_size: int | None  # windows decoded together, which does not change the text; null: by the
+    # model's width
     beams: int  # 1 is greedy
     max_utterances: int | None  # a fixed, seeded sample of the test set; null: all of it
     max_validation_utterances: int | None  # the same for the validation set during training
@@ -269,28 +273,35 @@ def to_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
     problems: list[str] = []
     config = _build(kind, values, "", problems)
     if problems:
-        raise UserError("The configuration cannot be used:\n" + listing(problems))
+        raise UserError(
+            "The configuration cannot be used:\n" + listing(problems, shown=len(problems))
+        )
     return typing.cast(Config, config)
 
 
 def _build(kind: type, values: Any, path: str, problems: list[str]) -> Any:
-    """Build one group; problems of all its fields and of their groups are collected."""
+    """Build one group; problems of all its fields and of their groups are collected.
+
+    A group whose fields could all be converted has its ranges checked even if a group inside it is
+    broken: with None in its place, which no range rule looks at.
+    """
     if not isinstance(values, Mapping):
         problems.append(f"{path or 'configuration'}: expected a group of keys, found {values!r}")
         return None
     hints = typing.get_type_hints(kind)
     prefix = f"{path}." if path else ""
-    before = len(problems)
     problems += [f"{prefix}{key}: unknown key" for key in values if key not in hints]
-    fields = {}
+    fields: dict[str, Any] = {}
+    own: list[str] = []
     for name, hint in hints.items():
         if name not in values:
-            problems.append(f"{prefix}{name}: missing; type {prefix}{name}=…")
+            own.append(f"{prefix}{name}: missing; type {prefix}{name}=…")
         elif dataclasses.is_dataclass(hint):
             fields[name] = _build(typing.cast(type, hint), values[name], prefix + name, problems)
         else:
-            fields[name] = _convert(values[name], hint, prefix + name, problems)
-    if len(problems) > before:
+            fields[name] = _convert(values[name], hint, prefix + name, own)
+    problems += own
+    if own:
         return None
     try:
         return kind(**fields)
@@ -318,11 +329,15 @@ def _convert(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
             return tuple(value)
         problems.append(f"{path}: expected a list of names, found {_shown(value)}")
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        if math.isfinite(value):
+            return float(value)
+        problems.append(f"{path}: expected a finite number, found {value}")
     elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     elif type(value) is hint:
         return value
+    elif hint is str and isinstance(value, bool):
+        problems.append(f"{path}: expected text, found {value}; quote it if it was no, yes or on")
     else:
         expected = {int: "a whole number", float: "a number", bool: "true or false"}
         problems.append(f"{path}: expected {expected.get(hint, 'text')}, found {_shown(value)}")

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from lora_whisper.errors import UserError
 
 SUMMARY_FORMAT = 1  # raised when a key of summary.json changes its meaning
+MARKER = "# A run of lora_whisper; this file makes its folder one.\n"
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,19 @@ class RunFolder:
         return self.path / "summary.json"
 
     def is_run(self) -> bool:
-        return self.config.is_file()
+        """Whether config.yaml was written by us: other programs have a file of that name, too."""
+        return self.config.is_file() and self.config.read_bytes().startswith(MARKER.encode())
 
     def is_complete(self) -> bool:
         return self.is_run() and self.summary.is_file()
 
     def remove(self) -> None:
-        """Delete the run; only ever called on a folder that `is_run`."""
+        """Delete the run, under another name first: cut short, it leaves no half of a run."""
         assert self.is_run(), self.path
-        shutil.rmtree(self.path)
+        aside = self.path.with_name(f".{self.path.name}.replaced")
+        shutil.rmtree(aside, ignore_errors=True)
+        self.path.rename(aside)
+        shutil.rmtree(aside)
 
 
 Start = Literal["new", "resume", "complete"]
@@ -96,8 +101,8 @@ def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
         return "new"
     if not folder.is_run():
         raise UserError(
-            f"{path} exists and is not a run (it holds no config.yaml), so it is left alone.\n"
-            "Type another name=…"
+            f"{path} exists and is not a run (it holds no config.yaml of ours).\n"
+            "It is left alone. Type another name=…"
         )
     if overwrite:
         return "new"
@@ -121,7 +126,7 @@ def existing_run(path: str) -> RunFolder:
         raise UserError(f"run={path}: there is no such folder.{_known_runs(folder.path.parent)}")
     if not folder.is_run():
         raise UserError(
-            f"run={path}: this folder is not a run (it holds no config.yaml)."
+            f"run={path}: this folder is not a run (it holds no config.yaml of ours)."
             + _known_runs(folder.path)
         )
     if not folder.is_complete():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -65,6 +66,12 @@ def log_to_file(path: Path) -> Iterator[None]:
     log.addHandler(handler)
     try:
         yield
+    except BaseException as error:  # the console shows it in its own way
+        problem = logging.LogRecord(
+            log.name, logging.ERROR, __file__, 0, "ended by %r", (error,), sys.exc_info()
+        )
+        handler.handle(problem)
+        raise
     finally:
         log.removeHandler(handler)
         handler.close()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, existing_run, locked, rerun_rule, write_json
+from lora_whisper.run_folder import MARKER, RunFolder, existing_run, locked, rerun_rule, write_json
 
 
 def a_run(path: Path, complete: bool) -> RunFolder:
     path.mkdir(parents=True)
     folder = RunFolder(path)
-    folder.config.write_text("name: x\n")
+    folder.config.write_text(MARKER + "name: x\n")
     if complete:
         folder.summary.write_text("{}")
     return folder
@@ -57,6 +57,7 @@ def test_a_folder_with_other_things_is_never_touched(
     tmp_path: Path, overwrite: bool, resume: bool
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "config.yaml").write_text("theme: hugo\n")
     with pytest.raises(UserError, match="is not a run"):
         rerun_rule(RunFolder(tmp_path), overwrite, resume)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"

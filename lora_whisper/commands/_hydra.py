@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 import sys
+import typing
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from lora_whisper.config import to_config
 from lora_whisper.errors import UserError, listing
 from lora_whisper.terminal import log_to_console, quiet_libraries
 
+# Keys whose values are text, whatever they look like.
+TEXT_KEYS = {"name", "run", "model.checkpoint", "data.train", "data.validation", "data.test"}
 PACKAGE = Path(__file__).resolve().parent.parent
 Config = TypeVar("Config")
 
@@ -67,6 +70,8 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
     quiet_libraries()
     try:
         flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+        if flags.config_path or flags.experimental_rerun:
+            raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
         return _carry_out(command, flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -82,7 +87,7 @@ def _carry_out(command: Command[Any], flags: Namespace) -> int:
         if flags.help or flags.hydra_help or flags.info:
             _show_help(hydra, primary, flags)
             return 0
-        overrides = readable_overrides(flags.overrides)
+        overrides = readable_overrides(flags.overrides, sweeps=flags.multirun)
         if flags.cfg:
             _compose(hydra, primary, overrides)
             hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
@@ -123,18 +128,27 @@ def _show_help(hydra: Hydra, primary: str, flags: Namespace) -> None:
 # ── overrides ────────────────────────────────────────────────────────────────────────────────
 
 
-def readable_overrides(overrides: Sequence[str]) -> list[str]:
-    """Quote the values that Hydra's grammar cannot read, so that ordinary paths need no quotes.
+def readable_overrides(overrides: Sequence[str], sweeps: bool = False) -> list[str]:
+    """Quote the values that Hydra's grammar would not read as they stand.
 
-    `data.train=/my data (1)/é.jsonl` holds characters that the grammar refuses outside quotes.
+    `data.train=/my data (1)/é.jsonl` holds characters that it refuses outside quotes, and
+    `name=2026_11_22` it takes for a number. In a sweep a comma parts values.
     """
-    parser, readable = OverridesParser.create(), []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        quoted = "{}='{}'".format(key, value.replace("\\", "\\\\").replace("'", "\\'"))
-        candidates = [override, quoted] if equals else [override]
-        readable.append(next((c for c in candidates if _parses(parser, c)), override))
-    return readable
+    parser = OverridesParser.create()
+    return [_readable(parser, override, sweeps) for override in overrides]
+
+
+def _readable(parser: OverridesParser, override: str, sweeps: bool) -> str:
+    key, equals, value = override.partition("=")
+    # Hydra takes a backslash for itself, but before a quote, where it has to be doubled.
+    escaped = re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + end[2].replace("'", "\\'"), value)
+    quoted = f"{key}='{escaped}'"
+    if not equals or not _parses(parser, quoted):
+        return override
+    is_plain_text = key in TEXT_KEYS and not value.startswith(("'", '"', "[", "$", "null", "???"))
+    if is_plain_text and not (sweeps and "," in value):
+        return quoted
+    return override if _parses(parser, override) else quoted
 
 
 def _parses(parser: OverridesParser, override: str) -> bool:
@@ -232,10 +246,10 @@ def _run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: lis
 
     Returns the exit code: 1 if a point failed.
     """
-    parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
-    if not any(override.get_key_element() == "resume" for override in parsed):
-        overrides = [*overrides, *implied_by_multirun(parsed)]
-        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
+    parser = OverridesParser.create(hydra.config_loader)
+    overrides = [*overrides, *implied_by_multirun(command, parser.parse_overrides(overrides))]
+    parsed = parser.parse_overrides(overrides)
+    _refuse_sweeps_that_lose_points(hydra, primary, overrides, swept_keys(parsed))
     points = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     folders = _check_points(command, hydra, primary, points, swept_keys(parsed))
     task = _Point(command)
@@ -243,19 +257,41 @@ def _run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: lis
     exit_code = 0
     try:
         hydra.multirun(primary, task, [*overrides, subdir])
-    except Exception:  # raised again by Hydra after all points have been run; logged by `_Point`
+    except Exception as error:  # a point's, which Hydra raises again at the end, or Hydra's own
         exit_code = 1
+        log.error("the sweep had an error: %s", error)
     if command.report_sweep is not None:
         command.report_sweep(folders)
     return exit_code
 
 
-def implied_by_multirun(parsed: list[Override]) -> list[str]:
+def implied_by_multirun(command: Command[Any], parsed: list[Override]) -> list[str]:
     """A sweep that is typed again goes on where it stopped, unless it is to be overwritten."""
-    overwrites = any(
-        override.get_key_element() == "overwrite" and override.value() for override in parsed
+    given = {override.get_key_element(): override for override in parsed}
+    can_resume = "resume" in typing.get_type_hints(command.kind) and "resume" not in given
+    overwrites = "overwrite" in given and given["overwrite"].value()
+    return ["resume=auto"] if can_resume and not overwrites else []
+
+
+def _refuse_sweeps_that_lose_points(
+    hydra: Hydra, primary: str, overrides: list[str], keys: list[str]
+) -> None:
+    """Points are checked and named by what is swept on the command line, and by that alone.
+
+    Raises:
+        UserError: a sweep over the sweep's own name, or one that a configuration file asks for.
+    """
+    if "name" in keys:
+        raise UserError("name cannot be swept: it is the name of the sweep's folder. Give it one.")
+    master = hydra.compose_config(
+        primary, overrides, RunMode.MULTIRUN, with_log_configuration=False
     )
-    return [] if overwrites else ["resume=auto"]
+    if master.hydra.sweeper.params:
+        swept = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
+        raise UserError(
+            "hydra.sweeper.params in a configuration file is not read. Type it instead:\n"
+            f"  -m {' '.join(swept)}"
+        )
 
 
 def swept_keys(parsed: list[Override]) -> list[str]:
@@ -284,6 +320,8 @@ def _check_points(
             command.check(config, folders[-1])
         except UserError as error:
             problems.append(f"{point}: {error}")
+    twice = {folder for folder in folders if folders.count(folder) > 1}
+    problems += [f"{folder}: two points would share this folder" for folder in sorted(twice)]
     if problems:
         raise UserError("The sweep cannot be started:\n" + listing(problems))
     return folders

@@ -14,10 +14,10 @@ import yaml
 
 from lora_whisper.config import DataConfig, ModelConfig, TrainConfig, to_config
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus
-from lora_whisper.data.manifest import read_manifest
+from lora_whisper.data.manifest import Utterance, read_manifest
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.checkpoint import EMBEDDED, Checkpoint, locate
-from lora_whisper.run_folder import RunFolder
+from lora_whisper.model.checkpoint import EMBEDDED, Checkpoint, local_path, locate
+from lora_whisper.run_folder import MARKER, RunFolder
 
 if TYPE_CHECKING:
     from transformers import WhisperProcessor
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lora_whisper.data.features import LogMel
     from lora_whisper.data.vocabulary import Vocabulary
 
-PACKAGE = Path(__file__).resolve().parent.parent
 log = logging.getLogger("lora_whisper")
 
 # Keys in which a resumed run may differ from the one it continues: none changes the adapter.
@@ -35,6 +34,8 @@ FREE_TO_CHANGE = {
     "name",
     "training.checkpoint_every_steps",
     "training.keep_checkpoints",
+    "training.micro_batch",  # accumulation is exact but for rounding
+    "training.gradient_checkpointing",
     "training.log_every_steps",
     "training.loader_workers",
     "evaluation.batch_size",
@@ -113,12 +114,44 @@ def read_speech(model: ModelConfig, data: DataConfig) -> Speech:
         UserError: a manifest or its audio cannot be used, or a split is empty.
     """
     manifests = {"train": data.train, "validation": data.validation, "test": data.test}
-    given = {split: absolute(path) for split, path in manifests.items() if path is not None}
+    given = {split: local_path(path) for split, path in manifests.items() if path is not None}
     for split, path in given.items():  # first, since reading the checkpoint takes seconds
         read_manifest(path, split, data.language, data.task)
     base = read_base(model)
     corpora = {split: read_split(path, split, data, base) for split, path in given.items()}
-    return Speech(corpora["train"], corpora.get("validation"), corpora.get("test"))
+    speech = Speech(corpora["train"], corpora.get("validation"), corpora.get("test"))
+    refuse_leaks(speech)
+    return speech
+
+
+def refuse_leaks(speech: Speech) -> None:
+    """See that nothing that is trained on is scored; shared texts are only warned about.
+
+    Raises:
+        UserError: the same piece of audio stands in training and in another split.
+    """
+    trained = {_recording(one) for one in speech.train.utterances}
+    texts = {one.text.casefold().strip() for one in speech.train.utterances}
+    for name in ("validation", "test"):
+        utterances = speech.splits[name].utterances if name in speech.splits else ()
+        shared = [
+            f"{one.row}: {one.audio.name}" for one in utterances if _recording(one) in trained
+        ]
+        if shared:
+            raise UserError(
+                f"{len(shared)} recordings of data.{name} are in data.train too, so that a score "
+                f"on them would mean nothing:\n{listing(shared)}\n"
+                'Give each row a "split", or take them out of one of the manifests.'
+            )
+        same = [one.row for one in utterances if one.text.casefold().strip() in texts]
+        if same:
+            log.warning(
+                "%-11s %d texts are in training too: %s", name, len(same), ", ".join(same[:3])
+            )
+
+
+def _recording(utterance: Utterance) -> tuple[Path, float | None, float | None]:
+    return utterance.audio.resolve(), utterance.start_seconds, utterance.end_seconds
 
 
 def read_split(path: Path, split: str, data: DataConfig, base: Base) -> Corpus:
@@ -127,23 +160,13 @@ def read_split(path: Path, split: str, data: DataConfig, base: Base) -> Corpus:
     return keep_what_fits(corpus, base.processor.tokenizer, base.vocabulary, data)
 
 
-def absolute(path: str) -> Path:
-    """A path as the user typed it: the shell expands no tilde after `=`.
-
-    `embedded:speech/…` lies in the package.
-    """
-    if path.startswith(EMBEDDED):
-        return PACKAGE / "quickstart" / path.removeprefix(EMBEDDED)
-    return Path(path).expanduser().absolute()
-
-
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """The same configuration for whoever reads config.yaml from another folder.
 
     What is embedded in the package keeps its name: the package may lie elsewhere by then.
     """
     data, model = config.data, config.model
-    if absolute(model.checkpoint).is_dir():  # a hub id stays what it is
+    if local_path(model.checkpoint).is_dir():  # a hub id stays what it is
         model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
     data = dataclasses.replace(
         data,
@@ -155,7 +178,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _lasting(path: str) -> str:
-    return path if path.startswith(EMBEDDED) else str(absolute(path))
+    return path if path.startswith(EMBEDDED) else str(local_path(path))
 
 
 # ── an earlier run ───────────────────────────────────────────────────────────────────────────
@@ -165,7 +188,7 @@ def write_config(folder: RunFolder, config: TrainConfig) -> None:
     """Write the resolved configuration; from here on the folder is a run."""
     folder.path.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-    folder.config.write_text(text, encoding="utf-8")
+    folder.config.write_text(MARKER + text, encoding="utf-8")
 
 
 def read_config(folder: RunFolder) -> TrainConfig:
@@ -174,7 +197,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
 
 
 def require_same(folder: RunFolder, config: TrainConfig) -> None:
-    """Refuse to continue a run with a configuration that would have given another adapter.
+    """Refuse to continue, or report as complete, a run of a configuration with another result.
 
     Raises:
         UserError: names every key that differs, with both values.
@@ -187,7 +210,7 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
     ]
     if changed:
         raise UserError(
-            f"The run {folder.path} was begun with another configuration:\n{listing(changed)}\n"
+            f"The run {folder.path} has another configuration:\n{listing(changed)}\n"
             "Give it the same values, type another name=…, or overwrite=true to begin anew."
         )
 

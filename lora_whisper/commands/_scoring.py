@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_whisper.commands._inputs import Base
-from lora_whisper.config import EvaluationConfig, TrainConfig
+from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.manifest import Utterance
+from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import read_json, write_json
 from lora_whisper.terminal import percent, work
 
@@ -28,9 +30,10 @@ def load_whisper(
     config: TrainConfig, base: Base, device: torch.device
 ) -> WhisperForConditionalGeneration:
     """Load the base as the run trains on it: its quantization, its dtype."""
-    from lora_whisper.model.checkpoint import choose_dtype, load_base
+    from lora_whisper.model.checkpoint import load_base
+    from lora_whisper.training.accelerator import choose_dtype
 
-    dtype = choose_dtype(config.model.dtype, device)
+    dtype = choose_dtype(config.model.dtype, config.training.precision)
     return load_base(base.checkpoint, config.quantization.kind, dtype, device)
 
 
@@ -44,23 +47,48 @@ def decode(
     whisper: WhisperForConditionalGeneration,
     utterances: tuple[Utterance, ...],
     base: Base,
-    settings: EvaluationConfig,
-    seed: int,
+    config: TrainConfig,
 ) -> tuple[Score, list[ScoredRow]]:
-    """Decode and score `utterances`, with a progress bar."""
-    from lora_whisper.evaluation.evaluate import evaluate_model
+    """Decode and score `utterances` by the run's settings, with a progress bar.
 
+    Raises:
+        UserError: audio does not decode, and `data.on_bad_audio` is "fail".
+    """
+    from lora_whisper.evaluation.evaluate import evaluate_model
+    from lora_whisper.training.defaults import scoring_batch_for_width
+
+    settings = config.evaluation
+    if settings.batch_size is None:
+        batch_size = scoring_batch_for_width(whisper.config.d_model)
+        settings = dataclasses.replace(settings, batch_size=batch_size)
     with work(title, len(utterances)) as bar:
-        return evaluate_model(
+        score, rows = evaluate_model(
             whisper,
             utterances,
             base.processor,
             base.vocabulary,
             base.features,
             settings,
-            seed,
+            config.seed,
             on_progress=lambda done, total: bar.update(done),
         )
+    report_bad_audio([f"{row.row}: {row.bad_audio}" for row in rows if row.bad_audio], config)
+    return score, rows
+
+
+def report_bad_audio(bad: list[str], config: TrainConfig) -> None:
+    """Name the audio that turned out not to decode; its header had looked sound.
+
+    Raises:
+        UserError: there is some, and `data.on_bad_audio` is "fail".
+    """
+    if bad and config.data.on_bad_audio == "fail":
+        raise UserError(
+            f"Audio does not decode:\n{listing(bad)}\n"
+            "Mend or remove these rows, or type data.on_bad_audio=skip to go on without them."
+        )
+    for line in bad:
+        log.warning("not heard   %s", line)
 
 
 def score_model(
@@ -68,8 +96,7 @@ def score_model(
     whisper: WhisperForConditionalGeneration,
     utterances: tuple[Utterance, ...],
     base: Base,
-    settings: EvaluationConfig,
-    seed: int,
+    config: TrainConfig,
     folder: Path,
 ) -> dict[str, Any]:
     """Score one model on a test set; write score.json and hypotheses.jsonl into `folder`.
@@ -78,13 +105,11 @@ def score_model(
     """
     from lora_whisper.evaluation.evaluate import write_hypotheses
 
-    chosen = sample(utterances, settings.max_utterances, seed)
-    score, rows = decode(f"scoring {model_name}", whisper, chosen, base, settings, seed)
+    chosen = sample(utterances, config.evaluation.max_utterances, config.seed)
+    score, rows = decode(f"scoring {model_name}", whisper, chosen, base, config)
     folder.mkdir(parents=True, exist_ok=True)
     write_hypotheses(folder / "hypotheses.jsonl", rows)
     write_json(folder / "score.json", score.to_dict())
-    for bad in (row for row in rows if row.bad_audio):
-        log.warning("not heard   %s: %s", bad.row, bad.bad_audio)
     low, high = (100 * bound for bound in score.wer_ci95)
     log.info(
         f"{model_name:11} WER {percent(score.wer)} (95 % interval {low:.1f} – {high:.1f} %), "

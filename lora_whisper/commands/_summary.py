@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from lora_whisper.training.checkpoints import TrainingState
 
+MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
 MODELS = ("base", "adapter", "merged")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
 EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech: it shows the pipeline, no more."
@@ -76,7 +79,15 @@ def show_summary(folder: RunFolder) -> None:
         console.print(line, markup=False)
 
 
-def score_table(title: str, scores: dict[str, dict[str, Any] | None]) -> Table:
+def show_scores(title: str, scores: dict[str, dict[str, Any] | None], config: TrainConfig) -> None:
+    """Print the scores on another test set than the run's own."""
+    console.print()
+    console.print(score_table(title, scores, config.quantization.kind))
+    if config.model.checkpoint.startswith(EMBEDDED):
+        console.print(f"note        {EMBEDDED_NOTE}", markup=False)
+
+
+def score_table(title: str, scores: dict[str, dict[str, Any] | None], quantization: str) -> Table:
     """WER with its interval and CER, a row for each model and for each of its groups."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
@@ -86,7 +97,9 @@ def score_table(title: str, scores: dict[str, dict[str, Any] | None]) -> Table:
         if score is None:
             continue
         table.add_section()
-        table.add_row(model, *_cells(score), style="bold")
+        is_rounded = quantization != "none" and model != "merged"
+        name = f"{model} ({quantization})" if is_rounded else model
+        table.add_row(name, *_cells(score), style="bold")
         for group, values in score["groups"].items():
             table.add_row(f"  {group}", *_cells(values))
     return table
@@ -99,12 +112,11 @@ def _cells(score: dict[str, Any]) -> list[str]:
 
 
 def _scores(summary: dict[str, Any]) -> Table | str:
-    scores = {model: summary[model] for model in MODELS}
-    known = next((score for score in scores.values() if score), None)
+    known = summary["base"] or summary["adapter"]
     if known is None:
         return "Nothing was scored: the run has no data.test."
     title = f"{summary['name']}: {known['reference_words']} words, normalizer {known['normalizer']}"
-    return score_table(title, scores)
+    return score_table(title, {model: summary[model] for model in MODELS}, summary["quantization"])
 
 
 def _figures(summary: dict[str, Any]) -> list[str]:
@@ -126,8 +138,9 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
     base, adapter, merged = (summary[model] for model in MODELS)
     if base and adapter and adapter["wer"] >= base["wer"]:
         lines.append("warning     the adapter is no better than its base on this test set")
-    if adapter and merged and merged["wer"] != adapter["wer"]:
-        lines.append("warning     the merged model does not score as the adapter does")
+    if adapter and merged and abs(merged["wer"] - adapter["wer"]) > MERGE_TOLERANCE:
+        difference = percent(abs(merged["wer"] - adapter["wer"]))
+        lines.append(f"warning     the merged model's WER is {difference} off the adapter's")
     if note := embedded_note(summary):
         lines.append(f"note        {note}")
     return lines
@@ -145,12 +158,43 @@ def _files(folder: RunFolder) -> list[str]:
         lines.append(f"merged      {_short(folder.merged)}")
         lines += [
             "next        your own speech, and a model that you choose:",
-            "              lora-whisper train model=large-v3 name=mine data.language=sw \\",
+            f"              {program()} train model=large-v3 name=mine data.language=sw \\",
             "                data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
         ]
     else:
-        lines.append(f"next        lora-whisper merge run={_short(path)}")
+        lines.append(f"next        {program()} merge run={_short(path)}")
     return lines
+
+
+def program() -> str:
+    """What to type for `lora-whisper`: its path, where a virtual environment is not activated."""
+    if shutil.which("lora-whisper"):
+        return "lora-whisper"
+    return _short(Path(sys.executable).with_name("lora-whisper"))
+
+
+def show_sweep(folders: list[Path]) -> None:
+    """Print a row for each point of a sweep; a point that failed says so."""
+    table = Table(title=_short(folders[0].parent), title_justify="left", title_style="bold")
+    table.add_column("point")
+    for heading in ("base WER", "adapter WER", "95 % interval", "trained", "adapter"):
+        table.add_column(heading, justify="right")
+    for folder in map(RunFolder, folders):
+        table.add_row(folder.path.name, *_sweep_cells(folder))
+    console.print()
+    console.print(table)
+
+
+def _sweep_cells(folder: RunFolder) -> list[str]:
+    if not folder.is_complete():
+        return ["failed: see", "train.log"]
+    summary = read_json(folder.summary)
+    size = megabytes(summary["adapter_bytes"])
+    trained = f"{summary['trainable_parameters'] / 1e6:.2f} M"
+    if summary["adapter"] is None:
+        return ["", "", "", trained, size]
+    wer, interval, *_ = _cells(summary["adapter"])
+    return [percent(summary["base"]["wer"]), wer, interval, trained, size]
 
 
 def _short(path: Path) -> str:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._hydra import Command, run_command
-from lora_whisper.commands._inputs import Base, absolute, read_base, read_config, read_split
+from lora_whisper.commands._inputs import Base, read_base, read_config, read_split
 from lora_whisper.commands._scoring import load_whisper, score_model, whisper_inside
 from lora_whisper.config import EvaluateConfig, EvaluationConfig, TrainConfig
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.manifest import read_manifest
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import Checkpoint
+from lora_whisper.model.checkpoint import Checkpoint, local_path
 from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json, write_json
 
 if TYPE_CHECKING:
@@ -32,37 +32,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
+OWN_SET = "test"  # folder of the scores that summary.json holds
+
 
 def check(config: EvaluateConfig, path: Path) -> None:
     """Find the run and read the test set, before anything is loaded."""
     run_config = read_config(existing_run(config.run))
-    manifest = test_manifest(config, run_config)
-    read_manifest(manifest, "test", run_config.data.language, run_config.data.task)
-
-
-def test_manifest(config: EvaluateConfig, run_config: TrainConfig) -> Path:
-    """The manifest to score: the one that was given, else the run's own.
-
-    Raises:
-        UserError: neither is there.
-    """
-    if config.data.test is not None:
-        return absolute(config.data.test)
-    own = _own_manifest(run_config)
-    if own is None:
-        raise UserError(f"The run {config.run} has no data.test. Type data.test=FILE.jsonl")
-    return own
-
-
-def _own_manifest(run_config: TrainConfig) -> Path | None:
-    test = run_config.data.test
-    return None if test is None else absolute(test)
+    data = run_config.data
+    read_manifest(test_manifest(config, run_config), "test", data.language, data.task)
+    config.evaluation.applied_to(run_config.evaluation)
 
 
 def run(config: EvaluateConfig, path: Path) -> None:
     """Score base, adapter and, where it was merged, the merged model."""
-    from lora_whisper.commands._summary import score_table, show_summary
-    from lora_whisper.terminal import console
+    from lora_whisper.commands._summary import show_scores, show_summary
 
     folder = existing_run(config.run)
     with locked(folder.path):
@@ -71,16 +54,28 @@ def run(config: EvaluateConfig, path: Path) -> None:
         base = read_base(run_config.model)
         corpus = read_split(manifest, "test", run_config.data, base)
         settings = settings_for(config, run_config, corpus)
-        is_own = manifest == _own_manifest(run_config)
-        name = "test" if is_own else f"{manifest.parent.name}-{manifest.stem}"
-        scores = score_all(folder, run_config, base, corpus, settings, name)
-        if is_own:
+        name = set_name(manifest, settings, run_config)
+        changed = dataclasses.replace(run_config, evaluation=settings)
+        scores = score_all(folder, changed, base, corpus, name)
+        if name == OWN_SET:
             write_json(folder.summary, read_json(folder.summary) | scores)
-    if is_own:
+    if name == OWN_SET:
         show_summary(folder)
     else:
-        console.print(score_table(f"{manifest} ({corpus.hours:.2f} h)", scores))
+        show_scores(f"{manifest} ({corpus.hours:.2f} h)", scores, run_config)
         log.info("hypotheses  %s", folder.evaluation / "*" / name)
+
+
+def test_manifest(config: EvaluateConfig, run_config: TrainConfig) -> Path:
+    """The manifest to score: the one that was given, else the run's own.
+
+    Raises:
+        UserError: neither is there.
+    """
+    given = config.data.test or run_config.data.test
+    if given is None:
+        raise UserError(f"The run {config.run} has no data.test. Type data.test=FILE.jsonl")
+    return local_path(given)
 
 
 def settings_for(
@@ -99,32 +94,39 @@ def settings_for(
     )
 
 
+def set_name(manifest: Path, settings: EvaluationConfig, run_config: TrainConfig) -> str:
+    """Folder of a test set's scores: `test` only for what summary.json speaks of.
+
+    Scores of other speech, or of other beams or another sample of it, do not compare with those.
+    """
+    own = run_config.data.test
+    is_own = own is not None and manifest == local_path(own)
+    name = OWN_SET if is_own else f"{manifest.parent.name}-{manifest.stem}"
+    for key in ("beams", "max_utterances"):
+        if getattr(settings, key) != getattr(run_config.evaluation, key):
+            name += f"-{key}-{getattr(settings, key)}"
+    return name
+
+
 def score_all(
-    folder: RunFolder,
-    run_config: TrainConfig,
-    base: Base,
-    corpus: Corpus,
-    settings: EvaluationConfig,
-    set_name: str,
+    folder: RunFolder, config: TrainConfig, base: Base, corpus: Corpus, set_name: str
 ) -> dict[str, dict[str, Any] | None]:
     """Score the run's models one after the other; `merged` is None until there is one."""
     from lora_whisper.model.adapter import load_adapter, merged_in_place
     from lora_whisper.training.accelerator import new_accelerator
 
-    device = new_accelerator(run_config.training.precision).device
+    device = new_accelerator(config.training.precision).device
 
     def scored(name: str, whisper: WhisperForConditionalGeneration) -> dict[str, Any]:
         target = folder.evaluation / name / set_name
-        return score_model(
-            name, whisper, corpus.utterances, base, settings, run_config.seed, target
-        )
+        return score_model(name, whisper, corpus.utterances, base, config, target)
 
-    model = load_adapter(load_whisper(run_config, base, device), folder.adapter)
-    whisper = whisper_inside(model)
+    model = load_adapter(load_whisper(config, base, device), folder.adapter)
     with model.disable_adapter():
-        scores: dict[str, dict[str, Any] | None] = {"base": scored("base", whisper)}
+        scores: dict[str, dict[str, Any] | None] = {"base": scored("base", whisper_inside(model))}
     with merged_in_place(model):
-        scores["adapter"] = scored("adapter", whisper)
+        scores["adapter"] = scored("adapter", whisper_inside(model))
+    del model  # two models of large-v3's size do not fit a small card
     is_merged = folder.merged.is_dir()
     scores["merged"] = scored("merged", load_merged(folder, device)) if is_merged else None
     return scores

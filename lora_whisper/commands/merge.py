@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_whisper.commands._hydra import Command, run_command
-from lora_whisper.commands._inputs import Base, absolute, read_base, read_config, read_split
+from lora_whisper.commands._inputs import Base, read_base, read_config, read_split
 from lora_whisper.commands._scoring import score_model
-from lora_whisper.commands.evaluate import load_merged
+from lora_whisper.commands.evaluate import OWN_SET, load_merged
 from lora_whisper.config import MergeConfig, TrainConfig
+from lora_whisper.data.manifest import read_manifest
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import locate
+from lora_whisper.model.checkpoint import local_path, locate
 from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json, write_json
 from lora_whisper.terminal import megabytes
 
@@ -30,12 +31,16 @@ def check(config: MergeConfig, path: Path) -> None:
     """Find the run and its base, and see that nothing is replaced unasked.
 
     Raises:
-        UserError: the run is not there or not complete, it was merged before, or its base is gone.
+        UserError: no complete run, it was merged before, or its base or test set is gone.
     """
     folder = existing_run(config.run)
     if folder.merged.exists() and not config.overwrite:
         raise UserError(f"{folder.merged} exists. Type overwrite=true to replace it.")
-    locate(read_config(folder).model)
+    run_config = read_config(folder)
+    locate(run_config.model)
+    if run_config.data.test is not None:
+        data = run_config.data
+        read_manifest(local_path(run_config.data.test), "test", data.language, data.task)
 
 
 def run(config: MergeConfig, path: Path) -> None:
@@ -77,16 +82,15 @@ def score_merged(
 
     if run_config.data.test is None:
         return None
-    corpus = read_split(absolute(run_config.data.test), "test", run_config.data, base)
+    corpus = read_split(local_path(run_config.data.test), "test", run_config.data, base)
     device = new_accelerator(run_config.training.precision).device
     return score_model(
         "merged",
         load_merged(folder, device),
         corpus.utterances,
         base,
-        run_config.evaluation,
-        run_config.seed,
-        folder.evaluation / "merged" / "test",
+        run_config,
+        folder.evaluation / "merged" / OWN_SET,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from lora_whisper.commands._scoring import (
     decode,
     earlier_score,
     load_whisper,
+    report_bad_audio,
     score_model,
     whisper_inside,
 )
@@ -58,9 +60,11 @@ def check(config: TrainConfig, path: Path) -> None:
     Raises:
         UserError: the run exists, or its speech or checkpoint cannot be used.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("A run uses one process. Type lora-whisper train without a launcher.")
     config, folder = with_absolute_paths(config), RunFolder(path)
     start = rerun_rule(folder, config.overwrite, config.resume == "auto")
-    if start == "resume":
+    if start in ("resume", "complete"):
         require_same(folder, config)
     if start != "complete":
         test = read_speech(config.model, config.data).test
@@ -80,10 +84,12 @@ def run(config: TrainConfig, path: Path) -> None:
         if start == "complete":
             log.info("%s is complete; overwrite=true trains it anew", path)
         else:
-            if start == "new":
-                begin(config, folder)
-            with terminal.log_to_file(folder.log), out_of_memory_explained(config):
-                _Run(config, folder).carry_out()
+            with out_of_memory_explained(config):
+                one = _Run(config, folder)  # loads everything: what fails here costs nothing
+                if start == "new":
+                    begin(config, folder)
+                with terminal.log_to_file(folder.log):
+                    one.carry_out()
     show_summary(folder)
 
 
@@ -105,11 +111,11 @@ class _Run:
         self.speech: Speech = read_speech(config.model, config.data)
         self.accelerator: Accelerator = new_accelerator(config.training.precision)
         self.base.features.to(self.accelerator.device)
+        self.model: PeftModel = self._load_model()
 
     def carry_out(self) -> None:
         from lora_whisper.training.loop import main_loop
 
-        self.model: PeftModel = self._load_model()
         self._announce()
         base_score = self._score_base()
         trainer = self._trainer()
@@ -117,7 +123,7 @@ class _Run:
         state = recorder.resume()
         with terminal.work("training", trainer.total_steps, state.step) as recorder.work:
             self.model.train()
-            batches = usable(self.config, self._loader(state.step, trainer.total_steps))
+            batches = self._usable(self._loader(state.step, trainer.total_steps))
             main_loop(trainer, batches, state, recorder.log, recorder.validate, recorder.checkpoint)
         recorder.warn_of_slow_validation(state)
         self._keep_adapter(trainer, state)
@@ -125,15 +131,14 @@ class _Run:
 
     def _load_model(self) -> PeftModel:
         from lora_whisper.model.adapter import attach
+        from lora_whisper.training.defaults import checkpointing_for_width
 
         config = self.config
-        return attach(
-            load_whisper(config, self.base, self.accelerator.device),
-            config.adapter,
-            config.quantization.kind,
-            config.training.gradient_checkpointing,
-            config.seed,
-        )
+        whisper = load_whisper(config, self.base, self.accelerator.device)
+        checkpointing = config.training.gradient_checkpointing
+        if checkpointing is None:
+            checkpointing = checkpointing_for_width(whisper.config.d_model)
+        return attach(whisper, config.adapter, config.quantization.kind, checkpointing, config.seed)
 
     def _announce(self) -> None:
         """Say what is about to be trained on what."""
@@ -172,8 +177,8 @@ class _Run:
         import torch
 
         from lora_whisper.model.adapter import adapter_parameters
+        from lora_whisper.training.defaults import learning_rate_for_width, total_steps
         from lora_whisper.training.loop import Trainer
-        from lora_whisper.training.schedule import learning_rate_for_width, total_steps
 
         config, whisper = self.config, whisper_inside(self.model)
         parameters = adapter_parameters(self.model)
@@ -187,12 +192,7 @@ class _Run:
             parameters=parameters,
             optimizer=self.accelerator.prepare(optimizer),
             features=self.base.features,
-            total_steps=total_steps(
-                len(self.speech.train.utterances),
-                config.training.global_batch,
-                config.training.max_epochs,
-                config.training.max_steps,
-            ),
+            total_steps=total_steps(len(self.speech.train.utterances), config.training),
             peak_learning_rate=peak,
             schedule=config.optimizer,
             settings=config.training,
@@ -214,24 +214,21 @@ class _Run:
         )
 
     def _loader(self, first_step: int, last_step: int) -> Iterable[list[Batch]]:
+        """The global batches of the steps still to be trained."""
         from lora_whisper.data.batches import step_loader
 
         training = self.config.training
-        dataset = self._dataset(
-            self.speech.train.utterances, training.global_batch, training.micro_batch
-        )
+        dataset = self._dataset(self.speech.train.utterances, training.global_batch)
         return step_loader(dataset, first_step, last_step, training.loader_workers)
 
     def _validation_loader(self, utterances: tuple[Utterance, ...]) -> Iterable[list[Batch]]:
         from lora_whisper.data.batches import step_loader, steps_per_epoch
 
-        size = self.config.training.micro_batch * self.accelerator.num_processes
-        dataset = self._dataset(utterances, size, self.config.training.micro_batch)
+        size = self._micro_batch()
+        dataset = self._dataset(utterances, size)
         return step_loader(dataset, 0, steps_per_epoch(len(utterances), size), workers=0)
 
-    def _dataset(
-        self, utterances: tuple[Utterance, ...], global_batch: int, micro_batch: int
-    ) -> StepDataset:
+    def _dataset(self, utterances: tuple[Utterance, ...], global_batch: int) -> StepDataset:
         from lora_whisper.data.batches import StepDataset
 
         return StepDataset(
@@ -239,11 +236,22 @@ class _Run:
             self.base.processor.tokenizer,
             self.base.vocabulary,
             global_batch,
-            micro_batch,
+            self._micro_batch(),
             self.config.seed,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
         )
+
+    def _micro_batch(self) -> int:
+        from lora_whisper.training.defaults import micro_batch_for_width
+
+        width = whisper_inside(self.model).config.d_model
+        return self.config.training.micro_batch or micro_batch_for_width(width)
+
+    def _usable(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Pass batches on, after naming the audio in them that turned out not to decode."""
+        for micro_batches in batches:
+            bad = [f"{one.row}: {one.reason}" for batch in micro_batches for one in batch.bad]
+            report_bad_audio(bad, self.config)
+            yield micro_batches
 
     def _validation_sample(self) -> tuple[Utterance, ...]:
         """The same utterances for the whole run, so that its steps can be compared."""
@@ -259,9 +267,10 @@ class _Run:
 
         # Groups are for the test set, whose columns the validation set need not have.
         settings = dataclasses.replace(self.config.evaluation, group_by=None)
-        whisper, seed = whisper_inside(self.model), self.config.seed
+        config = dataclasses.replace(self.config, evaluation=settings)
         with merged_in_place(self.model):
-            score, _ = decode("validating", whisper, utterances, self.base, settings, seed)
+            whisper = whisper_inside(self.model)
+            score, _ = decode("validating", whisper, utterances, self.base, config)
         return score.wer
 
     def _keep_adapter(self, trainer: Trainer, state: TrainingState) -> None:
@@ -271,8 +280,7 @@ class _Run:
 
         if state.best is not None:
             load_parameters(self.folder.checkpoints / "best", trainer.parameters)
-        if self.accelerator.is_main_process:
-            save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
+        save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 
@@ -299,8 +307,7 @@ class _Run:
             whisper_inside(self.model),
             self.speech.test.utterances,
             self.base,
-            self.config.evaluation,
-            self.config.seed,
+            self.config,
             self.folder.evaluation / name / "test",
         )
 
@@ -313,9 +320,8 @@ class _Run:
             self.config, self.folder, self.base, self.speech, self.model, state
         ) | {"base": base_score, "adapter": adapter_score}
         card = adapter_card(self.config, summary, self.base.checkpoint.path)
-        if self.accelerator.is_main_process:
-            (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
-            write_json(self.folder.summary, summary)
+        (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
+        write_json(self.folder.summary, summary)
 
 
 @contextmanager
@@ -326,40 +332,29 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        training = max(1, (config.training.micro_batch or 4) // 2)
+        scoring = max(1, (config.evaluation.batch_size or 4) // 2)
         raise UserError(
             f"The GPU's memory does not suffice: {str(error).splitlines()[0]}\n"
-            "Any of these makes the run smaller, and none changes the global batch:\n"
-            f"  training.micro_batch={max(1, config.training.micro_batch // 2)}\n"
-            "  training.gradient_checkpointing=true\n"
-            "  quantization=nf4\n"
-            f"  evaluation.batch_size={max(1, config.evaluation.batch_size // 2)}\n"
-            "Add overwrite=true, since the run's configuration changes."
+            "Type the same command with resume=auto and, if it happened\n"
+            f"  in training: training.micro_batch={training} "
+            "training.gradient_checkpointing=true\n"
+            f"  in scoring: evaluation.batch_size={scoring}\n"
+            "Or begin anew with overwrite=true quantization=nf4."
         ) from error
 
 
-def usable(config: TrainConfig, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-    """Pass batches on, after naming the windows in them whose audio turned out not to decode.
+def report_sweep(folders: list[Path]) -> None:
+    from lora_whisper.commands._summary import show_sweep
 
-    Raises:
-        UserError: there are such windows, and `data.on_bad_audio` is "fail".
-    """
-    for micro_batches in batches:
-        bad = [f"{one.row}: {one.reason}" for batch in micro_batches for one in batch.bad]
-        if bad and config.data.on_bad_audio == "fail":
-            raise UserError(
-                f"Audio does not decode:\n{listing(bad)}\n"
-                "Mend or remove these rows, or type data.on_bad_audio=skip to train without them."
-            )
-        for line in bad:
-            log.warning("left out    %s", line)
-        yield micro_batches
+    show_sweep(folders)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(COMMAND, arguments)
 
 
-COMMAND = Command("train", TrainConfig, check, run)
+COMMAND = Command("train", TrainConfig, check, run, report_sweep)
 
 if __name__ == "__main__":
     sys.exit(main())

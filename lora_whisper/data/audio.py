@@ -50,11 +50,6 @@ def read_header(path: Path) -> Header:
     return Header(info.samplerate, info.frames)
 
 
-def duration_seconds(path: Path) -> float:
-    """Length of a whole file, from its header."""
-    return read_header(path).seconds
-
-
 def slice_seconds(
     path: Path, header: Header, start_seconds: float | None, end_seconds: float | None
 ) -> tuple[float, float]:

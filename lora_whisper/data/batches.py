@@ -6,6 +6,7 @@ have seen, and one process sees the same global batch as several do together.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -118,11 +119,17 @@ def step_loader(
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
         generator=torch.Generator().manual_seed(dataset.seed),
     )
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the machine with the training process; one thread each is enough."""
+def _begin_worker(worker: int) -> None:
+    """One thread each, since workers share the machine with the training process.
+
+    A terminal's Ctrl-C reaches them too, but ending is the training process's to decide; and they
+    must not inherit its handler of SIGTERM, by which PyTorch ends them.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

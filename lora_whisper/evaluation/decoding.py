@@ -83,14 +83,16 @@ def transcribe(
     Raises:
         UserError: a language that the checkpoint does not know, or none where it needs one.
     """
+    batch_size = settings.batch_size
+    assert batch_size is not None, "null is for whoever knows the model's width"
     started = time.perf_counter()
     _check_languages(vocabulary, utterances)
     listener = Listener(model, processor, vocabulary, features, settings.beams)
     order = sorted(range(len(utterances)), key=lambda row: -utterances[row].duration_seconds)
     heard: dict[int, Heard] = {}
     with _evaluating(model), torch.inference_mode():
-        for start in range(0, len(order), settings.batch_size):
-            rows = order[start : start + settings.batch_size]
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
             found = listener.hear([utterances[row] for row in rows])
             heard |= zip(rows, found, strict=True)
             if on_progress is not None:

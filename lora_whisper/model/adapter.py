@@ -72,9 +72,7 @@ def save_adapter(model: PeftModel, folder: Path, base: Checkpoint) -> None:
     open_to_readers(folder)
 
 
-def load_adapter(
-    base: WhisperForConditionalGeneration, folder: Path, trainable: bool = False
-) -> PeftModel:
+def load_adapter(base: WhisperForConditionalGeneration, folder: Path) -> PeftModel:
     """Put the saved adapter on `base`, which is changed in place.
 
     Raises:
@@ -85,7 +83,7 @@ def load_adapter(
         raise UserError(f"{folder} holds no adapter: expected {' and '.join(missing)}")
     if is_quantized(base):
         prepare_for_training(base)
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    return PeftModel.from_pretrained(base, str(folder))
 
 
 def adapter_bytes(folder: Path) -> int:

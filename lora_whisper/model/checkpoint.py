@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         WhisperProcessor,
     )
 
-EMBEDDED = "embedded:"  # prefix of the models in the package
+EMBEDDED = "embedded:"  # prefix of what is in the package
 SMALL_FILES = ("*.json", "*.txt")  # configurations and tokenizer
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
@@ -44,6 +44,16 @@ class Checkpoint:
     name: str  # as the user gave it
 
 
+def local_path(name: str) -> Path:
+    """A path as the user typed it, absolute; `embedded:…` lies in the package.
+
+    The shell expands no tilde after `=`, so it is expanded here.
+    """
+    if name.startswith(EMBEDDED):
+        return Path(__file__).parents[1] / "quickstart" / name.removeprefix(EMBEDDED)
+    return Path(name).expanduser().absolute()
+
+
 def locate(config: ModelConfig) -> Checkpoint:
     """Find the checkpoint: an embedded one, a folder, or a hub id.
 
@@ -51,9 +61,7 @@ def locate(config: ModelConfig) -> Checkpoint:
         UserError: neither a folder nor in the hub's cache nor reachable; or not a complete Whisper.
     """
     name = config.checkpoint
-    folder = Path(name).expanduser()
-    if name.startswith(EMBEDDED):
-        folder = Path(__file__).parents[1] / "quickstart" / name.removeprefix(EMBEDDED)
+    folder = local_path(name)
     if folder.is_dir():
         _require_whisper(folder, name)
         return Checkpoint(str(folder.resolve()), None, name)
@@ -129,18 +137,6 @@ def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
 def window_seconds(config: WhisperConfig) -> float:
     """Length of the audio that the encoder sees at once, 30 s for the published checkpoints."""
     return config.max_source_positions * FRAMES_PER_POSITION / FRAMES_PER_SECOND
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn `model.dtype` into a dtype; auto is bfloat16 on a GPU that computes in it."""
-    import torch
-
-    if name != "auto":
-        dtype = getattr(torch, name)
-        assert isinstance(dtype, torch.dtype)
-        return dtype
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float32
 
 
 def load_base(

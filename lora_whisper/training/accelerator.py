@@ -1,4 +1,4 @@
-"""Device, precision and processes, through accelerate."""
+"""Device and precision, through accelerate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
+from lora_whisper.errors import UserError
+
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def new_accelerator(precision: str) -> Accelerator:
@@ -22,9 +25,27 @@ def new_accelerator(precision: str) -> Accelerator:
 
 
 def choose_precision(name: str) -> str:
-    """Turn `training.precision` into fp32, bf16 or fp16; auto takes what the device is good at."""
+    """Turn `training.precision` into fp32, bf16 or fp16; auto takes what the device is good at.
+
+    Raises:
+        UserError: fp16 without a GPU, which accelerate would leave out without a word.
+    """
+    if name == "fp16" and not torch.cuda.is_available():
+        raise UserError("training.precision=fp16 needs a GPU. Type bf16, or leave it out.")
     if name != "auto":
         return name
     if not torch.cuda.is_available():
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def choose_dtype(name: str, precision: str) -> torch.dtype:
+    """Turn `model.dtype` into the dtype of the frozen weights; auto is that of `precision`.
+
+    One decides the other: fp32 arithmetic on weights rounded to bf16 would be fp32 in name only.
+    """
+    if name == "auto":
+        return DTYPES[choose_precision(precision)]
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype

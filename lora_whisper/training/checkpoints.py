@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from lora_whisper.run_folder import read_json, write_json
@@ -55,12 +56,14 @@ def save_checkpoint(
     parameters: Mapping[str, nn.Parameter],
     optimizer: Optimizer,
     keep: int,
+    scaler: GradScaler | None = None,
 ) -> Path:
     """Write `folder`/step-NNNNNN and remove all but the last `keep` of them."""
     path = folder / f"step-{state.step:06d}"
     aside = _begin(path)
     _save_tensors(aside / ADAPTER, parameters)
-    torch.save(optimizer.state_dict(), aside / OPTIMIZER)
+    scaler_state = scaler.state_dict() if scaler is not None else None
+    torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler_state}, aside / OPTIMIZER)
     counters = dataclasses.asdict(state)
     del counters["best"]  # its home is best/, which may be of a later step
     _finish(aside, path, counters)
@@ -83,11 +86,17 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer
+    path: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: Optimizer,
+    scaler: GradScaler | None = None,
 ) -> TrainingState:
-    """Set adapter and optimizer to what they were; return how far the run was."""
+    """Set adapter, optimizer and loss scaler to what they were; return how far the run was."""
     load_parameters(path, parameters)
-    optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
+    states = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
+    optimizer.load_state_dict(states["optimizer"])
+    if scaler is not None and states["scaler"] is not None:
+        scaler.load_state_dict(states["scaler"])
     return TrainingState(**read_json(path / STATE), best=saved_best(path.parent))
 
 
@@ -128,7 +137,5 @@ def _finish(aside: Path, path: Path, state: dict[str, object]) -> None:
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
     if path.exists():
-        # A folder cannot be renamed onto a full one; `best` without a name for an instant is
-        # covered by the step checkpoint, which is written before it.
-        shutil.rmtree(path)
+        shutil.rmtree(path)  # a folder cannot be renamed onto a full one
     os.rename(aside, path)

@@ -24,6 +24,7 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.data.features import LogMel
 from lora_whisper.errors import UserError
 from lora_whisper.training.checkpoints import TrainingState
+from lora_whisper.training.defaults import validate_every
 from lora_whisper.training.loss import window_loss_sum
 from lora_whisper.training.schedule import learning_rate
 from lora_whisper.training.stopping import Stopped, StopRequest
@@ -100,12 +101,12 @@ def forward(trainer: Trainer, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def mean_loss(trainer: Trainer, loader: Iterable[list[Batch]]) -> float:
-    """Loss per target token over all that `loader` yields, over all processes."""
-    totals = torch.zeros(2, dtype=torch.float64)
+    """Loss per target token over all that `loader` yields."""
+    loss_sum, tokens = 0.0, 0
     for batch in (batch for batches in loader for batch in batches if batch.rows):
-        totals += torch.tensor([forward(trainer, batch).item(), batch.target_tokens])
-    loss_sum, tokens = trainer.accelerator.reduce(totals.to(trainer.accelerator.device)).tolist()
-    return loss_sum / max(1.0, tokens)
+        loss_sum += forward(trainer, batch).item()
+        tokens += batch.target_tokens
+    return loss_sum / max(1, tokens)
 
 
 def main_loop(
@@ -123,7 +124,7 @@ def main_loop(
         UserError: the loss is not finite any more.
     """
     settings, last = trainer.settings, trainer.total_steps
-    validate_every = settings.validate_every_steps or max(1, math.ceil(last / 10))
+    steps_between_validations = validate_every(last, settings)
     clock = _Clock(state)
     with StopRequest() as stop:
         for micro_batches in loader:
@@ -134,7 +135,7 @@ def main_loop(
             state.bad_audio += result.bad_audio
             clock.tick()
             on_log(state, result)
-            if state.step % validate_every == 0 or state.step == last:
+            if state.step % steps_between_validations == 0 or state.step == last:
                 on_validate(state)
                 clock.tick()
             due = state.step % settings.checkpoint_every_steps == 0 or state.step == last

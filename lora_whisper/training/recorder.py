@@ -29,7 +29,7 @@ log = logging.getLogger("lora_whisper")
 
 @dataclass
 class Recorder:
-    """The three callbacks of `main_loop`; only the main process writes."""
+    """The three callbacks of `main_loop`."""
 
     folder: RunFolder
     trainer: Trainer
@@ -41,21 +41,21 @@ class Recorder:
     _logged_seconds: float = 0.0
     _validation_seconds: float = 0.0  # of this process
 
-    @property
-    def writes(self) -> bool:
-        return self.trainer.accelerator.is_main_process
-
     def resume(self) -> TrainingState:
         """Go back to the last checkpoint, if there is one, and forget what came after it."""
         path = latest_checkpoint(self.folder.checkpoints)
         if path is None:
             state = TrainingState()
         else:
-            state = load_checkpoint(path, self.trainer.parameters, self.trainer.optimizer)
+            state = load_checkpoint(
+                path,
+                self.trainer.parameters,
+                self.trainer.optimizer,
+                self.trainer.accelerator.scaler,
+            )
             log.info("going on from step %d of %d", state.step, self.trainer.total_steps)
         self._logged_seconds = state.train_seconds
-        if self.writes:
-            forget_after(self.folder.metrics, state.step)
+        forget_after(self.folder.metrics, state.step)
         return state
 
     def log(self, state: TrainingState, result: StepResult) -> None:
@@ -64,21 +64,24 @@ class Recorder:
         if self.work is not None:
             best = f" WER {percent(state.best.wer)}" if state.best else ""
             self.work.update(state.step, f"loss {result.loss:.3f}{best}")
-        if state.step % self.trainer.settings.log_every_steps == 0:
+        is_last = state.step == self.trainer.total_steps
+        if is_last or state.step % self.trainer.settings.log_every_steps == 0:
             self._write(self._line(state))
 
-    def _line(self, state: TrainingState) -> dict[str, float]:
+    def _line(self, state: TrainingState) -> dict[str, float | None]:
         """Means over the steps since the last line, weighted by their tokens."""
         results, self._results = self._results, []
         tokens = sum(result.target_tokens for result in results)
         seconds = state.train_seconds - self._logged_seconds
         self._logged_seconds = state.train_seconds
+        norm = results[-1].gradient_norm
         return {
             "step": state.step,
             "epoch": round(state.step / self.steps_per_epoch, 4),
             "loss_per_token": sum(r.loss * r.target_tokens for r in results) / max(1, tokens),
             "learning_rate": results[-1].learning_rate,
-            "gradient_norm": results[-1].gradient_norm,
+            # Not finite where fp16's loss scaler skipped the step; JSON has no infinity.
+            "gradient_norm": norm if math.isfinite(norm) else None,
             "target_tokens": tokens,
             "audio_seconds": round(state.audio_seconds, 3),
             "audio_seconds_per_second": sum(r.audio_seconds for r in results) / max(seconds, 1e-9),
@@ -108,8 +111,7 @@ class Recorder:
         )
         if is_best:
             state.best = found
-            if self.writes:
-                save_best(self.folder.checkpoints, found, self.trainer.parameters)
+            save_best(self.folder.checkpoints, found, self.trainer.parameters)
 
     def warn_of_slow_validation(self, state: TrainingState) -> None:
         """Name the settings when validation took more than a fifth of a run of some minutes."""
@@ -122,19 +124,21 @@ class Recorder:
             )
 
     def checkpoint(self, state: TrainingState) -> None:
-        if self.writes:
-            trainer = self.trainer
-            save_checkpoint(
-                self.folder.checkpoints,
-                state,
-                trainer.parameters,
-                trainer.optimizer,
-                trainer.settings.keep_checkpoints,
-            )
+        """Save everything, and first what a resumed run would not log any more."""
+        if self._results:
+            self._write(self._line(state))
+        trainer = self.trainer
+        save_checkpoint(
+            self.folder.checkpoints,
+            state,
+            trainer.parameters,
+            trainer.optimizer,
+            trainer.settings.keep_checkpoints,
+            trainer.accelerator.scaler,
+        )
 
-    def _write(self, line: dict[str, float]) -> None:
-        if self.writes:
-            append_jsonl(self.folder.metrics, line)
+    def _write(self, line: dict[str, float | None]) -> None:
+        append_jsonl(self.folder.metrics, line)
 
 
 def forget_after(metrics: Path, step: int) -> None:

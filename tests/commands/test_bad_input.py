@@ -120,3 +120,95 @@ def test_merge_replaces_nothing_unasked(
     assert line("merge", "run=outputs/a") == 2
     assert "overwrite=true" in capsys.readouterr().err
     assert line("merge", "run=outputs/a", "overwrite=true") == 0
+
+
+def test_a_run_is_replaced_only_when_the_new_one_can_begin(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("a", "training.max_steps=1")
+    assert line("train", *arguments) == 0
+    before = Path("outputs/a/summary.json").read_text()
+    assert line("train", *arguments, "overwrite=true", "adapter.target_modules=[nope]") == 2
+    assert "nope" in capsys.readouterr().err
+    assert Path("outputs/a/summary.json").read_text() == before
+    assert line("train", *arguments, "name=b", "adapter.target_modules=[nope]") == 2
+    assert not Path("outputs/b").exists()
+
+
+def test_a_complete_run_is_not_reported_for_another_configuration(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("a", "training.max_steps=1")
+    assert line("train", *arguments) == 0
+    assert line("train", *arguments, "resume=auto", "adapter.alpha=1") == 2
+    assert "adapter.alpha: was 32.0, is 1.0" in capsys.readouterr().err
+
+
+def test_training_on_the_test_recordings_is_refused(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("a", f"data.test={world.speech / 'train.jsonl'}")
+    assert line("train", *arguments) == 2
+    assert "20 recordings of data.test are in data.train too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["name=a,b"], "name cannot be swept"),
+        (["adapter.rank=2,2"], "two points would share this folder"),
+    ],
+)
+def test_a_sweep_that_would_lose_points_is_refused(
+    world: World,
+    line: Line,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    expected: str,
+) -> None:
+    given = {one.split("=")[0] for one in overrides}
+    others = [one for one in world.arguments("s") if one.split("=")[0] not in given]
+    assert line("train", "-m", *others, *overrides) == 2
+    assert expected in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+def test_a_sweep_in_a_file_is_refused(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "ranks.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      adapter.rank: 2,3\n"
+    )
+    arguments = world.arguments("s", "experiment=ranks")
+    assert line("train", "-m", "--config-dir", str(own.parent), *arguments) == 2
+    assert "-m adapter.rank=2,3" in capsys.readouterr().err
+
+
+def test_a_launcher_of_several_processes_is_refused(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert line("train", *world.arguments("a")) == 2
+    assert "one process" in capsys.readouterr().err
+
+
+def test_audio_that_breaks_off_is_named(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its header is sound, so that only decoding finds it: here in the base's score."""
+    import soundfile
+
+    from tests.toy_speech import tone, write_manifest
+
+    clip = tmp_path / "cut.flac"
+    soundfile.write(clip, tone(1.0), 16_000)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    rows = [{"audio": str(clip), "text": "one", "language": "en"}]
+    test = write_manifest(tmp_path / "cut.jsonl", rows)
+    arguments = world.arguments("a", f"data.test={test}", "training.max_steps=1")
+    assert line("train", *arguments) == 2
+    assert "cut.jsonl:1" in capsys.readouterr().err
+    assert line("train", *arguments, "overwrite=true", "data.on_bad_audio=skip") == 0
+    assert "not heard   cut.jsonl:1" in capsys.readouterr().out

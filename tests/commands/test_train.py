@@ -236,6 +236,7 @@ def test_a_point_that_fails_does_not_take_the_sweep_along(
     monkeypatch.setattr(train._Run, "carry_out", real)
     assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 0
     assert (sweep / "adapter.rank-3" / "summary.json").exists()
+    assert "adapter.rank-3" in capsys.readouterr().out, "the table has a row for each point"
 
 
 def test_a_sweep_over_precision_resets_accelerate(world: World, line: Line) -> None:
@@ -255,3 +256,41 @@ def test_out_of_memory_says_what_to_type(
     message = capsys.readouterr().err
     assert "training.micro_batch=1" in message
     assert "quantization=nf4" in message
+
+
+def test_other_settings_are_scored_beside_the_summary(world: World, line: Line) -> None:
+    """Scores of one utterance and of four do not stand in one table."""
+    assert line("train", *world.arguments("a")) == 0
+    before = Path("outputs/a/summary.json").read_text()
+    assert line("evaluate", "run=outputs/a", "evaluation.max_utterances=1") == 0
+    assert Path("outputs/a/summary.json").read_text() == before
+    score = Path("outputs/a/evaluation/adapter/test-max_utterances-1/score.json")
+    assert json.loads(score.read_text())["utterances"] == 1
+
+
+def test_several_runs_are_evaluated_with_m(world: World, line: Line) -> None:
+    for name in ("a", "b"):
+        assert line("train", *world.arguments(name, "training.max_steps=1")) == 0
+    assert line("evaluate", "-m", "run=outputs/a,outputs/b") == 0
+    assert line("merge", "-m", "run=outputs/a,outputs/b") == 0
+    assert Path("outputs/b/merged/model.safetensors").exists()
+
+
+def test_every_step_is_in_the_metrics(world: World, line: Line) -> None:
+    """Also those after the last multiple of log_every_steps."""
+    arguments = world.arguments("a", "data.validation=null", "training.log_every_steps=3")
+    assert line("train", *arguments) == 0
+    rows = Path("outputs/a/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [3, 4]
+
+
+def test_the_log_file_tells_how_a_run_ended(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: train._Run) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(train._Run, "carry_out", broken)
+    with pytest.raises(RuntimeError):
+        line("train", *world.arguments("a"))
+    assert "RuntimeError: out of luck" in Path("outputs/a/train.log").read_text()

@@ -9,8 +9,8 @@ import soundfile
 from lora_whisper.data.audio import (
     SAMPLING_RATE,
     AudioError,
-    duration_seconds,
     read_audio,
+    read_header,
     resample,
 )
 from tests.toy_speech import tone, write_clip
@@ -46,7 +46,7 @@ def test_lossy_formats(tmp_path: Path, suffix: str) -> None:
     subtype = {"opus": ("OGG", "OPUS"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", None)}[suffix]
     soundfile.write(clip, tone(2.0), SAMPLING_RATE, format=subtype[0], subtype=subtype[1])
     assert loudest_frequency(read_audio(clip)) == pytest.approx(440, abs=1)
-    assert duration_seconds(clip) == pytest.approx(2.0, abs=0.1)
+    assert read_header(clip).seconds == pytest.approx(2.0, abs=0.1)
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path, suffix: str) -> None:
     if suffix == "wav":
         assert len(read_audio(clip)) == pytest.approx(1.5 * SAMPLING_RATE, abs=100)
     else:
-        assert duration_seconds(clip) == 3.0
+        assert read_header(clip).seconds == 3.0
         with pytest.raises(AudioError, match=r"cut off at|does not decode"):
             read_audio(clip)
 
@@ -139,6 +139,6 @@ def test_real_recordings_of_every_kind() -> None:
     for path in sorted(ENGLISH.iterdir()):
         samples = read_audio(path)
         assert samples.ndim == 1
-        assert len(samples) / SAMPLING_RATE == pytest.approx(duration_seconds(path), abs=1e-3)
-    assert duration_seconds(ENGLISH / "jfk.flac") == 11.0
+        assert len(samples) / SAMPLING_RATE == pytest.approx(read_header(path).seconds, abs=1e-3)
+    assert read_header(ENGLISH / "jfk.flac").seconds == 11.0
     assert len(read_audio(ENGLISH / "jfk.flac")) == 11 * SAMPLING_RATE  # 44.1 kHz stereo

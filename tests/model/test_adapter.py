@@ -195,13 +195,6 @@ def test_a_hub_base_is_named_with_its_revision(tmp_path):
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/toy", "v2")
 
 
-def test_a_loaded_adapter_can_be_trained_on(checkpoint, tmp_path):
-    save_adapter(adapted(), tmp_path, checkpoint)
-    model = load_adapter(toy_model(), tmp_path, trainable=True)
-    trainable = {name for name, value in model.named_parameters() if value.requires_grad}
-    assert trainable == set(adapter_parameters(model)) != set()
-
-
 def test_a_folder_without_adapter_is_named(tmp_path):
     with pytest.raises(UserError, match=r"holds no adapter: expected adapter_config\.json"):
         load_adapter(toy_model(), tmp_path)

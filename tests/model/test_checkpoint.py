@@ -269,11 +269,6 @@ def test_weights_bytes_is_the_size_on_disk(toy_folder):
     assert checkpoints.weights_bytes(found) == (toy_folder / "model.safetensors").stat().st_size
 
 
-def test_auto_is_float32_on_a_cpu():
-    assert checkpoints.choose_dtype("auto", CPU) is torch.float32
-    assert checkpoints.choose_dtype("bfloat16", CPU) is torch.bfloat16
-
-
 def test_without_generation_config_the_model_s_own_ids_are_used(copy):
     (copy / "generation_config.json").unlink()
     derived = checkpoints.load_generation_config(locate(given(copy)))

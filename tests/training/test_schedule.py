@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lora_whisper.config import OptimizerConfig
-from lora_whisper.training.schedule import learning_rate, learning_rate_for_width, total_steps
+from lora_whisper.training.schedule import learning_rate
 
 
 def optimizer(schedule: str, warmup_share: float = 0.1) -> OptimizerConfig:
@@ -45,25 +45,3 @@ def test_what_follows_the_warm_up() -> None:
 @pytest.mark.parametrize("warmup_share", [0.0, 1.0])
 def test_no_step_has_no_rate_at_all(schedule: str, warmup_share: float) -> None:
     assert min(rates(schedule, 7, warmup_share)) > 0
-
-
-@pytest.mark.parametrize(
-    ("width", "published"),
-    [(384, 1.5e-3), (512, 1e-3), (768, 5e-4), (1024, 2.5e-4), (1280, 1.75e-4)],
-)
-def test_the_default_is_near_whispers_own_rates(width: int, published: float) -> None:
-    """Radford et al. 2022, appendix F."""
-    assert learning_rate_for_width(width) == pytest.approx(published, rel=0.15)
-
-
-def test_small_models_do_not_get_any_rate() -> None:
-    assert learning_rate_for_width(64) == learning_rate_for_width(128) == 2e-3
-
-
-@pytest.mark.parametrize(
-    ("epochs", "steps", "expected"),
-    [(2, None, 14), (None, 5, 5), (2, 5, 5), (2, 50, 14), (0.1, None, 1), (0.5, None, 4)],
-)
-def test_the_smaller_limit_counts(epochs: float | None, steps: int | None, expected: int) -> None:
-    """100 windows by 16 are 7 steps an epoch, the last of them short."""
-    assert total_steps(100, 16, epochs, steps) == expected

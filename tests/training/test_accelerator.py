@@ -1,0 +1,37 @@
+"""Precision and dtype follow each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lora_whisper.errors import UserError
+from lora_whisper.training.accelerator import choose_dtype, choose_precision, new_accelerator
+
+
+def test_a_cpu_computes_in_fp32_unless_told() -> None:
+    assert choose_precision("auto") == "fp32"
+    assert choose_dtype("auto", "auto") is torch.float32
+    assert choose_dtype("auto", "bf16") is torch.bfloat16
+    assert choose_dtype("float32", "bf16") is torch.float32
+
+
+def test_a_gpu_without_bfloat16_holds_weights_in_what_it_computes_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert choose_dtype("auto", "auto") is torch.float16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert choose_dtype("auto", "auto") is torch.bfloat16
+    assert choose_dtype("auto", "fp32") is torch.float32
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(UserError, match="needs a GPU"):
+        choose_precision("fp16")
+
+
+def test_a_second_precision_in_one_process_is_no_problem() -> None:
+    assert new_accelerator("bf16").mixed_precision == "bf16"
+    assert new_accelerator("fp32").mixed_precision == "no"

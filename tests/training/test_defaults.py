@@ -1,0 +1,45 @@
+"""Defaults that follow the model and the corpus."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_whisper.training.defaults import learning_rate_for_width, total_steps, validate_every
+from tests.training.parts import training_settings
+
+
+@pytest.mark.parametrize(
+    ("width", "published"),
+    [(384, 1.5e-3), (512, 1e-3), (768, 5e-4), (1024, 2.5e-4), (1280, 1.75e-4)],
+)
+def test_the_default_is_near_whispers_own_rates(width: int, published: float) -> None:
+    """Radford et al. 2022, appendix F."""
+    assert learning_rate_for_width(width) == pytest.approx(published, rel=0.15)
+
+
+def test_small_models_do_not_get_any_rate() -> None:
+    assert learning_rate_for_width(64) == learning_rate_for_width(128) == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"),
+    [(2, None, 14), (None, 5, 5), (2, 5, 5), (2, 50, 14), (0.1, None, 1), (0.5, None, 4)],
+)
+def test_the_smaller_limit_counts(epochs: float | None, steps: int | None, expected: int) -> None:
+    """100 windows by 16 are 7 steps an epoch, the last of them short."""
+    settings = training_settings(max_epochs=epochs, max_steps=steps, global_batch=16)
+    assert total_steps(100, settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("utterances", "expected"), [(10, 150), (160, 150), (161, 165), (3200, 3000)]
+)
+def test_without_a_limit_tiny_corpora_get_steps_enough(utterances: int, expected: int) -> None:
+    settings = training_settings(max_epochs=None, max_steps=None, global_batch=16)
+    assert total_steps(utterances, settings) == expected
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(20, 25), (150, 25), (1000, 100), (1001, 101)])
+def test_ten_validations_but_not_more_than_one_in_25_steps(steps: int, expected: int) -> None:
+    assert validate_every(steps, training_settings()) == expected
+    assert validate_every(steps, training_settings(validate_every_steps=3)) == 3
