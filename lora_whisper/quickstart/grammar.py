@@ -284,6 +284,33 @@ class Composer:
         return self.join(self.pick(LABELS), Phrase(" ".join(map(str, values)), spoken))
 
 
+def invent_word(random: Random) -> str:
+    """A word that does not exist, of two to four syllables: `torvanel`."""
+    onsets = "b c d f g h j l m n p r s t v z br cl dr fl gr pl pr st tr th".split()
+    syllables = [
+        random.choice(onsets) + random.choice("aeiou") + random.choice(["", "", "l", "m", "n", "r"])
+        for _ in range(random.randint(2, 4))
+    ]
+    return "".join(syllables) + random.choice(["", "", "x", "t", "n", "ne", "de"])
+
+
+def with_invented_word(sentence: Phrase, random: Random) -> Phrase:
+    """The sentence with one of its words, but not the first, replaced by an invented one.
+
+    The base learns from some of these to spell what it has never read, as names demand."""
+    spoken = set(sentence.spoken.split())
+    words_in = sentence.written.rstrip(".?").split()
+    plain = [word for word in words_in[1:] if word in spoken]
+    if not plain:
+        return sentence
+    old, new = random.choice(plain), invent_word(random)
+    written, aloud = (
+        " ".join(new if word == old else word for word in text.split())
+        for text in (" ".join(words_in), sentence.spoken)
+    )
+    return Phrase(written + sentence.written[-1], aloud)
+
+
 def vocabulary() -> list[str]:
     """Every lower-cased word that the grammar can write, without numbers."""
     plurals = [plural(noun) for noun in THINGS + ANIMALS + PEOPLE]

@@ -9,7 +9,7 @@ sentence: first sample, samples, text, phonemes (for the CTC head), voice.
 import argparse
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import Pool
 from pathlib import Path
@@ -17,8 +17,9 @@ from random import Random
 
 import numpy as np
 
-from lora_whisper.quickstart.grammar import Composer, Phrase
+from lora_whisper.quickstart.grammar import Composer, Phrase, with_invented_word
 from lora_whisper.quickstart.synthesis import (
+    BASE_VOICES,
     UNHEARD_VOICES,
     draw_base_voice,
     phonemes,
@@ -28,6 +29,7 @@ from lora_whisper.quickstart.texts import general_texts, pretraining_composer
 
 SHARD_SENTENCES = 4_000
 DEV_SENTENCES = 150
+INVENTED_SENTENCES = 3_500
 
 cached_phonemes = cache(phonemes)
 
@@ -50,10 +52,6 @@ def read_sentence(job: tuple[Phrase, str, int]) -> tuple[np.ndarray, dict[str, o
     return (samples * 32767).astype(np.int16), row
 
 
-def draw_unheard_voice(random: Random) -> str:
-    return random.choice(UNHEARD_VOICES)
-
-
 def write_shard(
     folder: Path,
     sentences: list[Phrase],
@@ -74,6 +72,19 @@ def write_shard(
     (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
 
 
+def write_invented(folder: Path, processes: int) -> None:
+    """A smaller shard of sentences that have one invented word each, read by espeak-ng only."""
+    random = Random(42)
+    sentences = islice(Composer(seed=42, avoid=general_texts()), INVENTED_SENTENCES)
+    invented = [with_invented_word(sentence, random) for sentence in sentences]
+    voices = [voice for voice in BASE_VOICES if voice.startswith("espeak")]
+    write_shard(folder / "shard_invented", invented, 3 * 10**6, partial(pick, voices), processes)
+
+
+def pick(voices: list[str], random: Random) -> str:
+    return random.choice(voices)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -82,10 +93,10 @@ def main() -> None:
     options = parser.parse_args()
     dev = list(islice(Composer(seed=21, avoid=general_texts()), 2 * DEV_SENTENCES))
     heard, unheard = dev[:DEV_SENTENCES], dev[DEV_SENTENCES:]
+    draw_unheard = partial(pick, list(UNHEARD_VOICES))
     write_shard(options.folder / "dev_heard", heard, 10**6, draw_base_voice, options.processes)
-    write_shard(
-        options.folder / "dev_unheard", unheard, 2 * 10**6, draw_unheard_voice, options.processes
-    )
+    write_shard(options.folder / "dev_unheard", unheard, 2 * 10**6, draw_unheard, options.processes)
+    write_invented(options.folder, options.processes)
     composer = pretraining_composer(avoid=frozenset(s.written for s in dev))
     for shard in range(options.shards):
         folder = options.folder / f"shard_{shard:02d}"

@@ -176,7 +176,7 @@ def train(
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(run.step, options.steps, options.decay_steps)
         left_share = (options.steps - run.step) / max(1, options.decay_steps)
-        padded = maker.random.random() < (0.15 if left_share > 0.7 else 0.6)
+        padded = maker.random.random() < (0.15 if left_share > 0.4 else 0.4)
         strength = min(1.0, run.step / GENTLE_STEPS)
         batch = maker.batch(next(indices), padded, strength)
         losses.append(train_step(run.learner, run.optimizer, batch))

@@ -71,14 +71,34 @@ def score_manifest(
     return {name: round(score, 4) for name, score in scores.items()}
 
 
+def dev_scores(
+    model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, cache: Path
+) -> dict[str, float]:
+    """WER on the two dev sets of the cache: voices of the pre-training, and others."""
+    names = ("heard", "unheard")
+    corpora = {name: Corpus(cache, f"dev_{name}") for name in names}
+    return {name: round(score_corpus(model, tokenizer, corpora[name]), 4) for name in names}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
-    folder = parser.parse_args().model
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = WhisperTokenizer.from_pretrained(folder)
-    for manifest in (SPEECH / "general/test.jsonl", SPEECH / "dictation/test.jsonl"):
-        print(manifest.relative_to(SPEECH), score_manifest(model, tokenizer, manifest))
+    parser.add_argument("--cache", type=Path, help="score the dev sets of this cache, too")
+    parser.add_argument("--run", type=Path, help="write all scores and this run's log beside MODEL")
+    options = parser.parse_args()
+    model = WhisperForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
+    tokenizer = WhisperTokenizer.from_pretrained(options.model)
+    scores = {
+        name: score_manifest(model.eval(), tokenizer, SPEECH / f"{name}.jsonl")
+        for name in ("general/test", "dictation/test")
+    }
+    if options.cache:
+        scores["cache/dev"] = dev_scores(model, tokenizer, options.cache)
+    print(json.dumps(scores, indent=2))
+    if options.run:
+        log = list(manifest_rows(options.run / "log.jsonl"))
+        facts = {"word_error_rates": scores, "parameters": model.num_parameters(), "curve": log}
+        (options.model / "pretraining.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ class WindowMaker:
             seconds = (silence / SAMPLE_RATE_HZ, len(samples) / SAMPLE_RATE_HZ)
             sequences.append(self.no_speech() if mute else self.labels(int(index), *seconds))
             phonemes = [] if mute else self.corpus.rows[int(index)]["phonemes"]
-            targets.append([self.phoneme_ids[phoneme] for phoneme in phonemes])
+            targets.append([self.phoneme_ids[p] for p in phonemes if p in self.phoneme_ids])
         heard = self.acoustics(waveforms, shares)
         features = self.masked(log_mel(heard.shape[1])(heard), strength)
         return Batch(
