@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import os
 import re
 import sys
 import typing
@@ -68,6 +69,9 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
     """
     log_to_console()
     quiet_libraries()
+    # Before torch is imported: OpenMP's threads are to sleep while they wait for each other. On two
+    # cores that other programs use too, spinning took 30 s for a step of nano, sleeping 2.2 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
         if flags.config_path or flags.experimental_rerun:
