@@ -37,7 +37,6 @@ PEAK_RATE, WARMUP_STEPS = 1.5e-3, 300
 GENTLE_STEPS = 2_500  # augmentation grows to full strength until here
 CTC_WEIGHT = 0.5
 LABEL_SMOOTHING = 0.05
-EMA_DECAY = 0.998
 CLIP_NORM = 1.0
 
 
@@ -116,9 +115,9 @@ def train_step(
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, learner: nn.Module, step: int) -> None:
+def update_average(average: nn.Module, learner: nn.Module, step: int, decay: float) -> None:
     """Exponential moving average, quicker at the start."""
-    share = 1 - min(EMA_DECAY, (step + 1) / (step + 10))
+    share = 1 - min(decay, (step + 1) / (step + 10))
     pairs = zip(average.parameters(), learner.parameters(), strict=True)
     for slow, fast in pairs:
         slow.lerp_(fast, share)
@@ -181,7 +180,7 @@ def train(
         batch = maker.batch(next(indices), padded, strength)
         losses.append(train_step(run.learner, run.optimizer, batch))
         run.step += 1
-        update_average(run.average, run.learner, run.step)
+        update_average(run.average, run.learner, run.step, options.average)
         if lead and run.step % options.log_steps == 0:
             words, sounds = np.mean(losses, axis=0).round(4).tolist()
             seconds = round(time.time() - begin_seconds)
@@ -213,6 +212,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--score-steps", type=int, default=500, help="a multiple of --log-steps")
     parser.add_argument("--score-sentences", type=int, default=75, help="of each dev set")
     parser.add_argument("--processes", type=int, default=2, help="each with one thread")
+    parser.add_argument("--average", type=float, default=0.998, help="share that the mean keeps")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

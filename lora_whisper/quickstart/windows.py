@@ -27,6 +27,8 @@ WINDOW_SAMPLES = round(WINDOW_SECONDS * SAMPLE_RATE_HZ)
 STEP_SAMPLES = SAMPLE_RATE_HZ // 5  # trimmed batches come in lengths of 0.2 s
 IGNORED = -100
 TIMESTAMP_SHARE, PROMPT_SHARE, NO_SPEECH_SHARE = 0.2, 0.1, 0.015
+SPLIT_SHARE = 0.2  # of windows have tokens taken apart
+SPLIT_TOKENS_SHARE = 0.3  # of the tokens in them
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class WindowMaker:
         self.phoneme_ids = {phoneme: i + 1 for i, phoneme in enumerate(inventory)}
         # With the leading space of Whisper's own convention, as the adapters are trained.
         self.tokens = [text_tokens(tokenizer, row["text"], "en") for row in corpus.rows]
+        self.parents = merge_parents(tokenizer)
         names = "endoftext startoftranscript en transcribe notimestamps startofprev nospeech 0.00"
         tokens = [f"<|{name}|>" for name in names.split()]
         numbers: Any = tokenizer.convert_tokens_to_ids(tokens)
@@ -97,11 +100,28 @@ class WindowMaker:
                 pool = pool[np.argsort(samples[pool], kind="stable")]
                 yield from self.random.permutation(pool.reshape(-1, size))
 
+    def text(self, index: int) -> list[int]:
+        """The sentence's tokens, some of them taken apart in some windows.
+
+        Of the 1,024 ordinary tokens 290 only ever stand inside of longer ones. Never a target, they
+        cannot be learned by an adapter that leaves embeddings alone: before this, one on the
+        dictation wrote `metjmin` for `metformin`, whose `for` is such a token, whatever it did."""
+        tokens = self.tokens[index]
+        if self.random.random() >= SPLIT_SHARE:
+            return tokens
+        return [part for token in tokens for part in self.parts(token)]
+
+    def parts(self, token: int) -> list[int]:
+        """The token, or the two that it was merged from, which may be taken apart in turn."""
+        if token not in self.parents or self.random.random() >= SPLIT_TOKENS_SHARE:
+            return [token]
+        return [part for parent in self.parents[token] for part in self.parts(parent)]
+
     def labels(
         self, index: int, begin_seconds: float, end_seconds: float
     ) -> tuple[list[int], list[int]]:
         """Prompt (no loss) and the tokens from start-of-transcript on, in Whisper's own order."""
-        ids, text = self.ids, self.tokens[index]
+        ids, text = self.ids, self.text(index)
         head = [ids["startoftranscript"], ids["en"], ids["transcribe"]]
         if self.random.random() < TIMESTAMP_SHARE:
             first, last = (ids["0.00"] + round(s / 0.02) for s in (begin_seconds, end_seconds))
@@ -154,6 +174,14 @@ class WindowMaker:
                 first, width = self.random.integers(0, 70), self.random.integers(1, 11)
                 window[first : first + width] = window.mean()
         return features
+
+
+def merge_parents(tokenizer: WhisperTokenizer) -> dict[int, tuple[int, int]]:
+    """For every merged token the two that it is made of, but for the starts of words: no text may
+    begin with a lone space."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    ids, merges = model["vocab"], [pair for pair in model["merges"] if pair[0] != "Ġ"]
+    return {ids[left + right]: (ids[left], ids[right]) for left, right in merges}
 
 
 def stack(waveforms: list[np.ndarray], padded: bool) -> Tensor:

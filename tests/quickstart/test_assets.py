@@ -104,6 +104,16 @@ def test_the_grammar_is_deterministic_and_never_repeats_itself():
     assert len({sentence.written for sentence in first}) == 3_000
 
 
+def test_an_invented_word_stands_alike_in_both_forms_and_is_never_a_drug():
+    random = Random(2)
+    for sentence in islice(grammar.Composer(seed=6), 2_000):
+        changed = grammar.with_invented_word(sentence, random)
+        new = set(changed.spoken.split()) - set(sentence.spoken.split())
+        assert len(new) <= 1
+        assert new <= set(changed.written.strip(".?").split())
+        assert new.isdisjoint(dictation.DRUGS)
+
+
 def test_one_spoken_form_has_one_written_form():
     written: dict[str, str] = {}
     sentences = [*islice(grammar.Composer(seed=5), 5_000), *dictation.compose(seed=5, count=500)]
