@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
 MODELS = ("base", "adapter", "merged")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
-EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech: it shows the pipeline, no more."
+EMBEDDED_NOTE = "nano is a tiny model trained on synthetic speech, to show the pipeline"
 
 
 def versions() -> dict[str, str]:
