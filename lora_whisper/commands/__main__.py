@@ -20,7 +20,8 @@ USAGE = "\n".join(
         "",
         *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
         "",
-        "lora-whisper COMMAND --help lists its keys. Try: lora-whisper train experiment=quickstart",
+        "lora-whisper COMMAND --help lists its keys.",
+        "To begin with: lora-whisper train experiment=quickstart",
     ]
 )
 
