@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
 MODELS = ("base", "adapter", "merged")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
-EMBEDDED_NOTE = "nano is a tiny model trained on synthetic speech, to show the pipeline"
+EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech, to show the pipeline"
 
 
 def versions() -> dict[str, str]:
@@ -158,8 +158,8 @@ def _files(folder: RunFolder) -> list[str]:
         lines.append(f"merged      {_short(folder.merged)}")
         lines += [
             "next        your own speech, and a model that you choose:",
-            f"              {program()} train model=large-v3 name=mine data.language=sw \\",
-            "                data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
+            f"  {program()} train model=large-v3 name=mine data.language=sw \\",
+            "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
         ]
     else:
         lines.append(f"next        {program()} merge run={_short(path)}")
