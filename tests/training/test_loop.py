@@ -184,12 +184,13 @@ def test_a_signal_saves_within_the_step_and_keeps_its_code(number: int, code: in
         yield micro_batches(toy_windows(2), 2)
         raise AssertionError("the loop went on")
 
+    before = signal.getsignal(number)
     calls = Calls()
     with pytest.raises(Stopped) as stop:
         calls.run(9, loader())
     assert calls.saved == [2]
     assert stop.value.exit_code == code
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
 
 
 def test_a_loss_that_is_no_number_stops_before_a_checkpoint() -> None:
