@@ -20,7 +20,7 @@ KINDS = {"train": TrainConfig, "evaluate": EvaluateConfig, "merge": MergeConfig}
 
 def test_the_commands_are_found() -> None:
     """A new one has to be counted here, so that none is left untested by accident."""
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -62,7 +62,7 @@ def run(config: EvaluateConfig, path: Path) -> None:
     if name == OWN_SET:
         show_summary(folder)
     else:
-        show_scores(f"{manifest} ({corpus.hours:.2f} h)", scores, run_config)
+        show_scores(f"{name}: {corpus.hours:.2f} h", scores, run_config)
         log.info("hypotheses  %s", folder.evaluation / "*" / name)
 
 
