@@ -155,7 +155,9 @@ def locked(path: Path) -> Iterator[None]:
     lock = path.parent / f".{path.name}.lock"
     with open(lock, "w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of the process, not of the open file: loader workers that outlive a SIGKILL of it
+            # by some seconds have inherited the file, and must not hold the lock.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
                 f"{path} is in use by another process.\nWait for it, or type another name=…"

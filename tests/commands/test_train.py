@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -187,7 +188,7 @@ def test_ctrl_c_of_a_real_process_leaves_a_resumable_run(world: World, tmp_path:
     assert list((tmp_path / "outputs/a/checkpoints").glob("step-*"))
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(path: Path, process: subprocess.Popen[Any], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, "ended before training began"
@@ -294,3 +295,31 @@ def test_the_log_file_tells_how_a_run_ended(
     with pytest.raises(RuntimeError):
         line("train", *world.arguments("a"))
     assert "RuntimeError: out of luck" in Path("outputs/a/train.log").read_text()
+
+
+def test_a_killed_run_goes_on_at_once_to_the_same_adapter(
+    world: World, line: Line, tmp_path: Path
+) -> None:
+    """SIGKILL leaves orphaned loader workers for some seconds; they must not hold the lock."""
+    arguments = world.arguments(
+        "killed",
+        "training.max_steps=60",
+        "training.loader_workers=2",
+        "training.checkpoint_every_steps=5",
+        "training.validate_every_steps=1000",
+        "adapter.dropout=0.2",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_whisper.commands.train", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as here: sums depend on the threads
+    )
+    wait_for(tmp_path / "outputs/killed/checkpoints/step-000010", process)
+    process.kill()
+    process.wait()
+    assert line("train", *arguments, "resume=auto") == 0
+    through = [one.replace("name=killed", "name=through") for one in arguments]
+    assert line("train", *through) == 0
+    assert same("killed", "through")
