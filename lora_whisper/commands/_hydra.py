@@ -250,12 +250,13 @@ def _run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: lis
 
     Returns the exit code: 1 if a point failed.
     """
-    parser = OverridesParser.create(hydra.config_loader)
-    overrides = [*overrides, *implied_by_multirun(command, parser.parse_overrides(overrides))]
-    parsed = parser.parse_overrides(overrides)
-    _refuse_sweeps_that_lose_points(hydra, primary, overrides, swept_keys(parsed))
+    overrides = [*overrides, *implied_by_multirun(command, _parsed(hydra, overrides))]
+    parsed = _parsed(hydra, overrides)
+    if "name" in swept_keys(parsed):
+        raise UserError("name cannot be swept: it is the name of the sweep's folder. Give it one.")
     points = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     folders = _check_points(command, hydra, primary, points, swept_keys(parsed))
+    _refuse_sweeps_in_files(hydra, primary, overrides)
     task = _Point(command)
     subdir = f"hydra.sweep.subdir='${{sweep_point:${{hydra.overrides.task}},{_listed(parsed)}}}'"
     exit_code = 0
@@ -277,16 +278,21 @@ def implied_by_multirun(command: Command[Any], parsed: list[Override]) -> list[s
     return ["resume=auto"] if can_resume and not overwrites else []
 
 
-def _refuse_sweeps_that_lose_points(
-    hydra: Hydra, primary: str, overrides: list[str], keys: list[str]
-) -> None:
+def _parsed(hydra: Hydra, overrides: list[str]) -> list[Override]:
+    """Raise `UserError` for an override that no quotes can make readable."""
+    try:
+        return OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
+    except HydraException as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"The command line cannot be used:\n{listing([message])}") from error
+
+
+def _refuse_sweeps_in_files(hydra: Hydra, primary: str, overrides: list[str]) -> None:
     """Points are checked and named by what is swept on the command line, and by that alone.
 
     Raises:
-        UserError: a sweep over the sweep's own name, or one that a configuration file asks for.
+        UserError: a configuration file asks for a sweep.
     """
-    if "name" in keys:
-        raise UserError("name cannot be swept: it is the name of the sweep's folder. Give it one.")
     master = hydra.compose_config(
         primary, overrides, RunMode.MULTIRUN, with_log_configuration=False
     )

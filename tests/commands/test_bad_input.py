@@ -173,6 +173,28 @@ def test_a_sweep_that_would_lose_points_is_refused(
     assert not Path("outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("adapter.alhpa=3", "Did you mean adapter.alpha?"),
+        ("model=enormous", "model/enormous"),
+        ("adapter.rank=[2,3", "expected a whole number"),
+        ("==", "=="),
+    ],
+)
+def test_a_typo_beside_what_is_swept_is_the_users_to_mend(
+    world: World,
+    line: Line,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    expected: str,
+) -> None:
+    """Also where Hydra would meet it before any point is composed."""
+    assert line("train", "-m", *world.arguments("s"), "adapter.dropout=0,0.1", override) == 2
+    assert expected in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
 def test_a_sweep_in_a_file_is_refused(
     world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
