@@ -29,8 +29,9 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from lora_whisper.data.windows import IGNORED
 from lora_whisper.quickstart.score import score_corpus
-from lora_whisper.quickstart.windows import IGNORED, Batch, Corpus, WindowMaker
+from lora_whisper.quickstart.windows import Batch, Corpus, WindowMaker
 
 NANO = Path(__file__).parent / "nano"
 PEAK_RATE, WARMUP_STEPS = 1.5e-3, 300

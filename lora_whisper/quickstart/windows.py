@@ -14,6 +14,7 @@ from transformers import WhisperTokenizer
 
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.vocabulary import text_tokens
+from lora_whisper.data.windows import IGNORED
 from lora_whisper.quickstart.acoustics import (
     LONGEST_RATIO,
     SHORTEST_RATIO,
@@ -25,7 +26,6 @@ from lora_whisper.quickstart.synthesis import SAMPLE_RATE_HZ, WINDOW_SECONDS
 
 WINDOW_SAMPLES = round(WINDOW_SECONDS * SAMPLE_RATE_HZ)
 STEP_SAMPLES = SAMPLE_RATE_HZ // 5  # trimmed batches come in lengths of 0.2 s
-IGNORED = -100
 TIMESTAMP_SHARE, PROMPT_SHARE, NO_SPEECH_SHARE = 0.2, 0.1, 0.015
 SPLIT_SHARE = 0.2  # of windows have tokens taken apart
 SPLIT_TOKENS_SHARE = 0.3  # of the tokens in them
