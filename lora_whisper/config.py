@@ -1,49 +1,31 @@
 """Every knob of lora_whisper: its unit, its range, and what it does.
 
-Values live in `conf/`, meaning lives here. `to_config` turns what Hydra composed into these frozen
-dataclasses and reports all problems at once; below `commands/` nobody sees an OmegaConf object.
+Values live in `conf/`, meaning lives here. `composing.to_config` turns what Hydra composed into
+these frozen dataclasses; below `commands/` nobody sees an OmegaConf object.
 Neither torch nor transformers is imported, so that a typo is answered at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union
+from typing import Literal
 
-from lora_whisper.errors import UserError, listing
-
-Config = TypeVar("Config")
+from lora_whisper.composing import require, require_positive_counts
 
 
-class RangeError(ValueError):
-    """The values of one group that are out of range, one problem a line."""
-
-    def __init__(self, problems: list[str]):
-        super().__init__("; ".join(problems))
-        self.problems = problems
+def name_rule(name: str) -> tuple[bool, str]:
+    """A folder below outputs/, and none above it."""
+    holds = bool(name.strip("./ ")) and not {"..", ""} & set(name.split("/"))
+    return holds, f"expected a folder name below outputs/, found {name!r}"
 
 
-def require(**rules: tuple[bool, str]) -> None:
-    """Raise `RangeError` with every rule that is broken: `field=(holds, "what is expected")`."""
-    broken = [f"{name}: {expected}" for name, (holds, expected) in rules.items() if not holds]
-    if broken:
-        raise RangeError(broken)
+def seed_rule(seed: int) -> tuple[bool, str]:
+    return 0 <= seed < 2**32, f"expected 0 … 4294967295, found {seed}"
 
 
-def require_positive_counts(group: Any) -> None:
-    """Every whole number in `group` has to be at least 1; null stands for "not given"."""
-    counts = {name: value for name, value in vars(group).items() if isinstance(value, int)}
-    require(
-        **{
-            name: (value >= 1, f"expected 1 or more, found {value}")
-            for name, value in counts.items()
-        }
-    )
+def share_rule(share: float) -> tuple[bool, str]:
+    return 0 <= share <= 1, f"expected 0 … 1, found {share}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +60,7 @@ class AdapterConfig:
     alpha: float  # numerator of the scale alpha / rank
     dropout: float  # share of the adapter's input that is dropped in training, 0 … <1
     target_modules: tuple[str, ...]  # names of linear layers in encoder and decoder, e.g. q_proj
+    train_language_token: bool  # re-learn the embedding of data.language_token's token as well
 
     def __post_init__(self) -> None:
         require(
@@ -88,18 +71,213 @@ class AdapterConfig:
         )
 
 
+Source = Literal["manifest", "audiofolder", "nemo", "common_voice", "subtitles", "hub"]
+Task = Literal["transcribe", "translate"]
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """The column of a source that holds each part of a row; null: its usual names are tried."""
+
+    audio: str | None
+    text: str | None
+    language: str | None
+    speaker: str | None
+    start: str | None  # seconds into the recording
+    end: str | None
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """One more source of training speech; what is null or left out is as in `DataConfig`."""
+
+    weight: float  # windows drawn from it in an epoch for each window of data.train
+    path: str | None  # as in DataConfig, but never inherited; nor are train and config
+    train: str | None
+    config: str | None
+    source: Source | None
+    columns: ColumnsConfig | None
+    language: str | None
+    language_token: str | None
+    task: Task | None
+
+    def __post_init__(self) -> None:
+        require(
+            weight=(self.weight > 0, f"expected more than 0, found {self.weight}"),
+            train=(bool(self.train or self.path), "expected a train=… or a path=…, found neither"),
+        )
+
+
 @dataclass(frozen=True)
 class DataConfig:
-    """Which speech is read, and what is done with what cannot be used."""
+    """Where the speech comes from, and what becomes of it on its way into windows."""
 
-    train: str  # manifest, one JSON object a line
-    validation: str | None  # manifest that chooses the best adapter; null: the last one is kept
-    test: str | None  # manifest that is scored at the end and never looked at before
+    source: Source  # how `path` is read
+    path: str | None  # what holds all splits: a file, a folder, or a hub id
+    train: str | None  # a file of its own, or the split's name in `path`
+    validation: (
+        str | None
+    )  # chooses the best adapter; null: as `path` has it, else the last is kept
+    test: str | None  # scored at the end and never looked at before
+    validation_share: float  # of what `path` holds, where it has no splits of its own; by hash
+    test_share: float
+    config: str | None  # hub: configuration of the data set, often a language
+    revision: str | None  # hub: branch, tag or commit
+    streaming: bool  # hub: read training speech over the network, and keep none of it
+    columns: ColumnsConfig
     language: str | None  # Whisper's code ("sw") or name ("swahili"); a row's own goes first
-    task: Literal["transcribe", "translate"]  # a row's own goes first
-    on_bad_audio: Literal["fail", "skip"]  # a file that is missing or does not decode
-    on_long_audio: Literal["fail", "skip"]  # a clip longer than the model's window
-    # skip: left out, named in the log and counted in the summary
+    language_token: str | None  # for a language that Whisper lacks: the one whose token it borrows
+    task: Task  # a row's own goes first
+    bad_audio: Literal["fail", "drop"]  # a file that is missing or does not decode
+    long_audio: Literal["split", "drop", "fail"]  # clips longer than the model's window, and texts
+    # longer than its decoder. drop: left out, named in the log and counted in the summary; split:
+    # cut where the row has boundaries or the clip a silence that fits the text, else left out
+    clean: tuple[Literal["annotations", "case", "punctuation", "digits"], ...]
+    # done to training texts: [laughter] and the like are taken out, and so are capitals and
+    # punctuation; digits are spelled
+    windows: Literal["padded", "packed"]  # one utterance a window, or as many as fit into it
+    timestamps_share: float | None  # of the windows; null: 0.2 in packed ones, 0 in padded ones
+    previous_text_share: float | None  # of the windows that have some, as a prompt; null: the same
+    no_speech_share: float | None  # generated ones for each window of speech; null: 0.02 or 0
+    mix: tuple[MixConfig, ...]
+
+    def __post_init__(self) -> None:
+        shares = ("validation_share", "test_share")
+        optional = ("timestamps_share", "previous_text_share", "no_speech_share")
+        given = {name: getattr(self, name) for name in (*shares, *optional)}
+        rules = {
+            name: (value is None or 0 <= value <= 1, f"expected 0 … 1, found {value}")
+            for name, value in given.items()
+        }
+        rules["test_share"] = (
+            rules["test_share"][0] and self.validation_share + self.test_share < 1,
+            "expected 0 or more, and with validation_share below 1",
+        )
+        rules["train"] = (
+            bool(self.train or self.path),
+            "missing; type data.train=… (or data.path=… for what holds all splits)",
+        )
+        rules["streaming"] = (
+            not self.streaming or self.source == "hub",
+            f"only hub data sets can be streamed, found source {self.source}",
+        )
+        require(**rules)
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """Resampled to another speed, pitch with it (Ko et al. 2015); timestamps follow."""
+
+    share: float  # of the windows
+    slowest: float  # 0.9 takes 1.11 times as long
+    fastest: float
+
+    def __post_init__(self) -> None:
+        require(
+            share=share_rule(self.share),
+            slowest=(0.5 <= self.slowest <= self.fastest, f"expected 0.5 … {self.fastest}"),
+            fastest=(self.fastest <= 2, f"expected at most 2, found {self.fastest}"),
+        )
+
+
+@dataclass(frozen=True)
+class GainConfig:
+    """Louder or softer."""
+
+    share: float  # of the windows
+    lowest_db: float
+    highest_db: float
+
+    def __post_init__(self) -> None:
+        require(
+            share=share_rule(self.share),
+            lowest_db=(self.lowest_db <= self.highest_db, f"expected at most {self.highest_db}"),
+        )
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Noise behind the speech."""
+
+    share: float  # of the windows
+    folder: str | None  # recordings of noise; null: generated, from white to brown
+    lowest_snr_db: float  # speech over noise
+    highest_snr_db: float
+
+    def __post_init__(self) -> None:
+        require(
+            share=share_rule(self.share),
+            lowest_snr_db=(
+                self.lowest_snr_db <= self.highest_snr_db,
+                f"expected at most {self.highest_snr_db}",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class ReverberationConfig:
+    """The speech in a room."""
+
+    share: float  # of the windows
+    folder: str | None  # recorded impulse responses; null: generated
+    shortest_rt60_seconds: float  # time in which a generated room's echo falls by 60 dB
+    longest_rt60_seconds: float
+
+    def __post_init__(self) -> None:
+        require(
+            share=share_rule(self.share),
+            shortest_rt60_seconds=(
+                0 < self.shortest_rt60_seconds <= self.longest_rt60_seconds,
+                f"expected more than 0, up to {self.longest_rt60_seconds}",
+            ),
+            longest_rt60_seconds=(self.longest_rt60_seconds <= 3, "expected at most 3"),
+        )
+
+
+@dataclass(frozen=True)
+class TelephoneConfig:
+    """300 to 3400 Hz at 8 kHz, through a telephone's codec."""
+
+    share: float  # of the windows
+    codecs: tuple[str, ...]  # drawn from for each window
+
+    def __post_init__(self) -> None:
+        require(
+            share=share_rule(self.share),
+            codecs=(bool(self.codecs), "expected at least one name, found none"),
+        )
+
+
+@dataclass(frozen=True)
+class SpecAugmentConfig:
+    """Stripes of the log-mel that the model does not see. Park et al. 2019, arXiv:1904.08779."""
+
+    share: float  # of the windows
+    time_masks: int  # in each window
+    longest_time_mask_seconds: float
+    frequency_masks: int
+    widest_frequency_mask: float  # share of the mel bins
+
+    def __post_init__(self) -> None:
+        require(
+            share=share_rule(self.share),
+            time_masks=(self.time_masks >= 0, "expected 0 or more"),
+            longest_time_mask_seconds=(self.longest_time_mask_seconds > 0, "expected more than 0"),
+            frequency_masks=(self.frequency_masks >= 0, "expected 0 or more"),
+            widest_frequency_mask=(0 < self.widest_frequency_mask <= 1, "expected more than 0 … 1"),
+        )
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What training windows go through; in this order, each with its own draw. null: off."""
+
+    speed: SpeedConfig | None
+    gain: GainConfig | None
+    reverberation: ReverberationConfig | None
+    noise: NoiseConfig | None
+    telephone: TelephoneConfig | None
+    spec_augment: SpecAugmentConfig | None
 
 
 @dataclass(frozen=True)
@@ -201,17 +379,19 @@ class TrainConfig:
     quantization: QuantizationConfig
     adapter: AdapterConfig
     data: DataConfig
+    augmentation: AugmentationConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
 
     def __post_init__(self) -> None:
         require(
-            name=(
-                bool(self.name.strip("./ ")) and not {"..", ""} & set(self.name.split("/")),
-                f"expected a folder name below outputs/, found {self.name!r}",
+            name=name_rule(self.name),
+            seed=seed_rule(self.seed),
+            adapter=(
+                not self.adapter.train_language_token or self.data.language_token is not None,
+                "train_language_token=true needs data.language_token=…, the token to re-learn",
             ),
-            seed=(0 <= self.seed < 2**32, f"expected 0 … 4294967295, found {self.seed}"),
             resume=(
                 not (self.overwrite and self.resume),
                 "resume=auto and overwrite=true contradict each other; give one of them",
@@ -264,85 +444,23 @@ class MergeConfig:
     overwrite: bool  # replace an existing merged/
 
 
-def to_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build the dataclass `kind` from nested plain values.
+@dataclass(frozen=True)
+class CheckConfig:
+    """All of `lora-whisper check`."""
 
-    Raises:
-        UserError: names every missing, unknown, mistyped and out-of-range value at once.
-    """
-    problems: list[str] = []
-    config = _build(kind, values, "", problems)
-    if problems:
-        raise UserError(
-            "The configuration cannot be used:\n" + listing(problems, shown=len(problems))
+    name: str  # the report's folder below outputs/
+    seed: int  # fixes which windows are written by `listen`
+    overwrite: bool  # replace an existing report of this name
+    strict: bool  # exit with 1 where something was found
+    fix: str | None  # folder for manifests without what was found
+    listen: int  # training windows to write as sound files, augmented as they would be
+    model: ModelConfig  # of which only tokenizer and configuration are read
+    data: DataConfig
+    augmentation: AugmentationConfig
+
+    def __post_init__(self) -> None:
+        require(
+            name=name_rule(self.name),
+            seed=seed_rule(self.seed),
+            listen=(self.listen >= 0, f"expected 0 or more, found {self.listen}"),
         )
-    return typing.cast(Config, config)
-
-
-def _build(kind: type, values: Any, path: str, problems: list[str]) -> Any:
-    """Build one group; problems of all its fields and of their groups are collected.
-
-    A group whose fields could all be converted has its ranges checked even if a group inside it is
-    broken: with None in its place, which no range rule looks at.
-    """
-    if not isinstance(values, Mapping):
-        problems.append(f"{path or 'configuration'}: expected a group of keys, found {values!r}")
-        return None
-    hints = typing.get_type_hints(kind)
-    prefix = f"{path}." if path else ""
-    problems += [f"{prefix}{key}: unknown key" for key in values if key not in hints]
-    fields: dict[str, Any] = {}
-    own: list[str] = []
-    for name, hint in hints.items():
-        if name not in values:
-            own.append(f"{prefix}{name}: missing; type {prefix}{name}=…")
-        elif dataclasses.is_dataclass(hint):
-            fields[name] = _build(typing.cast(type, hint), values[name], prefix + name, problems)
-        else:
-            fields[name] = _convert(values[name], hint, prefix + name, own)
-    problems += own
-    if own:
-        return None
-    try:
-        return kind(**fields)
-    except RangeError as error:
-        problems += [prefix + problem for problem in error.problems]
-        return None
-
-
-def _convert(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
-    """Convert one YAML value to the type of its field, without guessing beyond int → float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if value == "???":
-        problems.append(f"{path}: missing; type {path}=…")
-    elif origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        (hint,) = (argument for argument in arguments if argument is not type(None))
-        return _convert(value, hint, path, problems)
-    elif origin is Literal:
-        if value in arguments and isinstance(value, str):
-            return value
-        problems.append(f"{path}: expected {' or '.join(arguments)}, found {_shown(value)}")
-    elif origin is tuple:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        problems.append(f"{path}: expected a list of names, found {_shown(value)}")
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value):
-            return float(value)
-        problems.append(f"{path}: expected a finite number, found {value}")
-    elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    elif type(value) is hint:
-        return value
-    elif hint is str and isinstance(value, bool):
-        problems.append(f"{path}: expected text, found {value}; quote it if it was no, yes or on")
-    else:
-        expected = {int: "a whole number", float: "a number", bool: "true or false"}
-        problems.append(f"{path}: expected {expected.get(hint, 'text')}, found {_shown(value)}")
-    return None
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else repr(value)

@@ -8,17 +8,23 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.commands._hydra import configuration_folder
-from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig, to_config
+from lora_whisper.composing import to_config
+from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig
 from tests.composed import train_values
 
 CONF = configuration_folder()
-OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/*.yaml"))
+OPTIONS = sorted(
+    str(path.relative_to(CONF).with_suffix(""))
+    for path in CONF.glob("*/*.yaml")
+    if not path.name.startswith("_")
+)
 
 
 def test_the_options_are_all_known() -> None:
     """A new file has to be counted here, so that none is left untested by accident."""
-    assert len(OPTIONS) == 23
+    assert len(OPTIONS) == 33
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
+        "_augmentation_",
         "_hydra_",
         "evaluate",
         "merge",
@@ -29,7 +35,8 @@ def test_the_options_are_all_known() -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_each_option_composes(option: str) -> None:
     group, name = option.split("/")
-    values = train_values(f"{group}={name}", "name=x", "data.train=a.jsonl")
+    required = ["data.path=x", "data.config=x"] if group == "data" else []
+    values = train_values(f"{group}={name}", "name=x", "data.train=a.jsonl", *required)
     config = to_config(TrainConfig, values)
     assert config.name == "x"
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_whisper.config import MergeConfig, TrainConfig, to_config
+from lora_whisper.composing import to_config
+from lora_whisper.config import MergeConfig, TrainConfig
 from lora_whisper.errors import UserError
 from tests.composed import train_values
 

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_whisper"
-GROUND = ("lora_whisper", "config", "errors", "run_folder", "terminal")  # floor 0 is one part
+GROUND = (
+    "lora_whisper",
+    "composing",
+    "config",
+    "errors",
+    "run_folder",
+    "terminal",
+)  # floor 0 is one part
 FLOORS = {"commands": 3, "quickstart": 3, "training": 2, "evaluation": 2, "export": 2} | {
     "model": 1,
     "data": 1,

@@ -12,9 +12,10 @@ from packaging.version import Version
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGURATION_FILES = {  # folder in conf/ to its number of files; update it with them
-    ".": 4,
+    ".": 5,
     "adapter": 1,
-    "data": 1,
+    "augmentation": 3,
+    "data": 9,
     "evaluation": 1,
     "experiment": 1,
     "model": 14,

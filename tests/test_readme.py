@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig, to_config
+from lora_whisper.composing import to_config
+from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig
 from tests.commands.conftest import Line, World, line, world  # noqa: F401
 from tests.composed import train_values
 

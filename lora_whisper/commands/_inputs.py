@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lora_whisper.config import DataConfig, ModelConfig, TrainConfig, to_config
+from lora_whisper.composing import to_config
+from lora_whisper.config import DataConfig, ModelConfig, TrainConfig
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus
-from lora_whisper.data.manifest import Utterance, read_manifest
+from lora_whisper.data.manifest import read_manifest
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import EMBEDDED, Checkpoint, local_path, locate
 from lora_whisper.run_folder import MARKER, RunFolder
@@ -170,7 +172,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
     data = dataclasses.replace(
         data,
-        train=_lasting(data.train),
+        path=data.path and _lasting(data.path),
+        train=data.train and _lasting(data.train),
         validation=data.validation and _lasting(data.validation),
         test=data.test and _lasting(data.test),
     )
@@ -216,9 +219,7 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
-    values = dataclasses.asdict(config)
-    values["adapter"]["target_modules"] = list(config.adapter.target_modules)
-    return values
+    return dataclasses.asdict(config)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_whisper.commands._inputs import Base
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import read_json, write_json
 from lora_whisper.terminal import percent, work
@@ -52,7 +52,7 @@ def decode(
     """Decode and score `utterances` by the run's settings, with a progress bar.
 
     Raises:
-        UserError: audio does not decode, and `data.on_bad_audio` is "fail".
+        UserError: audio does not decode, and `data.bad_audio` is "fail".
     """
     from lora_whisper.evaluation.evaluate import evaluate_model
     from lora_whisper.training.defaults import scoring_batch_for_width
@@ -80,12 +80,12 @@ def report_bad_audio(bad: list[str], config: TrainConfig) -> None:
     """Name the audio that turned out not to decode; its header had looked sound.
 
     Raises:
-        UserError: there is some, and `data.on_bad_audio` is "fail".
+        UserError: there is some, and `data.bad_audio` is "fail".
     """
-    if bad and config.data.on_bad_audio == "fail":
+    if bad and config.data.bad_audio == "fail":
         raise UserError(
             f"Audio does not decode:\n{listing(bad)}\n"
-            "Mend or remove these rows, or type data.on_bad_audio=skip to go on without them."
+            "Mend or remove these rows, or type data.bad_audio=drop to go on without them."
         )
     for line in bad:
         log.warning("not heard   %s", line)

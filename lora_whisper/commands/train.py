@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from lora_whisper.data.batches import Batch, StepDataset
-    from lora_whisper.data.manifest import Utterance
+    from lora_whisper.data.utterance import Utterance
     from lora_whisper.training.checkpoints import TrainingState
     from lora_whisper.training.loop import Trainer
     from lora_whisper.training.recorder import Recorder

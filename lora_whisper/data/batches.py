@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lora_whisper.data.audio import SAMPLING_RATE
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, make_window
 

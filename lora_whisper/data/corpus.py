@@ -13,7 +13,8 @@ import numpy as np
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_header, slice_seconds
-from lora_whisper.data.manifest import Utterance, read_manifest, split_counts
+from lora_whisper.data.manifest import read_manifest, split_counts
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, check_task, language_code
 from lora_whisper.data.windows import window_tokens
 from lora_whisper.errors import UserError, listing
@@ -113,9 +114,9 @@ def _corpus(
     """The corpus, unless the configuration refuses what is left out, or nothing is left."""
     refused = []
     for reason, rows in left_out.items():
-        key = "on_bad_audio" if reason == BAD_AUDIO else "on_long_audio"
+        key = "bad_audio" if reason == BAD_AUDIO else "long_audio"
         if getattr(config, key) == "fail":
-            refused.append(f"{len(rows)} {reason}; data.{key}=skip leaves them out:")
+            refused.append(f"{len(rows)} {reason}; data.{key}=drop leaves them out:")
             refused.append(listing(rows))
     if refused:
         raise UserError(f"The {name} has rows that cannot be used:\n" + "\n".join(refused))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError, listing
 
 AUDIO_KEYS = ("audio", "file_name", "audio_filepath")  # our own, Hugging Face's, NeMo's
@@ -16,22 +16,6 @@ TEXT_KEYS = ("text", "transcription", "sentence")
 TASKS = ("transcribe", "translate")
 LONGEST_SECONDS = 1e9  # more than thirty years, so a mistake
 SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One row of a manifest: a piece of audio and what is said in it."""
-
-    audio: Path
-    text: str
-    language: str | None  # as the row or the configuration names it
-    task: str
-    start_seconds: float | None  # of the slice; None: from the beginning of the file
-    end_seconds: float | None  # None: to its end
-    speaker: str | None
-    row: str  # where it stands, "a.jsonl:17"
-    columns: Mapping[str, Any]  # the row as it stands in the manifest
-    duration_seconds: float = 0.0  # of the slice; `load_corpus` fills it from the audio's header
 
 
 class RowError(Exception):

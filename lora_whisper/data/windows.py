@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lora_whisper.data.audio import AudioError, read_audio
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, language_code, text_tokens
 
 IGNORED = -100  # a label that PyTorch's cross-entropy leaves out

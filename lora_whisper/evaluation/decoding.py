@@ -18,7 +18,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio
 from lora_whisper.data.features import LogMel
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, language_code
 from lora_whisper.data.windows import BadAudio
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.features import LogMel
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, language_code
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import Progress, transcribe

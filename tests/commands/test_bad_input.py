@@ -232,5 +232,5 @@ def test_audio_that_breaks_off_is_named(
     arguments = world.arguments("a", f"data.test={test}", "training.max_steps=1")
     assert line("train", *arguments) == 2
     assert "cut.jsonl:1" in capsys.readouterr().err
-    assert line("train", *arguments, "overwrite=true", "data.on_bad_audio=skip") == 0
+    assert line("train", *arguments, "overwrite=true", "data.bad_audio=drop") == 0
     assert "not heard   cut.jsonl:1" in capsys.readouterr().out

@@ -210,9 +210,9 @@ def test_bad_audio_is_skipped_only_when_told(
     message = capsys.readouterr().err
     assert "some.jsonl:21" in message
     assert "some.jsonl:22" in message
-    assert "data.on_bad_audio=skip" in message
+    assert "data.bad_audio=drop" in message
     assert not Path("outputs").exists() or not any(Path("outputs").iterdir())
-    assert line("train", *arguments, "data.on_bad_audio=skip") == 0
+    assert line("train", *arguments, "data.bad_audio=drop") == 0
     summary = json.loads(Path("outputs/a/summary.json").read_text())
     assert sum(summary["left_out"]["train"].values()) == 2
 

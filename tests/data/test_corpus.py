@@ -9,26 +9,18 @@ from typing import Any
 import pytest
 import soundfile
 
-from lora_whisper.config import DataConfig
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, sample
 from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.errors import UserError
+from tests.configs import data_config
 from tests.data.test_vocabulary import toy_vocabulary
 from tests.toy_speech import toy_speech, write_clip, write_manifest
 from tests.toy_tokenizers import toy_tokenizer
 
 SWAHILI = Path("../shared/speech/swahili/metadata.jsonl")
 
-FAIL = DataConfig(
-    train="a.jsonl",
-    validation=None,
-    test=None,
-    language="en",
-    task="transcribe",
-    on_bad_audio="fail",
-    on_long_audio="fail",
-)
-SKIP = dataclasses.replace(FAIL, on_bad_audio="skip", on_long_audio="skip")
+FAIL = data_config(language="en", long_audio="fail")
+SKIP = dataclasses.replace(FAIL, bad_audio="drop", long_audio="drop")
 
 
 @pytest.fixture
@@ -76,14 +68,14 @@ def test_fail_names_every_such_row_in_one_message(mixed: Path) -> None:
         "a.jsonl:4: ",
         "6.00 s",
         "1 longer than the window of 5 s",
-        "data.on_bad_audio=skip",
-        "data.on_long_audio=skip",
+        "data.bad_audio=drop",
+        "data.long_audio=drop",
     ):
         assert expected in message
 
 
 def test_each_policy_stands_alone(mixed: Path) -> None:
-    bad_only = dataclasses.replace(SKIP, on_bad_audio="fail")
+    bad_only = dataclasses.replace(SKIP, bad_audio="fail")
     with pytest.raises(UserError) as error:
         load_corpus(mixed, "train", bad_only, window_seconds=5.0)
     assert "long.wav" not in str(error.value)
@@ -134,7 +126,7 @@ def test_texts_longer_than_the_decoder_are_left_out(tmp_path: Path) -> None:
     kept = keep_what_fits(corpus, tokenizer, short_decoder(12), SKIP)
     assert [one.text for one in kept.utterances] == ["hi"]
     assert kept.left_out == {"with a text longer than 12 tokens": ("a.jsonl:2: 13 tokens",)}
-    with pytest.raises(UserError, match=r"1 with a text longer than 12 tokens.*on_long_audio"):
+    with pytest.raises(UserError, match=r"1 with a text longer than 12 tokens.*long_audio"):
         keep_what_fits(corpus, tokenizer, short_decoder(12), FAIL)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_whisper.data.manifest import Utterance, read_manifest, split_counts
+from lora_whisper.data.manifest import read_manifest, split_counts
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
 from tests.toy_speech import write_manifest
 

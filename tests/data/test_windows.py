@@ -9,7 +9,7 @@ import torch
 from transformers import WhisperTokenizer
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.windows import BadAudio, Window, make_window, window_tokens
 from tests.data.test_vocabulary import GENUINE, needs_genuine, toy_vocabulary
 from tests.toy_speech import write_clip

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from lora_whisper.config import AdapterConfig, ModelConfig
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import (
     FREE_TOKENS,
@@ -218,7 +218,7 @@ def test_training_goes_on_after_decoding(
     folder = str(toy_checkpoint(tmp_path / "toy"))
     checkpoint = locate(ModelConfig(checkpoint=folder, revision=None, dtype="float32"))
     base = load_base(checkpoint, quantization, torch.float32, torch.device("cpu"))
-    lora = AdapterConfig(kind="lora", rank=2, alpha=4.0, dropout=0.0, target_modules=("q_proj",))
+    lora = AdapterConfig("lora", 2, 4.0, 0.0, ("q_proj",), train_language_token=False)
     model = attach(base, lora, quantization, gradient_checkpointing=True, seed=0).train()
     dataclasses.replace(toy, model=model).hear(utterances, IN_BATCHES)
     model(**toy_inputs()).logits.float().logsumexp(-1).sum().backward()

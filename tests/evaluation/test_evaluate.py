@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation import evaluate

@@ -11,7 +11,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.features import LogMel
-from lora_whisper.data.manifest import Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
 from lora_whisper.evaluation.decoding import Hypotheses, transcribe
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer

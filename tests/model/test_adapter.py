@@ -32,7 +32,7 @@ MERGE_TOLERANCE = 1e-5  # fp32, on logits of magnitude 1: W·x + s·B·(A·x) ag
 
 
 def lora(targets: tuple[str, ...] = LINEAR_NAMES, dropout: float = 0.0) -> AdapterConfig:
-    return AdapterConfig("lora", RANK, ALPHA, dropout, targets)
+    return AdapterConfig("lora", RANK, ALPHA, dropout, targets, False)
 
 
 def adapted(seed: int = 0, targets: tuple[str, ...] = LINEAR_NAMES) -> PeftModel:

@@ -21,9 +21,7 @@ EOT = 256  # the first id after the bytes
 
 
 def toy_adapter(dropout: float = 0.0, seed: int = 3) -> PeftModel:
-    config = AdapterConfig(
-        kind="lora", rank=2, alpha=4.0, dropout=dropout, target_modules=LINEAR_NAMES
-    )
+    config = AdapterConfig("lora", 2, 4.0, dropout, LINEAR_NAMES, train_language_token=False)
     return attach(toy_model(), config, "none", gradient_checkpointing=False, seed=seed)
 
 
