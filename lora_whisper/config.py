@@ -388,10 +388,6 @@ class TrainConfig:
         require(
             name=name_rule(self.name),
             seed=seed_rule(self.seed),
-            adapter=(
-                not self.adapter.train_language_token or self.data.language_token is not None,
-                "train_language_token=true needs data.language_token=…, the token to re-learn",
-            ),
             resume=(
                 not (self.overwrite and self.resume),
                 "resume=auto and overwrite=true contradict each other; give one of them",

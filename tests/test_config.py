@@ -52,7 +52,7 @@ def test_all_problems_are_named_at_once() -> None:
         ("adapter.rank", 4.0, "a whole number"),
         ("adapter.alpha", "32", "a number"),
         ("adapter.dropout", 1.0, "0 … below 1"),
-        ("adapter.target_modules", "q_proj", "a list of names"),
+        ("adapter.target_modules", "q_proj", "a list"),
         ("overwrite", "yes", "true or false"),
         ("quantization.kind", None, "none or int8 or nf4"),
         ("data.train", "???", "missing; type data.train=…"),
