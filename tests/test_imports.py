@@ -12,6 +12,7 @@ GROUND = (
     "composing",
     "config",
     "errors",
+    "paths",
     "run_folder",
     "terminal",
 )  # floor 0 is one part

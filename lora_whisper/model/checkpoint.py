@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.paths import EMBEDDED, local_path
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
         WhisperProcessor,
     )
 
-EMBEDDED = "embedded:"  # prefix of what is in the package
 SMALL_FILES = ("*.json", "*.txt")  # configurations and tokenizer
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
@@ -42,16 +42,6 @@ class Checkpoint:
     path: str  # absolute folder, or hub id
     revision: str | None  # branch, tag or commit on the hub; None for a folder
     name: str  # as the user gave it
-
-
-def local_path(name: str) -> Path:
-    """A path as the user typed it, absolute; `embedded:…` lies in the package.
-
-    The shell expands no tilde after `=`, so it is expanded here.
-    """
-    if name.startswith(EMBEDDED):
-        return Path(__file__).parents[1] / "quickstart" / name.removeprefix(EMBEDDED)
-    return Path(name).expanduser().absolute()
 
 
 def locate(config: ModelConfig) -> Checkpoint:

@@ -1,0 +1,20 @@
+"""Paths as users type them: `~` and `..`, relative ones, and what lies in the package itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EMBEDDED = "embedded:"  # prefix of what is in the package
+
+
+def local_path(name: str) -> Path:
+    """A path as the user typed it, absolute; `embedded:…` lies in the package.
+
+    The shell expands no tilde after `=`, so it is expanded here.
+    """
+    if name.startswith(EMBEDDED):
+        return Path(__file__).parent / "quickstart" / name.removeprefix(EMBEDDED)
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError:  # "~nobody": no such user, so a file may be called that
+        return Path(name).absolute()
