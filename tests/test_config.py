@@ -62,6 +62,14 @@ def test_all_problems_are_named_at_once() -> None:
         ("evaluation.beams", 0, "1 or more"),
         ("training.max_epochs", float("inf"), "a finite number"),
         ("data.language", False, "quote it"),
+        ("data.train", None, "missing; type data.train=… (or data.path=…"),
+        ("data.test_share", 0.95, "with validation_share below 1"),
+        ("data.streaming", True, "only hub data sets"),
+        ("data.clean", ["case", "vowels"], "punctuation or digits, found 'vowels'"),
+        ("data.mix", [{"weight": 1.0}], "expected a train=… or a path=…, found neither"),
+        ("data.mix", [{"train": "b.jsonl"}], "data.mix[0].weight: missing"),
+        ("data.mix", "b.jsonl", "expected a list"),
+        ("augmentation.speed", {"share": 2.0, "slowest": 0.9, "fastest": 1.1}, "0 … 1, found 2.0"),
     ],
 )
 def test_each_bad_value_says_what_was_expected(path: str, value: Any, expected: str) -> None:
@@ -76,6 +84,25 @@ def test_each_bad_value_says_what_was_expected(path: str, value: Any, expected: 
     assert expected in str(error.value)
 
 
+def test_in_a_group_that_stands_in_a_list_null_may_be_left_out() -> None:
+    values = train_values("data.train=a.jsonl", "name=x")
+    columns = {"text": "sentence"}
+    values["data"]["mix"] = [{"train": "b.jsonl", "weight": 1, "columns": columns}]
+    (mix,) = to_config(TrainConfig, values).data.mix
+    assert (mix.train, mix.weight, mix.source) == ("b.jsonl", 1.0, None)
+    assert mix.columns is not None
+    assert (mix.columns.text, mix.columns.audio) == ("sentence", None)
+
+
+def test_augmentations_combine() -> None:
+    config = to_config(
+        TrainConfig,
+        train_values("data.train=a.jsonl", "name=x", "augmentation=[speed,noise]"),
+    )
+    given = {name for name, value in vars(config.augmentation).items() if value is not None}
+    assert given == {"speed", "noise"}
+
+
 def test_a_name_of_digits_stays_text() -> None:
     values = train_values("data.train=a.jsonl", "name=2026")
     assert to_config(TrainConfig, values).name == "2026"
@@ -83,9 +110,10 @@ def test_a_name_of_digits_stays_text() -> None:
 
 def test_the_config_survives_yaml() -> None:
     """config.yaml of a run is read back into the same configuration."""
-    config = to_config(TrainConfig, train_values("model=nano", "data.train=a.jsonl", "name=x"))
+    mix = "data.mix=[{train: b.jsonl, weight: 0.5}]"
+    given = ["model=nano", "data.train=a.jsonl", "name=x", mix, "augmentation=[speed,telephone]"]
+    config = to_config(TrainConfig, train_values(*given))
     values = dataclasses.asdict(config)
-    values["adapter"]["target_modules"] = list(config.adapter.target_modules)
     assert to_config(TrainConfig, yaml.safe_load(yaml.safe_dump(values))) == config
 
 
