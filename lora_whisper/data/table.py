@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import pyarrow as pa
@@ -117,9 +117,9 @@ class Table:
         """A field of all rows."""
         return self._arrow.column(name)
 
-    def audio(self, number: int, row: Row) -> Path | EncodedAudio:
-        """The audio of a row that `row(number)` gave."""
-        return Path(row.audio) if self.audio_of is None else self.audio_of(number)
+    def audio(self, number: int, path: str) -> Path | EncodedAudio:
+        """The audio of a row whose field `audio` is `path`."""
+        return Path(path) if self.audio_of is None else self.audio_of(number)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
@@ -170,18 +170,24 @@ def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
 
 
 def _write(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    """Publish a whole file or none: two processes may write the same one at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    _remove_outdated(path)
+
+
+@contextlib.contextmanager
+def published(path: Path) -> Iterator[BinaryIO]:
+    """Write a whole file or none, also where two processes write the same one at a time."""
     descriptor, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _remove_outdated(path)
 
 
 def _remove_outdated(path: Path) -> None:
@@ -289,20 +295,33 @@ class Utterances(Sequence[Utterance]):
         )
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A field of `Row` for each utterance; language and task with the defaults filled in."""
+        """A field of `Row` for each utterance; language and task as the `Utterance` has them."""
         chunks = chain.from_iterable(table.column(name).chunks for table in self.tables)
         whole = pa.chunked_array(chunks, SCHEMA.field(name).type)
         if not self._are_all():
             whole = whole.take(pa.array(self.rows))
         if name in ("language", "task"):
             default = getattr(self.defaults, name)
-            return whole if default is None else pc.fill_null(whole, default)
+            whole = whole if default is None else pc.fill_null(whole, default)
+        if name == "language":
+            for called, code in self.defaults.codes.items():
+                if called is not None and called != code:
+                    found = pc.fill_null(pc.equal(whole, called), False)
+                    whole = pc.if_else(found, pa.scalar(code, pa.string()), whole)
         return whole
 
     def row(self, index: int) -> Row:
         """The row behind an utterance, as its source has it."""
         table, number = self._place(index)
         return table.row(number)
+
+    def by_table(self) -> Iterator[tuple[Table, np.ndarray, np.ndarray]]:
+        """Each table, the utterances that it holds by index, and their row numbers in it."""
+        begins = self._ends - [len(table) for table in self.tables]
+        holding = np.searchsorted(self._ends, self.rows, side="right")
+        for number, table in enumerate(self.tables):
+            indices = np.flatnonzero(holding == number)
+            yield table, indices, self.rows[indices] - begins[number]
 
     def with_durations(self, seconds: np.ndarray) -> Utterances:
         """The same with (n,) measured durations."""
@@ -352,7 +371,7 @@ class Utterances(Sequence[Utterance]):
         language, token = self.defaults.language_of(row)
         seconds = float(self.durations_seconds[index])
         return Utterance(
-            audio=table.audio(number, row),
+            audio=table.audio(number, row.audio),
             text=row.text,
             language=language,
             task=row.task or self.defaults.task,
@@ -375,7 +394,7 @@ class _AudioOfPieces:
 
     def __call__(self, number: int) -> Path | EncodedAudio:
         table, whole = self.places[number]
-        return table.audio(whole, table.row(whole))
+        return table.audio(whole, table.row(whole).audio)
 
 
 def _piece_row(row: Row, piece: Utterance) -> Row:
