@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError, listing
 
 ENGLISH_ONLY_SIZE = 51_864  # openai/whisper tells `.en` checkpoints by this size
 LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 TASKS = ("transcribe", "translate")
+SECONDS_PER_TIMESTAMP = 0.02  # one position of the encoder, in every checkpoint
 # Written without spaces between words; Whisper's own transcripts of them begin without one.
 SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "km", "yue"})
 
@@ -39,12 +41,25 @@ class Vocabulary:
     multilingual: bool
     max_tokens: int  # decoder positions
 
-    def start(self, language: str | None, task: str) -> list[int]:
-        """What the decoder is given before the text; `language` is a code, None for `.en`."""
+    def start(self, language: str | None, task: str, timestamps: bool = False) -> list[int]:
+        """What the decoder is given before the text; `language` is a code, None for `.en`.
+
+        With `timestamps`, the first one comes next, in place of <|notimestamps|>.
+        """
+        last = [] if timestamps else [self.no_timestamps]
         if not self.multilingual:
-            return [self.sot, self.no_timestamps]
-        assert language is not None, "language_code() gives every utterance its language first"
-        return [self.sot, self.languages[language], self.tasks[task], self.no_timestamps]
+            return [self.sot, *last]
+        assert language is not None, "token_language() gives every utterance its language first"
+        return [self.sot, self.languages[language], self.tasks[task], *last]
+
+    @property
+    def room_tokens(self) -> int:
+        """What the decoder has room for after a start without <|notimestamps|>."""
+        return self.max_tokens - (3 if self.multilingual else 1)
+
+    def timestamp(self, seconds: float) -> int:
+        """The token of the nearest multiple of 0.02 s from the window's beginning."""
+        return self.timestamp_begin + round(seconds / SECONDS_PER_TIMESTAMP)
 
 
 def read_vocabulary(tokenizer: Any, generation_config: Any | None, model_config: Any) -> Vocabulary:
@@ -160,11 +175,40 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
             "A multilingual checkpoint has to be told the language: say data.language=sw (or "
             'data.language=swahili), or give each row of the manifest a "language".'
         )
-    name = language.strip().lower()
-    code = _codes_by_name().get(name, name)
+    code = _code(language)
     if code not in vocabulary.languages:
         raise UserError(_unknown_language(vocabulary, language))
     return code
+
+
+def token_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+    """Code of the language whose token the decoder is given; None for English-only checkpoints.
+
+    A language that Whisper lacks borrows the token of another, its `language_token`.
+
+    Raises:
+        UserError: a language that the checkpoint does not know, or none where one is needed.
+    """
+    return language_code(vocabulary, utterance.language_token or utterance.language)
+
+
+def written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+    """Code of the language that the text is in, which decides on spaces and normalization.
+
+    A translation is English text, whatever was spoken. Under a borrowed token the language is the
+    utterance's own, whether the checkpoint knows it or not.
+    """
+    if utterance.task == "translate":
+        return "en"
+    if utterance.language_token and utterance.language:
+        return _code(utterance.language)
+    return language_code(vocabulary, utterance.language_token or utterance.language)
+
+
+def _code(language: str) -> str:
+    """Whisper's code for a language that it has a name for; any other stays as it is called."""
+    name = language.strip().lower()
+    return _codes_by_name().get(name, name)
 
 
 @cache
@@ -192,7 +236,8 @@ def _unknown_language(vocabulary: Vocabulary, language: str) -> str:
     return (
         f"The checkpoint does not know the language {language!r}; it knows "
         f"{len(vocabulary.languages)}, the nearest being {examples}. Say data.language=CODE with "
-        "one of them; for a language that Whisper was not trained on, take a related one."
+        "one of them; a language that Whisper was not trained on borrows the token of a related "
+        "one: data.language_token=CODE."
     )
 
 

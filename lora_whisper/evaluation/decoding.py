@@ -19,7 +19,7 @@ from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import Vocabulary, language_code
+from lora_whisper.data.vocabulary import Vocabulary, token_language
 from lora_whisper.data.windows import BadAudio
 
 # A hypothesis may have 20 tokens and 50 more a second. Read Swahili has 6 a second at most; fast
@@ -195,12 +195,12 @@ class Listener:
 
 def _check_languages(vocabulary: Vocabulary, utterances: Iterable[Utterance]) -> None:
     """Complain before the first batch, not after an hour."""
-    for language in {utterance.language for utterance in utterances}:
-        language_code(vocabulary, language)
+    for utterance in utterances:
+        token_language(vocabulary, utterance)
 
 
 def _prompt(vocabulary: Vocabulary, utterance: Utterance) -> list[int]:
-    return vocabulary.start(language_code(vocabulary, utterance.language), utterance.task)
+    return vocabulary.start(token_language(vocabulary, utterance), utterance.task)
 
 
 def _read(utterance: Utterance, window_samples: int) -> np.ndarray | BadAudio:

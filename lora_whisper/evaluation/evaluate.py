@@ -14,7 +14,7 @@ from torch import nn
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import Vocabulary, language_code
+from lora_whisper.data.vocabulary import Vocabulary, written_language
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import Progress, transcribe
 from lora_whisper.evaluation.metrics import error_counts
@@ -57,7 +57,7 @@ def evaluate_model(
     groups = group_labels(utterances, settings.group_by)
     found = transcribe(model, utterances, processor, vocabulary, features, settings, on_progress)
     references = [utterance.text for utterance in utterances]
-    languages = [_written_language(vocabulary, utterance) for utterance in utterances]
+    languages = [written_language(vocabulary, utterance) for utterance in utterances]
     result = score(references, found.texts, languages, settings.bootstrap_samples, seed, groups)
     reasons = {bad.row: bad.reason for bad in found.bad}
     rows = [
@@ -76,12 +76,6 @@ def write_hypotheses(path: Path, rows: Iterable[ScoredRow]) -> None:
     """Write one JSON object a line, UTF-8."""
     lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def _written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
-    """The code of the language that the text is in: Whisper translates into English only."""
-    code = language_code(vocabulary, utterance.language)
-    return "en" if utterance.task == "translate" else code
 
 
 def _scored(

@@ -17,11 +17,8 @@ from importlib import resources
 import regex
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
+from lora_whisper.data.text import TURKIC_LANGUAGES, TURKIC_LOWERCASE
 from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
-
-# The capital of Turkish dotless i is I, and that of i has a dot.
-TURKIC_LOWERCASE = str.maketrans({"I": "\u0131", "\u0130": "i"})
-TURKIC_LANGUAGES = frozenset({"tr", "az"})
 
 # [music] and <noise>, then (laughs); the order is Whisper's and matters where they are nested
 BRACKETED = (regex.compile(r"[<\[][^>\]]*[>\]]"), regex.compile(r"\([^)]+?\)"))

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import (
     Vocabulary,
     language_code,
     read_vocabulary,
     text_tokens,
+    token_language,
+    written_language,
 )
 from lora_whisper.errors import UserError
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
@@ -202,3 +205,51 @@ def test_ordinary_text_is_tokenized_as_the_tokenizer_does(name: str) -> None:
 def test_the_record_cannot_be_changed(multilingual: Vocabulary) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         multilingual.sot = 0  # type: ignore[misc]
+
+
+def spoken(language: str | None, token: str | None = None, task: str = "transcribe") -> Utterance:
+    return Utterance(
+        Path("a.wav"), "hi", language, task, None, None, None, "a:1", {}, language_token=token
+    )
+
+
+@pytest.mark.parametrize(
+    ("utterance", "token", "written"),
+    [
+        (spoken("Swahili"), "sw", "sw"),
+        (spoken("luo", token="swahili"), "sw", "luo"),
+        (spoken(" Luo ", token="sw", task="translate"), "sw", "en"),
+        (spoken("yue", token="zh"), "zh", "yue"),  # 51865 tokens know no Cantonese
+        (spoken("cantonese", token="zh"), "zh", "yue"),
+        (spoken(None, token="sw"), "sw", "sw"),
+        (spoken("ja", task="translate"), "ja", "en"),
+    ],
+)
+def test_the_token_s_language_and_the_text_s(
+    multilingual: Vocabulary, utterance: Utterance, token: str, written: str
+) -> None:
+    assert token_language(multilingual, utterance) == token
+    assert written_language(multilingual, utterance) == written
+
+
+def test_without_a_borrowed_token_an_unknown_language_names_the_way_out(
+    multilingual: Vocabulary,
+) -> None:
+    for rule in (token_language, written_language):
+        with pytest.raises(UserError, match=r"data\.language_token=CODE"):
+            rule(multilingual, spoken("luo"))
+    with pytest.raises(UserError, match="'xx'"):
+        token_language(multilingual, spoken("luo", token="xx"))
+
+
+def test_english_only_has_no_token(english_only: Vocabulary) -> None:
+    assert token_language(english_only, spoken("en")) is None
+    assert written_language(english_only, spoken(None)) is None
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.009, 0.02, 2.4, 5.1, 29.98, 30.0])
+def test_timestamps_are_the_tokenizer_s(seconds: float) -> None:
+    layout = {"languages": 100, "window_seconds": 30, "text_tokens": 50257}
+    ids = toy_tokenizer(**layout).get_vocab()
+    token = f"<|{round(seconds * 50) / 50:.2f}|>"
+    assert toy_vocabulary(**layout).timestamp(seconds) == ids[token]

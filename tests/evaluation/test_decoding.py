@@ -242,3 +242,12 @@ def test_no_warning_reaches_the_user(
     finally:
         root.removeHandler(caplog.handler)
     assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_language_that_whisper_lacks_is_heard_under_its_borrowed_token(
+    toy: Toy, utterances: list[Utterance]
+) -> None:
+    lent = [dataclasses.replace(one, language="de") for one in utterances]
+    luo = [dataclasses.replace(one, language="luo", language_token="german") for one in utterances]
+    english = [dataclasses.replace(one, language="en") for one in utterances]
+    assert toy.hear(luo).texts == toy.hear(lent).texts != toy.hear(english).texts
