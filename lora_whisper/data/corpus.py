@@ -1,149 +1,269 @@
-"""From a manifest to the utterances that can be trained on or scored; the rest is counted."""
+"""From the rows of a source to what can be trained on or scored; the rest is counted."""
 
 from __future__ import annotations
 
-import dataclasses
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_header, slice_seconds
-from lora_whisper.data.manifest import read_manifest, split_counts
-from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import Vocabulary, check_task, language_code
-from lora_whisper.data.windows import window_tokens
+from lora_whisper.data.audio import SAMPLING_RATE, AudioError
+from lora_whisper.data.durations import measure
+from lora_whisper.data.table import Utterances
+from lora_whisper.data.text import clean as clean_text
+from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.data.vocabulary import (
+    Vocabulary,
+    check_task,
+    language_code,
+    text_tokens,
+    written_language,
+)
 from lora_whisper.errors import UserError, listing
 
+log = logging.getLogger("lora_whisper")
+
 BAD_AUDIO = "with audio that cannot be read"
+NFC_GROWTH = 3  # most that NFC lengthens UTF-8, https://unicode.org/faq/normalization
 
 
 @dataclass(frozen=True)
 class Corpus:
     """The usable utterances of one split, and what was left out of it."""
 
-    utterances: tuple[Utterance, ...]
+    utterances: Utterances
     left_out: Mapping[str, tuple[str, ...]]  # reason → "row: detail" of each
 
     @property
     def seconds(self) -> float:
-        return sum(utterance.duration_seconds for utterance in self.utterances)
+        return float(self.utterances.durations_seconds.sum())
 
     @property
     def hours(self) -> float:
         return self.seconds / 3600
 
 
-def load_corpus(manifest: Path, split: str, config: DataConfig, window_seconds: float) -> Corpus:
-    """Read the rows of `split` and check each file's header; nothing is decoded.
+def load_corpus(
+    utterances: Utterances, split: str, config: DataConfig, window_seconds: float
+) -> Corpus:
+    """Check each file's header, and leave out or split what is longer than a window.
+
+    Nothing is decoded but what `data.long_audio=split` has to hear for a place to cut.
 
     Raises:
-        UserError: an unreadable manifest; audio that is missing, does not decode or is longer than
-            the window, where the configuration says fail (every such row in one message); a split
-            that is empty, or empty after leaving out.
+        UserError: audio that is missing, does not decode or is longer than the window, where the
+            configuration says fail (every such row in one message); a split that is empty after
+            leaving out.
     """
-    rows = read_manifest(manifest, split, config.language, config.task)
-    if not rows:
-        raise UserError(_no_rows(manifest, split))
-    with ThreadPoolExecutor() as pool:  # libsndfile waits for the disk without holding the GIL
-        measured = list(pool.map(_measured, rows))
-    usable: list[Utterance] = []
-    left_out: dict[str, list[str]] = {}
-    too_long = f"longer than the window of {window_seconds:g} s"
-    for utterance, found in zip(rows, measured, strict=True):
-        if isinstance(found, AudioError):
-            left_out.setdefault(BAD_AUDIO, []).append(f"{utterance.row}: {found}")
-        elif round(found * SAMPLING_RATE) > round(window_seconds * SAMPLING_RATE):
-            clip = f"{utterance.row}: {utterance.audio}: {found:.2f} s"
-            left_out.setdefault(too_long, []).append(clip)
-        else:
-            usable.append(dataclasses.replace(utterance, duration_seconds=found))
-    return _corpus(usable, left_out, config, f"split {split!r} of {manifest}")
+    measured, problems = measure(utterances)
+    sieve = _Sieve(measured)
+    sieve.leave_out(BAD_AUDIO, {index: str(error) for index, error in problems.items()})
+    samples = np.rint(np.nan_to_num(measured.durations_seconds) * SAMPLING_RATE)
+    too_long = np.flatnonzero(samples > round(window_seconds * SAMPLING_RATE)).tolist()
+    longer = f"longer than the window of {window_seconds:g} s"
+    pieces: dict[int, Sequence[Utterance]] = {}
+    if config.long_audio == "split" and too_long:
+        pieces, unsplit, undecoded = _split(measured, too_long, window_seconds)
+        sieve.leave_out(BAD_AUDIO, undecoded)
+        sieve.leave_out(f"{longer} that cannot be split", unsplit)
+    else:
+        sieve.leave_out(longer, {index: _clip(measured[index]) for index in too_long})
+    source = getattr(config, split) or config.path
+    return sieve.corpus(config, f"split {split!r} of {source}", pieces)
 
 
 def keep_what_fits(
-    corpus: Corpus, tokenizer: Any, vocabulary: Vocabulary, config: DataConfig
+    corpus: Corpus,
+    tokenizer: Any,
+    vocabulary: Vocabulary,
+    config: DataConfig,
+    clean: Sequence[str] = (),
 ) -> Corpus:
     """Leave out texts with more tokens than the decoder has positions; name languages by code.
+
+    Args:
+        clean: what becomes of the texts before they are tokenized, see `text.clean`.
 
     Raises:
         UserError: a language or a task that the checkpoint does not know; a text too long where
             the configuration says that long clips fail; nothing left.
     """
-    _check_languages(corpus.utterances, vocabulary)
-    usable: list[Utterance] = []
-    left_out = {reason: list(rows) for reason, rows in corpus.left_out.items()}
-    too_long = f"with a text longer than {vocabulary.max_tokens} tokens"
-    for utterance in corpus.utterances:
-        tokens = len(window_tokens(utterance, tokenizer, vocabulary)) - 1
+    utterances = _with_codes(corpus.utterances, vocabulary)
+    prompt_tokens = _prompt_tokens(vocabulary)
+    too_long = {}
+    room_tokens = vocabulary.max_tokens - prompt_tokens
+    for index in _perhaps_too_long(utterances, room_tokens, spells_digits="digits" in clean):
+        one = utterances[index]
+        written = written_language(vocabulary, one)
+        text = clean_text(one.text, clean, written)
+        tokens = prompt_tokens + len(text_tokens(tokenizer, text, written))
         if tokens > vocabulary.max_tokens:
-            left_out.setdefault(too_long, []).append(f"{utterance.row}: {tokens} tokens")
-        else:
-            code = language_code(vocabulary, utterance.language)
-            usable.append(dataclasses.replace(utterance, language=code))
-    return _corpus(usable, left_out, config, "corpus")
+            too_long[index] = f"{tokens} tokens"
+    sieve = _Sieve(utterances, corpus.left_out)
+    sieve.leave_out(f"with a text longer than {vocabulary.max_tokens} tokens", too_long)
+    return sieve.corpus(config, "corpus")
 
 
-def sample(utterances: Sequence[Utterance], count: int | None, seed: int) -> tuple[Utterance, ...]:
+def sample(utterances: Utterances, count: int | None, seed: int) -> Utterances:
     """At most `count` utterances, always the same for a seed, in their original order."""
     if count is None or count >= len(utterances):
-        return tuple(utterances)
+        return utterances
     chosen = np.random.default_rng(seed).choice(len(utterances), size=count, replace=False)
-    return tuple(utterances[index] for index in sorted(chosen))
+    return utterances.select(np.sort(chosen))
 
 
-def _measured(utterance: Utterance) -> float | AudioError:
-    """Seconds of the utterance's slice, or why it cannot be read."""
-    try:
-        header = read_header(utterance.audio)
-        start, end = slice_seconds(
-            utterance.audio, header, utterance.start_seconds, utterance.end_seconds
+class _Sieve:
+    """What is left out of utterances, by reason, and the corpus of what remains."""
+
+    def __init__(self, utterances: Utterances, before: Mapping[str, Sequence[str]] | None = None):
+        self.utterances = utterances
+        self.left_out = {reason: list(rows) for reason, rows in (before or {}).items()}
+        self.indices: list[int] = []
+
+    def leave_out(self, reason: str, details: Mapping[int, str]) -> None:
+        """Leave out utterances by index; the detail says what was found."""
+        for index, detail in details.items():
+            line = f"{self.utterances.row(index).place}: {detail}"
+            self.left_out.setdefault(reason, []).append(line)
+            self.indices.append(index)
+
+    def corpus(
+        self, config: DataConfig, name: str, pieces: Mapping[int, Sequence[Utterance]] | None = None
+    ) -> Corpus:
+        """What remains, with pieces in the place of what was split.
+
+        Raises:
+            UserError: the configuration refuses what is left out, or nothing remains.
+        """
+        self._refuse(config, name)
+        kept = np.setdiff1d(np.arange(len(self.utterances)), self.indices)
+        if not len(kept):
+            raise UserError(self._nothing(name))
+        by_place = {int(np.searchsorted(kept, index)): of for index, of in (pieces or {}).items()}
+        utterances = self.utterances.select(kept).with_pieces(by_place)
+        return Corpus(utterances, {reason: tuple(rows) for reason, rows in self.left_out.items()})
+
+    def _refuse(self, config: DataConfig, name: str) -> None:
+        refused = []
+        for reason, rows in self.left_out.items():
+            key = "bad_audio" if reason == BAD_AUDIO else "long_audio"
+            if getattr(config, key) == "fail":
+                refused.append(f"{len(rows)} {reason}; data.{key}=drop leaves them out:")
+                refused.append(listing(rows))
+        if refused:
+            raise UserError(f"The {name} has rows that cannot be used:\n" + "\n".join(refused))
+
+    def _nothing(self, name: str) -> str:
+        found = ", ".join(f"{len(rows)} {reason}" for reason, rows in self.left_out.items())
+        examples = listing([row for rows in self.left_out.values() for row in rows], shown=3)
+        return f"Nothing in the {name} can be used: {found or 'it has no rows'}.\n{examples}"
+
+
+# ── long clips ───────────────────────────────────────────────────────────────────────────────
+
+
+def _split(
+    utterances: Utterances, indices: Sequence[int], window_seconds: float
+) -> tuple[dict[int, Sequence[Utterance]], dict[int, str], dict[int, str]]:
+    """Pieces by index, and what there is to say of clips without any: uncut, or undecoded."""
+    pieces: dict[int, Sequence[Utterance]] = {}
+    unsplit: dict[int, str] = {}
+    undecoded: dict[int, str] = {}
+    cut = partial(_pieces, utterances, window_seconds=window_seconds)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # no more: each holds a decoded clip
+        for index, found in zip(indices, pool.map(cut, indices), strict=True):
+            if isinstance(found, AudioError):
+                undecoded[index] = str(found)
+            elif not found:
+                unsplit[index] = _clip(utterances[index])
+            else:
+                pieces[index] = found
+    count = sum(map(len, pieces.values()))
+    if pieces:
+        log.info(
+            "split       %d clips over %g s into %d pieces", len(pieces), window_seconds, count
         )
+    return pieces, unsplit, undecoded
+
+
+def _pieces(
+    utterances: Utterances, index: int, window_seconds: float
+) -> Sequence[Utterance] | AudioError | None:
+    from lora_whisper.data.long_audio import split_long
+
+    try:
+        return split_long(utterances[index], window_seconds)
     except AudioError as error:
         return error
-    return end - start
 
 
-def _corpus(
-    usable: list[Utterance], left_out: dict[str, list[str]], config: DataConfig, name: str
-) -> Corpus:
-    """The corpus, unless the configuration refuses what is left out, or nothing is left."""
-    refused = []
-    for reason, rows in left_out.items():
-        key = "bad_audio" if reason == BAD_AUDIO else "long_audio"
-        if getattr(config, key) == "fail":
-            refused.append(f"{len(rows)} {reason}; data.{key}=drop leaves them out:")
-            refused.append(listing(rows))
-    if refused:
-        raise UserError(f"The {name} has rows that cannot be used:\n" + "\n".join(refused))
-    if not usable:
-        counts = ", ".join(f"{len(rows)} {reason}" for reason, rows in left_out.items())
-        examples = listing([row for rows in left_out.values() for row in rows], shown=3)
-        raise UserError(f"Nothing in the {name} can be used: {counts}.\n{examples}")
-    return Corpus(tuple(usable), {reason: tuple(rows) for reason, rows in left_out.items()})
+def _clip(utterance: Utterance) -> str:
+    audio = utterance.audio
+    name = audio.name if isinstance(audio, EncodedAudio) else audio
+    return f"{name}: {utterance.duration_seconds:.2f} s"
 
 
-def _no_rows(manifest: Path, split: str) -> str:
-    counts = ", ".join(f"{name} {count}" for name, count in split_counts(manifest).items())
-    return (
-        f"The manifest {manifest} has no rows for the split {split!r}; it has: "
-        f'{counts or "no rows at all"}. A row belongs to the split that its key "split" names; '
-        "without that key it belongs to the split that the manifest is given for."
-    )
+# ── languages and texts ──────────────────────────────────────────────────────────────────────
 
 
-def _check_languages(utterances: Sequence[Utterance], vocabulary: Vocabulary) -> None:
-    """One message for each language that the checkpoint does not know, with its first row."""
-    problems: dict[str, str] = {}
-    for utterance in utterances:
+def _with_codes(utterances: Utterances, vocabulary: Vocabulary) -> Utterances:
+    """Languages by Whisper's code, but for one that borrows another's token.
+
+    Raises:
+        UserError: one line for each language or task that the checkpoint does not know, with its
+            first row.
+    """
+    defaults = utterances.defaults
+    codes: dict[str | None, str | None] = {}
+    problems = []
+    languages, tasks = utterances.column("language"), utterances.column("task")
+    for language in languages.unique().to_pylist():
+        borrows = defaults.language_token is not None and language == defaults.language
         try:
-            language_code(vocabulary, utterance.language)
-            check_task(vocabulary, utterance.task)
+            code = language_code(vocabulary, defaults.language_token if borrows else language)
+            codes[language] = language if borrows else code
         except UserError as error:
-            problems.setdefault(str(error), f"{utterance.row}: {error}")
+            problems.append(f"{_first_place(utterances, languages, language)}: {error}")
+    for task in tasks.unique().to_pylist():
+        try:
+            check_task(vocabulary, task)
+        except UserError as error:
+            problems.append(f"{_first_place(utterances, tasks, task)}: {error}")
     if problems:
-        raise UserError("\n".join(problems.values()))
+        raise UserError("\n".join(problems))
+    token = defaults.language_token and language_code(vocabulary, defaults.language_token)
+    return utterances.with_codes(codes, token)
+
+
+def _first_place(utterances: Utterances, column: Any, value: str | None) -> str:
+    holds = pc.is_null(column) if value is None else pc.equal(column, value)
+    return utterances.row(pc.index(holds, True).as_py()).place
+
+
+def _perhaps_too_long(
+    utterances: Utterances, room_tokens: int, spells_digits: bool = False
+) -> list[int]:
+    """Those that may have more tokens than there is room for: few, so that few are tokenized.
+
+    Byte-level BPE makes no more tokens than there are bytes, in NFC and with the space in front.
+    Spelled, a digit may become a whole line of them.
+    """
+    texts = utterances.column("text")
+    perhaps = pc.greater(pc.binary_length(texts), (room_tokens - 1) // NFC_GROWTH)
+    if spells_digits:
+        return np.flatnonzero(pc.or_(perhaps, pc.match_substring_regex(texts, r"\pN"))).tolist()
+    indices = np.flatnonzero(perhaps)
+    normalized = pc.utf8_normalize(texts.filter(perhaps), form="NFC")
+    return indices[pc.binary_length(normalized).to_numpy() > room_tokens - 1].tolist()
+
+
+def _prompt_tokens(vocabulary: Vocabulary) -> int:
+    """How many stand before a text without timestamps, of whatever language and task."""
+    return len(vocabulary.start(next(iter(vocabulary.languages), None), "transcribe"))

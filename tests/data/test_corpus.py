@@ -1,30 +1,47 @@
 """What a corpus keeps, what it leaves out, and what it refuses."""
 
 import dataclasses
+import json
+import logging
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lora_whisper.config import DataConfig
+from lora_whisper.data import corpus as corpus_module
+from lora_whisper.data.audio import AudioError
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, sample
-from lora_whisper.data.vocabulary import Vocabulary
+from lora_whisper.data.table import Defaults, Table, Utterances
+from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.vocabulary import Vocabulary, text_tokens
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.data.test_vocabulary import toy_vocabulary
-from tests.toy_speech import toy_speech, write_clip, write_manifest
+from tests.toy_speech import write_clip
+from tests.toy_tables import toy_row, toy_utterances
 from tests.toy_tokenizers import toy_tokenizer
 
-SWAHILI = Path("../shared/speech/swahili/metadata.jsonl")
+SWAHILI = Path("../shared/speech/swahili")
 
 FAIL = data_config(language="en", long_audio="fail")
 SKIP = dataclasses.replace(FAIL, bad_audio="drop", long_audio="drop")
 
 
+def corpus_of(
+    folder: Path, rows: list[dict[str, Any]], config: DataConfig, window_seconds: float = 5.0
+) -> Corpus:
+    return load_corpus(toy_utterances(folder, rows, config), "train", config, window_seconds)
+
+
 @pytest.fixture
-def mixed(tmp_path: Path) -> Path:
+def mixed(tmp_path: Path) -> Utterances:
     """Rows 1 and 5 are good, 2 is missing, 3 no audio, 4 too long, 6 too short."""
     write_clip(tmp_path / "good.wav", 1.0)
     write_clip(tmp_path / "long.wav", 6.0)
@@ -34,20 +51,20 @@ def mixed(tmp_path: Path) -> Path:
     rows: list[dict[str, Any]] = [{"audio": f"{name}.wav", "text": name} for name in names]
     rows.append({"audio": "long.wav", "text": "a slice", "start": 1.0, "end": 3.5})
     rows.append({"audio": "short.wav", "text": "short"})
-    return write_manifest(tmp_path / "a.jsonl", rows)
+    return toy_utterances(tmp_path, rows, FAIL)
 
 
 def test_durations_are_those_of_the_slices(tmp_path: Path) -> None:
     write_clip(tmp_path / "1.wav", 4.0, rate=22_050)
     slices: list[dict[str, Any]] = [{}, {"start": 1.5}, {"end": 1}, {"start": 1, "end": 1.25}]
     rows = [{"audio": "1.wav", "text": "a"} | each for each in slices]
-    corpus = load_corpus(write_manifest(tmp_path / "a.jsonl", rows), "train", FAIL, 5.0)
+    corpus = corpus_of(tmp_path, rows, FAIL)
     assert [one.duration_seconds for one in corpus.utterances] == [4.0, 2.5, 1.0, 0.25]
     assert corpus.seconds == 7.75
     assert corpus.hours == pytest.approx(7.75 / 3600)
 
 
-def test_skip_leaves_out_and_counts(mixed: Path) -> None:
+def test_skip_leaves_out_and_counts(mixed: Utterances) -> None:
     corpus = load_corpus(mixed, "train", SKIP, window_seconds=5.0)
     assert [one.text for one in corpus.utterances] == ["good", "a slice"]
     bad = corpus.left_out["with audio that cannot be read"]
@@ -56,7 +73,7 @@ def test_skip_leaves_out_and_counts(mixed: Path) -> None:
     assert long.startswith("a.jsonl:4: ")
 
 
-def test_fail_names_every_such_row_in_one_message(mixed: Path) -> None:
+def test_fail_names_every_such_row_in_one_message(mixed: Utterances) -> None:
     with pytest.raises(UserError) as error:
         load_corpus(mixed, "train", FAIL, window_seconds=5.0)
     message = str(error.value)
@@ -74,7 +91,7 @@ def test_fail_names_every_such_row_in_one_message(mixed: Path) -> None:
         assert expected in message
 
 
-def test_each_policy_stands_alone(mixed: Path) -> None:
+def test_each_policy_stands_alone(mixed: Utterances) -> None:
     bad_only = dataclasses.replace(SKIP, bad_audio="fail")
     with pytest.raises(UserError) as error:
         load_corpus(mixed, "train", bad_only, window_seconds=5.0)
@@ -88,21 +105,15 @@ def test_a_clip_as_long_as_the_window_is_not_too_long(tmp_path: Path) -> None:
     write_clip(tmp_path / "1.wav", 40.0, rate=8_000)
     row = {"audio": "1.wav", "text": "a", "start": 5.3, "end": 35.3}  # 29.999999999999996 s
     more = row | {"start": 2.2, "end": 32.2}  # 30.000000000000004 s
-    manifest = write_manifest(tmp_path / "a.jsonl", [row, more])
-    assert len(load_corpus(manifest, "train", FAIL, 30.0).utterances) == 2
+    assert len(corpus_of(tmp_path, [row, more], FAIL, 30.0).utterances) == 2
 
 
-def test_an_empty_split_says_which_there_are(tmp_path: Path) -> None:
-    rows = [{"audio": "1.wav", "text": "a", "split": name} for name in ("test", "dev", "test")]
-    manifest = write_manifest(tmp_path / "a.jsonl", rows)
-    with pytest.raises(UserError, match=r"'train'; it has: test 2, validation 1"):
-        load_corpus(manifest, "train", FAIL, 30.0)
-    manifest.write_text("")
-    with pytest.raises(UserError, match="no rows at all"):
-        load_corpus(manifest, "train", FAIL, 30.0)
+def test_an_empty_split_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"split 'train' of a\.jsonl .* it has no rows"):
+        corpus_of(tmp_path, [], FAIL)
 
 
-def test_a_split_that_is_empty_after_leaving_out_says_why(mixed: Path) -> None:
+def test_a_split_that_is_empty_after_leaving_out_says_why(mixed: Utterances) -> None:
     with pytest.raises(UserError) as error:
         load_corpus(mixed, "train", SKIP, window_seconds=0.5)
     assert "3 with audio that cannot be read" in str(error.value)
@@ -112,7 +123,7 @@ def test_a_split_that_is_empty_after_leaving_out_says_why(mixed: Path) -> None:
 def small_corpus(folder: Path, **columns: Any) -> Corpus:
     write_clip(folder / "1.wav", 1.0)
     rows = [{"audio": "1.wav", "text": "hi", **columns}, {"audio": "1.wav", "text": "hi hi hi"}]
-    return load_corpus(write_manifest(folder / "a.jsonl", rows), "train", FAIL, 5.0)
+    return corpus_of(folder, rows, FAIL)
 
 
 def short_decoder(max_tokens: int) -> Vocabulary:
@@ -128,6 +139,16 @@ def test_texts_longer_than_the_decoder_are_left_out(tmp_path: Path) -> None:
     assert kept.left_out == {"with a text longer than 12 tokens": ("a.jsonl:2: 13 tokens",)}
     with pytest.raises(UserError, match=r"1 with a text longer than 12 tokens.*long_audio"):
         keep_what_fits(corpus, tokenizer, short_decoder(12), FAIL)
+
+
+def test_texts_are_counted_as_they_will_be_learnt(tmp_path: Path) -> None:
+    """Digits make a short text a long one, once they are spelled."""
+    write_clip(tmp_path / "1.wav", 1.0)
+    rows = [{"audio": "1.wav", "text": text} for text in ("777777", "hi", "[noise] hi")]
+    corpus, tokenizer, decoder = corpus_of(tmp_path, rows, SKIP), toy_tokenizer(), short_decoder(14)
+    assert len(keep_what_fits(corpus, tokenizer, decoder, SKIP).utterances) == 2
+    cleaned = keep_what_fits(corpus, tokenizer, decoder, SKIP, ("digits", "annotations"))
+    assert [one.text for one in cleaned.utterances] == ["hi", "[noise] hi"]
 
 
 def test_languages_are_named_by_code_afterwards(tmp_path: Path) -> None:
@@ -150,29 +171,122 @@ def test_an_english_only_checkpoint_cannot_translate(tmp_path: Path) -> None:
         )
 
 
-def test_a_sample_is_fixed_and_in_order(tmp_path: Path) -> None:
-    utterances = load_corpus(toy_speech(tmp_path, count=10), "train", FAIL, 5.0).utterances
+def test_a_sample_is_fixed_and_in_order() -> None:
+    table = Table.from_rows(toy_row(number) for number in range(10))
+    utterances = Utterances([table], Defaults("en", "transcribe"))
     chosen = sample(utterances, 4, seed=1)
-    assert chosen == sample(utterances, 4, seed=1) != sample(utterances, 4, seed=2)
-    positions = [utterances.index(one) for one in chosen]
-    assert positions == sorted(set(positions))
-    assert len(positions) == 4
-    assert sample(utterances, None, seed=1) == sample(utterances, 99, seed=1) == utterances
+    assert list(chosen) == list(sample(utterances, 4, seed=1))
+    assert list(chosen) != list(sample(utterances, 4, seed=2))
+    assert chosen.rows.tolist() == sorted({*chosen.rows.tolist()})
+    assert len(chosen) == 4
+    assert sample(utterances, None, seed=1) is sample(utterances, 99, seed=1) is utterances
+
+
+# ── long clips ───────────────────────────────────────────────────────────────────────────────
+
+SPLIT = dataclasses.replace(FAIL, long_audio="split")
+
+
+def in_seconds(utterance: Utterance, window_seconds: float) -> list[Utterance] | None:
+    """Cut after each second; "whole" cannot be cut, and "broken" does not decode."""
+    if utterance.text == "broken":
+        raise AudioError("broken.wav: does not decode")
+    if utterance.text == "whole":
+        return None
+    ends = range(1, int(utterance.duration_seconds) + 1)
+    return [
+        dataclasses.replace(
+            utterance,
+            text=f"{utterance.text} {end}",
+            start_seconds=end - 1.0,
+            end_seconds=float(end),
+            duration_seconds=1.0,
+        )
+        for end in ends
+    ]
+
+
+@pytest.fixture
+def cut_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_whisper.data.long_audio.split_long", in_seconds)
+
+
+@pytest.mark.usefixtures("cut_in_seconds")
+def test_pieces_stand_in_the_place_of_long_clips(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_clip(tmp_path / "1.wav", 1.0)
+    write_clip(tmp_path / "3.wav", 3.0)
+    texts = {"a": 1, "whole": 3, "b": 3, "c": 1, "broken": 3, "gone": 9, "d": 3, "short": 1}
+    rows = [{"audio": f"{clip}.wav", "text": text} for text, clip in texts.items()]
+    config = dataclasses.replace(SPLIT, bad_audio="drop")
+    with caplog.at_level(logging.INFO, "lora_whisper"):
+        corpus = corpus_of(tmp_path, rows, config, window_seconds=2.0)
+    texts_left = [one.text for one in corpus.utterances]
+    assert texts_left == ["a", "b 1", "b 2", "b 3", "c", "d 1", "d 2", "d 3", "short"]
+    assert corpus.seconds == len(corpus.utterances)
+    (unsplit,) = corpus.left_out["longer than the window of 2 s that cannot be split"]
+    assert unsplit.startswith("a.jsonl:2: ")
+    bad = corpus.left_out["with audio that cannot be read"]
+    assert [line.partition(": ")[0] for line in bad] == ["a.jsonl:6", "a.jsonl:5"]
+    assert "2 clips over 2 s into 6 pieces" in caplog.text
+
+
+@pytest.mark.usefixtures("cut_in_seconds")
+def test_audio_that_breaks_while_it_is_split_is_refused_too(tmp_path: Path) -> None:
+    write_clip(tmp_path / "3.wav", 3.0)
+    rows = [{"audio": "3.wav", "text": text} for text in ("b", "broken")]
+    with pytest.raises(UserError, match=r"a\.jsonl:2: broken\.wav: does not decode"):
+        corpus_of(tmp_path, rows, SPLIT, window_seconds=2.0)
+
+
+# ── texts and tokens ─────────────────────────────────────────────────────────────────────────
+
+
+@given(st.lists(st.text("aé\u0958\u0301 \u3000ก한😀", max_size=12), min_size=1, max_size=4))
+def test_only_texts_that_may_be_too_long_are_tokenized(texts: list[str]) -> None:
+    """None that is too long is missed, though NFC lengthens some (U+0958 to twice its bytes)."""
+    table = Table.from_rows(toy_row(text=text) for text in texts)
+    utterances = Utterances([table], Defaults("en", "transcribe"))
+    tokenizer = toy_tokenizer()
+    for room in (3, 8, 20):
+        longer = [
+            index
+            for index, text in enumerate(texts)
+            if len(text_tokens(tokenizer, text, "en")) > room
+        ]
+        perhaps = corpus_module._perhaps_too_long(utterances, room)
+        assert {*longer} <= {*perhaps}
+        for index in perhaps:
+            assert len(unicodedata.normalize("NFC", texts[index]).encode()) + 1 > room
+
+
+def test_a_language_that_whisper_lacks_borrows_a_token(tmp_path: Path) -> None:
+    luo = dataclasses.replace(FAIL, language="luo", language_token="English")
+    write_clip(tmp_path / "1.wav", 1.0)
+    rows: list[dict[str, Any]] = [{}, {"language": "luo"}, {"language": "chinese"}]
+    corpus = corpus_of(tmp_path, [{"audio": "1.wav", "text": "a"} | row for row in rows], luo)
+    kept = keep_what_fits(corpus, toy_tokenizer(), toy_vocabulary(), luo).utterances
+    assert [one.language for one in kept] == ["luo", "luo", "zh"]
+    assert [one.language_token for one in kept] == ["en", "en", None]
+    unknown = dataclasses.replace(luo, language_token="luo")
+    corpus = corpus_of(tmp_path, [{"audio": "1.wav", "text": "a"}], unknown)
+    with pytest.raises(UserError, match="does not know the language 'luo'"):
+        keep_what_fits(corpus, toy_tokenizer(), toy_vocabulary(), unknown)
 
 
 @pytest.mark.skipif(not SWAHILI.exists(), reason="the recordings are absent")
 def test_real_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(soundfile.SoundFile, "read")  # headers only: 0.4 s for 463 files
-    splits = {
-        split: load_corpus(SWAHILI, split, SKIP, window_seconds=30.0)
-        for split in ("train", "validation", "test")
-    }
-    kept = sum(len(corpus.utterances) for corpus in splits.values())
-    left_out = [rows for corpus in splits.values() for rows in corpus.left_out.items()]
-    assert {reason for reason, _ in left_out} == {"longer than the window of 30 s"}
-    assert sum(len(rows) for _, rows in left_out) == 20
-    assert kept == 463 - 20
-    for utterance in splits["test"].utterances:
+    lines = (SWAHILI / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    placed = [row | {"audio": row["file_name"]} for row in rows]
+    corpus = corpus_of(SWAHILI, placed, SKIP, window_seconds=30.0)
+    (left_out,) = corpus.left_out.items()
+    assert left_out[0] == "longer than the window of 30 s"
+    assert len(left_out[1]) == 20
+    assert len(corpus.utterances) == 463 - 20
+    for utterance in corpus.utterances:
         assert utterance.duration_seconds == pytest.approx(utterance.columns["duration"], abs=0.1)
 
 

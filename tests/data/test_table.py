@@ -191,7 +191,7 @@ def test_selections_are_those_of_a_list(indices: list[int], part: slice) -> None
     assert chosen.column("place").to_pylist() == [one.row for one in chosen]
     assert chosen.column("speaker").to_pylist() == [one.speaker for one in chosen]
     assert list(pickle.loads(pickle.dumps(chosen))) == list(chosen)
-    found = {}
+    found: dict[int, str] = {}
     for table, positions, numbers in chosen.by_table():
         found |= {
             int(at): table.row(int(to)).place for at, to in zip(positions, numbers, strict=True)

@@ -1,0 +1,161 @@
+"""How long utterances are, by the headers of their files; kept beside a table on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lora_whisper.data.audio import AudioError, read_header, slice_seconds
+from lora_whisper.data.table import ROWS_ON_DISK, Table, Utterances, published
+from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.terminal import work
+
+ROWS_AT_A_TIME = 1_000  # that a thread measures before it is given more
+
+# What is known of a row, and of the file that it was measured in (zeros where there is none).
+KNOWN = np.dtype(
+    [("seconds", "<f8"), ("modified_ns", "<i8"), ("file_bytes", "<i8"), ("measured", "?")]
+)
+# One row's slice: its number in the table, path, start and end, and what was known of it.
+Slice = tuple[int, str, float | None, float | None, tuple[float, int, int, bool]]
+
+
+def measure(utterances: Utterances) -> tuple[Utterances, dict[int, AudioError]]:
+    """Read the headers of all files, in threads; nothing is decoded.
+
+    Returns the utterances with their durations (NaN where the audio cannot be read), and by index
+    why it cannot. What is known already is not read again, unless the file has changed since.
+    """
+    seconds = utterances.durations_seconds.copy()
+    problems: dict[int, AudioError] = {}
+    with _progress(int(np.isnan(seconds).sum())) as advance:
+        for table, indices, rows in utterances.by_table():
+            unknown = np.isnan(seconds[indices])
+            indices, rows = indices[unknown], rows[unknown]
+            found, reasons = _TableDurations(table).of(rows, advance)
+            seconds[indices] = found
+            problems |= {int(index): reasons[row] for index, row in _among(indices, rows, reasons)}
+    return utterances.with_durations(seconds), problems
+
+
+class _TableDurations:
+    """The durations of a table's rows, from its last run if it is on the disk."""
+
+    def __init__(self, table: Table):
+        self.table = table
+        self.file = table.path and table.path.with_suffix(".durations.npy")
+        self.known = _read(self.file, len(table))
+        self.is_new = False
+
+    def of(
+        self, rows: np.ndarray, advance: Callable[[int], None]
+    ) -> tuple[np.ndarray, dict[int, AudioError]]:
+        """Seconds of these rows, NaN where they cannot be read, and why not by row."""
+        problems: dict[int, AudioError] = {}
+        portions = np.array_split(rows, len(rows) // ROWS_AT_A_TIME + 1)
+        with ThreadPoolExecutor() as pool:  # libsndfile waits for the disk without holding the GIL
+            for portion, found in zip(portions, pool.map(self._measure, portions), strict=True):
+                problems |= found
+                advance(len(portion))
+        if self.is_new and self.file is not None:
+            _write(self.file, self.known)
+        return np.where(
+            np.isin(rows, list(problems)), np.nan, self.known["seconds"][rows]
+        ), problems
+
+    def _measure(self, rows: np.ndarray) -> dict[int, AudioError]:
+        problems: dict[int, AudioError] = {}
+        for _, group in groupby(self._slices(rows), key=self._recording):
+            problems |= self._measure_recording(list(group))
+        return problems
+
+    def _slices(self, rows: np.ndarray) -> Iterator[Slice]:
+        columns = (
+            self.table.column(name).take(pa.array(rows)).to_pylist()
+            for name in ("audio", "start", "end")
+        )
+        return zip(rows.tolist(), *columns, self.known[rows].tolist(), strict=True)
+
+    def _recording(self, one: Slice) -> str | int:
+        """What slices of one file have in common; it is opened once for all that stand together."""
+        return one[1] if self.table.audio_of is None else one[0]
+
+    def _measure_recording(self, slices: list[Slice]) -> dict[int, AudioError]:
+        number, path, *_ = slices[0]
+        audio = self.table.audio(number, path)
+        state = _state(audio)
+        slices = [one for one in slices if one[4][1:] != (*state, True)]
+        if not slices:
+            return {}
+        try:
+            header = read_header(audio)
+        except AudioError as error:
+            return dict.fromkeys((row for row, *_ in slices), error)
+        problems = {}
+        for row, _, start, end, _ in slices:
+            try:
+                begin, stop = slice_seconds(audio, header, start, end)
+            except AudioError as error:
+                problems[row] = error
+            else:
+                self.known[row] = (stop - begin, *state, True)
+                self.is_new = True
+        return problems
+
+
+def _among(
+    indices: np.ndarray, rows: np.ndarray, chosen: dict[int, AudioError]
+) -> Iterator[tuple[int, int]]:
+    mask = np.isin(rows, list(chosen))
+    return zip(indices[mask].tolist(), rows[mask].tolist(), strict=True)
+
+
+def _state(audio: Path | EncodedAudio) -> tuple[int, int]:
+    """Time of change and size; of what lies in a data set, the table's own key knows."""
+    if isinstance(audio, EncodedAudio):
+        return 0, 0
+    try:
+        stat = os.stat(audio)
+    except OSError:  # whoever reads the header says what is wrong
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _read(file: Path | None, rows: int) -> np.ndarray:
+    """(rows,) of KNOWN; nothing is known where the file is missing, damaged or another table's."""
+    if file is not None and file.is_file():
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            known = np.load(file, allow_pickle=False)
+            if known.dtype == KNOWN and known.shape == (rows,):
+                return known
+    return np.zeros(rows, KNOWN)
+
+
+def _write(file: Path, known: np.ndarray) -> None:
+    """Keep what is known, unless the disk is full: then it is measured again."""
+    with contextlib.suppress(OSError), published(file) as opened:
+        np.save(opened, known)
+
+
+@contextlib.contextmanager
+def _progress(rows: int) -> Iterator[Callable[[int], None]]:
+    """Show how far it is where that takes more than a moment."""
+    if rows < ROWS_ON_DISK:
+        yield lambda more: None
+        return
+    with work("measuring", rows) as bar:
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            bar.update(done)
+
+        yield advance
