@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
 from lora_whisper.composing import to_config
-from lora_whisper.config import DataConfig, ModelConfig, TrainConfig
+from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, ModelConfig, TrainConfig
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus
-from lora_whisper.data.manifest import read_manifest
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.leaks import Recordings, Texts
+from lora_whisper.data.sources import Split, read_split, resolved
+from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.checkpoint import EMBEDDED, Checkpoint, local_path, locate
+from lora_whisper.model.checkpoint import Checkpoint, locate
+from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import MARKER, RunFolder
 
 if TYPE_CHECKING:
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
+SPLITS: tuple[Split, ...] = get_args(Split)
+
 # Keys in which a resumed run may differ from the one it continues: none changes the adapter.
 FREE_TO_CHANGE = {
     "overwrite",
     "resume",
     "name",
+    "data.bad_audio",  # a run that goes on without a file had not met it before it was stopped
     "training.checkpoint_every_steps",
     "training.keep_checkpoints",
     "training.micro_batch",  # accumulation is exact but for rounding
@@ -59,11 +64,12 @@ class Base:
 
 @dataclass(frozen=True)
 class Speech:
-    """The three splits of a run; validation and test may be absent."""
+    """The three splits of a run, and what is mixed in; validation and test may be absent."""
 
     train: Corpus
     validation: Corpus | None
     test: Corpus | None
+    mixes: tuple[Corpus, ...] = ()  # in the order of data.mix
 
     @property
     def splits(self) -> dict[str, Corpus]:
@@ -72,11 +78,17 @@ class Speech:
         return {name: corpus for name, corpus in named.items() if corpus is not None}
 
     @property
+    def parts(self) -> dict[str, Corpus]:
+        """The splits, and what is mixed into train as "mix 1", "mix 2", …"""
+        mixes = {f"mix {number}": corpus for number, corpus in enumerate(self.mixes, 1)}
+        return self.splits | mixes
+
+    @property
     def left_out(self) -> dict[str, dict[str, int]]:
-        """How many utterances of each split were left out, by reason."""
+        """How many utterances of each part were left out, by reason."""
         return {
             name: {reason: len(rows) for reason, rows in corpus.left_out.items()}
-            for name, corpus in self.splits.items()
+            for name, corpus in self.parts.items()
             if corpus.left_out
         }
 
@@ -110,20 +122,45 @@ def read_base(config: ModelConfig) -> Base:
 
 @lru_cache(maxsize=1)
 def read_speech(model: ModelConfig, data: DataConfig) -> Speech:
-    """Read and check all manifests of a run; the sweep's points share them.
+    """Read and check all speech of a run; the sweep's points share it.
 
     Raises:
-        UserError: a manifest or its audio cannot be used, or a split is empty.
+        UserError: a source or its audio cannot be used, or a split is empty.
     """
-    manifests = {"train": data.train, "validation": data.validation, "test": data.test}
-    given = {split: local_path(path) for split, path in manifests.items() if path is not None}
-    for split, path in given.items():  # first, since reading the checkpoint takes seconds
-        read_manifest(path, split, data.language, data.task)
+    # All rows first, since reading the checkpoint takes seconds.
+    found = {split: read_split(data, split) for split in SPLITS}
+    mixes = [resolved(data, mix) for mix in data.mix]
+    mixed = [train_rows(config) for config in mixes]
     base = read_base(model)
-    corpora = {split: read_split(path, split, data, base) for split, path in given.items()}
-    speech = Speech(corpora["train"], corpora.get("validation"), corpora.get("test"))
+    corpora = {
+        split: usable(utterances, split, data, base)
+        for split, utterances in found.items()
+        if utterances is not None
+    }
+    speech = Speech(
+        corpora["train"],
+        corpora.get("validation"),
+        corpora.get("test"),
+        tuple(
+            usable(utterances, "train", config, base)
+            for utterances, config in zip(mixed, mixes, strict=True)
+        ),
+    )
     refuse_leaks(speech)
     return speech
+
+
+def train_rows(data: DataConfig) -> Utterances:
+    rows = read_split(data, "train")
+    assert rows is not None, "a training set that is missing is an error"
+    return rows
+
+
+def usable(utterances: Utterances, split: Split, data: DataConfig, base: Base) -> Corpus:
+    """One split's utterances that fit the base's window, decoder and languages."""
+    corpus = load_corpus(utterances, split, data, base.window_seconds)
+    clean = data.clean if split == "train" else ()  # references stay as they are
+    return keep_what_fits(corpus, base.processor.tokenizer, base.vocabulary, data, clean)
 
 
 def refuse_leaks(speech: Speech) -> None:
@@ -132,52 +169,74 @@ def refuse_leaks(speech: Speech) -> None:
     Raises:
         UserError: the same piece of audio stands in training and in another split.
     """
-    trained = {_recording(one) for one in speech.train.utterances}
-    texts = {one.text.casefold().strip() for one in speech.train.utterances}
-    for name in ("validation", "test"):
-        utterances = speech.splits[name].utterances if name in speech.splits else ()
-        shared = [
-            f"{one.row}: {one.audio.name}" for one in utterances if _recording(one) in trained
-        ]
+    scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
+    if not scored:
+        return
+    learnt = [speech.train.utterances, *(mix.utterances for mix in speech.mixes)]
+    recordings, texts = Recordings(learnt), Texts(learnt)
+    for name, corpus in scored.items():
+        utterances = corpus.utterances
+        shared = [utterances.row(index) for index in recordings.shared_with(utterances)]
         if shared:
+            rows = [f"{row.place}: {Path(row.audio).name}" for row in shared]
             raise UserError(
                 f"{len(shared)} recordings of data.{name} are in data.train too, so that a score "
-                f"on them would mean nothing:\n{listing(shared)}\n"
+                f"on them would mean nothing:\n{listing(rows)}\n"
                 'Give each row a "split", or take them out of one of the manifests.'
             )
-        same = [one.row for one in utterances if one.text.casefold().strip() in texts]
+        same = texts.shared_with(utterances)
         if same:
-            log.warning(
-                "%-11s %d texts are in training too: %s", name, len(same), ", ".join(same[:3])
-            )
-
-
-def _recording(utterance: Utterance) -> tuple[Path, float | None, float | None]:
-    return utterance.audio.resolve(), utterance.start_seconds, utterance.end_seconds
-
-
-def read_split(path: Path, split: str, data: DataConfig, base: Base) -> Corpus:
-    """One split whose utterances fit the base's window, decoder and languages."""
-    corpus = load_corpus(path, split, data, base.window_seconds)
-    return keep_what_fits(corpus, base.processor.tokenizer, base.vocabulary, data)
+            places = ", ".join(utterances.row(index).place for index in same[:3])
+            log.warning("%-11s %d texts are in training too: %s", name, len(same), places)
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """The same configuration for whoever reads config.yaml from another folder.
 
-    What is embedded in the package keeps its name: the package may lie elsewhere by then.
+    What is embedded in the package keeps its name: the package may lie elsewhere by then. So do the
+    names of splits and of what is on the hub.
     """
-    data, model = config.data, config.model
-    if local_path(model.checkpoint).is_dir():  # a hub id stays what it is
+    model = config.model
+    if local_path(model.checkpoint).is_dir():
         model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
-    data = dataclasses.replace(
-        data,
-        path=data.path and _lasting(data.path),
-        train=data.train and _lasting(data.train),
-        validation=data.validation and _lasting(data.validation),
-        test=data.test and _lasting(data.test),
+    return dataclasses.replace(
+        config,
+        model=model,
+        data=_with_lasting_places(config.data),
+        augmentation=_with_lasting_folders(config.augmentation),
     )
-    return dataclasses.replace(config, data=data, model=model)
+
+
+Places = TypeVar("Places", DataConfig, MixConfig)
+
+
+def _with_lasting_places(config: Places) -> Places:
+    """A split is a file, or the name of one in what `path` holds."""
+    places: dict[str, Any] = {
+        key: _lasting(given)
+        for key, given in vars(config).items()
+        if key in ("path", *SPLITS) and given is not None and _is_local(given, key)
+    }
+    if isinstance(config, DataConfig):
+        return dataclasses.replace(
+            config, **places, mix=tuple(map(_with_lasting_places, config.mix))
+        )
+    return dataclasses.replace(config, **places)
+
+
+def _is_local(given: str, key: str) -> bool:
+    place = local_path(given)
+    return place.exists() if key == "path" else place.is_file()
+
+
+def _with_lasting_folders(config: AugmentationConfig) -> AugmentationConfig:
+    """Recordings of noise and of rooms lie in folders."""
+    kinds: dict[str, Any] = {
+        name: dataclasses.replace(kind, folder=_lasting(kind.folder))
+        for name, kind in vars(config).items()
+        if getattr(kind, "folder", None) is not None
+    }
+    return dataclasses.replace(config, **kinds)
 
 
 def _lasting(path: str) -> str:
@@ -206,10 +265,11 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
         UserError: names every key that differs, with both values.
     """
     before, now = _flat(_plain(read_config(folder))), _flat(_plain(config))
+    keys = [key for key in before | now if key not in FREE_TO_CHANGE]
     changed = [
-        f"{key}: was {before[key]}, is {now[key]}"
-        for key in now
-        if key not in FREE_TO_CHANGE and before.get(key) != now[key]
+        f"{key}: was {before.get(key)}, is {now.get(key)}"
+        for key in keys
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise UserError(

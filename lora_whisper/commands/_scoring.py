@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_whisper.commands._inputs import Base
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import read_json, write_json
 from lora_whisper.terminal import percent, work
@@ -45,7 +45,7 @@ def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:
 def decode(
     title: str,
     whisper: WhisperForConditionalGeneration,
-    utterances: tuple[Utterance, ...],
+    utterances: Utterances,
     base: Base,
     config: TrainConfig,
 ) -> tuple[Score, list[ScoredRow]]:
@@ -94,7 +94,7 @@ def report_bad_audio(bad: list[str], config: TrainConfig) -> None:
 def score_model(
     model_name: str,
     whisper: WhisperForConditionalGeneration,
-    utterances: tuple[Utterance, ...],
+    utterances: Utterances,
     base: Base,
     config: TrainConfig,
     folder: Path,

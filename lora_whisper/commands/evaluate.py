@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._hydra import Command, run_command
-from lora_whisper.commands._inputs import Base, read_base, read_config, read_split
+from lora_whisper.commands._inputs import Base, read_base, read_config, usable
 from lora_whisper.commands._scoring import load_whisper, score_model, whisper_inside
-from lora_whisper.config import EvaluateConfig, EvaluationConfig, TrainConfig
+from lora_whisper.config import DataConfig, EvaluateConfig, EvaluationConfig, TrainConfig
 from lora_whisper.data.corpus import Corpus
-from lora_whisper.data.manifest import read_manifest
+from lora_whisper.data.sources import read_split
+from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import Checkpoint, local_path
+from lora_whisper.model.checkpoint import Checkpoint
+from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json, write_json
 
 if TYPE_CHECKING:
@@ -38,8 +41,7 @@ OWN_SET = "test"  # folder of the scores that summary.json holds
 def check(config: EvaluateConfig, path: Path) -> None:
     """Find the run and read the test set, before anything is loaded."""
     run_config = read_config(existing_run(config.run))
-    data = run_config.data
-    read_manifest(test_manifest(config, run_config), "test", data.language, data.task)
+    read_rows(config, run_config)
     config.evaluation.applied_to(run_config.evaluation)
 
 
@@ -50,11 +52,11 @@ def run(config: EvaluateConfig, path: Path) -> None:
     folder = existing_run(config.run)
     with locked(folder.path):
         run_config = read_config(folder)
-        manifest = test_manifest(config, run_config)
+        rows = read_rows(config, run_config)
         base = read_base(run_config.model)
-        corpus = read_split(manifest, "test", run_config.data, base)
+        corpus = usable(rows, "test", data_to_score(config, run_config), base)
         settings = settings_for(config, run_config, corpus)
-        name = set_name(manifest, settings, run_config)
+        name = set_name(config.data.test, settings, run_config)
         changed = dataclasses.replace(run_config, evaluation=settings)
         scores = score_all(folder, changed, base, corpus, name)
         if name == OWN_SET:
@@ -66,16 +68,23 @@ def run(config: EvaluateConfig, path: Path) -> None:
         log.info("hypotheses  %s", folder.evaluation / "*" / name)
 
 
-def test_manifest(config: EvaluateConfig, run_config: TrainConfig) -> Path:
-    """The manifest to score: the one that was given, else the run's own.
+def read_rows(config: EvaluateConfig, run_config: TrainConfig) -> Utterances:
+    """The rows of the test set.
 
     Raises:
-        UserError: neither is there.
+        UserError: they cannot be read, or neither a test set was given nor does the run have one.
     """
-    given = config.data.test or run_config.data.test
-    if given is None:
+    rows = read_split(data_to_score(config, run_config), "test")
+    if rows is None:
         raise UserError(f"The run {config.run} has no data.test. Type data.test=FILE.jsonl")
-    return local_path(given)
+    return rows
+
+
+def data_to_score(config: EvaluateConfig, run_config: TrainConfig) -> DataConfig:
+    """The run's data, with the test set that was given instead of its own."""
+    if config.data.test is None:
+        return run_config.data
+    return dataclasses.replace(run_config.data, test=config.data.test)
 
 
 def settings_for(
@@ -94,18 +103,32 @@ def settings_for(
     )
 
 
-def set_name(manifest: Path, settings: EvaluationConfig, run_config: TrainConfig) -> str:
+def set_name(given: str | None, settings: EvaluationConfig, run_config: TrainConfig) -> str:
     """Folder of a test set's scores: `test` only for what summary.json speaks of.
 
     Scores of other speech, or of other beams or another sample of it, do not compare with those.
     """
     own = run_config.data.test
-    is_own = own is not None and manifest == local_path(own)
-    name = OWN_SET if is_own else f"{manifest.parent.name}-{manifest.stem}"
+    if given is None or (own is not None and place_of(given) == place_of(own)):
+        name = OWN_SET
+    else:
+        name = name_of(place_of(given))
     for key in ("beams", "max_utterances"):
         if getattr(settings, key) != getattr(run_config.evaluation, key):
             name += f"-{key}-{getattr(settings, key)}"
     return name
+
+
+def place_of(test: str) -> Path | str:
+    """A file, wherever it is named from, or the name of a split."""
+    path = local_path(test)
+    return path if path.is_file() else test
+
+
+def name_of(place: Path | str) -> str:
+    if isinstance(place, Path):
+        return f"{place.parent.name}-{place.stem}"
+    return re.sub(r"[^\w.]+", "-", place).strip("-.") or "split"
 
 
 def score_all(

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_whisper.commands._hydra import Command, run_command
-from lora_whisper.commands._inputs import Base, read_base, read_config, read_split
+from lora_whisper.commands._inputs import Base, read_base, read_config, usable
 from lora_whisper.commands._scoring import score_model
 from lora_whisper.commands.evaluate import OWN_SET, load_merged
 from lora_whisper.config import MergeConfig, TrainConfig
-from lora_whisper.data.manifest import read_manifest
+from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import local_path, locate
+from lora_whisper.model.checkpoint import locate
 from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json, write_json
 from lora_whisper.terminal import megabytes
 
@@ -38,9 +38,7 @@ def check(config: MergeConfig, path: Path) -> None:
         raise UserError(f"{folder.merged} exists. Type overwrite=true to replace it.")
     run_config = read_config(folder)
     locate(run_config.model)
-    if run_config.data.test is not None:
-        data = run_config.data
-        read_manifest(local_path(run_config.data.test), "test", data.language, data.task)
+    read_split(run_config.data, "test")
 
 
 def run(config: MergeConfig, path: Path) -> None:
@@ -80,9 +78,10 @@ def score_merged(
     """Score what was written, with the settings that base and adapter were scored with."""
     from lora_whisper.training.accelerator import new_accelerator
 
-    if run_config.data.test is None:
+    rows = read_split(run_config.data, "test")
+    if rows is None:
         return None
-    corpus = read_split(local_path(run_config.data.test), "test", run_config.data, base)
+    corpus = usable(rows, "test", run_config.data, base)
     device = new_accelerator(run_config.training.precision).device
     return score_model(
         "merged",

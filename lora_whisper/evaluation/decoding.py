@@ -18,6 +18,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio
 from lora_whisper.data.features import LogMel
+from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, token_language
 from lora_whisper.data.windows import BadAudio
@@ -88,7 +89,7 @@ def transcribe(
     started = time.perf_counter()
     _check_languages(vocabulary, utterances)
     listener = Listener(model, processor, vocabulary, features, settings.beams)
-    order = sorted(range(len(utterances)), key=lambda row: -utterances[row].duration_seconds)
+    order = _longest_first(utterances)
     heard: dict[int, Heard] = {}
     with _evaluating(model), torch.inference_mode():
         for start in range(0, len(order), batch_size):
@@ -197,6 +198,12 @@ def _check_languages(vocabulary: Vocabulary, utterances: Iterable[Utterance]) ->
     """Complain before the first batch, not after an hour."""
     for utterance in utterances:
         token_language(vocabulary, utterance)
+
+
+def _longest_first(utterances: Sequence[Utterance]) -> list[int]:
+    if isinstance(utterances, Utterances):  # which have their durations without making any
+        return np.argsort(-utterances.durations_seconds, kind="stable").tolist()
+    return sorted(range(len(utterances)), key=lambda row: -utterances[row].duration_seconds)
 
 
 def _prompt(vocabulary: Vocabulary, utterance: Utterance) -> list[int]:
