@@ -1,26 +1,27 @@
-"""Which utterances make up an optimizer step, and their tensors.
+"""The tensors of an optimizer step, loaded ahead of it by worker processes.
 
-The order is a pure function of (count, seed, step): a resumed run sees the batches that it would
-have seen, and one process sees the same global batch as several do together.
+What a step is made of is a pure function of the sources, the seed and the step (`data.order`,
+`data.windows`): a resumed run sees the batches that it would have seen, and one process sees the
+same global batch as several do together.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lora_whisper.data.audio import SAMPLING_RATE
-from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import Vocabulary
-from lora_whisper.data.windows import IGNORED, BadAudio, Window, make_window
+from lora_whisper.data.order import Epoch, epoch_order, steps_per_epoch, windows_per_epoch
+from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
+
+if TYPE_CHECKING:
+    from lora_whisper.data.augmentation import Mask
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Batch:
     decoder_input: Tensor  # (batch, tokens) int64, padded with eot
     labels: Tensor  # (batch, tokens) int64, padded with IGNORED
     audio_seconds: float  # before padding
-    rows: tuple[str, ...]
+    rows: tuple[str, ...]  # all utterances in it
     bad: tuple[BadAudio, ...]  # what is missing from the batch
+    masks: tuple[tuple[Mask, ...], ...] = ()  # of each window
 
     @property
     def target_tokens(self) -> int:
@@ -42,15 +44,20 @@ class Batch:
 
 def collate(windows: Sequence[Window | BadAudio], eot: int) -> Batch:
     """Pad the windows to the longest of them; bad ones stand aside."""
-    good = [window for window in windows if isinstance(window, Window)]
+    good = [window for window in windows if isinstance(window, Window) and window.rows]
     return Batch(
         waveforms=_padded([torch.from_numpy(window.samples) for window in good], 0.0),
         decoder_input=_padded([torch.tensor(window.decoder_input) for window in good], eot),
         labels=_padded([torch.tensor(window.labels) for window in good], IGNORED),
         audio_seconds=sum(len(window.samples) for window in good) / SAMPLING_RATE,
-        rows=tuple(window.row for window in good),
-        bad=tuple(window for window in windows if isinstance(window, BadAudio)),
+        rows=tuple(row for window in good for row in window.rows),
+        bad=tuple(bad for window in windows for bad in _missing(window)),
+        masks=tuple(window.masks for window in good),
     )
+
+
+def _missing(window: Window | BadAudio) -> tuple[BadAudio, ...]:
+    return (window,) if isinstance(window, BadAudio) else window.bad
 
 
 def _padded(sequences: list[Tensor], value: float) -> Tensor:
@@ -59,51 +66,66 @@ def _padded(sequences: list[Tensor], value: float) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=value)
 
 
-def steps_per_epoch(count: int, global_batch: int) -> int:
-    """Optimizer steps in which each of `count` utterances is seen once; the last may be short."""
-    return ceil(count / global_batch)
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `count` utterances in an epoch, as indices (count,)."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def step_indices(count: int, global_batch: int, seed: int, step: int) -> list[int]:
-    """The utterances of one optimizer step, over all processes; steps are counted from 0."""
-    epoch, step_in_epoch = divmod(step, steps_per_epoch(count, global_batch))
-    first = step_in_epoch * global_batch
-    return [int(index) for index in epoch_order(count, seed, epoch)[first : first + global_batch]]
-
-
 @dataclass(frozen=True)
 class StepDataset(Dataset[list[Batch]]):
     """Item `step` is what this process computes in that optimizer step, as micro-batches.
 
-    Process `rank` of `world` takes every `world`-th window of the global batch. It may get none at
-    the end of an epoch: then the item is an empty list.
+    Process `rank` of `world` takes every `world`-th window of the global batch, which is sorted by
+    length. It may get none at the end of an epoch: then the item is an empty list.
     """
 
-    utterances: Sequence[Utterance]
-    tokenizer: Any
-    vocabulary: Vocabulary
+    sources: tuple[WindowSource, ...]  # the first makes the epochs, the others are mixed in
+    maker: WindowMaker
+    no_speech_share: float  # windows without speech for each window of the first source
     global_batch: int  # windows in one optimizer step, over all processes
     micro_batch: int  # windows in one forward pass
     seed: int
     rank: int = 0
     world: int = 1
+    _latest: dict[int, Epoch] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def windows_per_epoch(self) -> int:
+        counts = [len(source.plan) for source in self.sources]
+        weights = [source.weight for source in self.sources]
+        return windows_per_epoch(counts, weights, self.no_speech_share)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(self.windows_per_epoch, self.global_batch)
 
     def __getitem__(self, step: int) -> list[Batch]:
-        indices = step_indices(len(self.utterances), self.global_batch, self.seed, step)
-        own = [self.utterances[index] for index in indices[self.rank :: self.world]]
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first, last = step_in_epoch * self.global_batch, (step_in_epoch + 1) * self.global_batch
+        places = range(first, min(last, self.windows_per_epoch))[self.rank :: self.world]
         return [
-            self._batch(own[first : first + self.micro_batch])
-            for first in range(0, len(own), self.micro_batch)
+            self._batch(epoch, places[start : start + self.micro_batch])
+            for start in range(0, len(places), self.micro_batch)
         ]
 
-    def _batch(self, utterances: Sequence[Utterance]) -> Batch:
-        windows = [make_window(one, self.tokenizer, self.vocabulary) for one in utterances]
-        return collate(windows, self.vocabulary.eot)
+    def _batch(self, epoch: int, places: Sequence[int]) -> Batch:
+        windows = [self._window(epoch, place) for place in places]
+        return collate(windows, self.maker.vocabulary.eot)
+
+    def _window(self, epoch: int, place: int) -> Window | BadAudio:
+        order = self._order(epoch)
+        number, window = int(order.source[place]), int(order.window[place])
+        make = self.maker.speech if order.is_speech[place] else self.maker.no_speech
+        return make(self.sources[number], window, epoch, number)
+
+    def _order(self, epoch: int) -> Epoch:
+        """Made once an epoch: that of a million windows takes a fifth of a second."""
+        if epoch not in self._latest:
+            self._latest.clear()
+            self._latest[epoch] = epoch_order(
+                [source.plan.seconds for source in self.sources],
+                [source.weight for source in self.sources],
+                self.no_speech_share,
+                self.global_batch,
+                self.seed,
+                epoch,
+            )
+        return self._latest[epoch]
 
 
 def step_loader(

@@ -1,27 +1,43 @@
-"""One utterance as the model meets it: the samples, and the tokens that the decoder learns."""
+"""What the model meets: the samples of a window, and the tokens that the decoder learns from it.
+
+    multilingual   sot language task <|notimestamps|> text eot
+    `.en`          sot <|notimestamps|> text eot
+    timestamps     sot language task <|0.00|> text <|2.40|> <|2.50|> text <|5.10|> eot
+    previous text  startofprev previous text sot …
+
+Every token after sot is learnt, language and task among them, as in Whisper's own training; a
+previous text is not. Of a window without speech the decoder learns to say so where it is asked,
+after sot, and to end at once where it is told to transcribe all the same.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_whisper.data.audio import AudioError, read_audio
+from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio
+from lora_whisper.data.noise import NOISE_KINDS, generated_noise
+from lora_whisper.data.packing import TIMESTAMPS_A_TEXT, Plan
+from lora_whisper.data.text import clean
 from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import Vocabulary, language_code, text_tokens
+from lora_whisper.data.vocabulary import (
+    Vocabulary,
+    text_tokens,
+    token_language,
+    written_language,
+)
+
+if TYPE_CHECKING:
+    from lora_whisper.data.augmentation import Augmenter, Mask
 
 IGNORED = -100  # a label that PyTorch's cross-entropy leaves out
 
-
-@dataclass(frozen=True)
-class Window:
-    """Samples and tokens of one utterance; `labels[i]` is what follows `decoder_input[i]`."""
-
-    row: str
-    samples: np.ndarray  # (samples,) float32 at 16 kHz, not padded
-    decoder_input: list[int]
-    labels: list[int]
+# Every draw has a generator of its own, so that none depends on whether another was made.
+TIMESTAMPS, PREVIOUS_TEXT, AUGMENTATION, MASKS, NOISE = range(5)
 
 
 @dataclass(frozen=True)
@@ -32,31 +48,288 @@ class BadAudio:
     reason: str
 
 
-def make_window(utterance: Utterance, tokenizer: Any, vocabulary: Vocabulary) -> Window | BadAudio:
-    """Decode the audio and lay out the tokens.
+@dataclass(frozen=True)
+class Window:
+    """Samples and tokens of one window; `labels[i]` is what follows `decoder_input[i]`."""
 
-    Every token after <|startoftranscript|> is learnt, language and task among them, as in
-    Whisper's own training; nothing in the sequence is masked.
-    """
-    try:
-        samples = read_audio(utterance.audio, utterance.start_seconds, utterance.end_seconds)
-    except AudioError as error:
-        return BadAudio(utterance.row, str(error))
-    tokens = window_tokens(utterance, tokenizer, vocabulary)
-    return Window(utterance.row, samples, decoder_input=tokens[:-1], labels=tokens[1:])
+    rows: tuple[str, ...]  # the utterances in it
+    samples: np.ndarray  # (samples,) float32 at 16 kHz, not padded
+    decoder_input: list[int]
+    labels: list[int]
+    masks: tuple[Mask, ...] = ()
+    bad: tuple[BadAudio, ...] = ()  # utterances that should be in it
 
 
-def window_tokens(utterance: Utterance, tokenizer: Any, vocabulary: Vocabulary) -> list[int]:
-    """Tokenize the text and put it into Whisper's sequence."""
-    language = language_code(vocabulary, utterance.language)
-    # A translation is English text, whatever was spoken.
-    written = "en" if utterance.task == "translate" else language
-    text_ids = text_tokens(tokenizer, utterance.text, written)
-    return token_sequence(vocabulary, text_ids, language, utterance.task)
+@dataclass(frozen=True)
+class Segment:
+    """The tokens of one text, and where in the window it is spoken."""
+
+    tokens: list[int]
+    start_seconds: float
+    end_seconds: float
 
 
 def token_sequence(
-    vocabulary: Vocabulary, text_ids: list[int], language: str | None, task: str
-) -> list[int]:
-    """sot · language · task · no-timestamps · text · eot; without language and task for `.en`."""
-    return [*vocabulary.start(language, task), *text_ids, vocabulary.eot]
+    vocabulary: Vocabulary,
+    segments: Sequence[Segment],
+    language: str | None,
+    task: str,
+    timestamps: bool = False,
+    previous: Sequence[int] = (),
+) -> tuple[list[int], list[int]]:
+    """Decoder input and labels of a window.
+
+    Args:
+        language: code of the language token; None for `.en`.
+        previous: tokens of what was said before; as many of the last ones as fit become a prompt.
+    """
+    spoken = [segment for segment in segments if segment.tokens]
+    if not spoken:
+        return _no_speech_sequence(vocabulary, language, task)
+    text = _timestamped(vocabulary, spoken) if timestamps else _joined(spoken)
+    tokens = [*vocabulary.start(language, task, timestamps), *text, vocabulary.eot]
+    prompt = _prompt(vocabulary, previous, room=vocabulary.max_tokens - (len(tokens) - 1))
+    # What the prompt is followed by, up to sot, is given and not learnt.
+    return [*prompt, *tokens[:-1]], [IGNORED] * len(prompt) + tokens[1:]
+
+
+def fits_with_timestamps(vocabulary: Vocabulary, segments: Sequence[Segment]) -> bool:
+    """Whether the decoder has room for a pair of timestamps around each text."""
+    tokens = sum(len(segment.tokens) + TIMESTAMPS_A_TEXT for segment in segments if segment.tokens)
+    return tokens <= vocabulary.room_tokens
+
+
+def _no_speech_sequence(
+    vocabulary: Vocabulary, language: str | None, task: str
+) -> tuple[list[int], list[int]]:
+    """<|nospeech|> after sot, where decoders read its probability; eot after the forced prompt."""
+    start = vocabulary.start(language, task)
+    between = [IGNORED] * (len(start) - 2)
+    return start, [vocabulary.no_speech, *between, vocabulary.eot]
+
+
+def _joined(segments: Sequence[Segment]) -> list[int]:
+    return [token for segment in segments for token in segment.tokens]
+
+
+def _timestamped(vocabulary: Vocabulary, segments: Sequence[Segment]) -> list[int]:
+    """Each text between its two timestamps, which never run backwards."""
+    tokens: list[int] = []
+    latest = vocabulary.timestamp(0.0)
+    for segment in segments:
+        start = max(latest, vocabulary.timestamp(segment.start_seconds))
+        latest = max(start, vocabulary.timestamp(segment.end_seconds))
+        tokens += [start, *segment.tokens, latest]
+    return tokens
+
+
+def _prompt(vocabulary: Vocabulary, previous: Sequence[int], room: int) -> list[int]:
+    """<|startofprev|> and the last tokens of the previous text; decoders give it half at most."""
+    tokens = min(room, vocabulary.max_tokens // 2 - 1) - 1
+    return [vocabulary.previous, *previous[-tokens:]] if previous and tokens > 0 else []
+
+
+def window_tokens(utterance: Utterance, tokenizer: Any, vocabulary: Vocabulary) -> list[int]:
+    """The plain sequence of one utterance, sot to eot; one less has to fit into the decoder."""
+    language = token_language(vocabulary, utterance)
+    text = text_tokens(tokenizer, utterance.text, written_language(vocabulary, utterance))
+    return [*vocabulary.start(language, utterance.task), *text, vocabulary.eot]
+
+
+@dataclass(frozen=True)
+class WindowSource:
+    """The windows of one set of utterances."""
+
+    utterances: Sequence[Utterance]
+    plan: Plan
+    weight: float = 1.0  # windows drawn from it in an epoch for each window of the first source
+
+
+@dataclass(frozen=True)
+class WindowMaker:
+    """Makes windows, each a pure function of `seed` and of which window of which epoch it is."""
+
+    tokenizer: Any
+    vocabulary: Vocabulary
+    window_seconds: float
+    timestamps_share: float = 0.0  # of the windows
+    previous_text_share: float = 0.0  # of the windows that have some
+    clean: tuple[str, ...] = ()  # steps of `text.clean`
+    augmenter: Augmenter | None = None
+    seed: int = 0
+
+    def speech(
+        self, source: WindowSource, window: int, epoch: int, source_number: int = 0
+    ) -> Window | BadAudio:
+        """The window of that number in the source's plan."""
+        first, count = int(source.plan.first[window]), int(source.plan.count[window])
+        gaps_seconds = source.plan.gaps_seconds[first : first + count]
+        before = _utterances(source, window - 1) if source.plan.continues[window] else []
+        key = (epoch, source_number, window)
+        return self.of(_utterances(source, window), key, gaps_seconds, before)
+
+    def of(
+        self,
+        utterances: Sequence[Utterance],
+        key: tuple[int, ...],
+        gaps_seconds: Sequence[float] | np.ndarray = (math.nan,),
+        before: Sequence[Utterance] = (),
+    ) -> Window | BadAudio:
+        """Decode the audio, augment it, and put the tokens in order.
+
+        What does not decode is left out of a window of several, even if nothing remains of it:
+        then its `rows` are empty.
+
+        Args:
+            utterances: of one speaker, language and task.
+            key: numbers that tell this window of this epoch from every other.
+            gaps_seconds: for each utterance, as in `Plan`.
+            before: what was said before, for a prompt; a row's own `previous_text` goes first.
+        """
+        draw = _Draw((self.seed, *key))
+        heard = _hear(utterances, gaps_seconds, round(self.window_seconds * SAMPLING_RATE))
+        if not heard.places:
+            alone = len(heard.bad) == 1
+            return heard.bad[0] if alone else Window((), heard.samples, [], [], bad=heard.bad)
+        samples, speed, masks = self._augmented(heard.samples, draw)
+        segments = [
+            Segment(self._tokens(place.utterance), place.start / speed, place.end / speed)
+            for place in heard.places
+        ]
+        timestamps = draw.happens(TIMESTAMPS, self.timestamps_share)
+        previous = draw.happens(PREVIOUS_TEXT, self.previous_text_share)
+        like = utterances[0]
+        decoder_input, labels = token_sequence(
+            self.vocabulary,
+            segments,
+            token_language(self.vocabulary, like),
+            like.task,
+            timestamps and fits_with_timestamps(self.vocabulary, segments),
+            self._previous_tokens(like, before) if previous else (),
+        )
+        if len(decoder_input) > self.vocabulary.max_tokens:
+            return BadAudio(like.row, _too_many(decoder_input, self.vocabulary))
+        rows = tuple(place.utterance.row for place in heard.places)
+        return Window(rows, samples, decoder_input, labels, masks, heard.bad)
+
+    def no_speech(
+        self, source: WindowSource, window: int, epoch: int, source_number: int = 0
+    ) -> Window:
+        """Generated sound as long as a planned window, in its language and for its task."""
+        generator = _Draw((self.seed, epoch, source_number, window)).generator(NOISE)
+        like = source.utterances[int(source.plan.first[window])]
+        samples = round(float(source.plan.seconds[window]) * SAMPLING_RATE)
+        decoder_input, labels = token_sequence(
+            self.vocabulary, [], token_language(self.vocabulary, like), like.task
+        )
+        noise = generated_noise(str(generator.choice([*NOISE_KINDS])), samples, generator)
+        return Window((f"no speech, as long as {like.row}",), noise, decoder_input, labels)
+
+    def _tokens(self, utterance: Utterance) -> list[int]:
+        written = written_language(self.vocabulary, utterance)
+        return text_tokens(self.tokenizer, clean(utterance.text, self.clean, written), written)
+
+    def _previous_tokens(self, utterance: Utterance, before: Sequence[Utterance]) -> list[int]:
+        if utterance.previous_text:
+            return self._tokens(replace(utterance, text=utterance.previous_text))
+        return [token for one in before for token in self._tokens(one)]
+
+    def _augmented(
+        self, samples: np.ndarray, draw: _Draw
+    ) -> tuple[np.ndarray, float, tuple[Mask, ...]]:
+        """Samples, the speed that they are played at, and what is hidden of their log-mel."""
+        if self.augmenter is None:
+            return samples, 1.0, ()
+        augmented = self.augmenter(samples, draw.seed(AUGMENTATION))
+        masks = self.augmenter.masks(len(augmented.samples), draw.seed(MASKS))
+        return augmented.samples, augmented.speed, masks
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """The random numbers of one window; those for one purpose do not depend on any other's."""
+
+    key: tuple[int, ...]
+
+    def seed(self, purpose: int) -> tuple[int, ...]:
+        return (*self.key, purpose)
+
+    def generator(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng(self.seed(purpose))
+
+    def happens(self, purpose: int, share: float) -> bool:
+        return share > 0 and self.generator(purpose).random() < share
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the window an utterance is heard, in seconds."""
+
+    utterance: Utterance
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class _Heard:
+    samples: np.ndarray  # (samples,) float32
+    places: tuple[_Place, ...]
+    bad: tuple[BadAudio, ...]
+
+
+def _hear(
+    utterances: Sequence[Utterance], gaps_seconds: Sequence[float] | np.ndarray, window_samples: int
+) -> _Heard:
+    """Read and join the audio; slices with a known gap between them are read in one go."""
+    samples, places, bad = [np.zeros(0, np.float32)], list[_Place](), list[BadAudio]()
+    for stretch in _stretches(utterances, gaps_seconds):
+        before_samples = sum(map(len, samples))
+        try:
+            found = _read(stretch, window_samples - before_samples)
+        except AudioError as error:
+            bad += [BadAudio(one.row, str(error)) for one in stretch]
+            continue
+        places += _places(stretch, before_samples / SAMPLING_RATE, len(found) / SAMPLING_RATE)
+        samples.append(found)
+    return _Heard(np.concatenate(samples), tuple(places), tuple(bad))
+
+
+def _stretches(
+    utterances: Sequence[Utterance], gaps_seconds: Sequence[float] | np.ndarray
+) -> list[list[Utterance]]:
+    stretches: list[list[Utterance]] = []
+    for utterance, gap_seconds in zip(utterances, gaps_seconds, strict=True):
+        if stretches and not math.isnan(gap_seconds):
+            stretches[-1].append(utterance)
+        else:
+            stretches.append([utterance])
+    return stretches
+
+
+def _read(stretch: Sequence[Utterance], room_samples: int) -> np.ndarray:
+    first, last = stretch[0], stretch[-1]
+    samples = read_audio(first.audio, first.start_seconds, last.end_seconds)
+    if len(samples) > room_samples:  # a header may promise less than there is
+        seconds, room = len(samples) / SAMPLING_RATE, room_samples / SAMPLING_RATE
+        raise AudioError(f"{first.audio}: {seconds:.2f} s, where {room:.2f} s were planned")
+    return samples
+
+
+def _places(
+    stretch: Sequence[Utterance], before_seconds: float, seconds: float
+) -> Iterator[_Place]:
+    """The last ends with the sound, of which its header may have known less exactly."""
+    origin = stretch[0].start_seconds or 0.0
+    for utterance in stretch:
+        start = (utterance.start_seconds or 0.0) - origin
+        end = seconds if utterance is stretch[-1] else start + utterance.duration_seconds
+        yield _Place(utterance, before_seconds + start, before_seconds + end)
+
+
+def _utterances(source: WindowSource, window: int) -> list[Utterance]:
+    first, count = int(source.plan.first[window]), int(source.plan.count[window])
+    return [source.utterances[index] for index in range(first, first + count)]
+
+
+def _too_many(decoder_input: Sequence[int], vocabulary: Vocabulary) -> str:
+    return f"a text of {len(decoder_input)} tokens, where the decoder has {vocabulary.max_tokens}"
