@@ -1,0 +1,251 @@
+"""Where speech comes from: one module for each source, and which rows of it are which split.
+
+A split that the configuration names, `data.train=…`, is a manifest if a file is called so, whatever
+the source; else it is the part of `data.path` that is called so: a table (common_voice), a file or
+a sub-folder (manifest, nemo, audiofolder, subtitles), the rows with that value in their column
+`split`, or a split of a hub data set.
+A split that it does not name is the one of `data.path` with the usual name (for validation: also
+valid, val, dev). Where `data.path` has no splits at all and the configuration names none of its
+parts, it is divided by `data.splits`: `validation_share` and `test_share` of it are set aside,
+unless they come from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lora_whisper.config import DataConfig, MixConfig
+from lora_whisper.data.sources import audiofolder, common_voice, hub, manifest, nemo, subtitles
+from lora_whisper.data.sources.rows import Part
+from lora_whisper.data.splits import divide, split_name
+from lora_whisper.data.table import Table, Utterances
+from lora_whisper.errors import UserError, listing
+from lora_whisper.paths import local_path
+
+Split = Literal["train", "validation", "test"]
+PARTS: dict[str, Callable[[Path, DataConfig], list[Part]]] = {
+    "manifest": manifest.parts,
+    "nemo": nemo.parts,
+    "audiofolder": audiofolder.parts,
+    "common_voice": common_voice.parts,
+    "subtitles": subtitles.parts,
+}
+
+
+def resolved(config: DataConfig, mix: MixConfig) -> DataConfig:
+    """A mixed source with all that it inherits; a source without splits is mixed in whole.
+
+    Another language than `config`'s does not borrow its token, and another path not its revision.
+    """
+    own = {name: value for name, value in vars(mix).items() if value is not None}
+    del own["weight"]
+    source = mix.source or config.source
+    inherited = replace(
+        config,
+        source=source,
+        path=mix.path,
+        train=mix.train,
+        config=mix.config,
+        revision=None,
+        streaming=config.streaming and source == "hub",
+        language_token=None if mix.language else config.language_token,
+        validation=None,
+        test=None,
+        validation_share=0.0,
+        test_share=0.0,
+        mix=(),
+    )
+    return replace(inherited, **own)
+
+
+def read_split(config: DataConfig, split: Split) -> Utterances | None:
+    """The rows of a split; None for a validation or test set that the source does not have.
+
+    Raises:
+        UserError: a source that is missing or cannot be read; a split that was asked for, or train,
+            which is missing or has no rows.
+    """
+    file = _file_of(config, split)
+    if file is not None:
+        reader = nemo if config.source == "nemo" else manifest
+        return _own_rows(reader.part("", file, config), split, config)
+    if config.source == "hub":
+        return _hub_split(config, split)
+    if config.path is None:
+        given = getattr(config, split)
+        if given is None:
+            return None
+        raise UserError(
+            f"data.{split}={given}: no such file; for a part of a {config.source} folder, "
+            "type data.path=FOLDER as well."
+        )
+    return _path_split(config, split, local_path(config.path))
+
+
+def _file_of(config: DataConfig, split: Split) -> Path | None:
+    """The manifest that is given for the split; None if a part of `path` is, or nothing."""
+    given = getattr(config, split)
+    if given is None:
+        return None
+    file = local_path(given)
+    is_file_anyway = config.path is None and config.source in ("manifest", "nemo")
+    return file if is_file_anyway or file.is_file() else None
+
+
+def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:
+    """The split of `data.path`, by the name that the configuration gives it, or by its own."""
+    if not place.exists():
+        raise UserError(f"data.path={config.path}: no such file or folder. Type data.path=PATH")
+    given = getattr(config, split)
+    parts = PARTS[config.source](place, config)
+    named = _named(parts, given or split)
+    if named is not None:
+        return _own_rows(named, split_name(given or split), config)
+    found = _rows_by_column(config, split, parts[0], place) if not parts[0].name else None
+    if found is None and given is not None and (place / given).is_dir():
+        inner = PARTS[config.source](place / given, config)
+        return _own_rows(_only(inner, place / given), split_name(given), config)
+    if found is None and (given is not None or split == "train"):
+        raise UserError(_unknown_split(config, split, parts, place))
+    return found
+
+
+def _named(parts: Sequence[Part], name: str) -> Part | None:
+    """The part of this name, or of another name for the same split."""
+    same = [part for part in parts if part.name == name]
+    same = same or [part for part in parts if split_name(part.name) == split_name(name)]
+    if len(same) > 1:
+        names = " and ".join(part.name for part in same)
+        raise UserError(f"The source has {names}, each of which may be {name}. Keep one of them.")
+    return same[0] if same else None
+
+
+def _only(parts: Sequence[Part], folder: Path) -> Part:
+    if len(parts) > 1:
+        names = ", ".join(part.name for part in parts)
+        raise UserError(f"The folder {folder} has several manifests, {names}. Name one of them.")
+    return parts[0]
+
+
+def _rows_by_column(config: DataConfig, split: Split, part: Part, place: Path) -> Utterances | None:
+    """The rows that name the split; or those that fall to it, where no row names any."""
+    table = _table(part)
+    splits = table.column("split")
+    if len(table) == 0:
+        raise UserError(_no_rows(str(place), split, table))
+    if splits.null_count == len(table):
+        return _share(part, split, config) if config.train is None else None
+    if splits.null_count:
+        raise UserError(_some_without_split(table, place))
+    wanted = split_name(getattr(config, split) or split)
+    return _chosen(table, config, pc.equal(splits, wanted)) or None
+
+
+def _own_rows(part: Part, split: str, config: DataConfig) -> Utterances:
+    """What is given for a split: the rows that name it, and those that name none."""
+    table = _table(part)
+    mask = pc.fill_null(pc.equal(table.column("split"), split), True)
+    found = _chosen(table, config, mask)
+    if not found:
+        raise UserError(_no_rows(part.place, split, table))
+    return found
+
+
+@lru_cache(maxsize=8)  # the splits of a source are asked for one after the other
+def _table(part: Part) -> Table:
+    return Table.cached(part.key, part.rows)
+
+
+def _chosen(table: Table, config: DataConfig, mask: pa.ChunkedArray) -> Utterances:
+    return Utterances.of(table, config, np.flatnonzero(mask.to_numpy()))
+
+
+# ── sources without splits ───────────────────────────────────────────────────────────────────
+
+
+def _share(part: Part, split: Split, config: DataConfig) -> Utterances | None:
+    """What falls to the split of a source that has none; None where its share is 0."""
+    names = _division(part, *_shares(config))
+    mask = pc.equal(names, split)
+    return _chosen(_table(part), config, mask) or None
+
+
+def _shares(config: DataConfig) -> tuple[float, float]:
+    """What is set aside for validation and test, as far as that does not come from elsewhere."""
+    validation_share = config.validation_share if config.validation is None else 0.0
+    return validation_share, config.test_share if config.test is None else 0.0
+
+
+@lru_cache(maxsize=4)
+def _division(part: Part, validation_share: float, test_share: float) -> pa.ChunkedArray:
+    table = _table(part)
+    speakers, texts = table.column("speaker"), table.column("text")
+    return divide(speakers, texts, validation_share, test_share, part.place)
+
+
+def _hub_split(config: DataConfig, split: Split) -> Utterances | None:
+    """As the data set has it; one with a single split is divided, unless it is streamed."""
+    only = _only_hub_split(config)
+    if only is None:
+        name = hub.named_split(config, split)
+        if name is not None:
+            return hub.read(config, name)
+        if split == "train":
+            names = ", ".join(hub.split_names(config))
+            raise UserError(f"{config.path} has no split train; it has {names}. Type data.train=…")
+        return None
+    utterances = hub.read(config, only)
+    speakers, texts = utterances.column("speaker"), utterances.column("text")
+    names = divide(speakers, texts, *_shares(config), f"{config.path} {only}")
+    return utterances.select(np.flatnonzero(pc.equal(names, split).to_numpy())) or None
+
+
+def _only_hub_split(config: DataConfig) -> str | None:
+    """The split that has to serve for all, if the data set has but one and no other is named."""
+    if config.streaming or not any(_shares(config)):
+        return None
+    names = hub.split_names(config)
+    return names[0] if len(names) == 1 and config.train in (None, names[0]) else None
+
+
+# ── messages ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _no_rows(place: str, split: str, table: Table) -> str:
+    return (
+        f"The manifest {place} has no rows for the split {split!r}; it has: "
+        f'{_counts(table) or "no rows at all"}. A row belongs to the split that its key "split" '
+        "names; without that key it belongs to the split that the manifest is given for."
+    )
+
+
+def _counts(table: Table) -> str:
+    counts = table.column("split").value_counts().to_pylist()
+    return ", ".join(f"{each['values'] or 'none named'} {each['counts']}" for each in counts)
+
+
+def _some_without_split(table: Table, place: Path) -> str:
+    without = np.flatnonzero(pc.is_null(table.column("split")).to_numpy())
+    first = listing([table.row(int(number)).place for number in without[:10]])
+    return (
+        f"{place} has {len(without)} rows that name no split, beside others that do "
+        f"({_counts(table)}):\n{first}\n"
+        'Give each row a "split", or name a file for each: data.train=FILE data.test=FILE'
+    )
+
+
+def _unknown_split(config: DataConfig, split: Split, parts: Sequence[Part], place: Path) -> str:
+    given = getattr(config, split)
+    known = ", ".join(part.name for part in parts) if parts[0].name else _counts(_table(parts[0]))
+    return (
+        f"data.{split}={given or 'null'}: there is no such file, and {place} has no part called "
+        f"{given or split}; it has: {known}. Type data.{split}=NAME with one of them, or a file."
+    )

@@ -1,0 +1,225 @@
+"""From a file of text to its records: JSON lines, a JSON array, or a table with delimiters.
+
+Each record comes with the line that it begins on and its own JSON. What cannot be parsed goes to
+`Problems`, and reading goes on behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from lora_whisper.data.sources.rows import Problems, RowError, is_encodable, shown
+from lora_whisper.errors import UserError
+
+LINE_SUFFIXES = (".jsonl", ".ndjson")
+JSON_SUFFIXES = (*LINE_SUFFIXES, ".json")
+DELIMITERS = {".tsv": "\t", ".tab": "\t"}
+SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".tab")
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+BEGINNING_BYTES = 4096  # looked at to see what kind of file it is
+
+to_json = json.JSONEncoder(ensure_ascii=False).encode
+Record = tuple[int, dict[str, Any], str]  # line, values by column, their JSON
+
+
+def open_text(path: Path, expected: str) -> TextIO:
+    """Open text in UTF-8, or in UTF-16 that says so; lines keep their ends.
+
+    Bytes that are no UTF-8 are read as halves of surrogate pairs, for each record to refuse.
+
+    Raises:
+        UserError: no such file, a folder, a spreadsheet, or another encoding. `expected` says what
+            to give instead.
+    """
+    encoding = _encoding(path, _beginning(path, expected))
+    errors = "strict" if encoding == "utf-16" else "surrogateescape"
+    return open(path, encoding=encoding, errors=errors, newline="")
+
+
+def _beginning(path: Path, expected: str) -> bytes:
+    if path.suffix.lower() in SHEETS:
+        raise UserError(f"{path} is a spreadsheet. Save it as CSV (UTF-8) and give that file.")
+    try:
+        with open(path, "rb") as file:
+            return file.read(BEGINNING_BYTES)
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        found = "is a folder" if path.is_dir() else f"cannot be read ({reason})"
+        raise UserError(f"{path} {found}. {expected}") from None
+
+
+def _encoding(path: Path, beginning: bytes) -> str:
+    if beginning.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise UserError(f"{path} is in UTF-32. Type: iconv -f UTF-32 -t UTF-8 {path} > NEW")
+    if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if b"\0" in beginning:
+        even, odd = beginning[::2].count(0), beginning[1::2].count(0)
+        name = "UTF-16LE" if odd > even else "UTF-16BE"
+        raise UserError(
+            f"{path} has bytes of zero: it is no text, or text in {name} without a mark that says "
+            f"so. Expected UTF-8; for text, type: iconv -f {name} -t UTF-8 {path} > NEW"
+        )
+    return "utf-8-sig"
+
+
+def is_json(path: Path, file: TextIO) -> bool:
+    """By the name; where that says nothing, by the first character."""
+    suffix = path.suffix.lower()
+    return suffix in JSON_SUFFIXES or (suffix not in SUFFIXES and first_character(file) in "[{")
+
+
+def first_character(file: TextIO) -> str:
+    """The first character that is no space; the file is wound back. "\\n" where there is none."""
+    found = next((line.lstrip()[0] for line in file if line.strip()), "\n")
+    file.seek(0)
+    return found
+
+
+# ── JSON ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def json_records(path: Path, file: TextIO, problems: Problems) -> Iterator[Record]:
+    """One object a line, or one array of them: what is called .json may be either."""
+    may_be_array = path.suffix.lower() not in LINE_SUFFIXES
+    if may_be_array and first_character(file) == "[":
+        return array_records(file.read(), problems)
+    return line_records(file, problems)
+
+
+def line_records(lines: Iterable[str], problems: Problems) -> Iterator[Record]:
+    for number, line in enumerate(lines, start=1):
+        if line.isspace():
+            continue
+        try:
+            yield number, parsed(line), line.strip()
+        except RowError as error:
+            problems.add(number, error)
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """The object in a line of JSON."""
+    if not line.isascii() and not is_encodable(line):
+        raise RowError(f"found {_shown_bytes(line)}, expected UTF-8")
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RowError(f"found {shown(line.strip())}, expected JSON ({error.msg})") from None
+    except (ValueError, RecursionError):  # numbers of thousands of digits, brackets without end
+        raise RowError(f"found {shown(line.strip())}, expected JSON of a sane size") from None
+    return _object(values)
+
+
+def array_records(text: str, problems: Problems) -> Iterator[Record]:
+    """The objects of one JSON array, over any number of lines; they are counted, not the lines."""
+    if not is_encodable(text):
+        problems.add(1, f"found {_shown_bytes(text)}, expected UTF-8")
+        return
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problems.add(1, f"found no complete JSON array ({error})")
+        return
+    for number, item in enumerate(items, start=1):
+        try:
+            yield number, _object(item), json.dumps(item)
+        except RowError as error:
+            problems.add(number, error)
+
+
+def _object(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise RowError(f"found {shown(values)}, expected an object in braces")
+    return values
+
+
+def _shown_bytes(text: str) -> str:
+    """What is around the first byte that is no UTF-8."""
+    content = text.encode("utf-8", "surrogateescape")
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        content = content[max(0, error.start - 20) : error.start + 20]
+    return shown(content)
+
+
+# ── tables ───────────────────────────────────────────────────────────────────────────────────
+
+
+class TableFile:
+    """A table whose first line names its columns; quoted cells may hold anything, even lines."""
+
+    def __init__(self, path: Path, file: TextIO, quoted: bool = True) -> None:
+        """Without `quoted`, quotation marks are letters like others and a line is a row.
+
+        Raises:
+            UserError: a header that names a column twice, or that cannot be read.
+        """
+        self.path = path
+        first = file.readline()
+        while first.isspace():
+            first = file.readline()
+        file.seek(0)
+        delimiter = DELIMITERS.get(path.suffix.lower()) or _delimiter(first)
+        self._rows = csv.reader(
+            file,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
+        self.header = self._read_header()
+
+    def _read_header(self) -> tuple[str, ...]:
+        try:
+            cells = next((cells for cells in self._rows if any(map(str.strip, cells))), [])
+        except csv.Error as error:
+            raise UserError(f"{self.path}: the header cannot be read ({error}).") from None
+        header = tuple(cell.strip() for cell in cells)
+        twice = sorted({name for name in header if name and header.count(name) > 1})
+        if twice or not all(map(is_encodable, header)):
+            found = ", ".join(ascii(name) for name in header)
+            wrong = f"names {', '.join(map(ascii, twice))} twice" if twice else "is no UTF-8"
+            raise UserError(f"{self.path}: the header {wrong}; found {found}. Rename the columns.")
+        return header
+
+    def records(self, problems: Problems, always: tuple[str, ...]) -> Iterator[Record]:
+        """Each row's cells by column, without the empty ones but for the columns in `always`."""
+        for line, cells in self._numbered(problems):
+            if len(cells) != len(self.header):
+                if any(cells):  # a row of nothing is what spreadsheets leave at the end
+                    found = f"found {len(cells)} cells, expected {len(self.header)}"
+                    problems.add(line, f"{found}: {shown(cells)}")
+                continue
+            values = dict(zip(self.header, cells, strict=True))
+            text = to_json(values)
+            if not text.isascii() and not is_encodable(text):
+                problem = f"found {_shown_bytes(text)}, expected UTF-8"
+                problems.add(line, problem)
+            elif any(cells):
+                yield line, {k: v for k, v in values.items() if v or k in always}, text
+
+    def _numbered(self, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+        """Each row with the line that it begins on."""
+        while True:
+            line = self._rows.line_num + 1
+            try:
+                cells = next(self._rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                problems.add(line, f"found {error}, expected {QUOTING}")
+                continue
+            if cells:
+                yield line, cells
+
+
+QUOTING = 'cells with quotation marks in them quoted, and those doubled: "say ""yes"" now"'
+
+
+def _delimiter(header: str) -> str:
+    """The one that the header has most of; a comma where it has none."""
+    return max((",", ";", "\t"), key=header.count)

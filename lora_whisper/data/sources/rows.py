@@ -1,0 +1,291 @@
+"""What all readers share: which column holds what, the checks of a row, and the bad ones' report.
+
+A reader parses its files into values by column; `RowMaker` makes each a checked `Row`, and
+`Problems` gathers what cannot be used, so that a file is refused once and for all its rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lora_whisper.config import ColumnsConfig
+from lora_whisper.data.splits import split_name
+from lora_whisper.data.table import Row
+from lora_whisper.errors import UserError, listing
+
+READERS_VERSION = 1  # of what the readers make of a file; cached tables of another are read anew
+TASKS = ("transcribe", "translate")
+LONGEST_SECONDS = 1e9  # more than thirty years, so a mistake
+SHOWN = 10  # problems of a file that are listed; the rest are counted
+
+
+class RowError(Exception):
+    """What one row lacks: what was found, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The columns that may hold each part of a row; of several that do, the first one counts.
+
+    `*_NAME` stands for each column that ends so.
+    """
+
+    audio: tuple[str, ...]
+    text: tuple[str, ...]
+    language: tuple[str, ...]
+    task: tuple[str, ...]
+    speaker: tuple[str, ...]
+    start: tuple[str, ...]  # seconds into the recording
+    end: tuple[str, ...]
+    duration: tuple[str, ...]  # seconds from `start`, where there is no end; else not looked at
+    previous_text: tuple[str, ...]
+    split: tuple[str, ...]
+
+    def chosen(self, columns: ColumnsConfig) -> Names:
+        """The same, with the one column that the configuration names for a part."""
+        given = {part: (name,) for part, name in vars(columns).items() if name is not None}
+        return replace(self, **given)
+
+
+USUAL_NAMES = Names(  # ours, Hugging Face's, NeMo's, Common Voice's, Coqui's, Lhotse's
+    audio=(
+        *("audio", "file_name", "audio_filepath", "path", "audio_path", "audio_file"),
+        *("wav", "wav_filename", "filename", "file"),
+    ),
+    text=("text", "transcription", "sentence", "transcript"),
+    language=("language", "lang", "locale"),
+    task=("task",),
+    speaker=("speaker", "speaker_id", "client_id"),
+    start=("start", "start_seconds", "start_time", "offset"),
+    end=("end", "end_seconds", "end_time"),
+    duration=("duration",),
+    previous_text=("previous_text", "previous", "prev"),
+    split=("split",),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of a source that are read together, and how."""
+
+    name: str  # of the split that they hold; "" where the rows say it, or nobody does
+    place: str  # for messages
+    key: str  # of their table, see `table_key`
+    rows: Callable[[], Iterator[Row]] = field(compare=False)
+
+
+class Problems:
+    """The rows of one file that cannot be used: the first ones are kept, the rest counted."""
+
+    def __init__(self, file: str) -> None:
+        """`file` is what rows are named by: row 17 is `file:17`."""
+        self.file = file
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, line: int, problem: object) -> None:
+        self.count += 1
+        if len(self._first) < SHOWN:
+            self._first.append(f"{self.file}:{line}: {problem}")
+
+    def refuse(self, headline: str, expected: str) -> None:
+        """Raise UserError if there are any; `{count}` in the headline is how many."""
+        if self.count:
+            rest = self.count - len(self._first)
+            lines = [headline.format(count=self.count), listing(self._first, SHOWN)]
+            lines += [f"  … and {rest} more"] if rest else []
+            raise UserError("\n".join([*lines, expected]))
+
+
+class RowMaker:
+    """Makes rows of the values that a reader found, a million of them in seconds."""
+
+    def __init__(self, folder: Path, names: Names, chosen: ColumnsConfig, cells: bool = False):
+        """`folder` is what audio is relative to; `cells` are text even where they hold numbers."""
+        self.folder = str(folder)
+        self.names = names.chosen(chosen)
+        self.cells = cells
+        self.unseen = {name for name in vars(chosen).values() if name is not None}
+        self._present = lru_cache(maxsize=1_000)(self._columns_of)  # most rows are alike
+        self._folder = lru_cache(maxsize=10_000)(self._absolute)
+
+    def __call__(self, place: str, values: Mapping[str, Any], columns: str) -> Row:
+        """The row at `place`; `columns` is the JSON of `values`.
+
+        Raises:
+            RowError: says what was found, and what was expected.
+        """
+        audio, text, language, task, speaker, start, end, duration, previous, split = self._present(
+            tuple(values)
+        )
+        begin, stop = self._times(values, start, end, duration)
+        return Row(
+            place,
+            self._path(values, audio),
+            self._transcript(values, text),
+            _optional(values, language),
+            _task(values, task),
+            begin,
+            stop,
+            _speaker(values, speaker),
+            _optional(values, previous),
+            _split(values, split),
+            columns,
+        )
+
+    def require_columns(self, keys: tuple[str, ...]) -> None:
+        """Raise RowError if a column that the rows need is neither among `keys` nor was before."""
+        self._present(keys)
+        missing = [f"{name!r} (see data.columns)" for name in sorted(self.unseen)]
+        for names in (self.names.audio, self.names.text):
+            given = (*keys, *self.unseen)
+            if not any(_matches(key, name) for key in given for name in names):
+                missing.append(f"one of {', '.join(names)}")
+        if missing:
+            raise RowError(f"found the columns {_listed(keys)}; expected {' and '.join(missing)}")
+
+    def _columns_of(self, keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        """For each part of a row, the keys that may hold it."""
+        self.unseen -= set(keys)
+        parts = (getattr(self.names, part.name) for part in fields(Names))
+        return tuple(
+            tuple(key for name in names for key in keys if _matches(key, name)) for names in parts
+        )
+
+    def _path(self, values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+        key, path = _first(values, keys)
+        if path is None:
+            raise RowError(_lacking(values, self.names.audio))
+        if not _is_text(path) or not path.strip():
+            raise RowError(f"found {key} {shown(path)}, expected a path")
+        head, separator, tail = path.rpartition("/")
+        return self._folder(head + separator) + tail
+
+    def _absolute(self, folder: str) -> str:
+        """The folder of a row's audio, with a slash; `..` goes up from where a link leads."""
+        joined = os.path.join(self.folder, os.path.expanduser(folder))
+        absolute = os.path.realpath(joined) if ".." in joined else os.path.normpath(joined)
+        return os.path.join(absolute, "")
+
+    def _transcript(self, values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+        key, text = _first(values, keys)
+        if text is None:
+            raise RowError(_lacking(values, self.names.text))
+        if not _is_text(text):
+            raise RowError(f"found {key} {shown(text)}, expected text")
+        return str(text)
+
+    def _times(
+        self,
+        values: Mapping[str, Any],
+        starts: tuple[str, ...],
+        ends: tuple[str, ...],
+        durations: tuple[str, ...],
+    ) -> tuple[float | None, float | None]:
+        """Where the slice of the recording begins and ends, as far as the row says so."""
+        _, start = self._seconds(values, starts)
+        key, end = self._seconds(values, ends)
+        if end is None and start is not None:
+            key, duration = self._seconds(values, durations)
+            end = None if duration is None else start + duration
+        if end is not None and end <= (start or 0.0):
+            expected = f"more than start {start or 0.0:g}" if key in ends else "more than 0"
+            raise RowError(f"found {key} {shown(values[key])}, expected {expected}")
+        return start, end
+
+    def _seconds(
+        self, values: Mapping[str, Any], keys: tuple[str, ...]
+    ) -> tuple[str, float | None]:
+        key, found = _first(values, keys)
+        if found is None:
+            return key, None
+        seconds: Any = _number(found) if self.cells else found
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if is_number and 0 <= seconds < LONGEST_SECONDS:  # no for NaN, too
+            return key, float(seconds)
+        raise RowError(f"found {key} {shown(found)}, expected seconds from 0 on")
+
+
+def _matches(key: str, name: str) -> bool:
+    return key == name or (name.startswith("*_") and key.endswith(name[1:]))
+
+
+def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, Any]:
+    """The first of the keys that holds something, and what it holds."""
+    for key in keys:
+        value = values[key]
+        if value is not None:
+            return key, value
+    return "", None
+
+
+def _optional(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    key, text = _first(values, keys)
+    if text is None:
+        return None
+    if not _is_text(text):
+        raise RowError(f"found {key} {shown(text)}, expected text or null")
+    return text.strip() or None
+
+
+def _task(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    key, task = _first(values, keys)
+    if task is not None and task not in TASKS:
+        raise RowError(f"found {key} {shown(task)}, expected {' or '.join(TASKS)}")
+    return task
+
+
+def _speaker(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    key, speaker = _first(values, keys)
+    if type(speaker) is int:
+        return str(speaker)
+    if speaker is not None and not _is_text(speaker):
+        raise RowError(f"found {key} {shown(speaker)}, expected text")
+    return speaker or None
+
+
+def _split(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    split = _optional(values, keys)
+    return None if split is None else split_name(split)
+
+
+def _is_text(value: Any) -> bool:
+    """Half of a surrogate pair is legal in JSON, but can be neither tokenized nor printed."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    return value.isascii() or is_encodable(value)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether it is Unicode; bytes that are no UTF-8 are read as halves of surrogate pairs."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _lacking(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    return f"found {shown(_listed(values))}, expected one of the keys {', '.join(names)}"
+
+
+def _listed(keys: Any) -> str:
+    return ", ".join(map(str, keys)) or "none"
+
+
+def shown(value: Any) -> str:
+    """For messages: what was found, on one line and not too much of it."""
+    text = ascii(value) if isinstance(value, bytes) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

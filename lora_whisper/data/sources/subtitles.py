@@ -1,0 +1,264 @@
+"""Long recordings with subtitles beside them: each cue is an utterance with its own boundaries.
+
+`talk.mp4` goes with `talk.srt` or `talk.vtt`, or with `talk.sw.srt`, where a part of the name is
+the language that the subtitles are in. Cues that overlap become one utterance, since neither text
+alone is what is heard; empty ones are left out. Both are logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from lora_whisper.config import DataConfig
+from lora_whisper.data.sources.cues import Cue, read_cues
+from lora_whisper.data.sources.records import open_text
+from lora_whisper.data.sources.rows import READERS_VERSION, Part, Problems, RowError
+from lora_whisper.data.splits import folder_split
+from lora_whisper.data.table import Row, table_key
+from lora_whisper.errors import UserError, listing
+
+log = logging.getLogger("lora_whisper")
+
+SUBTITLES = (".srt", ".vtt")
+RECORDINGS = (
+    *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".aac", ".wma", ".aif", ".aiff"),
+    *(".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".3gp", ".amr"),
+)
+LANGUAGE = re.compile(r"[a-z]{2,3}(?:-\w+)*", re.IGNORECASE)  # "sw", "en-US"
+OVERLAP_SECONDS = 0.2  # of two cues, less than a word; where it is more, they are joined
+GAP_SECONDS = 30.0  # a window of Whisper: what was said longer ago is no prompt for what follows
+ROLLING_SHARE = 0.5  # of the cues that repeat the line before, from which on it is no accident
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A recording and its subtitles."""
+
+    recording: Path
+    subtitles: Path
+    language: str | None  # "sw" of talk.sw.srt
+    split: str | None  # that a folder above them is called like
+
+
+def rows(folder: Path, pairs: tuple[Pair, ...], alone: tuple[str, ...] = ()) -> Iterator[Row]:
+    """The cues of one file of subtitles after the other; `alone` are files with no counterpart.
+
+    Raises:
+        UserError: one cannot be read, or has cues that cannot be used: all of them.
+    """
+    changes: dict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        label = pair.subtitles.relative_to(folder).as_posix()
+        before: Cue | None = None
+        for cue in _usable(_cues_of(pair, label), label, changes):
+            yield _row(cue, before, pair, label)
+            before = cue
+    for change, places in changes.items():
+        log.warning("%-11s %d cues %s: %s", "subtitles", len(places), change, _few(places))
+    if alone:
+        log.warning(
+            "%-11s %d files are left out, recordings without subtitles or subtitles without a "
+            "recording: %s",
+            *("subtitles", len(alone), _few(alone)),
+        )
+
+
+def parts(folder: Path, config: DataConfig) -> list[Part]:
+    """All recordings of a folder, and of its sub-folders, that have subtitles.
+
+    Raises:
+        UserError: no such folder, no subtitles in it, or not clear which belong to a recording.
+    """
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "is missing"
+        raise UserError(f"data.path={folder} {found}. Expected a folder with {_kinds()}.")
+    folder = folder.absolute()
+    pairs, alone = _pairs(folder, config)
+    key = table_key("subtitles", READERS_VERSION, [each.subtitles for each in pairs], pairs)
+    return [Part("", str(folder), key, partial(rows, folder, pairs, alone))]
+
+
+# ── cues ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _cues_of(pair: Pair, label: str) -> list[Cue]:
+    problems = Problems(label)
+    with open_text(pair.subtitles, f"Expected {_kinds()}.") as file:
+        try:
+            cues = read_cues(file, problems)
+        except UnicodeDecodeError as error:
+            problems.add(1, f"found bytes that are no {error.encoding} ({error.reason})")
+            cues = []
+    problems.refuse(
+        f"The subtitles {pair.subtitles} have {{count}} blocks that cannot be used:",
+        "A cue is its number, its times, and its text; a blank line stands between two of them.",
+    )
+    rolling = sum(map(_repeats, cues, cues[1:]))
+    if rolling > 2 and rolling >= ROLLING_SHARE * (len(cues) - 1):
+        raise UserError(
+            f"The subtitles {pair.subtitles} roll: {rolling} of {len(cues)} cues repeat the line "
+            "before, as automatic captions do, so that the text is not what is said in their "
+            "time. Expected subtitles that were made for reading, each line in one cue."
+        )
+    return cues
+
+
+def _repeats(before: Cue, cue: Cue) -> bool:
+    """Whether it begins with the line before: that is still shown, but not said again."""
+    return bool(before.lines and cue.lines) and cue.lines[0] == before.lines[-1]
+
+
+def _usable(cues: list[Cue], label: str, changes: dict[str, list[str]]) -> Iterator[Cue]:
+    """Cues with text, in the order of time, none in another; notes what was done for that."""
+    in_order = sorted(cues, key=lambda cue: cue.start)
+    for cue, sorted_cue in zip(cues, in_order, strict=True):
+        if cue is not sorted_cue:
+            changes["out of order, sorted by time"].append(f"{label}:{cue.line}")
+    current: Cue | None = None
+    for cue in in_order:
+        if not cue.spoken:
+            changes["without text, left out"].append(f"{label}:{cue.line}")
+        elif current is not None and current.end - cue.start > OVERLAP_SECONDS:
+            changes["joined with those they overlap"].append(f"{label}:{cue.line}")
+            text = f"{current.text}\n{cue.text}"
+            current = replace(current, end=max(current.end, cue.end), text=text)
+        else:
+            if current is not None:
+                yield current
+            current = cue
+    if current is not None:
+        yield current
+
+
+def _row(cue: Cue, before: Cue | None, pair: Pair, label: str) -> Row:
+    has_context = before is not None and cue.start - before.end <= GAP_SECONDS
+    columns = {
+        "audio": str(pair.recording),
+        "text": cue.spoken,
+        "start": cue.start,
+        "end": cue.end,
+        "speaker": cue.speaker,
+        "subtitles": label,
+    }
+    return Row(
+        place=f"{label}:{cue.line}",
+        audio=str(pair.recording),
+        text=cue.spoken,
+        language=pair.language,
+        task=None,
+        start=cue.start,
+        end=cue.end,
+        speaker=cue.speaker,
+        previous_text=before.spoken if before is not None and has_context else None,
+        split=pair.split,
+        columns=json.dumps(columns, ensure_ascii=False),
+    )
+
+
+# ── which subtitles belong to which recording ────────────────────────────────────────────────
+
+
+def _pairs(folder: Path, config: DataConfig) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """Each recording with its subtitles; and, as messages, the files that have no counterpart."""
+    recordings, subtitles = _files(folder)
+    beside: dict[str, list[_Subtitles]] = defaultdict(list)
+    alone = []
+    for path in subtitles:
+        stem, language = _stem(path, recordings)
+        if stem in recordings:
+            beside[stem].append(_Subtitles(path, language))
+        else:
+            alone.append(path.relative_to(folder).as_posix())
+    pairs, problems = [], []
+    for stem, candidates in beside.items():
+        try:
+            pairs.append(_pair(recordings[stem], candidates, folder, config))
+        except RowError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(f"The subtitles in {folder} are not clear:\n{listing(problems)}")
+    if not pairs:
+        count = sum(map(len, recordings.values()))
+        raise UserError(
+            f"The folder {folder} has {count} recordings and {len(subtitles)} subtitles, but none "
+            f"that belong together. Expected {_kinds()}."
+        )
+    silent = [same[0] for stem, same in recordings.items() if stem not in beside]
+    alone += [path.relative_to(folder).as_posix() for path in silent]
+    return tuple(pairs), tuple(alone)
+
+
+@dataclass(frozen=True)
+class _Subtitles:
+    path: Path
+    language: str | None
+
+
+def _files(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Recordings by path without suffix, and subtitles; in the order of their names."""
+    recordings: dict[str, list[Path]] = defaultdict(list)
+    subtitles = []
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(root, name) for name in sorted(names)):
+            if path.suffix.lower() in RECORDINGS:
+                recordings[str(path.with_suffix(""))].append(path)
+            elif path.suffix.lower() in SUBTITLES:
+                subtitles.append(path)
+    return dict(recordings), subtitles
+
+
+def _stem(subtitles: Path, recordings: Collection[str]) -> tuple[str, str | None]:
+    """The recording's path without suffix, and the language in the name: "talk", "sw"."""
+    stem = str(subtitles.with_suffix(""))
+    shorter, _, language = stem.rpartition(".")
+    if stem not in recordings and LANGUAGE.fullmatch(language):
+        return shorter, language.lower().partition("-")[0]
+    return stem, None
+
+
+def _pair(
+    recordings: list[Path], candidates: list[_Subtitles], folder: Path, config: DataConfig
+) -> Pair:
+    """The recording and the one file of subtitles that is in the language asked for."""
+    names = ", ".join(each.path.name for each in candidates)
+    if len(recordings) > 1:
+        both = " and ".join(path.name for path in recordings)
+        raise RowError(f"{both} both go with {names}; expected one recording")
+    recording = recordings[0]
+    wanted = _wanted_language(config)
+    fitting = [each for each in candidates if wanted in (None, each.language)]
+    fitting = fitting or [each for each in candidates if each.language is None]
+    if len(fitting) != 1:
+        raise RowError(
+            f"{recording.name} has {names}; expected one, in the language {wanted or 'asked for'} "
+            "(data.language=CODE)"
+        )
+    language = fitting[0].language if config.language is None else None
+    split = folder_split(recording.parent, folder)
+    return Pair(recording, fitting[0].path, language, split)
+
+
+def _wanted_language(config: DataConfig) -> str | None:
+    """The code of the language that subtitles should be in; None where that is not known."""
+    if config.task == "translate":
+        return "en"
+    is_code = config.language is not None and LANGUAGE.fullmatch(config.language)
+    return config.language.lower() if config.language and is_code else None
+
+
+def _kinds() -> str:
+    return "recordings with subtitles of the same name: talk.mp4 and talk.srt, or talk.vtt"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
