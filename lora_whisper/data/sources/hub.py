@@ -1,0 +1,446 @@
+"""Data sets of the Hugging Face hub, or folders with one, through `datasets`: memory-mapped.
+
+Only the splits that are asked for are downloaded, and kept as Arrow files below the cache of
+`datasets` ($HF_DATASETS_CACHE, lora_whisper/SPLIT/…). What was read once is found there again
+without a network.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.config import DataConfig
+from lora_whisper.data.sources.hub_rows import (
+    RowReader,
+    embedded_audio,
+    row_reader,
+    rows,
+    transcribed,
+    without_decoding,
+)
+from lora_whisper.data.table import Defaults, Table, Utterances, table_key
+from lora_whisper.errors import UserError, listing
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetBuilder, IterableDataset
+
+log = logging.getLogger("lora_whisper")
+
+READER_VERSION = 1  # of what becomes of a row; cached tables of another are made anew
+ANSWER_SECONDS = 5.0  # in which the hub has to answer; `datasets` alone takes 23 s to give up
+USUAL_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev")}
+HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w.-]+)?")
+PARQUET_BRANCH = "refs/convert/parquet"  # the hub's own conversion of data sets that were scripts
+PREPARED = "lora_whisper"  # folder below the cache of `datasets`
+
+
+def read(config: DataConfig, split: str) -> Utterances:
+    """The rows of "train", "train[:10%]", "train+validation", …; audio is read when it is wanted.
+
+    Raises:
+        UserError: there is no such data set, configuration, split or column, or no network to
+            fetch it over.
+    """
+    tables = [_table(piece, config) for piece in _pieces(config, split)]
+    return Utterances(tables, Defaults(config.language, config.task, config.language_token))
+
+
+def split_names(config: DataConfig) -> tuple[str, ...]:
+    """The splits that the data set has."""
+    assert config.path is not None, "conf/data/hub.yaml asks for it"
+    return _split_names(config.path, config.config, config.revision)
+
+
+def named_split(config: DataConfig, split: str) -> str | None:
+    """What the configuration calls this split, else the data set; None where it has none."""
+    given: str | None = getattr(config, split)
+    if given is not None:
+        return given
+    usual = USUAL_SPLITS.get(split, (split,))
+    return next((name for name in usual if name in split_names(config)), None)
+
+
+def open_stream(config: DataConfig, split: str) -> tuple[IterableDataset, RowReader]:
+    """The rows of "train" or "train+validation" as they come over the network; nothing is kept.
+
+    Raises:
+        UserError: as `read`; or the split is sliced, which takes knowing how long it is.
+    """
+    assert config.path is not None
+    names = _required_splits(config, split)
+    if "[" in split:
+        raise UserError(
+            f"data.train={split} cannot be streamed: whole splits can, {_listed(names)}. "
+            "Or type data.streaming=false."
+        )
+    builder = _builder(config.path, config.config, config.revision)
+    if isinstance(builder, dict):
+        stream = builder[names[0]].to_iterable_dataset()
+    else:
+        stream = builder.as_streaming_dataset("+".join(names))
+    if stream.features is None:
+        raise UserError(
+            f"{_place(config)} does not say what its columns hold, so it cannot be streamed. "
+            "Type data.streaming=false."
+        )
+    reader = row_reader(
+        stream.features, config.columns, f"{_place(config)} {split}", _folder(config)
+    )
+    return without_decoding(stream, reader.audio), reader
+
+
+# ── memory-mapped ────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A split, or a slice of one."""
+
+    split: str
+    first: int
+    dataset: Dataset
+
+
+def _table(piece: _Piece, config: DataConfig) -> Table:
+    place = f"{_place(config)} {piece.split}"
+    reader = row_reader(piece.dataset.features, config.columns, place, _folder(config))
+    _require_files(config, reader)
+    dataset = without_decoding(piece.dataset, reader.audio)
+    numbers = transcribed(dataset, reader.text)
+    if len(numbers) < len(dataset):
+        missing = len(dataset) - len(numbers)
+        log.warning("%-11s left out %d: without a %s", place, missing, reader.text)
+    files = [Path(each["filename"]) for each in dataset.cache_files]
+    settings = (place, piece.first, len(dataset), reader, dataset._fingerprint)
+    return Table.cached(
+        table_key("hub", READER_VERSION, files, settings),
+        lambda: rows(dataset, reader, piece.first, numbers),
+        None if reader.audio_is_path else embedded_audio(dataset, reader, piece.first, numbers),
+    )
+
+
+def _require_files(config: DataConfig, reader: RowReader) -> None:
+    if reader.audio_is_path and _folder(config) is None:
+        raise UserError(
+            f"Column {reader.audio} of {_place(config)} holds paths, and `datasets` fetches no "
+            f"files of which a data set only knows the paths.\n{_download(config)}"
+        )
+
+
+def _pieces(config: DataConfig, split: str) -> Iterator[_Piece]:
+    """The slices that the expression asks for, in its order."""
+    from datasets import ReadInstruction
+
+    names = _required_splits(config, split)
+    prepared = {name: _prepared(config, name) for name in dict.fromkeys(names)}
+    lengths = {name: len(dataset) for name, dataset in prepared.items()}
+    try:
+        slices = ReadInstruction.from_spec(split).to_absolute(lengths)
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"The split {split} of {_place(config)} cannot be read: {error}\nExpected NAME, "
+            f"NAME[:10%], NAME[100:200] or a sum of them; it has {_counted(lengths)}."
+        ) from None
+    for one in slices:
+        whole = prepared[one.splitname]
+        first, end = one.from_ or 0, len(whole) if one.to is None else one.to
+        yield _Piece(one.splitname, first, whole.select(range(first, end)))
+
+
+def _required_splits(config: DataConfig, split: str) -> list[str]:
+    """The names in a split expression, all of which the data set has."""
+    names = [part.strip().partition("[")[0] for part in split.split("+")]
+    there = split_names(config)
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise UserError(
+            f"{_place(config)} has no split {_listed(unknown)}; it has {_listed(there)}. "
+            "Type data.train=… data.validation=… data.test=… with what it has."
+        )
+    return names
+
+
+def _prepared(config: DataConfig, split: str) -> Dataset:
+    """One split as a memory-mapped data set; its files alone are downloaded, if they are not here.
+
+    `load_dataset(split=…)` would download all splits, however large.
+    """
+    assert config.path is not None
+    builder = _builder(config.path, config.config, config.revision, split)
+    if isinstance(builder, dict):
+        return builder[split]
+    if builder.config.data_files is None:  # what `datasets` has in its cache
+        return builder.as_dataset(split)
+    one = copy.copy(builder)
+    files = type(builder.config.data_files)({split: builder.config.data_files[split]})
+    one.config = dataclasses.replace(builder.config, data_files=files)
+    one.info = builder.info.copy()
+    try:
+        # "no_checks": it would miss the other splits, which the data set's card lists
+        one.download_and_prepare(verification_mode="no_checks")
+    except Exception as error:
+        raise UserError(_broken(config, split, error)) from error
+    return one.as_dataset(split)
+
+
+def _broken(config: DataConfig, split: str, error: Exception) -> str:
+    reason = error.__cause__ or error
+    words = str(reason).strip().partition("\n")[0][:300]
+    return (
+        f"The split {split} of {_place(config)} cannot be read: {type(reason).__name__}: {words}\n"
+        f"Look at its files, or fetch them anew. {_download(config)}"
+    )
+
+
+# ── finding it ───────────────────────────────────────────────────────────────────────────────
+
+
+@lru_cache(maxsize=32)
+def _builder(
+    path: str, name: str | None, revision: str | None, split: str | None = None
+) -> DatasetBuilder | dict[str, Dataset]:
+    """What `datasets` reads the data set with; the data sets themselves where they were saved.
+
+    Raises:
+        UserError: it is not there, or not without a network.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir() and (saved := _saved(folder)):
+        return saved
+    if folder.is_dir():
+        return _required_kind(_local_builder(folder, name, split), path, name)
+    if not HUB_ID.fullmatch(path):
+        kind = "a file" if folder.exists() else "no folder"
+        raise UserError(
+            f"data.path={path} is {kind}, and no id on the hub. Expected OWNER/NAME, or a folder "
+            "with Parquet files or with what `save_to_disk` wrote."
+        )
+    if not _is_reachable(path, revision):
+        return _cached_builder(path, name, split)
+    return _required_kind(_hub_builder(path, name, revision, split), path, name)
+
+
+def _required_kind(builder: DatasetBuilder, path: str, name: str | None) -> DatasetBuilder:
+    """A builder of tables; others want torchcodec for audio that they do not even decode."""
+    from datasets import ArrowBasedBuilder
+
+    if isinstance(builder, ArrowBasedBuilder) or find_spec("torchcodec"):
+        return builder
+    is_folder = Path(path).expanduser().is_dir()
+    folder = path if is_folder else path.rpartition("/")[2]
+    raise UserError(
+        f"{path} holds sound files ({builder.name}) and no tables with the sound in them. If a "
+        f"metadata.csv or .jsonl is beside them, type\n  data=audiofolder data.path={folder}"
+        + ("" if is_folder else f"\nafter\n  {_hf_download(path, folder)}")
+    )
+
+
+def _saved(folder: Path) -> dict[str, Dataset] | None:
+    """What `save_to_disk` wrote, by split."""
+    from datasets import DatasetDict, load_from_disk
+
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return None
+    saved = load_from_disk(str(folder))
+    return dict(saved) if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+
+
+def _local_builder(folder: Path, name: str | None, split: str | None) -> DatasetBuilder:
+    """Its card says what configurations it has; without one, sub-folders are."""
+    below = next((found for found in _folders_of(folder, name) if found.is_dir()), None)
+    try:
+        return _load_builder(str(folder), name, split)
+    except (ValueError, OSError) as error:
+        if below is not None:
+            inside = str(below.relative_to(folder))
+            return _load_builder(str(folder), None, split, data_dir=inside)
+        raise UserError(_unreadable(str(folder), name, None, error)) from None
+
+
+def _folders_of(folder: Path, name: str | None) -> list[Path]:
+    return [folder / name, *sorted(folder.glob(f"*/{name}"))] if name else []
+
+
+def _hub_builder(
+    path: str, name: str | None, revision: str | None, split: str | None
+) -> DatasetBuilder:
+    try:
+        return _load_builder(path, name, split, revision=revision)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        return _converted_builder(path, name, split)
+    except (ValueError, OSError) as error:
+        raise UserError(_unreadable(path, name, revision, error)) from None
+
+
+def _converted_builder(path: str, name: str | None, split: str | None) -> DatasetBuilder:
+    """A data set that is still a script, as the hub has converted it: a folder a configuration."""
+    try:
+        return _load_builder(path, None, split, revision=PARQUET_BRANCH, data_dir=name or "default")
+    except (ValueError, OSError, RuntimeError):
+        raise UserError(
+            f"The data set {path} is a Python script, which `datasets` runs no more, and the hub "
+            f"has no Parquet conversion of {name or 'it'} on its branch {PARQUET_BRANCH}.\n"
+            "Take another copy of it, or download its files and write a manifest (data=manifest)."
+        ) from None
+
+
+def _load_builder(path: str, name: str | None, split: str | None, **more: Any) -> DatasetBuilder:
+    from datasets import load_dataset_builder
+
+    cache = None if split is None else _cache(split)
+    return load_dataset_builder(path, name, cache_dir=cache, **more)
+
+
+def _cached_builder(path: str, name: str | None, split: str | None) -> DatasetBuilder:
+    """What an earlier run read, else what `datasets` itself has in its cache."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    folders = [None, *_prepared_splits(path).values()] if split is None else [_cache(split), None]
+    for folder in folders:
+        try:
+            found = Cache(
+                folder, path.partition("/")[2] or path, name, "auto", "auto", repo_id=path
+            )
+        except ValueError:
+            continue
+        log.warning("data        %s as it was read before: the hub cannot be reached", path)
+        return found
+    raise UserError(
+        f"{path} is neither a folder here nor in the cache of `datasets`, and the hub cannot be "
+        f"reached (no network, or HF_HUB_OFFLINE is set).\n{_download_command(path, name)}"
+    )
+
+
+def _prepared_splits(path: str) -> dict[str, str]:
+    """By split, the cache that an earlier run put a data set into."""
+    below = path.replace("/", "___")
+    caches = sorted(Path(_cache("any")).parent.glob(f"*/{below}"))
+    return {found.parent.name: str(found.parent) for found in caches}
+
+
+def _cache(split: str) -> str:
+    """A cache for each split: in one for all of them, the first that is read would hide others."""
+    from datasets import config
+
+    return str(Path(config.HF_DATASETS_CACHE).expanduser() / PREPARED / split)
+
+
+@lru_cache(maxsize=32)
+def _split_names(path: str, name: str | None, revision: str | None) -> tuple[str, ...]:
+    builder = _builder(path, name, revision)
+    if isinstance(builder, dict):
+        return tuple(builder)
+    if builder.config.data_files is not None:
+        return tuple(map(str, builder.config.data_files))
+    return tuple(dict.fromkeys([*(builder.info.splits or {}), *_prepared_splits(path)]))
+
+
+@lru_cache(maxsize=32)
+def _is_reachable(path: str, revision: str | None) -> bool:
+    """Ask the hub for the data set, once; False if there is no network.
+
+    Raises:
+        UserError: the hub does not have it, or does not give it to everybody.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        HfApi().dataset_info(path, revision=revision, timeout=ANSWER_SECONDS)
+    except GatedRepoError:
+        raise UserError(
+            f"{path} is given to those who ask for it: do so at "
+            f"https://huggingface.co/datasets/{path}, then type `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"The hub has no data set {path}, or none that you may read: look for it at "
+            "https://huggingface.co/datasets; if it is private, type `hf auth login`."
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"{path} has no revision {revision}; see the branches and tags at "
+            f"https://huggingface.co/datasets/{path}/tree/main, or type data.revision=null."
+        ) from None
+    except HfHubHTTPError as error:
+        log.warning("data        the hub answers with an error: %s", str(error).partition("\n")[0])
+        return False
+    except Exception as error:  # of the HTTP library, and of which one depends on the version
+        log.info("data        the hub cannot be reached: %s", error)
+        return False
+    return True
+
+
+# ── messages ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _unreadable(path: str, name: str | None, revision: str | None, error: Exception) -> str:
+    from datasets import get_dataset_config_names
+
+    try:
+        names = get_dataset_config_names(path, revision=revision)
+    except Exception:  # the error that led here says more
+        names = []
+    if len(names) > 1 or (names and name and name not in names):
+        given = f"data.config={name}" if name else "no data.config"
+        return (
+            f"{path} has other configurations, and you gave {given}. Type data.config=NAME with "
+            f"one of its {len(names)}:\n{listing(sorted(names))}"
+        )
+    words = str(error).strip().partition("\n")[0]
+    return (
+        f"{path} cannot be read: {words}\nExpected Parquet files (or others that `datasets` knows) "
+        "with audio and text, named after their splits, or what `save_to_disk` wrote."
+    )
+
+
+def _download(config: DataConfig) -> str:
+    assert config.path is not None
+    return "" if _folder(config) else _download_command(config.path, config.config)
+
+
+def _download_command(path: str, name: str | None) -> str:
+    folder = path.rpartition("/")[2]
+    chosen = f' --include "*{name}/*.parquet"' if name else ""
+    return (
+        f"On a machine with a network, type\n  {_hf_download(path, folder)}{chosen}\n"
+        f"and give the folder to this command: data.path={folder}"
+    )
+
+
+def _hf_download(path: str, folder: str) -> str:
+    return f"hf download {path} --repo-type dataset --local-dir {folder}"
+
+
+def _place(config: DataConfig) -> str:
+    """The data set's name in messages."""
+    return f"{config.path}/{config.config}" if config.config else str(config.path)
+
+
+def _folder(config: DataConfig) -> str | None:
+    folder = Path(str(config.path)).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else None
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names) or "none"
+
+
+def _counted(lengths: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count} rows)" for name, count in lengths.items())

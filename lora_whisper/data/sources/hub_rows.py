@@ -1,0 +1,275 @@
+"""Rows of a `datasets` data set: which column holds what, and audio that nobody has decoded.
+
+`datasets` would decode with torchcodec while it reads; with `Audio(decode=False)` it hands out the
+file as it lies in the data set, and `data.audio` decodes it like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_whisper.config import ColumnsConfig
+from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names
+from lora_whisper.data.table import Row
+from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.errors import UserError, listing
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+# Beside the names that every source knows. Start and end have none: where a data set has such
+# columns its clips are mostly cut out already, and they speak of the recording that those are from.
+HUB_NAMES = replace(
+    USUAL_NAMES,
+    text=(*USUAL_NAMES.text, "raw_transcription", "raw_text", "normalized_text"),
+    language=(*USUAL_NAMES.language, "lang_id"),
+    start=(),
+    end=(),
+    previous_text=("previous_text",),
+)
+NOBODY = ("", "none", "null", "nan", "unknown")  # VoxPopuli writes None as a word
+LOCALE = re.compile(r"([a-z]{2,3})(?:[_-]\w+)+", re.IGNORECASE)  # sw_ke, pt-BR, cmn_hans_cn
+WHISPER_CODES = {"cmn": "zh", "fil": "tl", "nb": "no", "jv": "jw"}  # of locales it calls otherwise
+ROWS_AT_A_TIME = 1_000
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """The columns of one data set, and how its rows become `Row`s."""
+
+    place: str  # "google/fleurs train"
+    folder: str | None  # local data sets: what the paths in them are relative to
+    audio: str  # a column
+    text: str
+    optional: Mapping[str, str]  # "language" → the column that holds it, for those that are there
+    values: tuple[str, ...]  # columns with one text or number, which go into a row's `columns`
+    class_names: Mapping[str, tuple[str, ...]]  # of columns that hold the number of a name
+    audio_is_path: bool  # a text column; else a structure of bytes and path
+
+    def row(self, number: int | str, values: Mapping[str, Any]) -> Row:
+        """A row, whose text must not be missing; a name does for its number, which streams lack."""
+        named = {name: self._named(name, values[name]) for name in self.values}
+        part = {part: named[column] for part, column in self.optional.items()}
+        return Row(
+            place=f"{self.place}:{number}",
+            audio=self.path(values[self.audio]) if self.audio_is_path else "",
+            text=values[self.text],
+            language=_language(part.get("language")),
+            task=part["task"] if part.get("task") in TASKS else None,
+            start=part.get("start"),
+            end=part.get("end"),
+            speaker=_speaker(part.get("speaker")),
+            previous_text=part.get("previous_text"),
+            split=None,
+            columns=json.dumps(named, ensure_ascii=False, default=str),
+        )
+
+    def path(self, path: str | None) -> str:
+        """Where a file lies that the data set names."""
+        return str(Path(self.folder or "", path or ""))
+
+    def _named(self, column: str, value: Any) -> Any:
+        names = self.class_names.get(column)
+        if names is None or value is None:
+            return value
+        return names[value] if 0 <= value < len(names) else None  # -1: unlabelled
+
+
+def row_reader(
+    features: Features, columns: ColumnsConfig, place: str, folder: str | None
+) -> RowReader:
+    """Find out which columns hold what.
+
+    Raises:
+        UserError: none holds audio or text, one that the configuration names is not there, or one
+            is of a type that cannot hold it.
+    """
+    from datasets import ClassLabel, Value
+
+    found = _found_columns(features, HUB_NAMES.chosen(columns), columns, place)
+    audio = found.pop("audio")
+    values = tuple(
+        name
+        for name, feature in features.items()
+        if isinstance(feature, Value | ClassLabel) and name != audio and _dtype(feature) != "binary"
+    )
+    return RowReader(
+        place,
+        folder,
+        audio,
+        found.pop("text"),
+        found,
+        values,
+        {name: tuple(features[name].names) for name in values if _is_label(features[name])},
+        _is_text(features[audio]),
+    )
+
+
+def _found_columns(
+    features: Features, names: Names, columns: ColumnsConfig, place: str
+) -> dict[str, str]:
+    """The column of each part that has one."""
+    found: dict[str, str] = {}
+    problems = []
+    for part, fits, expected in PARTS:
+        column = next((name for name in getattr(names, part) if name in features), None)
+        wanted = getattr(columns, part, None)
+        if column is None and wanted is not None:
+            problems.append(f"data.columns.{part}={wanted}: there is no such column")
+        elif column is None and part in ("audio", "text"):
+            tried = ", ".join(getattr(names, part))
+            problems.append(f"no column holds the {part} (tried {tried})")
+        elif column is not None and fits(features[column]):
+            found[part] = column
+        elif column is not None and (wanted is not None or part in ("audio", "text")):
+            problems.append(f"column {column} is {_dtype(features[column])}, expected {expected}")
+    if problems:
+        raise UserError(_wrong_columns(place, features, problems))
+    return found
+
+
+def _wrong_columns(place: str, features: Features, problems: list[str]) -> str:
+    there = ", ".join(f"{name} ({_dtype(feature)})" for name, feature in features.items())
+    return (
+        f"The data set {place} cannot be read:\n{listing(problems)}\n"
+        f"It has the columns {there}.\n"
+        "Say which one it is: data.columns.audio=… data.columns.text=…"
+    )
+
+
+def _dtype(feature: Any) -> str:
+    return str(getattr(feature, "dtype", None) or type(feature).__name__.lower())
+
+
+def _is_text(feature: Any) -> bool:
+    return _dtype(feature) in ("string", "large_string")
+
+
+def _is_label(feature: Any) -> bool:
+    from datasets import ClassLabel
+
+    return isinstance(feature, ClassLabel)
+
+
+def _is_number(feature: Any) -> bool:
+    return _dtype(feature).startswith(("int", "uint", "float")) and not _is_label(feature)
+
+
+def _is_audio(feature: Any) -> bool:
+    from datasets import Audio
+
+    is_file = isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+    return isinstance(feature, Audio) or is_file or _is_text(feature)
+
+
+def _is_name(feature: Any) -> bool:
+    return _is_text(feature) or _is_label(feature)
+
+
+def _is_name_or_number(feature: Any) -> bool:
+    return _is_name(feature) or _is_number(feature)
+
+
+PARTS = (  # of a row: the type that a column must have for it, and how that is called
+    ("audio", _is_audio, "audio, a structure of bytes and path, or text with paths"),
+    ("text", _is_text, "text"),
+    ("language", _is_name, "text or names"),
+    ("speaker", _is_name_or_number, "text, names or numbers"),
+    ("start", _is_number, "seconds"),
+    ("end", _is_number, "seconds"),
+    ("task", _is_name, "text or names"),
+    ("previous_text", _is_text, "text"),
+)
+
+
+def _language(value: str | None) -> str | None:
+    """Whisper's code of a locale; what is none stays as it is."""
+    if not value or not value.strip():
+        return None
+    locale = LOCALE.fullmatch(value.strip())
+    if locale is None:
+        return value.strip()
+    code = locale[1].lower()
+    return WHISPER_CODES.get(code, code)
+
+
+def _speaker(value: Any) -> str | None:
+    return None if value is None or str(value).strip().lower() in NOBODY else str(value)
+
+
+# ── memory-mapped ────────────────────────────────────────────────────────────────────────────
+
+
+def without_decoding(dataset: Any, audio: str) -> Any:
+    """The data set, its audio as a structure of bytes and path."""
+    from datasets import Audio
+
+    if isinstance(dataset.features[audio], Audio):
+        return dataset.cast_column(audio, Audio(decode=False))
+    return dataset
+
+
+def rows(dataset: Dataset, reader: RowReader, first: int, numbers: np.ndarray) -> Iterator[Row]:
+    """The rows `numbers` of the data set, without their audio; `first` is the number of its own
+    first row in the split that it is a slice of."""
+    needed = [*reader.values, *([reader.audio] if reader.audio_is_path else [])]
+    texts = dataset.select_columns(needed).with_format("arrow")
+    chosen = iter(numbers.tolist())
+    wanted = next(chosen, -1)
+    for begin in range(0, len(dataset), ROWS_AT_A_TIME):
+        for index, values in enumerate(texts[begin : begin + ROWS_AT_A_TIME].to_pylist(), begin):
+            if index == wanted:
+                yield reader.row(first + index, values)
+                wanted = next(chosen, -1)
+
+
+def transcribed(dataset: Dataset, text: str) -> np.ndarray:
+    """Which rows have a text, and be it an empty one, as numbers (rows,)."""
+    texts = dataset.select_columns([text]).with_format("arrow")
+    valid = [
+        texts[begin : begin + ROWS_AT_A_TIME].column(0).is_valid().to_numpy()
+        for begin in range(0, len(dataset), ROWS_AT_A_TIME)
+    ]
+    return np.flatnonzero(np.concatenate(valid)) if valid else np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class EmbeddedAudio:
+    """The audio of a table's rows, read from the memory-mapped data set when it is wanted."""
+
+    audio: Dataset  # of the one column
+    numbers: np.ndarray  # (rows,) of the data set
+    reader: RowReader
+    first: int  # the data set's own first row, in the split that it is a slice of
+
+    def __call__(self, row: int) -> Path | EncodedAudio:
+        number = int(self.numbers[row])
+        value = self._value(number)
+        if value is None or value["bytes"].is_valid or not value["path"].is_valid:
+            name = f"{self.reader.place}:{self.first + number}"
+            return EncodedAudio(name, partial(self._bytes, number))
+        return Path(self.reader.path(value["path"].as_py()))
+
+    def _bytes(self, number: int) -> bytes:
+        value = self._value(number)
+        return (value and value["bytes"].as_py()) or b""
+
+    def _value(self, number: int) -> Any:
+        """The structure of bytes and path as an Arrow scalar, of which nothing is copied."""
+        value = self.audio[number : number + 1].column(0)[0]
+        return value if value.is_valid else None
+
+
+def embedded_audio(
+    dataset: Dataset, reader: RowReader, first: int, numbers: np.ndarray
+) -> EmbeddedAudio:
+    column = dataset.select_columns([reader.audio]).with_format("arrow")
+    return EmbeddedAudio(column, numbers, reader, first)
