@@ -1,0 +1,267 @@
+"""Sound out of every container that ffmpeg's libraries read, through PyAV.
+
+What is read is placed by its timestamps, counted from the beginning of the file. A slice is found
+by seeking to a moment before it, since a decoder needs some sound to settle; where the container's
+index leads too far, a second attempt goes back further, and a third reads from the beginning.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import av
+import numpy as np
+from av import AudioFrame, AudioStream
+from av.container import InputContainer
+from av.stream import Discard
+
+Source = str | bytes  # a path, or the file itself
+
+SETTLING_SECONDS = 0.2  # Opus asks for 0.08 s (RFC 7845), MP3's bit reservoir for up to 0.13 s
+SEEK_BACK_SECONDS = (1.0, 10.0)  # WebM's clusters are 5 s long and more
+JUMP_TOLERANCE_SECONDS = 0.1  # of timestamps; beyond it, something is missing
+LATEST_BEGINNING_SECONDS = 10.0  # of the sound in a film: what precedes it becomes silence
+
+# Those of one recording. Not among them are playlists, which name other files and addresses.
+DEMUXERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,loas,matroska,mov,mp3,"
+    "mpeg,mpegts,ogg,tta,w64,wav,wv"
+)
+# Of others the length is a guess from the first packets' bit rate (an AMR of 10.0 s: 10.3 s).
+STATE_THEIR_LENGTH = {"asf", "avi", "caf", "flac", "flv", "matroska", "mov", "mpegts", "ogg", "wav"}
+
+
+# What reading raises; IndexError is PyAV's for a stream that appears midway.
+READING_ERRORS = (av.FFmpegError, IndexError)
+
+
+class Damaged(Exception):
+    """The sound of a file is missing, unreadable or incomplete; says what was found."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of an open file; positions are seconds from the beginning of the file."""
+
+    container: InputContainer
+    stream: AudioStream
+    tick_seconds: float  # the unit of the stream's timestamps
+    origin_seconds: float  # not 0 in what was cut out of a broadcast, or with an encoder's delay
+
+    def seconds(self, timestamp: int) -> float:
+        """Where a timestamp of the stream lies."""
+        return timestamp * self.tick_seconds - self.origin_seconds
+
+    def seek(self, seconds: float) -> None:
+        timestamp = int((seconds + self.origin_seconds) / self.tick_seconds)
+        self.container.seek(timestamp, stream=self.stream)
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Sound]:
+    """Open the sound that a player would choose; the other streams are skipped.
+
+    Raises:
+        Damaged: what ffmpeg does not read, or what has no sound.
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+    options = {"format_whitelist": DEMUXERS}
+    try:
+        with av.open(file, options=options, metadata_errors="replace") as container:
+            stream = container.streams.best("audio")
+            if not isinstance(stream, AudioStream) or stream.time_base is None:
+                raise Damaged("holds no sound")
+            if stream.codec_context is None:
+                raise Damaged("holds sound in a codec that is not known")
+            for other in container.streams:
+                if other is not stream:
+                    other.discard = Discard.all
+            origin_seconds = (container.start_time or 0) / av.time_base
+            if container.format.name == "ogg" and origin_seconds > JUMP_TOLERANCE_SECONDS:
+                raise Damaged(f"begins at {origin_seconds:.2f} s; what was before is missing")
+            yield Sound(container, stream, float(stream.time_base), origin_seconds)
+    except (*READING_ERRORS, UnicodeError) as error:
+        raise Damaged(f"does not decode ({reason(error)})") from None
+
+
+def read_length(source: Source) -> tuple[int, float]:
+    """Sampling rate and seconds, without decoding.
+
+    Raises:
+        Damaged: not read, without sound, or of a length that cannot be found.
+    """
+    with opened(source) as sound:
+        rate = sound.stream.rate
+        seconds = _stated_seconds(sound)
+    if seconds is None:
+        seconds = _counted_seconds(source, _stamp(source))
+    return rate, seconds
+
+
+def _stated_seconds(sound: Sound) -> float | None:
+    """The length that the container states, where its format can be believed."""
+    names = set(sound.container.format.name.split(","))
+    stream, container = sound.stream, sound.container
+    in_fragments = "mov" in names and not stream.frames  # its header knows only of the first
+    # Only an encoder's tag states how much silence it put before the sound, and the length.
+    tagged = "mp3" in names and (stream.start_time or 0) > 0
+    if in_fragments or not (tagged or names & STATE_THEIR_LENGTH):
+        return None
+    delay_seconds = _opus_delay_seconds(stream)
+    if stream.duration is not None:
+        return sound.seconds((stream.start_time or 0) + stream.duration) - delay_seconds
+    others = len(container.streams) > 1  # a film's length need not be that of its sound
+    if others or container.duration is None:
+        return None
+    return container.duration / av.time_base - delay_seconds
+
+
+def _opus_delay_seconds(stream: AudioStream) -> float:
+    """What an Opus decoder leaves out at the beginning, and ffmpeg counts (RFC 7845, 5.1)."""
+    head = stream.codec_context.extradata or b""
+    if not head.startswith(b"OpusHead"):
+        return 0.0
+    return int.from_bytes(head[10:12], "little") / 48_000
+
+
+@lru_cache(maxsize=256)  # a thousand subtitles ask for the length of one film
+def _counted_seconds(source: Source, stamp: tuple[int, ...]) -> float:
+    """The end of the last packet: all are read, and none is decoded."""
+    with opened(source) as sound:
+        ends = (
+            sound.seconds(packet.pts + (packet.duration or 0))
+            for packet in sound.container.demux(sound.stream)
+            if packet.pts is not None
+        )
+        seconds = max(ends, default=0.0)
+    if seconds <= 0:
+        raise Damaged("no samples")
+    return seconds
+
+
+def _stamp(source: Source) -> tuple[int, ...]:
+    """What changes when a file does."""
+    if isinstance(source, bytes):
+        return ()
+    found = os.stat(source)
+    return found.st_mtime_ns, found.st_size
+
+
+def decode(
+    source: Source, start_seconds: float, end_seconds: float | None
+) -> tuple[np.ndarray, int]:
+    """Decode a slice to (samples,) float32, the mean of the channels, at the file's own rate.
+
+    It ends with the file where that is shorter; None stands for the end of the file.
+
+    Raises:
+        Damaged: the slice does not decode, or has holes.
+    """
+    attempts = [back for back in SEEK_BACK_SECONDS if back < start_seconds]
+    for back in (*attempts, math.inf):
+        with opened(source) as sound:
+            frames = _frames(sound, max(start_seconds - back, 0.0))
+            first = next(frames, None)
+            if back == math.inf or _settles_before(sound, first, start_seconds):
+                begun = [] if first is None else [first]
+                return _cut(sound, itertools.chain(begun, frames), start_seconds, end_seconds)
+    raise AssertionError("the last attempt reads from the beginning")
+
+
+def _frames(sound: Sound, from_seconds: float) -> Iterator[AudioFrame]:
+    """What is decoded from a moment on; the errors of the decoder say where they stand."""
+    reached = from_seconds
+    try:
+        if from_seconds > 0:
+            sound.seek(from_seconds)
+        for frame in sound.container.decode(sound.stream):
+            if frame.pts is not None:
+                reached = sound.seconds(frame.pts) + frame.samples / frame.sample_rate
+            yield frame
+    except READING_ERRORS as error:
+        raise Damaged(f"cut off or damaged at {reached:.2f} s ({reason(error)})") from None
+
+
+def _settles_before(sound: Sound, first: AudioFrame | None, start_seconds: float) -> bool:
+    if first is None or first.pts is None:
+        return False
+    return sound.seconds(first.pts) + SETTLING_SECONDS <= start_seconds
+
+
+def _cut(
+    sound: Sound, frames: Iterator[AudioFrame], start_seconds: float, end_seconds: float | None
+) -> tuple[np.ndarray, int]:
+    """The samples between two moments out of frames that begin before them; and their rate."""
+    pieces: list[np.ndarray] = []
+    rate, begin, end = sound.stream.rate, 0, 0  # of what is in `pieces`, in samples
+    for frame in frames:
+        if not pieces:
+            rate = frame.sample_rate  # AAC's header may state half of it
+            begin = end = _position(sound, frame, 0)
+        _check_joint(sound, frame, rate, end)
+        pieces.append(_mono(frame))
+        end += frame.samples
+        if end_seconds is not None and end >= round(end_seconds * rate):
+            break
+    start = round(start_seconds * rate)
+    first = min(begin, start)  # sample of the file with which `samples` begins
+    samples = np.concatenate([_silence_before(begin, start, rate), *pieces])
+    last = end if end_seconds is None else round(end_seconds * rate)
+    return samples[start - first : max(last - first, 0)], rate
+
+
+def _position(sound: Sound, frame: AudioFrame, otherwise: int) -> int:
+    """The sample of the file with which a frame begins."""
+    if frame.pts is None:
+        return otherwise
+    return round(sound.seconds(frame.pts) * frame.sample_rate)
+
+
+def _check_joint(sound: Sound, frame: AudioFrame, rate: int, end: int) -> None:
+    """Frames follow each other. Timestamps in milliseconds, and Vorbis's, are off by a little."""
+    at_seconds = end / rate
+    if frame.sample_rate != rate:
+        raise Damaged(f"changes from {rate} to {frame.sample_rate} Hz at {at_seconds:.2f} s")
+    if frame.is_corrupt:
+        raise Damaged(f"damaged at {at_seconds:.2f} s")
+    jump_seconds = (_position(sound, frame, end) - end) / rate
+    if abs(jump_seconds) > JUMP_TOLERANCE_SECONDS:
+        raise Damaged(f"jumps by {jump_seconds:+.2f} s at {at_seconds:.2f} s")
+
+
+def _silence_before(begin: int, start: int, rate: int) -> np.ndarray:
+    """What a slice has of the time before the sound of a film begins; positions in samples."""
+    if begin - start > LATEST_BEGINNING_SECONDS * rate:
+        raise Damaged(f"has no sound before {begin / rate:.2f} s")
+    return np.zeros(max(begin - start, 0), dtype=np.float32)
+
+
+def _mono(frame: AudioFrame) -> np.ndarray:
+    """(samples,) float32 in -1 … 1 of a frame, the mean of its channels."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    mono = values[0] if len(values) == 1 else values.mean(axis=0)
+    if values.dtype.kind == "f":
+        return mono.astype(np.float32, copy=False)
+    return _from_integers(mono, values.dtype)
+
+
+def _from_integers(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Bring integers to -1 … 1; the middle of unsigned ones is silence."""
+    full_scale = 2 ** (8 * dtype.itemsize - 1)
+    middle = full_scale if dtype.kind == "u" else 0
+    return ((samples.astype(np.float64) - middle) / full_scale).astype(np.float32)
+
+
+def reason(error: Exception) -> str:
+    """The library's own words, without the path that they put beside them."""
+    words = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+    return (words or "unknown reason").rstrip(". ")

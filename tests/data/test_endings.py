@@ -1,0 +1,38 @@
+"""Endings of real files: whole, cut anywhere, and followed by something else."""
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from lora_whisper.data.endings import ends_early
+from tests.toy_speech import tone
+
+
+@pytest.fixture(params=[("OGG", "VORBIS"), ("OGG", "OPUS"), ("WAV", "PCM_16"), ("AIFF", "PCM_16")])
+def content(request: pytest.FixtureRequest, tmp_path: Path) -> bytes:
+    container, subtype = request.param
+    soundfile.write(tmp_path / "a", tone(2.0), 16_000, format=container, subtype=subtype)
+    return (tmp_path / "a").read_bytes()
+
+
+def test_a_whole_file_has_its_end(content: bytes, tmp_path: Path) -> None:
+    assert not ends_early(content)
+    (tmp_path / "file").write_bytes(content)
+    assert not ends_early(str(tmp_path / "file"))
+
+
+def test_what_follows_the_end_is_of_no_concern(content: bytes) -> None:
+    assert not ends_early(content + b"TAG" + bytes(125))
+
+
+def test_a_cut_anywhere_is_seen(content: bytes) -> None:
+    pages = [at for at in range(len(content)) if content.startswith(b"OggS\0", at)]
+    for length in range(100, len(content) - 100, 97):
+        if length not in pages:  # between two pages nothing tells
+            assert ends_early(content[:length])
+
+
+def test_other_files_are_left_to_their_decoders() -> None:
+    assert not ends_early(b"")
+    assert not ends_early(b"fLaC and more")
