@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from lora_whisper.data.batches import Batch, StepDataset
-    from lora_whisper.data.utterance import Utterance
+    from lora_whisper.data.table import Utterances
+    from lora_whisper.data.windows import WindowMaker, WindowSource
     from lora_whisper.training.checkpoints import TrainingState
     from lora_whisper.training.loop import Trainer
     from lora_whisper.training.recorder import Recorder
@@ -112,6 +113,7 @@ class _Run:
         self.accelerator: Accelerator = new_accelerator(config.training.precision)
         self.base.features.to(self.accelerator.device)
         self.model: PeftModel = self._load_model()
+        self.windows: StepDataset = self._training_windows()
 
     def carry_out(self) -> None:
         from lora_whisper.training.loop import main_loop
@@ -192,7 +194,7 @@ class _Run:
             parameters=parameters,
             optimizer=self.accelerator.prepare(optimizer),
             features=self.base.features,
-            total_steps=total_steps(len(self.speech.train.utterances), config.training),
+            total_steps=total_steps(self.windows.windows_per_epoch, config.training),
             peak_learning_rate=peak,
             schedule=config.optimizer,
             settings=config.training,
@@ -200,44 +202,82 @@ class _Run:
         )
 
     def _recorder(self, trainer: Trainer) -> Recorder:
-        from lora_whisper.data.batches import steps_per_epoch
         from lora_whisper.training.recorder import Recorder
 
-        count, batch = len(self.speech.train.utterances), self.config.training.global_batch
         validation = self._validation_sample()
         return Recorder(
             folder=self.folder,
             trainer=trainer,
-            steps_per_epoch=steps_per_epoch(count, batch),
+            steps_per_epoch=self.windows.steps_per_epoch,
             validation=self._validation_loader(validation) if validation else None,
-            decode_validation=lambda: self._validation_wer(validation),
+            decode_validation=(lambda: self._validation_wer(validation)) if validation else None,
         )
 
     def _loader(self, first_step: int, last_step: int) -> Iterable[list[Batch]]:
         """The global batches of the steps still to be trained."""
         from lora_whisper.data.batches import step_loader
 
-        training = self.config.training
-        dataset = self._dataset(self.speech.train.utterances, training.global_batch)
-        return step_loader(dataset, first_step, last_step, training.loader_workers)
+        return step_loader(self.windows, first_step, last_step, self.config.training.loader_workers)
 
-    def _validation_loader(self, utterances: tuple[Utterance, ...]) -> Iterable[list[Batch]]:
-        from lora_whisper.data.batches import step_loader, steps_per_epoch
+    def _training_windows(self) -> StepDataset:
+        """Which windows make up each step, of the training set and of what is mixed into it."""
+        from lora_whisper.data.batches import StepDataset
+        from lora_whisper.training import defaults
+
+        config, data = self.config, self.config.data
+        weights = [1.0, *(mix.weight for mix in data.mix)]
+        corpora = [self.speech.train, *self.speech.mixes]
+        return StepDataset(
+            sources=tuple(
+                self._source(corpus.utterances, data.windows, data.clean, weight)
+                for corpus, weight in zip(corpora, weights, strict=True)
+            ),
+            maker=self._maker(
+                timestamps_share=defaults.share_of_windows(
+                    data.timestamps_share, data.windows, defaults.TIMESTAMPS_SHARE
+                ),
+                previous_text_share=defaults.share_of_windows(
+                    data.previous_text_share, data.windows, defaults.PREVIOUS_TEXT_SHARE
+                ),
+                clean=data.clean,
+            ),
+            no_speech_share=defaults.share_of_windows(
+                data.no_speech_share, data.windows, defaults.NO_SPEECH_SHARE
+            ),
+            global_batch=config.training.global_batch,
+            micro_batch=self._micro_batch(),
+            seed=config.seed,
+        )
+
+    def _validation_loader(self, utterances: Utterances) -> Iterable[list[Batch]]:
+        from lora_whisper.data.batches import StepDataset, step_loader
 
         size = self._micro_batch()
-        dataset = self._dataset(utterances, size)
-        return step_loader(dataset, 0, steps_per_epoch(len(utterances), size), workers=0)
+        source = self._source(utterances, "padded")
+        dataset = StepDataset((source,), self._maker(), 0.0, size, size, self.config.seed)
+        return step_loader(dataset, 0, dataset.steps_per_epoch, workers=0)
 
-    def _dataset(self, utterances: tuple[Utterance, ...], global_batch: int) -> StepDataset:
-        from lora_whisper.data.batches import StepDataset
+    def _source(
+        self, utterances: Utterances, windows: str, clean: tuple[str, ...] = (), weight: float = 1.0
+    ) -> WindowSource:
+        from lora_whisper.data.packing import plan
+        from lora_whisper.data.windows import WindowSource
 
-        return StepDataset(
-            utterances,
-            self.base.processor.tokenizer,
-            self.base.vocabulary,
-            global_batch,
-            self._micro_batch(),
-            self.config.seed,
+        base = self.base
+        tokenizer, seconds = base.processor.tokenizer, base.window_seconds
+        windows_plan = plan(utterances, tokenizer, base.vocabulary, seconds, windows, clean)
+        return WindowSource(utterances, windows_plan, weight)
+
+    def _maker(self, **changes: Any) -> WindowMaker:
+        from lora_whisper.data.windows import WindowMaker
+
+        base = self.base
+        return WindowMaker(
+            base.processor.tokenizer,
+            base.vocabulary,
+            base.window_seconds,
+            seed=self.config.seed,
+            **changes,
         )
 
     def _micro_batch(self) -> int:
@@ -253,16 +293,16 @@ class _Run:
             report_bad_audio(bad, self.config)
             yield micro_batches
 
-    def _validation_sample(self) -> tuple[Utterance, ...]:
+    def _validation_sample(self) -> Utterances | None:
         """The same utterances for the whole run, so that its steps can be compared."""
         if self.speech.validation is None:
-            return ()
+            return None
         settings = self.config.evaluation
         return sample(
             self.speech.validation.utterances, settings.max_validation_utterances, self.config.seed
         )
 
-    def _validation_wer(self, utterances: tuple[Utterance, ...]) -> float:
+    def _validation_wer(self, utterances: Utterances) -> float:
         from lora_whisper.model.adapter import merged_in_place
 
         # Groups are for the test set, whose columns the validation set need not have.

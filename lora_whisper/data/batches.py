@@ -129,12 +129,13 @@ class StepDataset(Dataset[list[Batch]]):
 
 
 def step_loader(
-    dataset: StepDataset, first_step: int, last_step: int, workers: int
+    dataset: Dataset[list[Batch]], first_step: int, last_step: int, workers: int
 ) -> DataLoader[list[Batch]]:
     """Load the steps first_step … last_step - 1 in order, in `workers` processes (0: in this one).
 
     The loader draws from a generator of its own: with PyTorch's global one the dropout of a run
-    would depend on how often a loader was made, and a resumed run would differ.
+    would depend on how often a loader was made, and a resumed run would differ. Nothing that is
+    loaded is drawn from it.
     """
     return DataLoader(
         dataset,
@@ -142,7 +143,7 @@ def step_loader(
         sampler=range(first_step, last_step),
         num_workers=workers,
         worker_init_fn=_begin_worker if workers else None,
-        generator=torch.Generator().manual_seed(dataset.seed),
+        generator=torch.Generator().manual_seed(0),
     )
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 
 from lora_whisper.config import TrainingConfig
-from lora_whisper.data.batches import steps_per_epoch
+from lora_whisper.data.order import steps_per_epoch
 
 TINY_WIDTH, TINY_RATE = 384, 1.5e-3  # whisper-tiny's own peak rate in pre-training
 WIDTH_EXPONENT = 1.8
 HIGHEST_RATE = 2e-3
 SMALL_WIDTH, MEDIUM_WIDTH = 768, 1024  # whisper-small's and whisper-medium's
 EPOCHS, FEWEST_STEPS = 15, 150
+# Of packed windows: the shares of distil-whisper (Gandhi et al. 2023, arXiv:2311.00430), and some
+# silence, of which the others have next to none.
+TIMESTAMPS_SHARE, PREVIOUS_TEXT_SHARE, NO_SPEECH_SHARE = 0.2, 0.2, 0.02
 VALIDATIONS, STEPS_BETWEEN_VALIDATIONS = 10, 25
 
 
@@ -47,12 +50,20 @@ def scoring_batch_for_width(width: int) -> int:
     return 16 if width < MEDIUM_WIDTH else 4
 
 
-def total_steps(utterances: int, settings: TrainingConfig) -> int:
+def share_of_windows(given: float | None, windows: str, in_packed: float) -> float:
+    """A share that the configuration may leave open: packed windows have some, padded ones none."""
+    if given is not None:
+        return given
+    return in_packed if windows == "packed" else 0.0
+
+
+def total_steps(windows: int, settings: TrainingConfig) -> int:
     """Optimizer steps of a run: the smaller of what `max_epochs` and `max_steps` allow, at least 1.
 
-    Without either: 15 epochs, and for a tiny corpus, where these would be a few dozen steps, 150.
+    `windows` are those of an epoch. Without either limit: 15 epochs, and for a tiny corpus, where
+    these would be a few dozen steps, 150.
     """
-    in_epoch = steps_per_epoch(utterances, settings.global_batch)
+    in_epoch = steps_per_epoch(windows, settings.global_batch)
     if settings.max_epochs is None and settings.max_steps is None:
         return max(EPOCHS * in_epoch, FEWEST_STEPS)
     limits = [] if settings.max_steps is None else [settings.max_steps]

@@ -1,123 +1,170 @@
-"""Batches: what makes up a step, padding, and the same run whoever loads it."""
+"""Batches: padding, and the same run whoever loads it, from wherever it is resumed."""
 
+import dataclasses
+import gc
+import pickle
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lora_whisper.data.batches import (
-    Batch,
-    StepDataset,
-    collate,
-    epoch_order,
-    step_indices,
-    step_loader,
-    steps_per_epoch,
-)
-from lora_whisper.data.corpus import load_corpus
-from lora_whisper.data.windows import window_tokens
-from tests.data.test_corpus import FAIL
+from lora_whisper.data.batches import Batch, StepDataset, collate, step_loader
+from lora_whisper.data.packing import plan
+from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
 from tests.data.test_vocabulary import toy_vocabulary
-from tests.toy_speech import toy_speech
 from tests.toy_tokenizers import toy_tokenizer
+from tests.toy_utterances import recorded, toy_utterances
+
+SECONDS = [0.5, 1.4, 0.3, 0.9, 1.1, 0.2, 0.7, 1.3, 0.6, 0.8]
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> StepDataset:
     """Ten utterances in steps of four windows, two at a time: steps of 4, 4 and 2."""
-    utterances = load_corpus(toy_speech(tmp_path, count=10), "train", FAIL, 5.0).utterances
+    return padded(tmp_path)
+
+
+def padded(folder: Path) -> StepDataset:
+    tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
+    utterances = recorded(folder, SECONDS)
+    windows = plan(utterances, tokenizer, vocabulary, 5.0, "padded")
     return StepDataset(
-        utterances, toy_tokenizer(), toy_vocabulary(), global_batch=4, micro_batch=2, seed=3
+        (WindowSource(utterances, windows),),
+        WindowMaker(tokenizer, vocabulary, 5.0, seed=3),
+        no_speech_share=0.0,
+        global_batch=4,
+        micro_batch=2,
+        seed=3,
     )
+
+
+class Louder:
+    """An augmenter that makes what it drew visible."""
+
+    def __call__(self, samples: np.ndarray, seed: tuple[int, ...]) -> "Augmented":
+        gain = np.random.default_rng(seed).uniform(0.5, 1.5)
+        return Augmented((samples * gain).astype(np.float32))
+
+    def masks(self, samples: int, seed: tuple[int, ...]) -> tuple[tuple[str, int, int], ...]:
+        return (("time", int(np.random.default_rng(seed).integers(samples)), 1),)
+
+
+@dataclasses.dataclass
+class Augmented:
+    samples: np.ndarray
+    speed: float = 1.0
+
+
+@pytest.fixture
+def everything(tmp_path: Path) -> StepDataset:
+    """Packed windows of two sources with all that is drawn: an epoch of 8 + 4 + 2 windows."""
+    tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
+    sources = []
+    for name, weight in [("main", 1.0), ("mixed", 0.5)]:
+        utterances = recorded(tmp_path / name, SECONDS * 2)
+        windows = plan(utterances, tokenizer, vocabulary, 2.5, "packed")
+        sources.append(WindowSource(utterances, windows, weight))
+    maker = WindowMaker(tokenizer, vocabulary, 2.5, 0.5, 0.5, (), Louder(), seed=3)
+    return StepDataset(tuple(sources), maker, 0.25, global_batch=4, micro_batch=2, seed=3)
 
 
 def rows(batches: list[Batch]) -> list[str]:
     return [row for batch in batches for row in batch.rows]
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    count=st.integers(1, 40),
-    global_batch=st.integers(1, 50),
-    seed=st.integers(0, 2**32 - 1),
-    epoch=st.integers(0, 3),
-)
-def test_every_epoch_visits_each_utterance_once(
-    count: int, global_batch: int, seed: int, epoch: int
-) -> None:
-    steps = steps_per_epoch(count, global_batch)
-    seen = Counter(
-        index
-        for step in range(epoch * steps, (epoch + 1) * steps)
-        for index in step_indices(count, global_batch, seed, step)
-    )
-    assert seen == Counter(range(count))
-
-
-def test_order_depends_on_seed_and_epoch_only() -> None:
-    first = epoch_order(100, seed=1, epoch=0).tolist()
-    assert first == epoch_order(100, seed=1, epoch=0).tolist()
-    assert first != epoch_order(100, seed=1, epoch=1).tolist()
-    assert first != epoch_order(100, seed=2, epoch=0).tolist()
-    assert first != sorted(first)
+def contents(batches: list[Batch]) -> list[tuple[object, ...]]:
+    """Each window of the batches without its padding, in the order of what it holds."""
+    found = []
+    for batch in batches:
+        for waveform, given, labels, masks in zip(
+            batch.waveforms, batch.decoder_input, batch.labels, batch.masks, strict=True
+        ):
+            sound = np.trim_zeros(waveform.numpy(), "b").tobytes()
+            kept = labels != -100
+            last = int(kept.nonzero().max())
+            tokens = (tuple(given[: last + 1].tolist()), tuple(labels[: last + 1].tolist()))
+            found.append((tokens, masks, sound))
+    return sorted(found, key=repr)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
 def test_any_split_sees_the_same_global_batch(
-    dataset: StepDataset, world: int, micro_batch: int
+    everything: StepDataset, world: int, micro_batch: int
 ) -> None:
-    for step in range(4):
-        indices = step_indices(10, 4, 3, step)
-        expected = [dataset.utterances[index].row for index in indices]
+    for step in range(everything.steps_per_epoch + 2):
+        whole = everything[step]
         found = []
         for rank in range(world):
-            part = StepDataset(
-                dataset.utterances,
-                dataset.tokenizer,
-                dataset.vocabulary,
-                global_batch=4,
-                micro_batch=micro_batch,
-                seed=3,
-                rank=rank,
-                world=world,
-            )[step]
-            assert all(1 <= len(batch.rows) <= micro_batch for batch in part)
-            assert rows(part) == expected[rank::world]
-            found += rows(part)
-        assert sorted(found) == sorted(expected)
+            part = dataclasses.replace(everything, micro_batch=micro_batch, rank=rank, world=world)[
+                step
+            ]
+            assert all(1 <= len(batch.labels) <= micro_batch for batch in part)
+            found += part
+        assert contents(found) == contents(whole)
+        assert sorted(rows(found)) == sorted(rows(whole))
+
+
+def test_every_epoch_has_other_batches_and_draws(everything: StepDataset) -> None:
+    steps = everything.steps_per_epoch
+    first, second = [
+        [batch for step in range(epoch * steps, (epoch + 1) * steps) for batch in everything[step]]
+        for epoch in range(2)
+    ]
+    main = {f"a.jsonl:{number + 1}" for number in range(20)}
+    assert set(rows(first)) >= main
+    assert set(rows(second)) >= main
+    windows = [sum(len(batch.labels) for batch in epoch) for epoch in (first, second)]
+    assert windows == [everything.windows_per_epoch] * 2
+    sounds = [{sound for _, _, sound in contents(epoch)} for epoch in (first, second)]
+    assert len(sounds[0] & sounds[1]) == 0
+
+
+def test_windows_without_speech_have_their_share(everything: StepDataset) -> None:
+    silent = toy_vocabulary().no_speech
+    batches = [batch for step in range(everything.steps_per_epoch) for batch in everything[step]]
+    found = sum(int((batch.labels[:, 0] == silent).sum()) for batch in batches)
+    assert found == round(0.25 * len(everything.sources[0].plan)) > 0
+    assert sum(row.startswith("no speech") for row in rows(batches)) == found
+
+
+def test_micro_batches_hold_windows_of_like_lengths(dataset: StepDataset) -> None:
+    for step in range(2):
+        lengths = [batch.audio_seconds for batch in dataset[step]]
+        assert lengths == sorted(lengths)
 
 
 def test_a_process_may_have_nothing_to_do_at_the_end_of_an_epoch(dataset: StepDataset) -> None:
-    idle = StepDataset(dataset.utterances, None, dataset.vocabulary, 4, 2, seed=3, rank=2, world=3)
+    idle = dataclasses.replace(dataset, rank=2, world=3)
     assert idle[2] == []  # the last step of the epoch has two windows
 
 
 def test_each_row_is_its_utterance_and_padding(dataset: StepDataset) -> None:
-    eot = dataset.vocabulary.eot
-    by_row = {one.row: one for one in dataset.utterances}
+    maker, utterances = dataset.maker, dataset.sources[0].utterances
+    eot = maker.vocabulary.eot
+    by_row = {one.row: one for one in utterances}
     batches = [batch for step in range(3) for batch in dataset[step]]
     target_tokens = 0
     for batch in batches:
         assert batch.waveforms.dtype == torch.float32
         assert batch.decoder_input.dtype == batch.labels.dtype == torch.int64
         for row, inputs, labels in zip(batch.rows, batch.decoder_input, batch.labels, strict=True):
-            tokens = window_tokens(by_row[row], dataset.tokenizer, dataset.vocabulary)
+            tokens = window_tokens(by_row[row], maker.tokenizer, maker.vocabulary)
             padding = len(labels) - (len(tokens) - 1)
             assert inputs.tolist() == tokens[:-1] + padding * [eot]
             assert labels.tolist() == tokens[1:] + padding * [-100]
             target_tokens += len(tokens) - 1
     assert sum(batch.target_tokens for batch in batches) == target_tokens
-    corpus_seconds = sum(one.duration_seconds for one in dataset.utterances)
-    assert sum(batch.audio_seconds for batch in batches) == pytest.approx(corpus_seconds)
+    assert sum(batch.audio_seconds for batch in batches) == pytest.approx(sum(SECONDS))
+    assert Counter(row for batch in batches for row in batch.rows) == Counter(by_row.keys())
 
 
 def test_waveforms_are_padded_to_the_longest_clip_with_silence(dataset: StepDataset) -> None:
     (batch, *_) = dataset[0]
-    durations = {one.row: one.duration_seconds for one in dataset.utterances}
+    durations = {one.row: one.duration_seconds for one in dataset.sources[0].utterances}
     samples = [round(durations[row] * 16_000) for row in batch.rows]
     assert batch.waveforms.shape == (len(samples), max(samples))
     for waveform, length in zip(batch.waveforms, samples, strict=True):
@@ -125,17 +172,44 @@ def test_waveforms_are_padded_to_the_longest_clip_with_silence(dataset: StepData
         assert waveform[:length].any()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_gives_the_steps_in_order(dataset: StepDataset, workers: int) -> None:
-    loaded = list(step_loader(dataset, 1, 5, workers))
-    assert [rows(batches) for batches in loaded] == [rows(dataset[step]) for step in range(1, 5)]
-    assert torch.equal(loaded[0][0].waveforms, dataset[1][0].waveforms)
+def test_the_loader_gives_the_same_steps_with_and_without_workers(everything: StepDataset) -> None:
+    alone, helped = (list(step_loader(everything, 1, 9, workers)) for workers in (0, 2))
+    assert [contents(batches) for batches in alone] == [contents(batches) for batches in helped]
+    assert [rows(batches) for batches in alone] == [rows(everything[step]) for step in range(1, 9)]
 
 
-def test_resuming_continues_the_run_that_was_stopped(dataset: StepDataset) -> None:
-    whole = [rows(batches) for batches in step_loader(dataset, 0, 7, workers=0)]
-    resumed = [rows(batches) for batches in step_loader(dataset, 4, 7, workers=0)]
-    assert whole[4:] == resumed
+def test_resuming_continues_the_run_that_was_stopped(everything: StepDataset) -> None:
+    whole = [contents(batches) for batches in step_loader(everything, 0, 9, workers=0)]
+    anew = dataclasses.replace(everything)  # as another process would make it
+    resumed = [contents(batches) for batches in step_loader(anew, 5, 9, workers=0)]
+    assert everything.steps_per_epoch not in (5, 9), "in the middle of an epoch"
+    assert whole[5:] == resumed
+
+
+def test_a_dataset_in_use_can_be_sent_to_a_worker(everything: StepDataset) -> None:
+    expected = contents(everything[2])
+    assert contents(pickle.loads(pickle.dumps(everything))[2]) == expected
+
+
+def test_memory_does_not_grow_with_the_epochs() -> None:
+    """Of a hundred thousand windows' order, 1.1 MB each, only the last one is kept."""
+    utterances = toy_utterances([{"audio": "/absent.wav"}])
+    tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
+    windows = plan(utterances, tokenizer, vocabulary, 5.0, "padded")
+    many = dataclasses.replace(
+        windows, **{name: np.repeat(value, 100_000) for name, value in vars(windows).items()}
+    )
+    dataset = StepDataset(
+        (WindowSource(utterances, many),), WindowMaker(tokenizer, vocabulary, 5.0), 0.0, 2, 2, 0
+    )
+    dataset[0]
+    tracemalloc.start()
+    for epoch in range(1, 5):
+        dataset[epoch * dataset.steps_per_epoch]
+    gc.collect()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 2.5e6, "four orders, each in the place of the one before"
 
 
 def test_loading_leaves_the_global_generator_alone(dataset: StepDataset) -> None:
@@ -147,17 +221,28 @@ def test_loading_leaves_the_global_generator_alone(dataset: StepDataset) -> None
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_audio_that_goes_bad_travels_back_as_a_value(dataset: StepDataset, workers: int) -> None:
-    broken = [dataset.utterances[index] for index in step_indices(10, 4, 3, step=0)[:3]]
-    for utterance in broken:
-        utterance.audio.write_text("overwritten since the corpus was checked")
+    by_row = {one.row: one for one in dataset.sources[0].utterances}
+    broken = rows(dataset[0])[:3]
+    for row in broken:
+        by_row[row].audio.write_text("overwritten since the corpus was checked")
     (batches,) = step_loader(dataset, 0, 1, workers)
     none_left, one_left = batches
-    assert none_left.rows == ()
+    assert none_left.rows == none_left.masks == ()
     assert none_left.target_tokens == 0
-    assert [bad.row for bad in none_left.bad] == [one.row for one in broken[:2]]
+    assert [bad.row for bad in none_left.bad] == broken[:2]
     assert len(one_left.rows) == 1
     assert one_left.waveforms.shape[0] == 1
     assert "does not decode" in one_left.bad[0].reason
+
+
+def test_a_window_of_which_nothing_is_left_stands_aside_with_all_its_utterances() -> None:
+    good = Window(
+        ("a:1", "a:2"), np.ones(8, np.float32), [1, 2], [2, 3], bad=(BadAudio("a:3", ""),)
+    )
+    empty = Window((), np.zeros(0, np.float32), [], [], bad=(BadAudio("a:4", ""),) * 2)
+    batch = collate([good, empty, BadAudio("a:5", "")], eot=0)
+    assert (batch.rows, batch.waveforms.shape) == (("a:1", "a:2"), (1, 8))
+    assert [bad.row for bad in batch.bad] == ["a:3", "a:4", "a:4", "a:5"]
 
 
 def test_collate_of_nothing_is_an_empty_batch() -> None:

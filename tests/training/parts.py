@@ -76,7 +76,7 @@ def toy_windows(count: int = 8, seed: int = 0) -> list[Window]:
     for index in range(count):
         samples = generator.normal(0, 0.1, generator.integers(2_000, 32_000)).astype(np.float32)
         tokens = generator.integers(0, EOT, size=int(generator.integers(2, 30))).tolist()
-        windows.append(Window(f"toy:{index}", samples, tokens[:-1], tokens[1:]))
+        windows.append(Window((f"toy:{index}",), samples, tokens[:-1], tokens[1:]))
     return windows
 
 

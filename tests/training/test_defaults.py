@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lora_whisper.training.defaults import learning_rate_for_width, total_steps, validate_every
+from lora_whisper.training.defaults import (
+    learning_rate_for_width,
+    share_of_windows,
+    total_steps,
+    validate_every,
+)
 from tests.training.parts import training_settings
 
 
@@ -43,3 +48,13 @@ def test_without_a_limit_tiny_corpora_get_steps_enough(utterances: int, expected
 def test_ten_validations_but_not_more_than_one_in_25_steps(steps: int, expected: int) -> None:
     assert validate_every(steps, training_settings()) == expected
     assert validate_every(steps, training_settings(validate_every_steps=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "windows", "expected"),
+    [(None, "packed", 0.2), (None, "padded", 0.0), (0.0, "packed", 0.0), (0.5, "padded", 0.5)],
+)
+def test_a_share_that_is_given_goes_first(
+    given: float | None, windows: str, expected: float
+) -> None:
+    assert share_of_windows(given, windows, in_packed=0.2) == expected
