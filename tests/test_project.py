@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 CONFIGURATION_FILES = {  # folder in conf/ to its number of files; update it with them
     ".": 5,
     "adapter": 1,
-    "augmentation": 3,
+    "augmentation": 8,
     "data": 9,
     "evaluation": 1,
     "experiment": 1,
