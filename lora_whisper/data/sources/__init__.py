@@ -102,8 +102,6 @@ def _file_of(config: DataConfig, split: Split) -> Path | None:
 
 def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:
     """The split of `data.path`, by the name that the configuration gives it, or by its own."""
-    if not place.exists():
-        raise UserError(f"data.path={config.path}: no such file or folder. Type data.path=PATH")
     given = getattr(config, split)
     parts = PARTS[config.source](place, config)
     named = _named(parts, given or split)

@@ -1,0 +1,171 @@
+"""Long recordings with subtitles beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_whisper.data.audio import read_audio
+from lora_whisper.data.sources import read_split
+from lora_whisper.data.sources.subtitles import parts
+from lora_whisper.data.table import Row
+from lora_whisper.errors import UserError
+from tests.configs import data_config
+from tests.toy_speech import write_clip
+
+CONFIG = replace(data_config("subtitles", path="x"), train=None)
+
+Times = tuple[float, float, str]
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds // 3600):02d}:{int(seconds // 60 % 60):02d}:{seconds % 60:06.3f}"
+
+
+def write_cues(path: Path, *cues: Times) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = [f"{clock(start)} --> {clock(end)}\n{text}\n" for start, end, text in cues]
+    head = "WEBVTT\n\n" if path.suffix == ".vtt" else ""
+    path.write_text(head + "\n".join(blocks), encoding="utf-8")
+    return path
+
+
+def read(folder: Path, **changes: Any) -> list[Row]:
+    config = replace(CONFIG, path=str(folder), **changes)
+    (part,) = parts(folder, config)
+    return list(part.rows())
+
+
+def spans(rows: Sequence[Row]) -> list[Times]:
+    return [(row.start or 0.0, row.end or 0.0, row.text) for row in rows]
+
+
+def test_each_cue_is_a_slice_of_the_recording(tmp_path: Path) -> None:
+    write_clip(tmp_path / "talk.wav", 4.0)
+    write_cues(tmp_path / "talk.srt", (0.5, 1.25, "Habari?"), (1.5, 3.0, "Nzuri,\nasante."))
+    config = replace(CONFIG, path=str(tmp_path), validation_share=0.0, test_share=0.0)
+    first, second = read_split(config, "train") or ()
+    assert (first.row, first.audio) == ("talk.srt:1", tmp_path / "talk.wav")
+    assert (second.text, second.previous_text) == ("Nzuri, asante.", "Habari?")
+    assert isinstance(second.audio, Path)
+    heard = read_audio(second.audio, second.start_seconds, second.end_seconds)
+    assert len(heard) == 24_000
+
+
+def test_kinds_of_recordings_and_subtitles_in_subfolders(tmp_path: Path) -> None:
+    for name in ("train/a/one.MP4", "valid/two.webm", "test/three.opus"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        write_cues((tmp_path / name).with_suffix(".vtt"), (0, 1, f"<v Asha>{name}"))
+    found = read(tmp_path)
+    assert {row.text: row.split for row in found} == {
+        "train/a/one.MP4": "train",
+        "valid/two.webm": "validation",
+        "test/three.opus": "test",
+    }
+    assert {row.speaker for row in found} == {"Asha"}
+    assert "train/a/one.vtt:3" in {row.place for row in found}
+
+
+def test_previous_text_only_where_it_was_just_said(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_clip(tmp_path / f"{name}.wav", 0.1)
+        write_cues(tmp_path / f"{name}.srt", (0, 1, "one"), (30, 31, "two"), (70, 71, "three"))
+    assert [row.previous_text for row in read(tmp_path)] == [None, "one", None] * 2
+
+
+def test_cues_that_need_a_hand_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_clip(tmp_path / "talk.wav", 0.1)
+    write_cues(
+        tmp_path / "talk.srt",
+        (5.0, 6.0, "late"),
+        (0.0, 1.0, "early"),
+        (0.9, 2.0, "touching"),
+        (1.5, 3.0, "over it"),
+        (3.0, 4.0, "<i> </i>"),
+    )
+    with caplog.at_level(logging.WARNING):
+        found = read(tmp_path)
+    assert spans(found) == [
+        (0.0, 1.0, "early"),
+        (0.9, 3.0, "touching over it"),
+        (5.0, 6.0, "late"),
+    ]
+    for message in (
+        "1 cues without text, left out: talk.srt:13",
+        "1 cues joined with those they overlap: talk.srt:10",
+        "out of order, sorted by time",
+    ):
+        assert message in caplog.text
+
+
+def test_automatic_captions_that_repeat_each_line_are_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "talk.mp3", 0.1)
+    said = ["habari yako", "nzuri sana", "karibu tena", "asante", "haya"]
+    rolling = [
+        (number, number + 1, f"{old}\n{new}<00:00:01.000>")
+        for number, (old, new) in enumerate(zip([" ", *said], said, strict=False))
+    ]
+    write_cues(tmp_path / "talk.vtt", *rolling)
+    with pytest.raises(UserError, match=r"talk\.vtt roll"):
+        read(tmp_path)
+
+
+def test_subtitles_in_several_languages(tmp_path: Path) -> None:
+    write_clip(tmp_path / "talk.wav", 0.1)
+    for language in ("sw", "en-US"):
+        write_cues(tmp_path / f"talk.{language}.srt", (0, 1, language))
+    assert [row.text for row in read(tmp_path, language="sw")] == ["sw"]
+    assert [row.text for row in read(tmp_path, language="sw", task="translate")] == ["en-US"]
+    assert [row.language for row in read(tmp_path, language="sw")] == [None]
+    for language in (None, "fr"):
+        with pytest.raises(UserError, match=r"talk\.wav has talk\.en-US\.srt, talk\.sw\.srt"):
+            read(tmp_path, language=language)
+    (tmp_path / "talk.en-US.srt").unlink()
+    assert [row.language for row in read(tmp_path)] == ["sw"]
+
+
+def test_what_belongs_to_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match="0 recordings and 0 subtitles"):
+        read(tmp_path)
+    for name in ("talk.wav", "other.wav"):
+        write_clip(tmp_path / name, 0.1)
+    write_cues(tmp_path / "talk.srt", (0, 1, "a"))
+    write_cues(tmp_path / "lost.srt", (0, 1, "a"))
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path)
+    assert "2 files are left out" in caplog.text
+    assert "lost.srt, other.wav" in caplog.text
+
+
+def test_two_recordings_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("talk.wav", "talk.flac"):
+        write_clip(tmp_path / name, 0.1)
+    write_cues(tmp_path / "talk.srt", (0, 1, "a"))
+    with pytest.raises(UserError, match=r"talk\.flac and talk\.wav both go with talk\.srt"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    write_clip(tmp_path / "talk.wav", 0.1)
+    path = write_cues(tmp_path / "talk.srt", (0, 1, "é"))
+    path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
+    assert spans(read(tmp_path)) == [(0, 1, "é")]
+
+
+def test_bad_blocks_in_one_message(tmp_path: Path) -> None:
+    write_clip(tmp_path / "talk.wav", 0.1)
+    path = write_cues(tmp_path / "talk.srt", (0, 1, "a"), (2, 1, "b"), (3, 4, "é"))
+    path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
+    with pytest.raises(UserError, match="have 2 blocks") as error:
+        read(tmp_path)
+    assert "talk.srt:4: found" in str(error.value)
+    assert "talk.srt:7: found" in str(error.value)
+    with pytest.raises(UserError, match="is missing"):
+        read(tmp_path / "absent")
