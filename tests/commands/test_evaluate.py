@@ -1,0 +1,49 @@
+"""Which speech is scored, and where its scores are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Line, World
+from tests.toy_speech import write_manifest
+
+
+def test_a_source_with_all_splits_is_trained_merged_and_scored(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for split in ("train", "validation", "test"):
+        for each in (world.speech / f"{split}.jsonl").read_text().splitlines():
+            row = json.loads(each)
+            rows.append(row | {"audio": str(world.speech / row["audio"]), "split": split})
+    write_manifest(tmp_path / "all.jsonl", rows)
+    arguments = [one for one in world.arguments("a") if not one.startswith("data.")]
+    assert line("train", *arguments, "data.path=all.jsonl", "training.max_steps=1") == 0
+    assert line("merge", "run=outputs/a") == 0
+    summary = json.loads(Path("outputs/a/summary.json").read_text())
+    assert [summary[model]["utterances"] for model in ("base", "adapter", "merged")] == [4, 4, 4]
+
+    assert line("evaluate", "run=outputs/a", "evaluation.bootstrap_samples=10") == 0
+    assert line("evaluate", "run=outputs/a", "data.test=validation") == 0
+    score = json.loads(Path("outputs/a/evaluation/base/validation/score.json").read_text())
+    assert score["utterances"] == 3
+    other = world.speech / "test.jsonl"
+    assert line("evaluate", "run=outputs/a", f"data.test={other}") == 0
+    assert Path("outputs/a/evaluation/base/speech-test/score.json").is_file()
+    assert json.loads(Path("outputs/a/summary.json").read_text())["base"]["utterances"] == 4
+
+    assert line("evaluate", "run=outputs/a", "data.test=nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_run_without_a_test_set_says_what_to_type(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [one for one in world.arguments("a") if not one.startswith("data.test=")]
+    assert line("train", *arguments, "training.max_steps=1") == 0
+    assert line("evaluate", "run=outputs/a") == 2
+    assert "data.test=FILE.jsonl" in capsys.readouterr().err
+    assert line("merge", "run=outputs/a") == 0
