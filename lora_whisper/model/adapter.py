@@ -2,6 +2,10 @@
 
 W' = W + alpha / rank · B·A, where only A (rank, inputs) and B (outputs, rank) are trained; B starts
 at zero, so that training starts at the base model. Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+
+Beside them, the embeddings of single tokens may be trained, such as that of an unused language.
+They take the place of the base's rows, in the embedding and in the output projection that is tied
+to it; the vocabulary keeps its size and every token its id.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
@@ -31,10 +35,14 @@ def attach(
     quantization: str,
     gradient_checkpointing: bool,
     seed: int,
+    token_indices: tuple[int, ...] = (),
 ) -> PeftModel:
     """Put a fresh fp32 adapter beside every target layer of `base`, which is changed in place.
 
     The same seed draws the same adapter, whatever was drawn before.
+
+    Args:
+        token_indices: tokens whose embeddings are trained as well; they start as they are.
 
     Raises:
         UserError: a name in `target_modules` matches no linear layer of encoder or decoder.
@@ -44,7 +52,7 @@ def attach(
         prepare_for_training(base)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # adapters are drawn on the CPU, then moved
-        model = get_peft_model(base, _lora_config(config))
+        model = get_peft_model(base, _lora_config(config, token_indices))
     if gradient_checkpointing:
         # The re-entrant form needs inputs with gradients; the encoder's input has none.
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -52,8 +60,14 @@ def attach(
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    """All matrices of the adapter by their full names, whether they are being trained or not."""
-    return {name: value for name, value in model.named_parameters() if "lora_" in name}
+    """All that the adapter consists of, by full names, whether it is being trained or not."""
+    named = model.named_parameters()
+    return {name: value for name, value in named if "lora_" in name or is_token_embedding(name)}
+
+
+def is_token_embedding(name: str) -> bool:
+    """Whether a parameter of the adapter replaces rows of the base, to which it adds no matrix."""
+    return "trainable_tokens_delta" in name
 
 
 def parameter_counts(model: PeftModel) -> tuple[int, int]:
@@ -117,8 +131,9 @@ def merged_in_place(model: PeftModel) -> Iterator[None]:
     Only fp32 bases are merged: in bfloat16 the sum would be rounded, in int8 and nf4 it would be
     quantized, and what is scored would no longer be the adapter. There the model stays as it is.
     """
-    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-    weights = [layer.get_base_layer().weight for layer in layers]
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    every = [layer.get_base_layer().weight for layer in layers]
+    weights = list({id(weight): weight for weight in every}.values())  # the tied one is kept once
     if is_quantized(model) or any(weight.dtype != torch.float32 for weight in weights):
         yield
         return
@@ -134,12 +149,13 @@ def merged_in_place(model: PeftModel) -> Iterator[None]:
             weight.data.copy_(original)
 
 
-def _lora_config(config: AdapterConfig) -> LoraConfig:
+def _lora_config(config: AdapterConfig, token_indices: tuple[int, ...]) -> LoraConfig:
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides
         lora_dropout=config.dropout,
         target_modules=list(config.target_modules),
+        trainable_token_indices=list(token_indices) or None,
         task_type=None,  # PEFT's SEQ_2_SEQ_LM would pass input_ids, which Whisper does not take
     )
 

@@ -17,6 +17,7 @@ from lora_whisper.model.adapter import (
     adapter_bytes,
     adapter_parameters,
     attach,
+    is_token_embedding,
     load_adapter,
     merge,
     merged_in_place,
@@ -24,6 +25,7 @@ from lora_whisper.model.adapter import (
     save_adapter,
 )
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.training.loss import window_loss_sum
 from tests.toys import LINEAR_NAMES, toy_checkpoint, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
@@ -273,3 +275,151 @@ def test_an_unquantized_base_keeps_its_dtype():
     assert {value.dtype for value in model.parameters() if not value.requires_grad} == {
         torch.bfloat16
     }
+
+
+# ── trained token embeddings ─────────────────────────────────────────────────────────────────
+
+TOKENS = (264, 265)  # <|zh|> and <|de|>, which stand in the decoder's input
+
+
+def with_tokens(base: WhisperForConditionalGeneration | None = None, quantization: str = "none"):
+    """An adapter whose two trained embeddings differ from the base's."""
+    model = with_random_b(attach(base or toy_model(), lora(), quantization, False, 0, TOKENS))
+    with torch.no_grad():
+        token_embedding(model).add_(torch.randn(2, 16, generator=torch.Generator().manual_seed(3)))
+    return model.eval()
+
+
+def token_embedding(model: PeftModel) -> torch.nn.Parameter:
+    (found,) = (
+        value for name, value in adapter_parameters(model).items() if is_token_embedding(name)
+    )
+    return found
+
+
+def inputs_with_tokens() -> dict[str, torch.Tensor]:
+    inputs = toy_inputs()
+    inputs["decoder_input_ids"][:, 1:3] = torch.tensor(TOKENS)
+    return inputs
+
+
+def logits_with_tokens(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs_with_tokens()).logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fresh_token_embeddings_change_no_bit(dtype):
+    inputs = inputs_with_tokens()
+    inputs["input_features"] = inputs["input_features"].to(dtype)
+    base = toy_model().to(dtype)
+    before = base(**inputs).logits
+    model = attach(base, lora(), "none", False, 0, TOKENS).eval()
+    assert torch.equal(model(**inputs).logits, before)
+    assert token_embedding(model).dtype == torch.float32, "or small steps would be rounded away"
+
+
+def test_token_embeddings_are_counted_and_nothing_else_of_the_embedding():
+    trainable, total = parameter_counts(with_tokens())
+    without, total_without = parameter_counts(adapted())
+    assert (trainable - without, total - total_without) == (2 * 16, 2 * 16)
+
+
+def test_a_trained_token_acts_where_it_is_read_and_where_it_is_written():
+    """As one by hand: the base with these rows in the weight that both layers share."""
+    model = with_tokens()
+    by_hand = with_random_b(adapted())
+    weight = by_hand.get_base_model().proj_out.weight
+    with torch.no_grad():
+        weight[list(TOKENS)] = token_embedding(model)
+    assert torch.equal(logits_with_tokens(model), logits_with_tokens(by_hand))
+    assert not torch.equal(logits(model)[..., TOKENS[0]], logits(adapted())[..., TOKENS[0]])
+
+
+def test_our_loss_is_that_of_the_stock_forward():
+    model = with_tokens()
+    inputs = inputs_with_tokens()
+    labels = inputs["decoder_input_ids"].roll(-1, dims=1)
+    ours = window_loss_sum(
+        model.get_base_model(), inputs["input_features"], inputs["decoder_input_ids"], labels
+    )
+    stock = torch.nn.functional.cross_entropy(
+        model(**inputs).logits.flatten(0, 1), labels.flatten(), reduction="sum"
+    )
+    torch.testing.assert_close(ours, stock, rtol=1e-6, atol=0)
+    ours.backward()
+    assert token_embedding(model).grad.abs().sum(dim=1).all()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_token_embeddings_get_gradients_with_all_other_matrices(
+    checkpoint, quantization, checkpointing
+):
+    base = load_base(checkpoint, quantization, torch.float32, CPU)
+    model = with_random_b(attach(base, lora(), quantization, checkpointing, 0, TOKENS))
+    model.train()
+    model(**inputs_with_tokens(), use_cache=False).logits.float().square().mean().backward()
+    assert with_gradient(model) == set(adapter_parameters(model))
+    assert {value.dtype for value in adapter_parameters(model).values()} == {torch.float32}
+
+
+def test_without_the_adapter_the_base_is_heard():
+    base = logits_with_tokens(toy_model())
+    model = with_tokens()
+    with model.disable_adapter():
+        assert torch.equal(logits_with_tokens(model), base)
+    assert not torch.equal(logits_with_tokens(model), base)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_stock_peft_loads_token_embeddings(checkpoint, quantization, tmp_path):
+    base = load_base(checkpoint, quantization, torch.float32, CPU)
+    model = with_tokens(base, quantization)
+    save_adapter(model, tmp_path, checkpoint)
+    saved = load_file(tmp_path / WEIGHTS_FILE)
+    expected = {
+        name.replace(".default", ""): value for name, value in adapter_parameters(model).items()
+    }
+    assert saved.keys() == expected.keys(), "two rows, and not the whole embedding"
+    ours = load_adapter(load_base(checkpoint, quantization, torch.float32, CPU), tmp_path)
+    assert torch.equal(logits_with_tokens(ours), logits_with_tokens(model))
+    assert not any(value.requires_grad for value in ours.parameters())
+    if quantization == "none":
+        stock = WhisperForConditionalGeneration.from_pretrained(checkpoint.path)
+        stock = PeftModel.from_pretrained(stock, tmp_path)
+        assert torch.equal(logits_with_tokens(stock), logits_with_tokens(model))
+
+
+def test_merged_tokens_keep_the_size_and_the_tie():
+    model = with_tokens()
+    before, rows = logits_with_tokens(model), token_embedding(model).detach().clone()
+    merged = merge(model)
+    torch.testing.assert_close(logits_with_tokens(merged), before, atol=MERGE_TOLERANCE, rtol=0)
+    embedding = merged.model.decoder.embed_tokens.weight
+    assert merged.proj_out.weight is embedding
+    assert embedding.shape == toy_model().proj_out.weight.shape
+    assert torch.equal(embedding[list(TOKENS)], rows)
+    others = [index for index in range(len(embedding)) if index not in TOKENS]
+    assert torch.equal(embedding[others], toy_model().proj_out.weight[others])
+    assert not [name for name, _ in merged.named_parameters() if "token_adapter" in name]
+
+
+def test_a_merged_model_with_trained_tokens_is_saved_as_any_other(tmp_path):
+    merged = merge(with_tokens())
+    merged.save_pretrained(tmp_path)
+    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(logits_with_tokens(loaded), logits_with_tokens(merged))
+
+
+def test_merged_in_place_restores_token_embeddings_to_the_bit():
+    model = with_tokens()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    before = logits_with_tokens(model)
+    with merged_in_place(model):
+        merged = model.get_base_model().proj_out.token_adapter.base_layer.weight
+        assert torch.equal(merged[list(TOKENS)], token_embedding(model))
+        inside = logits_with_tokens(model)
+    torch.testing.assert_close(inside, before, atol=MERGE_TOLERANCE, rtol=0)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(logits_with_tokens(model), before)
