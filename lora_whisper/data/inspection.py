@@ -1,0 +1,459 @@
+"""What is wrong with measured speech: each finding is a pure function of the records.
+
+A finding knows the rows that it is about by number and describes them when it is asked, so that
+one about a million rows takes no more memory than one about ten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lora_whisper.data.audio import SAMPLING_RATE, SHORTEST_SECONDS
+from lora_whisper.data.measuring import (
+    FULL_SCALE,
+    QUIET_DB,
+    RECORD,
+    SOUND_PROBLEMS,
+    Measured,
+    TextRules,
+    audio_name,
+    digits,
+    mixed_scripts,
+)
+
+Splits = Mapping[str, Measured]
+Row = dict[str, Any]
+
+CLIPPED_SHARE = 0.001  # of the samples; speech that is loud, but whole, has none at full scale
+SILENT_DBFS = -60.0  # a clip whose loudest 20 ms lie below has no speech in it
+QUIET_SHARE = 0.5  # of a clip, more than 40 dB below its loudest frame: more pause than speech
+FEWEST_RATES = 20  # utterances of a language, for a median that means something
+RATE_DEVIATIONS = 4.0  # from the median, in robust standard deviations of the logarithm
+RATE_RATIO = 1.5  # and at least this far off the median, however alike the others are
+LOWEST_RATE, HIGHEST_RATE = 0.5, 40.0  # characters a second, in whatever language
+NORMAL = 1.4826  # median absolute deviation → standard deviation, of a normal distribution
+HELD_OUT = ("validation", "test")  # splits that nothing else may share speech with
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How a finding is called, and what to do about it."""
+
+    title: str
+    advice: str
+
+
+MEANINGS = {
+    "unreadable": Meaning("Audio that cannot be read", "Mend the files, or leave them out."),
+    "truncated": Meaning(
+        "Audio that is cut off", "Fetch or convert the files again, or leave them out."
+    ),
+    "over_window": Meaning(
+        "Clips longer than the window",
+        "data.long_audio=split cuts them at pauses, drop leaves them out.",
+    ),
+    "too_short": Meaning("Clips too short to hold a word", "Look at their start and end."),
+    "labels_over_limit": Meaning(
+        "Texts longer than the decoder", "Cut clip and text, or leave them out."
+    ),
+    "empty_texts": Meaning(
+        "Empty texts", "Right for clips without speech; give the others their text."
+    ),
+    "duplicates": Meaning("The same sound twice in a split", "Keep one of each."),
+    "shared_audio": Meaning(
+        "Sound in training and in a held-out split", "Take it out of training: the score is false."
+    ),
+    "shared_texts": Meaning(
+        "Texts in training and in a held-out split",
+        "Take them out of training, or score words that were learnt by heart.",
+    ),
+    "shared_speakers": Meaning(
+        "Speakers in training and in a held-out split",
+        "Divide by speaker; else the score is for known voices only.",
+    ),
+    "clipped": Meaning("Clipped audio", "Record with less gain; a few are no harm."),
+    "silent": Meaning("Silent clips with a text", "Leave them out: they teach to invent text."),
+    "mostly_silent": Meaning("Clips that are mostly pause", "Cut them closer to the speech."),
+    "rate_outliers": Meaning(
+        "Too much or too little text for the sound", "Listen to them: the text is often another's."
+    ),
+    "split_badly": Meaning(
+        "Characters that the tokenizer spells in bytes",
+        "Write them otherwise where you can; they cost tokens and are learnt slowly.",
+    ),
+    "digits": Meaning(
+        "Texts with digits", "Spell them the same way everywhere: data.clean=[digits]."
+    ),
+    "mixed_scripts": Meaning(
+        "Texts in several scripts", "Look for letters that only look alike, and foreign words."
+    ),
+    "unknown_language": Meaning(
+        "Languages or tasks that the checkpoint does not know",
+        "Say data.language=CODE; for a language it lacks, data.language_token=CODE too.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Some rows with the same problem."""
+
+    key: str  # in MEANINGS
+    splits: Splits
+    places: Mapping[str, np.ndarray]  # split → numbers of its rows
+    detail: Callable[[Measured, int], str]
+    distinct: int | None = None  # what is counted, where it is not the rows: texts, speakers
+    more: Mapping[str, Any] = field(default_factory=dict)  # for check.json
+
+    @property
+    def count(self) -> int:
+        return self.row_count if self.distinct is None else self.distinct
+
+    @property
+    def row_count(self) -> int:
+        return sum(len(rows) for rows in self.places.values())
+
+    def rows(self) -> Iterator[Row]:
+        """Each row: where it stands, and what was found in it."""
+        for split, numbers in self.places.items():
+            measured = self.splits[split]
+            for number in numbers:
+                utterance = measured.utterances[int(number)]
+                yield {
+                    "split": split,
+                    "row": utterance.row,
+                    "file": audio_name(utterance.audio),
+                    "detail": self.detail(measured, int(number)),
+                    "text": utterance.text,
+                }
+
+
+def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Finding]:
+    """Every finding, in the order of MEANINGS, also those that found nothing."""
+    limit = rules.vocabulary.max_tokens
+    masks: dict[str, tuple[Mask, Detail]] = {
+        **{problem: (_with_problem(problem), _sound_detail) for problem in SOUND_PROBLEMS[1:]},
+        "over_window": (
+            lambda records: over_window(records, window_seconds),
+            lambda one, row: f"{one.records[row]['seconds']:.2f} s",
+        ),
+        "labels_over_limit": (
+            lambda records: records["tokens"] > limit,
+            lambda one, row: f"{one.records[row]['tokens']} tokens, room for {limit}",
+        ),
+        "empty_texts": (lambda records: records["characters"] == 0, lambda one, row: "no text"),
+        "clipped": (lambda records: records["clipped_share"] > CLIPPED_SHARE, _clipped_detail),
+        "silent": (silent, _silent_detail),
+        "mostly_silent": (mostly_silent, _mostly_silent_detail),
+        "split_badly": (
+            lambda records: records["is_spelled_in_bytes"],
+            lambda one, row: _bytes_detail(rules, one.utterances[row].text),
+        ),
+        "digits": (
+            lambda records: records["has_digits"],
+            lambda one, row: ", ".join(digits(one.utterances[row].text)),
+        ),
+        "mixed_scripts": (
+            lambda records: records["has_mixed_scripts"],
+            lambda one, row: ", ".join(mixed_scripts(one.utterances[row].text)),
+        ),
+        "unknown_language": (
+            lambda records: records["has_unknown_language"],
+            lambda one, row: rules.language_problem(one.utterances[row]),
+        ),
+    }
+    found = [where(key, splits, mask, detail) for key, (mask, detail) in masks.items()]
+    found += [duplicates(splits), rate_outliers(splits)]
+    found += [shared(splits, key, field) for key, field in SHARED_FIELDS.items()]
+    found = [_with_characters(one, rules) if one.key == "split_badly" else one for one in found]
+    return sorted(found, key=lambda finding: list(MEANINGS).index(finding.key))
+
+
+# ── one row at a time ────────────────────────────────────────────────────────────────────────
+
+Mask = Callable[[np.ndarray], np.ndarray]
+Detail = Callable[[Measured, int], str]
+
+
+def where(key: str, splits: Splits, mask: Mask, detail: Detail) -> Finding:
+    """The rows whose record `mask` is true for."""
+    places = {name: np.flatnonzero(mask(one.records)) for name, one in splits.items()}
+    return Finding(key, splits, places, detail)
+
+
+def sound_is_whole(records: np.ndarray) -> np.ndarray:
+    return records["problem"] == 0
+
+
+def over_window(records: np.ndarray, window_seconds: float) -> np.ndarray:
+    """Longer than the model's window, to the sample, as training would find it."""
+    with np.errstate(invalid="ignore"):
+        samples = np.nan_to_num(np.round(records["seconds"] * SAMPLING_RATE))
+    return sound_is_whole(records) & (samples > round(window_seconds * SAMPLING_RATE))
+
+
+def silent(records: np.ndarray) -> np.ndarray:
+    """Without any speech, though there is a text."""
+    return (records["loudest_dbfs"] < SILENT_DBFS) & (records["characters"] > 0)
+
+
+def mostly_silent(records: np.ndarray) -> np.ndarray:
+    is_speech = (records["characters"] > 0) & ~silent(records)
+    return is_speech & (records["quiet_share"] > QUIET_SHARE)
+
+
+def _with_problem(problem: str) -> Mask:
+    return lambda records: records["problem"] == SOUND_PROBLEMS.index(problem)
+
+
+def _sound_detail(one: Measured, row: int) -> str:
+    return one.details[row]
+
+
+def _clipped_detail(one: Measured, row: int) -> str:
+    return f"{100 * one.records[row]['clipped_share']:.2f} % of the samples at full scale"
+
+
+def _silent_detail(one: Measured, row: int) -> str:
+    return f"nothing louder than {one.records[row]['loudest_dbfs']:.0f} dBFS"
+
+
+def _mostly_silent_detail(one: Measured, row: int) -> str:
+    share, seconds = one.records[row]["quiet_share"], one.records[row]["seconds"]
+    return f"{share * seconds:.1f} of {seconds:.1f} s without speech"
+
+
+def _bytes_detail(rules: TextRules, text: str) -> str:
+    characters = rules.spelled_in_bytes(text)
+    return ", ".join(f"{one} (U+{ord(one):04X})" for one in characters)
+
+
+def _with_characters(finding: Finding, rules: TextRules) -> Finding:
+    """Name the characters, most frequent first, with the number of texts that hold them."""
+    counts: Counter[str] = Counter()
+    for split, numbers in finding.places.items():
+        utterances = finding.splits[split].utterances
+        for number in numbers:
+            counts.update(rules.spelled_in_bytes(utterances[int(number)].text))
+    places = finding.places
+    more = {"characters": dict(counts.most_common())}
+    return Finding(finding.key, finding.splits, places, finding.detail, more=more)
+
+
+# ── rows beside rows ─────────────────────────────────────────────────────────────────────────
+
+
+def duplicates(splits: Splits) -> Finding:
+    """All but the first of the rows of a split that sound the same, sample by sample.
+
+    The name of the file does not count, nor its format where that is lossless. Silence is left to
+    `silent`: silent clips of one length are all the same.
+    """
+    places, firsts = {}, {}
+    for name, one in splits.items():
+        keys = np.where(silent(one.records), 0, one.records["fingerprint"])
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        firsts[name] = first[inverse]
+        places[name] = np.flatnonzero((keys != 0) & (firsts[name] != np.arange(len(keys))))
+
+    def detail(one: Measured, row: int) -> str:
+        twin = one.utterances[int(firsts[one.split][row])]
+        same = one.records[row]["text_key"] == one.records[int(firsts[one.split][row])]["text_key"]
+        return f"sounds as {twin.row} does" + ("" if same else f", whose text is “{twin.text}”")
+
+    return Finding("duplicates", splits, places, detail)
+
+
+SHARED_FIELDS = {
+    "shared_audio": "fingerprint",
+    "shared_texts": "text_key",
+    "shared_speakers": "speaker",
+}
+NOTHING = {"fingerprint": 0, "text_key": 0, "speaker": -1}
+
+
+def shared(splits: Splits, key: str, field: str) -> Finding:
+    """What stands in a held-out split and in one before it; counted is each text, voice or sound.
+
+    The rows are those of the earlier split, which are the ones to take out. Of a speaker it is the
+    first row only.
+    """
+    keys = {name: one.records[field] for name, one in splits.items()}
+    pairs = {
+        (early, late): _common(keys[early], keys[late], NOTHING[field])
+        for early, late in _pairs(splits)
+    }
+    places = {}
+    for name in splits:
+        of_split = [common.keys for (early, _), common in pairs.items() if early == name]
+        rows = np.flatnonzero(np.isin(keys[name], _joined(of_split, field)))
+        if field == "speaker":
+            rows = rows[np.unique(keys[name][rows], return_index=True)[1]]
+        places[name] = rows
+
+    def detail(one: Measured, row: int) -> str:
+        value = one.records[row][field]
+        shares = [
+            _found_in(splits[late], common, value)
+            for (early, late), common in pairs.items()
+            if early == one.split and value in common.keys
+        ]
+        speaker = f"speaker {one.speakers[int(value)]}, " if field == "speaker" else ""
+        return speaker + "; ".join(shares)
+
+    distinct = np.unique(_joined([common.keys for common in pairs.values()], field))
+    counts = {f"{early}, {late}": len(common.keys) for (early, late), common in pairs.items()}
+    return Finding(key, splits, places, detail, len(distinct), {"pairs": counts})
+
+
+def _pairs(splits: Splits) -> list[tuple[str, str]]:
+    """Each held-out split with all that come before it."""
+    names = sorted(splits, key=lambda name: name in HELD_OUT)  # mixed sources are training, too
+    return [
+        (early, late)
+        for number, late in enumerate(names)
+        for early in names[:number]
+        if late in HELD_OUT
+    ]
+
+
+@dataclass(frozen=True)
+class _Common:
+    """Keys that two splits have in common, and where the later one has them first."""
+
+    keys: np.ndarray  # (n,) ascending
+    rows: np.ndarray  # (n,)
+
+
+def _common(early: np.ndarray, late: np.ndarray, nothing: int) -> _Common:
+    both, _, rows = np.intersect1d(early, late, return_indices=True)
+    return _Common(both[both != nothing], rows[both != nothing])
+
+
+def _found_in(late: Measured, common: _Common, key: Any) -> str:
+    row = int(common.rows[np.searchsorted(common.keys, key)])
+    return f"also in {late.split}, {late.utterances[row].row}"
+
+
+def _joined(keys: list[np.ndarray], field: str) -> np.ndarray:
+    """One array; of the field's own type, also where there are none to join."""
+    return np.concatenate([np.empty(0, RECORD[field]), *keys])
+
+
+def rate_outliers(splits: Splits) -> Finding:
+    """Utterances whose characters a second are far from what their language usually has.
+
+    In the logarithm, where twice as fast is as far as half as fast, by median and median absolute
+    deviation, which the outliers themselves do not move (Iglewicz and Hoaglin 1993, "How to detect
+    and handle outliers"). Languages of few utterances have the absolute bounds only.
+    """
+    rates = {name: characters_per_second(one.records) for name, one in splits.items()}
+    languages = {name: one.records["language"] for name, one in splits.items()}
+    bounds = _rate_bounds(
+        np.concatenate(list(rates.values())), np.concatenate(list(languages.values()))
+    )
+    places = {}
+    for name, one in rates.items():
+        low, high = np.array([bounds[code][1:] for code in languages[name]]).reshape(-1, 2).T
+        places[name] = np.flatnonzero((one < low) | (one > high))  # false for NaN
+
+    def detail(one: Measured, row: int) -> str:
+        code = int(one.records[row]["language"])
+        median, low, high = bounds[code]
+        usual = f"{one.languages[code] or 'this speech'} has {median:.0f}, and {low:.1f}–{high:.1f}"
+        return f"{rates[one.split][row]:.1f} characters a second; {usual} is usual"
+
+    settings = {
+        next(iter(splits.values())).languages[code] or "unknown": {
+            "median": round(median, 2),
+            "lowest": round(low, 2),
+            "highest": round(high, 2),
+        }
+        for code, (median, low, high) in bounds.items()
+    }
+    return Finding("rate_outliers", splits, places, detail, more={"usual": settings})
+
+
+def characters_per_second(records: np.ndarray) -> np.ndarray:
+    """(rows,) float64; NaN where there is no sound or no text."""
+    is_speech = sound_is_whole(records) & (records["characters"] > 0) & ~silent(records)
+    return np.where(is_speech, records["characters"] / np.maximum(records["seconds"], 1e-3), np.nan)
+
+
+def _rate_bounds(rates: np.ndarray, languages: np.ndarray) -> dict[int, tuple[float, float, float]]:
+    """Median, lowest and highest usual rate of each language."""
+    bounds = {}
+    for code in np.unique(languages).tolist():
+        known = rates[(languages == code) & ~np.isnan(rates)]
+        median = float(np.median(known)) if len(known) else float("nan")
+        low, high = LOWEST_RATE, HIGHEST_RATE
+        if len(known) >= FEWEST_RATES:
+            logs = np.log(known)
+            deviation = NORMAL * float(np.median(np.abs(logs - np.log(median))))
+            factor = max(RATE_RATIO, float(np.exp(RATE_DEVIATIONS * deviation)))
+            low, high = max(low, median / factor), min(high, median * factor)
+        bounds[code] = (median, low, high)
+    return bounds
+
+
+# ── all rows together ────────────────────────────────────────────────────────────────────────
+
+
+def totals(measured: Measured) -> dict[str, Any]:
+    """How much speech a split holds, of whom, in what languages and kinds of file."""
+    records = measured.records
+    seconds = np.nan_to_num(records["seconds"])
+    return {
+        "utterances": len(records),
+        "hours": round(float(seconds.sum()) / 3600, 4),
+        "speakers": len(np.unique(records["speaker"][records["speaker"] >= 0])),
+        "speaker_unknown": int((records["speaker"] < 0).sum()),
+        "languages": _tally(measured.languages.all, records["language"], seconds),
+        "rates": _counts(records["rate"][records["rate"] > 0]),
+        "formats": {
+            measured.formats[int(code)] or "unnamed": count
+            for code, count in _counts(records["format"]).items()
+        },
+    }
+
+
+def _tally(names: list[str], codes: np.ndarray, seconds: np.ndarray) -> dict[str, Any]:
+    """Utterances and hours by name, most hours first."""
+    counts = np.bincount(codes + 1, minlength=len(names) + 1)
+    hours = np.bincount(codes + 1, weights=seconds, minlength=len(names) + 1) / 3600
+    named = zip(["unknown", *names], counts.tolist(), hours.tolist(), strict=True)
+    rows = [(name, count, hour) for name, count, hour in named if count]
+    return {
+        name: {"utterances": count, "hours": round(hour, 4)}
+        for name, count, hour in sorted(rows, key=lambda row: -row[2])
+    }
+
+
+def _counts(values: np.ndarray) -> dict[int, int]:
+    """How often each value occurs, most frequent first."""
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return dict(zip(found[order].tolist(), counts[order].tolist(), strict=True))
+
+
+def settings(window_seconds: float, max_tokens: int) -> dict[str, float]:
+    """The limits that the findings were found with."""
+    return {
+        "window_seconds": window_seconds,
+        "max_tokens": max_tokens,
+        "shortest_seconds": SHORTEST_SECONDS,
+        "full_scale": FULL_SCALE,
+        "clipped_share": CLIPPED_SHARE,
+        "silent_dbfs": SILENT_DBFS,
+        "quiet_db": QUIET_DB,
+        "quiet_share": QUIET_SHARE,
+        "rate_deviations": RATE_DEVIATIONS,
+        "rate_ratio": RATE_RATIO,
+        "lowest_characters_per_second": LOWEST_RATE,
+        "highest_characters_per_second": HIGHEST_RATE,
+    }
