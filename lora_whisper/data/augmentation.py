@@ -2,10 +2,10 @@
 
 Speed is soxr's work, gain and coloured noise are audiomentations', filters are SciPy's. Rooms are
 made here: audiomentations' `RoomSimulator` took 83 ms for 10 s of speech at two reflections, and
-minutes at enough of them for a reverberation of 0.2 s; pyroomacoustics' shoe box takes 430 ms for
-one of 0.8 s, Polack's model 4 ms. Recordings are mixed here: `AddBackgroundNoise` reads fewer
-formats than we do and measures pauses as speech; `ApplyImpulseResponse` delays the speech by the
-response's own delay, scales it to half of full scale, and does not survive being pickled.
+with as many as 0.2 s of reverberation need it had not ended after ten minutes; pyroomacoustics'
+shoe box took 430 ms for 0.8 s of it, Polack's model 4 ms. Recordings are mixed here:
+`AddBackgroundNoise` reads fewer formats than we do and measures pauses as speech, and
+`ApplyImpulseResponse` delays speech by the response's own delay, at half of full scale.
 
 Every result is a pure function of samples and seed, in whatever process it is made.
 """
@@ -239,7 +239,7 @@ class Recordings:
         try:
             return read_audio(self.paths[number], start, start + length)
         except AudioError as error:
-            log.warning("%s; a window goes without it", error)
+            log.warning("%-11s %s; a window goes without it", "augment", error)
             return None
 
 
@@ -261,9 +261,13 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
         kind = "no recordings" if place.is_dir() else "no such folder"
         raise UserError(
             f"augmentation.{step}.folder={folder}: {kind}; "
-            f"give a folder of recordings of {step}, or null\n{listing(problems)}".rstrip()
+            f"give a folder of sound files, or null for generated {step}\n{listing(problems)}".rstrip()
         )
     paths, seconds = zip(*found, strict=True)
+    log.info(
+        "%-11s %d recordings in %s, %.1f h; %d files without sound or shorter than %g s",
+        *(step, len(paths), place, sum(seconds) / 3600, len(problems), SHORTEST_SECONDS),
+    )
     return Recordings(paths, seconds)
 
 
@@ -394,7 +398,7 @@ def _drawn_mask(
 def apply_masks(features: Tensor, masks: Sequence[Sequence[Mask]]) -> Tensor:
     """Set (batch, mel_bins, frames) to 0 where a window is masked, as Transformers does.
 
-    One small transfer and one kernel, however many masks there are.
+    Two small transfers and one kernel, however many masks there are.
     """
     import torch
 

@@ -320,11 +320,22 @@ def test_generated_noise_is_of_every_colour_from_white_to_brown() -> None:
     assert -1 < max(slopes) < 0.5
 
 
+def test_recordings_are_counted_once_and_other_files_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = recordings(tmp_path, {"deep/er/a.flac": tone(1.0), "b.wav": tone(1.0)})
+    recordings(tmp_path, {"short.wav": tone(0.05)})
+    (tmp_path / "README.md").write_text("Recorded by nobody.")
+    with caplog.at_level("INFO", "lora_whisper"):
+        augmenter("noise", noise={"folder": folder})
+    assert "2 recordings" in caplog.text
+    assert "2 files without sound" in caplog.text
+
+
 def test_recordings_are_taken_from_any_part_and_repeated_where_short(tmp_path: Path) -> None:
     """The first half of the long one is a low tone, the second a high one."""
     long = np.concatenate([tone(10.0, frequency=200.0), tone(10.0, frequency=2_000.0)])
-    folder = recordings(tmp_path, {"deep/er/long.wav": long, "short.wav": tone(0.2, frequency=900)})
-    (tmp_path / "README.md").write_text("Recorded by nobody.")
+    folder = recordings(tmp_path, {"long.wav": long, "short.wav": tone(0.2, frequency=900.0)})
     augment = augmenter("noise", noise={"folder": folder, "lowest_snr_db": -20.0})
     speech = bursts(1.0)
     heard = set()
