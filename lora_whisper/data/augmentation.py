@@ -258,11 +258,12 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
         except AudioError as error:
             problems.append(str(error))
     if not found:
-        kind = "no recordings" if place.is_dir() else "no such folder"
-        raise UserError(
-            f"augmentation.{step}.folder={folder}: {kind}; "
-            f"give a folder of sound files, or null for generated {step}\n{listing(problems)}".rstrip()
+        what = "no recordings" if place.is_dir() else "no such folder"
+        message = (
+            f"augmentation.{step}.folder={folder}: {what}; "
+            f"give a folder of sound files, or null for generated {step}\n{listing(problems)}"
         )
+        raise UserError(message.rstrip())
     paths, seconds = zip(*found, strict=True)
     log.info(
         "%-11s %d recordings in %s, %.1f h; %d files without sound or shorter than %g s",
