@@ -94,13 +94,15 @@ class Speech:
 
 
 @lru_cache(maxsize=1)
-def read_base(config: ModelConfig) -> Base:
+def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
     """Find the checkpoint and read its tokenizer and configurations.
+
+    Without weights it suffices that those are there.
 
     Raises:
         UserError: it is not there, or its files do not belong together.
     """
-    checkpoint = locate(config)
+    checkpoint = locate(config, with_weights)
     from transformers.utils.logging import disable_progress_bar
 
     from lora_whisper.data.features import LogMel
@@ -178,9 +180,10 @@ def refuse_leaks(speech: Speech) -> None:
         utterances = corpus.utterances
         shared = [utterances.row(index) for index in recordings.shared_with(utterances)]
         if shared:
-            rows = [f"{row.place}: {Path(row.audio).name}" for row in shared]
+            rows = [f"{row.place}: {Path(row.audio).name}".rstrip(": ") for row in shared]
+            where = "data.train or data.mix" if speech.mixes else "data.train"
             raise UserError(
-                f"{len(shared)} recordings of data.{name} are in data.train too, so that a score "
+                f"{len(shared)} recordings of data.{name} are in {where} too, so that a score "
                 f"on them would mean nothing:\n{listing(rows)}\n"
                 'Give each row a "split", or take them out of one of the manifests.'
             )

@@ -414,4 +414,5 @@ def _piece_row(row: Row, piece: Utterance) -> Row:
         start=piece.start_seconds,
         end=piece.end_seconds,
         previous_text=piece.previous_text,
+        columns=json.dumps(dict(piece.columns)),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_whisper.data import table as table_module
@@ -57,6 +57,7 @@ rows = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=25))
 def test_rows_come_back_as_they_were(given: list[Row]) -> None:
     table = Table.from_rows(given)
@@ -197,6 +198,7 @@ def two_tables() -> Utterances:
     return Utterances([many, few], SWAHILI)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 31)), st.slices(32))
 def test_selections_are_those_of_a_list(indices: list[int], part: slice) -> None:
     utterances = two_tables()
@@ -281,7 +283,13 @@ def test_pieces_stand_where_the_whole_was() -> None:
     whole = list(utterances)
     pieces = {
         index: [
-            replace(whole[index], text=f"part {part}", start_seconds=part, duration_seconds=0.5)
+            replace(
+                whole[index],
+                text=f"part {part}",
+                start_seconds=part,
+                duration_seconds=0.5,
+                columns={"part": part},
+            )
             for part in range(count)
         ]
         for index, count in {30: 3, 2: 2, 0: 1}.items()
