@@ -63,16 +63,35 @@ def check(config: TrainConfig, path: Path) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("A run uses one process. Type lora-whisper train without a launcher.")
+    _require_language_token(config)
     config, folder = with_absolute_paths(config), RunFolder(path)
     start = rerun_rule(folder, config.overwrite, config.resume == "auto")
     if start in ("resume", "complete"):
         require_same(folder, config)
     if start != "complete":
-        test = read_speech(config.model, config.data).test
-        if test is not None:
-            from lora_whisper.evaluation.evaluate import group_labels
+        _check_speech(config)
 
-            group_labels(test.utterances, config.evaluation.group_by)
+
+def _require_language_token(config: TrainConfig) -> None:
+    if config.adapter.train_language_token and config.data.language_token is None:
+        raise UserError(
+            "adapter.train_language_token=true re-learns the token of data.language_token, but "
+            "that is not given. Type data.language_token=CODE, the language whose token is "
+            "borrowed, or adapter.train_language_token=false."
+        )
+
+
+def _check_speech(config: TrainConfig) -> None:
+    from lora_whisper.data.text import require_cleanable
+
+    speech = read_speech(config.model, config.data)
+    for corpus in (speech.train, *speech.mixes):
+        languages = corpus.utterances.column("language").unique().to_pylist()
+        require_cleanable(config.data.clean, languages)
+    if speech.test is not None:
+        from lora_whisper.evaluation.evaluate import group_labels
+
+        group_labels(speech.test.utterances, config.evaluation.group_by)
 
 
 def run(config: TrainConfig, path: Path) -> None:
@@ -140,7 +159,25 @@ class _Run:
         checkpointing = config.training.gradient_checkpointing
         if checkpointing is None:
             checkpointing = checkpointing_for_width(whisper.config.d_model)
-        return attach(whisper, config.adapter, config.quantization.kind, checkpointing, config.seed)
+        return attach(
+            whisper,
+            config.adapter,
+            config.quantization.kind,
+            checkpointing,
+            config.seed,
+            self._trained_tokens(),
+        )
+
+    def _trained_tokens(self) -> tuple[int, ...]:
+        """The token that `data.language` borrows, where the adapter is to re-learn it."""
+        from lora_whisper.data.vocabulary import language_code
+
+        if not self.config.adapter.train_language_token:
+            return ()
+        code = language_code(self.base.vocabulary, self.config.data.language_token)
+        if code is None:
+            raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
+        return (self.base.vocabulary.languages[code],)
 
     def _announce(self) -> None:
         """Say what is about to be trained on what."""
@@ -178,15 +215,20 @@ class _Run:
     def _trainer(self) -> Trainer:
         import torch
 
-        from lora_whisper.model.adapter import adapter_parameters
+        from lora_whisper.model.adapter import adapter_parameters, is_token_embedding
         from lora_whisper.training.defaults import learning_rate_for_width, total_steps
         from lora_whisper.training.loop import Trainer
 
         config, whisper = self.config, whisper_inside(self.model)
         parameters = adapter_parameters(self.model)
         peak = config.optimizer.learning_rate or learning_rate_for_width(whisper.config.d_model)
+        tokens = [value for name, value in parameters.items() if is_token_embedding(name)]
+        matrices = [value for name, value in parameters.items() if not is_token_embedding(name)]
+        groups: list[dict[str, Any]] = [{"params": matrices}]
+        if tokens:  # they replace rows of the base, and are not to decay towards zero
+            groups.append({"params": tokens, "weight_decay": 0.0})
         optimizer = torch.optim.AdamW(
-            parameters.values(), peak, weight_decay=config.optimizer.weight_decay, fused=True
+            groups, peak, weight_decay=config.optimizer.weight_decay, fused=True
         )
         return Trainer(
             accelerator=self.accelerator,

@@ -13,6 +13,7 @@ from typing import Any
 
 import regex
 
+from lora_whisper.data.vocabulary import code_of
 from lora_whisper.errors import UserError, listing
 
 Step = Callable[[str, str | None], str]
@@ -129,7 +130,10 @@ def _num2words() -> Any:
 
 
 def require_cleanable(steps: Sequence[str], languages: Iterable[str | None]) -> None:
-    """See that every step can be done in every language, before anything is read.
+    """See that every step can be done in every language, before anything is tokenized.
+
+    Args:
+        languages: that texts are written in, by code or by name; None stands for English.
 
     Raises:
         UserError: num2words is missing, or has no words for a language.
@@ -137,7 +141,7 @@ def require_cleanable(steps: Sequence[str], languages: Iterable[str | None]) -> 
     if "digits" not in steps:
         return
     known = _num2words().CONVERTER_CLASSES
-    codes = {code or "en" for code in languages}
+    codes = {code_of(language or "en") for language in languages}
     unknown = sorted(code for code in codes if NUM2WORDS_CODES.get(code, code) not in known)
     if unknown:
         speaks = ", ".join(sorted(code for code in known if len(code) < 4))

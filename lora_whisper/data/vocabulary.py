@@ -175,7 +175,7 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
             "A multilingual checkpoint has to be told the language: say data.language=sw (or "
             'data.language=swahili), or give each row of the manifest a "language".'
         )
-    code = _code(language)
+    code = code_of(language)
     if code not in vocabulary.languages:
         raise UserError(_unknown_language(vocabulary, language))
     return code
@@ -201,11 +201,11 @@ def written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None
     if utterance.task == "translate":
         return "en"
     if utterance.language_token and utterance.language:
-        return _code(utterance.language)
+        return code_of(utterance.language)
     return language_code(vocabulary, utterance.language_token or utterance.language)
 
 
-def _code(language: str) -> str:
+def code_of(language: str) -> str:
     """Whisper's code for a language that it has a name for; any other stays as it is called."""
     name = language.strip().lower()
     return _codes_by_name().get(name, name)

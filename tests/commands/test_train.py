@@ -21,6 +21,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from lora_whisper.commands import train
 from lora_whisper.training import loop
 from tests.commands.conftest import Line, World
+from tests.toy_speech import write_manifest
 from tests.toys import toy_inputs
 
 
@@ -67,6 +68,46 @@ def test_train_merge_evaluate(world: World, line: Line, capsys: pytest.CaptureFi
     ]
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80, "fits a terminal of 80 columns"
+
+
+def test_a_language_under_a_borrowed_token_that_is_learnt_anew(world: World, line: Line) -> None:
+    """From training to the merged model; Whisper has no Luo, and the toy has en, zh and de."""
+    rows = [json.loads(row) for row in (world.speech / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {"audio": str(world.speech / row["audio"]), "language": "luo"}
+    for split, some in {"train": rows[:12], "validation": rows[12:15], "test": rows[15:]}.items():
+        write_manifest(Path(f"{split}.jsonl"), some)
+    splits = [f"data.{split}={split}.jsonl" for split in ("train", "validation", "test")]
+    luo = [*splits, "data.language=luo", "data.language_token=de"]
+    learnt = ["adapter.train_language_token=true", "data.windows=packed"]
+    assert line("train", *world.arguments("a", *luo, *learnt)) == 0
+    run = Path("outputs/a")
+    tokens = [name for name in adapter("a") if "trainable_tokens" in name]
+    assert len(tokens) == 1
+    saved = json.loads((run / "adapter/adapter_config.json").read_text())
+    base = WhisperForConditionalGeneration.from_pretrained(world.checkpoint)
+    (german,) = saved["trainable_token_indices"]
+    assert german == base.generation_config.lang_to_id["<|de|>"]
+    learnt_row = adapter("a")[tokens[0]][0]
+    assert not torch.equal(learnt_row, base.proj_out.weight[german])
+
+    assert line("merge", f"run={run}") == 0
+    merged = WhisperForConditionalGeneration.from_pretrained(run / "merged")
+    assert merged.config.vocab_size == base.config.vocab_size
+    assert torch.equal(merged.proj_out.weight[german], learnt_row)
+    others = [index for index in range(merged.config.vocab_size) if index != german]
+    assert torch.equal(merged.proj_out.weight[others], base.proj_out.weight[others])
+    check_stock_loading(run)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["merged"]["wer"] == summary["adapter"]["wer"]
+
+
+def test_a_token_to_learn_has_to_be_named(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", *world.arguments("a", "adapter.train_language_token=true")) == 2
+    assert "data.language_token=CODE" in capsys.readouterr().err
+    assert not Path("outputs/a").exists()
 
 
 def check_stock_loading(run: Path) -> None:
