@@ -10,7 +10,6 @@ import hashlib
 import logging
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,8 @@ def split_key(speaker: str | None, text: str) -> str:
     """What must not stand in two splits: the speaker; where unknown, the text in any spelling."""
     if speaker is not None:
         return f"speaker {speaker}"
-    composed = unicodedata.normalize("NFC", text.strip())
-    return "text " + unicodedata.normalize("NFC", composed.casefold())
+    folded = unicodedata.normalize("NFC", text.strip()).casefold()
+    return f"text {unicodedata.normalize('NFC', folded)}"
 
 
 def divide(
@@ -73,9 +72,8 @@ def divide(
     Raises:
         UserError: a split that should have rows gets none.
     """
-    remembered = lru_cache(maxsize=10_000)(split_of)  # a speaker has many rows, mostly in a row
     splits = [
-        remembered(split_key(speaker, text), validation_share, test_share)
+        split_of(split_key(speaker, text), validation_share, test_share)
         for speaker, text in zip(_values(speakers), _values(texts), strict=True)
     ]
     shares = {"validation": validation_share, "test": test_share}

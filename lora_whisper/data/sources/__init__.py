@@ -77,16 +77,16 @@ def read_split(config: DataConfig, split: Split) -> Utterances | None:
     if file is not None:
         reader = nemo if config.source == "nemo" else manifest
         return _own_rows(reader.part("", file, config), split, config)
-    if config.source == "hub":
-        return _hub_split(config, split)
     if config.path is None:
         given = getattr(config, split)
         if given is None:
             return None
         raise UserError(
-            f"data.{split}={given}: no such file; for a part of a {config.source} folder, "
-            "type data.path=FOLDER as well."
+            f"data.{split}={given}: no such file; for a part of a {config.source} source, "
+            "type data.path=… as well (a folder, or a hub id)."
         )
+    if config.source == "hub":
+        return _hub_split(config, split)
     return _path_split(config, split, local_path(config.path))
 
 

@@ -126,18 +126,19 @@ class RowMaker:
         audio, text, language, task, speaker, start, end, duration, previous, split = self._present(
             tuple(values)
         )
-        begin, stop = self._times(values, start, end, duration)
+        has_times = start or end
+        begin, stop = self._times(values, start, end, duration) if has_times else (None, None)
         return Row(
             place,
             self._path(values, audio),
             self._transcript(values, text),
-            _optional(values, language),
-            _task(values, task),
+            _optional(values, language) if language else None,  # 0.1 s of a million rows each
+            _task(values, task) if task else None,
             begin,
             stop,
-            _speaker(values, speaker),
-            _optional(values, previous),
-            _split(values, split),
+            _speaker(values, speaker) if speaker else None,
+            _optional(values, previous) if previous else None,
+            _split(values, split) if split else None,
             columns,
         )
 
@@ -227,6 +228,9 @@ def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, Any]:
     return "", None
 
 
+_split_name = lru_cache(maxsize=100)(split_name)
+
+
 def _optional(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     key, text = _first(values, keys)
     if text is None:
@@ -254,7 +258,7 @@ def _speaker(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 def _split(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     split = _optional(values, keys)
-    return None if split is None else split_name(split)
+    return None if split is None else _split_name(split)
 
 
 def _is_text(value: Any) -> bool:
