@@ -75,6 +75,8 @@ def open_stream(config: DataConfig, split: str) -> tuple[IterableDataset, RowRea
     Raises:
         UserError: as `read`; or the split is sliced, which takes knowing how long it is.
     """
+    from datasets import concatenate_datasets
+
     assert config.path is not None
     names = _required_splits(config, split)
     if "[" in split:
@@ -84,9 +86,12 @@ def open_stream(config: DataConfig, split: str) -> tuple[IterableDataset, RowRea
         )
     builder = _builder(config.path, config.config, config.revision)
     if isinstance(builder, dict):
-        stream = builder[names[0]].to_iterable_dataset()
+        stream = concatenate_datasets([builder[name] for name in names]).to_iterable_dataset()
     else:
-        stream = builder.as_streaming_dataset("+".join(names))
+        try:
+            stream = builder.as_streaming_dataset("+".join(names))
+        except Exception as error:
+            raise UserError(_broken(config, split, error)) from error
     if stream.features is None:
         raise UserError(
             f"{_place(config)} does not say what its columns hold, so it cannot be streamed. "
