@@ -243,7 +243,8 @@ def _some_without_split(table: Table, place: Path) -> str:
 def _unknown_split(config: DataConfig, split: Split, parts: Sequence[Part], place: Path) -> str:
     given = getattr(config, split)
     known = ", ".join(part.name for part in parts) if parts[0].name else _counts(_table(parts[0]))
+    asked = f"data.{split}={given}: there is no such file, and " if given else ""
     return (
-        f"data.{split}={given or 'null'}: there is no such file, and {place} has no part called "
-        f"{given or split}; it has: {known}. Type data.{split}=NAME with one of them, or a file."
+        f"{asked}{place} has no part called {given or split}; it has: {known}. "
+        f"Type data.{split}=NAME with one of them, or a file."
     )

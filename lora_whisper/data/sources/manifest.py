@@ -76,9 +76,8 @@ def rows(
             problems.add(1, f"found bytes that are no {error.encoding} ({error.reason})")
     if has_json and last and not problems.count:
         _require_columns(make, *last, problems)
-    noun = "lines" if has_json else "rows"
-    expected = ROW if has_json else TABLE
-    problems.refuse(f"The manifest {path} has {{count}} {noun} that cannot be used:", expected)
+    noun, expected = ("lines", ROW) if has_json else ("rows", TABLE)
+    problems.refuse(f"The manifest {path}", noun, expected)
 
 
 def _records(

@@ -24,7 +24,7 @@ TASKS = ("transcribe", "translate")
 LOCALE = re.compile(r"([a-z]{2,3})(?:[_-]\w+)+", re.IGNORECASE)  # sw_ke, pt-BR, cmn_hans_cn
 WHISPER_CODES = {"cmn": "zh", "fil": "tl", "nb": "no", "jv": "jw"}  # of locales it calls otherwise
 LONGEST_SECONDS = 1e9  # more than thirty years, so a mistake
-SHOWN = 10  # problems of a file that are listed; the rest are counted
+SHOWN = 10  # problems of a file that are listed, as `listing` does; the rest are counted
 
 
 class RowError(Exception):
@@ -96,11 +96,11 @@ class Problems:
         if len(self._first) < SHOWN:
             self._first.append(f"{self.file}:{line}: {problem}")
 
-    def refuse(self, headline: str, expected: str) -> None:
-        """Raise UserError if there are any; `{count}` in the headline is how many."""
+    def refuse(self, file: str, noun: str, expected: str) -> None:
+        """Raise UserError if there are any: `file` has 17 `noun`s that cannot be used."""
         if self.count:
             rest = self.count - len(self._first)
-            lines = [headline.format(count=self.count), listing(self._first, SHOWN)]
+            lines = [f"{file} has {self.count} {noun} that cannot be used:", listing(self._first)]
             lines += [f"  … and {rest} more"] if rest else []
             raise UserError("\n".join([*lines, expected]))
 

@@ -98,7 +98,8 @@ def _cues_of(pair: Pair, label: str) -> list[Cue]:
             problems.add(1, f"found bytes that are no {error.encoding} ({error.reason})")
             cues = []
     problems.refuse(
-        f"The subtitles {pair.subtitles} have {{count}} blocks that cannot be used:",
+        f"The file {pair.subtitles}",
+        "blocks",
         "A cue is its number, its times, and its text; a blank line stands between two of them.",
     )
     rolling = sum(map(_repeats, cues, cues[1:]))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.sources.common_voice import unquoted
@@ -129,3 +132,27 @@ def test_bad_rows_in_one_message(tmp_path: Path) -> None:
     }.items():
         (found,) = (each for each in str(error.value).splitlines() if f"train.tsv:{line}:" in each)
         assert expected in found
+
+
+sentences = st.lists(st.text(st.characters(blacklist_characters="\r\n\t"), min_size=1), max_size=4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sentences=sentences, damage=st.none() | st.tuples(st.integers(0, 300), st.binary()))
+def test_no_sentence_is_lost(
+    tmp_path_factory: pytest.TempPathFactory,
+    sentences: list[str],
+    damage: tuple[int, bytes] | None,
+) -> None:
+    rows = [row(f"{number}.mp3", sentence) for number, sentence in enumerate(sentences)]
+    folder = release(tmp_path_factory.mktemp("cv"), train=[*rows, row("last.mp3", "last")])
+    table = folder / "train.tsv"
+    if damage is not None:
+        place, content = damage
+        before = table.read_bytes()
+        table.write_bytes(before[:place] + content + before[place:])
+    if damage is None and "\0" not in "".join(sentences):
+        assert texts(folder) == [*map(unquoted, sentences), "last"]
+    else:
+        with suppress(UserError):
+            texts(folder)

@@ -44,7 +44,7 @@ intro
 def cues(text: str) -> list[Cue]:
     problems = Problems("a.srt")
     found = read_cues(io.StringIO(text, newline=""), problems)
-    problems.refuse("{count} problems", "expected")
+    problems.refuse("a.srt", "blocks", "expected")
     return found
 
 
@@ -110,7 +110,7 @@ def test_two_voices_are_nobody() -> None:
 def test_blocks_that_are_no_cues(block: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected) as error:
         cues(f"{SRT}\n{block}\n\n{SRT}")
-    assert "1 problems" in str(error.value)
+    assert "1 blocks" in str(error.value)
     assert "a.srt:10: found" in str(error.value)
 
 

@@ -264,6 +264,11 @@ def test_all_bad_lines_are_named_in_one_message(tmp_path: Path) -> None:
         assert expected in line
 
 
+def test_a_path_with_braces(tmp_path: Path) -> None:
+    (tmp_path / "{0}").mkdir()
+    assert "{0}/a.jsonl has 1 lines" in refusal(write(tmp_path / "{0}" / "a.jsonl", "[]"))
+
+
 def test_the_first_ten_problems_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "a.jsonl", "[]\n" * 25))
     assert "has 25 lines" in message

@@ -163,7 +163,7 @@ def test_bad_blocks_in_one_message(tmp_path: Path) -> None:
     write_clip(tmp_path / "talk.wav", 0.1)
     path = write_cues(tmp_path / "talk.srt", (0, 1, "a"), (2, 1, "b"), (3, 4, "é"))
     path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
-    with pytest.raises(UserError, match="have 2 blocks") as error:
+    with pytest.raises(UserError, match="has 2 blocks") as error:
         read(tmp_path)
     assert "talk.srt:4: found" in str(error.value)
     assert "talk.srt:7: found" in str(error.value)
