@@ -39,6 +39,14 @@ class AudioError(Exception):
     """Audio that is missing, unreadable or empty; the message says which file and why."""
 
 
+class AudioCutOff(AudioError):
+    """Audio whose end is missing."""
+
+
+class CutOff(Damaged):
+    """The same, before the file has its name."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says of itself, before anything is decoded."""
@@ -126,6 +134,8 @@ def _named(audio: Path | EncodedAudio) -> Iterator[None]:
     name = audio.name if isinstance(audio, EncodedAudio) else audio
     try:
         yield
+    except CutOff as error:
+        raise AudioCutOff(f"{name}: {error}") from None
     except Damaged as error:
         raise AudioError(f"{name}: {error}") from None
     except UNREADABLE as error:
@@ -156,7 +166,7 @@ def _header(source: Source) -> Header:
         else Header(info.samplerate, info.frames, "libsndfile")
     )
     if ends_early(source):
-        raise Damaged(f"cut off at {header.seconds:.2f} s; its end is missing")
+        raise CutOff(f"cut off at {header.seconds:.2f} s; its end is missing")
     return header
 
 
@@ -179,7 +189,7 @@ def _by_libsndfile(
         channels = file.read(frames, dtype="float32", always_2d=True)
     if len(channels) < frames:
         found = (first_frame + len(channels)) / header.rate
-        raise Damaged(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
+        raise CutOff(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
     return channels.mean(axis=1), header.rate
 
 
@@ -191,7 +201,7 @@ def _by_ffmpeg(
     mono, rate = containers.decode(source, start_seconds, None if whole else end_seconds)
     found = start_seconds + len(mono) / rate
     if found < end_seconds - END_TOLERANCE_SECONDS:
-        raise Damaged(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
+        raise CutOff(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
     if found > end_seconds + END_TOLERANCE_SECONDS:
         raise Damaged(f"goes on to {found:.2f} s, where its header says {header.seconds:.2f} s")
     return mono, rate

@@ -25,6 +25,7 @@ import regex
 from lora_whisper.data.audio import (
     END_TOLERANCE_SECONDS,
     SHORTEST_SECONDS,
+    AudioCutOff,
     AudioError,
     Header,
     read_audio,
@@ -137,7 +138,7 @@ def measure_sound(utterance: Utterance) -> Sound:
 
 
 def _problem(error: AudioError) -> str:
-    return "truncated" if ": cut off at " in str(error) else "unreadable"
+    return "truncated" if isinstance(error, AudioCutOff) else "unreadable"
 
 
 def audio_format(audio: Path | EncodedAudio) -> str:

@@ -143,7 +143,7 @@ def test_without_any_sound_there_are_no_rates() -> None:
         ("mostly_silent", {"quiet_share": 0.6}),
         ("split_badly", {"is_spelled_in_bytes": True, "text": "ŋoma"}),
         ("digits", {"has_digits": True, "text": "14 19"}),
-        ("mixed_scripts", {"has_mixed_scripts": True, "text": "Pоlice"}),
+        ("mixed_scripts", {"has_mixed_scripts": True, "text": "P\u043elice"}),
         ("unknown_language", {"has_unknown_language": True}),
     ],
 )

@@ -157,7 +157,7 @@ def test_all_cores_measure_what_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     ("text", "scripts"),
     [
         ("habari ya asubuhi", []),
-        ("Pоlice", ["Latin", "Cyrillic"]),  # with a Cyrillic о
+        ("P\u043elice", ["Latin", "Cyrillic"]),  # with a Cyrillic letter
         ("ソニーのTV", ["Katakana", "Hiragana", "Latin"]),
         ("東京へ行くバス", []),
         ("한국(韓國)", []),
