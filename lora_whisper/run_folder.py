@@ -168,6 +168,27 @@ def locked(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder`, in place of the old one, when all is written.
+
+    A reader finds the old folder or the new one; when writing fails, nothing has changed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "replaced"))
+    for path in (aside, old):
+        shutil.rmtree(path, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+    finally:
+        for path in (aside, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader finds the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)

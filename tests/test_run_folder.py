@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import MARKER, RunFolder, existing_run, locked, rerun_rule, write_json
+from lora_whisper.run_folder import (
+    MARKER,
+    RunFolder,
+    existing_run,
+    locked,
+    rerun_rule,
+    write_json,
+    written_whole,
+)
 
 
 def a_run(path: Path, complete: bool) -> RunFolder:
@@ -107,3 +116,18 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "a"
+    with written_whole(folder) as aside:
+        (aside / "one").write_text("1")
+        assert not folder.exists()
+    with contextlib.suppress(KeyboardInterrupt), written_whole(folder) as aside:
+        (aside / "two").write_text("2")
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.iterdir()] == ["one"]
+    with written_whole(folder) as aside:
+        (aside / "two").write_text("2")
+    assert [path.name for path in folder.iterdir()] == ["two"]
+    assert [path.name for path in folder.parent.iterdir()] == ["a"]

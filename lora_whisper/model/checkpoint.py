@@ -42,10 +42,13 @@ class Checkpoint:
     path: str  # absolute folder, or hub id
     revision: str | None  # branch, tag or commit on the hub; None for a folder
     name: str  # as the user gave it
+    has_weights: bool = True  # else only its small files are looked for, and fetched
 
 
-def locate(config: ModelConfig) -> Checkpoint:
+def locate(config: ModelConfig, with_weights: bool = True) -> Checkpoint:
     """Find the checkpoint: an embedded one, a folder, or a hub id.
+
+    Without weights, tokenizer and configurations suffice.
 
     Raises:
         UserError: neither a folder nor in the hub's cache nor reachable; or not a complete Whisper.
@@ -53,17 +56,17 @@ def locate(config: ModelConfig) -> Checkpoint:
     name = config.checkpoint
     folder = local_path(name)
     if folder.is_dir():
-        _require_whisper(folder, name)
-        return Checkpoint(str(folder.resolve()), None, name)
+        _require_whisper(folder, name, with_weights)
+        return Checkpoint(str(folder.resolve()), None, name, with_weights)
     if name.startswith(EMBEDDED):
         raise UserError(f"model.checkpoint={name}: no such model in the package, at {folder}")
-    checkpoint = Checkpoint(name, config.revision, name)
+    checkpoint = Checkpoint(name, config.revision, name, with_weights)
     cached = _cached_snapshot(checkpoint)
     if cached is None:
         cached_config = _reach(checkpoint)
         _raise_for(name, _config_problems(cached_config))
     else:
-        _require_whisper(cached, name)
+        _require_whisper(cached, name, with_weights)
     return checkpoint
 
 
@@ -80,12 +83,14 @@ def snapshot(checkpoint: Checkpoint) -> Path:
     cached = _cached_snapshot(checkpoint)
     if cached is not None:
         return cached
-    names = HfApi().list_repo_files(checkpoint.path, revision=checkpoint.revision)
-    patterns = [*SMALL_FILES, *weight_names(names)]  # not the TensorFlow and fp32 copies
+    patterns = [*SMALL_FILES]
+    if checkpoint.has_weights:
+        names = HfApi().list_repo_files(checkpoint.path, revision=checkpoint.revision)
+        patterns += weight_names(names)  # not the TensorFlow and fp32 copies
     folder = Path(
         snapshot_download(checkpoint.path, revision=checkpoint.revision, allow_patterns=patterns)
     )
-    _require_whisper(folder, checkpoint.name)
+    _require_whisper(folder, checkpoint.name, checkpoint.has_weights)
     return folder
 
 
@@ -216,7 +221,8 @@ def _cached_snapshot(checkpoint: Checkpoint) -> Path | None:
         )
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    return Path(folder) if not _missing_files(Path(folder)) else None
+    is_complete = not _missing_files(Path(folder), checkpoint.has_weights)
+    return Path(folder) if is_complete else None
 
 
 def _reach(checkpoint: Checkpoint) -> Path:
@@ -246,9 +252,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _require_whisper(folder: Path, name: str) -> None:
+def _require_whisper(folder: Path, name: str, with_weights: bool) -> None:
     """Raise for a folder that lacks files or holds another architecture, naming all problems."""
-    problems = _missing_files(folder)
+    problems = _missing_files(folder, with_weights)
     if (folder / "config.json").exists():
         problems += _config_problems(folder / "config.json")
     _raise_for(name, problems)
@@ -259,14 +265,16 @@ def _raise_for(name: str, problems: list[str]) -> None:
         raise UserError(f"model.checkpoint={name} is no Whisper checkpoint:\n{listing(problems)}")
 
 
-def _missing_files(folder: Path) -> list[str]:
+def _missing_files(folder: Path, with_weights: bool) -> list[str]:
     """Name every kind of file that a checkpoint needs and `folder` lacks."""
     names = os.listdir(folder)
     if "adapter_config.json" in names and "config.json" not in names:
         return ["found an adapter; expected a whole model: give its base, or merge it first"]
     needed = {
         "config.json": "config.json" in names,
-        "weights, model.safetensors or all of its shards": bool(weight_names(names)),
+        "weights, model.safetensors or all of its shards": (
+            not with_weights or bool(weight_names(names))
+        ),
         "tokenizer.json, or vocab.json and merges.txt": (
             "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
         ),

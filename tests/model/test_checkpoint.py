@@ -57,9 +57,7 @@ def test_a_folder_is_found_at_its_absolute_path(toy_folder, monkeypatch):
 
 
 def test_an_embedded_model_is_a_folder_of_the_package(toy_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        checkpoints, "__file__", str(tmp_path / "lora_whisper" / "model" / "checkpoint.py")
-    )
+    monkeypatch.setattr("lora_whisper.paths.__file__", str(tmp_path / "lora_whisper" / "paths.py"))
     embedded = shutil.copytree(toy_folder, tmp_path / "lora_whisper" / "quickstart" / "nano")
     assert locate(given("embedded:nano")).path == str(embedded)
     with pytest.raises(UserError, match="embedded:pico"):
@@ -108,6 +106,15 @@ def test_an_incomplete_folder_is_named_with_what_it_lacks(copy, removed, named):
     (copy / removed).unlink()
     with pytest.raises(UserError, match=rf"{named}.*: missing; found .*json"):
         locate(given(copy))
+
+
+def test_a_folder_without_weights_suffices_where_none_are_wanted(copy):
+    (copy / "model.safetensors").unlink()
+    checkpoint = locate(given(copy), with_weights=False)
+    assert checkpoints.load_processor(checkpoint).tokenizer.encode("a")
+    (copy / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json: missing"):
+        locate(given(copy), with_weights=False)
 
 
 def test_all_problems_of_a_folder_come_at_once(tmp_path):
@@ -159,6 +166,21 @@ def test_a_download_asks_for_one_copy_of_the_weights(toy_folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: files)
     assert checkpoints.snapshot(Checkpoint("owner/toy", "v2", "owner/toy")) == toy_folder
     assert asked == [("owner/toy", "v2", ["*.json", "*.txt", "model.safetensors"])]
+
+
+def test_a_download_without_weights_asks_for_small_files_only(copy, monkeypatch):
+    asked = {}
+
+    def download(name, **wanted):
+        if "local_files_only" in wanted:
+            raise LocalEntryNotFoundError("not cached")
+        asked.update(wanted)
+        return copy
+
+    (copy / "model.safetensors").unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    checkpoints.snapshot(Checkpoint("owner/toy", None, "owner/toy", has_weights=False))
+    assert asked["allow_patterns"] == ["*.json", "*.txt"]
 
 
 def test_another_architecture_on_the_hub_is_told_before_its_weights_are_fetched(
