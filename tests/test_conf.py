@@ -9,7 +9,7 @@ import pytest
 
 from lora_whisper.commands._hydra import configuration_folder
 from lora_whisper.composing import to_config
-from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig
+from lora_whisper.config import CheckConfig, EvaluateConfig, MergeConfig, TrainConfig
 from tests.composed import train_values
 
 CONF = configuration_folder()
@@ -26,6 +26,7 @@ def test_the_options_are_all_known() -> None:
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
         "_augmentation_",
         "_hydra_",
+        "check",
         "evaluate",
         "merge",
         "train",
@@ -55,6 +56,7 @@ def test_conf_names_every_field_and_no_other() -> None:
     assert values.keys() == groups.keys()
     to_config(EvaluateConfig, train_values("run=x", primary="evaluate"))
     to_config(MergeConfig, train_values("run=x", primary="merge"))
+    to_config(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
 
 
 def test_the_quickstart_trains_nano_and_scores_both_halves() -> None:

@@ -8,6 +8,7 @@ import sys
 from lora_whisper import __version__
 
 COMMANDS = {
+    "check": "look for what is wrong with speech before training on it",
     "train": "adapt a checkpoint to speech, and score base and adapter",
     "evaluate": "score a run's base, adapter and merged model",
     "merge": "fold a run's adapter into its base, and score the result",

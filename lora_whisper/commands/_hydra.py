@@ -38,7 +38,9 @@ from lora_whisper.errors import UserError, listing
 from lora_whisper.terminal import log_to_console, quiet_libraries
 
 # Keys whose values are text, whatever they look like.
-TEXT_KEYS = {"name", "run", "model.checkpoint", "data.train", "data.validation", "data.test"}
+TEXT_KEYS = {"name", "run", "fix", "model.checkpoint"} | {
+    f"data.{key}" for key in ("path", "train", "validation", "test")
+}
 PACKAGE = Path(__file__).resolve().parent.parent
 Config = TypeVar("Config")
 
@@ -52,7 +54,8 @@ class Command(Generic[Config]):
     name: str  # also the name of its primary configuration, conf/NAME.yaml
     kind: type[Config]
     check: Callable[[Config, Path], Any]  # raises UserError; reads, and writes nothing
-    run: Callable[[Config, Path], None]  # the folder is the run's (outputs/NAME), for `train`
+    run: Callable[[Config, Path], int | None]
+    # the folder is outputs/NAME, for the commands that have a name; returns the exit code, None: 0
     report_sweep: Callable[[list[Path]], None] | None = None
 
 
@@ -100,7 +103,7 @@ def _carry_out(command: Command[Any], flags: Namespace) -> int:
         else:
             config, folder = _configure(command, hydra, primary, overrides)
             command.check(config, folder)
-            command.run(config, folder)
+            return command.run(config, folder) or 0
         return 0
 
 
@@ -346,7 +349,8 @@ class _Point:
     def __call__(self, composed: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            self.command.run(_plain(self.command, composed), folder)
+            if exit_code := self.command.run(_plain(self.command, composed), folder):
+                raise UserError(f"exit code {exit_code}")
         except Exception as error:
             log.error("%s failed: %s", folder.name, error, exc_info=not_the_users(error))
             raise

@@ -153,16 +153,16 @@ def embedded_note(summary: dict[str, Any]) -> str:
 
 def _files(folder: RunFolder) -> list[str]:
     path = folder.path
-    lines = ["", f"adapter     {_short(folder.adapter)}"]
+    lines = ["", f"adapter     {short(folder.adapter)}"]
     if folder.merged.is_dir():
-        lines.append(f"merged      {_short(folder.merged)}")
+        lines.append(f"merged      {short(folder.merged)}")
         lines += [
             "next        your own speech, and a model that you choose:",
             f"  {program()} train model=large-v3 name=mine data.language=sw \\",
             "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
         ]
     else:
-        lines.append(f"next        {program()} merge run={_short(path)}")
+        lines.append(f"next        {program()} merge run={short(path)}")
     return lines
 
 
@@ -170,12 +170,12 @@ def program() -> str:
     """What to type for `lora-whisper`: its path, where a virtual environment is not activated."""
     if shutil.which("lora-whisper"):
         return "lora-whisper"
-    return _short(Path(sys.executable).with_name("lora-whisper"))
+    return short(Path(sys.executable).with_name("lora-whisper"))
 
 
 def show_sweep(folders: list[Path]) -> None:
     """Print a row for each point of a sweep; a point that failed says so."""
-    table = Table(title=_short(folders[0].parent), title_justify="left", title_style="bold")
+    table = Table(title=short(folders[0].parent), title_justify="left", title_style="bold")
     table.add_column("point")
     for heading in ("base WER", "adapter WER", "95 % interval", "trained", "adapter"):
         table.add_column(heading, justify="right")
@@ -197,7 +197,7 @@ def _sweep_cells(folder: RunFolder) -> list[str]:
     return [percent(summary["base"]["wer"]), wer, interval, trained, size]
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """Relative to where the user is, if it lies there."""
     here = Path.cwd()
     absolute = path.absolute()

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands import evaluate, merge, train
+from lora_whisper.commands import check, evaluate, merge, train
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
-MAINS = {"train": train.main, "evaluate": evaluate.main, "merge": merge.main}
+MAINS = {
+    "check": check.main,
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "merge": merge.main,
+}
 Line = Callable[..., int]
 
 

@@ -1,0 +1,204 @@
+"""`lora-whisper check`: find what is wrong with speech before an hour of training does.
+
+    lora-whisper check name=mine model=small data.language=sw \\
+        data.train=train.jsonl data.validation=validation.jsonl data.test=test.jsonl
+
+Every file is decoded. Of the model, its tokenizer and configuration are read, never its weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_whisper import terminal
+from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._inputs import SPLITS, read_base, train_rows
+from lora_whisper.config import CheckConfig, DataConfig
+from lora_whisper.data.sources import read_split, resolved
+from lora_whisper.data.table import Utterances
+from lora_whisper.errors import UserError
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import written_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lora_whisper.commands._inputs import Base
+    from lora_whisper.data.augmentation import Augmenter
+    from lora_whisper.data.inspection import Finding
+    from lora_whisper.data.measuring import Measured, TextRules
+    from lora_whisper.data.repair import Repaired
+    from lora_whisper.data.utterance import Utterance
+
+log = logging.getLogger("lora_whisper")
+
+REPORT, PAGE, EXAMPLES = "check.json", "check.html", "listen"
+EASED_UTTERANCES = 1_000  # between two steps of the progress bar, where there are very many
+
+
+def check(config: CheckConfig, folder: Path) -> None:
+    """Find everything that would stop the check, before anything is decoded or written.
+
+    Raises:
+        UserError: a folder that would be replaced unasked; speech, tokenizer or augmentation that
+            cannot be read.
+    """
+    refuse_replacing(folder, config.overwrite)
+    if config.data.streaming:
+        raise UserError(
+            "check looks at every row, so nothing is gained by streaming. "
+            "Type data.streaming=false to download the data set, or check a part: "
+            "data.train='train[:1000]'"
+        )
+    splits = read_splits(config.data)
+    if config.fix is not None:
+        from lora_whisper.data.repair import require_repairable
+
+        require_repairable(local_path(config.fix), splits, config.overwrite)
+    base = read_base(config.model, False)
+    _require_cleanable(config.data, splits)
+    if config.listen:
+        _augmenter(config, base)
+
+
+def refuse_replacing(folder: Path, overwrite: bool) -> None:
+    """A report is replaced when that is asked for, anything else never.
+
+    Raises:
+        UserError: there is something, and it stays.
+    """
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if folder.exists() and (not folder.is_dir() or set(found) - {REPORT, PAGE, EXAMPLES}):
+        raise UserError(f"{folder} exists and is no report of check. Type another name=…")
+    if found and not overwrite:
+        raise UserError(
+            f"The report {folder} exists. Type overwrite=true to replace it, or another name=…"
+        )
+
+
+@lru_cache(maxsize=1)
+def read_splits(data: DataConfig) -> dict[str, Utterances]:
+    """The rows of every split that there is, and of what is mixed in, as "mix 1", "mix 2", …"""
+    found = {split: read_split(data, split) for split in SPLITS}
+    splits = {split: rows for split, rows in found.items() if rows is not None}
+    mixes = {
+        f"mix {number}": train_rows(resolved(data, mix)) for number, mix in enumerate(data.mix, 1)
+    }
+    return splits | mixes
+
+
+def run(config: CheckConfig, folder: Path) -> int:
+    """Measure everything, and write and show what was found."""
+    from lora_whisper.commands import _check_page, _check_report
+    from lora_whisper.data.inspection import inspect
+    from lora_whisper.data.measuring import TextRules
+
+    refuse_replacing(folder, config.overwrite)
+    base = read_base(config.model, False)
+    rules = TextRules(base.processor.tokenizer, base.vocabulary)
+    measured = _measured(read_splits(config.data), rules)
+    findings = inspect(measured, rules, base.window_seconds)
+    report = _check_report.summary(config, base, measured, findings)
+    report["cleaning"] = _cleaning(config.data, measured, rules)
+    if config.fix is not None:
+        repaired = _fix(config, base, measured, findings)
+        report["fix"] = _check_report.repair_counts(config.fix, repaired)
+    with written_whole(folder) as aside:
+        _check_report.write(aside / REPORT, report, findings)
+        page = _check_page.page(report, measured, findings)
+        (aside / PAGE).write_text(page, encoding="utf-8")
+        if config.listen:
+            _write_examples(config, base, measured["train"], aside / EXAMPLES)
+    _check_report.show(folder, report, findings)
+    return int(config.strict and any(finding.count for finding in findings))
+
+
+def _measured(splits: dict[str, Utterances], rules: TextRules) -> dict[str, Measured]:
+    from lora_whisper.data.measuring import measure
+
+    total = sum(map(len, splits.values()))
+    with terminal.work("listening", total) as work:
+        return measure(splits, rules, work.update)
+
+
+def _require_cleanable(data: DataConfig, splits: dict[str, Utterances]) -> None:
+    from lora_whisper.data.text import require_cleanable
+
+    languages = {*splits["train"].column("language").unique().to_pylist()}
+    require_cleanable(data.clean, languages)
+
+
+def _cleaning(
+    data: DataConfig, measured: dict[str, Measured], rules: TextRules
+) -> dict[str, object] | None:
+    """What `data.clean` will change in the training texts; None where it is empty."""
+    from lora_whisper.data.text import cleaning_report
+
+    if not data.clean:
+        return None
+    texts = ((one.text, rules.written(one)) for one in measured["train"].utterances)
+    return vars(cleaning_report(texts, data.clean)) | {"steps": list(data.clean)}
+
+
+def _fix(
+    config: CheckConfig, base: Base, measured: dict[str, Measured], findings: list[Finding]
+) -> Repaired:
+    from lora_whisper.data.repair import SplitLong, write_repaired
+
+    assert config.fix is not None
+    cut: SplitLong | None = None
+    if config.data.long_audio == "split":
+        from lora_whisper.data.long_audio import split_long
+
+        cut = partial(split_long, window_seconds=base.window_seconds)
+    return write_repaired(local_path(config.fix), measured, findings, cut)
+
+
+# ── examples to hear ─────────────────────────────────────────────────────────────────────────
+
+
+def _augmenter(config: CheckConfig, base: Base) -> Augmenter:
+    from lora_whisper.data.augmentation import Augmenter
+
+    mel_bins = base.features.filters.shape[0]
+    return Augmenter(config.augmentation, base.window_seconds, mel_bins)
+
+
+def _write_examples(config: CheckConfig, base: Base, train: Measured, folder: Path) -> None:
+    """Draw training utterances, and write each before and after augmentation."""
+    from lora_whisper.data.listening import write_examples
+
+    examples = _drawn(train, config.listen, config.seed, base.window_seconds)
+    write_examples(examples, _augmenter(config, base), folder, config.seed)
+
+
+def _drawn(
+    train: Measured, count: int, seed: int, window_seconds: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    """At most `count` utterances whose sound is whole and fits the window, with their row."""
+    import numpy as np
+
+    from lora_whisper.data.audio import read_audio
+    from lora_whisper.data.inspection import over_window, sound_is_whole
+
+    fits = sound_is_whole(train.records) & ~over_window(train.records, window_seconds)
+    usable = np.flatnonzero(fits)
+    chosen = np.random.default_rng(seed).permutation(usable)[:count]
+    for index in sorted(chosen.tolist()):
+        one: Utterance = train.utterances[index]
+        yield one.row, read_audio(one.audio, one.start_seconds, one.end_seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+COMMAND = Command("check", CheckConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())
