@@ -96,8 +96,12 @@ def _file_of(config: DataConfig, split: Split) -> Path | None:
     if given is None:
         return None
     file = local_path(given)
-    is_file_anyway = config.path is None and config.source in ("manifest", "nemo")
-    return file if is_file_anyway or file.is_file() else None
+    if config.source in ("manifest", "nemo"):
+        if config.path is None:
+            return file
+        inside = local_path(config.path) / given
+        file = inside if inside.is_file() else file
+    return file if file.is_file() else None
 
 
 def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:
@@ -121,8 +125,8 @@ def _named(parts: Sequence[Part], name: str) -> Part | None:
     same = [part for part in parts if part.name == name]
     same = same or [part for part in parts if split_name(part.name) == split_name(name)]
     if len(same) > 1:
-        names = " and ".join(part.name for part in same)
-        raise UserError(f"The source has {names}, each of which may be {name}. Keep one of them.")
+        places = " and ".join(Path(part.place).name for part in same)
+        raise UserError(f"There are {places}, each of which may be {name}. Keep one of them.")
     return same[0] if same else None
 
 

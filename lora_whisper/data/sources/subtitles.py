@@ -168,33 +168,30 @@ def _row(cue: Cue, before: Cue | None, pair: Pair, label: str) -> Row:
 
 
 def _pairs(folder: Path, config: DataConfig) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """Each recording with its subtitles; and, as messages, the files that have no counterpart."""
+    """Each recording with its subtitles; and the names of all files without a counterpart."""
     recordings, subtitles = _files(folder)
     beside: dict[str, list[_Subtitles]] = defaultdict(list)
-    alone = []
     for path in subtitles:
         stem, language = _stem(path, recordings)
-        if stem in recordings:
-            beside[stem].append(_Subtitles(path, language))
-        else:
-            alone.append(path.relative_to(folder).as_posix())
+        beside[stem].append(_Subtitles(path, language))
     pairs, problems = [], []
-    for stem, candidates in beside.items():
+    for stem in filter(recordings.__contains__, beside):
         try:
-            pairs.append(_pair(recordings[stem], candidates, folder, config))
+            pairs.append(_pair(recordings[stem], beside[stem], folder, config))
         except RowError as error:
             problems.append(str(error))
     if problems:
         raise UserError(f"The subtitles in {folder} are not clear:\n{listing(problems)}")
     if not pairs:
-        count = sum(map(len, recordings.values()))
         raise UserError(
-            f"The folder {folder} has {count} recordings and {len(subtitles)} subtitles, but none "
-            f"that belong together. Expected {_kinds()}."
+            f"The folder {folder} has {len(recordings)} recordings and {len(subtitles)} subtitles, "
+            f"but none that belong together. Expected {_kinds()}."
         )
-    silent = [same[0] for stem, same in recordings.items() if stem not in beside]
-    alone += [path.relative_to(folder).as_posix() for path in silent]
-    return tuple(pairs), tuple(alone)
+    alone = [
+        each.path for stem, found in beside.items() if stem not in recordings for each in found
+    ]
+    alone += [same[0] for stem, same in recordings.items() if stem not in beside]
+    return tuple(pairs), tuple(path.relative_to(folder).as_posix() for path in alone)
 
 
 @dataclass(frozen=True)

@@ -144,10 +144,13 @@ def test_a_folder_of_manifests(tmp_path: Path) -> None:
     config = replace(CONFIG, path=str(tmp_path))
     assert by_split(config) == {"train": ["train.jsonl"], "validation": ["dev.csv"], "test": None}
     assert texts(read_split(replace(config, test="more"), "test")) == ["more.tsv"]
+    assert texts(read_split(replace(config, test="more.tsv"), "test")) == ["more.tsv"]
     with pytest.raises(UserError, match="it has: dev, more, train"):
         read_split(replace(config, test="extra"), "test")
     (tmp_path / "valid.csv").touch()
-    with pytest.raises(UserError, match="dev and valid, each of which may be validation"):
+    with pytest.raises(
+        UserError, match=r"There are dev\.csv and valid\.csv, each of which may be validation"
+    ):
         read_split(config, "validation")
 
 
