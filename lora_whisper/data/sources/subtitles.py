@@ -113,8 +113,12 @@ def _cues_of(pair: Pair, label: str) -> list[Cue]:
 
 
 def _repeats(before: Cue, cue: Cue) -> bool:
-    """Whether it begins with the line before: that is still shown, but not said again."""
-    return bool(before.lines and cue.lines) and cue.lines[0] == before.lines[-1]
+    """Whether a line goes on from one to the other: it is still shown, but not said again.
+
+    Of two cues of one line each, the second one may well be said again.
+    """
+    longer = max(len(before.lines), len(cue.lines))
+    return longer > 1 and before.lines[-1:] == cue.lines[:1]
 
 
 def _usable(cues: list[Cue], label: str, changes: dict[str, list[str]]) -> Iterator[Cue]:

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.sources import read_split
@@ -16,10 +18,12 @@ from lora_whisper.data.sources.subtitles import parts
 from lora_whisper.data.table import Row
 from lora_whisper.errors import UserError
 from tests.configs import data_config
-from tests.toy_speech import write_clip
+from tests.toy_containers import KINDS, encode
+from tests.toy_speech import tone, write_clip
 
 CONFIG = replace(data_config("subtitles", path="x"), train=None)
 
+ENGLISH = Path("../shared/speech/english")
 Times = tuple[float, float, str]
 
 
@@ -55,6 +59,32 @@ def test_each_cue_is_a_slice_of_the_recording(tmp_path: Path) -> None:
     assert isinstance(second.audio, Path)
     heard = read_audio(second.audio, second.start_seconds, second.end_seconds)
     assert len(heard) == 24_000
+
+
+def test_a_film(tmp_path: Path) -> None:
+    kind = KINDS["mp4"]
+    sounds = [tone(1.0, kind.rate, frequency) for frequency in (300.0, 600.0, 900.0)]
+    encode(tmp_path / "film.mp4", np.concatenate(sounds), kind)
+    write_cues(tmp_path / "film.vtt", (0, 1, "300"), (1, 2, "600"), (2, 3, "900"))
+    for row in read(tmp_path):
+        heard = read_audio(Path(row.audio), row.start, row.end)
+        loudest = np.abs(np.fft.rfft(heard)).argmax() * 16_000 / len(heard)
+        assert loudest == pytest.approx(float(row.text), abs=5)
+
+
+@pytest.mark.skipif(not ENGLISH.is_dir(), reason="no real speech here")
+def test_real_speech_is_cut_where_it_was_joined(tmp_path: Path) -> None:
+    spoken = [read_audio(clip) for clip in sorted(ENGLISH.glob("audio/spk1_snt*.wav"))]
+    spoken = [samples[: len(samples) // 16 * 16] for samples in spoken]  # whole milliseconds
+    soundfile.write(tmp_path / "talk.flac", np.concatenate(spoken), 16_000, subtype="PCM_24")
+    ends = np.cumsum([len(samples) / 16_000 for samples in spoken])
+    times = zip([0.0, *ends], ends, strict=False)
+    write_cues(tmp_path / "talk.srt", *((start, end, "…") for start, end in times))
+    found = read(tmp_path)
+    assert len(found) == len(spoken) == 5
+    for row, samples in zip(found, spoken, strict=True):
+        heard = read_audio(Path(row.audio), row.start, row.end)
+        np.testing.assert_allclose(heard, samples, atol=1e-6)
 
 
 def test_kinds_of_recordings_and_subtitles_in_subfolders(tmp_path: Path) -> None:
@@ -114,6 +144,12 @@ def test_automatic_captions_that_repeat_each_line_are_refused(tmp_path: Path) ->
     write_cues(tmp_path / "talk.vtt", *rolling)
     with pytest.raises(UserError, match=r"talk\.vtt roll"):
         read(tmp_path)
+
+
+def test_what_is_said_again_and_again_is_kept(tmp_path: Path) -> None:
+    write_clip(tmp_path / "talk.mp3", 0.1)
+    write_cues(tmp_path / "talk.srt", *((number, number + 1, "haya") for number in range(9)))
+    assert len(read(tmp_path)) == 9
 
 
 def test_subtitles_in_several_languages(tmp_path: Path) -> None:
