@@ -74,7 +74,7 @@ def opened(source: Source) -> Iterator[Sound]:
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
     options = {"format_whitelist": DEMUXERS}
     try:
-        with av.open(file, options=options, metadata_errors="replace") as container:
+        with av.open(file, "r", options=options, metadata_errors="replace") as container:
             stream = container.streams.best("audio")
             if not isinstance(stream, AudioStream) or stream.time_base is None:
                 raise Damaged("holds no sound")
