@@ -22,7 +22,7 @@ import soxr
 
 from lora_whisper.data import containers
 from lora_whisper.data.containers import Damaged, Source, reason
-from lora_whisper.data.endings import ends_early
+from lora_whisper.data.endings import Ends, end_early, ogg_length, read_ends
 from lora_whisper.data.utterance import EncodedAudio
 
 SAMPLING_RATE = 16_000  # samples a second, of every Whisper checkpoint
@@ -152,22 +152,27 @@ def _source(audio: Path | EncodedAudio) -> Source:
 
 
 def _header(source: Source) -> Header:
-    """By libsndfile where it can be relied on, else by ffmpeg."""
+    ends = read_ends(source)
+    header = _stated_header(source, ends)
+    if end_early(ends):
+        raise Damaged(f"cut off at {header.seconds:.2f} s; its end is missing")
+    if header.frames <= 0:
+        raise Damaged("no samples")
+    return header
+
+
+def _stated_header(source: Source, ends: Ends) -> Header:
+    """What a whole Ogg file says itself; else by libsndfile where that is right, else by ffmpeg."""
+    length = None if end_early(ends) else ogg_length(ends)
+    if length is not None and length[0] > 0:
+        return Header(*length, "ffmpeg")
     try:
         info = soundfile.info(_for_libsndfile(source))
     except UNREADABLE:
         return _header_by_ffmpeg(source)
-    if info.frames <= 0:
-        raise Damaged("no samples")
-    by_ffmpeg = info.format in ("OGG", "MP3") or info.frames >= UNKNOWN_FRAMES
-    header = (
-        _header_by_ffmpeg(source)
-        if by_ffmpeg
-        else Header(info.samplerate, info.frames, "libsndfile")
-    )
-    if ends_early(source):
-        raise CutOff(f"cut off at {header.seconds:.2f} s; its end is missing")
-    return header
+    if info.format in ("OGG", "MP3") or info.frames >= UNKNOWN_FRAMES:
+        return _header_by_ffmpeg(source)
+    return Header(info.samplerate, info.frames, "libsndfile")
 
 
 def _header_by_ffmpeg(source: Source) -> Header:
