@@ -155,7 +155,7 @@ def _header(source: Source) -> Header:
     ends = read_ends(source)
     header = _stated_header(source, ends)
     if end_early(ends):
-        raise Damaged(f"cut off at {header.seconds:.2f} s; its end is missing")
+        raise CutOff(f"cut off at {header.seconds:.2f} s; its end is missing")
     if header.frames <= 0:
         raise Damaged("no samples")
     return header
