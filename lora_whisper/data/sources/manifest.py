@@ -65,15 +65,12 @@ def rows(
         has_json = is_json(path, file)
         make = RowMaker(audio_folder or path.parent.absolute(), names, columns, cells=not has_json)
         last: tuple[int, tuple[str, ...]] | None = None
-        try:
-            for line, values, text in _records(path, file, make, problems, has_json, quoted):
-                last = line, tuple(values)
-                try:
-                    yield make(f"{problems.file}:{line}", values, text)
-                except RowError as error:
-                    problems.add(line, error)
-        except UnicodeDecodeError as error:  # of UTF-16; in UTF-8 each row is looked at
-            problems.add(1, f"found bytes that are no {error.encoding} ({error.reason})")
+        for line, values, text in _records(path, file, make, problems, has_json, quoted):
+            last = line, tuple(values)
+            try:
+                yield make(f"{problems.file}:{line}", values, text)
+            except RowError as error:
+                problems.add(line, error)
     if has_json and last and not problems.count:
         _require_columns(make, *last, problems)
     noun, expected = ("lines", ROW) if has_json else ("rows", TABLE)
@@ -110,7 +107,8 @@ def part(name: str, path: Path, config: DataConfig, names: Names = USUAL_NAMES) 
     Raises:
         UserError: it cannot be opened.
     """
-    open_text(path, GIVE).close()
+    with open_text(path, GIVE):  # what cannot be opened has no key
+        pass
     key = table_key("manifest", READERS_VERSION, [path], (names, config.columns))
     return Part(name, str(path), key, partial(rows, path, config.columns, names))
 

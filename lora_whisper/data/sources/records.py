@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from lora_whisper.data.sources.rows import Problems, RowError, is_encodable, shown
+from lora_whisper.data.sources.rows import Problems, RowError, is_encodable, listed, shown
 from lora_whisper.errors import UserError
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
@@ -26,7 +27,8 @@ to_json = json.JSONEncoder(ensure_ascii=False).encode
 Record = tuple[int, dict[str, Any], str]  # line, values by column, their JSON
 
 
-def open_text(path: Path, expected: str) -> TextIO:
+@contextmanager
+def open_text(path: Path, expected: str) -> Iterator[TextIO]:
     """Open text in UTF-8, or in UTF-16 that says so; lines keep their ends.
 
     Bytes that are no UTF-8 are read as halves of surrogate pairs, for each record to refuse.
@@ -37,7 +39,11 @@ def open_text(path: Path, expected: str) -> TextIO:
     """
     encoding = _encoding(path, _beginning(path, expected))
     errors = "strict" if encoding == "utf-16" else "surrogateescape"
-    return open(path, encoding=encoding, errors=errors, newline="")
+    with open(path, encoding=encoding, errors=errors, newline="") as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} begins in UTF-16, but is damaged: {error.reason}.") from None
 
 
 def _beginning(path: Path, expected: str) -> bytes:
@@ -181,8 +187,8 @@ class TableFile:
         header = tuple(cell.strip() for cell in cells)
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice or not all(map(is_encodable, header)):
-            found = ", ".join(ascii(name) for name in header)
-            wrong = f"names {', '.join(map(ascii, twice))} twice" if twice else "is no UTF-8"
+            wrong = f"names {listed(twice)} twice" if twice else "is no UTF-8"
+            found = listed(header)
             raise UserError(f"{self.path}: the header {wrong}; found {found}. Rename the columns.")
         return header
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ TASKS = ("transcribe", "translate")
 LOCALE = re.compile(r"([a-z]{2,3})(?:[_-]\w+)+", re.IGNORECASE)  # sw_ke, pt-BR, cmn_hans_cn
 WHISPER_CODES = {"cmn": "zh", "fil": "tl", "nb": "no", "jv": "jw"}  # of locales it calls otherwise
 LONGEST_SECONDS = 1e9  # more than thirty years, so a mistake
-SHOWN = 10  # problems of a file that are listed, as `listing` does; the rest are counted
+SHOWN = 10  # problems of a file, or its columns, that are named; the rest are counted
 
 
 class RowError(Exception):
@@ -151,7 +151,7 @@ class RowMaker:
             if not any(_matches(key, name) for key in given for name in names):
                 missing.append(f"one of {', '.join(names)}")
         if missing:
-            raise RowError(f"found the columns {_listed(keys)}; expected {' and '.join(missing)}")
+            raise RowError(f"found the columns {listed(keys)}; expected {' and '.join(missing)}")
 
     def _columns_of(self, keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
         """For each part of a row, the keys that may hold it."""
@@ -294,11 +294,14 @@ def _number(cell: str) -> float | None:
 
 
 def _lacking(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return f"found {shown(_listed(values))}, expected one of the keys {', '.join(names)}"
+    return f"found {listed(values)}, expected one of the keys {', '.join(names)}"
 
 
-def _listed(keys: Any) -> str:
-    return ", ".join(map(str, keys)) or "none"
+def listed(keys: Iterable[str]) -> str:
+    """For messages: the columns, but no more than fit on a few lines."""
+    names = [shown(key) for key in keys]
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*names[:SHOWN], *more]) or "nothing"
 
 
 def shown(value: Any) -> str:

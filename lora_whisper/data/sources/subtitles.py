@@ -92,11 +92,7 @@ def parts(folder: Path, config: DataConfig) -> list[Part]:
 def _cues_of(pair: Pair, label: str) -> list[Cue]:
     problems = Problems(label)
     with open_text(pair.subtitles, f"Expected {_kinds()}.") as file:
-        try:
-            cues = read_cues(file, problems)
-        except UnicodeDecodeError as error:
-            problems.add(1, f"found bytes that are no {error.encoding} ({error.reason})")
-            cues = []
+        cues = read_cues(file, problems)
     problems.refuse(
         f"The file {pair.subtitles}",
         "blocks",

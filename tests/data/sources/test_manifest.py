@@ -132,13 +132,13 @@ def test_columns_that_the_configuration_names(tmp_path: Path) -> None:
 )
 def test_a_named_column_that_is_not_there(tmp_path: Path, name: str, content: str) -> None:
     message = refusal(write(tmp_path / name, content), speaker="Sprecher")
-    assert f"{name}:1: found the columns audio, text; expected 'Sprecher'" in message
+    assert f"{name}:1: found the columns 'audio', 'text'; expected 'Sprecher'" in message
 
 
 def test_a_table_without_what_is_needed_is_one_problem(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "a.csv", "1.wav,habari\n2.wav,ndiyo\n"))
     assert "has 1 rows" in message
-    assert "found the columns 1.wav, habari; expected one of audio, file_name" in message
+    assert "found the columns '1.wav', 'habari'; expected one of audio, file_name" in message
     assert "and one of text, transcription" in message
 
 
@@ -180,7 +180,8 @@ def test_what_spreadsheets_and_editors_save(
         ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
         ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16-be"), "iconv -f UTF-16BE"),
         ("a.csv", "audio,text\n1.wav,é\n".encode("utf-32"), "iconv -f UTF-32"),
-        ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16")[:-1], "no utf-16"),
+        ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16")[:-1], "in UTF-16, but is damaged"),
+        ("a.txt", "audio,text\n1.wav,é\n".encode("utf-16")[:-1], "in UTF-16, but is damaged"),
         ("a.xlsx", b"PK\3\4", "Save it as CSV"),
         ("a.csv", b"RIFF\0\0\0\0WAVE", "bytes of zero"),
         ("a.json", '[{"audio": "é"}]'.encode("latin-1"), "expected UTF-8"),
@@ -262,6 +263,14 @@ def test_all_bad_lines_are_named_in_one_message(tmp_path: Path) -> None:
     for number, expected in enumerate(bad.values(), start=2):
         (line,) = (line for line in message.splitlines() if f"a.jsonl:{number}:" in line)
         assert expected in line
+
+
+def test_messages_stay_short(tmp_path: Path) -> None:
+    table = ",".join(f"{number:05000d}" for number in range(50))
+    message = refusal(write(tmp_path / "a.csv", f"{table}\n{table}\n"))
+    assert len(message) < 2_000
+    assert "and 40 more" in message
+    assert len(refusal(write(tmp_path / "a.jsonl", '{"' + "x" * 5_000 + '": 1}'))) < 1_000
 
 
 def test_a_path_with_braces(tmp_path: Path) -> None:
@@ -416,17 +425,47 @@ def test_no_row_of_a_table_is_lost(
         assert [json.loads(row.columns)["text"] for row in found] == [row[1] for row in kept]
 
 
-@settings(deadline=None, max_examples=150)
-@given(place=st.integers(0, 200), byte=st.binary(min_size=0, max_size=2), name=names)
+VALID = {
+    "jsonl": "".join(f'{{"audio": "{n}.wav", "text": "é, \\"x\\""}}\n' for n in range(5)),
+    "json": json.dumps(
+        [{"audio": f"{n}.wav", "text": "é", "start": n} for n in range(5)], indent=1
+    ),
+    "csv": "audio,text\n" + "".join(f'{n}.wav,"é, ""x"""\n' for n in range(5)),
+    "tsv": "audio\ttext\n" + "".join(f"{n}.wav\té, x\n" for n in range(5)),
+    "txt": "audio;text\n" + "".join(f"{n}.wav;é, x\n" for n in range(5)),
+}
+MARKS = [
+    b'"',
+    b",",
+    b"\n",
+    b"\r",
+    b"\0",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"{",
+    b"[[",
+    b"9" * 5_000,
+    b"NaN",
+]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    suffix=st.sampled_from(list(VALID)),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"]),
+    place=st.integers(0, 300),
+    removed=st.integers(0, 2),
+    added=st.sampled_from(MARKS) | st.binary(max_size=2),
+)
 def test_a_damaged_manifest_keeps_its_rows_or_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, place: int, byte: bytes, name: str
+    tmp_path_factory: pytest.TempPathFactory,
+    suffix: str,
+    encoding: str,
+    place: int,
+    removed: int,
+    added: bytes,
 ) -> None:
-    values = [{"audio": f"{number}.wav", "text": 'é,"x"'} for number in range(5)]
-    path = write_manifest(tmp_path_factory.mktemp("fuzz") / name, values)
-    if name.endswith("sv"):
-        lines = [f'{number}.wav\t"é,""x"""\n' for number in range(5)]
-        path.write_text("".join(["audio\ttext\n", *lines]), encoding="utf-8")
-    content = path.read_bytes()
-    place = min(place, len(content) - 1)
-    found = checked_rows(write(path, content[:place] + byte + content[place + 1 :]))
+    content = VALID[suffix].encode(encoding)
+    damaged = content[:place] + added + content[place + removed :]
+    found = checked_rows(write(tmp_path_factory.mktemp("fuzz") / f"a.{suffix}", damaged))
     assert found is None or len(found) in range(4, 7)
