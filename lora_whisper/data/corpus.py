@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from lora_whisper.config import DataConfig
 from lora_whisper.data.audio import SAMPLING_RATE, AudioError
 from lora_whisper.data.durations import measure
+from lora_whisper.data.long_audio import split_long
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.utterance import EncodedAudio, Utterance
@@ -196,8 +197,6 @@ def _split(
 def _pieces(
     utterances: Utterances, index: int, window_seconds: float
 ) -> Sequence[Utterance] | AudioError | None:
-    from lora_whisper.data.long_audio import split_long
-
     try:
         return split_long(utterances[index], window_seconds)
     except AudioError as error:

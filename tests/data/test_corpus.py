@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_whisper.config import DataConfig
@@ -208,7 +208,7 @@ def in_seconds(utterance: Utterance, window_seconds: float) -> list[Utterance] |
 
 @pytest.fixture
 def cut_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_whisper.data.long_audio.split_long", in_seconds)
+    monkeypatch.setattr("lora_whisper.data.corpus.split_long", in_seconds)
 
 
 @pytest.mark.usefixtures("cut_in_seconds")
@@ -240,9 +240,21 @@ def test_audio_that_breaks_while_it_is_split_is_refused_too(tmp_path: Path) -> N
         corpus_of(tmp_path, rows, SPLIT, window_seconds=2.0)
 
 
+def test_a_long_clip_with_boundaries_of_its_own_is_cut_there(tmp_path: Path) -> None:
+    write_clip(tmp_path / "3.wav", 3.0)
+    segments = [{"start": 0, "end": 1.4, "text": "one"}, {"start": 1.6, "end": 3, "text": " two"}]
+    rows = [{"audio": "3.wav", "text": "one two", "segments": segments}]
+    corpus = corpus_of(tmp_path, rows, SPLIT, window_seconds=2.0)
+    assert [one.text for one in corpus.utterances] == ["one", "two"]
+    assert [one.duration_seconds for one in corpus.utterances] == pytest.approx([1.5, 1.5])
+    assert [one.start_seconds for one in corpus.utterances] == pytest.approx([0.0, 1.5])
+    assert corpus.left_out == {}
+
+
 # ── texts and tokens ─────────────────────────────────────────────────────────────────────────
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("aé\u0958\u0301 \u3000ก한😀", max_size=12), min_size=1, max_size=4))
 def test_only_texts_that_may_be_too_long_are_tokenized(texts: list[str]) -> None:
     """None that is too long is missed, though NFC lengthens some (U+0958 to twice its bytes)."""
