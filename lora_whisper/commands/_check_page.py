@@ -263,6 +263,8 @@ summary span { display: block; }
 @media (max-width: 40rem) {
   .rows li { grid-template-columns: minmax(0, 1fr); }
   .key { gap: .75rem 1.75rem; }
+  table { font-size: .85rem; }
+  th, td { padding-right: .8rem; }
   .key dd { font-size: 1.5rem; }
 }
 @media print {

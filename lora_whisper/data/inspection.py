@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from lora_whisper.data.audio import SAMPLING_RATE, SHORTEST_SECONDS
+from lora_whisper.data.leaks import Recordings
 from lora_whisper.data.measuring import (
     FULL_SCALE,
     QUIET_DB,
@@ -25,6 +26,7 @@ from lora_whisper.data.measuring import (
     digits,
     mixed_scripts,
 )
+from lora_whisper.data.table import Utterances
 
 Splits = Mapping[str, Measured]
 Row = dict[str, Any]
@@ -170,6 +172,7 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
     found = [where(key, splits, mask, detail) for key, (mask, detail) in masks.items()]
     found += [duplicates(splits), rate_outliers(splits)]
     found += [shared(splits, key, field) for key, field in SHARED_FIELDS.items()]
+    found = [_with_overlaps(one) if one.key == "shared_audio" else one for one in found]
     found = [_with_characters(one, rules) if one.key == "split_badly" else one for one in found]
     return sorted(found, key=lambda finding: list(MEANINGS).index(finding.key))
 
@@ -240,9 +243,7 @@ def _with_characters(finding: Finding, rules: TextRules) -> Finding:
         utterances = finding.splits[split].utterances
         for number in numbers:
             counts.update(rules.spelled_in_bytes(utterances[int(number)].text))
-    places = finding.places
-    more = {"characters": dict(counts.most_common())}
-    return Finding(finding.key, finding.splits, places, finding.detail, more=more)
+    return replace(finding, more={"characters": dict(counts.most_common())})
 
 
 # ── rows beside rows ─────────────────────────────────────────────────────────────────────────
@@ -301,10 +302,10 @@ def shared(splits: Splits, key: str, field: str) -> Finding:
         shares = [
             _found_in(splits[late], common, value)
             for (early, late), common in pairs.items()
-            if early == one.split and value in common.keys
+            if early == one.split
         ]
         speaker = f"speaker {one.speakers[int(value)]}, " if field == "speaker" else ""
-        return speaker + "; ".join(shares)
+        return speaker + "; ".join(filter(None, shares))
 
     distinct = np.unique(_joined([common.keys for common in pairs.values()], field))
     counts = {f"{early}, {late}": len(common.keys) for (early, late), common in pairs.items()}
@@ -336,13 +337,41 @@ def _common(early: np.ndarray, late: np.ndarray, nothing: int) -> _Common:
 
 
 def _found_in(late: Measured, common: _Common, key: Any) -> str:
-    row = int(common.rows[np.searchsorted(common.keys, key)])
-    return f"also in {late.split}, {late.utterances[row].row}"
+    """Where the later split has it first; "" if it does not."""
+    place = int(np.searchsorted(common.keys, key))
+    if place == len(common.keys) or common.keys[place] != key:
+        return ""
+    return f"also in {late.split}, {late.utterances[int(common.rows[place])].row}"
 
 
 def _joined(keys: list[np.ndarray], field: str) -> np.ndarray:
     """One array; of the field's own type, also where there are none to join."""
     return np.concatenate([np.empty(0, RECORD[field]), *keys])
+
+
+def _with_overlaps(same: Finding) -> Finding:
+    """Add the slices that share half of themselves with a slice in a later, held-out split."""
+    overlaps: dict[str, dict[int, str]] = {name: {} for name in same.splits}
+    for early, late in _pairs(same.splits):
+        learnt = Recordings([_stretches(same.splits[late])])
+        rows = learnt.shared_with(_stretches(same.splits[early]))
+        overlaps[early] |= dict.fromkeys(rows, late)
+    places = {
+        name: np.union1d(rows, list(overlaps[name])).astype(np.int64)
+        for name, rows in same.places.items()
+    }
+    more_rows = sum(map(len, places.values())) - same.row_count
+
+    def detail(one: Measured, row: int) -> str:
+        late = overlaps[one.split].get(row)
+        return same.detail(one, row) or f"{late} has a slice of the same stretch"
+
+    return replace(same, places=places, detail=detail, distinct=same.count + more_rows)
+
+
+def _stretches(one: Measured) -> Utterances:
+    """The utterances with their measured length, which those that do not decode lack."""
+    return one.utterances.with_durations(one.records["seconds"])
 
 
 def rate_outliers(splits: Splits) -> Finding:

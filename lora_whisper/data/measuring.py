@@ -31,6 +31,7 @@ from lora_whisper.data.audio import (
     read_audio,
     read_header,
 )
+from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.vocabulary import (
     Vocabulary,
@@ -336,7 +337,7 @@ class Measured:
     """One split: its rows, and a record of `RECORD` for each."""
 
     split: str
-    utterances: Sequence[Utterance]
+    utterances: Utterances
     records: np.ndarray  # (rows,) RECORD
     details: dict[int, str]  # of rows whose sound has a problem
     languages: Names
@@ -345,7 +346,7 @@ class Measured:
 
 
 def measure(
-    splits: Mapping[str, Sequence[Utterance]],
+    splits: Mapping[str, Utterances],
     rules: TextRules,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Measured]:

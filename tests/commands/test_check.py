@@ -238,6 +238,46 @@ def test_long_clips_are_cut_where_their_pauses_are_known(
     assert Path("fixed/left_out.jsonl").read_text() == ""
 
 
+def test_what_is_mixed_in_is_checked_and_must_not_be_tested(
+    world: World, line: Line, tmp_path: Path
+) -> None:
+    """The manifest of the mixed source is not what `fix` writes."""
+    rows = [*sound_rows(tmp_path, "train", 2), *sound_rows(tmp_path, "test", 2, 10)]
+    manifest = write_manifest(tmp_path / "a.jsonl", rows)
+    mixed = [*sound_rows(tmp_path, "rehearsed", 2, 20), rows[-1]]
+    old = [{key: value for key, value in row.items() if key != "split"} for row in mixed]
+    mix = f"data.mix=[{{weight: 0.5, train: '{write_manifest(tmp_path / 'b.jsonl', old)}'}}]"
+    assert line("check", *arguments(world, manifest, mix, "fix=fixed")) == 0
+    found = report()
+    assert found["splits"]["mix 1"]["utterances"] == 3
+    assert [row["row"] for row in found["shared_audio"]["rows"]] == ["b.jsonl:3"]
+    written = sorted(path.name for path in Path("fixed").iterdir())
+    assert written == ["left_out.jsonl", "test.jsonl", "train.jsonl"]
+
+
+def test_a_data_set_s_own_audio_is_checked(world: World, line: Line, tmp_path: Path) -> None:
+    """Audio inside a Parquet file has no path, but a name."""
+    from datasets import Audio, Dataset
+
+    rows = sound_rows(tmp_path, "train", 3)
+    columns = {
+        "audio": [str(tmp_path / row["audio"]) for row in rows],
+        "text": [row["text"] for row in rows],
+    }
+    speech = Dataset.from_dict(columns).cast_column("audio", Audio(decode=False))
+    (tmp_path / "set").mkdir()
+    embedded = speech.map(
+        lambda row: {"audio": {"bytes": Path(row["audio"]["path"]).read_bytes(), "path": None}}
+    )
+    embedded.to_parquet(tmp_path / "set" / "train.parquet")
+    given = ["data=hub", f"data.path={tmp_path / 'set'}", "data.language=en"]
+    given += ["data.validation_share=0", "data.test_share=0"]
+    assert line("check", "name=c", f"model.checkpoint={world.checkpoint}", *given) == 0
+    found = report()
+    assert (found["utterances"], found["problems"]) == (3, 0)
+    assert line("check", "name=d", f"model.checkpoint={world.checkpoint}", *given, "fix=f") == 2
+
+
 def test_examples_to_hear(world: World, line: Line) -> None:
     files = [one for one in world.arguments("c") if one.startswith(("name", "model", "data"))]
     assert line("check", *files, "augmentation=speed", "listen=2") == 0

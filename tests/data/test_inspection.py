@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from lora_whisper.data.inspection import (
     totals,
 )
 from lora_whisper.data.measuring import RECORD, SOUND_PROBLEMS, Measured, Names, TextRules
-from lora_whisper.data.utterance import Utterance
-from tests.data.test_measuring import rules, utterance
+from lora_whisper.data.table import Defaults, Row, Table, Utterances
+from tests.data.test_measuring import rules
 
 __all__ = ["rules"]  # a fixture
 
@@ -31,13 +30,16 @@ WHOLE = {"seconds": 2.0, "loudest_dbfs": -10.0, "rms_dbfs": -20.0, "characters":
 def split(name: str, *rows: Mapping[str, Any], names: Names | None = None) -> Measured:
     """A split with a record for each of `rows`, all else as in sound speech."""
     records = np.zeros(len(rows), RECORD)
-    utterances: list[Utterance] = []
+    lines = []
     for index, row in enumerate(rows):
         values = WHOLE | {"fingerprint": hash((name, index)) % 2**63, "speaker": -1} | dict(row)
         text = values.pop("text", "some words")
+        file, start, end = values.pop("slice", (f"/{name}/{index}.wav", None, None))
         for key, value in values.items():
             records[index][key] = value
-        utterances.append(utterance(Path(f"{index}.wav"), text, row=f"{name}.jsonl:{index + 1}"))
+        place = f"{name}.jsonl:{index + 1}"
+        lines.append(Row(place, file, text, "en", None, start, end, None, None, name, "{}"))
+    utterances = Utterances([Table.from_rows(lines)], Defaults("en", "transcribe"))
     languages = names or Names()
     languages.number("sw")
     speakers, formats = Names(), Names()
@@ -108,6 +110,18 @@ def test_a_shared_speaker_is_named_once() -> None:
     assert found(finding) == [("train.jsonl:2", "speaker ben, also in test, test.jsonl:1")]
 
 
+def test_slices_of_the_same_stretch_are_shared_audio(rules: TextRules) -> None:
+    """By half of the shorter one, as `train` refuses them; otherwise sliced, they sound unlike."""
+    slices = {"train": [(0.0, 2.0), (2.0, 4.0), (7.0, 9.0)], "test": [(0.1, 2.1), (3.9, 5.9)]}
+    splits = {
+        name: split(name, *({"slice": ("/talk.wav", *times)} for times in all_times))
+        for name, all_times in slices.items()
+    }
+    (finding,) = [each for each in inspect(splits, rules, 30.0) if each.count]
+    assert (finding.key, finding.count) == ("shared_audio", 1)
+    assert found(finding) == [("train.jsonl:1", "test has a slice of the same stretch")]
+
+
 def test_rates_far_from_what_a_language_has() -> None:
     generator = np.random.default_rng(0)
     usual = [{"characters": round(2 * rate)} for rate in generator.normal(15, 1.5, 200)]
@@ -156,7 +170,7 @@ def test_each_finding_finds_its_row_and_no_other(
     assert [finding.key for finding in findings] == list(MEANINGS)
     assert {finding.key: finding.count for finding in findings if finding.count} == {key: 1}
     (line,) = next(finding for finding in findings if finding.key == key).rows()
-    assert (line["split"], line["row"], line["file"]) == ("train", "train.jsonl:2", "1.wav")
+    assert (line["split"], line["row"], line["file"]) == ("train", "train.jsonl:2", "/train/1.wav")
 
 
 def test_characters_are_named_with_their_number_of_texts(rules: TextRules) -> None:
