@@ -31,7 +31,14 @@ from lora_whisper.data.sources import hub
 from lora_whisper.data.table import Row, Table, Utterances
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.vocabulary import check_task, token_language
-from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
+from lora_whisper.data.windows import (
+    BadAudio,
+    LeftOut,
+    Window,
+    WindowMaker,
+    WindowSource,
+    window_tokens,
+)
 from lora_whisper.errors import UserError, listing
 
 if TYPE_CHECKING:
@@ -46,12 +53,8 @@ SHARDS_AT_A_TIME = 4
 # With fewer files their row groups are shuffled, which takes reading the end of each file first.
 FEWEST_SHARDS = 16
 ROWS_AT_A_TIME = 32
+ROWS_OF_NO_ACCIDENT = 4  # bad ones in one step, without a good one among them
 LONGEST_PROMPT_TOKENS = 4  # sot, language, task, no timestamps
-
-
-@dataclass(frozen=True)
-class LeftOut(BadAudio):
-    """A row that is sound but has no place in a window; `data.bad_audio=fail` does not mean it."""
 
 
 def check_stream(config: DataConfig, training: TrainingConfig) -> None:
@@ -160,7 +163,9 @@ class StreamDataset(Dataset[list[Batch]]):
         # Augmentation draws from random states that all threads of a process share.
         threads = self.threads if self.maker.augmenter is None else 1
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(make, range(self.rank, self.global_batch, self.world)))
+            found = list(pool.map(make, range(self.rank, self.global_batch, self.world)))
+        _require_usable(found, step)
+        return found
 
     def _speech_before(self, step: int) -> int:
         """Rows that the steps before this one take; the other windows have no speech."""
@@ -181,6 +186,18 @@ class StreamDataset(Dataset[list[Batch]]):
             return self.maker.of([found], key=(step, 0, place))
         return self.maker.no_speech(
             WindowSource([found], alone(np.array([seconds]))), 0, step, place
+        )
+
+
+def _require_usable(found: list[Window | BadAudio], step: int) -> None:
+    """Some bad rows are an accident; nothing but bad ones are a wrong column or language."""
+    bad = [one for one in found if isinstance(one, BadAudio)]
+    if len(bad) == len(found) >= ROWS_OF_NO_ACCIDENT:
+        by_reason = {one.reason: f"{one.row}: {one.reason}" for one in reversed(bad)}
+        examples = listing(list(by_reason.values()))
+        raise UserError(
+            f"Nothing in step {step + 1} of the stream can be used:\n{examples}\n"
+            "Say what is otherwise: data.language=…, data.columns.text=…, data.columns.audio=…"
         )
 
 
@@ -256,6 +273,7 @@ class _Rows:
     """The endless stream of rows, read from one global batch to the next."""
 
     def __init__(self, config: DataConfig, seed: int) -> None:
+        _end_epochs_at_once()
         stream, self.reader = hub.open_stream(config, str(config.train))
         columns = dict.fromkeys([*self.reader.values, self.reader.audio])
         stream = stream.select_columns(list(columns))
@@ -281,6 +299,15 @@ class _Rows:
             missing -= len(found[-1])
         self._next_row = end
         return pa.concat_tables(found)
+
+
+def _end_epochs_at_once() -> None:
+    """For a fault of pyarrow up to 24 (apache/arrow#45214), datasets 5.2 sleeps for 5 s at the end
+    of every epoch, with whatever pyarrow."""
+    from datasets import config
+
+    if config.PYARROW_VERSION.major > 24:
+        config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 
 
 def _endless(stream: IterableDataset, skipped_rows: int) -> Iterator[pa.Table]:

@@ -37,8 +37,6 @@ def cache(
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
     monkeypatch.setenv("LORA_WHISPER_CACHE", str(folder))
-    # Seconds at the end of every epoch, for a fault of older pyarrow (apache/arrow#45214).
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     yield folder
     hub._builder.cache_clear()
     hub._split_names.cache_clear()
@@ -192,11 +190,14 @@ def test_what_cannot_be_used_is_missing_and_named(tmp_path: Path) -> None:
     assert all(isinstance(bad, BadAudio) for bad in reasons.values())
 
 
-def test_unknown_languages_are_named(tmp_path: Path) -> None:
-    write_plain(tmp_path, "train", [0.5])
-    (batch,) = dataset(streamed(tmp_path, language="xx"), global_batch=1)[0]
+def test_a_step_with_nothing_but_bad_rows_is_no_accident(tmp_path: Path) -> None:
+    write_plain(tmp_path, "train", [0.5] * 4)
+    unknown = streamed(tmp_path, language="xx")
+    (batch,) = dataset(unknown, global_batch=1)[0]
     assert batch.rows == ()
     assert "'xx'" in batch.bad[0].reason
+    with pytest.raises(UserError, match=r"Nothing in step 1 .*\n.*'xx'"):
+        dataset(unknown, global_batch=4)[0]
 
 
 def test_windows_without_speech(config: DataConfig) -> None:

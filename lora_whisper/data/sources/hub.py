@@ -7,6 +7,7 @@ without a network.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -166,12 +167,20 @@ def _required_splits(config: DataConfig, split: str) -> list[str]:
     names = [part.strip().partition("[")[0] for part in split.split("+")]
     there = split_names(config)
     unknown = [name for name in names if name not in there]
+    if unknown and not _is_here_or_reachable(config):
+        missing = f"The split {_listed(unknown)} of {_place(config)}"
+        raise UserError(_out_of_reach(missing, str(config.path), config.config))
     if unknown:
         raise UserError(
             f"{_place(config)} has no split {_listed(unknown)}; it has {_listed(there)}. "
             "Type data.train=… data.validation=… data.test=… with what it has."
         )
     return names
+
+
+def _is_here_or_reachable(config: DataConfig) -> bool:
+    """Whether all splits of the data set are known, and not only those that were read before."""
+    return _folder(config) is not None or _is_reachable(str(config.path), config.revision)
 
 
 def _prepared(config: DataConfig, split: str) -> Dataset:
@@ -313,18 +322,10 @@ def _cached_builder(path: str, name: str | None, split: str | None) -> DatasetBu
 
     folders = [None, *_prepared_splits(path).values()] if split is None else [_cache(split), None]
     for folder in folders:
-        try:
-            found = Cache(
-                folder, path.partition("/")[2] or path, name, "auto", "auto", repo_id=path
-            )
-        except ValueError:
-            continue
-        log.warning("data        %s as it was read before: the hub cannot be reached", path)
-        return found
-    raise UserError(
-        f"{path} is neither a folder here nor in the cache of `datasets`, and the hub cannot be "
-        f"reached (no network, or HF_HUB_OFFLINE is set).\n{_download_command(path, name)}"
-    )
+        with contextlib.suppress(ValueError):  # that is not there
+            dataset = path.partition("/")[2] or path
+            return Cache(folder, dataset, name, "auto", "auto", repo_id=path)
+    raise UserError(_out_of_reach(path, path, name))
 
 
 def _prepared_splits(path: str) -> dict[str, str]:
@@ -361,7 +362,6 @@ def _is_reachable(path: str, revision: str | None) -> bool:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -383,11 +383,9 @@ def _is_reachable(path: str, revision: str | None) -> bool:
             f"{path} has no revision {revision}; see the branches and tags at "
             f"https://huggingface.co/datasets/{path}/tree/main, or type data.revision=null."
         ) from None
-    except HfHubHTTPError as error:
-        log.warning("data        the hub answers with an error: %s", str(error).partition("\n")[0])
-        return False
-    except Exception as error:  # of the HTTP library, and of which one depends on the version
-        log.info("data        the hub cannot be reached: %s", error)
+    except Exception as error:  # also of the HTTP library, of which several are in use
+        reason = str(error).partition("\n")[0]
+        log.warning("data        %s is not looked for on the hub: %s", path, reason)
         return False
     return True
 
@@ -412,6 +410,14 @@ def _unreadable(path: str, name: str | None, revision: str | None, error: Except
     return (
         f"{path} cannot be read: {words}\nExpected Parquet files (or others that `datasets` knows) "
         "with audio and text, named after their splits, or what `save_to_disk` wrote."
+    )
+
+
+def _out_of_reach(what: str, path: str, name: str | None) -> str:
+    return (
+        f"{what} is not on this machine (no folder here, and not in the cache of `datasets`), and "
+        "the hub cannot be reached (no network, or HF_HUB_OFFLINE is set).\n"
+        f"{_download_command(path, name)}"
     )
 
 
