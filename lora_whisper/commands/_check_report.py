@@ -97,7 +97,7 @@ def show(folder: Path, report: Report, findings: Sequence[Finding]) -> None:
 
 def _split_table(report: Report) -> Table:
     title = f"{report['name']}: {report['hours']:.2f} h, {report['utterances']:,} utterances"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column("")
     for heading in ("hours", "utterances", "speakers"):
         table.add_column(heading, justify="right")

@@ -8,12 +8,11 @@ Every file is decoded. Of the model, its tokenizer and configuration are read, n
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_whisper import terminal
 from lora_whisper.commands._hydra import Command, run_command
@@ -35,10 +34,9 @@ if TYPE_CHECKING:
     from lora_whisper.data.repair import Repaired
     from lora_whisper.data.utterance import Utterance
 
-log = logging.getLogger("lora_whisper")
+Split = TypeVar("Split")
 
 REPORT, PAGE, EXAMPLES = "check.json", "check.html", "listen"
-EASED_UTTERANCES = 1_000  # between two steps of the progress bar, where there are very many
 
 
 def check(config: CheckConfig, folder: Path) -> None:
@@ -57,9 +55,7 @@ def check(config: CheckConfig, folder: Path) -> None:
         )
     splits = read_splits(config.data)
     if config.fix is not None:
-        from lora_whisper.data.repair import require_repairable
-
-        require_repairable(local_path(config.fix), splits, config.overwrite)
+        _require_repairable(config.fix, folder, splits, config.overwrite)
     base = read_base(config.model, False)
     _require_cleanable(config.data, splits)
     if config.listen:
@@ -79,6 +75,19 @@ def refuse_replacing(folder: Path, overwrite: bool) -> None:
         raise UserError(
             f"The report {folder} exists. Type overwrite=true to replace it, or another name=…"
         )
+
+
+def _require_repairable(
+    fix: str, folder: Path, splits: dict[str, Utterances], overwrite: bool
+) -> None:
+    from lora_whisper.data.repair import require_repairable
+
+    if local_path(fix).resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"fix={fix} lies in the report's own folder, which is replaced as a whole. "
+            "Type fix=FOLDER with another one."
+        )
+    require_repairable(local_path(fix), splits, overwrite)
 
 
 @lru_cache(maxsize=1)
@@ -128,9 +137,19 @@ def _measured(splits: dict[str, Utterances], rules: TextRules) -> dict[str, Meas
 
 def _require_cleanable(data: DataConfig, splits: dict[str, Utterances]) -> None:
     from lora_whisper.data.text import require_cleanable
+    from lora_whisper.data.vocabulary import code_of
 
-    languages = {*splits["train"].column("language").unique().to_pylist()}
-    require_cleanable(data.clean, languages)
+    named = {
+        language
+        for rows in _trained_on(splits)
+        for language in rows.column("language").unique().to_pylist()
+    }
+    require_cleanable(data.clean, [name and code_of(name) for name in named])
+
+
+def _trained_on(splits: Mapping[str, Split]) -> list[Split]:
+    """Train, and what is mixed into it."""
+    return [rows for name, rows in splits.items() if name not in ("validation", "test")]
 
 
 def _cleaning(
@@ -141,7 +160,11 @@ def _cleaning(
 
     if not data.clean:
         return None
-    texts = ((one.text, rules.written(one)) for one in measured["train"].utterances)
+    texts = (
+        (utterance.text, rules.written(utterance))
+        for one in _trained_on(measured)
+        for utterance in one.utterances
+    )
     return vars(cleaning_report(texts, data.clean)) | {"steps": list(data.clean)}
 
 

@@ -10,7 +10,9 @@ import hashlib
 import math
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -99,17 +101,21 @@ def measure_sounds(utterances: Sequence[Utterance]) -> Iterator[Sound]:
     parts = [(first, min(first + PART_ROWS, count)) for first in range(0, count, PART_ROWS)]
     # Processes are spawned: a fork would copy the threads' locks of the libraries in use here.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, context, _begin_worker, (utterances,)) as pool:
-        for sounds in pool.map(_measure_part, parts):
-            yield from sounds
+    with tempfile.NamedTemporaryFile() as file:
+        # Not as an argument: more than a pipe holds would be waited for, even if nobody reads it.
+        pickle.dump(utterances, file)
+        file.flush()
+        with ProcessPoolExecutor(cores, context, _begin_worker, (file.name,)) as pool:
+            for sounds in pool.map(_measure_part, parts):
+                yield from sounds
 
 
 _worker_utterances: Sequence[Utterance] = ()  # of a worker process
 
 
-def _begin_worker(utterances: Sequence[Utterance]) -> None:
+def _begin_worker(path: str) -> None:
     global _worker_utterances
-    _worker_utterances = utterances
+    _worker_utterances = pickle.loads(Path(path).read_bytes())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that shows it
 
 

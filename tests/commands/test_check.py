@@ -325,6 +325,7 @@ def test_a_report_is_replaced_only_on_request_and_a_run_never(
         (["model.checkpoint=nowhere/at-all"], ["nowhere/at-all"]),
         (["fix=speech"], ["fix=", "speech", "holds other things"]),
         (["fix=speech/all.jsonl"], ["is a file"]),
+        (["fix=outputs/c/fixed"], ["the report's own folder"]),
         (["lsiten=2"], ["lsiten", "Did you mean listen?"]),
         (["listen=-1", "seed=-1"], ["listen", "seed"]),
         (["name=../up"], ["below outputs/"]),
