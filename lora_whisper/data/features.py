@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -38,7 +40,10 @@ class LogMel(nn.Module):
             norm="slaney",
             mel_scale="slaney",
         )
-        self.register_buffer("filters", torch.tensor(filters.T).float(), persistent=False)
+        # Each twice in a row, for the real and the imaginary part of a frequency.
+        doubled = torch.tensor(filters.T).float().repeat_interleave(2, dim=1)
+        self.register_buffer("filters", doubled, persistent=False)
+        self.bands = _bands(doubled)
         self.register_buffer("hann", torch.hann_window(FFT_SAMPLES), persistent=False)
 
     @torch.no_grad()
@@ -56,11 +61,47 @@ class LogMel(nn.Module):
             raise ValueError(f"{waveforms.shape[-1]} samples in a window of {self.window_samples}")
         with torch.autocast(waveforms.device.type, enabled=False):
             padded = pad(waveforms.float(), (0, missing_samples))
-            spectrum = torch.stft(
-                padded, FFT_SAMPLES, HOP_SAMPLES, window=self.hann, return_complex=True
-            )
-            # Without `contiguous` the product below takes a slow strided path on the CPU.
-            power = spectrum[..., :-1].abs().square().contiguous()
-            log_power = (self.filters @ power).clamp(min=SMALLEST_POWER).log10()
-            loudest = log_power.amax(dim=(1, 2), keepdim=True)
-            return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
+            frames = frames_with_sound(waveforms.shape[-1])
+            # On a CPU, what one clip needs stays in the caches: a batch of 16 took twice as long.
+            at_once = 1 if waveforms.device.type == "cpu" else len(padded)
+            return torch.cat([self._features(part, frames) for part in padded.split(at_once)])
+
+    def _features(self, padded: Tensor, frames: int) -> Tensor:
+        """(batch, window_samples) → (batch, mel_bins, frames of the window)."""
+        squares = self._squares(padded, frames).transpose(1, 2)
+        window_frames = self.window_samples // HOP_SAMPLES
+        mel = squares.new_zeros(len(padded), len(self.filters), window_frames)
+        for bins, frequencies in self.bands:
+            filters = self.filters[bins, frequencies]
+            mel[:, bins, :frames] = filters @ squares[:, frequencies]
+        log_power = mel.clamp_(min=SMALLEST_POWER).log10_()
+        floor = log_power.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
+        return log_power.clamp_(min=floor).add_(4.0).div_(4.0)
+
+    def _squares(self, padded: Tensor, frames: int) -> Tensor:
+        """Of the first frames of (batch, samples): (batch, frames, 2 · frequencies).
+
+        The squared real and imaginary parts, side by side; their sums are the powers.
+        """
+        centred = pad(padded, (FFT_SAMPLES // 2, FFT_SAMPLES // 2), mode="reflect")
+        # As torch.stft does it, but with frames in rows, which is how the FFT goes along them.
+        windowed = centred.unfold(-1, FFT_SAMPLES, HOP_SAMPLES)[:, :-1][:, :frames] * self.hann
+        return torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2).square_()
+
+
+def _bands(filters: Tensor) -> list[tuple[slice, slice]]:
+    """Neighbouring rows of (mel bins, columns), with the columns that any of them looks at.
+
+    A filter is a narrow triangle: in 8 bands, the product takes a quarter of the time.
+    """
+    bands = []
+    for rows in torch.arange(len(filters)).tensor_split(8):
+        bins = slice(int(rows[0]), int(rows[-1]) + 1)
+        columns = filters[bins].any(dim=0).nonzero()
+        bands.append((bins, slice(int(columns.min()), int(columns.max()) + 1)))
+    return bands
+
+
+def frames_with_sound(samples: int) -> int:
+    """Frames that see anything of `samples`; the rest of a window is silence."""
+    return math.ceil((samples + FFT_SAMPLES // 2) / HOP_SAMPLES)

@@ -38,6 +38,17 @@ def test_equals_the_feature_extractor(mel_bins: int, window_seconds: int) -> Non
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("samples", [0, 1, 159, 160, 39_959, 39_960, 79_999, 80_000])
+def test_the_silence_behind_a_clip_is_the_extractor_s_to_the_frame(samples: int) -> None:
+    """Also where the last frames see a sample or two, or the mirror at the window's end."""
+    clip = np.full(samples, 0.5, np.float32)  # ends with a step, which every frame would show
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=5)
+    whole = np.pad(clip, (0, 80_000 - samples))
+    expected = extractor(whole, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
+    features = LogMel(80, 5)(torch.from_numpy(clip)[None])
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-4)
+
+
 def test_a_clip_does_not_depend_on_its_neighbours() -> None:
     soft, loud = tone_and_noise(2, 1e-3, seed=1), tone_and_noise(3, 1.0, seed=2)
     log_mel = LogMel(80, 5)
