@@ -59,6 +59,7 @@ class Base:
     processor: WhisperProcessor
     vocabulary: Vocabulary
     features: LogMel
+    mel_bins: int
     window_seconds: float
 
 
@@ -66,7 +67,7 @@ class Base:
 class Speech:
     """The three splits of a run, and what is mixed in; validation and test may be absent."""
 
-    train: Corpus
+    train: Corpus | None  # None where it is streamed
     validation: Corpus | None
     test: Corpus | None
     mixes: tuple[Corpus, ...] = ()  # in the order of data.mix
@@ -76,6 +77,11 @@ class Speech:
         """Those that are there, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: corpus for name, corpus in named.items() if corpus is not None}
+
+    @property
+    def learnt(self) -> tuple[Corpus, ...]:
+        """What is trained on, as far as it is known before."""
+        return (*([self.train] if self.train else ()), *self.mixes)
 
     @property
     def parts(self) -> dict[str, Corpus]:
@@ -119,7 +125,8 @@ def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
     generation = load_generation_config(checkpoint)
     vocabulary = read_vocabulary(processor.tokenizer, generation, shape)
     seconds = window_seconds(shape)
-    return Base(checkpoint, processor, vocabulary, LogMel(shape.num_mel_bins, seconds), seconds)
+    mel_bins = shape.num_mel_bins
+    return Base(checkpoint, processor, vocabulary, LogMel(mel_bins, seconds), mel_bins, seconds)
 
 
 @lru_cache(maxsize=1)
@@ -130,7 +137,8 @@ def read_speech(model: ModelConfig, data: DataConfig) -> Speech:
         UserError: a source or its audio cannot be used, or a split is empty.
     """
     # All rows first, since reading the checkpoint takes seconds.
-    found = {split: read_split(data, split) for split in SPLITS}
+    streamed = ("train",) if data.streaming else ()
+    found = {split: read_split(data, split) for split in SPLITS if split not in streamed}
     mixes = [resolved(data, mix) for mix in data.mix]
     mixed = [train_rows(config) for config in mixes]
     base = read_base(model)
@@ -140,7 +148,7 @@ def read_speech(model: ModelConfig, data: DataConfig) -> Speech:
         if utterances is not None
     }
     speech = Speech(
-        corpora["train"],
+        corpora.get("train"),
         corpora.get("validation"),
         corpora.get("test"),
         tuple(
@@ -172,9 +180,11 @@ def refuse_leaks(speech: Speech) -> None:
         UserError: the same piece of audio stands in training and in another split.
     """
     scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
-    if not scored:
+    learnt = [corpus.utterances for corpus in speech.learnt]
+    if scored and not learnt:
+        log.warning("train       is streamed, so that nobody can look for test speech in it")
+    if not (scored and learnt):
         return
-    learnt = [speech.train.utterances, *(mix.utterances for mix in speech.mixes)]
     recordings, texts = Recordings(learnt), Texts(learnt)
     for name, corpus in scored.items():
         utterances = corpus.utterances

@@ -58,7 +58,7 @@ def new_summary(
         "model_bytes": weights_bytes(base.checkpoint),
         "trainable_parameters": trainable,
         "total_parameters": total,
-        "train_audio_seconds": round(speech.train.seconds, 3),
+        "train_audio_seconds": round(sum(one.seconds for one in speech.learnt), 3),
         "train_audio_seconds_seen": round(state.audio_seconds, 3),
         "train_seconds": round(state.train_seconds, 3),
         "steps": state.step,
@@ -119,6 +119,13 @@ def _scores(summary: dict[str, Any]) -> Table | str:
     return score_table(title, {model: summary[model] for model in MODELS}, summary["quantization"])
 
 
+def _speech(summary: dict[str, Any]) -> str:
+    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
+    if not seconds:
+        return f"speech      {seen_seconds / 3600:.2f} h of a stream"
+    return f"speech      {seconds / 3600:.2f} h, seen {seen_seconds / seconds:.1f} times"
+
+
 def _figures(summary: dict[str, Any]) -> list[str]:
     adapter, model = summary["adapter_bytes"], summary["model_bytes"]
     trainable, total = summary["trainable_parameters"], summary["total_parameters"]
@@ -126,8 +133,7 @@ def _figures(summary: dict[str, Any]) -> list[str]:
         f"size        adapter {megabytes(adapter)}, model {megabytes(model)} "
         f"({percent(adapter / model)})",
         f"parameters  {trainable:,} of {total:,} trained ({percent(trainable / total)})",
-        f"speech      {summary['train_audio_seconds'] / 3600:.2f} h, seen "
-        f"{summary['train_audio_seconds_seen'] / summary['train_audio_seconds']:.1f} times",
+        _speech(summary),
         f"time        {clock(summary['train_seconds'])} for {summary['steps']} steps, "
         f"adapter of step {summary['adapter_step']}",
     ]

@@ -34,6 +34,12 @@ from lora_whisper.commands._scoring import (
     score_model,
     whisper_inside,
 )
+from lora_whisper.commands._windows import (
+    TrainingWindows,
+    new_augmenter,
+    training_windows,
+    validation_windows,
+)
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.errors import UserError, listing
@@ -43,9 +49,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
 
-    from lora_whisper.data.batches import Batch, StepDataset
+    from lora_whisper.data.batches import Batch
     from lora_whisper.data.table import Utterances
-    from lora_whisper.data.windows import WindowMaker, WindowSource
     from lora_whisper.training.checkpoints import TrainingState
     from lora_whisper.training.loop import Trainer
     from lora_whisper.training.recorder import Recorder
@@ -84,8 +89,13 @@ def _require_language_token(config: TrainConfig) -> None:
 def _check_speech(config: TrainConfig) -> None:
     from lora_whisper.data.text import require_cleanable
 
+    if config.data.streaming:
+        from lora_whisper.data.stream import check_stream
+
+        check_stream(config.data, config.training)
     speech = read_speech(config.model, config.data)
-    for corpus in (speech.train, *speech.mixes):
+    new_augmenter(config.augmentation, read_base(config.model))
+    for corpus in speech.learnt:
         languages = corpus.utterances.column("language").unique().to_pylist()
         require_cleanable(config.data.clean, languages)
     if speech.test is not None:
@@ -132,7 +142,9 @@ class _Run:
         self.accelerator: Accelerator = new_accelerator(config.training.precision)
         self.base.features.to(self.accelerator.device)
         self.model: PeftModel = self._load_model()
-        self.windows: StepDataset = self._training_windows()
+        self.windows: TrainingWindows = training_windows(
+            config, self.base, self.speech, self._micro_batch()
+        )
 
     def carry_out(self) -> None:
         from lora_whisper.training.loop import main_loop
@@ -144,7 +156,7 @@ class _Run:
         state = recorder.resume()
         with terminal.work("training", trainer.total_steps, state.step) as recorder.work:
             self.model.train()
-            batches = self._usable(self._loader(state.step, trainer.total_steps))
+            batches = self._usable(self.windows.load(state.step, trainer.total_steps))
             main_loop(trainer, batches, state, recorder.log, recorder.validate, recorder.checkpoint)
         recorder.warn_of_slow_validation(state)
         self._keep_adapter(trainer, state)
@@ -201,14 +213,29 @@ class _Run:
             f"{trainable:,}",
             terminal.percent(trainable / total),
         )
-        for name, corpus in speech.splits.items():
-            log.info(
-                "%-11s %d utterances, %.2f h", name, len(corpus.utterances), corpus.seconds / 3600
-            )
+        if speech.train is None:
+            log.info("train       streamed from %s, nothing of it is kept", config.data.path)
+        for name, corpus in speech.parts.items():
+            log.info("%-11s %d utterances, %.2f h", name, len(corpus.utterances), corpus.hours)
             for reason, rows in corpus.left_out.items():
                 log.warning(
                     "%-11s left out %d: %s\n%s", name, len(rows), reason, listing(list(rows), 3)
                 )
+        self._announce_windows()
+
+    def _announce_windows(self) -> None:
+        """Say what an epoch is made of, where that is not one utterance a window as it stands."""
+        from lora_whisper.data.text import cleaning_report
+
+        data, learnt = self.config.data, self.speech.learnt
+        if data.windows == "packed" or data.mix:
+            log.info("windows     %s, %s an epoch", data.windows, self.windows.per_epoch)
+        if data.clean:
+            texts = ((one.text, one.language) for corpus in learnt for one in corpus.utterances)
+            log.info("texts       %s", cleaning_report(texts, data.clean))
+        steps = [name for name, step in vars(self.config.augmentation).items() if step is not None]
+        if steps:
+            log.info("augmented   by %s", ", ".join(steps))
 
     # ── training ─────────────────────────────────────────────────────────────────────────────
 
@@ -236,7 +263,7 @@ class _Run:
             parameters=parameters,
             optimizer=self.accelerator.prepare(optimizer),
             features=self.base.features,
-            total_steps=total_steps(self.windows.windows_per_epoch, config.training),
+            total_steps=total_steps(self.windows.per_epoch, config.training),
             peak_learning_rate=peak,
             schedule=config.optimizer,
             settings=config.training,
@@ -247,79 +274,17 @@ class _Run:
         from lora_whisper.training.recorder import Recorder
 
         validation = self._validation_sample()
+        micro_batch = self._micro_batch()
         return Recorder(
             folder=self.folder,
             trainer=trainer,
             steps_per_epoch=self.windows.steps_per_epoch,
-            validation=self._validation_loader(validation) if validation else None,
+            validation=(
+                validation_windows(self.config, self.base, validation, micro_batch)
+                if validation
+                else None
+            ),
             decode_validation=(lambda: self._validation_wer(validation)) if validation else None,
-        )
-
-    def _loader(self, first_step: int, last_step: int) -> Iterable[list[Batch]]:
-        """The global batches of the steps still to be trained."""
-        from lora_whisper.data.batches import step_loader
-
-        return step_loader(self.windows, first_step, last_step, self.config.training.loader_workers)
-
-    def _training_windows(self) -> StepDataset:
-        """Which windows make up each step, of the training set and of what is mixed into it."""
-        from lora_whisper.data.batches import StepDataset
-        from lora_whisper.training import defaults
-
-        config, data = self.config, self.config.data
-        weights = [1.0, *(mix.weight for mix in data.mix)]
-        corpora = [self.speech.train, *self.speech.mixes]
-        return StepDataset(
-            sources=tuple(
-                self._source(corpus.utterances, data.windows, data.clean, weight)
-                for corpus, weight in zip(corpora, weights, strict=True)
-            ),
-            maker=self._maker(
-                timestamps_share=defaults.share_of_windows(
-                    data.timestamps_share, data.windows, defaults.TIMESTAMPS_SHARE
-                ),
-                previous_text_share=defaults.share_of_windows(
-                    data.previous_text_share, data.windows, defaults.PREVIOUS_TEXT_SHARE
-                ),
-                clean=data.clean,
-            ),
-            no_speech_share=defaults.share_of_windows(
-                data.no_speech_share, data.windows, defaults.NO_SPEECH_SHARE
-            ),
-            global_batch=config.training.global_batch,
-            micro_batch=self._micro_batch(),
-            seed=config.seed,
-        )
-
-    def _validation_loader(self, utterances: Utterances) -> Iterable[list[Batch]]:
-        from lora_whisper.data.batches import StepDataset, step_loader
-
-        size = self._micro_batch()
-        source = self._source(utterances, "padded")
-        dataset = StepDataset((source,), self._maker(), 0.0, size, size, self.config.seed)
-        return step_loader(dataset, 0, dataset.steps_per_epoch, workers=0)
-
-    def _source(
-        self, utterances: Utterances, windows: str, clean: tuple[str, ...] = (), weight: float = 1.0
-    ) -> WindowSource:
-        from lora_whisper.data.packing import plan
-        from lora_whisper.data.windows import WindowSource
-
-        base = self.base
-        tokenizer, seconds = base.processor.tokenizer, base.window_seconds
-        windows_plan = plan(utterances, tokenizer, base.vocabulary, seconds, windows, clean)
-        return WindowSource(utterances, windows_plan, weight)
-
-    def _maker(self, **changes: Any) -> WindowMaker:
-        from lora_whisper.data.windows import WindowMaker
-
-        base = self.base
-        return WindowMaker(
-            base.processor.tokenizer,
-            base.vocabulary,
-            base.window_seconds,
-            seed=self.config.seed,
-            **changes,
         )
 
     def _micro_batch(self) -> int:
@@ -329,9 +294,15 @@ class _Run:
         return self.config.training.micro_batch or micro_batch_for_width(width)
 
     def _usable(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Pass batches on, after naming the audio in them that turned out not to decode."""
+        """Pass batches on, after naming what turned out to be unusable in them."""
+        from lora_whisper.data.windows import LeftOut
+
         for micro_batches in batches:
-            bad = [f"{one.row}: {one.reason}" for batch in micro_batches for one in batch.bad]
+            missing = [one for batch in micro_batches for one in batch.bad]
+            for one in missing:
+                if isinstance(one, LeftOut):
+                    log.warning("left out    %s: %s", one.row, one.reason)
+            bad = [f"{one.row}: {one.reason}" for one in missing if not isinstance(one, LeftOut)]
             report_bad_audio(bad, self.config)
             yield micro_batches
 

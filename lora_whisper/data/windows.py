@@ -49,6 +49,11 @@ class BadAudio:
 
 
 @dataclass(frozen=True)
+class LeftOut(BadAudio):
+    """A row that is sound but has no place in a window; `data.bad_audio=fail` does not mean it."""
+
+
+@dataclass(frozen=True)
 class Window:
     """Samples and tokens of one window; `labels[i]` is what follows `decoder_input[i]`."""
 

@@ -57,12 +57,15 @@ def share_of_windows(given: float | None, windows: str, in_packed: float) -> flo
     return in_packed if windows == "packed" else 0.0
 
 
-def total_steps(windows: int, settings: TrainingConfig) -> int:
+def total_steps(windows: int | None, settings: TrainingConfig) -> int:
     """Optimizer steps of a run: the smaller of what `max_epochs` and `max_steps` allow, at least 1.
 
-    `windows` are those of an epoch. Without either limit: 15 epochs, and for a tiny corpus, where
-    these would be a few dozen steps, 150.
+    `windows` are those of an epoch; None of a stream, which needs `max_steps`. Without either
+    limit: 15 epochs, and for a tiny corpus, where these would be a few dozen steps, 150.
     """
+    if windows is None:
+        assert settings.max_steps is not None, "check_stream asks for it"
+        return settings.max_steps
     in_epoch = steps_per_epoch(windows, settings.global_batch)
     if settings.max_epochs is None and settings.max_steps is None:
         return max(EPOCHS * in_epoch, FEWEST_STEPS)

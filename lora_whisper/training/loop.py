@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import OptimizerConfig, TrainingConfig
+from lora_whisper.data.augmentation import apply_masks
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.features import LogMel
 from lora_whisper.errors import UserError
@@ -90,10 +91,11 @@ def train_step(trainer: Trainer, step: int, micro_batches: list[Batch]) -> StepR
 def forward(trainer: Trainer, batch: Batch) -> Tensor:
     """The loss of one micro-batch, summed over its target tokens; a scalar in fp32."""
     device = trainer.accelerator.device
+    features = apply_masks(trainer.features(batch.waveforms.to(device)), batch.masks)
     with trainer.accelerator.autocast():
         return window_loss_sum(
             trainer.whisper,
-            trainer.features(batch.waveforms.to(device)).to(trainer.whisper.dtype),
+            features.to(trainer.whisper.dtype),
             batch.decoder_input.to(device),
             batch.labels.to(device),
         )

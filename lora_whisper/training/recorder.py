@@ -33,7 +33,7 @@ class Recorder:
 
     folder: RunFolder
     trainer: Trainer
-    steps_per_epoch: int
+    steps_per_epoch: int | None  # None of a stream
     validation: Iterable[list[Batch]] | None  # can be iterated again and again
     decode_validation: Callable[[], float] | None  # WER on the validation sample
     work: Work | None = None
@@ -77,7 +77,7 @@ class Recorder:
         norm = results[-1].gradient_norm
         return {
             "step": state.step,
-            "epoch": round(state.step / self.steps_per_epoch, 4),
+            "epoch": round(state.step / self.steps_per_epoch, 4) if self.steps_per_epoch else None,
             "loss_per_token": sum(r.loss * r.target_tokens for r in results) / max(1, tokens),
             "learning_rate": results[-1].learning_rate,
             # Not finite where fp16's loss scaler skipped the step; JSON has no infinity.

@@ -1,0 +1,151 @@
+"""From a run's configuration, base and speech to the windows that its loop loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.commands._inputs import Base, Speech
+from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from lora_whisper.data.augmentation import Augmenter
+    from lora_whisper.data.batches import Batch, StepDataset
+    from lora_whisper.data.table import Utterances
+    from lora_whisper.data.windows import WindowMaker, WindowSource
+
+
+@dataclass(frozen=True)
+class TrainingWindows:
+    """The global batches of a run, step by step."""
+
+    load: Callable[[int, int], Iterable[list[Batch]]]  # from one step to before another
+    per_epoch: int | None  # None of a stream, whose length nobody knows
+    steps_per_epoch: int | None
+
+
+def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
+    """What training windows go through; None where every augmentation is off.
+
+    Raises:
+        UserError: a package is missing, a folder holds no recordings, a codec is not known.
+    """
+    if all(step is None for step in vars(config).values()):
+        return None
+    from lora_whisper.data.augmentation import Augmenter
+
+    return Augmenter(config, base.window_seconds, base.mel_bins)
+
+
+def training_windows(
+    config: TrainConfig, base: Base, speech: Speech, micro_batch: int
+) -> TrainingWindows:
+    """The windows of the training set and of what is mixed into it, or those of a stream."""
+    if config.data.streaming:
+        return TrainingWindows(_stream(config, base, micro_batch), None, None)
+    from lora_whisper.data.batches import step_loader
+
+    dataset = _training_steps(config, base, speech, micro_batch)
+    load = partial(step_loader, dataset, workers=config.training.loader_workers)
+    return TrainingWindows(load, dataset.windows_per_epoch, dataset.steps_per_epoch)
+
+
+def validation_windows(
+    config: TrainConfig, base: Base, utterances: Utterances, micro_batch: int
+) -> Iterable[list[Batch]]:
+    """One utterance a window and nothing drawn, for the loss; can be iterated again and again."""
+    from lora_whisper.data.batches import StepDataset, step_loader
+
+    source = _source(utterances, base, "padded")
+    maker = _maker(base, config.seed)
+    dataset = StepDataset((source,), maker, 0.0, micro_batch, micro_batch, config.seed)
+    return step_loader(dataset, 0, dataset.steps_per_epoch, workers=0)
+
+
+def _stream(
+    config: TrainConfig, base: Base, micro_batch: int
+) -> Callable[[int, int], Iterable[list[Batch]]]:
+    from lora_whisper.data.stream import stream_loader
+
+    return partial(
+        stream_loader,
+        config.data,
+        _training_maker(config, base),
+        config.training.global_batch,
+        micro_batch,
+        config.seed,
+        workers=config.training.loader_workers,
+        no_speech_share=_no_speech_share(config.data),
+    )
+
+
+def _training_steps(
+    config: TrainConfig, base: Base, speech: Speech, micro_batch: int
+) -> StepDataset:
+    from lora_whisper.data.batches import StepDataset
+
+    data = config.data
+    assert speech.train is not None, "only a stream has no corpus"
+    corpora = [speech.train, *speech.mixes]
+    weights = [1.0, *(mix.weight for mix in data.mix)]
+    return StepDataset(
+        sources=tuple(
+            _source(corpus.utterances, base, data.windows, data.clean, weight)
+            for corpus, weight in zip(corpora, weights, strict=True)
+        ),
+        maker=_training_maker(config, base),
+        no_speech_share=_no_speech_share(data),
+        global_batch=config.training.global_batch,
+        micro_batch=micro_batch,
+        seed=config.seed,
+    )
+
+
+def _source(
+    utterances: Utterances,
+    base: Base,
+    windows: str,
+    clean: tuple[str, ...] = (),
+    weight: float = 1.0,
+) -> WindowSource:
+    from lora_whisper.data.packing import plan
+    from lora_whisper.data.windows import WindowSource
+
+    tokenizer, seconds = base.processor.tokenizer, base.window_seconds
+    windows_plan = plan(utterances, tokenizer, base.vocabulary, seconds, windows, clean)
+    return WindowSource(utterances, windows_plan, weight)
+
+
+def _training_maker(config: TrainConfig, base: Base) -> WindowMaker:
+    from lora_whisper.training.defaults import (
+        PREVIOUS_TEXT_SHARE,
+        TIMESTAMPS_SHARE,
+        share_of_windows,
+    )
+
+    data = config.data
+    return _maker(
+        base,
+        config.seed,
+        timestamps_share=share_of_windows(data.timestamps_share, data.windows, TIMESTAMPS_SHARE),
+        previous_text_share=share_of_windows(
+            data.previous_text_share, data.windows, PREVIOUS_TEXT_SHARE
+        ),
+        clean=data.clean,
+        augmenter=new_augmenter(config.augmentation, base),
+    )
+
+
+def _no_speech_share(data: DataConfig) -> float:
+    from lora_whisper.training.defaults import NO_SPEECH_SHARE, share_of_windows
+
+    return share_of_windows(data.no_speech_share, data.windows, NO_SPEECH_SHARE)
+
+
+def _maker(base: Base, seed: int, **changes: Any) -> WindowMaker:
+    from lora_whisper.data.windows import WindowMaker
+
+    tokenizer = base.processor.tokenizer
+    return WindowMaker(tokenizer, base.vocabulary, base.window_seconds, seed=seed, **changes)
