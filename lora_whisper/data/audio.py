@@ -31,7 +31,8 @@ END_TOLERANCE_SECONDS = 0.1  # rounding by which a slice may end after its file
 GRID_SECONDS = 0.04  # whole samples of every usual rate (441 at 11 025 Hz); what the resampler
 # hears of both sides of a slice, so that a slice equals a cut of the whole
 READABLE = "WAV, FLAC, Ogg, Opus, MP3, M4A, AAC, WebM and MP4 are read; ffmpeg converts the rest"
-UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)  # the last: headerless .raw files
+# TypeError: headerless .raw files; MemoryError: a header that speaks of years.
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, MemoryError)
 UNKNOWN_FRAMES = 2**62  # libsndfile's answer for streams that do not say how long they are
 
 

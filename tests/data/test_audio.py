@@ -133,6 +133,17 @@ def test_a_file_that_was_cut_off(tmp_path: Path, suffix: str) -> None:
         read_audio(clip)
 
 
+def test_a_header_that_speaks_of_years(tmp_path: Path) -> None:
+    """36 bits in a FLAC are its length in samples."""
+    clip = tmp_path / "a.flac"
+    soundfile.write(clip, tone(1.0), SAMPLING_RATE)
+    content = bytearray(clip.read_bytes())
+    content[21:26] = bytes([content[21] | 0x0F]) + b"\xff" * 4
+    clip.write_bytes(content)
+    with pytest.raises(AudioError, match=r"a\.flac: (does not decode|cut off)"):
+        read_audio(clip)
+
+
 def test_a_riff_may_be_wrong_by_its_padding_or_unfinished(tmp_path: Path) -> None:
     """Some writers count a byte of padding that they leave out; what went into a pipe stays."""
     clip = write_clip(tmp_path / "a.wav", 1.0)
