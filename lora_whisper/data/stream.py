@@ -207,7 +207,10 @@ def _require_usable(found: list[Window | BadAudio], step: int) -> None:
 def _utterance(
     rows: pa.Table, index: int, reader: RowReader, config: DataConfig
 ) -> Utterance | BadAudio:
-    values = rows.slice(index, 1).to_pylist()[0]
+    try:
+        values = rows.slice(index, 1).to_pylist()[0]
+    except UnicodeDecodeError as error:  # Parquet itself checks nothing
+        return BadAudio(reader.place, f"a row that is not UTF-8: {error}")
     file = {} if reader.audio_is_path else values[reader.audio] or {}
     row = reader.row(file.get("path") or "?", values | {reader.text: values[reader.text] or ""})
     if values[reader.text] is None:

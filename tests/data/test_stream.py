@@ -190,6 +190,14 @@ def test_what_cannot_be_used_is_missing_and_named(tmp_path: Path) -> None:
     assert all(isinstance(bad, BadAudio) for bad in reasons.values())
 
 
+def test_text_that_is_no_text(tmp_path: Path) -> None:
+    broken = pa.array([b"one", b"n\xa8mber"]).view(pa.string())
+    write_parquet(tmp_path / "train.parquet", PLAIN, {"audio": [clip(0, 0.2)] * 2, "text": broken})
+    (batch,) = dataset(streamed(tmp_path), global_batch=2)[0]
+    assert len(batch.rows) == 1
+    assert "not UTF-8" in batch.bad[0].reason
+
+
 def test_a_step_with_nothing_but_bad_rows_is_no_accident(tmp_path: Path) -> None:
     write_plain(tmp_path, "train", [0.5] * 4)
     unknown = streamed(tmp_path, language="xx")

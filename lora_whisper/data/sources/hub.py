@@ -127,11 +127,14 @@ def _table(piece: _Piece, config: DataConfig) -> Table:
         log.warning("%-11s left out %d: without a %s", place, missing, reader.text)
     files = [Path(each["filename"]) for each in dataset.cache_files]
     settings = (place, piece.first, len(dataset), reader, dataset._fingerprint)
-    return Table.cached(
-        table_key("hub", READER_VERSION, files, settings),
-        lambda: rows(dataset, reader, piece.first, numbers),
-        None if reader.audio_is_path else embedded_audio(dataset, reader, piece.first, numbers),
-    )
+    try:
+        return Table.cached(
+            table_key("hub", READER_VERSION, files, settings),
+            lambda: rows(dataset, reader, piece.first, numbers),
+            None if reader.audio_is_path else embedded_audio(dataset, reader, piece.first, numbers),
+        )
+    except UnicodeDecodeError as error:  # a damaged file; Parquet itself checks nothing
+        raise UserError(_broken(config, piece.split, error)) from error
 
 
 def _require_files(config: DataConfig, reader: RowReader) -> None:
@@ -211,8 +214,8 @@ def _broken(config: DataConfig, split: str, error: Exception) -> str:
     words = str(reason).strip().partition("\n")[0][:300]
     return (
         f"The split {split} of {_place(config)} cannot be read: {type(reason).__name__}: {words}\n"
-        f"Look at its files, or fetch them anew. {_download(config)}"
-    )
+        f"Look at its files, or fetch them anew.\n{_download(config)}"
+    ).strip()
 
 
 # ── finding it ───────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """Data sets of the hub: folders as `hf download` leaves them stand for them, offline."""
 
+import contextlib
 import io
 import multiprocessing
 import pickle
@@ -7,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from lora_whisper.config import ColumnsConfig, DataConfig
-from lora_whisper.data.audio import read_audio
+from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.sources import hub
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio
@@ -362,6 +364,28 @@ def test_damaged_files(tmp_path: Path) -> None:
     file.write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 100 :])
     message = refusal(config(tmp_path))
     assert "split train" in message or "cannot be read" in message
+
+
+def test_text_that_is_no_text(tmp_path: Path) -> None:
+    broken = pa.array([b"one", b"n\xa8mber"]).view(pa.string())
+    write_parquet(tmp_path / "train.parquet", PLAIN, {"audio": [clip(0, 0.2)] * 2, "text": broken})
+    assert "UnicodeDecodeError" in refusal(config(tmp_path))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_files_with_changed_bytes_are_read_or_refused(tmp_path: Path, seed: int) -> None:
+    """Neither a crash nor another exception; what is read can be heard, or says why not."""
+    write_plain(tmp_path, "train", [0.3 + 0.1 * number for number in range(4)])
+    (file,) = (tmp_path / "data").iterdir()
+    generator = np.random.default_rng(seed)
+    damaged = bytearray(file.read_bytes())
+    for place in generator.integers(len(damaged), size=1 + seed):
+        damaged[place] = generator.integers(256)
+    file.write_bytes(damaged[: generator.integers(len(damaged))] if seed % 4 == 0 else damaged)
+    with contextlib.suppress(UserError):
+        for utterance in hub.read(config(tmp_path), "train"):
+            with contextlib.suppress(AudioError):
+                read_audio(utterance.audio)
 
 
 def test_bytes_that_are_no_audio(tmp_path: Path) -> None:
