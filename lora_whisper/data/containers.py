@@ -37,7 +37,6 @@ DEMUXERS = (
 # Of others the length is a guess from the first packets' bit rate (an AMR of 10.0 s: 10.3 s).
 STATE_THEIR_LENGTH = {"asf", "avi", "caf", "flac", "flv", "matroska", "mov", "mpegts", "ogg", "wav"}
 
-
 # What reading raises; IndexError is PyAV's for a stream that appears midway.
 READING_ERRORS = (av.FFmpegError, IndexError)
 
@@ -101,7 +100,7 @@ def read_length(source: Source) -> tuple[int, float]:
         rate = sound.stream.rate
         seconds = _stated_seconds(sound)
     if seconds is None:
-        seconds = _counted_seconds(source, _stamp(source))
+        seconds = _counted_seconds(source)
     return rate, seconds
 
 
@@ -131,9 +130,20 @@ def _opus_delay_seconds(stream: AudioStream) -> float:
     return int.from_bytes(head[10:12], "little") / 48_000
 
 
-@lru_cache(maxsize=256)  # a thousand subtitles ask for the length of one film
-def _counted_seconds(source: Source, stamp: tuple[int, ...]) -> float:
+def _counted_seconds(source: Source) -> float:
     """The end of the last packet: all are read, and none is decoded."""
+    if isinstance(source, bytes):
+        return _end_of_packets(source)
+    found = os.stat(source)
+    return _end_of_packets_in_file(source, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=256)  # a thousand subtitles ask for the length of one film
+def _end_of_packets_in_file(path: str, changed_ns: int, size_bytes: int) -> float:
+    return _end_of_packets(path)
+
+
+def _end_of_packets(source: Source) -> float:
     with opened(source) as sound:
         ends = (
             sound.seconds(packet.pts + (packet.duration or 0))
@@ -144,14 +154,6 @@ def _counted_seconds(source: Source, stamp: tuple[int, ...]) -> float:
     if seconds <= 0:
         raise Damaged("no samples")
     return seconds
-
-
-def _stamp(source: Source) -> tuple[int, ...]:
-    """What changes when a file does."""
-    if isinstance(source, bytes):
-        return ()
-    found = os.stat(source)
-    return found.st_mtime_ns, found.st_size
 
 
 def decode(
