@@ -60,9 +60,7 @@ def test_a_file_is_opened_once_for_its_slices(tmp_path: Path, opened: list[Path]
     ]  # fmt: skip
 
 
-def test_the_next_run_reads_only_what_failed_or_changed(
-    tmp_path: Path, opened: list[Path]
-) -> None:
+def test_the_next_run_reads_only_what_failed_or_changed(tmp_path: Path, opened: list[Path]) -> None:
     measure(speech(tmp_path).select([7, 3, 4]))
     opened.clear()
     utterances = speech(tmp_path)
