@@ -137,21 +137,49 @@ class Finding:
 
 def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Finding]:
     """Every finding, in the order of MEANINGS, also those that found nothing."""
-    limit = rules.vocabulary.max_tokens
-    masks: dict[str, tuple[Mask, Detail]] = {
-        **{problem: (_with_problem(problem), _sound_detail) for problem in SOUND_PROBLEMS[1:]},
+    tests = _of_sound(window_seconds) | _of_text(rules)
+    found = {key: _where(key, splits, *test) for key, test in tests.items()}
+    found["split_badly"] = _with_characters(found["split_badly"], rules)
+    found["duplicates"] = duplicates(splits)
+    found["rate_outliers"] = rate_outliers(splits)
+    found |= {key: shared(splits, key, field) for key, field in SHARED_FIELDS.items()}
+    found["shared_audio"] = _with_overlaps(found["shared_audio"])
+    return [found[key] for key in MEANINGS]
+
+
+# ── one row at a time ────────────────────────────────────────────────────────────────────────
+
+Mask = Callable[[np.ndarray], np.ndarray]  # records → whether each is found
+Detail = Callable[[Measured, int], str]
+Test = tuple[Mask, Detail]
+
+
+def _where(key: str, splits: Splits, mask: Mask, detail: Detail) -> Finding:
+    places = {name: np.flatnonzero(mask(one.records)) for name, one in splits.items()}
+    return Finding(key, splits, places, detail)
+
+
+def _of_sound(window_seconds: float) -> dict[str, Test]:
+    return {
+        **{problem: (_with_problem(problem), _problem_detail) for problem in SOUND_PROBLEMS[1:]},
         "over_window": (
             lambda records: over_window(records, window_seconds),
             lambda one, row: f"{one.records[row]['seconds']:.2f} s",
         ),
+        "clipped": (lambda records: records["clipped_share"] > CLIPPED_SHARE, _clipped_detail),
+        "silent": (silent, _silent_detail),
+        "mostly_silent": (mostly_silent, _mostly_silent_detail),
+    }
+
+
+def _of_text(rules: TextRules) -> dict[str, Test]:
+    limit = rules.vocabulary.max_tokens
+    return {
         "labels_over_limit": (
             lambda records: records["tokens"] > limit,
             lambda one, row: f"{one.records[row]['tokens']} tokens, room for {limit}",
         ),
         "empty_texts": (lambda records: records["characters"] == 0, lambda one, row: "no text"),
-        "clipped": (lambda records: records["clipped_share"] > CLIPPED_SHARE, _clipped_detail),
-        "silent": (silent, _silent_detail),
-        "mostly_silent": (mostly_silent, _mostly_silent_detail),
         "split_badly": (
             lambda records: records["is_spelled_in_bytes"],
             lambda one, row: _bytes_detail(rules, one.utterances[row].text),
@@ -169,24 +197,6 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
             lambda one, row: rules.language_problem(one.utterances[row]),
         ),
     }
-    found = [where(key, splits, mask, detail) for key, (mask, detail) in masks.items()]
-    found += [duplicates(splits), rate_outliers(splits)]
-    found += [shared(splits, key, field) for key, field in SHARED_FIELDS.items()]
-    found = [_with_overlaps(one) if one.key == "shared_audio" else one for one in found]
-    found = [_with_characters(one, rules) if one.key == "split_badly" else one for one in found]
-    return sorted(found, key=lambda finding: list(MEANINGS).index(finding.key))
-
-
-# ── one row at a time ────────────────────────────────────────────────────────────────────────
-
-Mask = Callable[[np.ndarray], np.ndarray]
-Detail = Callable[[Measured, int], str]
-
-
-def where(key: str, splits: Splits, mask: Mask, detail: Detail) -> Finding:
-    """The rows whose record `mask` is true for."""
-    places = {name: np.flatnonzero(mask(one.records)) for name, one in splits.items()}
-    return Finding(key, splits, places, detail)
 
 
 def sound_is_whole(records: np.ndarray) -> np.ndarray:
@@ -214,7 +224,7 @@ def _with_problem(problem: str) -> Mask:
     return lambda records: records["problem"] == SOUND_PROBLEMS.index(problem)
 
 
-def _sound_detail(one: Measured, row: int) -> str:
+def _problem_detail(one: Measured, row: int) -> str:
     return one.details[row]
 
 
