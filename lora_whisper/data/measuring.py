@@ -16,6 +16,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -93,7 +94,11 @@ class Sound:
 
 
 def measure_sounds(utterances: Sequence[Utterance]) -> Iterator[Sound]:
-    """Measure the sound of each utterance, in their order, with all processor cores."""
+    """Measure the sound of each utterance, in their order, with all processor cores.
+
+    Raises:
+        UserError: a decoder took its whole process down; the rows among which it happened.
+    """
     count, cores = len(utterances), os.cpu_count() or 1
     if count < FEWEST_POOLED_ROWS or cores == 1:
         yield from map(measure_sound, utterances)
@@ -106,8 +111,22 @@ def measure_sounds(utterances: Sequence[Utterance]) -> Iterator[Sound]:
         pickle.dump(utterances, file)
         file.flush()
         with ProcessPoolExecutor(cores, context, _begin_worker, (file.name,)) as pool:
-            for sounds in pool.map(_measure_part, parts):
-                yield from sounds
+            done = 0
+            try:
+                for sounds in pool.map(_measure_part, parts):
+                    yield from sounds
+                    done += len(sounds)
+            except BrokenProcessPool:
+                last = min(done + cores * PART_ROWS, count) - 1
+                raise UserError(_killed(utterances[done], utterances[last])) from None
+
+
+def _killed(first: Utterance, last: Utterance) -> str:
+    return (
+        f"A process that decodes audio was killed, somewhere from {first.row} to {last.row}:\n"
+        "a file that crashes its decoder, or too little memory. Take these rows out, a half at a "
+        "time, to find which."
+    )
 
 
 _worker_utterances: Sequence[Utterance] = ()  # of a worker process

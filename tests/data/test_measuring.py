@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from lora_whisper.data.measuring import (
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.vocabulary import read_vocabulary
 from lora_whisper.data.windows import window_tokens
+from lora_whisper.errors import UserError
 from tests.toy_speech import tone, write_clip
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toys import toy_config
@@ -148,6 +151,17 @@ def test_all_cores_measure_what_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(measuring, "PART_ROWS", 2)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert repr(list(measure_sounds(rows))) == repr(expected)  # NaN is not equal to itself
+
+
+def test_a_decoder_that_takes_its_process_down_is_told_by_its_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measuring, "FEWEST_POOLED_ROWS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    crash = EncodedAudio("crash", partial(os._exit, 3))
+    rows = [utterance(crash, row=f"a.jsonl:{number}") for number in (1, 2, 3)]
+    with pytest.raises(UserError, match=r"from a\.jsonl:1 to a\.jsonl:3"):
+        list(measure_sounds(rows))
 
 
 # ── text ─────────────────────────────────────────────────────────────────────────────────────
