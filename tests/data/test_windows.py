@@ -14,7 +14,9 @@ import torch
 from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
+from lora_whisper.config import AugmentationConfig, SpeedConfig
 from lora_whisper.data.audio import read_audio
+from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.packing import plan
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
@@ -445,6 +447,16 @@ def test_timestamps_follow_the_speed(tmp_path: Path) -> None:
     assert text_of(make, window).endswith("<|0.00|> hi<|1.24|><|1.24|> hi<|3.76|>")
     assert len(window.samples) == round(3.0 / 0.8 * 16_000)
     assert window.masks == (("time", 0, 375),)
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_the_last_timestamp_is_the_end_of_the_augmented_sound(tmp_path: Path, speed: float) -> None:
+    settings = AugmentationConfig(SpeedConfig(1.0, speed, speed), *[None] * 5)
+    make = maker(timestamps_share=1.0, augmenter=Augmenter(settings, 5.0, 80))
+    window = made(source(recorded(tmp_path, [1.0, 2.0]), make), make)
+    assert len(window.samples) == pytest.approx(3.0 / speed * 16_000, abs=1)
+    *_, last, _ = [*window.decoder_input, make.vocabulary.eot]
+    assert last == make.vocabulary.timestamp(len(window.samples) / 16_000)
 
 
 def test_the_plain_sequence_for_whoever_counts_tokens(tmp_path: Path) -> None:
