@@ -171,7 +171,7 @@ def _histogram(values: Mapping[str, np.ndarray], low: float, high: float) -> Axe
 
 
 def _bars(measured: Mapping[str, Measured], field: str) -> str:
-    """Hours by language or speaker, the most first."""
+    """Hours or minutes by language or speaker, the most first."""
     records = np.concatenate([one.records for one in measured.values()])
     one = next(iter(measured.values()))
     names = one.languages.all if field == "language" else one.speakers.all
@@ -181,11 +181,14 @@ def _bars(measured: Mapping[str, Measured], field: str) -> str:
     seconds = np.bincount(known[field], np.nan_to_num(known["seconds"]), len(names))
     most = np.argsort(-seconds, kind="stable")[:SHOWN_BARS]
     axes = _axes(0.9 + 0.26 * len(most))
-    axes.barh([_short(names[number]) for number in most], seconds[most] / 3600, color=COLOURS[0])
+    unit, unit_seconds = ("hours", 3600) if seconds.max() >= 1800 else ("minutes", 60)
+    # By number, and not by name: names that are equal when shortened would share one bar.
+    axes.barh(range(len(most)), seconds[most] / unit_seconds, color=COLOURS[0])
+    axes.set_yticks(range(len(most)), [_short(names[number]) for number in most])
     axes.set_ylim(len(most) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     rest = len(names) - len(most)
-    axes.set_xlabel("hours" + (f" (and {rest:,} more {field}s)" if rest else ""))
+    axes.set_xlabel(unit + (f" (and {rest:,} more {field}s)" if rest else ""))
     return _svg(axes)
 
 

@@ -86,7 +86,7 @@ MEANINGS = {
     ),
     "split_badly": Meaning(
         "Characters that the tokenizer spells in bytes",
-        "Write them otherwise where you can; they cost tokens and are learnt slowly.",
+        "They cost tokens and are learnt slowly; see that they are meant, and spelled in one way.",
     ),
     "digits": Meaning(
         "Texts with digits", "Spell them the same way everywhere: data.clean=[digits]."
