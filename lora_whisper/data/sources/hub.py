@@ -121,10 +121,16 @@ def _table(piece: _Piece, config: DataConfig) -> Table:
     reader = row_reader(piece.dataset.features, config.columns, place, _folder(config))
     _require_files(config, reader)
     dataset = without_decoding(piece.dataset, reader.audio)
-    numbers = transcribed(dataset, reader.text)
+    numbers, empty = transcribed(dataset, reader.text)
     if len(numbers) < len(dataset):
         missing = len(dataset) - len(numbers)
         log.warning("%-11s left out %d: without a %s", place, missing, reader.text)
+    if empty:
+        log.warning(
+            "%-11s %d of %d rows have an empty %s, which says that nobody speaks in them; if "
+            "another column has their text, type data.columns.text=…",
+            *(place, empty, len(numbers), reader.text),
+        )
     files = [Path(each["filename"]) for each in dataset.cache_files]
     settings = (place, piece.first, len(dataset), reader, dataset._fingerprint)
     try:

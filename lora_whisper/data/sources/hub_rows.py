@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names
@@ -231,14 +232,15 @@ def rows(dataset: Dataset, reader: RowReader, first: int, numbers: np.ndarray) -
                 wanted = next(chosen, -1)
 
 
-def transcribed(dataset: Dataset, text: str) -> np.ndarray:
-    """Which rows have a text, and be it an empty one, as numbers (rows,)."""
+def transcribed(dataset: Dataset, text: str) -> tuple[np.ndarray, int]:
+    """Numbers (rows,) of the rows with a text, and how many of these texts are empty."""
     texts = dataset.select_columns([text]).with_format("arrow")
-    valid = [
-        texts[begin : begin + ROWS_AT_A_TIME].column(0).is_valid().to_numpy()
-        for begin in range(0, len(dataset), ROWS_AT_A_TIME)
-    ]
-    return np.flatnonzero(np.concatenate(valid)) if valid else np.empty(0, np.int64)
+    valid, empty = [np.zeros(0, bool)], 0
+    for begin in range(0, len(dataset), ROWS_AT_A_TIME):
+        some = texts[begin : begin + ROWS_AT_A_TIME].column(0)
+        valid.append(some.is_valid().to_numpy())
+        empty += pc.sum(pc.equal(pc.binary_length(some), 0)).as_py() or 0
+    return np.flatnonzero(np.concatenate(valid)), empty
 
 
 @dataclass(frozen=True)

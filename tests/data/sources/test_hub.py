@@ -260,6 +260,7 @@ def test_rows_without_a_text_are_left_out_and_counted(
     assert [utterance.row[-2:] for utterance in read] == [":1", ":3"]
     assert [len(read_audio(utterance.audio)) for utterance in read] == [4_800, 8_000]
     assert "left out 2: without a text" in caplog.text
+    assert "1 of 2 rows have an empty text" in caplog.text
 
 
 def test_labels_that_say_nothing(tmp_path: Path) -> None:
