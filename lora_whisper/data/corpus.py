@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from lora_whisper.config import DataConfig
 from lora_whisper.data.audio import SAMPLING_RATE, AudioError
 from lora_whisper.data.durations import measure
-from lora_whisper.data.long_audio import split_long
+from lora_whisper.data.long_audio import TIMESTAMP, split_long
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.utterance import EncodedAudio, Utterance
@@ -71,11 +72,13 @@ def load_corpus(
     longer = f"longer than the window of {window_seconds:g} s"
     pieces: dict[int, Sequence[Utterance]] = {}
     if config.long_audio == "split" and too_long:
-        pieces, unsplit, undecoded = _split(measured, too_long, window_seconds)
+        # A cut in a pause is likely right and never certain: good to learn from, not to score by.
+        pieces, unsplit, undecoded = _split(measured, too_long, window_seconds, split == "train")
         sieve.leave_out(BAD_AUDIO, undecoded)
         sieve.leave_out(f"{longer} that cannot be split", unsplit)
     else:
         sieve.leave_out(longer, {index: _clip(measured[index]) for index in too_long})
+    pieces = _without_marks(measured, set(sieve.indices) | pieces.keys()) | pieces
     source = getattr(config, split) or config.path
     return sieve.corpus(config, f"split {split!r} of {source}", pieces)
 
@@ -171,13 +174,13 @@ class _Sieve:
 
 
 def _split(
-    utterances: Utterances, indices: Sequence[int], window_seconds: float
+    utterances: Utterances, indices: Sequence[int], window_seconds: float, by_pauses: bool
 ) -> tuple[dict[int, Sequence[Utterance]], dict[int, str], dict[int, str]]:
     """Pieces by index, and what there is to say of clips without any: uncut, or undecoded."""
     pieces: dict[int, Sequence[Utterance]] = {}
     unsplit: dict[int, str] = {}
     undecoded: dict[int, str] = {}
-    cut = partial(_pieces, utterances, window_seconds=window_seconds)
+    cut = partial(_pieces, utterances, window_seconds=window_seconds, by_pauses=by_pauses)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # no more: each holds a decoded clip
         for index, found in zip(indices, pool.map(cut, indices), strict=True):
             if isinstance(found, AudioError):
@@ -195,12 +198,29 @@ def _split(
 
 
 def _pieces(
-    utterances: Utterances, index: int, window_seconds: float
+    utterances: Utterances, index: int, window_seconds: float, by_pauses: bool
 ) -> Sequence[Utterance] | AudioError | None:
     try:
-        return split_long(utterances[index], window_seconds)
+        return split_long(utterances[index], window_seconds, by_pauses)
     except AudioError as error:
         return error
+
+
+def _without_marks(
+    utterances: Utterances, handled: Collection[int]
+) -> dict[int, Sequence[Utterance]]:
+    """Texts that hold timestamps, as Whisper writes them, without: they are not spoken."""
+    marked = pc.match_substring_regex(utterances.column("text"), TIMESTAMP.pattern)
+    return {
+        index: [_without_mark(utterances[index])]
+        for index in np.flatnonzero(marked).tolist()
+        if index not in handled
+    }
+
+
+def _without_mark(utterance: Utterance) -> Utterance:
+    text = " ".join(TIMESTAMP.sub(" ", utterance.text).split())
+    return dataclasses.replace(utterance, text=text)
 
 
 def _clip(utterance: Utterance) -> str:

@@ -63,8 +63,13 @@ class Part:
         return self.end_seconds - self.start_seconds
 
 
-def split_long(utterance: Utterance, window_seconds: float) -> list[Utterance] | None:
+def split_long(
+    utterance: Utterance, window_seconds: float, by_pauses: bool = True
+) -> list[Utterance] | None:
     """Cut a clip into pieces of at most `window_seconds`, in order; None where no cut is certain.
+
+    Args:
+        by_pauses: where the row states no boundaries, look for cuts in the sound.
 
     Raises:
         AudioError: the clip does not decode (it is decoded only to find pauses in it).
@@ -74,7 +79,7 @@ def split_long(utterance: Utterance, window_seconds: float) -> list[Utterance] |
         parts: Sequence[Part] | None = _even(duration_seconds, window_seconds)
     else:
         parts = _by_boundaries(utterance, duration_seconds, window_seconds)
-        if parts is None and not TIMESTAMP.search(utterance.text):
+        if parts is None and by_pauses and not TIMESTAMP.search(utterance.text):
             parts = _by_pauses(utterance, duration_seconds, window_seconds)
     if parts is None or any(part.seconds < SHORTEST_SECONDS for part in parts):
         return None

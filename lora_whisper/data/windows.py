@@ -220,15 +220,21 @@ class WindowMaker:
     def no_speech(
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
     ) -> Window:
-        """Generated sound as long as a planned window, in its language and for its task."""
-        generator = _Draw((self.seed, epoch, source_number, window)).generator(NOISE)
+        """Generated sound as long as a planned window, in its language and for its task.
+
+        It is augmented as speech is, so that no trace of that tells one from the other.
+        """
+        draw = _Draw((self.seed, epoch, source_number, window))
+        generator = draw.generator(NOISE)
         like = source.utterances[int(source.plan.first[window])]
         samples = round(float(source.plan.seconds[window]) * SAMPLING_RATE)
         decoder_input, labels = token_sequence(
             self.vocabulary, [], token_language(self.vocabulary, like), like.task
         )
         noise = generated_noise(str(generator.choice([*NOISE_KINDS])), samples, generator)
-        return Window((f"no speech, as long as {like.row}",), noise, decoder_input, labels)
+        heard, _, masks = self._augmented(noise, draw)
+        row = f"no speech, as long as {like.row}"
+        return Window((row,), heard, decoder_input, labels, masks)
 
     def _tokens(self, utterance: Utterance) -> list[int]:
         written = written_language(self.vocabulary, utterance)

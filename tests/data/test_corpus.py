@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ from lora_whisper.data.vocabulary import Vocabulary, text_tokens
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.data.test_vocabulary import toy_vocabulary
-from tests.toy_speech import write_clip
+from tests.toy_speech import tone, write_clip
 from tests.toy_tables import toy_row, toy_utterances
 from tests.toy_tokenizers import toy_tokenizer
 
@@ -187,7 +188,7 @@ def test_a_sample_is_fixed_and_in_order() -> None:
 SPLIT = dataclasses.replace(FAIL, long_audio="split")
 
 
-def in_seconds(utterance: Utterance, window_seconds: float) -> list[Utterance] | None:
+def in_seconds(utterance: Utterance, window_seconds: float, by_pauses: bool) -> list[Utterance] | None:
     """Cut after each second; "whole" cannot be cut, and "broken" does not decode."""
     if utterance.text == "broken":
         raise AudioError("broken.wav: does not decode")
@@ -308,3 +309,29 @@ def test_a_missing_manifest_is_answered_before_the_heavy_libraries_load() -> Non
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert answer.stdout.strip() == "set()"
+
+
+def test_timestamps_in_a_text_are_neither_learnt_nor_scored(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.wav", 1.0)
+    rows = [{"audio": "a.wav", "text": "<|0.00|> one<|0.50|><|0.60|> two <|1.00|>"}]
+    rows.append({"audio": "a.wav", "text": "three <|laughs|>"})
+    found = corpus_of(tmp_path, rows, FAIL).utterances
+    assert [one.text for one in found] == ["one two", "three <|laughs|>"]
+    assert [one.row for one in found] == ["a.jsonl:1", "a.jsonl:2"]
+    assert found.durations_seconds.tolist() == [1.0, 1.0]
+
+
+def test_only_training_speech_is_cut_at_pauses(tmp_path: Path) -> None:
+    """0.4 s of silence between two sentences of even length: a certain cut, but by ear."""
+    sound = tone(2.5)
+    silence = np.zeros(6_400, np.float32)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([sound, silence, sound]), 16_000)
+    write_clip(tmp_path / "short.wav", 1.0)
+    rows = [{"audio": "long.wav", "text": "one two three four. five six seven ate."}]
+    rows.append({"audio": "short.wav", "text": "one"})
+    splitting = dataclasses.replace(SKIP, long_audio="split")
+    utterances = toy_utterances(tmp_path, rows, splitting)
+    assert len(load_corpus(utterances, "train", splitting, 4.0).utterances) == 3
+    tested = load_corpus(utterances, "test", splitting, 4.0)
+    assert len(tested.utterances) == 1
+    assert list(tested.left_out) == ["longer than the window of 4 s that cannot be split"]

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lora_whisper.config import DataConfig, MixConfig
+from lora_whisper.config import ColumnsConfig, DataConfig, MixConfig
 from lora_whisper.data.sources import audiofolder, common_voice, hub, manifest, nemo, subtitles
 from lora_whisper.data.sources.rows import Part
 from lora_whisper.data.splits import divide, split_name
@@ -75,8 +75,7 @@ def read_split(config: DataConfig, split: Split) -> Utterances | None:
     """
     file = _file_of(config, split)
     if file is not None:
-        reader = nemo if config.source == "nemo" else manifest
-        return _own_rows(reader.part("", file, config), split, config)
+        return _own_rows(_file_part(file, config), split, config)
     if config.path is None:
         given = getattr(config, split)
         if given is None:
@@ -102,6 +101,16 @@ def _file_of(config: DataConfig, split: Split) -> Path | None:
         inside = local_path(config.path) / given
         file = inside if inside.is_file() else file
     return file if file.is_file() else None
+
+
+def _file_part(file: Path, config: DataConfig) -> Part:
+    """A manifest beside another source has the usual columns, and not those of that source."""
+    if config.source == "nemo":
+        return nemo.part("", file, config)
+    if config.source != "manifest":
+        usual = ColumnsConfig(**dict.fromkeys(vars(config.columns)))
+        config = replace(config, source="manifest", columns=usual)
+    return manifest.part("", file, config)
 
 
 def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:

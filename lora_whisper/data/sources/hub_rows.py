@@ -7,7 +7,6 @@ file as it lies in the data set, and `data.audio` decodes it like any other.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lora_whisper.config import ColumnsConfig
-from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names
+from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names, language_of_locale
 from lora_whisper.data.table import Row
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError, listing
@@ -37,8 +36,6 @@ HUB_NAMES = replace(
     previous_text=("previous_text",),
 )
 NOBODY = ("", "none", "null", "nan", "unknown")  # VoxPopuli writes None as a word
-LOCALE = re.compile(r"([a-z]{2,3})(?:[_-]\w+)+", re.IGNORECASE)  # sw_ke, pt-BR, cmn_hans_cn
-WHISPER_CODES = {"cmn": "zh", "fil": "tl", "nb": "no", "jv": "jw"}  # of locales it calls otherwise
 ROWS_AT_A_TIME = 1_000
 
 
@@ -195,11 +192,7 @@ def _language(value: str | None) -> str | None:
     """Whisper's code of a locale; what is none stays as it is."""
     if not value or not value.strip():
         return None
-    locale = LOCALE.fullmatch(value.strip())
-    if locale is None:
-        return value.strip()
-    code = locale[1].lower()
-    return WHISPER_CODES.get(code, code)
+    return language_of_locale(value.strip())
 
 
 def _speaker(value: Any) -> str | None:
