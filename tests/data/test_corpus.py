@@ -188,7 +188,9 @@ def test_a_sample_is_fixed_and_in_order() -> None:
 SPLIT = dataclasses.replace(FAIL, long_audio="split")
 
 
-def in_seconds(utterance: Utterance, window_seconds: float, by_pauses: bool) -> list[Utterance] | None:
+def in_seconds(
+    utterance: Utterance, window_seconds: float, by_pauses: bool
+) -> list[Utterance] | None:
     """Cut after each second; "whole" cannot be cut, and "broken" does not decode."""
     if utterance.text == "broken":
         raise AudioError("broken.wav: does not decode")
