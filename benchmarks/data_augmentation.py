@@ -21,10 +21,10 @@ from benchmarks.results import write_result
 from lora_whisper.commands._hydra import configuration_folder
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig
-from lora_whisper.data.audio import SAMPLING_RATE
-from lora_whisper.data.augmentation import Augmenter
-from lora_whisper.data.noise import generated_noise
-from lora_whisper.data.telephone import CODECS
+from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.sound.augmentation import Augmenter
+from lora_whisper.data.sound.noise import generated_noise
+from lora_whisper.data.sound.telephone import CODECS
 
 OPTIONS = ("speed", "gain", "noise", "reverberation", "telephone", "noisy")
 WINDOW_SECONDS = 30.0

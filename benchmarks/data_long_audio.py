@@ -23,9 +23,9 @@ import numpy as np
 import soundfile
 
 from benchmarks.results import write_result
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
 from lora_whisper.data.long_audio import split_long
-from lora_whisper.data.pauses import find_pauses
+from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.sound.pauses import find_pauses
 from lora_whisper.data.utterance import Utterance
 
 WINDOW_SECONDS = 30.0

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_whisper.data.inspection import MEANINGS, Finding, characters_per_second
-from lora_whisper.data.measuring import QUIETEST_DBFS, Measured
-from lora_whisper.data.repair import UNUSABLE
+from lora_whisper.data.checking.inspection import MEANINGS, Finding, characters_per_second
+from lora_whisper.data.checking.measuring import QUIETEST_DBFS, Measured
+from lora_whisper.data.checking.repair import UNUSABLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

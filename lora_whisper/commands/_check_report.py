@@ -14,9 +14,9 @@ from rich.text import Text
 from lora_whisper.commands._inputs import Base
 from lora_whisper.commands._summary import program, short
 from lora_whisper.config import CheckConfig
-from lora_whisper.data.inspection import MEANINGS, Finding, settings, totals
-from lora_whisper.data.measuring import Measured
-from lora_whisper.data.repair import UNUSABLE, Repaired
+from lora_whisper.data.checking.inspection import MEANINGS, Finding, settings, totals
+from lora_whisper.data.checking.measuring import Measured
+from lora_whisper.data.checking.repair import UNUSABLE, Repaired
 from lora_whisper.terminal import console
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning

@@ -14,8 +14,8 @@ import yaml
 
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, ModelConfig, TrainConfig
+from lora_whisper.data.checking.leaks import Recordings, Texts
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus
-from lora_whisper.data.leaks import Recordings, Texts
 from lora_whisper.data.sources import Split, read_split, resolved
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing

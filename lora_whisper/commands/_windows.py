@@ -11,8 +11,8 @@ from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from lora_whisper.data.augmentation import Augmenter
     from lora_whisper.data.batches import Batch, StepDataset
+    from lora_whisper.data.sound.augmentation import Augmenter
     from lora_whisper.data.table import Utterances
     from lora_whisper.data.windows import WindowMaker, WindowSource
 
@@ -34,7 +34,7 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
     """
     if all(step is None for step in vars(config).values()):
         return None
-    from lora_whisper.data.augmentation import Augmenter
+    from lora_whisper.data.sound.augmentation import Augmenter
 
     return Augmenter(config, base.window_seconds, base.mel_bins)
 

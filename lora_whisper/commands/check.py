@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lora_whisper.commands._inputs import Base
-    from lora_whisper.data.augmentation import Augmenter
-    from lora_whisper.data.inspection import Finding
-    from lora_whisper.data.measuring import Measured, TextRules
-    from lora_whisper.data.repair import Repaired
+    from lora_whisper.data.checking.inspection import Finding
+    from lora_whisper.data.checking.measuring import Measured, TextRules
+    from lora_whisper.data.checking.repair import Repaired
+    from lora_whisper.data.sound.augmentation import Augmenter
     from lora_whisper.data.utterance import Utterance
 
 Split = TypeVar("Split")
@@ -80,7 +80,7 @@ def refuse_replacing(folder: Path, overwrite: bool) -> None:
 def _require_repairable(
     fix: str, folder: Path, splits: dict[str, Utterances], overwrite: bool
 ) -> None:
-    from lora_whisper.data.repair import require_repairable
+    from lora_whisper.data.checking.repair import require_repairable
 
     if local_path(fix).resolve().is_relative_to(folder.resolve()):
         raise UserError(
@@ -104,8 +104,8 @@ def read_splits(data: DataConfig) -> dict[str, Utterances]:
 def run(config: CheckConfig, folder: Path) -> int:
     """Measure everything, and write and show what was found."""
     from lora_whisper.commands import _check_page, _check_report
-    from lora_whisper.data.inspection import inspect
-    from lora_whisper.data.measuring import TextRules
+    from lora_whisper.data.checking.inspection import inspect
+    from lora_whisper.data.checking.measuring import TextRules
 
     refuse_replacing(folder, config.overwrite)
     base = read_base(config.model, False)
@@ -128,7 +128,7 @@ def run(config: CheckConfig, folder: Path) -> int:
 
 
 def _measured(splits: dict[str, Utterances], rules: TextRules) -> dict[str, Measured]:
-    from lora_whisper.data.measuring import measure
+    from lora_whisper.data.checking.measuring import measure
 
     total = sum(map(len, splits.values()))
     with terminal.work("listening", total) as work:
@@ -171,7 +171,7 @@ def _cleaning(
 def _fix(
     config: CheckConfig, base: Base, measured: dict[str, Measured], findings: list[Finding]
 ) -> Repaired:
-    from lora_whisper.data.repair import SplitLong, write_repaired
+    from lora_whisper.data.checking.repair import SplitLong, write_repaired
 
     assert config.fix is not None
     cut: SplitLong | None = None
@@ -186,7 +186,7 @@ def _fix(
 
 
 def _augmenter(config: CheckConfig, base: Base) -> Augmenter:
-    from lora_whisper.data.augmentation import Augmenter
+    from lora_whisper.data.sound.augmentation import Augmenter
 
     mel_bins = base.features.filters.shape[0]
     return Augmenter(config.augmentation, base.window_seconds, mel_bins)
@@ -194,7 +194,7 @@ def _augmenter(config: CheckConfig, base: Base) -> Augmenter:
 
 def _write_examples(config: CheckConfig, base: Base, train: Measured, folder: Path) -> None:
     """Draw training utterances, and write each before and after augmentation."""
-    from lora_whisper.data.listening import write_examples
+    from lora_whisper.data.sound.listening import write_examples
 
     examples = _drawn(train, config.listen, config.seed, base.window_seconds)
     write_examples(examples, _augmenter(config, base), folder, config.seed)
@@ -206,8 +206,8 @@ def _drawn(
     """At most `count` utterances whose sound is whole and fits the window, with their row."""
     import numpy as np
 
-    from lora_whisper.data.audio import read_audio
-    from lora_whisper.data.inspection import over_window, sound_is_whole
+    from lora_whisper.data.checking.inspection import over_window, sound_is_whole
+    from lora_whisper.data.sound.audio import read_audio
 
     fits = sound_is_whole(train.records) & ~over_window(train.records, window_seconds)
     usable = np.flatnonzero(fits)

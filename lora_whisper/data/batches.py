@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.order import Epoch, epoch_order, steps_per_epoch, windows_per_epoch
+from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
 
 if TYPE_CHECKING:
-    from lora_whisper.data.augmentation import Mask
+    from lora_whisper.data.sound.augmentation import Mask
 
 
 @dataclass(frozen=True)

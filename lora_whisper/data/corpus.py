@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError
 from lora_whisper.data.durations import measure
 from lora_whisper.data.long_audio import TIMESTAMP, split_long
+from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.utterance import EncodedAudio, Utterance

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lora_whisper.data.audio import AudioError, read_header, slice_seconds
+from lora_whisper.data.sound.audio import AudioError, read_header, slice_seconds
 from lora_whisper.data.table import ROWS_ON_DISK, Table, Utterances, published
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.terminal import work

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.audio_utils import mel_filter_bank
 
-from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.data.sound.audio import SAMPLING_RATE
 
 FFT_SAMPLES = 400  # one frame sees 25 ms
 HOP_SAMPLES = 160  # frames are 10 ms apart

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_whisper.data.audio import SHORTEST_SECONDS, read_audio, read_header, slice_seconds
-from lora_whisper.data.pauses import find_pauses
+from lora_whisper.data.sound.audio import SHORTEST_SECONDS, read_audio, read_header, slice_seconds
+from lora_whisper.data.sound.pauses import find_pauses
 from lora_whisper.data.utterance import Utterance
 
 TIMESTAMP = re.compile(r"<\|(\d+(?:\.\d+)?)\|>")

@@ -24,9 +24,9 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from lora_whisper.config import DataConfig, TrainingConfig
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_header, slice_seconds
 from lora_whisper.data.batches import Batch, collate, step_loader
 from lora_whisper.data.packing import alone
+from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_header, slice_seconds
 from lora_whisper.data.sources import hub
 from lora_whisper.data.table import Row, Table, Utterances
 from lora_whisper.data.utterance import EncodedAudio, Utterance

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from lora_whisper.config import EvaluationConfig
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio
 from lora_whisper.data.features import LogMel
+from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_audio
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, token_language

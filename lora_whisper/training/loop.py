@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import OptimizerConfig, TrainingConfig
-from lora_whisper.data.augmentation import apply_masks
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.features import LogMel
+from lora_whisper.data.sound.augmentation import apply_masks
 from lora_whisper.errors import UserError
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.defaults import validate_every

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.inspection import MEANINGS
-from lora_whisper.data.repair import UNUSABLE
+from lora_whisper.data.checking.inspection import MEANINGS
+from lora_whisper.data.checking.repair import UNUSABLE
 from tests.commands.conftest import Line, World
 from tests.toy_speech import tone, write_clip, write_manifest
 from tests.toys import toy_checkpoint

@@ -6,8 +6,8 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 from lora_whisper.commands._check_page import SHOWN_BARS, figures
-from lora_whisper.data.measuring import Names
-from tests.data.test_inspection import split
+from lora_whisper.data.checking.measuring import Names
+from tests.data.checking.test_inspection import split
 
 TEXT = "{http://www.w3.org/2000/svg}text"
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data import corpus as corpus_module
-from lora_whisper.data.audio import AudioError
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, sample
+from lora_whisper.data.sound.audio import AudioError
 from lora_whisper.data.table import Defaults, Table, Utterances
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, text_tokens

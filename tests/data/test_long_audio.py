@@ -11,8 +11,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
 from lora_whisper.data.long_audio import split_long
+from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
 from lora_whisper.data.utterance import Utterance
 
 SWAHILI = Path("../shared/speech/swahili")

@@ -16,8 +16,8 @@ from torch._utils import ExceptionWrapper
 from lora_whisper.composing import to_config
 from lora_whisper.config import DataConfig, TrainingConfig
 from lora_whisper.data import stream
-from lora_whisper.data.audio import read_audio
 from lora_whisper.data.batches import Batch
+from lora_whisper.data.sound.audio import read_audio
 from lora_whisper.data.sources import hub
 from lora_whisper.data.stream import LeftOut, StreamDataset, check_stream, stream_loader
 from lora_whisper.data.windows import BadAudio, WindowMaker

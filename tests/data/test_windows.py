@@ -15,9 +15,9 @@ from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from lora_whisper.config import AugmentationConfig, SpeedConfig
-from lora_whisper.data.audio import read_audio
-from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.packing import plan
+from lora_whisper.data.sound.audio import read_audio
+from lora_whisper.data.sound.augmentation import Augmenter
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
 from lora_whisper.data.windows import (

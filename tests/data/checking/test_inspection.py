@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_whisper.data.inspection import (
+from lora_whisper.data.checking.inspection import (
     MEANINGS,
     Finding,
     duplicates,
@@ -18,9 +18,9 @@ from lora_whisper.data.inspection import (
     shared,
     totals,
 )
-from lora_whisper.data.measuring import RECORD, SOUND_PROBLEMS, Measured, Names, TextRules
+from lora_whisper.data.checking.measuring import RECORD, SOUND_PROBLEMS, Measured, Names, TextRules
 from lora_whisper.data.table import Defaults, Row, Table, Utterances
-from tests.data.test_measuring import rules
+from tests.data.checking.test_measuring import rules
 
 __all__ = ["rules"]  # a fixture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_whisper.data.leaks import Recordings, Texts
+from lora_whisper.data.checking.leaks import Recordings, Texts
 from lora_whisper.data.table import Defaults, Table, Utterances
 from lora_whisper.data.utterance import EncodedAudio
 from tests.toy_tables import toy_row

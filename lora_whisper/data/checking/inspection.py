@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_whisper.data.audio import SAMPLING_RATE, SHORTEST_SECONDS
-from lora_whisper.data.leaks import Recordings
-from lora_whisper.data.measuring import (
+from lora_whisper.data.checking.leaks import Recordings
+from lora_whisper.data.checking.measuring import (
     FULL_SCALE,
     QUIET_DB,
     RECORD,
@@ -26,6 +25,7 @@ from lora_whisper.data.measuring import (
     digits,
     mixed_scripts,
 )
+from lora_whisper.data.sound.audio import SAMPLING_RATE, SHORTEST_SECONDS
 from lora_whisper.data.table import Utterances
 
 Splits = Mapping[str, Measured]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.data.inspection import Finding
-from lora_whisper.data.measuring import Measured, audio_name
+from lora_whisper.data.checking.inspection import Finding
+from lora_whisper.data.checking.measuring import Measured, audio_name
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import written_whole

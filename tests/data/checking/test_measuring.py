@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data import measuring
-from lora_whisper.data.measuring import (
+from lora_whisper.data.checking import measuring
+from lora_whisper.data.checking.measuring import (
     Names,
     TextRules,
     digits,

@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.data.inspection import Finding
-from lora_whisper.data.repair import UNUSABLE, manifest_row, require_repairable, write_repaired
+from lora_whisper.data.checking.inspection import Finding
+from lora_whisper.data.checking.repair import (
+    UNUSABLE,
+    manifest_row,
+    require_repairable,
+    write_repaired,
+)
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.errors import UserError
-from tests.data.test_inspection import split
-from tests.data.test_measuring import utterance
+from tests.data.checking.test_inspection import split
+from tests.data.checking.test_measuring import utterance
 
 
 def finding(key: str, *rows: int) -> Finding:

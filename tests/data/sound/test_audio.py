@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.audio import (
+from lora_whisper.data.sound.audio import (
     SAMPLING_RATE,
     AudioError,
     read_audio,

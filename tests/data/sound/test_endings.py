@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from lora_whisper.data.endings import end_early, ogg_length, read_ends
+from lora_whisper.data.sound.endings import end_early, ogg_length, read_ends
 from tests.toy_speech import tone
 
 

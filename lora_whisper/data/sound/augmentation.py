@@ -32,14 +32,14 @@ from lora_whisper.config import (
     ReverberationConfig,
     SpecAugmentConfig,
 )
-from lora_whisper.data.audio import (
+from lora_whisper.data.sound.audio import (
     SAMPLING_RATE,
     SHORTEST_SECONDS,
     AudioError,
     read_audio,
     read_header,
 )
-from lora_whisper.data.telephone import CODECS, require_codecs, through_telephone
+from lora_whisper.data.sound.telephone import CODECS, require_codecs, through_telephone
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from lora_whisper.data.audio import (
+from lora_whisper.data.sound.audio import (
     END_TOLERANCE_SECONDS,
     SHORTEST_SECONDS,
     AudioCutOff,

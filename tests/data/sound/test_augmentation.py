@@ -20,9 +20,9 @@ from scipy.signal import correlate, welch
 
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, SpecAugmentConfig
-from lora_whisper.data import telephone
-from lora_whisper.data.audio import SAMPLING_RATE
-from lora_whisper.data.augmentation import (
+from lora_whisper.data.sound import telephone
+from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.sound.augmentation import (
     STEPS,
     Augmented,
     Augmenter,

@@ -20,9 +20,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from lora_whisper.data import containers
-from lora_whisper.data.containers import Damaged, Source, reason
-from lora_whisper.data.endings import Ends, end_early, ogg_length, read_ends
+from lora_whisper.data.sound import containers
+from lora_whisper.data.sound.containers import Damaged, Source, reason
+from lora_whisper.data.sound.endings import Ends, end_early, ogg_length, read_ends
 from lora_whisper.data.utterance import EncodedAudio
 
 SAMPLING_RATE = 16_000  # samples a second, of every Whisper checkpoint

@@ -1,0 +1,1 @@
+"""What is wrong with speech: measured, found, and left out of repaired manifests."""

@@ -1,0 +1,1 @@
+"""Samples: reading them from any file, hearing pauses in them, and changing them."""
