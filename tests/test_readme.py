@@ -9,19 +9,24 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.composing import to_config
-from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig
+from lora_whisper.config import CheckConfig, EvaluateConfig, MergeConfig, TrainConfig
 from tests.commands.conftest import Line, World, line, world  # noqa: F401
 from tests.composed import train_values
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ lora-whisper (.+)$", README, re.MULTILINE)
-KINDS = {"train": TrainConfig, "evaluate": EvaluateConfig, "merge": MergeConfig}
+KINDS = {
+    "check": CheckConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "merge": MergeConfig,
+}
 
 
 def test_the_commands_are_found() -> None:
     """A new one has to be counted here, so that none is left untested by accident."""
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 12
 
 
 @pytest.mark.parametrize("command", COMMANDS)
