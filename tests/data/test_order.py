@@ -1,6 +1,5 @@
 """The order of an epoch: all is seen, as often as it should be, in batches of like lengths."""
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -110,8 +109,7 @@ def test_steps_of_an_epoch() -> None:
     assert [steps_per_epoch(windows, 16) for windows in (1, 16, 17, 100)] == [1, 1, 2, 7]
 
 
-def test_a_million_windows_are_ordered_in_about_a_second() -> None:
-    seconds = [lengths(1_000_000)]
-    started = time.process_time()
-    epoch_order(seconds, [1.0], 0.02, 32, 0, 0)
-    assert time.process_time() - started < 2
+def test_each_of_a_million_windows_is_there_once() -> None:
+    epoch = epoch_order([lengths(1_000_000)], [1.0], 0.02, 32, 0, 0)
+    assert (np.bincount(epoch.window[epoch.is_speech]) == 1).all()
+    assert np.count_nonzero(~epoch.is_speech) == 20_000

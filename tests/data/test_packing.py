@@ -1,6 +1,5 @@
 """Packing: what shares a window, and that nothing is lost, doubled, cut or mixed."""
 
-import time
 import unicodedata
 from typing import Any
 
@@ -9,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_whisper.data import packing
 from lora_whisper.data.packing import LONGEST_GAP_SECONDS, Plan, plan
 from lora_whisper.data.table import Utterances
-from lora_whisper.data.vocabulary import read_vocabulary
+from lora_whisper.data.vocabulary import read_vocabulary, text_tokens
 from lora_whisper.data.windows import Segment, token_sequence
 from tests.data.test_vocabulary import model_config
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
@@ -170,14 +170,19 @@ def test_nothing_gives_no_windows() -> None:
     assert len(packed(toy_utterances([]))) == 0
 
 
-@pytest.mark.parametrize("letters", [60, 120])
-def test_twenty_thousand_utterances_take_a_second_or_so(letters: int) -> None:
-    """60 letters: bytes suffice for an answer; 120: texts have to be tokenized."""
+@pytest.mark.parametrize(("letters", "counted"), [(60, 0), (120, 3_000)])
+def test_a_text_is_tokenized_once_and_only_where_its_bytes_leave_the_question_open(
+    letters: int, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = toy_utterances([{"text": ("the in her " * 20)[:letters].strip()}], 4.0)
-    utterances = Utterances(
-        one.tables, one.defaults, np.zeros(20_000, np.int64), np.full(20_000, 4.0)
-    )
-    started = time.process_time()
-    found = packed(utterances)
-    assert time.process_time() - started < 5
-    assert found.count.sum() == 20_000
+    utterances = Utterances(one.tables, one.defaults, np.zeros(3_000, np.int64), np.full(3_000, 4))
+    texts: list[str] = []
+
+    def counting(tokenizer: Any, text: str, language: str | None) -> list[int]:
+        texts.append(text)
+        return text_tokens(tokenizer, text, language)
+
+    monkeypatch.setattr(packing, "text_tokens", counting)
+    assert packed(utterances).count.sum() == 3_000
+    forgotten = 2 * 7 * (3_000 // packing.REMEMBERED_COUNTS)  # a window's, when room is made
+    assert counted <= len(texts) <= counted + (forgotten if counted else 0)
