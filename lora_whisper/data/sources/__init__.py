@@ -231,10 +231,16 @@ def _only_hub_split(config: DataConfig) -> str | None:
 
 
 def _no_rows(place: str, split: str, table: Table) -> str:
+    if len(table) == 0:
+        do_without = f"; to do without, remove it and type data.{split}=null"
+        return (
+            f"{place} has no rows at all. Expected audio and text"
+            f"{'' if split == 'train' else do_without}."
+        )
     return (
-        f"The manifest {place} has no rows for the split {split!r}; it has: "
-        f'{_counts(table) or "no rows at all"}. A row belongs to the split that its key "split" '
-        "names; without that key it belongs to the split that the manifest is given for."
+        f"The manifest {place} has no rows for the split {split!r}; it has: {_counts(table)}. "
+        'A row belongs to the split that its key "split" names; without that key it belongs to the '
+        "split that the manifest is given for."
     )
 
 

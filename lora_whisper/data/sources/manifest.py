@@ -36,8 +36,9 @@ GIVE = (
     "Expected a file with one JSON object a line, or a CSV or TSV table; "
     "say data.train=FILE.jsonl (or data.validation=, data.test=)."
 )
-ROW = 'Each line is one JSON object: {"audio": "clips/1.wav", "text": "what is said"}'
-TABLE = "The first line names the columns, such as audio,text; each other line is a row."
+ROW = 'Each line is one JSON object: {{"{audio}": "clips/1.wav", "{text}": "what is said"}}'
+TABLE = "The first line names the columns, such as {audio},{text}; each other line is a row."
+OTHER_NAMES = "For other names, type data.columns.audio=NAME data.columns.text=NAME"
 
 
 def rows(
@@ -73,8 +74,9 @@ def rows(
                 problems.add(line, error)
     if has_json and last and not problems.count:
         _require_columns(make, *last, problems)
-    noun, expected = ("lines", ROW) if has_json else ("rows", TABLE)
-    problems.refuse(f"The manifest {path}", noun, expected)
+    noun, expected = ("line", ROW) if has_json else ("row", TABLE)
+    expected = expected.format(audio=make.names.audio[0], text=make.names.text[0])
+    problems.refuse(f"The manifest {path}", noun, f"{expected}\n{OTHER_NAMES}")
 
 
 def _records(

@@ -21,6 +21,7 @@ JSON_SUFFIXES = (*LINE_SUFFIXES, ".json")
 DELIMITERS = {".tsv": "\t", ".tab": "\t"}
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".tab")
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+EXPECTED_ENCODING = "expected UTF-8 (save the file as that, or iconv -f CP1252 -t UTF-8)"
 BEGINNING_BYTES = 4096  # looked at to see what kind of file it is
 
 to_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -64,13 +65,20 @@ def _encoding(path: Path, beginning: bytes) -> str:
     if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if b"\0" in beginning:
-        even, odd = beginning[::2].count(0), beginning[1::2].count(0)
-        name = "UTF-16LE" if odd > even else "UTF-16BE"
-        raise UserError(
-            f"{path} has bytes of zero: it is no text, or text in {name} without a mark that says "
-            f"so. Expected UTF-8; for text, type: iconv -f {name} -t UTF-8 {path} > NEW"
-        )
+        raise UserError(f"{path} has bytes of zero: {_with_zeros(path, beginning)}")
     return "utf-8-sig"
+
+
+def _with_zeros(path: Path, beginning: bytes) -> str:
+    """What a file may be that has them: of two bytes in UTF-16, one often is, the other hardly."""
+    even, odd = beginning[::2].count(0), beginning[1::2].count(0)
+    if max(even, odd) < max(8 * min(even, odd), len(beginning) / 16):
+        return "it is no text, or damaged. Expected text in UTF-8."
+    name = "UTF-16LE" if odd > even else "UTF-16BE"
+    return (
+        f"it is no text, or text in {name} without a mark that says so. Expected UTF-8; for text, "
+        f"type: iconv -f {name} -t UTF-8 {path} > NEW"
+    )
 
 
 def is_json(path: Path, file: TextIO) -> bool:
@@ -110,7 +118,7 @@ def line_records(lines: Iterable[str], problems: Problems) -> Iterator[Record]:
 def parsed(line: str) -> dict[str, Any]:
     """The object in a line of JSON."""
     if not line.isascii() and not is_encodable(line):
-        raise RowError(f"found {_shown_bytes(line)}, expected UTF-8")
+        raise RowError(f"found {_shown_bytes(line)}, {EXPECTED_ENCODING}")
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -123,7 +131,7 @@ def parsed(line: str) -> dict[str, Any]:
 def array_records(text: str, problems: Problems) -> Iterator[Record]:
     """The objects of one JSON array, over any number of lines; they are counted, not the lines."""
     if not is_encodable(text):
-        problems.add(1, f"found {_shown_bytes(text)}, expected UTF-8")
+        problems.add(1, f"found {_shown_bytes(text)}, {EXPECTED_ENCODING}")
         return
     try:
         items = json.loads(text)
@@ -170,10 +178,10 @@ class TableFile:
         while first.isspace():
             first = file.readline()
         file.seek(0)
-        delimiter = DELIMITERS.get(path.suffix.lower()) or _delimiter(first)
+        self._delimiter = DELIMITERS.get(path.suffix.lower()) or _delimiter(first)
         self._rows = csv.reader(
             file,
-            delimiter=delimiter,
+            delimiter=self._delimiter,
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             strict=True,
         )
@@ -203,8 +211,8 @@ class TableFile:
             values = dict(zip(self.header, cells, strict=True))
             text = to_json(values)
             if not text.isascii() and not is_encodable(text):
-                problem = f"found {_shown_bytes(text)}, expected UTF-8"
-                problems.add(line, problem)
+                found = _shown_bytes(self._delimiter.join(cells))
+                problems.add(line, f"found {found}, {EXPECTED_ENCODING}")
             elif any(cells):
                 yield line, {k: v for k, v in values.items() if v or k in always}, text
 

@@ -99,8 +99,9 @@ class Problems:
     def refuse(self, file: str, noun: str, expected: str) -> None:
         """Raise UserError if there are any: `file` has 17 `noun`s that cannot be used."""
         if self.count:
+            nouns = noun if self.count == 1 else f"{noun}s"
             rest = self.count - len(self._first)
-            lines = [f"{file} has {self.count} {noun} that cannot be used:", listing(self._first)]
+            lines = [f"{file} has {self.count} {nouns} that cannot be used:", listing(self._first)]
             lines += [f"  … and {rest} more"] if rest else []
             raise UserError("\n".join([*lines, expected]))
 
@@ -294,7 +295,8 @@ def _number(cell: str) -> float | None:
 
 
 def _lacking(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return f"found {listed(values)}, expected one of the keys {', '.join(names)}"
+    given = [key for key, value in values.items() if value is not None]
+    return f"found {listed(given)}, expected a value for one of {', '.join(names)}"
 
 
 def listed(keys: Iterable[str]) -> str:

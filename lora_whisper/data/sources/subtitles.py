@@ -95,7 +95,7 @@ def _cues_of(pair: Pair, label: str) -> list[Cue]:
         cues = read_cues(file, problems)
     problems.refuse(
         f"The file {pair.subtitles}",
-        "blocks",
+        "block",
         "A cue is its number, its times, and its text; a blank line stands between two of them.",
     )
     rolling = sum(map(_repeats, cues, cues[1:]))

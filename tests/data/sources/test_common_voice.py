@@ -126,7 +126,7 @@ def test_bad_rows_in_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         texts(release(tmp_path, train=rows))
     for line, expected in {
-        3: "expected one of the keys path",
+        3: "expected a value for one of path",
         4: "found 2 cells, expected 13",
         5: "found 14 cells, expected 13",
     }.items():

@@ -137,9 +137,10 @@ def test_a_named_column_that_is_not_there(tmp_path: Path, name: str, content: st
 
 def test_a_table_without_what_is_needed_is_one_problem(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "a.csv", "1.wav,habari\n2.wav,ndiyo\n"))
-    assert "has 1 rows" in message
+    assert "has 1 row that" in message
     assert "found the columns '1.wav', 'habari'; expected one of audio, file_name" in message
     assert "and one of text, transcription" in message
+    assert "type data.columns.audio=NAME data.columns.text=NAME" in message
 
 
 def test_a_slice_may_be_given_by_its_duration(tmp_path: Path) -> None:
@@ -175,7 +176,11 @@ def test_what_spreadsheets_and_editors_save(
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.csv", "audio,text\n1.wav,é\n".encode("latin-1"), r"a\.csv:2: found .*xe9.* UTF-8"),
+        (
+            "a.csv",
+            "audio,text\n1.wav,é\n".encode("latin-1"),
+            r"csv:2: found b'1.wav,.xe9', .*UTF-8",
+        ),
         ("a.csv", "audio,té\n1.wav,x\n".encode("latin-1"), "header is no UTF-8"),
         ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
         ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16-be"), "iconv -f UTF-16BE"),
@@ -183,7 +188,8 @@ def test_what_spreadsheets_and_editors_save(
         ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16")[:-1], "in UTF-16, but is damaged"),
         ("a.txt", "audio,text\n1.wav,é\n".encode("utf-16")[:-1], "in UTF-16, but is damaged"),
         ("a.xlsx", b"PK\3\4", "Save it as CSV"),
-        ("a.csv", b"RIFF\0\0\0\0WAVE", "bytes of zero"),
+        ("a.csv", b"audio,text\n1.wav,a\0\n", "bytes of zero: it is no text, or damaged"),
+        ("a.csv", b"RIFF\0\0\0\0WAVE", r"bytes of zero: it is no text, or damaged\. Expected"),
         ("a.json", '[{"audio": "é"}]'.encode("latin-1"), "expected UTF-8"),
     ],
 )
@@ -247,8 +253,8 @@ def test_all_bad_lines_are_named_in_one_message(tmp_path: Path) -> None:
     bad = {
         "{audio: 1.wav}": "expected JSON",
         "[1, 2]": "expected an object",
-        '{"text": "a"}': "expected one of the keys audio, file_name, audio_filepath",
-        '{"audio": "1.wav"}': "expected one of the keys text, transcription, sentence",
+        '{"text": "a"}': "expected a value for one of audio, file_name, audio_filepath",
+        '{"audio": "1.wav"}': "expected a value for one of text, transcription, sentence",
         '{"audio": 1, "text": "a"}': "found audio 1, expected a path",
         '{"audio": " ", "text": "a"}': "expected a path",
         '{"audio": "1.wav", "text": ["a"]}': "found text ['a'], expected text",
@@ -275,7 +281,7 @@ def test_messages_stay_short(tmp_path: Path) -> None:
 
 def test_a_path_with_braces(tmp_path: Path) -> None:
     (tmp_path / "{0}").mkdir()
-    assert "{0}/a.jsonl has 1 lines" in refusal(write(tmp_path / "{0}" / "a.jsonl", "[]"))
+    assert "{0}/a.jsonl has 1 line that" in refusal(write(tmp_path / "{0}" / "a.jsonl", "[]"))
 
 
 def test_the_first_ten_problems_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
@@ -306,7 +312,7 @@ def test_all_bad_rows_of_a_table(tmp_path: Path) -> None:
         4: "found 6 cells, expected 5",
         5: "expected cells with quotation marks",
         6: "found start 'nan'",
-        7: "expected one of the keys audio",
+        7: "expected a value for one of audio",
         8: "expected transcribe or translate",
         10: "unexpected end of data",
     }.items():

@@ -50,8 +50,8 @@ def test_rows_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_split(replace(CONFIG, train=str(path)), "train")
     for line, expected in {
-        1: "expected one of the keys audio_filepath",
-        2: "expected one of the keys text",
+        1: "expected a value for one of audio_filepath",
+        2: "expected a value for one of text",
         3: "found duration 0, expected more than 0",
         4: "found offset '2', expected seconds",
     }.items():

@@ -66,8 +66,11 @@ def test_no_rows_for_a_split_that_was_asked_for(tmp_path: Path) -> None:
         read_split(replace(CONFIG, path=None, train=path, validation=path), "validation")
     empty = tmp_path / "empty.csv"
     empty.touch()
-    with pytest.raises(UserError, match="no rows at all"):
-        read_split(replace(CONFIG, path=None, train=str(empty)), "train")
+    given = replace(CONFIG, path=None, train=str(empty), validation=str(empty))
+    with pytest.raises(UserError, match=r"no rows at all\. Expected audio and text\.$"):
+        read_split(given, "train")
+    with pytest.raises(UserError, match=r"no rows at all.*data\.validation=null"):
+        read_split(given, "validation")
 
 
 def test_missing_files(tmp_path: Path) -> None:
