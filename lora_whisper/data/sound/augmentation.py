@@ -199,8 +199,8 @@ def mean_power(samples: np.ndarray) -> float:
 
 def speech_power(samples: np.ndarray) -> float:
     """Mean power of the 20-ms frames that are no pauses."""
-    count = len(samples) // SPEECH_FRAME_SAMPLES
-    frames = samples[: count * SPEECH_FRAME_SAMPLES].reshape(count, SPEECH_FRAME_SAMPLES)
+    rest = -len(samples) % SPEECH_FRAME_SAMPLES
+    frames = np.pad(samples, (0, rest)).reshape(-1, SPEECH_FRAME_SAMPLES)
     power = np.mean(np.square(frames, dtype=np.float64), axis=1)
     return float(power[power >= power.max() * 10 ** (-PAUSE_DB / 10)].mean())
 

@@ -23,6 +23,7 @@ from lora_whisper.config import AugmentationConfig, SpecAugmentConfig
 from lora_whisper.data.sound import telephone
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.sound.augmentation import (
+    SPEECH_FRAME_SAMPLES,
     STEPS,
     Augmented,
     Augmenter,
@@ -273,6 +274,13 @@ def test_nothing_is_clipped() -> None:
 def test_speech_is_measured_without_its_pauses() -> None:
     loud, pause = tone(1.0), np.zeros(3 * SAMPLING_RATE, np.float32)
     assert speech_power(np.concatenate([pause, loud, pause])) == pytest.approx(0.125, rel=1e-3)
+
+
+def test_the_power_of_sound_shorter_than_a_frame_at_the_very_end() -> None:
+    click = np.zeros(SPEECH_FRAME_SAMPLES * 5 + 10, np.float32)
+    click[-10:] = 0.5
+    assert speech_power(click) > 0
+    assert np.isfinite(augmenter("noise")(click, (0,)).samples).all()
 
 
 def measured_snr_db(speech: np.ndarray, noisy: np.ndarray) -> float:
