@@ -213,7 +213,7 @@ class WindowMaker:
             self._previous_tokens(like, before) if previous else (),
         )
         if len(decoder_input) > self.vocabulary.max_tokens:
-            return BadAudio(like.row, _too_many(decoder_input, self.vocabulary))
+            return LeftOut(like.row, _too_many(decoder_input, self.vocabulary))
         rows = tuple(place.utterance.row for place in heard.places)
         return Window(rows, samples, decoder_input, labels, masks, heard.bad)
 

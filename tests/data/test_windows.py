@@ -23,6 +23,7 @@ from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
 from lora_whisper.data.windows import (
     IGNORED,
     BadAudio,
+    LeftOut,
     Segment,
     Window,
     WindowMaker,
@@ -350,7 +351,7 @@ def test_timestamps_are_left_out_where_only_the_text_fits(tmp_path: Path) -> Non
         assert (make.vocabulary.no_timestamps in window.decoder_input) != has_timestamps
         assert len(window.decoder_input) <= 448
     found = make.speech(source(recorded(tmp_path, [1.0], text="h" * 444), make, "padded"), 0, 0)
-    assert found == BadAudio("a.jsonl:1", "a text of 449 tokens, where the decoder has 448")
+    assert found == LeftOut("a.jsonl:1", "a text of 449 tokens, where the decoder has 448")
 
 
 def test_the_previous_text_of_a_row_goes_before_that_of_the_window_before(tmp_path: Path) -> None:
