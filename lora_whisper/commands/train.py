@@ -40,7 +40,7 @@ from lora_whisper.commands._windows import (
     training_windows,
     validation_windows,
 )
-from lora_whisper.config import TrainConfig
+from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import RunFolder, locked, rerun_rule, write_json
@@ -87,21 +87,31 @@ def _require_language_token(config: TrainConfig) -> None:
 
 
 def _check_speech(config: TrainConfig) -> None:
-    from lora_whisper.data.text import require_cleanable
-
     if config.data.streaming:
         from lora_whisper.data.stream import check_stream
 
         check_stream(config.data, config.training)
     speech = read_speech(config.model, config.data)
     new_augmenter(config.augmentation, read_base(config.model))
-    for corpus in speech.learnt:
-        languages = corpus.utterances.column("language").unique().to_pylist()
-        require_cleanable(config.data.clean, languages)
+    _require_borrowers(config.data, speech)
     if speech.test is not None:
         from lora_whisper.evaluation.evaluate import group_labels
 
         group_labels(speech.test.utterances, config.evaluation.group_by)
+
+
+def _require_borrowers(data: DataConfig, speech: Speech) -> None:
+    """See that there is speech in the language that borrows a token; rows may name another."""
+    if data.language_token is None or speech.train is None:
+        return
+    spoken = speech.train.utterances.column("language").unique().to_pylist()
+    if data.language not in spoken:
+        raise UserError(
+            f"data.language_token={data.language_token} is for speech in data.language="
+            f"{data.language}, but no row of data.train is in {data.language}, but in "
+            f"{', '.join(map(str, spoken))}: a row's own language goes first.\n"
+            "Type data.language=… as the rows call it, or take the language out of the rows."
+        )
 
 
 def run(config: TrainConfig, path: Path) -> None:
@@ -226,12 +236,17 @@ class _Run:
     def _announce_windows(self) -> None:
         """Say what an epoch is made of, where that is not one utterance a window as it stands."""
         from lora_whisper.data.text import cleaning_report
+        from lora_whisper.data.vocabulary import written_language
 
         data, learnt = self.config.data, self.speech.learnt
         if data.windows == "packed" or data.mix:
             log.info("windows     %s, %s an epoch", data.windows, self.windows.per_epoch)
         if data.clean:
-            texts = ((one.text, one.language) for corpus in learnt for one in corpus.utterances)
+            texts = (
+                (one.text, written_language(self.base.vocabulary, one))
+                for corpus in learnt
+                for one in corpus.utterances
+            )
             log.info("texts       %s", cleaning_report(texts, data.clean))
         steps = [name for name, step in vars(self.config.augmentation).items() if step is not None]
         if steps:

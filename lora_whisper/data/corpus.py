@@ -20,6 +20,7 @@ from lora_whisper.data.long_audio import TIMESTAMP, split_long
 from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.text import clean as clean_text
+from lora_whisper.data.text import require_cleanable
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.vocabulary import (
     Vocabulary,
@@ -96,10 +97,13 @@ def keep_what_fits(
         clean: what becomes of the texts before they are tokenized, see `text.clean`.
 
     Raises:
-        UserError: a language or a task that the checkpoint does not know; a text too long where
-            the configuration says that long clips fail; nothing left.
+        UserError: a language or a task that the checkpoint does not know; one whose texts cannot
+            be cleaned so; a text too long where the configuration says that long clips fail;
+            nothing left.
     """
     utterances = _with_codes(corpus.utterances, vocabulary)
+    if clean:
+        require_cleanable(clean, _written_languages(utterances, vocabulary))
     prompt_tokens = _prompt_tokens(vocabulary)
     too_long = {}
     room_tokens = vocabulary.max_tokens - prompt_tokens
@@ -259,6 +263,13 @@ def _with_codes(utterances: Utterances, vocabulary: Vocabulary) -> Utterances:
         raise UserError("\n".join(problems))
     token = defaults.language_token and language_code(vocabulary, defaults.language_token)
     return utterances.with_codes(codes, token)
+
+
+def _written_languages(utterances: Utterances, vocabulary: Vocabulary) -> set[str | None]:
+    """What the texts are written in, asked of one utterance of each language and task."""
+    columns = (utterances.column(name).to_pylist() for name in ("language", "task"))
+    of_kind = {kind: index for index, kind in enumerate(zip(*columns, strict=True))}
+    return {written_language(vocabulary, utterances[index]) for index in of_kind.values()}
 
 
 def _first_place(utterances: Utterances, column: Any, value: str | None) -> str:

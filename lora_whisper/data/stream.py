@@ -29,6 +29,7 @@ from lora_whisper.data.packing import alone
 from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_header, slice_seconds
 from lora_whisper.data.sources import hub
 from lora_whisper.data.table import Row, Table, Utterances
+from lora_whisper.data.text import require_cleanable
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.vocabulary import check_task, token_language
 from lora_whisper.data.windows import (
@@ -61,7 +62,8 @@ def check_stream(config: DataConfig, training: TrainingConfig) -> None:
     """Find what would keep a stream from being trained on, before anything is loaded.
 
     Raises:
-        UserError: a setting that needs to know all rows; or a data set that cannot be read.
+        UserError: a setting that needs to know all rows; a clean-up that the language has no words
+            for; a data set that cannot be read.
     """
     problems = []
     if training.max_steps is None or training.max_epochs is not None:
@@ -80,6 +82,7 @@ def check_stream(config: DataConfig, training: TrainingConfig) -> None:
             f"data.streaming=true cannot be:\n{listing(problems)}\n"
             "Or type data.streaming=false, which downloads the splits that are used."
         )
+    require_cleanable(config.clean, ["en" if config.task == "translate" else config.language])
     hub.open_stream(config, str(config.train))
 
 

@@ -10,7 +10,7 @@ import pytest
 from lora_whisper.run_folder import read_json
 from tests.commands.conftest import Line, World
 from tests.toy_hub import write_plain
-from tests.toy_speech import toy_speech
+from tests.toy_speech import toy_speech, write_manifest
 
 
 @pytest.fixture
@@ -94,6 +94,7 @@ def test_one_file_without_splits_is_enough(world: World, line: Line) -> None:
         ("augmentation=telephone augmentation.telephone.codecs=[carrier-pigeon]", "carrier-pigeon"),
         ("augmentation=noise augmentation.noise.folder=empty", "empty"),
         ("data.mix=[{train: nowhere.jsonl, weight: 1}]", "nowhere.jsonl"),
+        ("data.language=luo data.language_token=de", "no row of data.train is in luo, but in en"),
         ("data.mix=[{train: nowhere.jsonl}]", "data.mix[0].weight: missing"),
     ],
 )
@@ -104,3 +105,21 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(
     assert line("train", *world.arguments("bad", *more)) == 2
     assert expected in capsys.readouterr().err
     assert not Path("outputs").exists()
+
+
+def test_translations_are_cleaned_as_the_english_that_they_are(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """num2words speaks no Luo."""
+    row = json.loads(toy_speech(tmp_path, count=1).read_text(encoding="utf-8"))
+    row |= {"language": "luo", "text": "the 3"}
+    given = ["data.clean=[digits]", "data.language=luo", "data.language_token=de"]
+    given.append("training.max_steps=1")
+    for task in ("translate", "transcribe"):
+        write_manifest(tmp_path / f"{task}.jsonl", [row | {"task": task}])
+    translated = world.arguments("a", *given, f"data.train={tmp_path / 'translate.jsonl'}")
+    assert line("train", *translated) == 0
+    assert "'the 3' → 'the three'" in capsys.readouterr().out
+    spoken = world.arguments("b", *given, f"data.train={tmp_path / 'transcribe.jsonl'}")
+    assert line("train", *spoken) == 2
+    assert "digits cannot be spelled in luo" in capsys.readouterr().err

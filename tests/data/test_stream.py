@@ -275,6 +275,7 @@ def training(**changes: Any) -> TrainingConfig:
         ({"long_audio": "split"}, {}, "data.long_audio=drop"),
         ({"train": "train[:10%]"}, {}, "data.streaming=false"),
         ({"train": "dev"}, {}, "it has train"),
+        ({"clean": ("digits",), "language": "luo"}, {}, "cannot be spelled in luo"),
     ],
 )
 def test_settings_that_a_stream_cannot_follow(
