@@ -200,7 +200,7 @@ def refuse_leaks(speech: Speech) -> None:
         same = texts.shared_with(utterances)
         if same:
             places = ", ".join(utterances.row(index).place for index in same[:3])
-            log.warning("%-11s %d texts are in training too: %s", name, len(same), places)
+            log.warning("%-11s %d rows have a text of training: %s", name, len(same), places)
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

@@ -21,7 +21,7 @@ from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.text import require_cleanable
-from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import (
     Vocabulary,
     check_task,
@@ -228,9 +228,7 @@ def _without_mark(utterance: Utterance) -> Utterance:
 
 
 def _clip(utterance: Utterance) -> str:
-    audio = utterance.audio
-    name = audio.name if isinstance(audio, EncodedAudio) else audio
-    return f"{name}: {utterance.duration_seconds:.2f} s"
+    return f"{utterance.audio.name}: {utterance.duration_seconds:.2f} s"
 
 
 # ── languages and texts ──────────────────────────────────────────────────────────────────────

@@ -101,7 +101,7 @@ def test_texts_that_are_trained_on_are_warned_about(
     whole = str(write_manifest(tmp_path / "all.jsonl", rows))
     with caplog.at_level(logging.WARNING, "lora_whisper"):
         read_speech(model(world), data_config(path=whole, train=None))
-    assert "test        1 texts are in training too: all.jsonl:4" in caplog.text
+    assert "test        1 rows have a text of training: all.jsonl:4" in caplog.text
 
 
 # ── paths and resuming ───────────────────────────────────────────────────────────────────────
