@@ -112,14 +112,14 @@ def _durations(measured: Mapping[str, Measured], window_seconds: float) -> str:
     if axes is None:
         return ""
     axes.axvline(window_seconds, color="#b5524f", linestyle="--", linewidth=1.5)
-    axes.text(
-        window_seconds,
-        1.0,
-        f" window, {window_seconds:g} s",
+    axes.annotate(
+        f"window, {window_seconds:g} s",
+        (window_seconds, 1.0),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(5, 0),  # beside the line
+        textcoords="offset points",
         color="#b5524f",
-        transform=axes.get_xaxis_transform(),
         va="top",
-        ha="left",
         rotation=90,
     )
     axes.set_xlabel("seconds")
@@ -308,7 +308,8 @@ with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
 <td class="number">{{ count(split.utterances) }}</td>
 <td class="number">{{ count(split.speakers) or "unknown" }}</td>
 <td>{{ listed(split.languages) }}</td>
-<td>{{ listed(split.formats) }}; {{ listed(rates(split)) }} kHz</td></tr>
+<td>{{ listed(split.formats) }}
+{%- if split.rates %}; {{ listed(rates(split)) }} kHz{% endif %}</td></tr>
 {% endfor %}
 </tbody></table></div>
 
@@ -344,6 +345,8 @@ with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
 <h2>What was written to {{ report.fix.folder }}</h2>
 {% for split in report.splits if split in report.fix.kept or split in report.fix.left_out %}
 <p><b>{{ split }}</b>: {{ report.fix.kept.get(split, 0) }} utterances
+{%- if split in report.fix.pieces %}, {{ report.fix.pieces[split] }} of them pieces of longer ones
+{%- endif %}
 {%- if split in report.fix.left_out %}; left out: {{ tally(report.fix.left_out[split]) }}{% endif %}
 </p>
 {% endfor %}
@@ -357,7 +360,8 @@ with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
 </div>
 
 <h2>Limits</h2>
-<p class="soft">{% for name, value in report.settings.items() %}{{ name }} {{ "%g"|format(value) }}
+<p class="soft">{% for name, value in report.settings.items() %}{{ name|replace("_", " ") }}
+{{ "%g"|format(value) }}
 {%- if not loop.last %}; {% endif %}{% endfor %}</p>
 </body>
 </html>

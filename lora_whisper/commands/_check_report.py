@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _split_table(report: Report) -> Table:
             f"{split['utterances']:,}",
             str(split["speakers"] or "unknown"),
             Text(_few(list(split["languages"]))),
-            Text(_few(list(split["formats"]), 2) + ", " + _few(rates, 2)),
+            Text(", ".join(filter(None, [_few(list(split["formats"]), 2), _few(rates, 2)]))),
         )
     return table
 
@@ -183,10 +184,18 @@ def _next_lines(report: Report, found: Sequence[Finding]) -> list[str]:
         ]
     if fix is None:
         return [f"next        {program()} train with the same model=… and data.…"]
+    first, *others = map(shlex.quote, _training_keys(report))
+    mixed = ["  and the same data.mix=…"] if report["data"]["mix"] else []
+    return [" \\\n  ".join([f"next        {program()} train {first}", *others]), *mixed]
+
+
+def _training_keys(report: Report) -> list[str]:
+    """Training on what was repaired. Its rows hold all but what is done with their language."""
+    data, fix = report["data"], report["fix"]
+    keys = [f"name={report['name']}-fixed", f"model.checkpoint={report['checkpoint']}"]
+    if data["language_token"]:
+        keys += [f"data.{key}={data[key]}" for key in ("language", "language_token")]
+    if data["clean"]:
+        keys.append(f"data.clean=[{','.join(data['clean'])}]")
     home = short(Path(fix["folder"]))
-    files = [f"data.{split}={home}/{split}.jsonl" for split in fix["kept"] if "mix" not in split]
-    return [
-        f"next        {program()} train name={report['name']}-fixed \\",
-        *(f"  {file} \\" for file in files[:-1]),
-        *(f"  {file}" for file in files[-1:]),
-    ]
+    return keys + [f"data.{split}={home}/{split}.jsonl" for split in fix["kept"]]

@@ -176,10 +176,15 @@ def _fix(
     assert config.fix is not None
     cut: SplitLong | None = None
     if config.data.long_audio == "split":
-        from lora_whisper.data.long_audio import split_long
-
-        cut = partial(split_long, window_seconds=base.window_seconds)
+        cut = partial(_cut, window_seconds=base.window_seconds)
     return write_repaired(local_path(config.fix), measured, findings, cut)
+
+
+def _cut(utterance: Utterance, split: str, window_seconds: float) -> list[Utterance] | None:
+    """As `train` does: at pauses, where a cut is likely right and not certain, only to learn."""
+    from lora_whisper.data.long_audio import split_long
+
+    return split_long(utterance, window_seconds, by_pauses=split == "train")
 
 
 # ── examples to hear ─────────────────────────────────────────────────────────────────────────

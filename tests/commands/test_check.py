@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -236,6 +237,38 @@ def test_long_clips_are_cut_where_their_pauses_are_known(
         piece["duration"] == pytest.approx(piece["end"] - piece["start"]) for piece in pieces
     )
     assert Path("fixed/left_out.jsonl").read_text() == ""
+
+
+def test_only_training_clips_are_cut_at_pauses(world: World, line: Line, tmp_path: Path) -> None:
+    """As `train` does it: where a cut is likely right, and not certain, nothing is scored."""
+    samples = np.concatenate([tone(1.3), np.zeros(9_600), tone(1.3, frequency=300.0)])
+    soundfile.write(tmp_path / "long.wav", samples, 16_000)
+    soundfile.write(tmp_path / "other.wav", 0.5 * samples, 16_000)
+    row = {"audio": "long.wav", "text": "First. Later.", "language": "en", "split": "train"}
+    other = {"audio": "other.wav", "text": "Third. Forth.", "language": "en", "split": "test"}
+    manifest = write_manifest(tmp_path / "a.jsonl", [row, other])
+    assert line("check", *arguments(world, manifest, "fix=fixed", "data.long_audio=split")) == 0
+    assert [piece["text"] for piece in lines(Path("fixed/train.jsonl"))] == ["First.", "Later."]
+    assert [one["audio"] for one in lines(Path("fixed/left_out.jsonl"))] == [
+        str(tmp_path / "other.wav")
+    ]
+
+
+def test_what_to_type_after_the_repair(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"language": "luo"} for row in sound_rows(tmp_path, "train", 2)]
+    manifest = write_manifest(tmp_path / "a.jsonl", rows)
+    own = ["data.language=luo", "data.language_token=en", "data.clean=[case,punctuation]"]
+    assert line("check", *arguments(world, manifest, "fix=to train", *own)) == 0
+    shown = capsys.readouterr().out
+    command = shown[shown.index("lora-whisper train") :].replace("\\\n", " ")
+    assert shlex.split(command)[2:] == [
+        "name=c-fixed",
+        f"model.checkpoint={world.checkpoint}",
+        *own,
+        "data.train=to train/train.jsonl",
+    ]
 
 
 def test_what_is_mixed_in_is_checked_and_must_not_be_tested(

@@ -164,7 +164,7 @@ def _of_sound(window_seconds: float) -> dict[str, Test]:
         **{problem: (_with_problem(problem), _problem_detail) for problem in SOUND_PROBLEMS[1:]},
         "over_window": (
             lambda records: over_window(records, window_seconds),
-            lambda one, row: f"{one.records[row]['seconds']:.2f} s",
+            lambda one, row: f"{one.records[row]['seconds']:.2f} s, room for {window_seconds:g} s",
         ),
         "clipped": (lambda records: records["clipped_share"] > CLIPPED_SHARE, _clipped_detail),
         "silent": (silent, _silent_detail),

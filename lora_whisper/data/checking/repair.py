@@ -35,7 +35,7 @@ UNUSABLE = (
 )
 CANNOT_SPLIT = "over_window, and cannot be split"
 
-SplitLong = Callable[[Utterance], list[Utterance] | None]  # None: cannot be cut
+SplitLong = Callable[[Utterance, str], list[Utterance] | None]  # of a split; None: cannot be cut
 
 
 @dataclass
@@ -124,8 +124,9 @@ def _rows(
         pieces = [utterance] if finding is None else None
         if finding is not None and finding.key == "over_window" and split_long is not None:
             seconds = float(measured.records[row]["seconds"])
-            pieces = split_long(dataclasses.replace(utterance, duration_seconds=seconds))
-            result.pieces[split] += len(pieces or ())
+            pieces = split_long(dataclasses.replace(utterance, duration_seconds=seconds), split)
+            if pieces:
+                result.pieces[split] += len(pieces)
         if pieces:
             result.kept[split] += len(pieces)
             yield from pieces

@@ -53,7 +53,8 @@ def test_each_row_goes_once_for_its_first_reason(tmp_path: Path) -> None:
 
 
 def test_long_clips_are_cut_or_left_out(tmp_path: Path) -> None:
-    def halves(one: Utterance) -> list[Utterance] | None:
+    def halves(one: Utterance, split: str) -> list[Utterance] | None:
+        assert split == "train"
         assert one.duration_seconds == 2.0, "measured"
         if one.text == "text 0":
             return None
@@ -80,7 +81,7 @@ def test_a_split_of_which_nothing_is_left_has_no_manifest(tmp_path: Path) -> Non
 
 
 def test_nothing_is_half_written(tmp_path: Path) -> None:
-    def broken(one: Utterance) -> None:
+    def broken(one: Utterance, split: str) -> None:
         raise RuntimeError("out of luck")
 
     written(tmp_path / "new", 2)
