@@ -12,6 +12,7 @@ unless they come from elsewhere.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -25,10 +26,12 @@ import pyarrow.compute as pc
 from lora_whisper.config import ColumnsConfig, DataConfig, MixConfig
 from lora_whisper.data.sources import audiofolder, common_voice, hub, manifest, nemo, subtitles
 from lora_whisper.data.sources.rows import Part
-from lora_whisper.data.splits import divide, split_name
+from lora_whisper.data.splits import SPLITS, divide, split_name
 from lora_whisper.data.table import Table, Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
+
+log = logging.getLogger("lora_whisper")
 
 Split = Literal["train", "validation", "test"]
 PARTS: dict[str, Callable[[Path, DataConfig], list[Part]]] = {
@@ -156,8 +159,24 @@ def _rows_by_column(config: DataConfig, split: Split, part: Part, place: Path) -
         return _share(part, split, config) if config.train is None else None
     if splits.null_count:
         raise UserError(_some_without_split(table, place))
+    if split == "train":
+        _tell_of_other_splits(table, config, place)
     wanted = split_name(getattr(config, split) or split)
     return _chosen(table, config, pc.equal(splits, wanted)) or None
+
+
+def _tell_of_other_splits(table: Table, config: DataConfig, place: Path) -> None:
+    """Rows of a split that nobody asked for, "eval" for "test", are not lost without a word."""
+    given = filter(None, (config.train, config.validation, config.test))
+    asked = {*SPLITS, *map(split_name, given)}
+    counts = {
+        each["values"]: each["counts"]
+        for each in table.column("split").value_counts().to_pylist()
+        if each["values"] not in asked
+    }
+    if counts:
+        named = ", ".join(f"{name} {count}" for name, count in counts.items())
+        log.warning("%-11s %s has rows of others, which are left out: %s", "splits", place, named)
 
 
 def _own_rows(part: Part, split: str, config: DataConfig) -> Utterances:

@@ -123,6 +123,17 @@ def test_a_column_divides_what_the_path_holds(tmp_path: Path) -> None:
         read_split(replace(CONFIG, path=str(path), test="odd"), "test")
 
 
+def test_rows_of_a_split_that_nobody_asked_for_are_not_lost_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_splits(tmp_path / "a.jsonl", "train", "eval", "eval", "dev")
+    by_split(replace(CONFIG, path=str(path)))
+    assert caplog.text.count("left out: eval 2") == 1
+    caplog.clear()
+    by_split(replace(CONFIG, path=str(path), test="eval"))
+    assert not caplog.text
+
+
 def test_a_split_that_the_path_does_not_have(tmp_path: Path) -> None:
     path = write_splits(tmp_path / "a.jsonl", "train", "train")
     assert by_split(replace(CONFIG, path=str(path)))["test"] is None
