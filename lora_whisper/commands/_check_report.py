@@ -17,7 +17,7 @@ from lora_whisper.commands._summary import program, short
 from lora_whisper.config import CheckConfig
 from lora_whisper.data.checking.inspection import MEANINGS, Finding, settings, totals
 from lora_whisper.data.checking.measuring import Measured
-from lora_whisper.data.checking.repair import UNUSABLE, Repaired
+from lora_whisper.data.checking.repair import SPLITS, UNUSABLE, Repaired
 from lora_whisper.terminal import console
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning
@@ -157,7 +157,7 @@ def _fix_lines(report: Report) -> list[str]:
     if not fix:
         return []
     lines = ["", f"fixed       {short(Path(fix['folder']))}"]
-    for split in report["splits"]:
+    for split in (one for one in report["splits"] if one in SPLITS):  # of mixes, none is written
         kept, reasons = fix["kept"].get(split, 0), fix["left_out"].get(split, {})
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         pieces = fix["pieces"].get(split, 0)

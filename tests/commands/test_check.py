@@ -272,7 +272,7 @@ def test_what_to_type_after_the_repair(
 
 
 def test_what_is_mixed_in_is_checked_and_must_not_be_tested(
-    world: World, line: Line, tmp_path: Path
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The manifest of the mixed source is not what `fix` writes."""
     rows = [*sound_rows(tmp_path, "train", 2), *sound_rows(tmp_path, "test", 2, 10)]
@@ -281,6 +281,9 @@ def test_what_is_mixed_in_is_checked_and_must_not_be_tested(
     old = [{key: value for key, value in row.items() if key != "split"} for row in mixed]
     mix = f"data.mix=[{{weight: 0.5, train: '{write_manifest(tmp_path / 'b.jsonl', old)}'}}]"
     assert line("check", *arguments(world, manifest, mix, "fix=fixed")) == 0
+    shown = capsys.readouterr().out
+    assert not re.search(r"^mix 1 +0 utterances", shown, re.MULTILINE)
+    assert "and the same data.mix=…" in shown
     found = report()
     assert found["splits"]["mix 1"]["utterances"] == 3
     assert [row["row"] for row in found["shared_audio"]["rows"]] == ["b.jsonl:3"]
