@@ -26,6 +26,34 @@ class TrainingWindows:
     steps_per_epoch: int | None
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Of the windows, what `data` asks for or, where it says null, what suits packed ones."""
+
+    timestamps: float
+    previous_text: float
+    no_speech: float
+
+    def __str__(self) -> str:
+        given = [f"{name.replace('_', ' ')} {share:g}" for name, share in vars(self).items()]
+        return ", ".join(given)
+
+
+def shares(data: DataConfig) -> Shares:
+    from lora_whisper.training.defaults import (
+        NO_SPEECH_SHARE,
+        PREVIOUS_TEXT_SHARE,
+        TIMESTAMPS_SHARE,
+        share_of_windows,
+    )
+
+    return Shares(
+        share_of_windows(data.timestamps_share, data.windows, TIMESTAMPS_SHARE),
+        share_of_windows(data.previous_text_share, data.windows, PREVIOUS_TEXT_SHARE),
+        share_of_windows(data.no_speech_share, data.windows, NO_SPEECH_SHARE),
+    )
+
+
 def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
     """What training windows go through; None where every augmentation is off.
 
@@ -77,7 +105,7 @@ def _stream(
         micro_batch,
         config.seed,
         workers=config.training.loader_workers,
-        no_speech_share=_no_speech_share(config.data),
+        no_speech_share=shares(config.data).no_speech,
     )
 
 
@@ -96,7 +124,7 @@ def _training_steps(
             for corpus, weight in zip(corpora, weights, strict=True)
         ),
         maker=_training_maker(config, base),
-        no_speech_share=_no_speech_share(data),
+        no_speech_share=shares(data).no_speech,
         global_batch=config.training.global_batch,
         micro_batch=micro_batch,
         seed=config.seed,
@@ -119,29 +147,15 @@ def _source(
 
 
 def _training_maker(config: TrainConfig, base: Base) -> WindowMaker:
-    from lora_whisper.training.defaults import (
-        PREVIOUS_TEXT_SHARE,
-        TIMESTAMPS_SHARE,
-        share_of_windows,
-    )
-
-    data = config.data
+    asked = shares(config.data)
     return _maker(
         base,
         config.seed,
-        timestamps_share=share_of_windows(data.timestamps_share, data.windows, TIMESTAMPS_SHARE),
-        previous_text_share=share_of_windows(
-            data.previous_text_share, data.windows, PREVIOUS_TEXT_SHARE
-        ),
-        clean=data.clean,
+        timestamps_share=asked.timestamps,
+        previous_text_share=asked.previous_text,
+        clean=config.data.clean,
         augmenter=new_augmenter(config.augmentation, base),
     )
-
-
-def _no_speech_share(data: DataConfig) -> float:
-    from lora_whisper.training.defaults import NO_SPEECH_SHARE, share_of_windows
-
-    return share_of_windows(data.no_speech_share, data.windows, NO_SPEECH_SHARE)
 
 
 def _maker(base: Base, seed: int, **changes: Any) -> WindowMaker:

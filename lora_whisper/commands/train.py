@@ -37,6 +37,7 @@ from lora_whisper.commands._scoring import (
 from lora_whisper.commands._windows import (
     TrainingWindows,
     new_augmenter,
+    shares,
     training_windows,
     validation_windows,
 )
@@ -239,8 +240,11 @@ class _Run:
         from lora_whisper.data.vocabulary import written_language
 
         data, learnt = self.config.data, self.speech.learnt
+        asked = shares(data)
         if data.windows == "packed" or data.mix:
             log.info("windows     %s, %s an epoch", data.windows, self.windows.per_epoch)
+        if any(vars(asked).values()):
+            log.info("shares      %s", asked)
         if data.clean:
             texts = (
                 (one.text, written_language(self.base.vocabulary, one))

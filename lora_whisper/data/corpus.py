@@ -214,7 +214,10 @@ def _without_marks(
     utterances: Utterances, handled: Collection[int]
 ) -> dict[int, Sequence[Utterance]]:
     """Texts that hold timestamps, as Whisper writes them, without: they are not spoken."""
-    marked = pc.match_substring_regex(utterances.column("text"), TIMESTAMP.pattern)
+    marked = np.zeros(len(utterances), bool)
+    for name in ("text", "previous_text"):
+        found = pc.match_substring_regex(utterances.column(name), TIMESTAMP.pattern)
+        marked |= pc.fill_null(found, False).to_numpy()
     return {
         index: [_without_mark(utterances[index])]
         for index in np.flatnonzero(marked).tolist()
@@ -223,8 +226,11 @@ def _without_marks(
 
 
 def _without_mark(utterance: Utterance) -> Utterance:
-    text = " ".join(TIMESTAMP.sub(" ", utterance.text).split())
-    return dataclasses.replace(utterance, text=text)
+    text, previous = (
+        " ".join(TIMESTAMP.sub(" ", said or "").split())
+        for said in (utterance.text, utterance.previous_text)
+    )
+    return dataclasses.replace(utterance, text=text, previous_text=previous or None)
 
 
 def _clip(utterance: Utterance) -> str:

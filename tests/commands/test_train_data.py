@@ -44,6 +44,7 @@ def test_packed_augmented_and_mixed_windows_train(
     shown = " ".join(capsys.readouterr().out.split())
     assert "mix 1 6 utterances" in shown
     assert "augmented by speed, gain, spec_augment" in shown
+    assert "shares timestamps 0.2, previous text 0.2, no speech 0.02" in shown
     assert "texts cleaned 26 texts, changed by step" in shown
     windows = int(shown.partition("windows packed, ")[2].split()[0])
     assert windows < 26

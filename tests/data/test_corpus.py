@@ -317,10 +317,12 @@ def test_timestamps_in_a_text_are_neither_learnt_nor_scored(tmp_path: Path) -> N
     write_clip(tmp_path / "a.wav", 1.0)
     rows = [{"audio": "a.wav", "text": "<|0.00|> one<|0.50|><|0.60|> two <|1.00|>"}]
     rows.append({"audio": "a.wav", "text": "three <|laughs|>"})
+    rows.append({"audio": "a.wav", "text": "four", "previous_text": "<|0.00|>three<|1.00|>"})
     found = corpus_of(tmp_path, rows, FAIL).utterances
-    assert [one.text for one in found] == ["one two", "three <|laughs|>"]
-    assert [one.row for one in found] == ["a.jsonl:1", "a.jsonl:2"]
-    assert found.durations_seconds.tolist() == [1.0, 1.0]
+    assert [one.text for one in found] == ["one two", "three <|laughs|>", "four"]
+    assert [one.row for one in found] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
+    assert found[2].previous_text == "three"
+    assert found.durations_seconds.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_only_training_speech_is_cut_at_pauses(tmp_path: Path) -> None:

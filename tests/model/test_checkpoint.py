@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -65,11 +64,9 @@ def test_an_embedded_model_is_a_folder_of_the_package(toy_folder, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing-of-the-kind", "no/such/folder", "tiny"])
-def test_an_unknown_checkpoint_is_answered_at_once_with_what_to_do(name):
-    begin = time.perf_counter()
+def test_an_unknown_checkpoint_is_answered_with_what_to_do(name):
     with pytest.raises(UserError) as caught:
         locate(given(name))
-    assert time.perf_counter() - begin < 0.5
     assert name in str(caught.value)
     for way_out in ("model=tiny", "model.checkpoint=", "--local-dir", "model=nano"):
         assert way_out in str(caught.value)
