@@ -141,7 +141,12 @@ def _example(finding: Finding) -> str:
     detail = " ".join(row["detail"].split())
     if len(detail) > SHOWN_LETTERS:
         detail = detail[: SHOWN_LETTERS - 1] + "…"
-    return f"{row['split']}, {row['row']}\n{detail}"
+    return f"{row['split']}, {_printable(row['row'])}\n{_printable(detail)}"
+
+
+def _printable(text: str) -> str:
+    """Without what would colour or turn round the rest of the terminal's line."""
+    return "".join(one if one.isprintable() else "�" for one in text)
 
 
 def _cleaning_lines(report: Report) -> list[str]:

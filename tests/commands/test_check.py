@@ -271,6 +271,17 @@ def test_what_to_type_after_the_repair(
     ]
 
 
+def test_a_text_cannot_command_the_terminal(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"text": "\x1b[31m1 \u202e2"} for row in sound_rows(tmp_path, "train", 1)]
+    manifest = write_manifest(tmp_path / "a.jsonl", rows)
+    assert line("check", *arguments(world, manifest)) == 0
+    shown = capsys.readouterr().out
+    assert "�[31m1, �2" in shown
+    assert "\u202e" not in shown
+
+
 def test_what_is_mixed_in_is_checked_and_must_not_be_tested(
     world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
