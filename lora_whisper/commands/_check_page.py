@@ -162,6 +162,7 @@ def _histogram(values: Mapping[str, np.ndarray], low: float, high: float) -> Axe
         color=[COLOURS[number % len(COLOURS)] for number in range(len(inside))],
     )
     axes.set_ylabel("utterances")
+    axes.locator_params(axis="y", integer=True)
     axes.set_xlim(low, high)
     if len(inside) > 1:
         _figure(axes).legend(
@@ -187,6 +188,7 @@ def _bars(measured: Mapping[str, Measured], field: str) -> str:
     axes.set_yticks(range(len(most)), [_short(names[number]) for number in most])
     axes.set_ylim(len(most) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=5)  # more run into each other where hours are few
     rest = len(names) - len(most)
     axes.set_xlabel(unit + (f" (and {rest:,} more {field}s)" if rest else ""))
     return _svg(axes)

@@ -17,7 +17,7 @@ from lora_whisper.commands._summary import program, short
 from lora_whisper.config import CheckConfig
 from lora_whisper.data.checking.inspection import MEANINGS, Finding, settings, totals
 from lora_whisper.data.checking.measuring import Measured
-from lora_whisper.data.checking.repair import SPLITS, UNUSABLE, Repaired
+from lora_whisper.data.checking.repair import LEFT_OUT, SPLITS, UNUSABLE, Repaired
 from lora_whisper.terminal import console
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning
@@ -189,6 +189,9 @@ def _next_lines(report: Report, found: Sequence[Finding]) -> list[str]:
         ]
     if fix is None:
         return [f"next        {program()} train with the same model=… and data.…"]
+    if not fix["kept"].get("train"):
+        left_out = short(Path(fix["folder"]) / LEFT_OUT)
+        return [f"next        nothing is left to train on; {left_out} says why"]
     first, *others = map(shlex.quote, _training_keys(report))
     mixed = ["  and the same data.mix=…"] if report["data"]["mix"] else []
     return [" \\\n  ".join([f"next        {program()} train {first}", *others]), *mixed]

@@ -271,6 +271,17 @@ def test_what_to_type_after_the_repair(
     ]
 
 
+def test_nothing_is_left_to_train_on(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"audio": "gone.wav"} for row in sound_rows(tmp_path, "train", 2)]
+    manifest = write_manifest(tmp_path / "a.jsonl", rows)
+    assert line("check", *arguments(world, manifest, "fix=fixed")) == 0
+    shown = capsys.readouterr().out
+    assert "nothing is left to train on; fixed/left_out.jsonl says why" in shown
+    assert "lora-whisper train" not in shown
+
+
 def test_a_text_cannot_command_the_terminal(
     world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
