@@ -401,6 +401,7 @@ class TestSetConfig:
 
     __test__ = False  # tells pytest that this is not a class of tests
     test: str | None  # manifest; null: the run's own data.test, which summary.json speaks of
+    columns: ColumnsConfig  # of that manifest; null leaves the run's own
 
 
 @dataclass(frozen=True)

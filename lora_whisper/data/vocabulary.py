@@ -231,11 +231,12 @@ def check_task(vocabulary: Vocabulary, task: str) -> None:
 def _unknown_language(vocabulary: Vocabulary, language: str) -> str:
     names = [name for name, code in _codes_by_name().items() if code in vocabulary.languages]
     known = [*names, *vocabulary.languages]
-    near = difflib.get_close_matches(language.lower(), known, n=3) or sorted(vocabulary.languages)
-    examples = ", ".join(near[:10])
+    near = difflib.get_close_matches(language.lower(), known, n=3)
+    examples = ", ".join(near or sorted(vocabulary.languages)[:10])
+    kind = "the nearest being" if near else "such as"
     return (
         f"The checkpoint does not know the language {language!r}; it knows "
-        f"{len(vocabulary.languages)}, the nearest being {examples}. Say data.language=CODE with "
+        f"{len(vocabulary.languages)}, {kind} {examples}. Say data.language=CODE with "
         "one of them; a language that Whisper was not trained on borrows the token of a related "
         "one: data.language_token=CODE."
     )

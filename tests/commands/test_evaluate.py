@@ -39,6 +39,24 @@ def test_a_source_with_all_splits_is_trained_merged_and_scored(
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_another_test_set_may_have_other_columns_than_the_run(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "validation", "test"):
+        rows = map(json.loads, (world.speech / f"{split}.jsonl").read_text().splitlines())
+        renamed = [{"audio": str(world.speech / row["audio"]), "said": row["text"]} for row in rows]
+        write_manifest(Path(f"{split}.jsonl"), renamed)
+    given = [one for one in world.arguments("a") if not one.startswith("data.")]
+    splits = [f"data.{split}={split}.jsonl" for split in ("train", "validation", "test")]
+    english = [*splits, "data.columns.text=said", "data.language=en"]
+    assert line("train", *given, *english, "training.max_steps=1") == 0
+    other = f"data.test={world.speech / 'test.jsonl'}"
+    capsys.readouterr()
+    assert line("evaluate", "run=outputs/a", other) == 2
+    assert "data.columns.text=NAME" in capsys.readouterr().err
+    assert line("evaluate", "run=outputs/a", other, "data.columns.text=text") == 0
+
+
 def test_a_run_without_a_test_set_says_what_to_type(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
