@@ -191,7 +191,8 @@ def _blamed(message: str, overrides: list[str]) -> str | None:
     quoted = re.findall(r"'([^']+)'", message.split("\n")[0])
     for override in overrides:
         key, _, value = override.partition("=")
-        if override in quoted or key in quoted or f"{key}/{value}" in quoted:
+        options = [f"{key}/{name}" for name in value.strip("[]").split(",")]
+        if override in quoted or key in quoted or not set(options).isdisjoint(quoted):
             return override
     return None
 
@@ -202,6 +203,9 @@ def _explained(error: Exception, hydra: Hydra, primary: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'", message)
     if isinstance(error, OverrideParseException):
         return message.splitlines()[0]
+    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)
+    if option:
+        return _no_such_option(option[1], option[2], hydra)
     if not unknown:
         message = message.split("Config search path:")[0].strip()
         return re.sub(r"\n\t", " ", re.sub(r"\n+(?!\t)", ". ", message))
@@ -211,6 +215,16 @@ def _explained(error: Exception, hydra: Hydra, primary: str) -> str:
     known = [*keys, *hydra.list_all_config_groups()]
     near = _nearest(key, [name for name in known if not name.startswith("hydra")])
     return f"{key}: there is no such key or group." + (f" Did you mean {near}?" if near else "")
+
+
+def _no_such_option(group: str, name: str, hydra: Hydra) -> str:
+    known = hydra.config_loader.get_group_options(group)
+    options = [each for each in known if not each.startswith("_")]  # those are parts of others
+    listed = ", ".join(options) if options else "none: there is no such group"
+    near = _nearest(name, options)
+    return f"{group}={name}: there is no such option. " + (
+        f"Did you mean {near}? There are {listed}." if near else f"There are {listed}."
+    )
 
 
 def _nearest(key: str, known: list[str]) -> str:

@@ -14,8 +14,9 @@ from tests.commands.conftest import Line, World
     [
         (["adapter.rnak=4"], ["adapter.rnak", "Did you mean adapter.rank?"]),
         (["mdel=tiny", "optimiser.learning_rate=1"], ["mdel", "optimiser.learning_rate"]),
-        (["model=enormous"], ["model/enormous", "large-v3-turbo"]),
-        (["experiment=quikstart"], ["experiment/quikstart", "quickstart"]),
+        (["model=enormous"], ["model=enormous", "large-v3-turbo"]),
+        (["augmentation=[noise,speeed]", "seed=x"], ["Did you mean speed?", "telephone"]),
+        (["experiment=quikstart"], ["experiment=quikstart", "quickstart"]),
         (
             ["adapter.rank=-1", "training.global_batch=0", "optimizer.schedule=steep"],
             ["adapter.rank", "training.global_batch", "optimizer.schedule"],
@@ -177,7 +178,7 @@ def test_a_sweep_that_would_lose_points_is_refused(
     ("override", "expected"),
     [
         ("adapter.alhpa=3", "Did you mean adapter.alpha?"),
-        ("model=enormous", "model/enormous"),
+        ("model=enormous", "model=enormous"),
         ("adapter.rank=[2,3", "expected a whole number"),
         ("==", "=="),
     ],

@@ -31,16 +31,7 @@ from tests.toy_tokenizers import toy_tokenizer
 ROWS = 20
 
 
-@pytest.fixture(autouse=True)
-def cache(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
-    monkeypatch.setenv("LORA_WHISPER_CACHE", str(folder))
-    yield folder
-    hub._builder.cache_clear()
-    hub._split_names.cache_clear()
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 import io
 import multiprocessing
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +35,7 @@ from tests.toy_speech import write_clip
 NO_COLUMNS = ColumnsConfig(None, None, None, None, None, None)
 
 
-@pytest.fixture(autouse=True)
-def cache(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
-    monkeypatch.setenv("LORA_WHISPER_CACHE", str(folder))
-    yield folder
-    hub._builder.cache_clear()
-    hub._split_names.cache_clear()
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def columns(**names: str) -> ColumnsConfig:
