@@ -134,7 +134,9 @@ def test_bad_rows_in_one_message(tmp_path: Path) -> None:
         assert expected in found
 
 
-sentences = st.lists(st.text(st.characters(blacklist_characters="\r\n\t"), min_size=1), max_size=4)
+sentences = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\n\t"), min_size=1), max_size=4
+)
 
 
 @settings(deadline=None, max_examples=60)
