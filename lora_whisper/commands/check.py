@@ -193,8 +193,7 @@ def _cut(utterance: Utterance, split: str, window_seconds: float) -> list[Uttera
 def _augmenter(config: CheckConfig, base: Base) -> Augmenter:
     from lora_whisper.data.sound.augmentation import Augmenter
 
-    mel_bins = base.features.filters.shape[0]
-    return Augmenter(config.augmentation, base.window_seconds, mel_bins)
+    return Augmenter(config.augmentation, base.window_seconds, base.mel_bins)
 
 
 def _write_examples(config: CheckConfig, base: Base, train: Measured, folder: Path) -> None:

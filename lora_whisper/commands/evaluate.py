@@ -21,14 +21,13 @@ from lora_whisper.commands._hydra import Command, run_command
 from lora_whisper.commands._inputs import Base, read_base, read_config, usable
 from lora_whisper.commands._scoring import load_whisper, score_model, whisper_inside
 from lora_whisper.config import (
-    ColumnsConfig,
     DataConfig,
     EvaluateConfig,
     EvaluationConfig,
     TrainConfig,
 )
 from lora_whisper.data.corpus import Corpus
-from lora_whisper.data.sources import read_split
+from lora_whisper.data.sources import beside, read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint
@@ -91,9 +90,8 @@ def data_to_score(config: EvaluateConfig, run_config: TrainConfig) -> DataConfig
     if config.data.test is None:
         return run_config.data
     data = dataclasses.replace(run_config.data, test=config.data.test)
-    if place_of(config.data.test) != config.data.test and data.source not in ("manifest", "nemo"):
-        usual = ColumnsConfig(**dict.fromkeys(vars(data.columns)))  # not those of the run's source
-        data = dataclasses.replace(data, source="manifest", streaming=False, columns=usual)
+    if isinstance(place_of(config.data.test), Path):
+        data = beside(data)
     named = {name: key for name, key in vars(config.data.columns).items() if key is not None}
     return dataclasses.replace(data, columns=dataclasses.replace(data.columns, **named))
 

@@ -106,14 +106,17 @@ def _file_of(config: DataConfig, split: Split) -> Path | None:
     return file if file.is_file() else None
 
 
+def beside(config: DataConfig) -> DataConfig:
+    """For a manifest beside another source: it has the usual columns, and not those of `config`."""
+    if config.source in ("manifest", "nemo"):
+        return config
+    usual = ColumnsConfig(**dict.fromkeys(vars(config.columns)))
+    return replace(config, source="manifest", streaming=False, columns=usual)
+
+
 def _file_part(file: Path, config: DataConfig) -> Part:
-    """A manifest beside another source has the usual columns, and not those of that source."""
-    if config.source == "nemo":
-        return nemo.part("", file, config)
-    if config.source != "manifest":
-        usual = ColumnsConfig(**dict.fromkeys(vars(config.columns)))
-        config = replace(config, source="manifest", columns=usual)
-    return manifest.part("", file, config)
+    reader = nemo if config.source == "nemo" else manifest
+    return reader.part("", file, beside(config))
 
 
 def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from lora_whisper.config import ColumnsConfig, DataConfig
 from lora_whisper.data.sound.audio import AudioError, read_audio
-from lora_whisper.data.sources import hub
+from lora_whisper.data.sources import hub, read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError
@@ -30,7 +30,7 @@ from tests.toy_hub import (
     write_parquet,
     write_plain,
 )
-from tests.toy_speech import write_clip
+from tests.toy_speech import write_clip, write_manifest
 
 NO_COLUMNS = ColumnsConfig(None, None, None, None, None, None)
 
@@ -386,3 +386,14 @@ def test_bytes_that_are_no_audio(tmp_path: Path) -> None:
     assert isinstance(audio, EncodedAudio)
     with pytest.raises(soundfile.SoundFileError):
         soundfile.info(io.BytesIO(audio.load()))
+
+
+def test_a_manifest_beside_a_data_set_has_columns_of_its_own(tmp_path: Path) -> None:
+    """FLEURS' text is in raw_transcription, which no manifest of one's own has."""
+    folder = write_fleurs(tmp_path / "fleurs", "sw_ke", {"train": 3, "test": 2})
+    own = write_manifest(tmp_path / "own.jsonl", [{"audio": "a.wav", "text": "yangu"}])
+    config = data_config("fleurs", path=str(folder), config="sw_ke", test=str(own))
+    found = read_split(config, "test")
+    assert found is not None
+    assert [one.text for one in found] == ["yangu"]
+    assert len(read_split(config, "train") or ()) == 3
