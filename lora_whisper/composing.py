@@ -92,10 +92,7 @@ def _convert(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
     if value == "???":
         problems.append(f"{path}: missing; type {path}=…")
     elif origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        (hint,) = (argument for argument in arguments if argument is not type(None))
-        return _convert(value, hint, path, problems)
+        return _converted_choice(value, arguments, path, problems)
     elif dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, path, problems)
     elif origin is Literal:
@@ -118,6 +115,18 @@ def _convert(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
         expected = {int: "a whole number", float: "a number", bool: "true or false"}
         problems.append(f"{path}: expected {expected.get(hint, 'text')}, found {_shown(value)}")
     return None
+
+
+def _converted_choice(value: Any, hints: tuple[Any, ...], path: str, problems: list[str]) -> Any:
+    """One of several types, such as `int | Literal["auto"] | None`."""
+    if value is None and type(None) in hints:
+        return None
+    words = [hint for hint in hints if typing.get_origin(hint) is Literal]
+    others = [hint for hint in hints if hint is not type(None) and hint not in words]
+    if not others or (isinstance(value, str) and any(value in typing.get_args(w) for w in words)):
+        others = words
+    (hint,) = others
+    return _convert(value, hint, path, problems)
 
 
 def _converted_list(

@@ -8,6 +8,7 @@ Neither torch nor transformers is imported, so that a typo is answered at once.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,19 @@ def seed_rule(seed: int) -> tuple[bool, str]:
     return 0 <= seed < 2**32, f"expected 0 … 4294967295, found {seed}"
 
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def layers_rule(given: str | None, stack: str, adapted: str) -> tuple[bool, str]:
+    """A range of layers, of a stack that gets an adapter."""
+    if given is None:
+        return True, ""
+    if adapted not in (stack, "both"):
+        return False, f"given, but the {stack} gets no adapter with adapter.stack={adapted}"
+    holds = re.fullmatch(r"\d+|\d+-\d+|\d+-|-\d+", given) is not None
+    return holds, f'expected "24-31", "24-", "-7" or "5", found {given!r}'
+
+
 def share_rule(share: float) -> tuple[bool, str]:
     return 0 <= share <= 1, f"expected 0 … 1, found {share}"
 
@@ -34,8 +48,10 @@ class ModelConfig:
 
     checkpoint: str  # hub id, or a local folder; "embedded:nano" is the one in the package
     revision: str | None  # branch, tag or commit on the hub; null is its default branch
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    dtype: Dtype
     # dtype of the frozen weights; auto: bfloat16 on a GPU that has it, else float32
+    attention: Literal["auto", "sdpa", "flash"]  # auto: FlashAttention where it is installed and
+    # the weights are in half precision on a GPU, else PyTorch's scaled dot product
 
     def __post_init__(self) -> None:
         require(checkpoint=(bool(self.checkpoint), "expected a folder or a hub id, found nothing"))
@@ -46,6 +62,56 @@ class QuantizationConfig:
     """How the frozen linear layers are stored while the adapter is trained."""
 
     kind: Literal["none", "int8", "nf4"]
+    double_quantization: bool  # nf4: the scales of its blocks are quantized as well
+    compute_dtype: Dtype  # nf4: of the products with weights read back; auto: model.dtype
+
+
+@dataclass(frozen=True)
+class AdaLoraConfig:
+    """Ranks that are taken from where they matter least, until their mean is `adapter.rank`.
+
+    Zhang et al. 2023, https://arxiv.org/abs/2303.10512. Shares are of the run's steps.
+    """
+
+    initial_rank: int | None  # of every layer; null: one and a half times adapter.rank
+    start_share: float  # before it, every layer keeps its rank
+    final_share: float  # at the end, in which ranks stay as they are
+    interval_steps: int  # optimizer steps between two allocations
+    orthogonality_weight: float  # of the term that keeps the singular vectors orthogonal
+
+    def __post_init__(self) -> None:
+        require(
+            initial_rank=(
+                self.initial_rank is None or self.initial_rank >= 1,
+                f"expected 1 or more, found {self.initial_rank}",
+            ),
+            start_share=share_rule(self.start_share),
+            final_share=(
+                self.final_share >= 0 and self.start_share + self.final_share < 1,
+                "expected 0 or more, and with start_share below 1",
+            ),
+            interval_steps=(
+                self.interval_steps >= 1,
+                f"expected 1 or more, found {self.interval_steps}",
+            ),
+            orthogonality_weight=(
+                self.orthogonality_weight >= 0,
+                f"expected 0 or more, found {self.orthogonality_weight}",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class EvaConfig:
+    """A's rows are the directions in which the layers' inputs vary most.
+
+    Paischer et al. 2024, https://arxiv.org/abs/2410.07170.
+    """
+
+    windows: int  # of the training set that the inputs are taken from, at most
+
+    def __post_init__(self) -> None:
+        require_positive_counts(self)
 
 
 @dataclass(frozen=True)
@@ -55,19 +121,47 @@ class AdapterConfig:
     Hu et al. 2021, https://arxiv.org/abs/2106.09685.
     """
 
-    kind: Literal["lora"]
+    kind: Literal["lora", "rslora", "dora", "pissa", "eva", "adalora"]
     rank: int  # inner dimension of B·A
-    alpha: float  # numerator of the scale alpha / rank
+    encoder_rank: int | None  # in the encoder's layers; null: rank
+    decoder_rank: int | None  # in the decoder's
+    alpha: float  # numerator of the scale alpha / rank (rslora: alpha / √rank)
     dropout: float  # share of the adapter's input that is dropped in training, 0 … <1
-    target_modules: tuple[str, ...]  # names of linear layers in encoder and decoder, e.g. q_proj
+    targets: Literal["attention-qv", "attention", "all-linear"]  # which linear layers: queries and
+    # values; all four of each attention; these and both of the feed-forward
+    stack: Literal["encoder", "decoder", "both"]
+    encoder_layers: str | None  # from 0: "24-31", "24-" (to the last), "-7", "5"; null: all
+    decoder_layers: str | None
     train_language_token: bool  # re-learn the embedding of data.language_token's token as well
+    init_from: str | None  # a run or an adapter's folder to start from; what it has is kept exactly
+    adalora: AdaLoraConfig | None  # adapter=adalora
+    eva: EvaConfig | None  # adapter=eva
 
     def __post_init__(self) -> None:
+        ranks = {name: getattr(self, name) for name in ("rank", "encoder_rank", "decoder_rank")}
+        rules = {
+            name: (rank is None or rank >= 1, f"expected 1 or more, found {rank}")
+            for name, rank in ranks.items()
+        }
         require(
-            rank=(self.rank >= 1, f"expected 1 or more, found {self.rank}"),
+            **rules,
             alpha=(self.alpha > 0, f"expected more than 0, found {self.alpha}"),
             dropout=(0 <= self.dropout < 1, f"expected 0 … below 1, found {self.dropout}"),
-            target_modules=(bool(self.target_modules), "expected at least one name, found none"),
+            **{
+                f"{stack}_layers": layers_rule(getattr(self, f"{stack}_layers"), stack, self.stack)
+                for stack in ("encoder", "decoder")
+            },
+            **{
+                name: (
+                    self.kind == name or getattr(self, name) is None,
+                    f"these settings are of adapter={name}, found adapter={self.kind}",
+                )
+                for name in ("adalora", "eva")
+            },
+            init_from=(
+                self.init_from is None or self.kind in ("lora", "rslora"),
+                f"{self.kind} has a start of its own; type adapter=lora or adapter=rslora",
+            ),
         )
 
 
@@ -286,8 +380,11 @@ class OptimizerConfig:
 
     learning_rate: float | None  # at the end of the warm-up; null: by the model's width, see
     # training/defaults.py
+    lora_plus_ratio: float  # rate of the matrices B over that of A; 1: none. LoRA+, Hayou et al.
+    # 2024, https://arxiv.org/abs/2402.12354
     weight_decay: float
     warmup_share: float  # share of all steps over which the learning rate rises from 0
+    warmup_steps: int | None  # the same in steps, which goes first; null: by the share
     schedule: Literal["constant", "linear", "cosine"]  # what follows the warm-up
     max_gradient_norm: float  # gradients are scaled down to this L2 norm
 
@@ -297,15 +394,35 @@ class OptimizerConfig:
                 self.learning_rate is None or self.learning_rate > 0,
                 f"expected more than 0, found {self.learning_rate}",
             ),
+            lora_plus_ratio=(
+                self.lora_plus_ratio > 0,
+                f"expected more than 0, found {self.lora_plus_ratio}",
+            ),
             weight_decay=(self.weight_decay >= 0, f"expected 0 or more, found {self.weight_decay}"),
-            warmup_share=(
-                0 <= self.warmup_share <= 1,
-                f"expected 0 … 1, found {self.warmup_share}",
+            warmup_share=share_rule(self.warmup_share),
+            warmup_steps=(
+                self.warmup_steps is None or self.warmup_steps >= 0,
+                f"expected 0 or more, found {self.warmup_steps}",
             ),
             max_gradient_norm=(
                 self.max_gradient_norm > 0,
                 f"expected more than 0, found {self.max_gradient_norm}",
             ),
+        )
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """Several adapters of a run in one: the mean of what they add to the weights."""
+
+    of: Literal["last", "best"]  # checkpoints; best: by validation WER
+    count: int
+    rank: int | None  # of the mean, cut by SVD; null: the sum of their ranks, which is exact
+
+    def __post_init__(self) -> None:
+        require(
+            count=(self.count >= 2, f"expected 2 or more, found {self.count}"),
+            rank=(self.rank is None or self.rank >= 1, f"expected 1 or more, found {self.rank}"),
         )
 
 
@@ -317,9 +434,8 @@ class TrainingConfig:
     max_steps: int | None  # optimizer steps; with max_epochs, the smaller counts; both null: 15
     # epochs, and for tiny corpora at least 150 steps
     global_batch: int  # windows in one optimizer step, over all processes
-    micro_batch: (
-        int | None
-    )  # windows in one forward pass of one process; null: by the model's width
+    micro_batch: int | Literal["auto"] | None  # windows in one forward pass of one process; auto:
+    # as many as memory holds, which is tried out; null: by the model's width
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     # arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on another, else fp32
     gradient_checkpointing: bool | None  # compute activations twice instead of keeping them; null:
@@ -327,14 +443,18 @@ class TrainingConfig:
     checkpoint_every_steps: int
     keep_checkpoints: int  # how many of the last ones stay on disk
     validate_every_steps: int | None  # null: ten times in a run, fewer in a run of under 250 steps
+    patience: int | None  # so many validations in a row without a better one end the run
+    averaging: AveragingConfig | None  # one more candidate at the end, beside the best adapter
     log_every_steps: int  # optimizer steps between two lines of metrics.jsonl
     loader_workers: int  # processes that decode audio; 0: the training process itself
 
     def __post_init__(self) -> None:
         positive = ("global_batch", "checkpoint_every_steps", "log_every_steps")
-        optional = ("max_epochs", "max_steps", "micro_batch", "validate_every_steps")
+        optional = ("max_epochs", "max_steps", "micro_batch", "validate_every_steps", "patience")
         at_least_one = {name: getattr(self, name) for name in positive} | {
-            name: getattr(self, name) for name in optional if getattr(self, name) is not None
+            name: getattr(self, name)
+            for name in optional
+            if getattr(self, name) not in (None, "auto")
         }
         expected = {
             name: (value > 0, f"expected more than 0, found {value}")
@@ -368,6 +488,25 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """Where the figures of metrics.jsonl are sent as well."""
+
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...]
+    project: str  # that the run is filed under
+
+    def __post_init__(self) -> None:
+        require(project=(bool(self.project.strip()), "expected a name, found none"))
+
+
+# Adapters that do not train on a quantization, and why (tests/model/test_kinds.py has the proof).
+UNSUPPORTED = {
+    ("pissa", "int8"): "PiSSA splits the weights themselves, which are rounded to 8 bits",
+    ("pissa", "nf4"): "PiSSA splits the weights themselves, which are rounded to 4 bits",
+    ("dora", "int8"): "PEFT's DoRA fails on 8-bit layers at the second forward pass",
+}
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """All of `lora-whisper train`."""
 
@@ -383,15 +522,27 @@ class TrainConfig:
     optimizer: OptimizerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    tracking: TrackingConfig
 
     def __post_init__(self) -> None:
         require(
             name=name_rule(self.name),
             seed=seed_rule(self.seed),
+            adapter=self._adapter_rule(),
             resume=(
                 not (self.overwrite and self.resume),
                 "resume=auto and overwrite=true contradict each other; give one of them",
             ),
+        )
+
+    def _adapter_rule(self) -> tuple[bool, str]:
+        if self.adapter is None or self.quantization is None:
+            return True, ""  # one of them is broken, which is said elsewhere
+        adapter, quantization = self.adapter.kind, self.quantization.kind
+        reason = UNSUPPORTED.get((adapter, quantization))
+        return reason is None, (
+            f"{adapter} does not train on quantization={quantization}: {reason}. "
+            "Type adapter=lora or quantization=none."
         )
 
 

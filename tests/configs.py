@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 from lora_whisper.composing import to_config
-from lora_whisper.config import DataConfig
+from lora_whisper.config import (
+    AdapterConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    QuantizationConfig,
+    TrainingConfig,
+)
 from tests.composed import train_values
 
 
@@ -17,3 +25,36 @@ def data_config(source: str = "manifest", **changes: Any) -> DataConfig:
     values = train_values(f"data={source}", *given)["data"]
     defaults = to_config(DataConfig, values | {"train": values["train"] or "a.jsonl"})
     return dataclasses.replace(defaults, **changes)
+
+
+def adapter_config(kind: str = "lora", **changes: Any) -> AdapterConfig:
+    """`conf/adapter/KIND.yaml` with these fields changed, and without dropout."""
+    config = to_config(AdapterConfig, _group(f"adapter={kind}")["adapter"])
+    return dataclasses.replace(config, **({"dropout": 0.0} | changes))
+
+
+def model_config(checkpoint: object, **changes: Any) -> ModelConfig:
+    config = to_config(ModelConfig, _group("model=nano")["model"])
+    return dataclasses.replace(config, checkpoint=str(checkpoint), **changes)
+
+
+def quantization_config(kind: str, **changes: Any) -> QuantizationConfig:
+    config = to_config(QuantizationConfig, _group(f"quantization={kind}")["quantization"])
+    return dataclasses.replace(config, **changes)
+
+
+def optimizer_config(**changes: Any) -> OptimizerConfig:
+    return dataclasses.replace(
+        to_config(OptimizerConfig, _group("optimizer=adamw")["optimizer"]), **changes
+    )
+
+
+def training_config(**changes: Any) -> TrainingConfig:
+    return dataclasses.replace(
+        to_config(TrainingConfig, _group("training=default")["training"]), **changes
+    )
+
+
+@cache
+def _group(override: str) -> dict[str, Any]:
+    return train_values(override)

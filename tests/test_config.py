@@ -18,7 +18,7 @@ def test_composed_values_become_frozen_dataclasses() -> None:
     config = to_config(TrainConfig, train_values("model=nano", "data.train=a.jsonl", "name=x"))
     assert config.adapter.rank == 16
     assert isinstance(config.adapter.alpha, float)
-    assert config.adapter.target_modules[0] == "q_proj"
+    assert config.adapter.targets == "all-linear"
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.name = "y"  # type: ignore[misc]
 
@@ -52,7 +52,8 @@ def test_all_problems_are_named_at_once() -> None:
         ("adapter.rank", 4.0, "a whole number"),
         ("adapter.alpha", "32", "a number"),
         ("adapter.dropout", 1.0, "0 … below 1"),
-        ("adapter.target_modules", "q_proj", "a list"),
+        ("adapter.targets", "q_proj", "attention-qv or attention or all-linear"),
+        ("adapter.encoder_layers", "all", '"24-31"'),
         ("overwrite", "yes", "true or false"),
         ("quantization.kind", None, "none or int8 or nf4"),
         ("data.train", "???", "missing; type data.train=…"),

@@ -62,7 +62,7 @@ def adapter_card(config: TrainConfig, summary: dict[str, Any], base_path: str) -
         quantization=summary["quantization"],
         rank=config.adapter.rank,
         alpha=config.adapter.alpha,
-        targets=", ".join(config.adapter.target_modules),
+        targets=config.adapter.targets,
         hours=summary["train_audio_seconds"] / 3600,
         language=config.data.language or "of each row",
         task=config.data.task,

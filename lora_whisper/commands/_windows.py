@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._inputs import Base, Speech
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class TrainingWindows:
     """The global batches of a run, step by step."""
 
-    load: Callable[[int, int], Iterable[list[Batch]]]  # from one step to before another
+    load: Callable[[int, int, int], Iterable[list[Batch]]]  # from one step to before another, in
+    # micro-batches of so many windows
     per_epoch: int | None  # None of a stream, whose length nobody knows
     steps_per_epoch: int | None
 
@@ -67,16 +68,19 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
     return Augmenter(config, base.window_seconds, base.mel_bins)
 
 
-def training_windows(
-    config: TrainConfig, base: Base, speech: Speech, micro_batch: int
-) -> TrainingWindows:
+def training_windows(config: TrainConfig, base: Base, speech: Speech) -> TrainingWindows:
     """The windows of the training set and of what is mixed into it, or those of a stream."""
     if config.data.streaming:
-        return TrainingWindows(_stream(config, base, micro_batch), None, None)
+        return TrainingWindows(_stream(config, base), None, None)
     from lora_whisper.data.batches import step_loader
 
-    dataset = _training_steps(config, base, speech, micro_batch)
-    load = partial(step_loader, dataset, workers=config.training.loader_workers)
+    dataset = _training_steps(config, base, speech)
+    workers = config.training.loader_workers
+
+    def load(first: int, end: int, micro_batch: int) -> Iterable[list[Batch]]:
+        portioned = dataclasses.replace(dataset, micro_batch=micro_batch)
+        return step_loader(portioned, first, end, workers)
+
     return TrainingWindows(load, dataset.windows_per_epoch, dataset.steps_per_epoch)
 
 
@@ -92,26 +96,28 @@ def validation_windows(
     return step_loader(dataset, 0, dataset.steps_per_epoch, workers=0)
 
 
-def _stream(
-    config: TrainConfig, base: Base, micro_batch: int
-) -> Callable[[int, int], Iterable[list[Batch]]]:
+def _stream(config: TrainConfig, base: Base) -> Callable[[int, int, int], Iterable[list[Batch]]]:
     from lora_whisper.data.stream import stream_loader
 
-    return partial(
-        stream_loader,
-        config.data,
-        _training_maker(config, base),
-        config.training.global_batch,
-        micro_batch,
-        config.seed,
-        workers=config.training.loader_workers,
-        no_speech_share=shares(config.data).no_speech,
-    )
+    maker = _training_maker(config, base)
+
+    def load(first: int, end: int, micro_batch: int) -> Iterable[list[Batch]]:
+        return stream_loader(
+            config.data,
+            maker,
+            config.training.global_batch,
+            micro_batch,
+            config.seed,
+            first,
+            end,
+            config.training.loader_workers,
+            no_speech_share=shares(config.data).no_speech,
+        )
+
+    return load
 
 
-def _training_steps(
-    config: TrainConfig, base: Base, speech: Speech, micro_batch: int
-) -> StepDataset:
+def _training_steps(config: TrainConfig, base: Base, speech: Speech) -> StepDataset:
     from lora_whisper.data.batches import StepDataset
 
     data = config.data
@@ -126,7 +132,7 @@ def _training_steps(
         maker=_training_maker(config, base),
         no_speech_share=shares(data).no_speech,
         global_batch=config.training.global_batch,
-        micro_batch=micro_batch,
+        micro_batch=config.training.global_batch,
         seed=config.seed,
     )
 

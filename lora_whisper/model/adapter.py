@@ -24,6 +24,7 @@ from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
+from lora_whisper.model.targets import target_ranks
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -45,14 +46,14 @@ def attach(
         token_indices: tokens whose embeddings are trained as well; they start as they are.
 
     Raises:
-        UserError: a name in `target_modules` matches no linear layer of encoder or decoder.
+        UserError: a range of layers that the base does not have.
     """
-    _require_targets(base, config.target_modules)
+    ranks = target_ranks(config, base.config)
     if quantization != "none":
         prepare_for_training(base)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # adapters are drawn on the CPU, then moved
-        model = get_peft_model(base, _lora_config(config, token_indices))
+        model = get_peft_model(base, _lora_config(config, ranks, token_indices))
     if gradient_checkpointing:
         # The re-entrant form needs inputs with gradients; the encoder's input has none.
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -149,25 +150,15 @@ def merged_in_place(model: PeftModel) -> Iterator[None]:
             weight.data.copy_(original)
 
 
-def _lora_config(config: AdapterConfig, token_indices: tuple[int, ...]) -> LoraConfig:
+def _lora_config(
+    config: AdapterConfig, ranks: dict[str, int], token_indices: tuple[int, ...]
+) -> LoraConfig:
     return LoraConfig(
         r=config.rank,
+        rank_pattern={path: rank for path, rank in ranks.items() if rank != config.rank},
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides
         lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
+        target_modules=list(ranks),
         trainable_token_indices=list(token_indices) or None,
         task_type=None,  # PEFT's SEQ_2_SEQ_LM would pass input_ids, which Whisper does not take
     )
-
-
-def _require_targets(base: WhisperForConditionalGeneration, names: tuple[str, ...]) -> None:
-    """Match names to linear layers as PEFT does, by the end of the dotted path."""
-    modules = base.model.named_modules()
-    linear = {f".{path}" for path, layer in modules if isinstance(layer, torch.nn.Linear)}
-    unknown = [name for name in names if not any(path.endswith(f".{name}") for path in linear)]
-    if unknown:
-        known = sorted({path.rsplit(".", 1)[-1] for path in linear})
-        raise UserError(
-            f"adapter.target_modules: no linear layer is called {', '.join(unknown)}; "
-            f"encoder and decoder have {', '.join(known)}"
-        )

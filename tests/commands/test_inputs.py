@@ -29,12 +29,12 @@ from lora_whisper.errors import UserError
 from lora_whisper.run_folder import RunFolder
 from tests.commands.conftest import World
 from tests.composed import train_values
-from tests.configs import data_config
+from tests.configs import data_config, model_config
 from tests.toy_speech import toy_speech, write_clip, write_manifest
 
 
 def model(world: World) -> ModelConfig:
-    return ModelConfig(str(world.checkpoint), None, "float32")
+    return model_config(world.checkpoint, dtype="float32")
 
 
 def mix(**given: Any) -> MixConfig:

@@ -261,21 +261,21 @@ def test_bad_audio_is_skipped_only_when_told(
 def test_a_point_that_fails_does_not_take_the_sweep_along(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = train._Run.carry_out
+    real = train.Run.carry_out
 
-    def fail_at_rank_3(run: train._Run) -> None:
+    def fail_at_rank_3(run: train.Run) -> None:
         if run.config.adapter.rank == 3:
             raise RuntimeError("out of luck")
         real(run)
 
-    monkeypatch.setattr(train._Run, "carry_out", fail_at_rank_3)
+    monkeypatch.setattr(train.Run, "carry_out", fail_at_rank_3)
     arguments = world.arguments("ranks", "training.max_steps=1")
     assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 1
     sweep = Path("outputs/sweeps/ranks")
     done = {path.parent.name for path in sweep.glob("*/summary.json")}
     assert done == {"adapter.rank-2", "adapter.rank-4"}
     assert "out of luck" in capsys.readouterr().out
-    monkeypatch.setattr(train._Run, "carry_out", real)
+    monkeypatch.setattr(train.Run, "carry_out", real)
     assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 0
     assert (sweep / "adapter.rank-3" / "summary.json").exists()
     assert "adapter.rank-3" in capsys.readouterr().out, "the table has a row for each point"
@@ -290,10 +290,10 @@ def test_a_sweep_over_precision_resets_accelerate(world: World, line: Line) -> N
 def test_out_of_memory_says_what_to_type(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(run: train._Run) -> None:
+    def full(run: train.Run) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(train._Run, "carry_out", full)
+    monkeypatch.setattr(train.Run, "carry_out", full)
     assert line("train", *world.arguments("a")) == 2
     message = capsys.readouterr().err
     assert "training.micro_batch=1" in message
@@ -329,10 +329,10 @@ def test_every_step_is_in_the_metrics(world: World, line: Line) -> None:
 def test_the_log_file_tells_how_a_run_ended(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(run: train._Run) -> None:
+    def broken(run: train.Run) -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(train._Run, "carry_out", broken)
+    monkeypatch.setattr(train.Run, "carry_out", broken)
     with pytest.raises(RuntimeError):
         line("train", *world.arguments("a"))
     assert "RuntimeError: out of luck" in Path("outputs/a/train.log").read_text()

@@ -9,7 +9,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.utils import logging as transformers_logging
 
-from lora_whisper.config import AdapterConfig, ModelConfig
 from lora_whisper.data.sound.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
@@ -21,6 +20,7 @@ from lora_whisper.evaluation.decoding import (
 )
 from lora_whisper.model.adapter import adapter_parameters, attach
 from lora_whisper.model.checkpoint import load_base, locate
+from tests.configs import adapter_config, model_config
 from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, prefer, utterance
 from tests.toy_speech import write_clip
 from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs
@@ -216,9 +216,9 @@ def test_training_goes_on_after_decoding(
 ) -> None:
     """What inference mode leaves behind must not stand in the way of a gradient."""
     folder = str(toy_checkpoint(tmp_path / "toy"))
-    checkpoint = locate(ModelConfig(checkpoint=folder, revision=None, dtype="float32"))
+    checkpoint = locate(model_config(folder, dtype="float32"))
     base = load_base(checkpoint, quantization, torch.float32, torch.device("cpu"))
-    lora = AdapterConfig("lora", 2, 4.0, 0.0, ("q_proj",), train_language_token=False)
+    lora = adapter_config(rank=2, alpha=4.0, targets="attention-qv")
     model = attach(base, lora, quantization, gradient_checkpointing=True, seed=0).train()
     dataclasses.replace(toy, model=model).hear(utterances, IN_BATCHES)
     model(**toy_inputs()).logits.float().logsumexp(-1).sum().backward()

@@ -8,7 +8,6 @@ import torch
 from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from benchmarks.random_checkpoint import write_random_checkpoint
-from lora_whisper.config import ModelConfig
 from lora_whisper.export.huggingface import write_model
 from lora_whisper.model.checkpoint import (
     Checkpoint,
@@ -17,6 +16,7 @@ from lora_whisper.model.checkpoint import (
     load_processor,
     locate,
 )
+from tests.configs import model_config
 from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper" / "whisper-tiny"
@@ -30,7 +30,7 @@ TEXT = " the <|notimestamps|> 12 naïve ÿ"
 
 
 def located(folder: Path) -> Checkpoint:
-    return locate(ModelConfig(str(folder), None, "auto"))
+    return locate(model_config(folder))
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> WhisperForConditionalGeneration:

@@ -18,6 +18,7 @@ from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model import checkpoint as checkpoints
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate, weight_names
+from tests.configs import model_config
 from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def given(name: object) -> ModelConfig:
-    return ModelConfig(checkpoint=str(name), revision=None, dtype="auto")
+    return model_config(str(name), dtype="auto")
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def test_locating_imports_no_torch(toy_folder):
         from lora_whisper.config import ModelConfig
         from lora_whisper.errors import UserError
         from lora_whisper.model.checkpoint import locate
-        locate(ModelConfig({str(toy_folder)!r}, None, "auto"))
+        locate(ModelConfig({str(toy_folder)!r}, None, "auto", "auto"))
         try:
-            locate(ModelConfig("nobody/nothing", None, "auto"))
+            locate(ModelConfig("nobody/nothing", None, "auto", "auto"))
         except UserError:
             print(sorted({{"torch", "transformers"}} & set(sys.modules)))
     """

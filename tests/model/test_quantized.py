@@ -7,9 +7,9 @@ import torch
 from bitsandbytes.functional import get_4bit_type, quantize_4bit
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.config import ModelConfig
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
+from tests.configs import model_config
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ BLOCK = 64  # weights that share a scale in nf4
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder: Path = toy_checkpoint(tmp_path_factory.mktemp("toy"))
-    return locate(ModelConfig(str(folder), None, "auto"))
+    return locate(model_config(folder))
 
 
 def linear_layers(model: WhisperForConditionalGeneration) -> dict[str, torch.nn.Module]:

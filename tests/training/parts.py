@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
 
-from lora_whisper.config import AdapterConfig, OptimizerConfig, TrainingConfig
+from lora_whisper.config import TrainingConfig
 from lora_whisper.data.batches import Batch, collate
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.windows import Window
 from lora_whisper.model.adapter import adapter_parameters, attach
 from lora_whisper.training.accelerator import new_accelerator
 from lora_whisper.training.loop import Trainer
-from tests.toys import LINEAR_NAMES, MEL_BINS, WINDOW_SECONDS, toy_model
+from tests.configs import adapter_config, optimizer_config, training_config
+from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_model
 
 EOT = 256  # the first id after the bytes
 
 
 def toy_adapter(dropout: float = 0.0, seed: int = 3) -> PeftModel:
-    config = AdapterConfig("lora", 2, 4.0, dropout, LINEAR_NAMES, train_language_token=False)
+    config = adapter_config(rank=2, alpha=4.0, dropout=dropout)
     return attach(toy_model(), config, "none", gradient_checkpointing=False, seed=seed)
 
 
@@ -40,9 +42,7 @@ def toy_trainer(model: PeftModel, seed: int = 1, **changes: Any) -> Trainer:
         features=LogMel(MEL_BINS, WINDOW_SECONDS),
         total_steps=changes.get("total_steps", 10),
         peak_learning_rate=1e-2,
-        schedule=OptimizerConfig(
-            learning_rate=None,
-            weight_decay=0.0,
+        schedule=optimizer_config(
             warmup_share=0.0,
             schedule="constant",
             max_gradient_norm=changes.get("max_gradient_norm", 1e9),
@@ -53,20 +53,17 @@ def toy_trainer(model: PeftModel, seed: int = 1, **changes: Any) -> Trainer:
 
 
 def training_settings(**changes: Any) -> TrainingConfig:
-    values = {
+    values: dict[str, Any] = {
         "max_epochs": 1.0,
-        "max_steps": None,
         "global_batch": 8,
         "micro_batch": 8,
         "precision": "fp32",
         "gradient_checkpointing": False,
-        "checkpoint_every_steps": 100,
-        "keep_checkpoints": 2,
-        "validate_every_steps": None,
         "log_every_steps": 1,
         "loader_workers": 0,
     }
-    return TrainingConfig(**(values | {key: changes[key] for key in changes if key in values}))
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    return training_config(**(values | {key: changes[key] for key in changes if key in known}))
 
 
 def toy_windows(count: int = 8, seed: int = 0) -> list[Window]:

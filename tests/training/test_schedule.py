@@ -6,22 +6,12 @@ import math
 
 import pytest
 
-from lora_whisper.config import OptimizerConfig
 from lora_whisper.training.schedule import learning_rate
-
-
-def optimizer(schedule: str, warmup_share: float = 0.1) -> OptimizerConfig:
-    return OptimizerConfig(
-        learning_rate=1.0,
-        weight_decay=0.0,
-        warmup_share=warmup_share,
-        schedule=schedule,  # type: ignore[arg-type]
-        max_gradient_norm=1.0,
-    )
+from tests.configs import optimizer_config
 
 
 def rates(schedule: str, steps: int = 100, warmup_share: float = 0.1) -> list[float]:
-    config = optimizer(schedule, warmup_share)
+    config = optimizer_config(schedule=schedule, warmup_share=warmup_share)
     return [learning_rate(step, steps, 2.0, config) for step in range(steps)]
 
 

@@ -1,0 +1,90 @@
+"""What `train` says of a run before it begins: what is about to be trained on what."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from lora_whisper import terminal
+from lora_whisper.commands._inputs import Base, Speech
+from lora_whisper.commands._windows import TrainingWindows, shares
+from lora_whisper.config import TrainConfig
+from lora_whisper.errors import listing
+from lora_whisper.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+log = logging.getLogger("lora_whisper")
+
+
+def announce(
+    config: TrainConfig,
+    folder: RunFolder,
+    base: Base,
+    speech: Speech,
+    windows: TrainingWindows,
+    model: PeftModel,
+) -> None:
+    """Base, adapter and speech, a line each; what was left out is named."""
+    log.info("run         %s", folder.path)
+    _announce_model(config, base, model)
+    _announce_speech(config, speech)
+    _announce_windows(config, base, speech, windows)
+
+
+def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
+    from lora_whisper.model.adapter import parameter_counts
+
+    trainable, total = parameter_counts(model)
+    log.info(
+        "base        %s, %.1f M parameters, window %g s, quantization %s",
+        base.checkpoint.name,
+        (total - trainable) / 1e6,
+        base.window_seconds,
+        config.quantization.kind,
+    )
+    log.info(
+        "adapter     %s, rank %d, alpha %g, %s parameters (%s)",
+        config.adapter.kind,
+        config.adapter.rank,
+        config.adapter.alpha,
+        f"{trainable:,}",
+        terminal.percent(trainable / total),
+    )
+
+
+def _announce_speech(config: TrainConfig, speech: Speech) -> None:
+    if speech.train is None:
+        log.info("train       streamed from %s, nothing of it is kept", config.data.path)
+    for name, corpus in speech.parts.items():
+        log.info("%-11s %d utterances, %.2f h", name, len(corpus.utterances), corpus.hours)
+        for reason, rows in corpus.left_out.items():
+            log.warning(
+                "%-11s left out %d: %s\n%s", name, len(rows), reason, listing(list(rows), 3)
+            )
+
+
+def _announce_windows(
+    config: TrainConfig, base: Base, speech: Speech, windows: TrainingWindows
+) -> None:
+    """Say what an epoch is made of, where that is not one utterance a window as it stands."""
+    from lora_whisper.data.text import cleaning_report
+    from lora_whisper.data.vocabulary import written_language
+
+    data = config.data
+    asked = shares(data)
+    if data.windows == "packed" or data.mix:
+        log.info("windows     %s, %s an epoch", data.windows, windows.per_epoch)
+    if any(vars(asked).values()):
+        log.info("shares      %s", asked)
+    if data.clean:
+        texts = (
+            (one.text, written_language(base.vocabulary, one))
+            for corpus in speech.learnt
+            for one in corpus.utterances
+        )
+        log.info("texts       %s", cleaning_report(texts, data.clean))
+    steps = [name for name, step in vars(config.augmentation).items() if step is not None]
+    if steps:
+        log.info("augmented   by %s", ", ".join(steps))

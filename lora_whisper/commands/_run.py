@@ -1,0 +1,250 @@
+"""One training run, from wherever its folder stands to the summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper import terminal
+from lora_whisper.commands._announce import announce
+from lora_whisper.commands._inputs import Base, Speech, read_base, read_speech
+from lora_whisper.commands._scoring import (
+    decode,
+    earlier_score,
+    load_whisper,
+    report_bad_audio,
+    score_model,
+    whisper_inside,
+)
+from lora_whisper.commands._windows import (
+    TrainingWindows,
+    training_windows,
+    validation_windows,
+)
+from lora_whisper.config import TrainConfig
+from lora_whisper.data.corpus import sample
+from lora_whisper.errors import UserError
+from lora_whisper.run_folder import RunFolder, write_json
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from peft import PeftModel
+
+    from lora_whisper.data.batches import Batch
+    from lora_whisper.data.table import Utterances
+    from lora_whisper.training.checkpoints import TrainingState
+    from lora_whisper.training.loop import Trainer
+    from lora_whisper.training.recorder import Recorder
+
+log = logging.getLogger("lora_whisper")
+
+Scored = dict[str, Any] | None  # what score.json holds; None without a test set
+
+
+class Run:
+    """Loads everything when it is made, so that what fails then costs nothing."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder):
+        from lora_whisper.training.accelerator import new_accelerator
+        from lora_whisper.training.defaults import total_steps
+
+        self.config, self.folder = config, folder
+        self.base: Base = read_base(config.model)
+        self.speech: Speech = read_speech(config.model, config.data)
+        self.accelerator: Accelerator = new_accelerator(config.training.precision)
+        self.base.features.to(self.accelerator.device)
+        self.windows: TrainingWindows = training_windows(config, self.base, self.speech)
+        self.total_steps = total_steps(self.windows.per_epoch, config.training)
+        self.model: PeftModel = self._load_model()
+
+    def carry_out(self) -> None:
+        """Score the base, train, keep the best adapter, score it, and sum up."""
+        announce(self.config, self.folder, self.base, self.speech, self.windows, self.model)
+        base_score = self._score_base()
+        trainer = self._trainer()
+        state = self._train(trainer)
+        self._keep_adapter(trainer, state)
+        self._finish(state, base_score, self._score_adapter())
+
+    # ── the parts ────────────────────────────────────────────────────────────────────────────
+
+    def _load_model(self) -> PeftModel:
+        from lora_whisper.model.adapter import attach
+        from lora_whisper.training.defaults import checkpointing_for_width
+
+        config = self.config
+        whisper = load_whisper(config, self.base, self.accelerator.device)
+        checkpointing = config.training.gradient_checkpointing
+        if checkpointing is None:
+            checkpointing = checkpointing_for_width(whisper.config.d_model)
+        return attach(
+            whisper,
+            config.adapter,
+            config.quantization.kind,
+            checkpointing,
+            config.seed,
+            self._trained_tokens(),
+        )
+
+    def _trained_tokens(self) -> tuple[int, ...]:
+        """The token that `data.language` borrows, where the adapter is to re-learn it."""
+        from lora_whisper.data.vocabulary import language_code
+
+        if not self.config.adapter.train_language_token:
+            return ()
+        code = language_code(self.base.vocabulary, self.config.data.language_token)
+        if code is None:
+            raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
+        return (self.base.vocabulary.languages[code],)
+
+    def _trainer(self) -> Trainer:
+        from lora_whisper.model.adapter import adapter_parameters
+        from lora_whisper.training.defaults import learning_rate_for_width
+        from lora_whisper.training.loop import Trainer
+        from lora_whisper.training.optimizer import new_optimizer
+
+        config, whisper = self.config, whisper_inside(self.model)
+        parameters = adapter_parameters(self.model)
+        peak = config.optimizer.learning_rate or learning_rate_for_width(whisper.config.d_model)
+        return Trainer(
+            accelerator=self.accelerator,
+            whisper=whisper,
+            parameters=parameters,
+            optimizer=self.accelerator.prepare(new_optimizer(parameters, config.optimizer, peak)),
+            features=self.base.features,
+            total_steps=self.total_steps,
+            peak_learning_rate=peak,
+            schedule=config.optimizer,
+            settings=config.training,
+            seed=config.seed,
+        )
+
+    def _recorder(self, trainer: Trainer, micro_batch: int) -> Recorder:
+        from lora_whisper.training.recorder import Recorder
+
+        validation = self._validation_sample()
+        return Recorder(
+            folder=self.folder,
+            trainer=trainer,
+            steps_per_epoch=self.windows.steps_per_epoch,
+            validation=(
+                validation_windows(self.config, self.base, validation, micro_batch)
+                if validation
+                else None
+            ),
+            decode_validation=(lambda: self._validation_wer(validation)) if validation else None,
+        )
+
+    # ── training ─────────────────────────────────────────────────────────────────────────────
+
+    def _train(self, trainer: Trainer) -> TrainingState:
+        from lora_whisper.training.loop import main_loop
+
+        micro_batch = self._micro_batch()
+        recorder = self._recorder(trainer, micro_batch)
+        state = recorder.resume()
+        with terminal.work("training", self.total_steps, state.step) as recorder.work:
+            self.model.train()
+            batches = self.windows.load(state.step, self.total_steps, micro_batch)
+            main_loop(
+                trainer,
+                self._usable(batches),
+                state,
+                recorder.log,
+                recorder.validate,
+                recorder.checkpoint,
+            )
+        recorder.warn_of_slow_validation(state)
+        return state
+
+    def _micro_batch(self) -> int:
+        from lora_whisper.training.defaults import micro_batch_for_width
+
+        given = self.config.training.micro_batch
+        width = whisper_inside(self.model).config.d_model
+        return given if isinstance(given, int) else micro_batch_for_width(width)
+
+    def _usable(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Pass batches on, after naming what turned out to be unusable in them."""
+        from lora_whisper.data.windows import LeftOut
+
+        for micro_batches in batches:
+            missing = [one for batch in micro_batches for one in batch.bad]
+            for one in missing:
+                if isinstance(one, LeftOut):
+                    log.warning("left out    %s: %s", one.row, one.reason)
+            bad = [f"{one.row}: {one.reason}" for one in missing if not isinstance(one, LeftOut)]
+            report_bad_audio(bad, self.config)
+            yield micro_batches
+
+    def _validation_sample(self) -> Utterances | None:
+        """The same utterances for the whole run, so that its steps can be compared."""
+        if self.speech.validation is None:
+            return None
+        settings = self.config.evaluation
+        return sample(
+            self.speech.validation.utterances, settings.max_validation_utterances, self.config.seed
+        )
+
+    def _validation_wer(self, utterances: Utterances) -> float:
+        from lora_whisper.model.adapter import merged_in_place
+
+        # Groups are for the test set, whose columns the validation set need not have.
+        settings = dataclasses.replace(self.config.evaluation, group_by=None)
+        config = dataclasses.replace(self.config, evaluation=settings)
+        with merged_in_place(self.model):
+            whisper = whisper_inside(self.model)
+            score, _ = decode("validating", whisper, utterances, self.base, config)
+        return score.wer
+
+    def _keep_adapter(self, trainer: Trainer, state: TrainingState) -> None:
+        """Save the best adapter by validation WER, or the last one where nothing was validated."""
+        from lora_whisper.model.adapter import save_adapter
+        from lora_whisper.training.checkpoints import load_parameters
+
+        if state.best is not None:
+            load_parameters(self.folder.checkpoints / "best", trainer.parameters)
+        save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
+
+    # ── scoring ──────────────────────────────────────────────────────────────────────────────
+
+    def _score_base(self) -> Scored:
+        """Score the base before training; a resumed run keeps the score that it has."""
+        earlier = earlier_score(self.folder.evaluation / "base" / "test")
+        if earlier is not None:
+            return earlier
+        with self.model.disable_adapter():
+            return self._score("base")
+
+    def _score_adapter(self) -> Scored:
+        from lora_whisper.model.adapter import merged_in_place
+
+        with merged_in_place(self.model):
+            return self._score("adapter")
+
+    def _score(self, name: str) -> Scored:
+        if self.speech.test is None:
+            return None
+        self.model.eval()
+        return score_model(
+            name,
+            whisper_inside(self.model),
+            self.speech.test.utterances,
+            self.base,
+            self.config,
+            self.folder.evaluation / name / "test",
+        )
+
+    def _finish(self, state: TrainingState, base_score: Scored, adapter_score: Scored) -> None:
+        """Write the adapter's card and summary.json, which makes the run complete."""
+        from lora_whisper.commands._card import adapter_card
+        from lora_whisper.commands._summary import new_summary
+
+        summary = new_summary(
+            self.config, self.folder, self.base, self.speech, self.model, state
+        ) | {"base": base_score, "adapter": adapter_score}
+        card = adapter_card(self.config, summary, self.base.checkpoint.path)
+        (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
+        write_json(self.folder.summary, summary)
