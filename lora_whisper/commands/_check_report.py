@@ -35,6 +35,7 @@ def summary(
         "format": REPORT_FORMAT,
         "name": config.name,
         "checkpoint": base.checkpoint.name,
+        "revision": base.checkpoint.revision,
         "utterances": sum(split["utterances"] for split in splits.values()),
         "hours": round(sum(split["hours"] for split in splits.values()), 4),
         "speakers": _speakers(measured),
@@ -201,6 +202,8 @@ def _training_keys(report: Report) -> list[str]:
     """Training on what was repaired. Its rows hold all but what is done with their language."""
     data, fix = report["data"], report["fix"]
     keys = [f"name={report['name']}-fixed", f"model.checkpoint={report['checkpoint']}"]
+    if report["revision"]:
+        keys.append(f"model.revision={report['revision']}")
     if data["language_token"]:
         keys += [f"data.{key}={data[key]}" for key in ("language", "language_token")]
     if data["clean"]:

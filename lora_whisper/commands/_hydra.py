@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import re
+import string
 import sys
 import typing
 from argparse import Namespace
@@ -125,11 +126,29 @@ def _hydra(job_name: str, config_dir: str | None) -> Iterator[Hydra]:
 def _show_help(hydra: Hydra, primary: str, flags: Namespace) -> None:
     parser = get_args_parser()
     if flags.help:
-        hydra.app_help(config_name=primary, args_parser=parser, args=flags)
+        print(_help(hydra, primary, readable_overrides(flags.overrides)))
     elif flags.hydra_help:
         hydra.hydra_help(config_name=primary, args_parser=parser, args=flags)
     else:
         hydra.show_info(flags.info, config_name=primary, overrides=flags.overrides)
+
+
+def _help(hydra: Hydra, primary: str, overrides: list[str]) -> str:
+    """Hydra's own help lists the groups of all commands, and files that are parts of others."""
+    composed = hydra.compose_config(primary, overrides, RunMode.RUN, with_log_configuration=True)
+    HydraConfig.instance().set_config(composed)
+    groups = [str(group) for group in composed.hydra.runtime.choices if "/" not in str(group)]
+    lines = [f"{group}: {', '.join(_options(hydra, group))}" for group in groups]
+    return string.Template(composed.hydra.help.template).substitute(
+        APP_CONFIG_GROUPS="\n".join(lines),
+        CONFIG=OmegaConf.to_yaml(OmegaConf.masked_copy(composed, _our_keys(composed))),
+    )
+
+
+def _options(hydra: Hydra, group: str) -> list[str]:
+    """The names that can be typed for a group; `_common_` is a part of others."""
+    known = hydra.config_loader.get_group_options(group)
+    return [name for name in known if not name.startswith("_")]
 
 
 # ── overrides ────────────────────────────────────────────────────────────────────────────────
@@ -218,8 +237,7 @@ def _explained(error: Exception, hydra: Hydra, primary: str) -> str:
 
 
 def _no_such_option(group: str, name: str, hydra: Hydra) -> str:
-    known = hydra.config_loader.get_group_options(group)
-    options = [each for each in known if not each.startswith("_")]  # those are parts of others
+    options = _options(hydra, group)
     listed = ", ".join(options) if options else "none: there is no such group"
     near = _nearest(name, options)
     return f"{group}={name}: there is no such option. " + (
@@ -254,12 +272,16 @@ def _configure(
 
 
 def _plain(command: Command[Config], composed: DictConfig) -> Config:
-    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    ours = OmegaConf.masked_copy(composed, _our_keys(composed))
     try:
         values = OmegaConf.to_container(ours, resolve=True)
         return to_config(command.kind, cast(dict[str, Any], values))
     except OmegaConfBaseException as error:
         raise UserError(f"The configuration cannot be resolved: {error}") from error
+
+
+def _our_keys(composed: DictConfig) -> list[str]:
+    return [str(key) for key in composed if key != "hydra"]
 
 
 def _run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list[str]) -> int:

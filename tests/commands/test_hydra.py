@@ -65,6 +65,14 @@ def test_help_and_cfg(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rank: 5" in capsys.readouterr().out
 
 
+def test_help_lists_what_the_command_takes(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line("check", "--help") == 0
+    groups = capsys.readouterr().out.split("== Groups")[1].split("== Configuration")[0]
+    assert "model: base" in groups
+    assert "adapter:" not in groups
+    assert "_common_" not in groups
+
+
 def test_a_configuration_folder_of_ones_own(
     line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
