@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_whisper.commands._page import (
+    LIGHT,
+    SERIES,
+    STYLE,
+    add_legend,
+    new_axes,
+    render,
+    svg,
+)
 from lora_whisper.data.checking.inspection import MEANINGS, Finding, characters_per_second
 from lora_whisper.data.checking.measuring import QUIETEST_DBFS, Measured
 from lora_whisper.data.checking.repair import UNUSABLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHOWN_ROWS = 200  # of a finding; the rest are counted, and stand in check.json
 SHOWN_BARS = 20  # speakers and languages with the most speech
 BINS = 40
-COLOURS = ("#2b6a99", "#e09f3e", "#8f5fa8", "#5b8e55", "#b5524f", "#777777")
-STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
-    "svg.fonttype": "none",  # letters stay letters: small, and to be searched for
-    "svg.hashsalt": "lora_whisper",  # the same page for the same speech
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "text.parse_math": False,  # a speaker may be called $x$
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": "#444444",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-}
 
 
 def page(
     report: Mapping[str, Any], measured: Mapping[str, Measured], findings: Sequence[Finding]
 ) -> str:
     """The whole page. Whatever comes from the data is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
     found = [finding for finding in findings if finding.count]
-    return environment.from_string(TEMPLATE).render(
+    return render(
+        TEMPLATE,
         report=report,
         figures=figures(measured, report["settings"]["window_seconds"]),
         findings=[_section(finding) for finding in found],
@@ -56,7 +44,6 @@ def page(
         rates=lambda split: [f"{rate / 1000:g}" for rate in split["rates"]],
         tally=_tally,
         absent=[MEANINGS[finding.key].title for finding in findings if not finding.count],
-        css=CSS,
     )
 
 
@@ -100,7 +87,7 @@ def figures(measured: Mapping[str, Measured], window_seconds: float) -> list[tup
             ("Languages", _bars(measured, "language")),
             ("Speakers", _bars(measured, "speaker")),
         ]
-    return [(caption, svg) for caption, svg in plots if svg]
+    return [(caption, drawn) for caption, drawn in plots if drawn]
 
 
 def _durations(measured: Mapping[str, Measured], window_seconds: float) -> str:
@@ -111,19 +98,19 @@ def _durations(measured: Mapping[str, Measured], window_seconds: float) -> str:
     axes = _histogram(seconds, 0.0, high)
     if axes is None:
         return ""
-    axes.axvline(window_seconds, color="#b5524f", linestyle="--", linewidth=1.5)
+    axes.axvline(window_seconds, color=LIGHT["bad"], linestyle="--", linewidth=1.5)
     axes.annotate(
         f"window, {window_seconds:g} s",
         (window_seconds, 1.0),
         xycoords=axes.get_xaxis_transform(),
         xytext=(5, 0),  # beside the line
         textcoords="offset points",
-        color="#b5524f",
+        color=LIGHT["bad"],
         va="top",
         rotation=90,
     )
     axes.set_xlabel("seconds")
-    return _svg(axes)
+    return svg(axes)
 
 
 def _rates(measured: Mapping[str, Measured]) -> str:
@@ -133,7 +120,7 @@ def _rates(measured: Mapping[str, Measured]) -> str:
     if axes is None:
         return ""
     axes.set_xlabel("characters a second")
-    return _svg(axes)
+    return svg(axes)
 
 
 def _levels(measured: Mapping[str, Measured]) -> str:
@@ -144,7 +131,7 @@ def _levels(measured: Mapping[str, Measured]) -> str:
     if axes is None:
         return ""
     axes.set_xlabel("mean level, dB below full scale")
-    return _svg(axes)
+    return svg(axes)
 
 
 def _histogram(values: Mapping[str, np.ndarray], low: float, high: float) -> Axes | None:
@@ -152,22 +139,20 @@ def _histogram(values: Mapping[str, np.ndarray], low: float, high: float) -> Axe
     inside = {name: np.clip(each[~np.isnan(each)], low, high) for name, each in values.items()}
     if not any(len(each) for each in inside.values()):
         return None
-    axes = _axes(2.7)
+    axes = new_axes(2.7)
     axes.hist(
         list(inside.values()),
         bins=BINS,
         range=(low, high),
         stacked=True,
         label=list(inside),
-        color=[COLOURS[number % len(COLOURS)] for number in range(len(inside))],
+        color=[SERIES[number % len(SERIES)] for number in range(len(inside))],
     )
     axes.set_ylabel("utterances")
     axes.locator_params(axis="y", integer=True)
     axes.set_xlim(low, high)
     if len(inside) > 1:
-        _figure(axes).legend(
-            loc="outside upper right", ncols=4, frameon=False, fontsize=10, handlelength=1
-        )
+        add_legend(axes)
     return axes
 
 
@@ -181,115 +166,28 @@ def _bars(measured: Mapping[str, Measured], field: str) -> str:
     known = records[records[field] >= 0]
     seconds = np.bincount(known[field], np.nan_to_num(known["seconds"]), len(names))
     most = np.argsort(-seconds, kind="stable")[:SHOWN_BARS]
-    axes = _axes(0.9 + 0.26 * len(most))
+    axes = new_axes(0.9 + 0.26 * len(most))
     unit, unit_seconds = ("hours", 3600) if seconds.max() >= 1800 else ("minutes", 60)
     # By number, and not by name: names that are equal when shortened would share one bar.
-    axes.barh(range(len(most)), seconds[most] / unit_seconds, color=COLOURS[0])
+    axes.barh(range(len(most)), seconds[most] / unit_seconds, color=SERIES[0])
     axes.set_yticks(range(len(most)), [_short(names[number]) for number in most])
     axes.set_ylim(len(most) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=5)  # more run into each other where hours are few
     rest = len(names) - len(most)
     axes.set_xlabel(unit + (f" (and {rest:,} more {field}s)" if rest else ""))
-    return _svg(axes)
+    return svg(axes)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= 16 else name[:15] + "…"
 
 
-def _axes(height_inches: float) -> Axes:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(4.8, height_inches), layout="constrained").add_subplot()
-
-
-def _figure(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
-
-
-def _svg(axes: Axes) -> str:
-    """The figure alone, without the head of a file and the names that two figures would share."""
-    import warnings
-
-    buffer = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the fonts
-        _figure(axes).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r' id="[a-z]+[0-9.]*_\d+"', "", svg)
-
-
 # ── the page ─────────────────────────────────────────────────────────────────────────────────
 
-CSS = """
-:root { --ink: #1d2630; --soft: #5c6975; --line: #dde3e8; --tint: #f5f7f9; --bad: #b5524f; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 68rem; color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; background: #fff; }
-h1 { margin: 0; font-size: 1.5rem; overflow-wrap: anywhere; }
-h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; }
-p { margin: .3rem 0; }
-.soft { color: var(--soft); }
-.key { display: flex; flex-wrap: wrap; gap: .75rem 2.5rem; margin: 1.25rem 0; padding: 0; }
-.key div { display: flex; flex-direction: column-reverse; }
-.key dd { margin: 0; font-size: 1.9rem; line-height: 1.2; font-weight: 600; }
-.key dt { color: var(--soft); font-size: .9rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; min-width: 60%; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem 1.5rem .35rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 500; font-size: .9rem; }
-.number { text-align: right; }
-.plots { display: grid; gap: 1.5rem 2rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
-figure { margin: 0; }
-figcaption { font-weight: 600; margin-bottom: .25rem; }
-svg { display: block; width: 100%; height: auto; }
-details { border: 1px solid var(--line); border-radius: .5rem; margin: .6rem 0; }
-summary { display: flex; gap: .9rem; align-items: baseline; padding: .6rem .9rem; cursor: pointer; }
-summary::-webkit-details-marker { display: none; }
-summary::after { content: "▸"; margin-left: auto; color: var(--soft); }
-details[open] > summary::after { content: "▾"; }
-summary b { min-width: 3.2rem; text-align: right; font-variant-numeric: tabular-nums; }
-.unusable summary b { color: var(--bad); }
-summary span { display: block; }
-.rows { margin: 0; padding: 0; list-style: none; font-size: .92rem; }
-.rows li { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 2fr); gap: .1rem 1.5rem;
-  padding: .5rem .9rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-.rows li:nth-child(odd) { background: var(--tint); }
-.file { font: .8rem/1.5 ui-monospace, monospace; color: var(--soft); }
-.note { padding: .5rem .9rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-.none { padding: 1rem; background: var(--tint); border-radius: .5rem; font-weight: 600; }
-@media (max-width: 40rem) {
-  .rows li { grid-template-columns: minmax(0, 1fr); }
-  .key { gap: .75rem 1.75rem; }
-  table { font-size: .85rem; }
-  th, td { padding-right: .8rem; }
-  .key dd { font-size: 1.5rem; }
-}
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  details { border-color: #999; }
-  details::details-content { content-visibility: visible; display: block; }
-  summary::after { content: ""; }
-  figure, .rows li, summary { break-inside: avoid; }
-}
-"""
-
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ report.name }}: check</title>
-<style>{{ css|safe }}</style>
-</head>
-<body>
+TEMPLATE = """{% extends "page.html" %}
+{% block title %}{{ report.name }}: check{% endblock %}
+{% block body %}
 <h1>{{ report.name }}</h1>
 <p class="soft">Speech as lora-whisper check found it, for {{ report.checkpoint }}
 with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
@@ -365,6 +263,5 @@ with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
 <p class="soft">{% for name, value in report.settings.items() %}{{ name|replace("_", " ") }}
 {{ "%g"|format(value) }}
 {%- if not loop.last %}; {% endif %}{% endfor %}</p>
-</body>
-</html>
+{% endblock %}
 """

@@ -1,0 +1,179 @@
+"""HTML pages that need nothing but themselves: no network and no script. Their frame and plots."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Each colour on light and on dark ground. Plots are drawn in the light ones, and `svg` gives them
+# the names, so that they follow the page.
+PALETTE = {
+    "page": ("#ffffff", "#14191e"),
+    "ink": ("#1d2630", "#e4e9ee"),
+    "soft": ("#5c6975", "#9ba8b4"),
+    "line": ("#dde3e8", "#323b44"),
+    "tint": ("#f5f7f9", "#1c2329"),
+    "bad": ("#b5524f", "#e58f8a"),
+    "blue": ("#2b6a99", "#6db0e2"),
+    "amber": ("#e09f3e", "#e8b15c"),
+    "violet": ("#8f5fa8", "#bd93d4"),
+    "green": ("#5b8e55", "#8dc086"),
+    "grey": ("#777777", "#a0a0a0"),
+}
+LIGHT = {name: light for name, (light, _) in PALETTE.items()}
+SERIES = [LIGHT[name] for name in ("blue", "amber", "violet", "green", "bad", "grey")]
+STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
+    "svg.fonttype": "none",  # letters stay letters: small, and to be searched for
+    "svg.hashsalt": "lora_whisper",  # the same page for the same figures
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.parse_math": False,  # a speaker may be called $x$
+    "text.color": LIGHT["soft"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": LIGHT["soft"],
+    "axes.labelcolor": LIGHT["soft"],
+    "xtick.color": LIGHT["soft"],
+    "ytick.color": LIGHT["soft"],
+}
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template that extends `page.html`. Whatever comes from the data is escaped."""
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    environment = Environment(
+        loader=DictLoader({"page.html": FRAME}),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.from_string(template).render(css=_colours() + CSS, **values)
+
+
+def _colours() -> str:
+    light, dark = (
+        "".join(f" --{name}: {colours[ground]};" for name, colours in PALETTE.items())
+        for ground in (0, 1)
+    )
+    # Of the screen only: ink on paper is dark.
+    return (
+        f":root {{ color-scheme: light dark;{light} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{{dark} }} }}"
+    )
+
+
+# ── plots, which are drawn `with matplotlib.rc_context(STYLE)` ───────────────────────────────
+
+
+def new_axes(height_inches: float) -> Axes:
+    """Axes in a figure of their own, as wide as half a page."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(4.8, height_inches), layout="constrained").add_subplot()
+
+
+def figure_of(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def add_legend(axes: Axes) -> None:
+    """Above the plot, where it covers nothing."""
+    figure_of(axes).legend(
+        loc="outside upper right", ncols=4, frameon=False, fontsize=10, handlelength=1
+    )
+
+
+def svg(axes: Axes) -> str:
+    """The figure alone, without the head of a file and the names that two figures would share."""
+    import warnings
+
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the fonts
+        figure_of(axes).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    names = {light: name for name, light in LIGHT.items()}
+    drawn = re.sub("|".join(names), lambda found: f"var(--{names[found[0]]})", drawn)
+    return re.sub(r' id="[a-z]+[0-9.]*_\d+"', "", drawn)
+
+
+# ── the frame ────────────────────────────────────────────────────────────────────────────────
+
+FRAME = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{% block title %}{% endblock %}</title>
+<style>{{ css|safe }}</style>
+</head>
+<body>
+{% block body %}{% endblock %}
+</body>
+</html>
+"""
+
+CSS = """
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 68rem; color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; background: var(--page); }
+h1 { margin: 0; font-size: 1.5rem; overflow-wrap: anywhere; }
+h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; }
+p { margin: .3rem 0; }
+.soft { color: var(--soft); }
+.key { display: flex; flex-wrap: wrap; gap: .75rem 2.5rem; margin: 1.25rem 0; padding: 0; }
+.key div { display: flex; flex-direction: column-reverse; }
+.key dd { margin: 0; font-size: 1.9rem; line-height: 1.2; font-weight: 600; }
+.key dt { color: var(--soft); font-size: .9rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; min-width: 60%; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem 1.5rem .35rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 500; font-size: .9rem; }
+.number { text-align: right; }
+.plots { display: grid; gap: 1.5rem 2rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+figure { margin: 0; }
+figcaption { font-weight: 600; margin-bottom: .25rem; }
+svg { display: block; width: 100%; height: auto; }
+details { border: 1px solid var(--line); border-radius: .5rem; margin: .6rem 0; }
+summary { display: flex; gap: .9rem; align-items: baseline; padding: .6rem .9rem; cursor: pointer; }
+summary::-webkit-details-marker { display: none; }
+summary::after { content: "▸"; margin-left: auto; color: var(--soft); }
+details[open] > summary::after { content: "▾"; }
+summary b { min-width: 3.2rem; text-align: right; font-variant-numeric: tabular-nums; }
+.unusable summary b { color: var(--bad); }
+summary span { display: block; }
+.rows { margin: 0; padding: 0; list-style: none; font-size: .92rem; }
+.rows li { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 2fr); gap: .1rem 1.5rem;
+  padding: .5rem .9rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.rows li:nth-child(odd) { background: var(--tint); }
+.file { font: .8rem/1.5 ui-monospace, monospace; color: var(--soft); }
+.note { padding: .5rem .9rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.none { padding: 1rem; background: var(--tint); border-radius: .5rem; font-weight: 600; }
+@media (max-width: 40rem) {
+  .rows li { grid-template-columns: minmax(0, 1fr); }
+  .key { gap: .75rem 1.75rem; }
+  table { font-size: .85rem; }
+  th, td { padding-right: .8rem; }
+  .key dd { font-size: 1.5rem; }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  details { border-color: var(--grey); }
+  details::details-content { content-visibility: visible; display: block; }
+  summary::after { content: ""; }
+  figure, .rows li, summary { break-inside: avoid; }
+}
+"""
