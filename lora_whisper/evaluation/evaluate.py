@@ -29,6 +29,7 @@ class ScoredRow:
     """One utterance of the test set, as it is written to the hypotheses file."""
 
     row: str  # of the manifest, "test.jsonl:17"
+    language: str | None  # Whisper's code of what the text is in, which chose the normalizer
     reference: str
     hypothesis: str
     errors: int  # normalized words substituted, inserted or deleted
@@ -85,6 +86,7 @@ def _scored(
     counts = error_counts(normalize(utterance.text), normalize(text))
     return ScoredRow(
         utterance.row,
+        language,
         utterance.text,
         text,
         counts.errors,

@@ -56,6 +56,7 @@ def test_score_and_rows(judge: Judge) -> None:
     assert (result.audio_seconds, result.decode_seconds, result.bad_audio) == (12.5, 0.5, 0)
     assert scored[1] == ScoredRow(
         row="a.jsonl:2",
+        language="en",
         reference="Daily, with water!",
         hypothesis="daily water water",
         errors=1,
