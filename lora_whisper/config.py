@@ -65,6 +65,13 @@ class QuantizationConfig:
     double_quantization: bool  # nf4: the scales of its blocks are quantized as well
     compute_dtype: Dtype  # nf4: of the products with weights read back; auto: model.dtype
 
+    def __post_init__(self) -> None:
+        is_nf4, found = self.kind == "nf4", f"only nf4 has this, found quantization={self.kind}"
+        require(
+            double_quantization=(is_nf4 or not self.double_quantization, found),
+            compute_dtype=(is_nf4 or self.compute_dtype == "auto", found),
+        )
+
 
 @dataclass(frozen=True)
 class AdaLoraConfig:

@@ -33,8 +33,18 @@ def load_whisper(
     from lora_whisper.model.checkpoint import load_base
     from lora_whisper.training.accelerator import choose_dtype
 
+    quantization = config.quantization
     dtype = choose_dtype(config.model.dtype, config.training.precision)
-    return load_base(base.checkpoint, config.quantization.kind, dtype, device)
+    asked = quantization.compute_dtype
+    return load_base(
+        base.checkpoint,
+        quantization.kind,
+        dtype,
+        device,
+        attention=config.model.attention,
+        double_quantization=quantization.double_quantization,
+        compute_dtype=None if asked == "auto" else choose_dtype(asked, config.training.precision),
+    )
 
 
 def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:

@@ -62,7 +62,8 @@ def run(config: EvaluateConfig, path: Path) -> None:
         corpus = usable(rows, "test", data_to_score(config, run_config), base)
         settings = settings_for(config, run_config, corpus)
         name = set_name(config.data.test, settings, run_config)
-        changed = dataclasses.replace(run_config, evaluation=settings)
+        model = dataclasses.replace(run_config.model, attention="auto")  # as this machine has it
+        changed = dataclasses.replace(run_config, model=model, evaluation=settings)
         scores = score_all(folder, changed, base, corpus, name)
         if name == OWN_SET:
             write_json(folder.summary, read_json(folder.summary) | scores)

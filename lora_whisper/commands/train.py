@@ -46,6 +46,7 @@ def check(config: TrainConfig, path: Path) -> None:
     if start in ("resume", "complete"):
         require_same(folder, config)
     if start != "complete":
+        _check_attention(config)
         _check_speech(config)
 
 
@@ -56,6 +57,20 @@ def _require_language_token(config: TrainConfig) -> None:
             "that is not given. Type data.language_token=CODE, the language whose token is "
             "borrowed, or adapter.train_language_token=false."
         )
+
+
+def _check_attention(config: TrainConfig) -> None:
+    """See that FlashAttention runs here; only who asks for it has to wait for torch so early."""
+    if config.model.attention != "flash":
+        return
+    import torch
+
+    from lora_whisper.model.attention import choose_attention
+    from lora_whisper.training.accelerator import choose_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(config.model.dtype, config.training.precision)
+    choose_attention(config.model.attention, dtype, device)
 
 
 def _check_speech(config: TrainConfig) -> None:

@@ -135,19 +135,33 @@ def window_seconds(config: WhisperConfig) -> float:
 
 
 def load_base(
-    checkpoint: Checkpoint, quantization: str, dtype: torch.dtype, device: torch.device
+    checkpoint: Checkpoint,
+    quantization: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    attention: str = "auto",
+    double_quantization: bool = True,
+    compute_dtype: torch.dtype | None = None,
 ) -> WhisperForConditionalGeneration:
     """Load the frozen base in evaluation mode, straight onto `device`.
 
     With int8 or nf4 the linear layers of encoder and decoder are quantized by bitsandbytes;
     convolutions, embeddings and the output projection tied to them stay in `dtype`.
 
+    Args:
+        attention: auto, sdpa or flash.
+        double_quantization: nf4: the scales of its blocks are quantized as well.
+        compute_dtype: nf4: of the products with weights read back; None: `dtype`.
+
     Raises:
-        UserError: the files lack weights that the configuration asks for.
+        UserError: the files lack weights that the configuration asks for, or FlashAttention is
+            asked for and does not run here.
     """
     from transformers import WhisperForConditionalGeneration
 
-    from lora_whisper.model import quantized
+    from lora_whisper.model.attention import choose_attention
+    from lora_whisper.model.quantized import bitsandbytes_config, settle
 
     folder = snapshot(checkpoint)
     loaded: Any = WhisperForConditionalGeneration.from_pretrained(
@@ -155,8 +169,11 @@ def load_base(
         dtype=dtype,
         device_map={"": device},
         quantization_config=(
-            None if quantization == "none" else quantized.bitsandbytes_config(quantization, dtype)
+            None
+            if quantization == "none"
+            else bitsandbytes_config(quantization, compute_dtype or dtype, double_quantization)
         ),
+        attn_implementation=choose_attention(attention, dtype, device),
         use_safetensors=weight_names(os.listdir(folder))[0].endswith(".safetensors"),
         local_files_only=True,
         output_loading_info=True,
@@ -168,7 +185,7 @@ def load_base(
     # Configurations of 2022 force English here; language and task come from the generation config.
     model.config.forced_decoder_ids = None
     if quantization != "none":
-        quantized.settle(model)
+        settle(model)
     return model.requires_grad_(False).eval()
 
 

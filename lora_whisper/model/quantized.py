@@ -15,14 +15,19 @@ from peft import prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 
-def bitsandbytes_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Ask for int8 or nf4 linear layers that compute in `dtype`, without the output projection."""
+def bitsandbytes_config(
+    kind: str, compute_dtype: torch.dtype, double_quantization: bool
+) -> BitsAndBytesConfig:
+    """Ask for int8 or nf4 linear layers, but not for the output projection.
+
+    Only nf4 has a compute dtype and scales to quantize: int8 multiplies integers.
+    """
     return BitsAndBytesConfig(
         load_in_8bit=kind == "int8",
         load_in_4bit=kind == "nf4",
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=double_quantization,
+        bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=["proj_out"],  # tied to the embeddings, which stay as they are
     )
 

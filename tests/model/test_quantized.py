@@ -71,3 +71,27 @@ def test_preparing_leaves_codes_alone_and_everything_else_in_fp32(checkpoint, ki
     assert stored == {torch.float32, codes.popitem()[1].dtype}
     assert base.proj_out.weight is base.model.decoder.embed_tokens.weight
     assert base(**toy_inputs()).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_scales_of_nf4_are_quantized_where_asked(checkpoint, double):
+    base = load_base(checkpoint, "nf4", torch.float32, CPU, double_quantization=double)
+    states = [layer.weight.quant_state for layer in linear_layers(base).values()]
+    assert {state.nested for state in states} == {double}
+    assert {state.absmax.dtype for state in states} == {torch.uint8 if double else torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nf4_multiplies_in_the_compute_dtype(checkpoint, dtype):
+    base = load_base(checkpoint, "nf4", torch.float32, CPU, compute_dtype=dtype)
+    layer = base.model.encoder.layers[0].fc1
+    inputs = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    weight = nf4_by_hand(toy_model().model.encoder.layers[0].fc1.weight)
+    rounded = [value.to(dtype) for value in (inputs, weight, layer.bias)]
+    expected = torch.nn.functional.linear(*rounded).float()
+    assert torch.equal(layer(inputs), expected)
+
+
+def test_nf4_computes_in_the_dtype_of_the_weights_unless_told(checkpoint):
+    base = load_base(checkpoint, "nf4", torch.bfloat16, CPU)
+    assert {layer.compute_dtype for layer in linear_layers(base).values()} == {torch.bfloat16}
