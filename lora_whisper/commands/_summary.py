@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import shutil
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from lora_whisper import __version__
+from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.table import Utterances
 from lora_whisper.model.checkpoint import EMBEDDED, fingerprint, weights_bytes
 from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, read_json
 from lora_whisper.terminal import clock, console, megabytes, percent
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
 MODELS = ("base", "adapter", "merged")
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
 EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech, to show the pipeline"
-
-
-def versions() -> dict[str, str]:
-    """What the run was made with."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"lora_whisper": __version__, "python": platform.python_version(), **found}
 
 
 def new_summary(
@@ -58,6 +51,7 @@ def new_summary(
         "model_bytes": weights_bytes(base.checkpoint),
         "trainable_parameters": trainable,
         "total_parameters": total,
+        **_who_speaks(config, speech),
         "train_audio_seconds": round(sum(one.seconds for one in speech.learnt), 3),
         "train_audio_seconds_seen": round(state.audio_seconds, 3),
         "train_seconds": round(state.train_seconds, 3),
@@ -66,8 +60,28 @@ def new_summary(
         "left_out": speech.left_out,
         "bad_audio": state.bad_audio,
         "seed": config.seed,
+        "environment": environment(),
         "versions": versions(),
     }
+
+
+def _who_speaks(config: TrainConfig, speech: Speech) -> dict[str, Any]:
+    """Languages and speakers, as far as the rows name them."""
+    learnt = [corpus.utterances for corpus in speech.learnt]
+    tested = [speech.test.utterances] if speech.test else []
+    languages = _named(learnt, "language") or {config.data.language or "en"}
+    speakers = _named(tested, "speaker")
+    return {
+        "languages": sorted(languages),
+        "utterances": {name: len(corpus.utterances) for name, corpus in speech.splits.items()},
+        "test_speakers": len(speakers),
+        "test_speakers_in_training": len(speakers & _named(learnt, "speaker")),
+    }
+
+
+def _named(utterances: list[Utterances], column: str) -> set[str]:
+    names = chain.from_iterable(each.column(column).unique().to_pylist() for each in utterances)
+    return {name for name in names if name}
 
 
 def show_summary(folder: RunFolder) -> None:
