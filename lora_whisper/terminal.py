@@ -21,7 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(highlight=False, soft_wrap=False)
+from lora_whisper import processes
+
+console = Console(highlight=False, soft_wrap=False, quiet=not processes.is_main())
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
 
 
@@ -59,7 +61,10 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Write the log of lora_whisper to `path` as well, with time stamps."""
+    """Write the log of lora_whisper to `path` as well, with time stamps; the main process does."""
+    if not processes.is_main():
+        yield
+        return
     log = logging.getLogger("lora_whisper")
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -143,3 +148,8 @@ def percent(share: float) -> str:
 def megabytes(size_bytes: int) -> str:
     """`3.1 MB`"""
     return f"{size_bytes / 1e6:.1f} MB"
+
+
+def gigabytes(size_bytes: int) -> str:
+    """`3.1 GB`"""
+    return f"{size_bytes / 1e9:.1f} GB"

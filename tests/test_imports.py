@@ -13,6 +13,7 @@ GROUND = (
     "config",
     "errors",
     "paths",
+    "processes",
     "run_folder",
     "terminal",
 )  # floor 0 is one part

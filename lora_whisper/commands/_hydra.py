@@ -34,6 +34,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lora_whisper.commands._launch import end, meet
 from lora_whisper.composing import to_config
 from lora_whisper.errors import UserError, listing
 from lora_whisper.terminal import log_to_console, quiet_libraries
@@ -58,6 +59,7 @@ class Command(Generic[Config]):
     run: Callable[[Config, Path], int | None]
     # the folder is outputs/NAME, for the commands that have a name; returns the exit code, None: 0
     report_sweep: Callable[[list[Path]], None] | None = None
+    is_shared: bool = False  # whether several processes can carry it out together
 
 
 def configuration_folder() -> Path:
@@ -82,11 +84,22 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
             raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
         return _carry_out(command, flags)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _ended(2, f"error: {error}")
     except KeyboardInterrupt as stop:
-        print(f"stopped: {stop or 'by Ctrl-C'}", file=sys.stderr)
-        return getattr(stop, "exit_code", 130)
+        return _ended(getattr(stop, "exit_code", 130), f"stopped: {stop or 'by Ctrl-C'}")
+    except Exception:
+        exit_code, is_first = end(1)
+        if is_first:
+            raise
+        return exit_code
+
+
+def _ended(exit_code: int, reason: str) -> int:
+    """Say why, once, however many processes there are."""
+    exit_code, is_first = end(exit_code)
+    if is_first:
+        print(reason, file=sys.stderr)
+    return exit_code
 
 
 def _carry_out(command: Command[Any], flags: Namespace) -> int:
@@ -100,9 +113,11 @@ def _carry_out(command: Command[Any], flags: Namespace) -> int:
             _compose(hydra, primary, overrides)
             hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
         elif flags.multirun:
+            meet(command.name, is_shared=False)
             return _run_sweep(command, hydra, primary, overrides)
         else:
             config, folder = _configure(command, hydra, primary, overrides)
+            meet(command.name, command.is_shared)
             command.check(config, folder)
             return command.run(config, folder) or 0
         return 0

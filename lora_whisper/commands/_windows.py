@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_whisper import processes
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingWindows:
-    """The global batches of a run, step by step."""
+    """The global batches of a run, step by step; of each, what this process computes."""
 
     load: Callable[[int, int, int], Iterable[list[Batch]]]  # from one step to before another, in
     # micro-batches of so many windows
@@ -87,12 +88,24 @@ def training_windows(config: TrainConfig, base: Base, speech: Speech) -> Trainin
 def validation_windows(
     config: TrainConfig, base: Base, utterances: Utterances, micro_batch: int
 ) -> Iterable[list[Batch]]:
-    """One utterance a window and nothing drawn, for the loss; can be iterated again and again."""
+    """One utterance a window and nothing drawn, for the loss; can be iterated again and again.
+
+    Each process has its part of them, in micro-batches as large as one process would have.
+    """
     from lora_whisper.data.batches import StepDataset, step_loader
 
     source = _source(utterances, base, "padded")
     maker = _maker(base, config.seed)
-    dataset = StepDataset((source,), maker, 0.0, micro_batch, micro_batch, config.seed)
+    dataset = StepDataset(
+        (source,),
+        maker,
+        no_speech_share=0.0,
+        global_batch=micro_batch * processes.count(),
+        micro_batch=micro_batch,
+        seed=config.seed,
+        rank=processes.rank(),
+        world=processes.count(),
+    )
     return step_loader(dataset, 0, dataset.steps_per_epoch, workers=0)
 
 
@@ -112,6 +125,8 @@ def _stream(config: TrainConfig, base: Base) -> Callable[[int, int, int], Iterab
             end,
             config.training.loader_workers,
             no_speech_share=shares(config.data).no_speech,
+            rank=processes.rank(),
+            world=processes.count(),
         )
 
     return load
@@ -134,6 +149,8 @@ def _training_steps(config: TrainConfig, base: Base, speech: Speech) -> StepData
         global_batch=config.training.global_batch,
         micro_batch=config.training.global_batch,
         seed=config.seed,
+        rank=processes.rank(),
+        world=processes.count(),
     )
 
 

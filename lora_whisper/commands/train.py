@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lora_whisper import terminal
+from lora_whisper import processes, terminal
 from lora_whisper.commands._hydra import Command, run_command
 from lora_whisper.commands._inputs import (
     Speech,
@@ -27,7 +26,7 @@ from lora_whisper.commands._run import Run
 from lora_whisper.commands._windows import new_augmenter
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, locked, rerun_rule
+from lora_whisper.run_folder import RunFolder, Start, locked, rerun_rule
 
 log = logging.getLogger("lora_whisper")
 
@@ -38,16 +37,20 @@ def check(config: TrainConfig, path: Path) -> None:
     Raises:
         UserError: the run exists, or its speech or checkpoint cannot be used.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("A run uses one process. Type lora-whisper train without a launcher.")
     _require_language_token(config)
     config, folder = with_absolute_paths(config), RunFolder(path)
-    start = rerun_rule(folder, config.overwrite, config.resume == "auto")
-    if start in ("resume", "complete"):
-        require_same(folder, config)
+    start = processes.from_main(lambda: _start(config, folder))
     if start != "complete":
         _check_attention(config)
         _check_speech(config)
+
+
+def _start(config: TrainConfig, folder: RunFolder) -> Start:
+    """What the run does with its folder, which is the main process's to look at."""
+    start = rerun_rule(folder, config.overwrite, config.resume == "auto")
+    if start in ("resume", "complete"):
+        require_same(folder, config)
+    return start
 
 
 def _require_language_token(config: TrainConfig) -> None:
@@ -106,18 +109,19 @@ def run(config: TrainConfig, path: Path) -> None:
     from lora_whisper.commands._summary import show_summary
 
     config, folder = with_absolute_paths(config), RunFolder(path)
-    with locked(path):
-        start = rerun_rule(folder, config.overwrite, config.resume == "auto")
+    with processes.entered_by_main(locked(path)):
+        start = processes.from_main(lambda: _start(config, folder))
         if start == "complete":
             log.info("%s is complete; overwrite=true trains it anew", path)
         else:
             with out_of_memory_explained(config):
                 one = Run(config, folder)  # loads everything: what fails here costs nothing
                 if start == "new":
-                    begin(config, folder)
+                    processes.from_main(lambda: begin(config, folder))
                 with terminal.log_to_file(folder.log):
                     one.carry_out()
-    show_summary(folder)
+    if processes.is_main():
+        show_summary(folder)
 
 
 def begin(config: TrainConfig, folder: RunFolder) -> None:
@@ -158,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(COMMAND, arguments)
 
 
-COMMAND = Command("train", TrainConfig, check, run, report_sweep)
+COMMAND = Command("train", TrainConfig, check, run, report_sweep, is_shared=True)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_audio
@@ -79,7 +80,8 @@ def transcribe(
 
     Audio is read and turned into log-mels batch by batch, the longest first: memory is short at
     once or not at all. Each row carries its own language and task. A text is the same in a batch
-    as on its own, but for near ties that rounding decides.
+    as on its own, but for near ties that rounding decides. So several processes can each decode a
+    part, of all lengths; every one of them gets all texts.
 
     Raises:
         UserError: a language that the checkpoint does not know, or none where it needs one.
@@ -89,15 +91,17 @@ def transcribe(
     started = time.perf_counter()
     _check_languages(vocabulary, utterances)
     listener = Listener(model, processor, vocabulary, features, settings.beams)
-    order = _longest_first(utterances)
+    mine = _longest_first(utterances)[processes.rank() :: processes.count()]
     heard: dict[int, Heard] = {}
     with _evaluating(model), torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for start in range(0, len(mine), batch_size):
+            rows = mine[start : start + batch_size]
             found = listener.hear([utterances[row] for row in rows])
             heard |= zip(rows, found, strict=True)
-            if on_progress is not None:
-                on_progress(len(heard), len(order))
+            if on_progress is not None:  # the other processes are about as far
+                done = min(len(heard) * processes.count(), len(utterances))
+                on_progress(done, len(utterances))
+    heard = dict(processes.gather(list(heard.items())))
     in_order = [heard[row] for row in range(len(utterances))]
     return Hypotheses(
         texts=tuple(one.text for one in in_order),

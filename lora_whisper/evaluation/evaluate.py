@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import nn
 
+from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, written_language
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import Progress, transcribe
+from lora_whisper.evaluation.decoding import Hypotheses, Progress, transcribe
 from lora_whisper.evaluation.metrics import error_counts
 from lora_whisper.evaluation.normalizers import normalizer_for
 from lora_whisper.evaluation.score import Score, score
@@ -57,9 +58,23 @@ def evaluate_model(
     """
     groups = group_labels(utterances, settings.group_by)
     found = transcribe(model, utterances, processor, vocabulary, features, settings, on_progress)
+    # In one place, so that several processes go on with the same figures to the last bit.
+    return processes.from_main(
+        lambda: _judged(utterances, found, vocabulary, groups, settings.bootstrap_samples, seed)
+    )
+
+
+def _judged(
+    utterances: Sequence[Utterance],
+    found: Hypotheses,
+    vocabulary: Vocabulary,
+    groups: list[str] | None,
+    bootstrap_samples: int,
+    seed: int,
+) -> tuple[Score, list[ScoredRow]]:
     references = [utterance.text for utterance in utterances]
     languages = [written_language(vocabulary, utterance) for utterance in utterances]
-    result = score(references, found.texts, languages, settings.bootstrap_samples, seed, groups)
+    result = score(references, found.texts, languages, bootstrap_samples, seed, groups)
     reasons = {bad.row: bad.reason for bad in found.bad}
     rows = [
         _scored(utterance, text, language, reasons.get(utterance.row))

@@ -1,11 +1,16 @@
-"""Device and precision, through accelerate."""
+"""Processes, device and precision, through accelerate."""
 
 from __future__ import annotations
 
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from collections.abc import Iterable
 
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from lora_whisper import processes
 from lora_whisper.errors import UserError
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -19,9 +24,32 @@ def new_accelerator(precision: str) -> Accelerator:
     points of a sweep would fall over each other; what the point before left is forgotten here.
     """
     if AcceleratorState._shared_state:
-        AcceleratorState._reset_state(reset_partial_state=True)
+        AcceleratorState._reset_state(reset_partial_state=processes.count() == 1)
         GradientState._reset_state()
-    return Accelerator(mixed_precision=MIXED_PRECISION[choose_precision(precision)])
+    return Accelerator(
+        mixed_precision=MIXED_PRECISION[choose_precision(precision)], cpu=_share_over_cpu()
+    )
+
+
+def join_processes() -> None:
+    """Meet the processes that a launcher started beside this one; all of them wait for the last."""
+    PartialState(cpu=_share_over_cpu())
+
+
+def _share_over_cpu() -> bool:
+    """Whether several processes compute on the CPU, which accelerate has to be told.
+
+    On a Mac too: PyTorch sends nothing from one MPS device to another.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return processes.count() > 1 and (device is None or device.type == "mps")
+
+
+@torch.no_grad()
+def take_from_main(tensors: Iterable[Tensor]) -> None:
+    """Give every process the main one's values: what was drawn may differ between machines."""
+    for tensor in tensors:
+        tensor.copy_(broadcast(tensor.detach()))
 
 
 def choose_precision(name: str) -> str:

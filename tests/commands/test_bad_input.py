@@ -209,14 +209,6 @@ def test_a_sweep_in_a_file_is_refused(
     assert "-m adapter.rank=2,3" in capsys.readouterr().err
 
 
-def test_a_launcher_of_several_processes_is_refused(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert line("train", *world.arguments("a")) == 2
-    assert "one process" in capsys.readouterr().err
-
-
 def test_audio_that_breaks_off_is_named(
     world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

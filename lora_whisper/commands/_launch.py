@@ -1,0 +1,67 @@
+"""A command that a launcher started several times: its processes meet, and they end together.
+
+Where the main process decides, all learn what it found (`processes.from_main`). But something may
+also go wrong in one process alone, such as a file that cannot be read: the others then wait for
+it in vain, until the connection breaks or the launcher ends them. The first one to fail says so
+and leaves its exit code in the store through which the processes have met; what fails after it
+fails because of it, and adds nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_whisper import processes
+from lora_whisper.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+FAILURES, EXIT_CODE = "lora_whisper/failures", "lora_whisper/exit_code"
+
+
+def meet(command: str, is_shared: bool) -> None:
+    """Meet the other processes of this command, if it was launched as several.
+
+    Args:
+        is_shared: whether several processes can carry it out together; a sweep they cannot.
+
+    Raises:
+        UserError: the command is not made for it, or the environment lacks what it takes.
+    """
+    if processes.count() == 1:
+        return
+    if not is_shared:
+        raise UserError(
+            f"A launcher started {processes.count()} processes, but one carries this out.\n"
+            f"Type lora-whisper {command} … without the launcher."
+        )
+    processes.check_environment()
+    from lora_whisper.training.accelerator import join_processes
+
+    join_processes()
+
+
+def end(exit_code: int) -> tuple[int, bool]:
+    """Return the exit code of all processes, and whether it is this one that says why."""
+    store = _store()
+    if store is None:
+        return exit_code, processes.is_main()
+    try:
+        if store.add(FAILURES, 1) == 1:
+            store.set(EXIT_CODE, str(exit_code))
+            return exit_code, True
+        return int(store.get(EXIT_CODE)), False
+    except RuntimeError:  # the store was the main process's, which is gone
+        return exit_code, False
+
+
+def _store() -> Store | None:
+    """Where the processes have met; None before, and where there is one process."""
+    if processes.count() == 1:
+        return None
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return None
+    return distributed.distributed_c10d._get_default_store()

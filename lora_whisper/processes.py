@@ -1,0 +1,97 @@
+"""The processes of one run: `accelerate launch` and `torchrun` start a command several times.
+
+They say in the environment which of how many a process is. Process 0, the main one, decides, writes
+and prints; the others compute their part. Where there is one process, nothing here does anything
+but pass values on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, TypeVar
+
+from lora_whisper.errors import UserError
+
+Value = TypeVar("Value")
+LAUNCHER_SAYS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def count() -> int:
+    """How many processes carry out this command together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this one is, counted from 0."""
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def check_environment() -> None:
+    """See that several processes can find each other.
+
+    Raises:
+        UserError: a part of what a launcher says is missing, and waiting would be in vain.
+    """
+    missing = [name for name in LAUNCHER_SAYS if name not in os.environ]
+    if count() > 1 and missing:
+        raise UserError(
+            f"WORLD_SIZE={count()} stands in the environment, but not {', '.join(missing)}, which "
+            "a launcher sets too.\nType torchrun --nproc-per-node N -m lora_whisper.commands …, or "
+            "unset WORLD_SIZE for a single process."
+        )
+
+
+def share(value: Value) -> Value:
+    """The main process's `value`, which can be pickled; all processes wait for it here."""
+    if count() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    (shared,) = broadcast_object_list([value if is_main() else None])
+    return shared  # type: ignore[no-any-return]
+
+
+def gather(values: Sequence[Value]) -> list[Value]:
+    """The values of all processes, process 0's first; they can be pickled."""
+    if count() == 1:
+        return list(values)
+    from accelerate.utils import gather_object
+
+    return gather_object(list(values))  # type: ignore[no-any-return]
+
+
+def from_main(function: Callable[[], Value]) -> Value:
+    """Call `function` in the main process; all processes return what it returned there.
+
+    Raises:
+        UserError: in all processes, if it raised one.
+    """
+    value, failure = share(_tried(function) if is_main() else (None, None))
+    if failure is not None:
+        raise failure
+    return value  # type: ignore[return-value]
+
+
+def _tried(function: Callable[[], Value]) -> tuple[Value | None, UserError | None]:
+    try:
+        return function(), None
+    except UserError as error:
+        return None, error
+
+
+@contextmanager
+def entered_by_main(context: AbstractContextManager[Any]) -> Iterator[None]:
+    """Be in `context` in the main process alone; if that cannot enter it, all processes fail."""
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(context)
+
+        from_main(enter)
+        yield
