@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lora_whisper import processes
 from lora_whisper.commands._inputs import Base
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
@@ -117,9 +118,10 @@ def score_model(
 
     chosen = sample(utterances, config.evaluation.max_utterances, config.seed)
     score, rows = decode(f"scoring {model_name}", whisper, chosen, base, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_hypotheses(folder / "hypotheses.jsonl", rows)
-    write_json(folder / "score.json", score.to_dict())
+    if processes.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_hypotheses(folder / "hypotheses.jsonl", rows)
+        write_json(folder / "score.json", score.to_dict())
     low, high = (100 * bound for bound in score.wer_ci95)
     log.info(
         f"{model_name:11} WER {percent(score.wer)} (95 % interval {low:.1f} – {high:.1f} %), "
@@ -131,4 +133,4 @@ def score_model(
 def earlier_score(folder: Path) -> dict[str, Any] | None:
     """The score that an interrupted run had written already."""
     path = folder / "score.json"
-    return read_json(path) if path.is_file() else None
+    return processes.from_main(lambda: read_json(path) if path.is_file() else None)
