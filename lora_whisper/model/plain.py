@@ -1,0 +1,214 @@
+"""What an adapter adds to the weights, whatever its kind: read, written, averaged, cut.
+
+ΔW = B·A for each layer. Every kind but DoRA comes down to this, and sums of it are exact: the sum
+of two such products is the product of their matrices side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.adalora import AdaLoraLayer
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
+from lora_whisper.model.saved import (
+    A_SUFFIX,
+    B_SUFFIX,
+    PREFIX,
+    TOKENS_KEY,
+    WEIGHTS_FILE,
+    read_saved,
+)
+
+ADAPTER = "default"  # PEFT's name of the only adapter in a model
+
+
+@dataclass(frozen=True)
+class PlainAdapter:
+    """What an adapter adds to the weights of each layer: ΔW = B·A, with its scale in B."""
+
+    matrices: Mapping[str, tuple[Tensor, Tensor]]  # by the layer's path, such as
+    # model.encoder.layers.0.fc1: A (rank, inputs) and B (outputs, rank), fp32 on the CPU
+    embeddings: Mapping[int, Tensor]  # (width,) each: what takes the place of a token's row
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {path: len(a) for path, (a, _) in self.matrices.items()}
+
+
+def plain_of(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> PlainAdapter:
+    """The adapter in `model`; layers of which AdaLoRA left no rank are left out.
+
+    Args:
+        initial: for PiSSA, which took them out of the base's weights: all matrices as they were at
+            the start, by the names of the model's parameters. ΔW = B·A - B0·A0, of twice the rank.
+    """
+    matrices = {}
+    for path, layer in _lora_layers(model):
+        is_adalora = isinstance(layer, AdaLoraLayer)
+        a, b = _adalora_factors(layer) if is_adalora else _lora_factors(layer)
+        if initial is not None:
+            a0, b0 = (
+                initial[f"{PREFIX}{path}.lora_{name}.{ADAPTER}.weight"].to(a) for name in "AB"
+            )
+            a, b = torch.cat([a, a0]), torch.cat([b, -layer.scaling[ADAPTER] * b0], dim=1)
+        if len(a) > 0:
+            matrices[path] = (a.cpu(), b.cpu())
+    return PlainAdapter(matrices, _embeddings(model))
+
+
+def read_plain(folder: Path) -> PlainAdapter:
+    """The adapter in a folder of stock PEFT's.
+
+    Raises:
+        UserError: no adapter is there, or one that is more than a sum with the weights.
+    """
+    saved, config = read_saved(folder), LoraConfig.from_pretrained(str(folder))
+    tensors = {key: value.float() for key, value in load_file(folder / WEIGHTS_FILE).items()}
+    matrices = {
+        path: (
+            tensors[f"{PREFIX}{path}{A_SUFFIX}"],
+            _scale(config, path, rank) * tensors[f"{PREFIX}{path}{B_SUFFIX}"],
+        )
+        for path, rank in saved.ranks.items()
+    }
+    rows = tensors[TOKENS_KEY].unbind() if saved.tokens else ()
+    return PlainAdapter(matrices, dict(zip(saved.tokens, rows, strict=True)))
+
+
+def write_plain(plain: PlainAdapter, folder: Path, base: Checkpoint) -> None:
+    """Write a folder that stock PEFT loads as a LoRA adapter of `base`.
+
+    alpha equals the rank, in each layer: the scale is 1 for who reads it layer by layer and for who
+    takes one scale for all of them, as vLLM does.
+    """
+    ranks = plain.ranks
+    rank = max(ranks.values())
+    other = {path: one for path, one in ranks.items() if one != rank}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=other,
+        alpha_pattern=dict(other),
+        target_modules=sorted(ranks),
+        trainable_token_indices=list(plain.embeddings) or None,
+        base_model_name_or_path=base.path,
+        revision=base.revision,
+        inference_mode=True,
+        # What stock PEFT notes of a model for which it has no task type.
+        auto_mapping={
+            "base_model_class": WhisperForConditionalGeneration.__name__,
+            "parent_library": WhisperForConditionalGeneration.__module__,
+        },
+    )
+    tensors = {}
+    for path, (a, b) in plain.matrices.items():
+        tensors[f"{PREFIX}{path}{A_SUFFIX}"] = a.contiguous()
+        tensors[f"{PREFIX}{path}{B_SUFFIX}"] = b.contiguous()
+    if plain.embeddings:
+        tensors[TOKENS_KEY] = torch.stack(list(plain.embeddings.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    open_to_readers(folder)
+
+
+def mean(adapters: Sequence[PlainAdapter]) -> PlainAdapter:
+    """The mean of what the adapters add, exactly; their ranks add up.
+
+    The mean of the A's times the mean of the B's would be something else. A layer that one of them
+    lacks gets nothing from it.
+    """
+    assert len({tuple(one.embeddings) for one in adapters}) == 1, "tokens of different runs"
+    matrices = {}
+    for path in dict.fromkeys(path for one in adapters for path in one.matrices):
+        pairs = [one.matrices[path] for one in adapters if path in one.matrices]
+        a = torch.cat([a for a, _ in pairs])
+        b = torch.cat([b for _, b in pairs], dim=1) / len(adapters)
+        matrices[path] = (a, b)
+    rows = {
+        token: torch.stack([one.embeddings[token] for one in adapters]).mean(dim=0)
+        for token in adapters[0].embeddings
+    }
+    return PlainAdapter(matrices, rows)
+
+
+def cut(plain: PlainAdapter, rank: int) -> tuple[PlainAdapter, float]:
+    """The nearest adapter of at most this rank, and how far it is.
+
+    Returns:
+        the adapter, and the Frobenius norm of what is lost over that of all ΔW together
+    """
+    matrices, lost, whole = {}, 0.0, 0.0
+    for path, (a, b) in plain.matrices.items():
+        u, values, v = _svd(a, b)
+        root = values[:rank].sqrt()
+        kept = (root[:, None] * v[:rank], u[:, :rank] * root)
+        matrices[path] = (a, b) if len(a) <= rank else (kept[0].float(), kept[1].float())
+        lost += values[rank:].square().sum().item()
+        whole += values.square().sum().item()
+    error = (lost / whole) ** 0.5 if whole > 0 else 0.0
+    return PlainAdapter(matrices, plain.embeddings), error
+
+
+def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (outputs, k), singular values (k), V (k, inputs) of B·A, which itself is never made.
+
+    With B = Qb·Rb and Aᵀ = Qa·Ra only Rb·Raᵀ has to be decomposed, which has a rank's size.
+    """
+    qa, ra = torch.linalg.qr(a.double().T)
+    qb, rb = torch.linalg.qr(b.double())
+    u, values, v = torch.linalg.svd(rb @ ra.T, full_matrices=False)
+    return qb @ u, values, v @ qa.T
+
+
+def _lora_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
+    for path, layer in _whisper(model).named_modules():
+        if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A:
+            assert not layer.lora_variant, "what DoRA adds is no product of two matrices"
+            yield path, layer
+
+
+def _lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
+    """A and B of one layer, its scale in B."""
+    a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
+    return a.float(), layer.scaling[ADAPTER] * b.float()
+
+
+def _adalora_factors(layer: Any) -> tuple[Tensor, Tensor]:
+    """The same of B·(E·A), where E is zero for each rank that was taken away."""
+    a, b = layer.lora_A[ADAPTER].detach(), layer.lora_B[ADAPTER].detach()
+    values = layer.lora_E[ADAPTER].detach().squeeze(1)
+    kept = values != 0
+    # 1e-5 as in PEFT's SVDLinear.forward, which divides by the rank of the start.
+    scale = layer.scaling[ADAPTER] / (layer.ranknum[ADAPTER].detach() + 1e-5)
+    return a[kept].float(), (scale * values[kept] * b[:, kept]).float()
+
+
+def _embeddings(model: PeftModel) -> dict[int, Tensor]:
+    tokens: Any = getattr(model.peft_config[ADAPTER], "trainable_token_indices", None)
+    if not tokens:
+        return {}
+    layer = _whisper(model).model.decoder.embed_tokens.token_adapter
+    rows = layer.trainable_tokens_delta[ADAPTER].detach().float().cpu()
+    return dict(zip(tokens, rows, strict=True))
+
+
+def _whisper(model: PeftModel) -> Any:
+    return cast("Any", model.get_base_model())
+
+
+def _scale(config: LoraConfig, path: str, rank: int) -> float:
+    pattern = config.alpha_pattern or {}
+    alpha = pattern.get(get_pattern_key(list(pattern), path), config.lora_alpha)
+    return alpha / (rank**0.5 if config.use_rslora else rank)
