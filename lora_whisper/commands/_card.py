@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_whisper.commands._summary import embedded_note
+from lora_whisper.commands._summary import remarks
 from lora_whisper.config import TrainConfig
 from lora_whisper.terminal import percent
 
@@ -48,7 +48,7 @@ def adapter_card(config: TrainConfig, summary: dict[str, Any], base_path: str) -
     """The card's Markdown, from a run's configuration and summary."""
     scores = {model: summary[model] for model in ("base", "adapter") if summary[model]}
     known = summary["adapter"] or {}
-    note = embedded_note(summary)
+    note = "; ".join(text for _, text in remarks(summary))
     return CARD.format(
         name=config.name,
         version=summary["versions"]["lora_whisper"],

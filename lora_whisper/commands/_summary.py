@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ def show_summary(folder: RunFolder) -> None:
     summary = read_json(folder.summary)
     console.print()
     console.print(_scores(summary))
-    for line in [*_figures(summary), *_warnings(summary), *_files(folder)]:
+    said = [f"{kind:11} {text}" for kind, text in remarks(summary)]
+    for line in [*_figures(summary), *said, *_files(folder)]:
         console.print(line, markup=False)
 
 
@@ -111,15 +113,20 @@ def score_table(title: str, scores: dict[str, dict[str, Any] | None], quantizati
         if score is None:
             continue
         table.add_section()
-        is_rounded = quantization != "none" and model != "merged"
-        name = f"{model} ({quantization})" if is_rounded else model
-        table.add_row(name, *_cells(score), style="bold")
+        table.add_row(model_name(model, quantization), *score_cells(score), style="bold")
         for group, values in score["groups"].items():
-            table.add_row(f"  {group}", *_cells(values))
+            table.add_row(f"  {group}", *score_cells(values))
     return table
 
 
-def _cells(score: dict[str, Any]) -> list[str]:
+def model_name(model: str, quantization: str) -> str:
+    """The base and the adapter are scored on quantized weights, the merged model never is."""
+    is_rounded = quantization != "none" and model != "merged"
+    return f"{model} ({quantization})" if is_rounded else model
+
+
+def score_cells(score: Mapping[str, Any]) -> list[str]:
+    """WER, its interval, CER and the number of utterances, as they are shown everywhere."""
     low, high = score["wer_ci95"]
     interval = f"{100 * low:.1f} – {100 * high:.1f} %"
     return [percent(score["wer"]), interval, percent(score["cer"]), str(score["utterances"])]
@@ -153,27 +160,23 @@ def _figures(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _warnings(summary: dict[str, Any]) -> list[str]:
-    lines = []
+def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What has to be said beside the scores: a warning or a note, and its text."""
+    found = []
     base, adapter, merged = (summary[model] for model in MODELS)
     if base and adapter and adapter["wer"] >= base["wer"]:
-        lines.append("warning     the adapter is no better than its base on this test set")
+        found.append(("warning", "the adapter is no better than its base on this test set"))
     if adapter and merged and abs(merged["wer"] - adapter["wer"]) > MERGE_TOLERANCE:
         difference = percent(abs(merged["wer"] - adapter["wer"]))
-        lines.append(f"warning     the merged model's WER is {difference} off the adapter's")
-    if note := embedded_note(summary):
-        lines.append(f"note        {note}")
-    return lines
-
-
-def embedded_note(summary: dict[str, Any]) -> str:
-    """What has to be said wherever the embedded model's numbers appear."""
-    return EMBEDDED_NOTE if summary["checkpoint"].startswith(EMBEDDED) else ""
+        found.append(("warning", f"the merged model's WER is {difference} off the adapter's"))
+    if summary["checkpoint"].startswith(EMBEDDED):
+        found.append(("note", EMBEDDED_NOTE))
+    return found
 
 
 def _files(folder: RunFolder) -> list[str]:
     path = folder.path
-    lines = ["", f"adapter     {short(folder.adapter)}"]
+    lines = ["", f"adapter     {short(folder.adapter)}", f"report      {short(folder.report)}"]
     if folder.merged.is_dir():
         lines.append(f"merged      {short(folder.merged)}")
         lines += [
@@ -200,12 +203,12 @@ def show_sweep(folders: list[Path]) -> None:
     for heading in ("base WER", "adapter WER", "95 % interval", "trained", "adapter"):
         table.add_column(heading, justify="right")
     for folder in map(RunFolder, folders):
-        table.add_row(folder.path.name, *_sweep_cells(folder))
+        table.add_row(folder.path.name, *_sweepscore_cells(folder))
     console.print()
     console.print(table)
 
 
-def _sweep_cells(folder: RunFolder) -> list[str]:
+def _sweepscore_cells(folder: RunFolder) -> list[str]:
     if not folder.is_complete():
         return ["failed: see", "train.log"]
     summary = read_json(folder.summary)
@@ -213,7 +216,7 @@ def _sweep_cells(folder: RunFolder) -> list[str]:
     trained = f"{summary['trainable_parameters'] / 1e6:.2f} M"
     if summary["adapter"] is None:
         return ["", "", "", trained, size]
-    wer, interval, *_ = _cells(summary["adapter"])
+    wer, interval, *_ = score_cells(summary["adapter"])
     return [percent(summary["base"]["wer"]), wer, interval, trained, size]
 
 
