@@ -8,24 +8,28 @@ outputs/NAME/
     adapter/          stock PEFT folder
     evaluation/       scores and hypotheses, by model and test set
     merged/           stock Transformers folder, after `lora-whisper merge`
+    report.html       curves, scores, samples and configuration on one page
     summary.json      what the run gave; written when it is complete
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from lora_whisper.errors import UserError
 
 SUMMARY_FORMAT = 1  # raised when a key of summary.json changes its meaning
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 MARKER = "# A run of lora_whisper; this file makes its folder one.\n"
 
 
@@ -64,6 +68,10 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -77,10 +85,7 @@ class RunFolder:
     def remove(self) -> None:
         """Delete the run, under another name first: cut short, it leaves no half of a run."""
         assert self.is_run(), self.path
-        aside = self.path.with_name(f".{self.path.name}.replaced")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.path.rename(aside)
-        shutil.rmtree(aside)
+        remove_folder(self.path)
 
 
 Start = Literal["new", "resume", "complete"]
@@ -154,18 +159,76 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent / f".{path.name}.lock"
     with open(lock, "w") as handle:
-        try:
-            # Of the process, not of the open file: loader workers that outlive a SIGKILL of it
-            # by some seconds have inherited the file, and must not hold the lock.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _is_acquired(handle, lock):
             raise UserError(
                 f"{path} is in use by another process.\nWait for it, or type another name=…"
-            ) from error
+            )
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _is_acquired(handle: TextIO, lock: Path) -> bool:
+    try:
+        # Of the process, not of the open file: loader workers that outlive a SIGKILL of it by some
+        # seconds have inherited the file, and must not hold the lock.
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        return False
+    # A holder that just ended may have removed the name of the file that was opened here.
+    return lock.exists() and os.path.samestat(os.fstat(handle.fileno()), lock.stat())
+
+
+# ── writing: whole files and folders, or none; a full disk is said ───────────────────────────
+
+
+class DiskFull(UserError):
+    """There is no room for a file."""
+
+
+@contextlib.contextmanager
+def room_for(path: Path, size_bytes: int | None = None) -> Iterator[None]:
+    """Turn the system's refusal to store more into `DiskFull`, which names what was written."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        needed = "" if size_bytes is None else f"it needs {size_bytes / 1e6:.1f} MB; "
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise DiskFull(
+            f"{path} could not be written ({error}): {needed}{free:.1f} MB are free there."
+        ) from error
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether it is the system's word for that; safetensors has the number in its text alone."""
+    if isinstance(error, OSError | UserError):
+        return isinstance(error, OSError) and error.errno in NO_ROOM
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return number is not None and int(number[1]) in NO_ROOM
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, never half of one.
+
+    Raises:
+        DiskFull: there is no room; the old one is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        with room_for(path, len(data)), open(aside, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -180,25 +243,43 @@ def written_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
     aside.mkdir()
     try:
-        yield aside
+        with room_for(folder):
+            yield aside
+            for written in [*aside.rglob("*"), aside]:
+                _sync(written)
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
+        _sync(folder.parent)
     finally:
         for path in (aside, old):
             shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Delete a folder, under another name first: cut short, it leaves no half of one."""
+    aside = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _sync(path: Path) -> None:
+    """See that a file's content, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it, over FUSE
+            raise
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    with open(aside, "w", encoding="utf-8") as handle:
-        json.dump(value, handle, indent=2, ensure_ascii=False)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(aside, path)
+    """Write JSON whole."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    write_whole(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:
@@ -206,5 +287,5 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, value: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as handle:
+    with room_for(path), open(path, "a", encoding="utf-8") as handle:
         handle.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import MARKER, RunFolder
+from lora_whisper.run_folder import MARKER, RunFolder, write_whole
+from lora_whisper.training.schedule import is_open_ended
 
 if TYPE_CHECKING:
     from transformers import WhisperProcessor
@@ -49,7 +52,10 @@ FREE_TO_CHANGE = {
     "evaluation.batch_size",
     "evaluation.bootstrap_samples",
     "evaluation.group_by",
+    "tracking.trackers",
+    "tracking.project",
 }
+LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
 
 
 @dataclass(frozen=True)
@@ -262,13 +268,12 @@ def _lasting(path: str) -> str:
 
 def write_config(folder: RunFolder, config: TrainConfig) -> None:
     """Write the resolved configuration; from here on the folder is a run."""
-    folder.path.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-    folder.config.write_text(MARKER + text, encoding="utf-8")
+    write_whole(folder.config, (MARKER + text).encode())
 
 
 def read_config(folder: RunFolder) -> TrainConfig:
-    """The configuration that a run was started with."""
+    """The configuration that a run was started with, or continued with."""
     return to_config(TrainConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
 
 
@@ -279,17 +284,50 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
         UserError: names every key that differs, with both values.
     """
     before, now = _flat(_plain(read_config(folder))), _flat(_plain(config))
-    keys = [key for key in before | now if key not in FREE_TO_CHANGE]
+    free = free_to_change(config)
     changed = [
-        f"{key}: was {before.get(key)}, is {now.get(key)}"
-        for key in keys
-        if before.get(key) != now.get(key)
+        f"{key}: was {before.get(key)}, is {now.get(key)}{_why_not(key, config)}"
+        for key in before | now
+        if key not in free and before.get(key) != now.get(key)
     ]
     if changed:
         raise UserError(
             f"The run {folder.path} has another configuration:\n{listing(changed)}\n"
             "Give it the same values, type another name=…, or overwrite=true to begin anew."
         )
+
+
+def free_to_change(config: TrainConfig) -> set[str]:
+    """Keys in which a run may differ from the one that it continues.
+
+    Its length is one of them where no step so far depends on it: where the learning rate stays
+    once it has risen (`is_open_ended`), and no ranks fall by a plan for the whole run. And where
+    the last checkpoints are averaged, it matters which these are.
+    """
+    averaging = config.training.averaging
+    averages_last = averaging is not None and averaging.of == "last"
+    fixed = {"training.checkpoint_every_steps"} if averages_last else set()
+    has_open_end = is_open_ended(config.optimizer) and config.adapter.kind != "adalora"
+    return FREE_TO_CHANGE - fixed | (LENGTH if has_open_end else set())
+
+
+def _why_not(key: str, config: TrainConfig) -> str:
+    """Why a run's length cannot be changed any more."""
+    if key not in LENGTH:
+        return ""
+    if config.adapter.kind == "adalora":
+        return " (adalora's ranks fall by a plan for the whole run)"
+    return (
+        " (the learning rate of each step depends on it; it does not with "
+        "optimizer.schedule=constant and a warm-up in steps)"
+    )
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Of what a checkpoint must have in common with the run that goes on from it."""
+    free = free_to_change(config)
+    kept = {key: value for key, value in _flat(_plain(config)).items() if key not in free}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
 from lora_whisper.commands._announce import announce
-from lora_whisper.commands._inputs import Base, Speech, read_base, read_speech
+from lora_whisper.commands._inputs import Base, Speech, config_hash, read_base, read_speech
 from lora_whisper.commands._scoring import (
     decode,
     earlier_score,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from lora_whisper.data.batches import Batch
     from lora_whisper.data.table import Utterances
-    from lora_whisper.training.checkpoints import TrainingState
+    from lora_whisper.training.checkpoints import Checkpoints, TrainingState
     from lora_whisper.training.loop import Trainer
     from lora_whisper.training.recorder import Recorder
 
@@ -57,6 +57,7 @@ class Run:
         self.base.features.to(self.accelerator.device)
         self.windows: TrainingWindows = training_windows(config, self.base, self.speech)
         self.total_steps = total_steps(self.windows.per_epoch, config.training)
+        self.checkpoints: Checkpoints = self._checkpoints()
         self.model: PeftModel = self._load_model()
 
     def carry_out(self) -> None:
@@ -128,6 +129,7 @@ class Run:
         return Recorder(
             folder=self.folder,
             trainer=trainer,
+            checkpoints=self.checkpoints,
             steps_per_epoch=self.windows.steps_per_epoch,
             validation=(
                 validation_windows(self.config, self.base, validation, micro_batch)
@@ -135,6 +137,19 @@ class Run:
                 else None
             ),
             decode_validation=(lambda: self._validation_wer(validation)) if validation else None,
+        )
+
+    def _checkpoints(self) -> Checkpoints:
+        from lora_whisper.training.checkpoints import Checkpoints
+
+        settings = self.config.training
+        averaged = {settings.averaging.of: settings.averaging.count} if settings.averaging else {}
+        return Checkpoints(
+            self.folder.checkpoints,
+            every_steps=settings.checkpoint_every_steps,
+            keep_last=max(settings.keep_checkpoints, averaged.get("last", 1)),
+            keep_best=averaged.get("best", 1),
+            config_hash=config_hash(self.config),
         )
 
     # ── training ─────────────────────────────────────────────────────────────────────────────
@@ -145,7 +160,10 @@ class Run:
         micro_batch = self._micro_batch()
         recorder = self._recorder(trainer, micro_batch)
         state = recorder.resume()
-        with terminal.work("training", self.total_steps, state.step) as recorder.work:
+        with (
+            self.checkpoints,
+            terminal.work("training", self.total_steps, state.step) as recorder.work,
+        ):
             self.model.train()
             batches = self.windows.load(state.step, self.total_steps, micro_batch)
             main_loop(
@@ -204,8 +222,8 @@ class Run:
         from lora_whisper.model.adapter import save_adapter
         from lora_whisper.training.checkpoints import load_parameters
 
-        if state.best is not None:
-            load_parameters(self.folder.checkpoints / "best", trainer.parameters)
+        for _, path in self.checkpoints.bests()[:1]:
+            load_parameters(path, trainer.parameters)
         save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────

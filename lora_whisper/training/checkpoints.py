@@ -1,35 +1,50 @@
 """Checkpoints: all that continuing needs, written aside and renamed, so that none is ever half.
 
     checkpoints/step-000100/   adapter.safetensors  optimizer.pt  state.json
-    checkpoints/best/          adapter.safetensors  state.json
+    checkpoints/best-000075/   adapter.safetensors  state.json
 
-The order of the data and the dropout are functions of seed and step (`data.batches`, `loop`), so
-the step says where both stand and no random state has to be kept.
+The order of the data, augmentation and dropout are functions of seed and step (`data.order`,
+`data.windows`, `loop`), and so is the learning rate (`schedule`). The step therefore says where all
+of them stand, and no random state and no sampler's position has to be kept; the seed is part of
+the configuration, whose hash each checkpoint carries.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from lora_whisper.run_folder import read_json, write_json
+from lora_whisper.errors import UserError
+from lora_whisper.run_folder import read_json, remove_folder, write_json, write_whole, written_whole
 
 ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.pt", "state.json"
 
 
+class HasState(Protocol):
+    """What a checkpoint keeps besides the optimizer: the schedule of AdaLoRA's ranks."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far: lower WER first, then lower loss."""
+    """A validation: the lower WER is the better one, then the lower loss."""
 
     step: int
     wer: float
@@ -46,64 +61,223 @@ class TrainingState:
     step: int = 0  # optimizer steps done
     audio_seconds: float = 0.0  # of speech that went through training, repeats counted
     train_seconds: float = 0.0  # of wall clock in the loop, validation included
+    validation_seconds: float = 0.0  # the part of it that went into validation
     bad_audio: int = 0  # windows left out because their audio did not decode
+    skipped_steps: int = 0  # whose loss or gradient was not finite
+    skipped_in_a_row: int = 0  # of these, the last ones
+    validations_without_gain: int = 0  # since the best one
+    validation_due: bool = False  # of this step, which a signal broke off
     best: Best | None = None
 
-
-def save_checkpoint(
-    folder: Path,
-    state: TrainingState,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: Optimizer,
-    keep: int,
-    scaler: GradScaler | None = None,
-) -> Path:
-    """Write `folder`/step-NNNNNN and remove all but the last `keep` of them."""
-    path = folder / f"step-{state.step:06d}"
-    aside = _begin(path)
-    _save_tensors(aside / ADAPTER, parameters)
-    scaler_state = scaler.state_dict() if scaler is not None else None
-    torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler_state}, aside / OPTIMIZER)
-    counters = dataclasses.asdict(state)
-    del counters["best"]  # its home is best/, which may be of a later step
-    _finish(aside, path, counters)
-    for old in _complete_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    return path
+    @property
+    def validated(self) -> int:
+        """The last step whose validation, if it was to have one, is done."""
+        return self.step - 1 if self.validation_due else self.step
 
 
-def save_best(folder: Path, best: Best, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Write `folder`/best, replacing an earlier one."""
-    path = folder / "best"
-    aside = _begin(path)
-    _save_tensors(aside / ADAPTER, parameters)
-    _finish(aside, path, dataclasses.asdict(best))
+class Checkpoints:
+    """The checkpoints of one run; written by a thread of its own, one at a time.
 
+    A context manager: leaving it waits until all is on disk. Errors of the thread are raised by
+    the next call of any method that saves.
+    """
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint in `folder`, or None."""
-    return next(iter(reversed(_complete_checkpoints(folder))), None)
+    def __init__(
+        self,
+        folder: Path,
+        every_steps: int,
+        keep_last: int,
+        keep_best: int,
+        config_hash: str,
+        is_writer: bool = True,
+    ):
+        """
+        Args:
+            every_steps: between two regular checkpoints; one that a signal asked for is none, so
+                that the last `keep_last` are those of an uninterrupted run.
+            config_hash: of what a resumed run must have in common with the one before.
+            is_writer: False in all processes but one, which then write and remove nothing.
+        """
+        self.folder, self.every_steps = folder, every_steps
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.config_hash, self.is_writer = config_hash, is_writer
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
 
+    def __enter__(self) -> Checkpoints:
+        return self
 
-def load_checkpoint(
-    path: Path,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: Optimizer,
-    scaler: GradScaler | None = None,
-) -> TrainingState:
-    """Set adapter, optimizer and loss scaler to what they were; return how far the run was."""
-    load_parameters(path, parameters)
-    states = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
-    optimizer.load_state_dict(states["optimizer"])
-    if scaler is not None and states["scaler"] is not None:
-        scaler.load_state_dict(states["scaler"])
-    return TrainingState(**read_json(path / STATE), best=saved_best(path.parent))
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.finish()
+        self._thread.shutdown()
 
+    # ── writing ──────────────────────────────────────────────────────────────────────────────
 
-def saved_best(folder: Path) -> Best | None:
-    """What `folder`/best holds, if anything was validated yet."""
-    path = folder / "best" / STATE
-    return Best(**read_json(path)) if path.is_file() else None
+    def save(
+        self,
+        state: TrainingState,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: Optimizer,
+        scaler: GradScaler | None = None,
+        rank_schedule: HasState | None = None,
+    ) -> None:
+        """Write step-NNNNNN, then remove what is not kept any more.
+
+        All is copied to memory before this returns, so that the next step may change it.
+        """
+        if not self.is_writer:
+            return
+        states = {"optimizer": optimizer, "scaler": scaler, "rank_schedule": rank_schedule}
+        kept = {name: one.state_dict() for name, one in states.items() if one is not None}
+        self._write(f"step-{state.step:06d}", state, parameters, _copied(kept))
+
+    def save_best(self, best: Best, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Write best-NNNNNN; the best ones before it go when it is on disk, and no earlier."""
+        if self.is_writer:
+            self._write(f"best-{best.step:06d}", best, parameters)
+
+    def finish(self) -> None:
+        """Wait for the thread.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def raise_failure(self) -> None:
+        """Raise what the thread met, if it met something; does not wait for it."""
+        if self._writing is not None and self._writing.done():
+            self.finish()
+
+    def _write(
+        self,
+        name: str,
+        state: TrainingState | Best,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: dict[str, Any] | None = None,
+    ) -> None:
+        self.finish()
+        values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
+        tensors = _copied(dict(parameters))
+        path = self.folder / name
+        self._writing = self._thread.submit(self._write_now, path, values, tensors, optimizer)
+
+    def _write_now(
+        self,
+        path: Path,
+        state: dict[str, Any],
+        tensors: dict[str, Tensor],
+        optimizer: dict[str, Any] | None,
+    ) -> None:
+        with written_whole(path) as aside:
+            write_whole(aside / ADAPTER, safetensors_bytes(tensors))
+            if optimizer is not None:
+                write_whole(aside / OPTIMIZER, _pickled(optimizer))
+            write_json(aside / STATE, state)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Keep the last ones, and the best of all as well as of those before the last checkpoint.
+
+        The latter are what a run knows that goes on from there: should a validation after it turn
+        out otherwise the second time, as it may on a GPU, its best one is still on disk.
+        """
+        latest, bests = self.latest(), self.bests()
+        validated = self._read_state(latest).validated if latest else 0
+        known = [(best, path) for best, path in bests if best.step <= validated]
+        kept = {path for _, path in [*bests[: self.keep_best], *known[: self.keep_best]]}
+        kept |= {*self.lasts(), *([latest] if latest else [])}
+        for path in {*self._steps(), *(path for _, path in bests)} - kept:
+            remove_folder(path)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────
+
+    def latest(self) -> Path | None:
+        """The last checkpoint, or None."""
+        return next(iter(reversed(self._steps())), None)
+
+    def lasts(self) -> list[Path]:
+        """The last `keep_last` regular checkpoints, oldest first; the last of all counts as one."""
+        steps = self._steps()
+        regular = [path for path in steps[:-1] if _step(path) % self.every_steps == 0]
+        return [*regular, *steps[-1:]][-self.keep_last :]
+
+    def bests(self) -> list[tuple[Best, Path]]:
+        """What was validated and kept, the best first; of equals, the earlier."""
+        found = [(_best(path), path) for path in self.folder.glob("best-*")]
+        return sorted(found, key=lambda one: (one[0].wer, one[0].loss, one[0].step))
+
+    def resume(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: Optimizer,
+        scaler: GradScaler | None = None,
+        rank_schedule: HasState | None = None,
+    ) -> TrainingState:
+        """Go back to the last checkpoint, if there is one, and forget what came after it.
+
+        Raises:
+            UserError: it is of another configuration.
+        """
+        path, state = self.latest(), TrainingState()
+        if path is not None:
+            state = self.load(path, parameters, optimizer, scaler, rank_schedule)
+        if self.is_writer:
+            self._forget_after(state)
+        return state
+
+    def load(
+        self,
+        path: Path,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: Optimizer,
+        scaler: GradScaler | None = None,
+        rank_schedule: HasState | None = None,
+    ) -> TrainingState:
+        """Set adapter, optimizer, loss scaler and ranks to what they were at `path`.
+
+        Raises:
+            UserError: it is of another configuration.
+        """
+        state = self._read_state(path)
+        load_parameters(path, parameters)
+        kept = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(kept["optimizer"])
+        if scaler is not None and "scaler" in kept:
+            scaler.load_state_dict(kept["scaler"])
+        if rank_schedule is not None:
+            rank_schedule.load_state_dict(kept["rank_schedule"])
+        return state
+
+    def _read_state(self, path: Path) -> TrainingState:
+        values = read_json(path / STATE)
+        if values.pop("config_hash") != self.config_hash:
+            raise UserError(
+                f"{path} is of another configuration than this run: it was copied here, or "
+                "config.yaml was edited.\n"
+                "Take it away, and resume=auto goes on from the checkpoint before it, or begin "
+                "anew with overwrite=true."
+            )
+        best = values.pop("best")
+        return TrainingState(**values, best=Best(**best) if best else None)
+
+    def _forget_after(self, state: TrainingState) -> None:
+        """Remove what a process left half, and the validations that are to come again."""
+        for path in self.folder.glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for best, path in self.bests():
+            if best.step > state.validated:
+                remove_folder(path)
+
+    def _steps(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), key=_step)
 
 
 def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -115,27 +289,28 @@ def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
             parameter.copy_(saved[name])
 
 
-def _complete_checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-??????"))
+def _best(path: Path) -> Best:
+    values = read_json(path / STATE)
+    return Best(values["step"], values["wer"], values["loss"])
 
 
-def _begin(path: Path) -> Path:
-    aside = path.with_name(f".{path.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    return aside
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])
 
 
-def _save_tensors(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    save_file({name: value.detach().cpu() for name, value in parameters.items()}, path)
+def _copied(value: Any) -> Any:
+    """The same nested value with its tensors copied into the computer's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(one) for one in value)
+    return value
 
 
-def _finish(aside: Path, path: Path, state: dict[str, object]) -> None:
-    """Sync every file, then give the folder its name: the rename is what makes it a checkpoint."""
-    write_json(aside / STATE, state)
-    for file in aside.iterdir():
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-    if path.exists():
-        shutil.rmtree(path)  # a folder cannot be renamed onto a full one
-    os.rename(aside, path)
+def _pickled(value: dict[str, Any]) -> bytes:
+    """In memory: PyTorch writing a file itself does not say that a disk is full."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()

@@ -14,14 +14,7 @@ from pathlib import Path
 from lora_whisper.data.batches import Batch
 from lora_whisper.run_folder import RunFolder, append_jsonl
 from lora_whisper.terminal import Work, clock, percent
-from lora_whisper.training.checkpoints import (
-    Best,
-    TrainingState,
-    latest_checkpoint,
-    load_checkpoint,
-    save_best,
-    save_checkpoint,
-)
+from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
 from lora_whisper.training.loop import StepResult, Trainer, mean_loss
 
 log = logging.getLogger("lora_whisper")
@@ -33,6 +26,7 @@ class Recorder:
 
     folder: RunFolder
     trainer: Trainer
+    checkpoints: Checkpoints
     steps_per_epoch: int | None  # None of a stream
     validation: Iterable[list[Batch]] | None  # can be iterated again and again
     decode_validation: Callable[[], float] | None  # WER on the validation sample
@@ -43,23 +37,19 @@ class Recorder:
 
     def resume(self) -> TrainingState:
         """Go back to the last checkpoint, if there is one, and forget what came after it."""
-        path = latest_checkpoint(self.folder.checkpoints)
-        if path is None:
-            state = TrainingState()
-        else:
-            state = load_checkpoint(
-                path,
-                self.trainer.parameters,
-                self.trainer.optimizer,
-                self.trainer.accelerator.scaler,
-            )
-            log.info("going on from step %d of %d", state.step, self.trainer.total_steps)
+        trainer = self.trainer
+        state = self.checkpoints.resume(
+            trainer.parameters, trainer.optimizer, trainer.accelerator.scaler
+        )
+        if state.step:
+            log.info("going on from step %d of %d", state.step, trainer.total_steps)
         self._logged_seconds = state.train_seconds
         forget_after(self.folder.metrics, state.step)
         return state
 
     def log(self, state: TrainingState, result: StepResult) -> None:
         """Note one step; write a line of metrics.jsonl when it is due."""
+        self.checkpoints.raise_failure()
         self._results.append(result)
         if self.work is not None:
             best = f" WER {percent(state.best.wer)}" if state.best else ""
@@ -110,8 +100,8 @@ class Recorder:
             ", the best so far" if is_best else "",
         )
         if is_best:
+            self.checkpoints.save_best(found, self.trainer.parameters)
             state.best = found
-            save_best(self.folder.checkpoints, found, self.trainer.parameters)
 
     def warn_of_slow_validation(self, state: TrainingState) -> None:
         """Name the settings when validation took more than a fifth of a run of some minutes."""
@@ -128,13 +118,8 @@ class Recorder:
         if self._results:
             self._write(self._line(state))
         trainer = self.trainer
-        save_checkpoint(
-            self.folder.checkpoints,
-            state,
-            trainer.parameters,
-            trainer.optimizer,
-            trainer.settings.keep_checkpoints,
-            trainer.accelerator.scaler,
+        self.checkpoints.save(
+            state, trainer.parameters, trainer.optimizer, trainer.accelerator.scaler
         )
 
     def _write(self, line: dict[str, float | None]) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lora_whisper.training import checkpoints
-from lora_whisper.training.checkpoints import (
-    Best,
-    TrainingState,
-    latest_checkpoint,
-    load_checkpoint,
-    load_parameters,
-    save_best,
-    save_checkpoint,
-)
+from lora_whisper import run_folder
+from lora_whisper.errors import UserError
+from lora_whisper.run_folder import DiskFull
+from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState, load_parameters
 from lora_whisper.training.loop import Trainer, train_step
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
+
+HASH = "of this configuration"
+
+
+def checkpoints_in(folder: Path, **changes: Any) -> Checkpoints:
+    given: dict[str, Any] = {"every_steps": 1, "keep_last": 2, "keep_best": 1, "config_hash": HASH}
+    return Checkpoints(folder, **(given | changes))
 
 
 def steps(trainer: Trainer, first: int, last: int) -> None:
@@ -31,55 +36,244 @@ def matrices(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in trainer.parameters.items()}
 
 
+def one_matrix(value: float = 0.0) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
+    parameter = nn.Parameter(torch.full((2, 3), value))
+    return {"lora_A": parameter}, torch.optim.AdamW([parameter])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_going_on_gives_the_bit_identical_adapter(tmp_path: Path) -> None:
     through = toy_trainer(toy_adapter(dropout=0.3))
     steps(through, 0, 6)
     half = toy_trainer(toy_adapter(dropout=0.3))
     steps(half, 0, 3)
-    state = TrainingState(step=3, audio_seconds=1.5, best=Best(2, 0.5, 1.25))
-    save_best(tmp_path, Best(2, 0.5, 1.25), half.parameters)
-    save_checkpoint(tmp_path, state, half.parameters, half.optimizer, keep=2)
+    best = Best(2, 0.5, 1.25)
+    state = TrainingState(3, 1.5, 2.5, 0.5, 1, 2, 1, 4, True, best)
+    with checkpoints_in(tmp_path) as checkpoints:
+        checkpoints.save_best(best, half.parameters)
+        checkpoints.save(state, half.parameters, half.optimizer)
     resumed = toy_trainer(toy_adapter(dropout=0.3, seed=99))
-    path = latest_checkpoint(tmp_path)
-    assert path is not None
-    assert load_checkpoint(path, resumed.parameters, resumed.optimizer) == state
+    assert checkpoints_in(tmp_path).resume(resumed.parameters, resumed.optimizer) == state
     steps(resumed, 3, 6)
     expected = matrices(through)
     assert all(torch.equal(expected[name], value) for name, value in matrices(resumed).items())
 
 
-def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
-    trainer = toy_trainer(toy_adapter())
-    save_best(tmp_path, Best(1, 0.1, 0.2), trainer.parameters)
-    for step in (1, 2, 3, 10):
-        state = TrainingState(step=step)
-        save_checkpoint(tmp_path, state, trainer.parameters, trainer.optimizer, keep=2)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["best", "step-000003", "step-000010"]
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-000010"
+def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+    """The step after it changes the same tensors while they are being written."""
+    parameters, optimizer = one_matrix(1.0)
+    with checkpoints_in(tmp_path) as checkpoints:
+        checkpoints.save(TrainingState(1), parameters, optimizer)
+        parameters["lora_A"].data.fill_(7.0)
+    other, its_optimizer = one_matrix()
+    checkpoints_in(tmp_path).resume(other, its_optimizer)
+    assert torch.equal(other["lora_A"], torch.ones(2, 3))
 
 
-def test_a_checkpoint_cut_short_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk in the middle leaves the checkpoint before it."""
-    trainer = toy_trainer(toy_adapter())
-    save_checkpoint(tmp_path, TrainingState(1), trainer.parameters, trainer.optimizer, keep=1)
+def test_scaler_and_ranks_are_restored(tmp_path: Path) -> None:
+    class Ranks:
+        def __init__(self, ranks: dict[str, Any]):
+            self.ranks = ranks
 
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+        def state_dict(self) -> dict[str, Any]:
+            return self.ranks
 
-    monkeypatch.setattr(checkpoints.torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(tmp_path, TrainingState(2), trainer.parameters, trainer.optimizer, keep=1)
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-000001"
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.ranks = state
+
+    parameters, optimizer = one_matrix()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(1))  # it is made with its first use
+    saved = {"step": 3, "pattern": {"q_proj": [True, False]}, "mean": torch.ones(2)}
+    with checkpoints_in(tmp_path) as checkpoints:
+        checkpoints.save(TrainingState(1), parameters, optimizer, scaler, Ranks(saved))
+    fresh, ranks = torch.amp.GradScaler("cpu", init_scale=2.0), Ranks({})
+    checkpoints_in(tmp_path).resume(parameters, optimizer, fresh, ranks)
+    assert fresh.get_scale() == 8.0
+    assert ranks.ranks.pop("mean").tolist() == [1.0, 1.0]
+    assert ranks.ranks == {"step": 3, "pattern": {"q_proj": [True, False]}}
+
+
+def test_the_last_regular_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    """A checkpoint that a signal asked for is no regular one: it goes when the next has come."""
+    parameters, optimizer = one_matrix()
+    with checkpoints_in(tmp_path, every_steps=10) as checkpoints:
+        checkpoints.save_best(Best(5, 0.1, 0.2), parameters)
+        for step in (10, 20, 30, 37):
+            checkpoints.save(TrainingState(step), parameters, optimizer)
+        checkpoints.finish()
+        assert names(tmp_path) == ["best-000005", "step-000030", "step-000037"]
+        checkpoints.save(TrainingState(40), parameters, optimizer)
+    assert names(tmp_path) == ["best-000005", "step-000030", "step-000040"]
+    assert [path.name for path in checkpoints.lasts()] == ["step-000030", "step-000040"]
+    assert checkpoints.latest() == tmp_path / "step-000040"
+
+
+def test_the_best_ones_are_kept_and_those_known_at_the_last_checkpoint(tmp_path: Path) -> None:
+    parameters, optimizer = one_matrix()
+    wers = {10: 0.5, 20: 0.3, 30: 0.4}
+    with checkpoints_in(tmp_path, keep_best=2) as checkpoints:
+        for step, wer in wers.items():
+            checkpoints.save_best(Best(step, wer, 1.0), parameters)
+        checkpoints.save(TrainingState(30), parameters, optimizer)
+        checkpoints.finish()
+        assert [best.step for best, _ in checkpoints.bests()] == [20, 30]
+        for step, wer in {40: 0.2, 50: 0.1}.items():
+            checkpoints.save_best(Best(step, wer, 1.0), parameters)
+        checkpoints.finish()
+        assert [best.step for best, _ in checkpoints.bests()] == [50, 40, 20, 30]
+    again = checkpoints_in(tmp_path, keep_best=2)
+    again.resume(parameters, optimizer)
+    assert [best.step for best, _ in again.bests()] == [20, 30], "later ones will come again"
+
+
+def test_a_validation_that_was_broken_off_comes_again(tmp_path: Path) -> None:
+    parameters, optimizer = one_matrix()
+    with checkpoints_in(tmp_path) as checkpoints:
+        checkpoints.save_best(Best(10, 0.5, 1.0), parameters)
+        checkpoints.save(TrainingState(20, validation_due=True), parameters, optimizer)
+        checkpoints.save_best(Best(20, 0.4, 1.0), parameters)
+    again = checkpoints_in(tmp_path)
+    again.resume(parameters, optimizer)
+    assert [best.step for best, _ in again.bests()] == [10]
+
+
+def test_a_process_that_is_not_the_writer_reads_only(tmp_path: Path) -> None:
+    parameters, optimizer = one_matrix(1.0)
+    with checkpoints_in(tmp_path) as checkpoints:
+        checkpoints.save(TrainingState(1), parameters, optimizer)
+        checkpoints.save_best(Best(2, 0.5, 1.0), parameters)
+    other, its_optimizer = one_matrix()
+    with checkpoints_in(tmp_path, is_writer=False) as reader:
+        assert reader.resume(other, its_optimizer).step == 1
+        reader.save(TrainingState(3), other, its_optimizer)
+        reader.save_best(Best(3, 0.1, 1.0), other)
+    assert names(tmp_path) == ["best-000002", "step-000001"]
+    assert torch.equal(other["lora_A"], parameters["lora_A"])
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    parameters, optimizer = one_matrix()
+    with checkpoints_in(tmp_path, config_hash="of another") as checkpoints:
+        checkpoints.save(TrainingState(1), parameters, optimizer)
+    with pytest.raises(UserError, match=r"step-000001 is of another configuration"):
+        checkpoints_in(tmp_path).resume(parameters, optimizer)
+
+
+# ── a full disk, and a process that is killed ────────────────────────────────────────────────
+
+
+def limited(size_bytes: int, work: Callable[[], None]) -> None:
+    """Carry out `work` where no file may grow beyond `size_bytes`: as on a full disk, for real."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        work()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 100, 1000])
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, size_bytes: int) -> None:
+    parameters, optimizer = one_matrix(1.0)
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.save(TrainingState(1), parameters, optimizer)
+    checkpoints.finish()
+
+    def save_another() -> None:
+        checkpoints.save(TrainingState(2), parameters, optimizer)
+        with pytest.raises(DiskFull, match=r"could not be written .* MB are free there"):
+            checkpoints.finish()
+
+    limited(size_bytes, save_another)
+    assert names(tmp_path) == ["step-000001"]
+    checkpoints.save(TrainingState(2), parameters, optimizer)
+    checkpoints.finish()
+    assert names(tmp_path) == ["step-000001", "step-000002"]
+
+
+def test_the_next_step_hears_of_a_full_disk(tmp_path: Path) -> None:
+    parameters, optimizer = one_matrix()
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.raise_failure()
+
+    def save() -> None:
+        checkpoints.save(TrainingState(1), parameters, optimizer)
+        checkpoints._thread.shutdown()
+        with pytest.raises(DiskFull):
+            checkpoints.raise_failure()
+
+    limited(10, save)
+
+
+def killed_at(call: int, work: Callable[[], None]) -> bool:
+    """Carry out `work` in a process that is killed as it makes its change number `call` to the
+    disk; return whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        kill_at_change(call)
+        work()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def kill_at_change(call: int) -> None:
+    left = [call]
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def with_count(*arguments: Any, **named: Any) -> Any:
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return function(*arguments, **named)
+
+        return with_count
+
+    for name in ("rename", "replace", "fsync", "unlink", "mkdir", "rmdir"):
+        setattr(run_folder.os, name, counted(getattr(os, name)))
+
+
+def test_whenever_it_is_killed_a_whole_checkpoint_and_a_best_one_are_there(tmp_path: Path) -> None:
+    parameters, optimizer = one_matrix(1.0)
+    call, came_so_far = 0, True
+    while came_so_far:
+        folder = tmp_path / str(call)
+        with checkpoints_in(folder, keep_last=1) as before:
+            before.save_best(Best(1, 0.5, 1.0), parameters)
+            before.save(TrainingState(1), parameters, optimizer)
+
+        def work() -> None:
+            with checkpoints_in(folder, keep_last=1) as checkpoints:  # noqa: B023
+                checkpoints.save_best(Best(2, 0.4, 1.0), parameters)
+                checkpoints.save(TrainingState(2), parameters, optimizer)
+
+        came_so_far = killed_at(call, work)
+        after, (other, its_optimizer) = checkpoints_in(folder), one_matrix()
+        state = after.resume(other, its_optimizer)
+        assert state.step in (1, 2)
+        assert torch.equal(other["lora_A"], parameters["lora_A"])
+        assert after.bests()[0][0].step == state.step
+        assert not list(folder.glob(".*")), "what was half is gone"
+        call += 1
+    assert call > 20, "it was killed at each change to the disk"
 
 
 def test_best_can_be_replaced_and_loaded(tmp_path: Path) -> None:
     trainer = toy_trainer(toy_adapter())
-    save_best(tmp_path, Best(1, 0.5, 0.2), trainer.parameters)
-    steps(trainer, 0, 2)
-    save_best(tmp_path, Best(2, 0.4, 0.2), trainer.parameters)
+    with checkpoints_in(tmp_path) as checkpoints:
+        checkpoints.save_best(Best(1, 0.5, 0.2), trainer.parameters)
+        steps(trainer, 0, 2)
+        checkpoints.save_best(Best(2, 0.4, 0.2), trainer.parameters)
     other = toy_trainer(toy_adapter(seed=99))
-    load_parameters(tmp_path / "best", other.parameters)
+    (best, path), *_ = checkpoints.bests()
+    assert best == Best(2, 0.4, 0.2)
+    load_parameters(path, other.parameters)
     expected = matrices(trainer)
     assert all(torch.equal(expected[name], value) for name, value in matrices(other).items())
 
