@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from lora_whisper import processes
+
 log = logging.getLogger("lora_whisper")
 
 
@@ -44,6 +46,14 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def is_agreed(self) -> bool:
+        """Whether a signal came to any process of this run; all of them have to ask."""
+        return any(processes.gather([self.signal_number]))
+
+    def stopped(self, message: str) -> Stopped:
+        """The exception that the signal becomes, the same in all processes."""
+        return Stopped(next(filter(None, processes.gather([self.signal_number]))), message)
 
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:
