@@ -1,7 +1,8 @@
-"""The LoRA adapter: attach it to the frozen base, save it, load it, fold it into the base.
+"""The adapter: attach it to the frozen base, save it, load it, fold it into the base.
 
 W' = W + alpha / rank · B·A, where only A (rank, inputs) and B (outputs, rank) are trained; B starts
-at zero, so that training starts at the base model. Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+at zero, so that training starts at the base model. Hu et al. 2021, https://arxiv.org/abs/2106.09685
+What the other kinds do differently stands in `model.kinds`.
 
 Beside them, the embeddings of single tokens may be trained, such as that of an unused language.
 They take the place of the base's rows, in the embedding and in the output projection that is tied
@@ -10,24 +11,27 @@ to it; the vocabulary keeps its size and every token its id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
+from lora_whisper.model.eva import WatchedInputs, input_directions
+from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, peft_config
+from lora_whisper.model.pissa import restore_start
+from lora_whisper.model.plain import plain_of, write_plain
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
+from lora_whisper.model.saved import WEIGHTS_FILE, require_adapter
 from lora_whisper.model.targets import target_ranks
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 
 
 def attach(
@@ -37,6 +41,9 @@ def attach(
     gradient_checkpointing: bool,
     seed: int,
     token_indices: tuple[int, ...] = (),
+    total_steps: int | None = None,
+    inputs: Callable[[], Iterable[WatchedInputs]] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> PeftModel:
     """Put a fresh fp32 adapter beside every target layer of `base`, which is changed in place.
 
@@ -44,20 +51,58 @@ def attach(
 
     Args:
         token_indices: tokens whose embeddings are trained as well; they start as they are.
+        total_steps: of the run; AdaLoRA plans by it.
+        inputs: training windows, which EVA's start is computed from; without them, EVA starts as
+            LoRA, for a run that goes on from a checkpoint's matrices.
+        initial: PiSSA's start of an earlier run, to go on from; without it, it is computed.
 
     Raises:
-        UserError: a range of layers that the base does not have.
+        UserError: a range of layers that the base does not have; too short a run for AdaLoRA; too
+            few inputs for EVA.
     """
     ranks = target_ranks(config, base.config)
+    asked = peft_config(config, ranks, token_indices, total_steps)
     if quantization != "none":
         prepare_for_training(base)
+    directions = input_directions(base, asked, inputs()) if config.kind == "eva" and inputs else {}
+    if initial is not None:
+        asked.init_lora_weights = True  # no second decomposition
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # adapters are drawn on the CPU, then moved
-        model = get_peft_model(base, _lora_config(config, ranks, token_indices))
+        model = get_peft_model(base, asked)
+    _start(model, config.kind, directions, initial)
     if gradient_checkpointing:
-        # The re-entrant form needs inputs with gradients; the encoder's input has none.
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(base)
     return model
+
+
+@torch.no_grad()
+def _start(
+    model: PeftModel,
+    kind: str,
+    directions: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor] | None,
+) -> None:
+    """What a kind's start needs beyond what PEFT draws."""
+    layers = lora_layers(model)
+    for path, rows in directions.items():
+        layers[path].lora_A[ADAPTER].weight.copy_(rows)
+    if initial is not None:
+        restore_start(model, initial)
+    if kind == "dora":
+        measure_magnitudes(model)
+
+
+def checkpoint_activations(base: WhisperForConditionalGeneration) -> None:
+    """Compute activations twice instead of keeping them, as gradient checkpointing does.
+
+    The re-entrant form needs inputs with gradients; the encoder's input has none.
+    """
+    settings = {"use_reentrant": False}
+    if hasattr(base, "activation_checkpointing_enable"):  # the older name is deprecated
+        base.activation_checkpointing_enable(settings)
+    else:
+        base.gradient_checkpointing_enable(settings)
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
@@ -77,9 +122,24 @@ def parameter_counts(model: PeftModel) -> tuple[int, int]:
     return trainable, total
 
 
-def save_adapter(model: PeftModel, folder: Path, base: Checkpoint) -> None:
-    """Write the adapter as stock PEFT does, naming a base that can be loaded as it stands."""
-    config = model.peft_config["default"]
+def save_adapter(
+    model: PeftModel,
+    folder: Path,
+    base: Checkpoint,
+    initial: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the adapter as stock PEFT does, naming a base that can be loaded as it stands.
+
+    PiSSA and AdaLoRA are written as the plain LoRA that they come down to: PiSSA's matrices fit
+    weights from which their start was taken, and who serves adapters reads LoRA, not AdaLoRA.
+
+    Args:
+        initial: PiSSA's start, as `read_initial` gives it.
+    """
+    config = model.peft_config[ADAPTER]
+    if initial is not None or isinstance(config, AdaLoraConfig):
+        write_plain(plain_of(model, initial), folder, base)
+        return
     config.base_model_name_or_path = base.path
     config.revision = base.revision
     # The embeddings are the base's own; PEFT's "auto" would ask the hub whether they are.
@@ -93,9 +153,7 @@ def load_adapter(base: WhisperForConditionalGeneration, folder: Path) -> PeftMod
     Raises:
         UserError: `folder` holds no adapter.
     """
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{folder} holds no adapter: expected {' and '.join(missing)}")
+    require_adapter(folder)
     if is_quantized(base):
         prepare_for_training(base)
     return PeftModel.from_pretrained(base, str(folder))
@@ -148,17 +206,3 @@ def merged_in_place(model: PeftModel) -> Iterator[None]:
         tuner.unmerge_adapter()
         for weight, original in zip(weights, originals, strict=True):
             weight.data.copy_(original)
-
-
-def _lora_config(
-    config: AdapterConfig, ranks: dict[str, int], token_indices: tuple[int, ...]
-) -> LoraConfig:
-    return LoraConfig(
-        r=config.rank,
-        rank_pattern={path: rank for path, rank in ranks.items() if rank != config.rank},
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides
-        lora_dropout=config.dropout,
-        target_modules=list(ranks),
-        trainable_token_indices=list(token_indices) or None,
-        task_type=None,  # PEFT's SEQ_2_SEQ_LM would pass input_ids, which Whisper does not take
-    )

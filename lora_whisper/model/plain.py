@@ -6,7 +6,7 @@ of two such products is the product of their matrices side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,13 +14,13 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.adalora import AdaLoraLayer
-from peft.tuners.lora import LoraLayer
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
+from lora_whisper.model.kinds import ADAPTER, lora_layers
 from lora_whisper.model.saved import (
     A_SUFFIX,
     B_SUFFIX,
@@ -29,8 +29,6 @@ from lora_whisper.model.saved import (
     WEIGHTS_FILE,
     read_saved,
 )
-
-ADAPTER = "default"  # PEFT's name of the only adapter in a model
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ def plain_of(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> P
             the start, by the names of the model's parameters. ΔW = B·A - B0·A0, of twice the rank.
     """
     matrices = {}
-    for path, layer in _lora_layers(model):
+    for path, layer in lora_layers(model).items():
+        assert not layer.lora_variant, "what DoRA adds is no product of two matrices"
         is_adalora = isinstance(layer, AdaLoraLayer)
         a, b = _adalora_factors(layer) if is_adalora else _lora_factors(layer)
         if initial is not None:
@@ -78,7 +77,7 @@ def read_plain(folder: Path) -> PlainAdapter:
     matrices = {
         path: (
             tensors[f"{PREFIX}{path}{A_SUFFIX}"],
-            _scale(config, path, rank) * tensors[f"{PREFIX}{path}{B_SUFFIX}"],
+            scale_of(config, path, rank) * tensors[f"{PREFIX}{path}{B_SUFFIX}"],
         )
         for path, rank in saved.ranks.items()
     }
@@ -172,11 +171,11 @@ def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return qb @ u, values, v @ qa.T
 
 
-def _lora_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
-    for path, layer in _whisper(model).named_modules():
-        if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A:
-            assert not layer.lora_variant, "what DoRA adds is no product of two matrices"
-            yield path, layer
+def scale_of(config: LoraConfig, path: str, rank: int) -> float:
+    """alpha / rank of one layer, as PEFT finds it."""
+    pattern = config.alpha_pattern or {}
+    alpha = pattern.get(get_pattern_key(list(pattern), path), config.lora_alpha)
+    return alpha / (rank**0.5 if config.use_rslora else rank)
 
 
 def _lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
@@ -206,9 +205,3 @@ def _embeddings(model: PeftModel) -> dict[int, Tensor]:
 
 def _whisper(model: PeftModel) -> Any:
     return cast("Any", model.get_base_model())
-
-
-def _scale(config: LoraConfig, path: str, rank: int) -> float:
-    pattern = config.alpha_pattern or {}
-    alpha = pattern.get(get_pattern_key(list(pattern), path), config.lora_alpha)
-    return alpha / (rank**0.5 if config.use_rslora else rank)

@@ -14,7 +14,6 @@ from transformers import WhisperForConditionalGeneration
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model.adapter import (
-    WEIGHTS_FILE,
     adapter_bytes,
     adapter_parameters,
     attach,
@@ -26,6 +25,7 @@ from lora_whisper.model.adapter import (
     save_adapter,
 )
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.training.loss import window_loss_sum
 from tests.configs import adapter_config, model_config
 from tests.toys import LINEAR_NAMES, toy_checkpoint, toy_inputs, toy_model

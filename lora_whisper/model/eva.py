@@ -1,0 +1,113 @@
+"""EVA's start: the rows of A are the directions in which a layer's inputs vary most.
+
+Paischer et al. 2024, https://arxiv.org/abs/2410.07170. Of PEFT's implementation, which is the
+authors', only the directions are taken: every layer keeps the rank that it was given, so that a
+run's matrices have the shapes that its configuration says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import EvaConfig, get_eva_state_dict
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from lora_whisper.errors import UserError
+
+ROWS = 1024  # of a layer's inputs in one batch, at most: PEFT compares inputs number by number
+SOUND_IN_DECODER = ("encoder_attn.k_proj", "encoder_attn.v_proj")
+PASSES = 50  # over all inputs; directions that still turn then are not waited for
+
+
+@dataclass(frozen=True)
+class WatchedInputs:
+    """A batch of windows, on whose way through the base the layers' inputs are watched."""
+
+    features: Tensor  # (batch, mel bins, frames)
+    decoder_input: Tensor  # (batch, tokens)
+    has_sound: Tensor  # (batch, encoder positions) bool: not the silence behind a clip
+    has_token: Tensor  # (batch, tokens) bool: not padding
+
+    def to(self, device: torch.device) -> WatchedInputs:
+        return WatchedInputs(*(value.to(device) for value in vars(self).values()))
+
+
+def input_directions(
+    base: WhisperForConditionalGeneration, config: LoraConfig, batches: Iterable[WatchedInputs]
+) -> dict[str, Tensor]:
+    """The directions (rank, inputs) in which each target layer's inputs vary most, by its path.
+
+    They are orthogonal and of length 1; the one that explains most is the first.
+
+    Raises:
+        UserError: too few inputs or too narrow layers for the rank.
+    """
+    rank = config.r  # the highest, see `kinds`
+    _require_width(base.config.d_model, rank)
+    usable = [one for one in batches if one.has_token.sum() >= 2 * rank]
+    if not usable:
+        raise UserError(
+            f"adapter=eva with rank {rank} needs batches of at least {2 * rank} tokens of text, "
+            "found none. Type a larger adapter.eva.windows=…, or a smaller adapter.rank=…"
+        )
+    directions: dict[str, Tensor] = get_eva_state_dict(
+        base,
+        usable,
+        peft_config=_asking_for_directions(config),
+        forward_fn=_Passes(PASSES * len(usable)).forward,
+        prepare_model_inputs_fn=lambda inputs, _: inputs,
+        prepare_layer_inputs_fn=_rows,
+        gather_distributed_inputs=False,  # several processes take the first one's directions
+        show_progress_bar=False,
+    )
+    return directions
+
+
+def _require_width(width: int, rank: int) -> None:
+    if 2 * rank > width:  # PEFT looks for twice as many directions as it keeps
+        raise UserError(
+            f"adapter=eva finds up to {width // 2} directions in layers of width {width}, but the "
+            f"rank is {rank}. Type a smaller adapter.rank=…, or adapter=lora."
+        )
+
+
+def _asking_for_directions(config: LoraConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.r,
+        rank_pattern=config.rank_pattern,
+        target_modules=config.target_modules,
+        init_lora_weights="eva",
+        eva_config=EvaConfig(rho=1.0),  # 1: no rank moves from one layer to another
+    )
+
+
+@dataclass
+class _Passes:
+    """Forward passes, of which PEFT asks for more until no direction turns any longer."""
+
+    left: int
+
+    def forward(self, base: WhisperForConditionalGeneration, inputs: WatchedInputs) -> None:
+        if self.left == 0:
+            raise UserError(
+                f"adapter=eva: the inputs' directions still turn after {PASSES} passes over them. "
+                "Type a larger adapter.eva.windows=…, or a smaller adapter.rank=…"
+            )
+        self.left -= 1
+        base.model(
+            input_features=inputs.features.to(base.dtype),
+            decoder_input_ids=inputs.decoder_input,
+            use_cache=False,
+        )
+
+
+def _rows(layer_input: Any, inputs: WatchedInputs, path: str) -> Tensor:
+    """A layer's inputs (rows, inputs) where there is something, evenly thinned to `ROWS`."""
+    sees_sound = ".encoder." in path or path.endswith(SOUND_IN_DECODER)
+    rows: Tensor = layer_input[0][inputs.has_sound if sees_sound else inputs.has_token]
+    return rows[:: len(rows) // ROWS + 1]

@@ -1,0 +1,55 @@
+"""What can be said of the adapter that a run leaves behind: its ranks, and who serves it.
+
+vLLM serves Whisper with adapters since 0.18 (vllm-project/vllm#29856). Its rules are those of
+`PEFTHelper`, `LoRAConfig` and `parse_fine_tuned_lora_name` in vllm/lora and vllm/config/lora.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import LoraConfig
+from safetensors import safe_open
+
+from lora_whisper.model.plain import scale_of
+from lora_whisper.model.saved import A_SUFFIX, PREFIX, WEIGHTS_FILE
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
+
+
+def shipped_ranks(folder: Path) -> tuple[int, int]:
+    """The lowest and the highest rank of a layer."""
+    ranks = _ranks(folder).values()
+    return min(ranks), max(ranks)
+
+
+def vllm_max_rank(folder: Path) -> int:
+    """What vLLM's --max-lora-rank has to be for this adapter, if vLLM serves it."""
+    return next(rank for rank in VLLM_RANKS if rank >= shipped_ranks(folder)[1])
+
+
+def vllm_obstacles(folder: Path) -> list[str]:
+    """Why vLLM does not serve the adapter; empty where it does."""
+    config, ranks = LoraConfig.from_pretrained(str(folder)), _ranks(folder)
+    highest = max(ranks.values())
+    reasons = {
+        "DoRA is not served": config.use_dora,
+        "re-learnt token embeddings are not served": config.trainable_token_indices is not None,
+        "whole trained modules are not served": config.modules_to_save is not None,
+        f"rank {highest} is over its limit of {VLLM_RANKS[-1]}": highest > VLLM_RANKS[-1],
+        "the layers' scales differ, and it takes lora_alpha / r for all of them": (
+            {scale_of(config, path, rank) for path, rank in ranks.items()}
+            != {scale_of(config, "", config.r)}
+        ),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def _ranks(folder: Path) -> dict[str, int]:
+    """Of each layer, by its path; from the file's header."""
+    with safe_open(folder / WEIGHTS_FILE, framework="np") as file:
+        return {
+            key.removeprefix(PREFIX).removesuffix(A_SUFFIX): file.get_slice(key).get_shape()[0]
+            for key in file.keys()  # noqa: SIM118
+            if key.endswith(A_SUFFIX)
+        }
