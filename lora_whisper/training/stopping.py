@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, and exit with the signal's own code."""
+"""Ctrl-C and SIGTERM: a checkpoint within one step, and an end with the signal's own exit code."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,9 +14,11 @@ from lora_whisper import processes
 
 log = logging.getLogger("lora_whisper")
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stopped(KeyboardInterrupt):
-    """Training was stopped by a signal after a checkpoint was written.
+    """A run was stopped by a signal, and can go on.
 
     A KeyboardInterrupt, so that it ends a whole sweep and is not taken for a failed point.
     """
@@ -24,18 +28,25 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + signal_number
 
 
+class _BrokenOff(BaseException):
+    """Raised by the signal in the middle of work that is done again later."""
+
+
 class StopRequest:
-    """Notes SIGINT and SIGTERM instead of dying of them; a second Ctrl-C stops at once."""
+    """Notes SIGINT and SIGTERM instead of dying of them; a second one stops at once.
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    Args:
+        breaks_off: whether a signal ends what `unless_stopped` carries out. Not where other
+            processes would wait for this one's part of it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, breaks_off: bool = True) -> None:
         self.signal_number: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._breaks_off, self._is_breakable = breaks_off, False
+        self._handlers = contextlib.ExitStack()
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._handlers.enter_context(_handled_by(self._note))
         return self
 
     def __exit__(
@@ -44,8 +55,23 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._handlers.close()
+
+    def unless_stopped(self, work: Callable[[], None]) -> bool:
+        """Carry out `work`, which can be long; return whether it was done to its end.
+
+        It does not begin once a signal came, and ends at once when one comes.
+        """
+        if self.signal_number is not None:
+            return False
+        try:
+            self._is_breakable = self._breaks_off
+            work()
+        except _BrokenOff:
+            return False
+        finally:
+            self._is_breakable = False
+        return True
 
     def is_agreed(self) -> bool:
         """Whether a signal came to any process of this run; all of them have to ask."""
@@ -60,3 +86,34 @@ class StopRequest:
             raise KeyboardInterrupt("at once; the last checkpoint is older than the last step")
         self.signal_number = signal_number
         log.warning("stopping after this step (once more to stop at once)")
+        if self._is_breakable:
+            self._is_breakable = False
+            raise _BrokenOff
+
+
+@contextlib.contextmanager
+def ended_by_signals(message: str) -> Iterator[None]:
+    """Outside the loop, where no step is lost: SIGINT and SIGTERM end the work at once.
+
+    Raises:
+        Stopped: with the signal's exit code, and `message` for the user.
+    """
+
+    def end(signal_number: int, frame: FrameType | None) -> None:
+        raise Stopped(signal_number, message)
+
+    with _handled_by(end):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Python lets the main thread alone handle signals; in another, nothing changes."""
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
