@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -66,6 +67,14 @@ def configuration_folder() -> Path:
     """`conf/`: inside the installed package, or beside it in a checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def defaults(primary: str) -> dict[str, Any]:
+    """What a command has where nothing is typed; "???" where something must be."""
+    search_path = create_config_search_path(str(configuration_folder()))
+    composed = ConfigLoaderImpl(search_path).load_configuration(primary, [], RunMode.RUN)
+    values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+    return {key: value for key, value in values.items() if key != "hydra"}
 
 
 def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -> int:

@@ -283,7 +283,7 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
     Raises:
         UserError: names every key that differs, with both values.
     """
-    before, now = _flat(_plain(read_config(folder))), _flat(_plain(config))
+    before, now = flat(_plain(read_config(folder))), flat(_plain(config))
     free = free_to_change(config)
     changed = [
         f"{key}: was {before.get(key)}, is {now.get(key)}{_why_not(key, config)}"
@@ -326,7 +326,7 @@ def _why_not(key: str, config: TrainConfig) -> str:
 def config_hash(config: TrainConfig) -> str:
     """Of what a checkpoint must have in common with the run that goes on from it."""
     free = free_to_change(config)
-    kept = {key: value for key, value in _flat(_plain(config)).items() if key not in free}
+    kept = {key: value for key, value in flat(_plain(config)).items() if key not in free}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -334,9 +334,10 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one, with the keys that are typed: "adapter.rank"."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
