@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper import terminal
+from lora_whisper import processes, terminal
 from lora_whisper.commands._announce import announce
 from lora_whisper.commands._inputs import Base, Speech, config_hash, read_base, read_speech
 from lora_whisper.commands._scoring import (
@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 
     from lora_whisper.data.batches import Batch
     from lora_whisper.data.table import Utterances
+    from lora_whisper.data.windows import BadAudio
     from lora_whisper.training.checkpoints import Checkpoints, TrainingState
-    from lora_whisper.training.loop import Trainer
+    from lora_whisper.training.loop import StepResult, Trainer
     from lora_whisper.training.recorder import Recorder
+
+    OnLog = Callable[[TrainingState, StepResult], None]
 
 log = logging.getLogger("lora_whisper")
 
@@ -59,6 +62,7 @@ class Run:
         self.total_steps = total_steps(self.windows.per_epoch, config.training)
         self.checkpoints: Checkpoints = self._checkpoints()
         self.model: PeftModel = self._load_model()
+        self._missing: list[BadAudio] = []  # from the step that is being done, in this process
 
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
@@ -67,7 +71,9 @@ class Run:
         trainer = self._trainer()
         state = self._train(trainer)
         self._keep_adapter(trainer, state)
-        self._finish(state, base_score, self._score_adapter())
+        adapter_score = self._score_adapter()
+        if processes.is_main():
+            self._finish(state, base_score, adapter_score)
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
 
@@ -102,12 +108,14 @@ class Run:
 
     def _trainer(self) -> Trainer:
         from lora_whisper.model.adapter import adapter_parameters
+        from lora_whisper.training.accelerator import take_from_main
         from lora_whisper.training.defaults import learning_rate_for_width
         from lora_whisper.training.loop import Trainer
         from lora_whisper.training.optimizer import new_optimizer
 
         config, whisper = self.config, whisper_inside(self.model)
         parameters = adapter_parameters(self.model)
+        take_from_main(parameters.values())
         peak = config.optimizer.learning_rate or learning_rate_for_width(whisper.config.d_model)
         return Trainer(
             accelerator=self.accelerator,
@@ -150,6 +158,7 @@ class Run:
             keep_last=max(settings.keep_checkpoints, averaged.get("last", 1)),
             keep_best=averaged.get("best", 1),
             config_hash=config_hash(self.config),
+            is_writer=processes.is_main(),
         )
 
     # ── training ─────────────────────────────────────────────────────────────────────────────
@@ -168,9 +177,9 @@ class Run:
             batches = self.windows.load(state.step, self.total_steps, micro_batch)
             main_loop(
                 trainer,
-                self._usable(batches),
+                self._noting_missing(batches),
                 state,
-                recorder.log,
+                self._reporting(recorder.log),
                 recorder.validate,
                 recorder.checkpoint,
             )
@@ -184,18 +193,30 @@ class Run:
         width = whisper_inside(self.model).config.d_model
         return given if isinstance(given, int) else micro_batch_for_width(width)
 
-    def _usable(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Pass batches on, after naming what turned out to be unusable in them."""
+    def _noting_missing(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Pass batches on, and note what turned out to be unusable in them."""
+        for micro_batches in batches:
+            self._missing = [one for batch in micro_batches for one in batch.bad]
+            yield micro_batches
+
+    def _reporting(self, on_log: OnLog) -> OnLog:
+        """Before a step is logged, name what was missing from it, in whichever process."""
+
+        def report(state: TrainingState, result: StepResult) -> None:
+            if result.bad_audio:
+                self._report(processes.gather(self._missing))
+            on_log(state, result)
+
+        return report
+
+    def _report(self, missing: list[BadAudio]) -> None:
         from lora_whisper.data.windows import LeftOut
 
-        for micro_batches in batches:
-            missing = [one for batch in micro_batches for one in batch.bad]
-            for one in missing:
-                if isinstance(one, LeftOut):
-                    log.warning("left out    %s: %s", one.row, one.reason)
-            bad = [f"{one.row}: {one.reason}" for one in missing if not isinstance(one, LeftOut)]
-            report_bad_audio(bad, self.config)
-            yield micro_batches
+        for one in missing:
+            if isinstance(one, LeftOut):
+                log.warning("left out    %s: %s", one.row, one.reason)
+        bad = [f"{one.row}: {one.reason}" for one in missing if not isinstance(one, LeftOut)]
+        report_bad_audio(bad, self.config)
 
     def _validation_sample(self) -> Utterances | None:
         """The same utterances for the whole run, so that its steps can be compared."""
@@ -222,9 +243,11 @@ class Run:
         from lora_whisper.model.adapter import save_adapter
         from lora_whisper.training.checkpoints import load_parameters
 
-        for _, path in self.checkpoints.bests()[:1]:
+        for _, path in processes.from_main(self.checkpoints.bests)[:1]:
             load_parameters(path, trainer.parameters)
-        save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
+        processes.from_main(
+            lambda: save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
+        )
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from lora_whisper import processes
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import read_json, remove_folder, write_json, write_whole, written_whole
 
@@ -226,7 +227,7 @@ class Checkpoints:
         Raises:
             UserError: it is of another configuration.
         """
-        path, state = self.latest(), TrainingState()
+        path, state = processes.from_main(self.latest), TrainingState()
         if path is not None:
             state = self.load(path, parameters, optimizer, scaler, rank_schedule)
         if self.is_writer:

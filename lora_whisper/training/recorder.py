@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.run_folder import RunFolder, append_jsonl
 from lora_whisper.terminal import Work, clock, percent
@@ -44,7 +45,8 @@ class Recorder:
         if state.step:
             log.info("going on from step %d of %d", state.step, trainer.total_steps)
         self._logged_seconds = state.train_seconds
-        forget_after(self.folder.metrics, state.step)
+        if processes.is_main():
+            forget_after(self.folder.metrics, state.step)
         return state
 
     def log(self, state: TrainingState, result: StepResult) -> None:
@@ -123,7 +125,8 @@ class Recorder:
         )
 
     def _write(self, line: dict[str, float | None]) -> None:
-        append_jsonl(self.folder.metrics, line)
+        if processes.is_main():
+            append_jsonl(self.folder.metrics, line)
 
 
 def forget_after(metrics: Path, step: int) -> None:
