@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -198,10 +198,11 @@ def _embeddings(model: PeftModel) -> dict[int, Tensor]:
     tokens: Any = getattr(model.peft_config[ADAPTER], "trainable_token_indices", None)
     if not tokens:
         return {}
-    layer = _whisper(model).model.decoder.embed_tokens.token_adapter
-    rows = layer.trainable_tokens_delta[ADAPTER].detach().float().cpu()
-    return dict(zip(tokens, rows, strict=True))
+    return dict(zip(tokens, token_rows(model).detach().float().cpu(), strict=True))
 
 
-def _whisper(model: PeftModel) -> Any:
-    return cast("Any", model.get_base_model())
+def token_rows(model: PeftModel) -> Tensor:
+    """The trained embeddings (tokens, width), in the order of `trainable_token_indices`."""
+    whisper: Any = model.get_base_model()
+    rows: Tensor = whisper.model.decoder.embed_tokens.token_adapter.trainable_tokens_delta[ADAPTER]
+    return rows
