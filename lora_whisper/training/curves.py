@@ -1,0 +1,86 @@
+"""`metrics.jsonl`: the curves of training and of validation, and what a run reads off them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_whisper import processes
+from lora_whisper.run_folder import append_jsonl, write_whole
+
+Line = dict[str, Any]  # units in the keys; a line with "validation_wer" is of a validation
+VALIDATIONS_OF_OVERFITTING = 3
+
+
+@dataclass
+class Curves:
+    """The lines so far; a resumed run reads those that it goes on from."""
+
+    path: Path
+    validations: list[Line] = field(default_factory=list)
+    _loss_sum: float = 0.0  # of training, since the last validation
+    _tokens: int = 0
+
+    def go_back_to(self, step: int) -> None:
+        """Read the file, and drop the lines of steps after `step`: they will come again."""
+        kept = [line for line in _read(self.path) if line["step"] <= step]
+        for line in kept:
+            self._note(line)
+        if processes.is_main() and self.path.is_file():
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            write_whole(self.path, text.encode())
+
+    def add(self, line: Line) -> None:
+        """Append a line; the main process writes.
+
+        Raises:
+            DiskFull: there is no room for it.
+        """
+        self._note(line)
+        if processes.is_main():
+            append_jsonl(self.path, line)
+
+    def training_loss(self) -> float | None:
+        """Mean per target token since the last validation; None without a finite step."""
+        return self._loss_sum / self._tokens if self._tokens else None
+
+    def _note(self, line: Line) -> None:
+        if "validation_wer" in line:
+            self.validations.append(line)
+            self._loss_sum, self._tokens = 0.0, 0
+        elif (loss := line["loss_per_token"]) is not None:
+            self._loss_sum += loss * line["target_tokens"]
+            self._tokens += line["target_tokens"]
+
+
+def overfits(validations: list[Line]) -> bool:
+    """Whether the run learns its training set by heart, as far as validation shows it.
+
+    In each of the last three validations the loss lay further above that of training than in the
+    one before, and none of them had a lower WER than was reached before them. The loss alone would
+    not say so: it may rise for long while the WER falls.
+    """
+    count = VALIDATIONS_OF_OVERFITTING
+    if len(validations) <= count:
+        return False
+    wers = [line["validation_wer"] for line in validations]
+    gaps = [line["loss_gap_per_token"] for line in validations[-count - 1 :]]
+    has_gained = min(wers[-count:]) < min(wers[:-count])
+    grows = None not in gaps and all(one < other for one, other in itertools.pairwise(gaps))
+    return grows and not has_gained
+
+
+def _read(path: Path) -> list[Line]:
+    """All lines but one that was cut by a crash."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

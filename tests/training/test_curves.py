@@ -1,0 +1,82 @@
+"""metrics.jsonl: what a run writes, cuts back and reads off it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_whisper.run_folder import DiskFull
+from lora_whisper.training.curves import Curves, overfits
+
+
+def trained(step: int, loss: float | None, tokens: int = 10) -> dict[str, Any]:
+    return {"step": step, "loss_per_token": loss, "target_tokens": tokens}
+
+
+def validated(step: int, wer: float, gap: float | None = 0.0) -> dict[str, Any]:
+    return {"step": step, "validation_wer": wer, "loss_gap_per_token": gap}
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_going_back_drops_later_lines_and_one_that_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    curves = Curves(path)
+    lines = [trained(5, 2.0), validated(5, 0.5), trained(10, 1.0), trained(15, 0.5)]
+    for line in lines:
+        curves.add(line)
+    with path.open("a") as handle:
+        handle.write('{"step": 20, "loss_per')
+    Curves(path).go_back_to(10)
+    assert written(path) == lines[:3]
+    Curves(path).go_back_to(0)
+    assert written(path) == []
+    Curves(tmp_path / "none.jsonl").go_back_to(0)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_training_loss_is_weighed_by_tokens_and_begins_anew_with_each_validation(
+    tmp_path: Path,
+) -> None:
+    curves = Curves(tmp_path / "metrics.jsonl")
+    assert curves.training_loss() is None
+    curves.add(trained(1, 9.0))
+    curves.add(validated(1, 0.5))
+    assert curves.training_loss() is None
+    curves.add(trained(2, 1.0, tokens=30))
+    curves.add(trained(3, None))  # all its steps were skipped
+    curves.add(trained(4, 2.0, tokens=10))
+    assert curves.training_loss() == pytest.approx(1.25)
+    resumed = Curves(curves.path)
+    resumed.go_back_to(4)
+    assert resumed.training_loss() == curves.training_loss()
+    assert resumed.validations == curves.validations
+
+
+@pytest.mark.parametrize(
+    ("wers", "gaps", "expected"),
+    [
+        ([0.30, 0.31, 0.30, 0.32], [0.1, 0.2, 0.3, 0.4], True),
+        ([0.30, 0.31, 0.29, 0.32], [0.1, 0.2, 0.3, 0.4], False),  # the WER fell meanwhile
+        ([0.30, 0.31, 0.30, 0.32], [0.1, 0.2, 0.2, 0.4], False),  # once the gap did not grow
+        ([0.30, 0.31, 0.30, 0.32], [0.1, None, 0.3, 0.4], False),
+        ([0.31, 0.30, 0.32], [0.1, 0.2, 0.3], False),  # too few to tell
+        ([0.20, 0.30, 0.31, 0.29, 0.28], [0.9, 0.1, 0.2, 0.3, 0.4], True),  # not as low as before
+    ],
+)
+def test_overfitting_takes_a_growing_gap_and_a_wer_that_does_not_fall(
+    wers: list[float], gaps: list[float | None], expected: bool
+) -> None:
+    pairs = enumerate(zip(wers, gaps, strict=True))
+    assert overfits([validated(step, wer, gap) for step, (wer, gap) in pairs]) is expected
+
+
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/dev/full takes every opening and no byte."""
+    with pytest.raises(DiskFull, match=r"/dev/full could not be written"):
+        Curves(Path("/dev/full")).add(trained(1, 1.0))
