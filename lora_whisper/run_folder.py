@@ -82,10 +82,30 @@ class RunFolder:
     def is_complete(self) -> bool:
         return self.is_run() and self.summary.is_file()
 
+    def last_checkpoint(self) -> Path | None:
+        """That a run goes on from, or None."""
+        return next(iter(reversed(step_folders(self.checkpoints))), None)
+
+    def reopen(self) -> None:
+        """Take away what a complete run says of an adapter that is going to be another one."""
+        self.summary.unlink(missing_ok=True)
+        for path in (self.merged, self.evaluation / "merged", self.evaluation / "adapter"):
+            if path.exists():
+                remove_folder(path)
+
     def remove(self) -> None:
         """Delete the run, under another name first: cut short, it leaves no half of a run."""
         assert self.is_run(), self.path
         remove_folder(self.path)
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """The checkpoints after so many steps, the last one last."""
+    return sorted(checkpoints.glob("step-*"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 Start = Literal["new", "resume", "complete"]

@@ -23,7 +23,7 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import MARKER, RunFolder, write_whole
+from lora_whisper.run_folder import MARKER, RunFolder, step_of, write_whole
 from lora_whisper.training.schedule import is_open_ended
 
 if TYPE_CHECKING:
@@ -294,6 +294,36 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
         raise UserError(
             f"The run {folder.path} has another configuration:\n{listing(changed)}\n"
             "Give it the same values, type another name=…, or overwrite=true to begin anew."
+        )
+
+
+def has_other_length(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether a run that can be made longer is asked to be of another length than it was."""
+    before, now = read_config(folder).training, config.training
+    return (before.max_steps, before.max_epochs) != (now.max_steps, now.max_epochs)
+
+
+def require_checkpoint(folder: RunFolder) -> None:
+    """Refuse to go on with a complete run that would have to begin anew."""
+    if folder.last_checkpoint() is None:
+        raise UserError(
+            f"{folder.path} is complete, and its checkpoints were removed, so that it cannot be "
+            "made longer.\nType another name=…, or overwrite=true to begin anew."
+        )
+
+
+def require_steps_left(folder: RunFolder, total_steps: int) -> None:
+    """Refuse to go on with a run that is to have fewer steps than it has done.
+
+    Raises:
+        UserError: it has done more.
+    """
+    last = folder.last_checkpoint()
+    if last is not None and step_of(last) > total_steps:
+        raise UserError(
+            f"The run {folder.path} has done {step_of(last)} steps, and is now to have "
+            f"{total_steps}.\nType training.max_steps={step_of(last)} or more, another name=…, or "
+            "overwrite=true to begin anew."
         )
 
 

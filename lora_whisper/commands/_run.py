@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes, terminal
 from lora_whisper.commands._announce import announce
-from lora_whisper.commands._inputs import Base, Speech, config_hash, read_base, read_speech
+from lora_whisper.commands._inputs import (
+    Base,
+    Speech,
+    config_hash,
+    read_base,
+    read_speech,
+    require_steps_left,
+)
 from lora_whisper.commands._scoring import (
     decode,
     earlier_score,
@@ -60,6 +67,8 @@ class Run:
         self.base.features.to(self.accelerator.device)
         self.windows: TrainingWindows = training_windows(config, self.base, self.speech)
         self.total_steps = total_steps(self.windows.per_epoch, config.training)
+        if config.resume == "auto":
+            require_steps_left(folder, self.total_steps)
         self.checkpoints: Checkpoints = self._checkpoints()
         self.model: PeftModel = self._load_model()
         self._missing: list[BadAudio] = []  # from the step that is being done, in this process

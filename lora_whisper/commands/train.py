@@ -16,8 +16,10 @@ from lora_whisper import processes, terminal
 from lora_whisper.commands._hydra import Command, run_command
 from lora_whisper.commands._inputs import (
     Speech,
+    has_other_length,
     read_base,
     read_speech,
+    require_checkpoint,
     require_same,
     with_absolute_paths,
     write_config,
@@ -26,7 +28,15 @@ from lora_whisper.commands._run import Run
 from lora_whisper.commands._windows import new_augmenter
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, Start, locked, rerun_rule
+from lora_whisper.run_folder import (
+    DiskFull,
+    RunFolder,
+    Start,
+    is_disk_full,
+    locked,
+    rerun_rule,
+)
+from lora_whisper.training.stopping import ended_by_signals
 
 log = logging.getLogger("lora_whisper")
 
@@ -50,6 +60,9 @@ def _start(config: TrainConfig, folder: RunFolder) -> Start:
     start = rerun_rule(folder, config.overwrite, config.resume == "auto")
     if start in ("resume", "complete"):
         require_same(folder, config)
+    if start == "complete" and has_other_length(folder, config):
+        require_checkpoint(folder)
+        return "resume"
     return start
 
 
@@ -114,21 +127,45 @@ def run(config: TrainConfig, path: Path) -> None:
         if start == "complete":
             log.info("%s is complete; overwrite=true trains it anew", path)
         else:
-            with out_of_memory_explained(config):
+            with (
+                ended_by_signals("the same command with resume=auto goes on from here"),
+                full_disk_explained(folder),
+                out_of_memory_explained(config),
+            ):
                 one = Run(config, folder)  # loads everything: what fails here costs nothing
-                if start == "new":
-                    processes.from_main(lambda: begin(config, folder))
+                processes.from_main(lambda: begin(config, folder, start))
                 with terminal.log_to_file(folder.log):
                     one.carry_out()
     if processes.is_main():
         show_summary(folder)
 
 
-def begin(config: TrainConfig, folder: RunFolder) -> None:
-    """Make the run's folder, in place of the run that `overwrite=true` gave up."""
-    if folder.is_run():
+def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:
+    """Make the run's folder, in place of the run that `overwrite=true` gave up, or open it again.
+
+    A complete run that is made longer has no result from here on, until it is complete again.
+    """
+    if start == "resume":
+        folder.reopen()
+    elif folder.is_run():
         folder.remove()
     write_config(folder, config)
+
+
+@contextmanager
+def full_disk_explained(folder: RunFolder) -> Iterator[None]:
+    """Say where the run goes on once there is room again."""
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, DiskFull) or is_disk_full(error)):
+            raise
+        path = folder.last_checkpoint()
+        last = f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
+        raise UserError(
+            f"The disk is full. {error}\n{last} Free some space, and type the same command with "
+            "resume=auto."
+        ) from error
 
 
 @contextmanager

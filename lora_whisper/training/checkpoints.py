@@ -30,7 +30,15 @@ from torch.optim import Optimizer
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import read_json, remove_folder, write_json, write_whole, written_whole
+from lora_whisper.run_folder import (
+    read_json,
+    remove_folder,
+    step_folders,
+    step_of,
+    write_json,
+    write_whole,
+    written_whole,
+)
 
 ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.pt", "state.json"
 
@@ -195,19 +203,19 @@ class Checkpoints:
         known = [(best, path) for best, path in bests if best.step <= validated]
         kept = {path for _, path in [*bests[: self.keep_best], *known[: self.keep_best]]}
         kept |= {*self.lasts(), *([latest] if latest else [])}
-        for path in {*self._steps(), *(path for _, path in bests)} - kept:
+        for path in {*step_folders(self.folder), *(path for _, path in bests)} - kept:
             remove_folder(path)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
     def latest(self) -> Path | None:
         """The last checkpoint, or None."""
-        return next(iter(reversed(self._steps())), None)
+        return next(iter(reversed(step_folders(self.folder))), None)
 
     def lasts(self) -> list[Path]:
         """The last `keep_last` regular checkpoints, oldest first; the last of all counts as one."""
-        steps = self._steps()
-        regular = [path for path in steps[:-1] if _step(path) % self.every_steps == 0]
+        steps = step_folders(self.folder)
+        regular = [path for path in steps[:-1] if step_of(path) % self.every_steps == 0]
         return [*regular, *steps[-1:]][-self.keep_last :]
 
     def bests(self) -> list[tuple[Best, Path]]:
@@ -277,9 +285,6 @@ class Checkpoints:
             if best.step > state.validated:
                 remove_folder(path)
 
-    def _steps(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), key=_step)
-
 
 def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
     """Set the adapter's matrices to those of the checkpoint at `path`."""
@@ -293,10 +298,6 @@ def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
 def _best(path: Path) -> Best:
     values = read_json(path / STATE)
     return Best(values["step"], values["wer"], values["loss"])
-
-
-def _step(path: Path) -> int:
-    return int(path.name.split("-")[1])
 
 
 def _copied(value: Any) -> Any:
