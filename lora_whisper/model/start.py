@@ -1,0 +1,185 @@
+"""Start from an adapter that is there: `adapter.init_from`, a run's or any plain LoRA.
+
+What it adds to the weights is kept exactly: its matrices become the first rows of A and the first
+columns of B. The rows that are left stay as they were drawn and their columns zero, and so do the
+layers that it lacks. Everything but `start_from` works without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.config import AdapterConfig
+from lora_whisper.errors import UserError, listing
+from lora_whisper.model.checkpoint import Checkpoint, fingerprint
+from lora_whisper.model.saved import CONFIG_FILE, SavedAdapter
+from lora_whisper.model.targets import PRESETS, target_ranks
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import RunFolder, read_json
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import WhisperConfig
+
+STACKS = ("encoder", "decoder")
+
+
+def find_start(given: str) -> Path:
+    """The folder of the adapter in `given`, a run's folder or the adapter's own.
+
+    Raises:
+        UserError: no adapter is there, or the run is unfinished.
+    """
+    path = local_path(given)
+    run = RunFolder(path)
+    if run.is_run() and not run.is_complete():
+        raise UserError(
+            f"adapter.init_from={given}: this run is unfinished (it holds no summary.json).\n"
+            "Finish it with the command that began it and resume=auto."
+        )
+    for folder in (path, run.adapter):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    found = "holds no adapter" if path.exists() else "there is no such folder"
+    raise UserError(
+        f"adapter.init_from={given}: {found}.\n"
+        f"Type the folder of a complete run, or one with {CONFIG_FILE} in it."
+    )
+
+
+def require_same_base(saved: SavedAdapter, checkpoint: Checkpoint) -> None:
+    """See that the adapter was trained on the weights of `checkpoint`: it is a change of those.
+
+    A run knows what its base's weights were; other adapters only name their base.
+
+    Raises:
+        UserError: it was trained on others.
+    """
+    known = _fingerprint_of_run(saved.folder)
+    ours = fingerprint(checkpoint) if known else ""
+    if known.partition(":")[0] == ours.partition(":")[0] != "":
+        if known != ours:
+            raise UserError(
+                f"The adapter in {saved.folder} was trained on other weights than those of "
+                f"model.checkpoint={checkpoint.name}: on {known}, found {ours}"
+            )
+        return
+    named = saved.config.get("base_model_name_or_path")
+    revision = saved.config.get("revision") or "main"
+    if (named, revision) != (checkpoint.path, checkpoint.revision or "main"):
+        raise UserError(
+            f"The adapter in {saved.folder} was trained on {named} ({revision}), this run's base "
+            f"is {checkpoint.path} ({checkpoint.revision or 'main'}).\nType model.checkpoint="
+            f"{named}; or if these are the same weights, write the name of yours as "
+            f"base_model_name_or_path into its {CONFIG_FILE}."
+        )
+
+
+def require_fit(
+    saved: SavedAdapter,
+    config: AdapterConfig,
+    shape: WhisperConfig,
+    languages: Mapping[str, int],
+    tokens: tuple[int, ...],
+) -> None:
+    """See that the adapter that `config` describes has room for all that `saved` adds.
+
+    Args:
+        languages: the tokens of the base's languages by their codes, to name them.
+        tokens: whose embeddings this run trains.
+
+    Raises:
+        UserError: says what does not fit, and what to type.
+    """
+    problems, settings = _layers_without_room(saved, config, shape)
+    for token in saved.tokens:
+        if token not in tokens:
+            code = next((code for code, one in languages.items() if one == token), "CODE")
+            problems.append(f"it trained the embedding of the token {token} ({code})")
+            settings += ["adapter.train_language_token=true", f"data.language_token={code}"]
+    if problems:
+        raise UserError(
+            f"The adapter in {saved.folder} does not fit into this run's:\n{listing(problems)}\n"
+            + (f"Type {' '.join(settings)}" if settings else "It can only be used as it is.")
+        )
+
+
+def start_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()) -> None:
+    """Let a fresh LoRA adapter begin with what the one in `folder` adds to the weights.
+
+    It is to fit, as `require_fit` says. The scale of `model`'s layers goes into their B.
+
+    Args:
+        tokens: whose embeddings `model` trains, in its order.
+
+    Raises:
+        UserError: no adapter is there, or one that is more than a sum with the weights.
+    """
+    import torch
+
+    from lora_whisper.model.kinds import ADAPTER, lora_layers
+    from lora_whisper.model.plain import read_plain, token_rows
+
+    plain, layers = read_plain(folder), lora_layers(model)
+    with torch.no_grad():
+        for path, (a, b) in plain.matrices.items():
+            layer, rank = layers[path], len(a)
+            layer.lora_A[ADAPTER].weight[:rank] = a
+            layer.lora_B[ADAPTER].weight[:, :rank] = b / layer.scaling[ADAPTER]
+        for token, row in plain.embeddings.items():
+            token_rows(model)[tokens.index(token)] = row
+
+
+def _fingerprint_of_run(folder: Path) -> str:
+    """What the run that `folder` is the adapter of was trained on; "" of other adapters."""
+    run = RunFolder(folder.parent)
+    if folder != run.adapter or not run.is_complete():
+        return ""
+    return str(read_json(run.summary)["checkpoint_fingerprint"])
+
+
+def _layers_without_room(
+    saved: SavedAdapter, config: AdapterConfig, shape: WhisperConfig
+) -> tuple[list[str], list[str]]:
+    """What of `saved` has no room in the adapter of `config`, and the settings that give it."""
+    ranks = target_ranks(config, shape)
+    wider = _widened(config, saved, shape)
+    missing = [path for path in saved.ranks if path not in ranks]
+    hopeless = [path for path in missing if path not in target_ranks(wider, shape)]
+    problems = [f"it adapts {path}, as no preset of adapter.targets does" for path in hopeless]
+    problems += [f"it adapts {path}, this run does not" for path in missing if path not in hopeless]
+    problems += [
+        f"{path} is of rank {rank}, here of rank {ranks[path]}"
+        for path, rank in saved.ranks.items()
+        if rank > ranks.get(path, rank)
+    ]
+    settings = [
+        f"adapter.{name}={'null' if value is None else value}"
+        for name, value in vars(wider).items()
+        if value != getattr(config, name)
+    ]
+    return problems, [] if hopeless else settings
+
+
+def _widened(config: AdapterConfig, saved: SavedAdapter, shape: WhisperConfig) -> AdapterConfig:
+    """`config` with the fewest changes by which it has room for all layers and ranks of `saved`."""
+    names = {path.rpartition(".")[2] for path in saved.ranks} | set(PRESETS[config.targets])
+    targets = next((name for name, of in PRESETS.items() if names <= set(of)), "all-linear")
+    changes: dict[str, Any] = {"targets": targets}
+    for stack in STACKS:
+        ranks = [rank for path, rank in saved.ranks.items() if path.startswith(f"model.{stack}.")]
+        if not ranks:
+            continue
+        if config.stack not in (stack, "both"):
+            changes["stack"] = "both"
+        name = "rank" if getattr(config, f"{stack}_rank") is None else f"{stack}_rank"
+        changes[name] = max(*ranks, changes.get(name, 0), getattr(config, name))
+    wider = dataclasses.replace(config, **changes)
+    for stack in STACKS:
+        beyond = saved.ranks.keys() - target_ranks(wider, shape).keys()
+        if any(path.startswith(f"model.{stack}.") for path in beyond):
+            changes[f"{stack}_layers"] = None
+    return dataclasses.replace(config, **changes)
