@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,14 +32,15 @@ from lora_whisper.training.loss import window_loss_sum
 from lora_whisper.training.memory import MicroBatchLimit, is_out_of_memory
 from lora_whisper.training.optimizer import set_rate
 from lora_whisper.training.schedule import learning_rate
-from lora_whisper.training.stopping import Stopped, StopRequest
+from lora_whisper.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from lora_whisper.model.rank_schedule import RankSchedule
 
 log = logging.getLogger("lora_whisper")
 
-SKIPPED_IN_A_ROW = 3  # of these, the run is stopped
+SKIPPED_IN_A_ROW = 3  # then a run is stopped
+RESUME = "resume=auto goes on here"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class StepResult:
     learning_rate: float
     bad_audio: int
     skipped: bool  # the loss or a gradient was not finite, and the adapter is as it was
-    is_stopping: bool  # a signal has reached one of the processes
+    is_last: bool  # a signal has reached one of the processes
 
 
 def train_step(
@@ -89,22 +89,21 @@ def train_step(
     set_rate(trainer.optimizer, rate)
     counts = _global_counts(accelerator, micro_batches)
     loss_sum = _accumulate(trainer, step, micro_batches, counts[0])
-    is_stopping = torch.tensor(float(stop is not None and stop.signal_number is not None))
-    loss_sum, is_stopping = _sum_over_processes(trainer, loss_sum, is_stopping)
-    if ranks is not None:  # once, and not for each process or micro-batch
+    sums = _sum_over_processes(trainer, loss_sum, stop)
+    if ranks is not None:  # of the adapter alone: once, not for each process or micro-batch
         accelerator.backward(ranks.regularization())
-    gradient_norm = accelerator.clip_grad_norm_(
+    norm = accelerator.clip_grad_norm_(
         trainer.parameters.values(), trainer.schedule.max_gradient_norm
     )
-    result = _read_result(trainer, rate, loss_sum, gradient_norm, counts, is_stopping)
+    result = _read_result(rate, counts, sums, norm, accelerator.scaler is not None)
     if result.target_tokens and not result.skipped:
         if math.isfinite(result.gradient_norm):
             trainer.audit.check(trainer.parameters, step)
         trainer.optimizer.step()
-        if ranks is not None:
+        if ranks is not None:  # needs the gradients, and has the last word on AdaLoRA's values
             ranks.update(step)
     elif accelerator.scaler is not None:
-        accelerator.scaler.update()  # or it would wait for the step that it has unscaled
+        accelerator.scaler.update()  # it waits for a step after it has unscaled
     trainer.optimizer.zero_grad()
     return result
 
@@ -132,9 +131,8 @@ def mean_loss(trainer: Trainer, loader: Iterable[list[Batch]]) -> float:
             if batch.rows:
                 loss_sum += forward(trainer, batch).item()
                 tokens += batch.target_tokens
-    sums = trainer.accelerator.reduce(_precise([loss_sum, tokens], trainer.accelerator.device))
-    loss_sum, tokens = sums.tolist()
-    return loss_sum / max(1, tokens)
+    loss_sum, all_tokens = _sum_of(trainer.accelerator, [loss_sum, tokens]).tolist()
+    return loss_sum / max(1, all_tokens)
 
 
 def try_batch(trainer: Trainer, batch: Batch) -> None:
@@ -167,23 +165,201 @@ def main_loop(
         Stopped: a signal came; a checkpoint of the last finished step has been written.
         UserError: the loss has not been finite for some steps in a row.
     """
-    settings, is_alone = trainer.settings, trainer.accelerator.num_processes == 1
-    steps_between_validations = validate_every(trainer.total_steps, settings)
-    batches, clock, saved_step, is_stopping = iter(loader), _Clock(state), state.step, False
-    with StopRequest(breaks_off=is_alone) as stop:
+    validation_steps = validate_every(trainer.total_steps, trainer.settings)
+    batches, clock, saved_step, is_last = iter(loader), _Clock(state), state.step, False
+    with StopRequest(breaks_off=trainer.accelerator.num_processes == 1) as stop:
         while True:
-            if state.validation_due and stop.unless_stopped(lambda: on_validate(state)):
-                state.validation_due = False
-            clock.tick()
-            is_over, is_stopping = _is_over(trainer, state), is_stopping or _stops_alone(...)
-            is_due = is_over or is_stopping or state.step % settings.checkpoint_every_steps == 0
-            if is_due and state.step > saved_step:
+            if state.validation_due and not is_last:
+                state.validation_due = not stop.unless_stopped(lambda: on_validate(state))
+                is_last = stop.is_agreed()
+                clock.tick()
+            is_over = state.step == trainer.total_steps or _stops_early(trainer, state)
+            is_due = state.step % trainer.settings.checkpoint_every_steps == 0
+            if state.step > saved_step and (is_due or is_over or is_last):
                 on_checkpoint(state)
                 saved_step = state.step
-            if is_stopping:
-                raise Stopped(...)
+            if is_last:
+                raise stop.stopped(f"at step {state.step} of {trainer.total_steps}; {RESUME}")
             if is_over:
                 return
             micro_batches = next(batches)
             result = train_step(trainer, state.step, micro_batches, stop)
-            ...
+            _count(state, result)
+            clock.tick()
+            on_log(state, result)
+            if result.skipped:
+                _name_skipped(trainer, state, result, micro_batches, saved_step)
+            is_last = result.is_last
+            at_the_end = state.step == trainer.total_steps
+            state.validation_due = at_the_end or state.step % validation_steps == 0
+
+
+def is_out_of_patience(settings: TrainingConfig, state: TrainingState) -> bool:
+    """Whether so many validations in a row brought nothing better that training ends here."""
+    return settings.patience is not None and state.validations_without_gain >= settings.patience
+
+
+def _stops_early(trainer: Trainer, state: TrainingState) -> bool:
+    is_over = is_out_of_patience(trainer.settings, state) and not state.validation_due
+    if is_over and state.step < trainer.total_steps:
+        log.info(
+            "training ends at step %d of %d: %d validations in a row were not better "
+            "(training.patience)",
+            state.step,
+            trainer.total_steps,
+            state.validations_without_gain,
+        )
+    return is_over
+
+
+def _count(state: TrainingState, result: StepResult) -> None:
+    state.step += 1
+    state.audio_seconds += result.audio_seconds
+    state.bad_audio += result.bad_audio
+    state.skipped_steps += result.skipped
+    state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
+
+
+def _name_skipped(
+    trainer: Trainer,
+    state: TrainingState,
+    result: StepResult,
+    micro_batches: list[Batch],
+    saved_step: int,
+) -> None:
+    """Say what was in a skipped step; after several in a row, that going on would be in vain."""
+    found = f"loss {result.loss:g}, gradient norm {result.gradient_norm:g}"
+    rows = listing([row for batch in micro_batches for row in batch.rows], 3)
+    log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, found, rows)
+    if state.skipped_in_a_row < SKIPPED_IN_A_ROW:
+        return
+    checkpoint = f"The last checkpoint is of step {saved_step}" if saved_step else "There is none"
+    peak = trainer.peak_learning_rate
+    raise UserError(
+        f"Step {state.step}: {state.skipped_in_a_row} steps in a row had no finite loss or "
+        f"gradient (the last: {found}) and were skipped.\n"
+        f"{checkpoint}; the adapter in it is finite. Likely causes, and what to type:\n"
+        f"  - too high a rate: overwrite=true optimizer.learning_rate={peak / 2:.2g} (it was "
+        f"{peak:.2g})\n"
+        "  - numbers too large for 16 bits: overwrite=true training.precision=fp32 "
+        "model.dtype=float32\n"
+        "  - broken sound or text in the rows that the log names above: look with "
+        "lora-whisper check"
+    )
+
+
+@dataclass
+class _Clock:
+    """Adds the wall clock since the last tick to the run's training time."""
+
+    state: TrainingState
+    last: float = field(default_factory=time.monotonic)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        self.state.train_seconds += now - self.last
+        self.last = now
+
+
+# ── the parts of a step ──────────────────────────────────────────────────────────────────────
+
+
+def _global_counts(accelerator: Accelerator, micro_batches: list[Batch]) -> Tensor:
+    """Target tokens, audio seconds and bad clips of all processes; (3,), on the device."""
+    mine = [
+        sum(batch.target_tokens for batch in micro_batches),
+        sum(batch.audio_seconds for batch in micro_batches),
+        sum(len(batch.bad) for batch in micro_batches),
+    ]
+    return _sum_of(accelerator, mine)
+
+
+def _sum_of(accelerator: Accelerator, mine: list[float]) -> Tensor:
+    """Numbers added up over the processes, as exactly as the device can."""
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    summed = accelerator.reduce(torch.tensor(mine, dtype=dtype, device=accelerator.device))
+    assert isinstance(summed, Tensor)
+    return summed
+
+
+def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
+    """Add up the gradients of this process's windows; return their loss, summed over targets.
+
+    Where the memory does not suffice, it begins again with micro-batches of half the size, which
+    stay so. No process waits for another in here, so one can do it alone.
+    """
+    while True:
+        _seed_step(trainer, step)
+        try:
+            return _backward(trainer, trainer.limit.split(micro_batches), tokens)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not trainer.limit.lower(micro_batches):
+                raise
+        trainer.optimizer.zero_grad()
+        clear_device_cache(garbage_collection=True)
+        log.warning(
+            "step %d: out of memory; going on with %d windows in a micro-batch",
+            step + 1,
+            trainer.limit.windows,
+        )
+
+
+def _backward(trainer: Trainer, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
+    loss_sum = torch.zeros((), device=trainer.accelerator.device)
+    for batch in (batch for batch in micro_batches if batch.rows):
+        batch_loss_sum = forward(trainer, batch)
+        trainer.accelerator.backward(batch_loss_sum / tokens.to(batch_loss_sum))
+        loss_sum += batch_loss_sum.detach()
+    return loss_sum
+
+
+def _sum_over_processes(trainer: Trainer, loss_sum: Tensor, stop: StopRequest | None) -> Tensor:
+    """Add up the gradients of all processes in place; one that had no window adds zeros.
+
+    Returns their loss and how many of them were asked to stop, (2,), from the same reduction.
+    """
+    parameters = list(trainer.parameters.values())
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    is_asked = stop is not None and stop.signal_number is not None
+    sums = torch.stack([loss_sum, torch.full_like(loss_sum, is_asked)])
+    if trainer.accelerator.num_processes == 1:
+        return sums
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), sums])
+    sizes = [gradient.numel() for gradient in gradients]
+    *parts, sums = trainer.accelerator.reduce(flat).split([*sizes, len(sums)])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+    return sums
+
+
+def _read_result(
+    rate: float, counts: Tensor, sums: Tensor, norm: Tensor, is_scaled: bool
+) -> StepResult:
+    """The only place of a step in which the processor waits for the GPU: all is read at once.
+
+    In fp16 an infinite gradient of a finite loss is the loss scaler's business, which skips the
+    step on its own and scales down.
+    """
+    figures = torch.cat([counts, sums.to(counts), norm.detach().reshape(1).to(counts)])
+    tokens, audio_seconds, bad_audio, loss_sum, asked, gradient_norm = figures.tolist()
+    loss = loss_sum / max(1, tokens)
+    is_finite = math.isfinite(loss) and (is_scaled or math.isfinite(gradient_norm))
+    return StepResult(
+        loss=loss,
+        gradient_norm=gradient_norm,
+        target_tokens=int(tokens),
+        audio_seconds=audio_seconds,
+        learning_rate=rate,
+        bad_audio=int(bad_audio),
+        skipped=not is_finite,
+        is_last=asked > 0,
+    )
+
+
+def _seed_step(trainer: Trainer, step: int) -> None:
+    """Make the dropout of a step a function of seed and step, so that a resumed run repeats it."""
+    process = trainer.accelerator.process_index
+    torch.manual_seed(hash((trainer.seed, step, process)) & 0xFFFF_FFFF)

@@ -34,10 +34,16 @@ def window_loss_sum(
     The target positions are selected before the projection, which is as wide as the vocabulary
     (51866) and would otherwise be the largest activation of the step.
 
+    Args:
+        labels: where they are on the CPU, finding the targets need not wait for the GPU.
+
     Shapes: input_features (batch, mel bins, frames), decoder_input and labels (batch, tokens).
     """
     hidden = whisper.model(
         input_features=input_features, decoder_input_ids=decoder_input, use_cache=False
     ).last_hidden_state
-    is_target = labels != IGNORED
-    return token_loss_sum(whisper.proj_out(hidden[is_target]), labels[is_target])
+    flat_labels = labels.flatten()
+    positions = (flat_labels != IGNORED).nonzero().squeeze(1)
+    targets = flat_labels[positions].to(hidden.device, non_blocking=True)
+    chosen = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True))
+    return token_loss_sum(whisper.proj_out(chosen), targets)

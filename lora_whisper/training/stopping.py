@@ -60,9 +60,10 @@ class StopRequest:
     def unless_stopped(self, work: Callable[[], None]) -> bool:
         """Carry out `work`, which can be long; return whether it was done to its end.
 
-        It does not begin once a signal came, and ends at once when one comes.
+        It does not begin once a signal came, and ends at once when one comes; but where other
+        processes wait for its part of the work, it is carried out whatever happens.
         """
-        if self.signal_number is not None:
+        if self._breaks_off and self.signal_number is not None:
             return False
         try:
             self._is_breakable = self._breaks_off

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import torch
 from peft import PeftModel
 
 from lora_whisper.config import TrainingConfig
@@ -14,8 +13,10 @@ from lora_whisper.data.batches import Batch, collate
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.windows import Window
 from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.model.rank_schedule import rank_schedule_of
 from lora_whisper.training.accelerator import new_accelerator
 from lora_whisper.training.loop import Trainer
+from lora_whisper.training.optimizer import new_optimizer
 from tests.configs import adapter_config, optimizer_config, training_config
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_model
 
@@ -31,24 +32,25 @@ def toy_trainer(model: PeftModel, seed: int = 1, **changes: Any) -> Trainer:
     """A trainer whose rate is constant, so that steps are easy to compare."""
     parameters = adapter_parameters(model)
     accelerator = new_accelerator("fp32")
-    optimizer = torch.optim.AdamW(parameters.values(), 1e-2, weight_decay=0.0, fused=True)
+    schedule = optimizer_config(
+        warmup_share=0.0,
+        schedule="constant",
+        max_gradient_norm=changes.get("max_gradient_norm", 1e9),
+    )
     whisper: Any = model.get_base_model()
     model.train()
     return Trainer(
         accelerator=accelerator,
         whisper=whisper,
         parameters=parameters,
-        optimizer=accelerator.prepare(optimizer),
+        optimizer=accelerator.prepare(new_optimizer(parameters, schedule, 1e-2)),
         features=LogMel(MEL_BINS, WINDOW_SECONDS),
         total_steps=changes.get("total_steps", 10),
         peak_learning_rate=1e-2,
-        schedule=optimizer_config(
-            warmup_share=0.0,
-            schedule="constant",
-            max_gradient_norm=changes.get("max_gradient_norm", 1e9),
-        ),
+        schedule=schedule,
         settings=training_settings(**changes),
         seed=seed,
+        rank_schedule=rank_schedule_of(model),
     )
 
 

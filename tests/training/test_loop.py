@@ -193,15 +193,6 @@ def test_a_signal_saves_within_the_step_and_keeps_its_code(number: int, code: in
     assert signal.getsignal(number) is before
 
 
-def test_a_loss_that_is_no_number_stops_before_a_checkpoint() -> None:
-    calls = Calls()
-    batches = micro_batches(toy_windows(2), 2)
-    broken = [dataclasses.replace(batches[0], waveforms=batches[0].waveforms * math.nan)]
-    with pytest.raises(UserError, match="Step 2: the loss is nan"):
-        calls.run(3, iter([batches, broken]), checkpoint_every_steps=1)
-    assert calls.saved == [1]
-
-
 def test_the_forward_pass_projects_targets_only() -> None:
     """Selecting before the projection gives the loss of projecting everything."""
     trainer = toy_trainer(toy_adapter())

@@ -1,0 +1,180 @@
+"""The first steps of a run, looked at: what the decoder is given, and what gets a gradient.
+
+What goes wrong here costs others weeks, because the loss falls all the same: a doubled start token,
+labels that are not shifted, adapters that gradient checkpointing cuts off from the loss.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any
+
+import torch
+from rich.cells import chop_cells
+from torch import Tensor, nn
+
+from lora_whisper.data.batches import Batch
+from lora_whisper.data.vocabulary import Vocabulary
+from lora_whisper.data.windows import IGNORED
+from lora_whisper.errors import UserError, listing
+
+log = logging.getLogger("lora_whisper")
+
+AUDITED_STEPS = 2  # LoRA's A has no gradient in the first, while B is zero
+FACTOR = re.compile(r"(?P<layer>.+)\.lora_[ABE]\b")
+TEXT_COLUMNS = 67  # of a token sequence, beside its title in a line of 80
+
+
+# ── gradients ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class GradientAudit:
+    """Sees in the first steps that every matrix of the adapter that should learn does."""
+
+    steps_left: int = AUDITED_STEPS
+
+    def check(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
+        """Look at the gradients of an optimizer step, before it is taken.
+
+        Raises:
+            UserError: names the matrices that get none.
+        """
+        if self.steps_left == 0:
+            return
+        self.steps_left -= 1
+        idle = without_gradient(parameters)
+        if idle:
+            raise UserError(
+                f"Step {step + 1}: {len(idle)} of the adapter's {len(parameters)} matrices get no "
+                f"gradient:\n{listing(idle)}\n"
+                "They would stay as they were drawn, and the adapter would be less than was asked "
+                "for.\nType training.gradient_checkpointing=false if it is on; else the installed "
+                "peft or transformers cuts them off from the loss: pip install the versions of "
+                "constraints.txt."
+            )
+
+
+def without_gradient(parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """Matrices whose gradient is all zero although it should not be.
+
+    The gradient of a factor of B·A (AdaLoRA: B·E·A) is zero while another factor is: that of A at
+    LoRA's start. Whatever is no factor, such as DoRA's magnitudes, has one in every step.
+    """
+    zeros = _all_zero([value.detach() for value in parameters.values()])
+    still = _all_zero([value.grad for value in parameters.values()])
+    zero_factors = defaultdict(set)
+    for (name, value), is_zero in zip(parameters.items(), zeros, strict=True):
+        if is_zero and value.numel():
+            zero_factors[_layer(name)].add(name)
+    return [
+        name
+        for (name, value), is_still in zip(parameters.items(), still, strict=True)
+        if is_still and value.numel() and not zero_factors[_layer(name)] - {name}
+    ]
+
+
+def _layer(name: str) -> str:
+    """What the factors of a product have in common; a parameter that is no factor is alone."""
+    factor = FACTOR.match(name)
+    return factor["layer"] if factor else name
+
+
+def _all_zero(tensors: Iterable[Tensor | None]) -> list[bool]:
+    """Asked of all in one go, since every answer waits for the GPU."""
+    none = torch.tensor(False)
+    found = [none if tensor is None else tensor.any() for tensor in tensors]
+    device = next((one.device for one in found if one is not none), none.device)
+    return torch.stack([one.to(device) for one in found]).logical_not().tolist()  # type: ignore[no-any-return]
+
+
+# ── tokens ───────────────────────────────────────────────────────────────────────────────────
+
+
+def checked_start(
+    steps: Iterable[list[Batch]], tokenizer: Any, vocabulary: Vocabulary
+) -> Iterator[list[Batch]]:
+    """Pass on what is trained on; check the tokens of the first steps, and show some of them."""
+    for number, batches in enumerate(steps):
+        if number < AUDITED_STEPS:
+            require_right_tokens(batches, vocabulary)
+        if number == 0 and any(batch.rows for batch in batches):
+            log.info("first batch %s", as_text(batches, tokenizer))
+        yield batches
+
+
+def require_right_tokens(batches: Iterable[Batch], vocabulary: Vocabulary) -> None:
+    """See that the decoder is given, and learns, what Whisper was trained with.
+
+    Raises:
+        AssertionError: it is our mistake.
+    """
+    for batch in batches:
+        for window, (given, learnt) in enumerate(_sequences(batch)):
+            problems = list(token_problems(given, learnt, vocabulary))
+            assert not problems, f"window {window} of {batch.rows}: {'; '.join(problems)}"
+
+
+def token_problems(given: list[int], learnt: list[int], vocabulary: Vocabulary) -> Iterator[str]:
+    """What is wrong with one window's decoder input and labels, both without padding."""
+    sot = vocabulary.sot
+    if given.count(sot) != 1:
+        yield f"<|startoftranscript|> stands {given.count(sot)} times in the decoder's input"
+        return
+    start = given.index(sot)
+    if start > 0 and given[0] != vocabulary.previous:
+        yield "the decoder's input begins with neither <|startoftranscript|> nor <|startofprev|>"
+    if set(learnt[:start]) - {IGNORED}:
+        yield "the prompt before <|startoftranscript|> is learnt"
+    if learnt[start] == IGNORED or sot in learnt:
+        yield "what follows <|startoftranscript|> is not learnt"
+    if learnt[-1] != vocabulary.eot or vocabulary.eot in learnt[:-1]:
+        yield "<|endoftext|> is not the last that is learnt, and only there"
+    free = {IGNORED, vocabulary.no_speech}  # the latter is learnt, but never given
+    pairs = zip(learnt[:-1], given[1:], strict=True)
+    if any(label not in free and label != following for label, following in pairs):
+        yield "a label is not the token that the decoder is given next"
+
+
+def _sequences(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
+    """Decoder input and labels of each window; padding has no label, and ends every sequence."""
+    for given, learnt in zip(batch.decoder_input.tolist(), batch.labels.tolist(), strict=True):
+        length = 1 + max(index for index, label in enumerate(learnt) if label != IGNORED)
+        yield given[:length], learnt[:length]
+
+
+def as_text(step: list[Batch], tokenizer: Any) -> str:
+    """A step's size, and what the decoder is given and learns in its first window."""
+    windows = sum(len(batch.labels) for batch in step)
+    seconds = sum(batch.audio_seconds for batch in step)
+    given, learnt = next(chain.from_iterable(map(_sequences, step)))
+    return (
+        f"{windows} windows, {seconds:.1f} s of audio; in the first, the decoder\n"
+        f"{_titled('  is given', _decoded(given, tokenizer))}\n"
+        f"{_titled('  and learns', _decoded(learnt, tokenizer))}"
+    )
+
+
+def _decoded(tokens: list[int], tokenizer: Any) -> str:
+    """Tokens as text, timestamps and special ones as well; what is not learnt is counted."""
+    text = ""
+    for is_ignored, some in groupby(tokens, key=IGNORED.__eq__):
+        stretch = list(some)
+        known = "" if is_ignored else tokenizer.backend_tokenizer.decode(stretch, False)
+        text += f"({len(stretch)} not learnt)" if is_ignored else known
+    # Nothing in a text may command the terminal that shows it.
+    return "".join(one if one.isprintable() else "�" for one in text)
+
+
+def _titled(title: str, text: str) -> str:
+    """`text` beside its title in two lines of 80 columns; of a longer one, beginning and end."""
+    lines = chop_cells(text, TEXT_COLUMNS)
+    if len(lines) > 2:
+        end = chop_cells(text[::-1], TEXT_COLUMNS - 1)[0][::-1]
+        lines = [lines[0], f"…{end}"]
+    return "\n".join(f"{beside:12}{line}" for beside, line in zip((title, ""), lines, strict=False))
