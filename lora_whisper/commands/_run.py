@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes, terminal
 from lora_whisper.commands._announce import announce
+from lora_whisper.commands._eva import watched_windows
 from lora_whisper.commands._inputs import (
     Base,
     Speech,
@@ -33,11 +35,12 @@ from lora_whisper.commands._windows import (
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, write_json
+from lora_whisper.run_folder import RunFolder, write_json, write_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
+    from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.data.batches import Batch
     from lora_whisper.data.table import Utterances
@@ -88,6 +91,7 @@ class Run:
 
     def _load_model(self) -> PeftModel:
         from lora_whisper.model.adapter import attach
+        from lora_whisper.model.pissa import read_initial
         from lora_whisper.training.defaults import checkpointing_for_width
 
         config = self.config
@@ -102,7 +106,20 @@ class Run:
             checkpointing,
             config.seed,
             self._trained_tokens(),
+            self.total_steps,
+            None if self._goes_on() else lambda: watched_windows(config, self.base, self.windows),
+            read_initial(self._initial) if config.resume else None,
         )
+
+    def _goes_on(self) -> bool:
+        """Whether the adapter's matrices come from a checkpoint; `overwrite` leaves old ones be."""
+        return self.config.resume == "auto" and self.checkpoints.latest() is not None
+
+    @property
+    def _initial(self) -> Path:
+        from lora_whisper.model.pissa import INITIAL_FILE
+
+        return self.folder.checkpoints / INITIAL_FILE
 
     def _trained_tokens(self) -> tuple[int, ...]:
         """The token that `data.language` borrows, where the adapter is to re-learn it."""
@@ -177,6 +194,7 @@ class Run:
 
         micro_batch = self._micro_batch()
         recorder = self._recorder(trainer, micro_batch)
+        self._keep_start(trainer)
         state = recorder.resume()
         with (
             self.checkpoints,
@@ -194,6 +212,16 @@ class Run:
             )
         recorder.warn_of_slow_validation(state)
         return state
+
+    def _keep_start(self, trainer: Trainer) -> None:
+        """Write PiSSA's start once: the base's weights lack it, and what ships is the change."""
+        from safetensors.torch import save
+
+        if self.config.adapter.kind != "pissa" or self._initial.is_file():
+            return
+        if processes.is_main():
+            start = {name: value.detach().cpu() for name, value in trainer.parameters.items()}
+            write_whole(self._initial, save(start))
 
     def _micro_batch(self) -> int:
         from lora_whisper.training.defaults import micro_batch_for_width
@@ -250,12 +278,15 @@ class Run:
     def _keep_adapter(self, trainer: Trainer, state: TrainingState) -> None:
         """Save the best adapter by validation WER, or the last one where nothing was validated."""
         from lora_whisper.model.adapter import save_adapter
+        from lora_whisper.model.pissa import read_initial
         from lora_whisper.training.checkpoints import load_parameters
 
         for _, path in processes.from_main(self.checkpoints.bests)[:1]:
             load_parameters(path, trainer.parameters)
         processes.from_main(
-            lambda: save_adapter(self.model, self.folder.adapter, self.base.checkpoint)
+            lambda: save_adapter(
+                self.model, self.folder.adapter, self.base.checkpoint, read_initial(self._initial)
+            )
         )
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
@@ -265,22 +296,25 @@ class Run:
         earlier = earlier_score(self.folder.evaluation / "base" / "test")
         if earlier is not None:
             return earlier
+        if self.config.adapter.kind == "pissa":  # without its adapter, the base is not whole
+            return self._score(
+                "base", load_whisper(self.config, self.base, self.accelerator.device)
+            )
         with self.model.disable_adapter():
-            return self._score("base")
+            return self._score("base", whisper_inside(self.model))
 
     def _score_adapter(self) -> Scored:
         from lora_whisper.model.adapter import merged_in_place
 
         with merged_in_place(self.model):
-            return self._score("adapter")
+            return self._score("adapter", whisper_inside(self.model))
 
-    def _score(self, name: str) -> Scored:
+    def _score(self, name: str, whisper: WhisperForConditionalGeneration) -> Scored:
         if self.speech.test is None:
             return None
-        self.model.eval()
         return score_model(
             name,
-            whisper_inside(self.model),
+            whisper.eval(),
             self.speech.test.utterances,
             self.base,
             self.config,

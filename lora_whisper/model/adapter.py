@@ -25,7 +25,7 @@ from transformers import WhisperForConditionalGeneration
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
-from lora_whisper.model.eva import WatchedInputs, input_directions
+from lora_whisper.model.eva import WatchedWindow, input_directions
 from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, peft_config
 from lora_whisper.model.pissa import restore_start
 from lora_whisper.model.plain import plain_of, write_plain
@@ -42,7 +42,7 @@ def attach(
     seed: int,
     token_indices: tuple[int, ...] = (),
     total_steps: int | None = None,
-    inputs: Callable[[], Iterable[WatchedInputs]] | None = None,
+    inputs: Callable[[], Iterable[WatchedWindow]] | None = None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> PeftModel:
     """Put a fresh fp32 adapter beside every target layer of `base`, which is changed in place.

@@ -15,30 +15,41 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import EvaConfig, get_eva_state_dict
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
 
 ROWS = 1024  # of a layer's inputs in one batch, at most: PEFT compares inputs number by number
-SOUND_IN_DECODER = ("encoder_attn.k_proj", "encoder_attn.v_proj")
+TOKENS = 256  # of text in one batch, at least, where there are as many
 PASSES = 50  # over all inputs; directions that still turn then are not waited for
+SOUND_IN_DECODER = ("encoder_attn.k_proj", "encoder_attn.v_proj")
 
 
 @dataclass(frozen=True)
-class WatchedInputs:
-    """A batch of windows, on whose way through the base the layers' inputs are watched."""
+class WatchedWindow:
+    """A training window, on whose way through the base the layers' inputs are watched."""
+
+    features: Tensor  # (mel bins, frames)
+    decoder_input: Tensor  # (tokens,)
+    positions: int  # of the encoder's that hold sound, not the silence behind it
+
+
+@dataclass(frozen=True)
+class WatchedBatch:
+    """Windows that go through the base together."""
 
     features: Tensor  # (batch, mel bins, frames)
     decoder_input: Tensor  # (batch, tokens)
-    has_sound: Tensor  # (batch, encoder positions) bool: not the silence behind a clip
+    has_sound: Tensor  # (batch, encoder positions) bool
     has_token: Tensor  # (batch, tokens) bool: not padding
 
-    def to(self, device: torch.device) -> WatchedInputs:
-        return WatchedInputs(*(value.to(device) for value in vars(self).values()))
+    def to(self, device: torch.device) -> WatchedBatch:
+        return WatchedBatch(*(value.to(device) for value in vars(self).values()))
 
 
 def input_directions(
-    base: WhisperForConditionalGeneration, config: LoraConfig, batches: Iterable[WatchedInputs]
+    base: WhisperForConditionalGeneration, config: LoraConfig, windows: Iterable[WatchedWindow]
 ) -> dict[str, Tensor]:
     """The directions (rank, inputs) in which each target layer's inputs vary most, by its path.
 
@@ -49,23 +60,53 @@ def input_directions(
     """
     rank = config.r  # the highest, see `kinds`
     _require_width(base.config.d_model, rank)
-    usable = [one for one in batches if one.has_token.sum() >= 2 * rank]
-    if not usable:
-        raise UserError(
-            f"adapter=eva with rank {rank} needs batches of at least {2 * rank} tokens of text, "
-            "found none. Type a larger adapter.eva.windows=…, or a smaller adapter.rank=…"
-        )
+    batches = _batches(list(windows), 2 * rank, base.config.max_source_positions)
     directions: dict[str, Tensor] = get_eva_state_dict(
         base,
-        usable,
+        batches,
         peft_config=_asking_for_directions(config),
-        forward_fn=_Passes(PASSES * len(usable)).forward,
+        forward_fn=_Passes(PASSES * len(batches)).forward,
         prepare_model_inputs_fn=lambda inputs, _: inputs,
         prepare_layer_inputs_fn=_rows,
         gather_distributed_inputs=False,  # several processes take the first one's directions
         show_progress_bar=False,
     )
     return directions
+
+
+def _batches(
+    windows: list[WatchedWindow], fewest_tokens: int, positions: int
+) -> list[WatchedBatch]:
+    """Consecutive windows together, so that every batch has tokens enough."""
+    batches: list[list[WatchedWindow]] = [[]]
+    for window in windows:
+        if _tokens(batches[-1]) >= max(fewest_tokens, TOKENS):
+            batches.append([])
+        batches[-1].append(window)
+    if len(batches) > 1 and _tokens(batches[-1]) < fewest_tokens:
+        batches.pop()
+    if _tokens(batches[0]) < fewest_tokens:
+        raise UserError(
+            f"adapter=eva with rank {fewest_tokens // 2} needs {fewest_tokens} tokens of text, "
+            f"found {_tokens(batches[0])} in {len(windows)} windows. Type a larger "
+            "adapter.eva.windows=…, or a smaller adapter.rank=…"
+        )
+    return [_collate(batch, positions) for batch in batches]
+
+
+def _tokens(windows: list[WatchedWindow]) -> int:
+    return sum(len(window.decoder_input) for window in windows)
+
+
+def _collate(windows: list[WatchedWindow], positions: int) -> WatchedBatch:
+    tokens = [window.decoder_input for window in windows]
+    sound = torch.tensor([window.positions for window in windows])
+    return WatchedBatch(
+        features=torch.stack([window.features for window in windows]),
+        decoder_input=pad_sequence(tokens, batch_first=True),
+        has_sound=torch.arange(positions) < sound[:, None],
+        has_token=pad_sequence([torch.ones_like(one).bool() for one in tokens], batch_first=True),
+    )
 
 
 def _require_width(width: int, rank: int) -> None:
@@ -92,7 +133,7 @@ class _Passes:
 
     left: int
 
-    def forward(self, base: WhisperForConditionalGeneration, inputs: WatchedInputs) -> None:
+    def forward(self, base: WhisperForConditionalGeneration, inputs: WatchedBatch) -> None:
         if self.left == 0:
             raise UserError(
                 f"adapter=eva: the inputs' directions still turn after {PASSES} passes over them. "
@@ -106,7 +147,7 @@ class _Passes:
         )
 
 
-def _rows(layer_input: Any, inputs: WatchedInputs, path: str) -> Tensor:
+def _rows(layer_input: Any, inputs: WatchedBatch, path: str) -> Tensor:
     """A layer's inputs (rows, inputs) where there is something, evenly thinned to `ROWS`."""
     sees_sound = ".encoder." in path or path.endswith(SOUND_IN_DECODER)
     rows: Tensor = layer_input[0][inputs.has_sound if sees_sound else inputs.has_token]

@@ -1,0 +1,41 @@
+"""The training windows that EVA's start is computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from lora_whisper.commands._inputs import Base
+from lora_whisper.commands._windows import TrainingWindows
+from lora_whisper.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lora_whisper.data.batches import Batch
+    from lora_whisper.model.eva import WatchedWindow
+
+
+def watched_windows(
+    config: TrainConfig, base: Base, windows: TrainingWindows
+) -> Iterator[WatchedWindow]:
+    """The first windows of the run, as it will be trained on them."""
+    assert config.adapter.eva is not None
+    wanted = config.adapter.eva.windows
+    steps = math.ceil(wanted / config.training.global_batch)
+    singles = (batch for step in windows.load(0, steps, 1) for batch in step if batch.rows)
+    for batch in islice(singles, wanted):
+        yield _watched(batch, base)
+
+
+def _watched(batch: Batch, base: Base) -> WatchedWindow:
+    """A batch of one window, which is as long as its sound."""
+    from lora_whisper.data.features import frames_with_sound
+    from lora_whisper.data.sound.augmentation import apply_masks
+    from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
+    from lora_whisper.model.eva import WatchedWindow
+
+    waveforms = batch.waveforms.to(base.features.hann.device)
+    (features,) = apply_masks(base.features(waveforms), batch.masks).cpu()
+    frames = min(frames_with_sound(waveforms.shape[1]), features.shape[1])
+    return WatchedWindow(features, batch.decoder_input[0], math.ceil(frames / FRAMES_PER_POSITION))
