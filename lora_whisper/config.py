@@ -535,11 +535,21 @@ class TrainConfig:
         require(
             name=name_rule(self.name),
             seed=seed_rule(self.seed),
+            model=self._dtype_rule(),
             adapter=self._adapter_rule(),
             resume=(
                 not (self.overwrite and self.resume),
                 "resume=auto and overwrite=true contradict each other; give one of them",
             ),
+        )
+
+    def _dtype_rule(self) -> tuple[bool, str]:
+        if self.model is None or self.training is None:
+            return True, ""
+        dtype, precision = self.model.dtype, self.training.precision
+        return (dtype, precision) not in (("float16", "bf16"), ("bfloat16", "fp16")), (
+            f"weights in {dtype} are not computed with in {precision}; leave model.dtype out, "
+            "which follows training.precision"
         )
 
     def _adapter_rule(self) -> tuple[bool, str]:

@@ -9,6 +9,7 @@ from lora_whisper.commands._inputs import read_base
 from lora_whisper.commands._scoring import load_whisper
 from lora_whisper.composing import RangeError, to_config
 from lora_whisper.config import TrainConfig
+from lora_whisper.errors import UserError
 from tests.commands.conftest import World
 from tests.composed import train_values
 from tests.configs import quantization_config
@@ -39,6 +40,16 @@ def test_the_knobs_of_nf4_reach_every_layer(
 def test_a_knob_of_nf4_without_nf4_is_refused(kind: str, change: dict[str, object]) -> None:
     with pytest.raises(RangeError, match=f"only nf4 has this, found quantization={kind}"):
         quantization_config(kind, **change)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "bf16"), ("bfloat16", "fp16")])
+def test_weights_in_one_half_precision_and_arithmetic_in_the_other_are_refused(
+    world: World, dtype: str, precision: str
+) -> None:
+    """PyTorch fails at the first norm on the CPU; on a GPU each step would cast every weight."""
+    more = (f"model.dtype={dtype}", f"training.precision={precision}")
+    with pytest.raises(UserError, match=f"model: weights in {dtype} are not computed with in"):
+        to_config(TrainConfig, train_values(*world.arguments("x", *more)))
 
 
 def test_flash_without_a_gpu_is_answered_before_anything_is_read(world: World, line, capsys):
