@@ -134,6 +134,7 @@ class Run:
 
     def _trainer(self) -> Trainer:
         from lora_whisper.model.adapter import adapter_parameters
+        from lora_whisper.model.rank_schedule import rank_schedule_of
         from lora_whisper.training.accelerator import take_from_main
         from lora_whisper.training.defaults import learning_rate_for_width
         from lora_whisper.training.loop import Trainer
@@ -154,6 +155,7 @@ class Run:
             schedule=config.optimizer,
             settings=config.training,
             seed=config.seed,
+            rank_schedule=rank_schedule_of(self.model),
         )
 
     def _recorder(self, trainer: Trainer, micro_batch: int) -> Recorder:
@@ -190,9 +192,11 @@ class Run:
     # ── training ─────────────────────────────────────────────────────────────────────────────
 
     def _train(self, trainer: Trainer) -> TrainingState:
+        from lora_whisper.training.audit import checked_start
         from lora_whisper.training.loop import main_loop
 
-        micro_batch = self._micro_batch()
+        self.model.train()
+        micro_batch = self._micro_batch(trainer)
         recorder = self._recorder(trainer, micro_batch)
         self._keep_start(trainer)
         state = recorder.resume()
@@ -200,11 +204,11 @@ class Run:
             self.checkpoints,
             terminal.work("training", self.total_steps, state.step) as recorder.work,
         ):
-            self.model.train()
             batches = self.windows.load(state.step, self.total_steps, micro_batch)
+            tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
             main_loop(
                 trainer,
-                self._noting_missing(batches),
+                checked_start(self._noting_missing(batches), tokenizer, vocabulary),
                 state,
                 self._reporting(recorder.log),
                 recorder.validate,
@@ -223,12 +227,23 @@ class Run:
             start = {name: value.detach().cpu() for name, value in trainer.parameters.items()}
             write_whole(self._initial, save(start))
 
-    def _micro_batch(self) -> int:
+    def _micro_batch(self, trainer: Trainer) -> int:
+        """Windows in one forward pass: as given, as tried out, or by the model's width."""
         from lora_whisper.training.defaults import micro_batch_for_width
+        from lora_whisper.training.probing import fitting_micro_batch
 
         given = self.config.training.micro_batch
-        width = whisper_inside(self.model).config.d_model
-        return given if isinstance(given, int) else micro_batch_for_width(width)
+        if isinstance(given, int):
+            return given
+        by_width = micro_batch_for_width(trainer.whisper.config.d_model)
+        if given is None:
+            return by_width
+        if self.accelerator.device.type == "cpu":
+            log.info("micro-batch %d windows, by the model's width, as on every CPU", by_width)
+            return by_width
+        fitting = fitting_micro_batch(trainer)
+        log.info("micro-batch %d windows, which the memory was found to hold", fitting)
+        return fitting
 
     def _noting_missing(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
         """Pass batches on, and note what turned out to be unusable in them."""

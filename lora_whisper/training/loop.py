@@ -135,22 +135,6 @@ def mean_loss(trainer: Trainer, loader: Iterable[list[Batch]]) -> float:
     return loss_sum / max(1, all_tokens)
 
 
-def try_batch(trainer: Trainer, batch: Batch) -> None:
-    """Go forward and backward through `batch`, with room for the optimizer's two moments.
-
-    The model, its gradients and the optimizer are afterwards as they were.
-
-    Raises:
-        RuntimeError: the memory does not suffice, among others (`memory.is_out_of_memory`).
-    """
-    room = [torch.empty_like(value) for value in trainer.parameters.values() for _ in range(2)]
-    try:
-        trainer.accelerator.backward(forward(trainer, batch))
-    finally:
-        trainer.optimizer.zero_grad()
-        del room
-
-
 def main_loop(
     trainer: Trainer,
     loader: Iterable[list[Batch]],

@@ -1,4 +1,4 @@
-"""Micro-batches that the memory holds: found by trying, and lowered when one turns out too large.
+"""Micro-batches that become smaller in the middle of a run, when one does not fit into the memory.
 
 A global batch is the same however it is split, because losses are summed and divided once.
 """
@@ -6,15 +6,12 @@ A global batch is the same however it is split, because losses are summed and di
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
 
-import torch
-from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
+from accelerate.utils.memory import should_reduce_batch_size
 
 from lora_whisper.data.batches import Batch
-from lora_whisper.errors import UserError
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -61,50 +58,3 @@ class MicroBatchLimit:
         if largest > 1:
             self.windows = largest // 2
         return largest > 1
-
-
-def largest_micro_batch(try_windows: Callable[[int], None], windows: int) -> int:
-    """The largest number of windows, up to `windows`, with which `try_windows` does not fail.
-
-    Only numbers are tried that share out `windows` evenly over as few passes as can be.
-
-    Raises:
-        UserError: the memory does not suffice for one.
-    """
-    numbers = iter(_even_shares(windows))
-
-    def smaller() -> int:
-        number = next(numbers, None)
-        if number is None:
-            raise UserError(
-                "training.micro_batch=auto: the memory does not suffice for one window.\n"
-                "Type training.gradient_checkpointing=true quantization=nf4, or a smaller model=…"
-            )
-        return number
-
-    @find_executable_batch_size(  # type: ignore[untyped-decorator]
-        starting_batch_size=next(numbers), reduce_batch_size_fn=smaller
-    )
-    def tried(batch_size: int) -> int:
-        try_windows(batch_size)
-        return batch_size
-
-    return int(tried())
-
-
-def _even_shares(windows: int) -> list[int]:
-    """16: 16, 8, 6, 4, 3, 2, 1"""
-    return sorted({ceil(windows / passes) for passes in range(1, windows + 1)}, reverse=True)
-
-
-def worst_batch(windows: int, samples: int, tokens: int) -> Batch:
-    """As many windows, as long in sound and in text as a window can be; of silence and token 0."""
-    sequence = torch.zeros(windows, tokens, dtype=torch.int64)
-    return Batch(
-        waveforms=torch.zeros(windows, samples),
-        decoder_input=sequence,
-        labels=sequence,
-        audio_seconds=0.0,
-        rows=("probe",) * windows,
-        bad=(),
-    )

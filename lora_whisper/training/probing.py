@@ -1,0 +1,96 @@
+"""`training.micro_batch=auto`: the largest micro-batch that the memory holds, found by trying.
+
+Tried is the worst that can come: windows full of sound, with a text as long as the decoder can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from accelerate.utils.memory import find_executable_batch_size
+
+from lora_whisper import processes
+from lora_whisper.data.batches import Batch
+from lora_whisper.errors import UserError
+from lora_whisper.training.loop import Trainer, forward
+
+
+def fitting_micro_batch(trainer: Trainer) -> int:
+    """The most windows in one forward pass for which every process has the memory.
+
+    Raises:
+        UserError: one of them has not enough for one window.
+    """
+    samples = trainer.features.window_samples
+    tokens = trainer.whisper.config.max_target_positions
+
+    def try_windows(windows: int) -> None:
+        try_batch(trainer, worst_batch(windows, samples, tokens))
+
+    share = ceil(trainer.settings.global_batch / processes.count())
+    return min(processes.gather([largest_micro_batch(try_windows, share)]))
+
+
+def largest_micro_batch(try_windows: Callable[[int], None], windows: int) -> int:
+    """The largest number of windows, up to `windows`, with which `try_windows` does not fail.
+
+    Only numbers are tried that share out `windows` evenly over as few passes as can be.
+
+    Raises:
+        UserError: the memory does not suffice for one.
+    """
+    numbers = iter(_even_shares(windows))
+
+    def smaller() -> int:
+        number = next(numbers, None)
+        if number is None:
+            raise UserError(
+                "training.micro_batch=auto: the memory does not suffice for one window.\n"
+                "Type training.gradient_checkpointing=true quantization=nf4, or a smaller model=…"
+            )
+        return number
+
+    @find_executable_batch_size(  # type: ignore[untyped-decorator]
+        starting_batch_size=next(numbers), reduce_batch_size_fn=smaller
+    )
+    def tried(batch_size: int) -> int:
+        try_windows(batch_size)
+        return batch_size
+
+    return int(tried())
+
+
+def _even_shares(windows: int) -> list[int]:
+    """16: 16, 8, 6, 4, 3, 2, 1"""
+    return sorted({ceil(windows / passes) for passes in range(1, windows + 1)}, reverse=True)
+
+
+def try_batch(trainer: Trainer, batch: Batch) -> None:
+    """Go forward and backward through `batch`, with room for the optimizer's two moments.
+
+    The adapter, its gradients and the optimizer are afterwards as they were.
+
+    Raises:
+        RuntimeError: the memory does not suffice, among others (`memory.is_out_of_memory`).
+    """
+    room = [torch.empty_like(value) for value in trainer.parameters.values() for _ in range(2)]
+    try:
+        trainer.accelerator.backward(forward(trainer, batch))
+    finally:
+        trainer.optimizer.zero_grad()
+        room.clear()
+
+
+def worst_batch(windows: int, samples: int, tokens: int) -> Batch:
+    """As many windows of silence with `tokens` targets each; (windows, samples)."""
+    sequences = torch.zeros(windows, tokens, dtype=torch.int64)
+    return Batch(
+        waveforms=torch.zeros(windows, samples),
+        decoder_input=sequences,
+        labels=sequences,
+        audio_seconds=0.0,
+        rows=("silence",) * windows,
+        bad=(),
+    )
