@@ -25,6 +25,7 @@ class Score:
     wer_orthographic: float  # of words as written; only spaces are folded
     cer: float  # of normalized characters
     wer_ci95: tuple[float, float]
+    cer_ci95: tuple[float, float]
     utterances: int
     reference_words: int  # normalized, what `wer` is divided by
     normalizer: str  # its name; several, joined by "+", where languages are mixed
@@ -37,6 +38,7 @@ class Score:
         """Return plain values for JSON."""
         return dataclasses.asdict(self) | {
             "wer_ci95": list(self.wer_ci95),
+            "cer_ci95": list(self.cer_ci95),
             "groups": {name: group.to_dict() for name, group in self.groups.items()},
         }
 
@@ -78,6 +80,7 @@ def score(
         wer_orthographic=written["wer"],
         cer=characters["cer"],
         wer_ci95=bootstrap_interval(words["counts"], bootstrap_samples, seed),
+        cer_ci95=bootstrap_interval(characters["counts"], bootstrap_samples, seed),
         utterances=len(references),
         reference_words=total(words["counts"]).reference_length,
         normalizer="+".join(sorted({normalizer.name for normalizer in normalizers})),

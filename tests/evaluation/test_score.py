@@ -95,4 +95,5 @@ def test_to_dict_is_plain_json() -> None:
     plain = result.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["wer_ci95"] == [0.5, 0.5]
+    assert plain["cer_ci95"] == pytest.approx([2 / 3, 2 / 3])
     assert plain["groups"]["one"]["wer"] == 0.5
