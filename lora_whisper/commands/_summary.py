@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import Base, Speech
-from lora_whisper.config import TrainConfig
+from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
 from lora_whisper.model.checkpoint import EMBEDDED, fingerprint, weights_bytes
 from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, read_json
@@ -39,6 +39,7 @@ def new_summary(
 ) -> dict[str, Any]:
     """What summary.json says of a run that was just trained, its scores still to come."""
     from lora_whisper.model.adapter import adapter_bytes, parameter_counts
+    from lora_whisper.model.shipped import shipped_ranks
 
     trainable, total = parameter_counts(model)
     return {
@@ -49,10 +50,11 @@ def new_summary(
         "quantization": config.quantization.kind,
         **dict.fromkeys(MODELS),
         "adapter_bytes": adapter_bytes(folder.adapter),
+        "adapter_ranks": shipped_ranks(folder.adapter),  # of what ships: lowest and highest
         "model_bytes": weights_bytes(base.checkpoint),
         "trainable_parameters": trainable,
         "total_parameters": total,
-        **_who_speaks(config, speech),
+        **_who_speaks(config, base, speech),
         "train_audio_seconds": round(sum(one.seconds for one in speech.learnt), 3),
         "train_audio_seconds_seen": round(state.audio_seconds, 3),
         "train_seconds": round(state.train_seconds, 3),
@@ -66,18 +68,28 @@ def new_summary(
     }
 
 
-def _who_speaks(config: TrainConfig, speech: Speech) -> dict[str, Any]:
+def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, Any]:
     """Languages and speakers, as far as the rows name them."""
     learnt = [corpus.utterances for corpus in speech.learnt]
     tested = [speech.test.utterances] if speech.test else []
-    languages = _named(learnt, "language") or {config.data.language or "en"}
+    languages = sorted(_named(learnt, "language") or {config.data.language or "en"})
     speakers = _named(tested, "speaker")
     return {
-        "languages": sorted(languages),
+        "languages": languages,
+        "prompt": _prompt(config.data, base, languages),
         "utterances": {name: len(corpus.utterances) for name, corpus in speech.splits.items()},
         "test_speakers": len(speakers),
         "test_speakers_in_training": len(speakers & _named(learnt, "speaker")),
     }
+
+
+def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str]:
+    """What `generate` is to be told; an English-only checkpoint is told nothing."""
+    from lora_whisper.data.vocabulary import code_of
+
+    named = [name for name in (data.language_token, data.language, *languages) if name]
+    known = [code for code in map(code_of, named) if code in base.vocabulary.languages]
+    return {"language": known[0], "task": data.task} if known else {}
 
 
 def _named(utterances: list[Utterances], column: str) -> set[str]:
