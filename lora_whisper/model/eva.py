@@ -151,4 +151,4 @@ def _rows(layer_input: Any, inputs: WatchedBatch, path: str) -> Tensor:
     """A layer's inputs (rows, inputs) where there is something, evenly thinned to `ROWS`."""
     sees_sound = ".encoder." in path or path.endswith(SOUND_IN_DECODER)
     rows: Tensor = layer_input[0][inputs.has_sound if sees_sound else inputs.has_token]
-    return rows[:: len(rows) // ROWS + 1]
+    return rows[:: len(rows) // ROWS + 1].contiguous()  # PEFT takes a view of them
