@@ -1,0 +1,62 @@
+"""Functions in several processes at once, in the environment that a launcher gives them.
+
+The processes are forked off a server that has imported what takes seconds, and nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+PATIENCE_SECONDS = 120
+SLOW_IMPORTS = ["accelerate.utils", "peft", "transformers.models.whisper.modeling_whisper"]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """One of the processes."""
+
+    process: Any
+    result: Connection
+
+    def wait(self) -> Any:
+        """What the function returned; fails if it did not return in time."""
+        assert self.result.poll(PATIENCE_SECONDS), "no result in time"
+        found = self.result.recv()
+        self.process.join(PATIENCE_SECONDS)
+        return found
+
+
+def launch(count: int, function: Callable[..., Any], *arguments: Any) -> list[Launched]:
+    """Call the module-level `function` in `count` processes that know of each other."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(SLOW_IMPORTS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = []
+    for rank in range(count):
+        receiver, sender = context.Pipe(duplex=False)
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+        process: Any = context.Process(target=_call, args=(place, sender, function, arguments))
+        process.start()
+        found.append(Launched(process, receiver))
+    return found
+
+
+def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What the module-level `function` returned in each of `count` processes."""
+    return [one.wait() for one in launch(count, function, *arguments)]
+
+
+def _call(
+    place: dict[str, int], result: Connection, function: Callable[..., Any], arguments: Any
+) -> None:
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    result.send(function(*arguments))

@@ -1,0 +1,190 @@
+"""Two processes, with gloo on the CPU, against one: the same steps, texts and decisions."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lora_whisper import processes
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.training.accelerator import join_processes, take_from_main
+from lora_whisper.training.loop import StepResult, mean_loss, train_step
+from lora_whisper.training.stopping import Stopped, StopRequest
+from tests.evaluation.toy_listener import IN_BATCHES, make_toy, utterance
+from tests.launched import together
+from tests.toy_speech import write_clip
+from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
+
+WINDOWS = (8, 5, 1)  # of each step: unequal parts at first, at last none for the second process
+
+Trained = tuple[list[StepResult], dict[str, np.ndarray], float]
+
+
+def train() -> Trained:
+    """Some steps on this process's part of the windows, and the loss of the last adapter."""
+    torch.set_num_threads(1)
+    trainer = toy_trainer(toy_adapter(), total_steps=len(WINDOWS), max_gradient_norm=0.5)
+    results = []
+    for step, count in enumerate(WINDOWS):
+        windows = toy_windows(count, seed=step)[processes.rank() :: processes.count()]
+        results.append(train_step(trainer, step, micro_batches(windows, 3)))
+    parameters = {name: one.detach().numpy() for name, one in trainer.parameters.items()}
+    own = toy_windows(5, seed=9)[processes.rank() :: processes.count()]
+    return results, parameters, mean_loss(trainer, [micro_batches(own, 2)])
+
+
+@pytest.fixture(scope="module")
+def of_two() -> list[Trained]:
+    return together(2, train)
+
+
+def test_two_processes_train_the_adapter_of_one(of_two: list[Trained]) -> None:
+    """Though clips and texts are of unequal lengths, and a process may have none of them."""
+    results, parameters, loss = train()
+    for others, other_parameters, other_loss in of_two:
+        for one, other in zip(results, others, strict=True):
+            assert other.target_tokens == one.target_tokens
+            assert other.audio_seconds == pytest.approx(one.audio_seconds)
+            assert other.loss == pytest.approx(one.loss, rel=1e-5)
+            assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+        for name, value in parameters.items():
+            np.testing.assert_allclose(other_parameters[name], value, rtol=1e-3, atol=5e-6)
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_all_processes_have_the_same_adapter_to_the_last_bit(of_two: list[Trained]) -> None:
+    (_, first, loss), (_, second, other_loss) = of_two
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert loss == other_loss
+
+
+def exchange() -> dict[str, Any]:
+    join_processes()
+    mine = processes.rank()
+    found: dict[str, Any] = {
+        "shared": processes.share({"from": mine}),
+        "gathered": processes.gather([mine] * (mine + 1)),
+        "from main": processes.from_main(lambda: (mine, os.getpid())),
+        "drawn": drawn_by_main(),
+        "failure": refusal(fail_in_main),
+        "locked out": refusal(enter_what_is_closed),
+    }
+    return found | {"pid": os.getpid()}
+
+
+def drawn_by_main() -> list[float]:
+    parameter = torch.nn.Parameter(torch.full((3,), float(processes.rank())))
+    take_from_main([parameter])
+    assert parameter.is_leaf
+    return parameter.tolist()
+
+
+def refusal(function: Callable[[], None]) -> str:
+    with pytest.raises(UserError) as refused:
+        function()
+    return str(refused.value)
+
+
+def fail_in_main() -> None:
+    def refuse() -> None:
+        raise UserError(f"said by {processes.rank()}")
+
+    processes.from_main(refuse)
+
+
+def enter_what_is_closed() -> None:
+    class Closed:
+        def __enter__(self) -> None:
+            raise UserError(f"closed to {processes.rank()}")
+
+        def __exit__(self, *_: object) -> None:
+            raise AssertionError("nobody was in")
+
+    with processes.entered_by_main(Closed()):
+        raise AssertionError("a process went on")
+
+
+def test_what_the_main_process_finds_is_what_all_know() -> None:
+    first, second = together(2, exchange)
+    for found in (first, second):
+        assert found["shared"] == {"from": 0}
+        assert found["gathered"] == [0, 1, 1]
+        assert found["from main"] == (0, first["pid"])
+        assert found["drawn"] == [0.0, 0.0, 0.0]
+        assert found["failure"] == "said by 0"
+        assert found["locked out"] == "closed to 0"
+
+
+def test_one_process_exchanges_nothing() -> None:
+    value = object()  # which cannot be pickled apart
+    assert processes.share(value) is value
+    assert processes.from_main(lambda: value) is value
+    assert processes.gather([value]) == [value]
+    assert processes.is_main()
+
+
+def signalled(rank: int) -> tuple[bool, bool, int]:
+    """A step in which the process `rank` gets a SIGTERM, while the loop listens."""
+    trainer = toy_trainer(toy_adapter())
+    with StopRequest() as stop:
+        if processes.rank() == rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        batches = micro_batches(toy_windows(2), 2)
+        result = train_step(trainer, 0, batches, stop)
+        return result.is_last, stop.is_agreed(), stop.stopped("now").exit_code
+
+
+def test_all_processes_stop_after_the_step_in_which_one_got_a_signal() -> None:
+    assert together(2, signalled, 1) == [(True, True, 143)] * 2
+    assert issubclass(Stopped, KeyboardInterrupt)
+
+
+def hear(folder: Path) -> tuple[tuple[str, ...], list[str], list[tuple[int, int]]]:
+    """Decode five clips, one of which is broken."""
+    torch.set_num_threads(1)
+    if processes.count() > 1:
+        join_processes()
+    toy, progress = make_toy(), list[tuple[int, int]]()
+    found = transcribe(
+        toy.model,
+        [utterance(folder / f"{index}.wav", 0.4 + index / 5) for index in range(5)],
+        toy.processor,
+        toy.vocabulary,
+        toy.features,
+        IN_BATCHES,
+        lambda done, total: progress.append((done, total)),
+    )
+    return found.texts, [one.row for one in found.bad], progress
+
+
+def test_two_processes_hear_what_one_hears(tmp_path: Path) -> None:
+    for index in range(5):
+        write_clip(tmp_path / f"{index}.wav", 0.4 + index / 5, frequency=150.0 * (index + 1))
+    (tmp_path / "3.wav").write_bytes(b"RIFF")
+    texts, bad, _ = hear(tmp_path)
+    assert len(set(texts)) == 5
+    found = together(2, hear, tmp_path)
+    assert [one[:2] for one in found] == [(texts, bad)] * 2
+    assert found[0][2][-1] == (5, 5)  # what the main process shows, whose part is the largest
+
+
+def test_an_environment_that_only_half_speaks_of_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in processes.LAUNCHER_SAYS:
+        monkeypatch.delenv(name, raising=False)
+    processes.check_environment()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
+        processes.check_environment()
+    assert processes.rank() == 1
+    assert not processes.is_main()
