@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lora_whisper import terminal
@@ -14,6 +15,8 @@ from lora_whisper.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from lora_whisper.model.table import TableRow
 
 log = logging.getLogger("lora_whisper")
 
@@ -35,6 +38,7 @@ def announce(
 
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
     from lora_whisper.model.adapter import parameter_counts
+    from lora_whisper.model.table import adapter_table
 
     trainable, total = parameter_counts(model)
     log.info(
@@ -44,14 +48,40 @@ def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
         base.window_seconds,
         config.quantization.kind,
     )
+    rows = adapter_table(model)
     log.info(
-        "adapter     %s, rank %d, alpha %g, %s parameters (%s)",
+        "adapter     %s, rank %s, alpha %g, %s parameters (%s)",
         config.adapter.kind,
-        config.adapter.rank,
+        _ranks(config, rows),
         config.adapter.alpha,
         f"{trainable:,}",
         terminal.percent(trainable / total),
     )
+    for line in _table(rows):
+        log.info("%s", line)
+
+
+def _ranks(config: TrainConfig, rows: list[TableRow]) -> str:
+    """`16`, `8 and 16`, or what AdaLoRA begins and ends with."""
+    ranks = sorted({row.rank for row in rows if row.rank is not None})
+    text = " and ".join(map(str, ranks))
+    return f"{text} going down to {config.adapter.rank}" if config.adapter.adalora else text
+
+
+def _table(rows: list[TableRow]) -> Iterator[str]:
+    """What is trained, by kind of layer; 76 columns, and lines of the log as any other."""
+    columns = "  {:<29} {:>6} {:>13} {:>5} {:>12} {:>7}"
+    yield columns.format("layers", "count", "weight", "rank", "trained", "share")
+    trained = sum(row.parameters for row in rows)
+    for row in rows:
+        yield columns.format(
+            row.name,
+            row.count,
+            " × ".join(map(str, row.shape)),
+            row.rank or "",
+            f"{row.parameters:,}",
+            terminal.percent(row.parameters / trained),
+        )
 
 
 def _announce_speech(config: TrainConfig, speech: Speech) -> None:
