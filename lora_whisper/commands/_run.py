@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +36,25 @@ from lora_whisper.commands._windows import (
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, write_json, write_whole
+from lora_whisper.run_folder import (
+    RunFolder,
+    remove_folder,
+    write_json,
+    write_whole,
+    written_whole,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
+    from torch import Tensor
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.data.batches import Batch
     from lora_whisper.data.table import Utterances
     from lora_whisper.data.windows import BadAudio
-    from lora_whisper.training.checkpoints import Checkpoints, TrainingState
+    from lora_whisper.training.averaging import Average
+    from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
     from lora_whisper.training.loop import StepResult, Trainer
     from lora_whisper.training.recorder import Recorder
 
@@ -80,18 +89,19 @@ class Run:
         """Score the base, train, keep the best adapter, score it, and sum up."""
         announce(self.config, self.folder, self.base, self.speech, self.windows, self.model)
         base_score = self._score_base()
-        trainer = self._trainer()
-        state = self._train(trainer)
-        self._keep_adapter(trainer, state)
+        state, average = self._train_and_keep()
+        counts = self._drop_model()
+        averaging = self._judge(average, state.best) if average else None
         adapter_score = self._score_adapter()
         if processes.is_main():
-            self._finish(state, base_score, adapter_score)
+            self._finish(state, counts, averaging, base_score, adapter_score)
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
 
     def _load_model(self) -> PeftModel:
         from lora_whisper.model.adapter import attach
         from lora_whisper.model.pissa import read_initial
+        from lora_whisper.model.start import find_start, start_from
         from lora_whisper.training.defaults import checkpointing_for_width
 
         config = self.config
@@ -99,17 +109,21 @@ class Run:
         checkpointing = config.training.gradient_checkpointing
         if checkpointing is None:
             checkpointing = checkpointing_for_width(whisper.config.d_model)
-        return attach(
+        tokens = trained_tokens(config, self.base)
+        model = attach(
             whisper,
             config.adapter,
             config.quantization.kind,
             checkpointing,
             config.seed,
-            self._trained_tokens(),
+            tokens,
             self.total_steps,
             None if self._goes_on() else lambda: watched_windows(config, self.base, self.windows),
             read_initial(self._initial) if config.resume else None,
         )
+        if config.adapter.init_from is not None and not self._goes_on():
+            start_from(model, find_start(config.adapter.init_from), tokens)
+        return model
 
     def _goes_on(self) -> bool:
         """Whether the adapter's matrices come from a checkpoint; `overwrite` leaves old ones be."""
@@ -120,17 +134,6 @@ class Run:
         from lora_whisper.model.pissa import INITIAL_FILE
 
         return self.folder.checkpoints / INITIAL_FILE
-
-    def _trained_tokens(self) -> tuple[int, ...]:
-        """The token that `data.language` borrows, where the adapter is to re-learn it."""
-        from lora_whisper.data.vocabulary import language_code
-
-        if not self.config.adapter.train_language_token:
-            return ()
-        code = language_code(self.base.vocabulary, self.config.data.language_token)
-        if code is None:
-            raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
-        return (self.base.vocabulary.languages[code],)
 
     def _trainer(self) -> Trainer:
         from lora_whisper.model.adapter import adapter_parameters
@@ -172,7 +175,9 @@ class Run:
                 if validation
                 else None
             ),
-            decode_validation=(lambda: self._validation_wer(validation)) if validation else None,
+            decode_validation=(
+                (lambda: self._validation_wer(self.model, validation)) if validation else None
+            ),
         )
 
     def _checkpoints(self) -> Checkpoints:
@@ -193,6 +198,7 @@ class Run:
 
     def _train(self, trainer: Trainer) -> TrainingState:
         from lora_whisper.training.audit import checked_start
+        from lora_whisper.training.display import training_display
         from lora_whisper.training.loop import main_loop
 
         self.model.train()
@@ -202,7 +208,7 @@ class Run:
         state = recorder.resume()
         with (
             self.checkpoints,
-            terminal.work("training", self.total_steps, state.step) as recorder.work,
+            training_display(self.total_steps, state.step) as recorder.display,
         ):
             batches = self.windows.load(state.step, self.total_steps, micro_batch)
             tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
@@ -279,30 +285,95 @@ class Run:
             self.speech.validation.utterances, settings.max_validation_utterances, self.config.seed
         )
 
-    def _validation_wer(self, utterances: Utterances) -> float:
+    def _validation_wer(self, model: PeftModel, utterances: Utterances) -> float:
         from lora_whisper.model.adapter import merged_in_place
 
         # Groups are for the test set, whose columns the validation set need not have.
         settings = dataclasses.replace(self.config.evaluation, group_by=None)
         config = dataclasses.replace(self.config, evaluation=settings)
-        with merged_in_place(self.model):
-            whisper = whisper_inside(self.model)
+        with merged_in_place(model):
+            whisper = whisper_inside(model)
             score, _ = decode("validating", whisper, utterances, self.base, config)
         return score.wer
 
-    def _keep_adapter(self, trainer: Trainer, state: TrainingState) -> None:
-        """Save the best adapter by validation WER, or the last one where nothing was validated."""
+    # ── what ships ───────────────────────────────────────────────────────────────────────────
+
+    def _train_and_keep(self) -> tuple[TrainingState, Average | None]:
+        """Train; write the best adapter by validation WER, or the last if nothing was validated."""
         from lora_whisper.model.adapter import save_adapter
         from lora_whisper.model.pissa import read_initial
         from lora_whisper.training.checkpoints import load_parameters
 
+        trainer = self._trainer()
+        state = self._train(trainer)
         for _, path in processes.from_main(self.checkpoints.bests)[:1]:
             load_parameters(path, trainer.parameters)
+        initial = read_initial(self._initial)
         processes.from_main(
-            lambda: save_adapter(
-                self.model, self.folder.adapter, self.base.checkpoint, read_initial(self._initial)
-            )
+            lambda: save_adapter(self.model, self.folder.adapter, self.base.checkpoint, initial)
         )
+        return state, processes.from_main(lambda: self._write_average(trainer, initial))
+
+    def _write_average(
+        self, trainer: Trainer, initial: Mapping[str, Tensor] | None
+    ) -> Average | None:
+        """Write the mean of several checkpoints aside, if it was asked for and there are any."""
+        from lora_whisper.model.plain import write_plain
+        from lora_whisper.training.averaging import average, to_average
+
+        settings = self.config.training.averaging
+        if settings is None:
+            return None
+        paths = to_average(self.checkpoints, settings)
+        if len(paths) < 2:
+            log.warning("average     there is none: the run has %d such checkpoints", len(paths))
+            return None
+        mean, found = average(paths, self.model, trainer.parameters, initial, settings.rank)
+        with written_whole(self._average_folder) as aside:
+            write_plain(mean, aside, self.base.checkpoint)
+        return found
+
+    @property
+    def _average_folder(self) -> Path:
+        return self.folder.checkpoints / "average"
+
+    def _drop_model(self) -> tuple[int, int]:
+        """Free the memory for the model that is loaded with what ships.
+
+        Returns:
+            how many of the model's parameters were trained, and how many it has
+        """
+        from lora_whisper.model.adapter import parameter_counts
+
+        counts = parameter_counts(self.model)
+        del self.model
+        self.accelerator.free_memory()
+        return counts
+
+    def _load_adapter(self, folder: Path) -> PeftModel:
+        """The adapter as it lies on the disk, on a fresh base: what is scored is what ships."""
+        from lora_whisper.model.adapter import load_adapter
+
+        whisper = load_whisper(self.config, self.base, self.accelerator.device)
+        return load_adapter(whisper, folder)
+
+    def _judge(self, average: Average, best: Best | None) -> dict[str, Any]:
+        """Let the mean ship unless a single adapter has a lower WER; say what became of it."""
+        validation, wer = self._validation_sample(), None
+        if validation is not None and best is not None:
+            wer = self._validation_wer(self._load_adapter(self._average_folder), validation)
+        ships = wer is None or best is None or wer <= best.wer
+        processes.from_main(lambda: self._put_in_place(ships))
+        single = best.wer if best else None
+        verdict = {"validation_wer": wer, "validation_wer_of_best": single, "ships": ships}
+        announce_average(dataclasses.asdict(average) | verdict)
+        return dataclasses.asdict(average) | verdict
+
+    def _put_in_place(self, ships: bool) -> None:
+        if ships:
+            with written_whole(self.folder.adapter) as aside:
+                shutil.copytree(self._average_folder, aside, dirs_exist_ok=True)
+        remove_folder(self._average_folder)
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 
@@ -321,8 +392,11 @@ class Run:
     def _score_adapter(self) -> Scored:
         from lora_whisper.model.adapter import merged_in_place
 
-        with merged_in_place(self.model):
-            return self._score("adapter", whisper_inside(self.model))
+        if self.speech.test is None:
+            return None
+        model = self._load_adapter(self.folder.adapter)
+        with merged_in_place(model):
+            return self._score("adapter", whisper_inside(model))
 
     def _score(self, name: str, whisper: WhisperForConditionalGeneration) -> Scored:
         if self.speech.test is None:
@@ -336,14 +410,56 @@ class Run:
             self.folder.evaluation / name / "test",
         )
 
-    def _finish(self, state: TrainingState, base_score: Scored, adapter_score: Scored) -> None:
+    def _finish(
+        self,
+        state: TrainingState,
+        counts: tuple[int, int],
+        averaging: dict[str, Any] | None,
+        base_score: Scored,
+        adapter_score: Scored,
+    ) -> None:
         """Write the adapter's card and summary.json, which makes the run complete."""
         from lora_whisper.commands._card import adapter_card
         from lora_whisper.commands._summary import new_summary
 
-        summary = new_summary(
-            self.config, self.folder, self.base, self.speech, self.model, state
-        ) | {"base": base_score, "adapter": adapter_score}
+        summary = new_summary(self.config, self.folder, self.base, self.speech, counts, state) | {
+            "averaging": averaging,
+            "base": base_score,
+            "adapter": adapter_score,
+        }
         card = adapter_card(self.config, summary, self.base.checkpoint.path)
         (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
         write_json(self.folder.summary, summary)
+
+
+def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:
+    """The token that `data.language` borrows, where the adapter is to re-learn it.
+
+    Raises:
+        UserError: the checkpoint has no tokens of languages.
+    """
+    from lora_whisper.data.vocabulary import language_code
+
+    if not config.adapter.train_language_token:
+        return ()
+    code = language_code(base.vocabulary, config.data.language_token)
+    if code is None:
+        raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
+    return (base.vocabulary.languages[code],)
+
+
+def announce_average(verdict: dict[str, Any]) -> None:
+    """Say of which steps the mean is, what it lost, and whether it ships."""
+    steps = ", ".join(map(str, verdict["steps"]))
+    log.info("average     of steps %s: rank %d", steps, verdict["rank"])
+    if verdict["svd_error"]:
+        lost = terminal.percent(verdict["svd_error"])
+        log.info("average     cut to that rank by SVD, which loses %s of what it adds", lost)
+    if verdict["validation_wer"] is None:
+        log.info("average     kept: there is no data.validation to compare it with the last")
+        return
+    wer, best = (
+        terminal.percent(verdict[key]) for key in ("validation_wer", "validation_wer_of_best")
+    )
+    kept = "kept" if verdict["ships"] else "dropped"
+    log.info("average     validation WER %s, the best alone has %s: %s", wer, best, kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,6 @@ from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, read_json
 from lora_whisper.terminal import clock, console, megabytes, percent
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
     from lora_whisper.training.checkpoints import TrainingState
 
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
@@ -34,14 +32,18 @@ def new_summary(
     folder: RunFolder,
     base: Base,
     speech: Speech,
-    model: PeftModel,
+    counts: tuple[int, int],
     state: TrainingState,
 ) -> dict[str, Any]:
-    """What summary.json says of a run that was just trained, its scores still to come."""
-    from lora_whisper.model.adapter import adapter_bytes, parameter_counts
+    """What summary.json says of a run that was just trained, its scores still to come.
+
+    Args:
+        counts: of the parameters that were trained, and of all.
+    """
+    from lora_whisper.model.adapter import adapter_bytes
     from lora_whisper.model.shipped import shipped_ranks
 
-    trainable, total = parameter_counts(model)
+    trainable, total = counts
     return {
         "format": SUMMARY_FORMAT,
         "name": config.name,
@@ -139,9 +141,22 @@ def model_name(model: str, quantization: str) -> str:
 
 def score_cells(score: Mapping[str, Any]) -> list[str]:
     """WER, its interval, CER and the number of utterances, as they are shown everywhere."""
-    low, high = score["wer_ci95"]
-    interval = f"{100 * low:.1f} – {100 * high:.1f} %"
-    return [percent(score["wer"]), interval, percent(score["cer"]), str(score["utterances"])]
+    rates = [percent(score["wer"]), interval(score["wer_ci95"]), percent(score["cer"])]
+    return [*rates, str(score["utterances"])]
+
+
+def interval(bounds: Sequence[float]) -> str:
+    """`9.3 – 18.1 %`"""
+    low, high = bounds
+    return f"{100 * low:.1f} – {100 * high:.1f} %"
+
+
+def speakers_line(summary: Mapping[str, Any]) -> str:
+    """Whether the voices of the test set are new; empty where its rows name no speakers."""
+    tested, heard = summary["test_speakers"], summary["test_speakers_in_training"]
+    return (
+        f"{heard:,} of the test set's {tested:,} speakers are heard in training" if tested else ""
+    )
 
 
 def _scores(summary: dict[str, Any]) -> Table | str:
@@ -168,8 +183,16 @@ def _figures(summary: dict[str, Any]) -> list[str]:
         f"parameters  {trainable:,} of {total:,} trained ({percent(trainable / total)})",
         _speech(summary),
         f"time        {clock(summary['train_seconds'])} for {summary['steps']} steps, "
-        f"adapter of step {summary['adapter_step']}",
+        f"adapter of {origin(summary)}",
     ]
+
+
+def origin(summary: Mapping[str, Any]) -> str:
+    """The step whose adapter ships, or the steps whose mean does."""
+    averaging = summary.get("averaging")  # which older summaries lack
+    if averaging is None or not averaging["ships"]:
+        return f"step {summary['adapter_step']}"
+    return f"the mean of steps {', '.join(map(str, averaging['steps']))}"
 
 
 def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
