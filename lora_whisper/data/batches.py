@@ -23,6 +23,8 @@ from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, Wi
 if TYPE_CHECKING:
     from lora_whisper.data.sound.augmentation import Mask
 
+GRACE_SECONDS = 30  # from SIGTERM to a worker's end; torchrun, too, waits for 30 s
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -150,9 +152,11 @@ def step_loader(
 def _begin_worker(worker: int) -> None:
     """One thread each, since workers share the machine with the training process.
 
-    A terminal's Ctrl-C reaches them too, but ending is the training process's to decide; and they
-    must not inherit its handler of SIGTERM, by which PyTorch ends them.
+    A terminal's Ctrl-C reaches them too, and so does the SIGTERM of a launcher or a batch system,
+    which goes to all processes of a job. But ending is the training process's to decide, which
+    needs them to the end of its step. A worker that hangs PyTorch ends by SIGTERM as well; so it is
+    not ignored, but comes late.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import multiprocessing
 import pickle
 import tracemalloc
 from collections import Counter
@@ -176,6 +177,18 @@ def test_the_loader_gives_the_same_steps_with_and_without_workers(everything: St
     alone, helped = (list(step_loader(everything, 1, 9, workers)) for workers in (0, 2))
     assert [contents(batches) for batches in alone] == [contents(batches) for batches in helped]
     assert [rows(batches) for batches in alone] == [rows(everything[step]) for step in range(1, 9)]
+
+
+def test_workers_outlive_a_signal_to_all_processes_of_a_job(everything: StepDataset) -> None:
+    """The training process has to finish its step, for which it needs what they load."""
+    batches = iter(step_loader(everything, 0, 20, workers=2))
+    found = [rows(next(batches))]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        worker.terminate()
+    found += map(rows, batches)
+    assert found == [rows(everything[step]) for step in range(20)]
 
 
 def test_resuming_continues_the_run_that_was_stopped(everything: StepDataset) -> None:
