@@ -24,10 +24,12 @@ from lora_whisper.commands._inputs import (
     with_absolute_paths,
     write_config,
 )
-from lora_whisper.commands._run import Run
+from lora_whisper.commands._run import Run, trained_tokens
 from lora_whisper.commands._windows import new_augmenter
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.errors import UserError
+from lora_whisper.model.saved import SavedAdapter, read_saved
+from lora_whisper.model.start import find_start, require_fit, require_same_base
 from lora_whisper.run_folder import (
     DiskFull,
     RunFolder,
@@ -50,9 +52,12 @@ def check(config: TrainConfig, path: Path) -> None:
     _require_language_token(config)
     config, folder = with_absolute_paths(config), RunFolder(path)
     start = processes.from_main(lambda: _start(config, folder))
+    saved = _saved_start(config, path) if start == "new" else None
     if start != "complete":
         _check_attention(config)
         _check_speech(config)
+    if saved is not None:
+        _require_fit(config, saved)
 
 
 def _start(config: TrainConfig, folder: RunFolder) -> Start:
@@ -73,6 +78,34 @@ def _require_language_token(config: TrainConfig) -> None:
             "that is not given. Type data.language_token=CODE, the language whose token is "
             "borrowed, or adapter.train_language_token=false."
         )
+
+
+def _saved_start(config: TrainConfig, path: Path) -> SavedAdapter | None:
+    """The headers of what adapter.init_from names."""
+    if config.adapter.init_from is None:
+        return None
+    folder = find_start(config.adapter.init_from)
+    if folder.is_relative_to(path.absolute()):
+        raise UserError(
+            f"adapter.init_from={folder} is of the run that overwrite=true replaces.\n"
+            "Type another name=…, so that it stays."
+        )
+    return read_saved(folder)
+
+
+def _require_fit(config: TrainConfig, saved: SavedAdapter) -> None:
+    """See that a run can start from `saved`, of which no weights are read yet."""
+    from lora_whisper.model.checkpoint import load_config
+
+    base = read_base(config.model)
+    require_same_base(saved, base.checkpoint)
+    require_fit(
+        saved,
+        config.adapter,
+        load_config(base.checkpoint),
+        base.vocabulary.languages,
+        trained_tokens(config, base),
+    )
 
 
 def _check_attention(config: TrainConfig) -> None:
@@ -97,6 +130,12 @@ def _check_speech(config: TrainConfig) -> None:
     speech = read_speech(config.model, config.data)
     new_augmenter(config.augmentation, read_base(config.model))
     _require_borrowers(config.data, speech)
+    averaging = config.training.averaging
+    if averaging is not None and averaging.of == "best" and speech.validation is None:
+        raise UserError(
+            "training.averaging.of=best averages the best by validation WER, but the run has no "
+            "data.validation.\nType data.validation=…, or training.averaging.of=last."
+        )
     if speech.test is not None:
         from lora_whisper.evaluation.evaluate import group_labels
 
@@ -170,20 +209,19 @@ def full_disk_explained(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Say what to type when the GPU's memory does not suffice."""
-    import torch
+    """Say what to type when the memory does not suffice, not for a single window either."""
+    from lora_whisper.training.memory import is_out_of_memory
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        given = config.training.micro_batch
-        training = max(1, (given if isinstance(given, int) else 4) // 2)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         scoring = max(1, (config.evaluation.batch_size or 4) // 2)
         raise UserError(
-            f"The GPU's memory does not suffice: {str(error).splitlines()[0]}\n"
+            f"The memory does not suffice: {str(error).splitlines()[0]}\n"
             "Type the same command with resume=auto and, if it happened\n"
-            f"  in training: training.micro_batch={training} "
-            "training.gradient_checkpointing=true\n"
+            "  in training: training.gradient_checkpointing=true\n"
             f"  in scoring: evaluation.batch_size={scoring}\n"
             "Or begin anew with overwrite=true quantization=nf4."
         ) from error

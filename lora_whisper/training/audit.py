@@ -154,9 +154,9 @@ def as_text(step: list[Batch], tokenizer: Any) -> str:
     seconds = sum(batch.audio_seconds for batch in step)
     given, learnt = next(chain.from_iterable(map(_sequences, step)))
     return (
-        f"{windows} windows, {seconds:.1f} s of audio; in the first, the decoder\n"
-        f"{_titled('  is given', _decoded(given, tokenizer))}\n"
-        f"{_titled('  and learns', _decoded(learnt, tokenizer))}"
+        f"{windows} windows, {seconds:.1f} s of audio; the decoder of the first one\n"
+        f"{_titled('  reads', _decoded(given, tokenizer))}\n"
+        f"{_titled('  learns', _decoded(learnt, tokenizer))}"
     )
 
 

@@ -296,7 +296,7 @@ def test_out_of_memory_says_what_to_type(
     monkeypatch.setattr(train.Run, "carry_out", full)
     assert line("train", *world.arguments("a")) == 2
     message = capsys.readouterr().err
-    assert "training.micro_batch=1" in message
+    assert "training.gradient_checkpointing=true" in message
     assert "quantization=nf4" in message
 
 

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,15 @@ from torch import Tensor
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED, BadAudio
 from lora_whisper.errors import UserError
+from lora_whisper.model.adapter import attach
+from lora_whisper.training import loop
 from lora_whisper.training.checkpoints import TrainingState
-from lora_whisper.training.loop import forward, main_loop, mean_loss, train_step
+from lora_whisper.training.loop import Trainer, forward, main_loop, mean_loss, train_step
 from lora_whisper.training.loss import token_loss_sum
+from lora_whisper.training.optimizer import new_optimizer
 from lora_whisper.training.stopping import Stopped
+from tests.configs import adapter_config, optimizer_config
+from tests.toys import toy_model
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
 
 
@@ -150,19 +156,23 @@ class Calls:
         self.logged: list[int] = []
         self.validated: list[int] = []
         self.saved: list[int] = []
+        self.state = TrainingState()
+        self.on_validate: Callable[[TrainingState], object] = lambda state: None
 
-    def run(self, steps: int, loader: Iterator[list[Batch]], **changes: int) -> TrainingState:
-        state = TrainingState()
-        trainer = toy_trainer(toy_adapter(), total_steps=steps, **changes)
+    def run(self, steps: int, loader: Iterable[list[Batch]], **changes: Any) -> TrainingState:
         main_loop(
-            trainer,
+            toy_trainer(toy_adapter(), total_steps=steps, **changes),
             loader,
-            state,
+            self.state,
             lambda state, result: self.logged.append(state.step),
-            lambda state: self.validated.append(state.step),
+            self._validate,
             lambda state: self.saved.append(state.step),
         )
-        return state
+        return self.state
+
+    def _validate(self, state: TrainingState) -> None:
+        self.validated.append(state.step)
+        self.on_validate(state)
 
 
 def test_the_loop_validates_and_saves_when_due_and_at_the_end() -> None:
@@ -202,3 +212,246 @@ def test_the_forward_pass_projects_targets_only() -> None:
     ).logits
     everywhere = token_loss_sum(logits.flatten(0, 1), batch.labels.flatten())
     torch.testing.assert_close(forward(trainer, batch), everywhere)
+
+
+# ── steps that are not finite ────────────────────────────────────────────────────────────────
+
+
+def silent(batches: list[Batch]) -> list[Batch]:
+    """Sound that is no number, and so the loss."""
+    return [dataclasses.replace(one, waveforms=one.waveforms * math.nan) for one in batches]
+
+
+def optimizer_state(trainer: Trainer) -> list[Tensor]:
+    moments = [trainer.optimizer.state[one] for one in trainer.parameters.values()]
+    return [value.clone() for one in moments for value in one.values()]
+
+
+def test_a_step_that_is_not_finite_leaves_adapter_and_moments_alone() -> None:
+    trainer, good = toy_trainer(toy_adapter()), micro_batches(toy_windows(4), 2)
+    train_step(trainer, 0, good)
+    before, moments = snapshot(trainer.whisper), optimizer_state(trainer)
+    assert train_step(trainer, 1, [*silent(good[:1]), *good[1:]]).skipped
+    matrix = next(value for name, value in trainer.parameters.items() if "lora_B" in name)
+    hook = matrix.register_hook(lambda gradient: gradient * math.inf)
+    result = train_step(trainer, 2, good)
+    assert result.skipped
+    assert math.isfinite(result.loss)
+    hook.remove()
+    after = snapshot(trainer.whisper)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(map(torch.equal, moments, optimizer_state(trainer)))
+    assert not train_step(trainer, 3, good).skipped
+
+
+def test_three_in_a_row_stop_the_run_and_fewer_are_counted() -> None:
+    good = micro_batches(toy_windows(2), 2)
+    bad = silent(good)
+    calls = Calls()
+    with pytest.raises(UserError, match="3 steps in a row had no finite loss") as stop:
+        calls.run(9, [good, bad, bad, good, good, bad, bad, bad], checkpoint_every_steps=4)
+    assert calls.saved == [4]
+    assert "The last checkpoint is of step 4" in str(stop.value)
+    assert "optimizer.learning_rate=0.005" in str(stop.value)
+    assert (calls.state.skipped_steps, calls.state.skipped_in_a_row) == (5, 3)
+    assert calls.logged == list(range(1, 9)), "skipped steps are logged too"
+
+
+def test_skipped_windows_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    calls, good = Calls(), micro_batches(toy_windows(2), 2)
+    with caplog.at_level("WARNING", "lora_whisper"):
+        state = calls.run(2, [silent(good), good])
+    assert "step 1 skipped: loss nan" in caplog.text
+    assert "toy:1" in caplog.text
+    assert (state.skipped_steps, state.skipped_in_a_row) == (1, 0)
+
+
+def in_fp16(trainer: Trainer, scale: float) -> Trainer:
+    """As accelerate arranges it on a GPU: autocast to fp16, and a scaler of the loss."""
+    accelerator = trainer.accelerator
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+    accelerator.state._mixed_precision = "fp16"  # the next accelerator begins with another state
+    accelerator.scaler, accelerator.native_amp = scaler, True
+    optimizer = accelerator.prepare_optimizer(trainer.optimizer.optimizer)
+    accelerator._optimizers = [optimizer]
+    return dataclasses.replace(trainer, optimizer=optimizer)
+
+
+def test_fp16s_own_overflow_is_the_scalers_business() -> None:
+    trainer = in_fp16(toy_trainer(toy_adapter()), scale=2.0**30)
+    scaler, good = trainer.accelerator.scaler, micro_batches(toy_windows(4), 2)
+    before, result = snapshot(trainer.whisper), train_step(trainer, 0, good)
+    assert not math.isfinite(result.gradient_norm)
+    assert not result.skipped, "the loss is finite"
+    assert scaler.get_scale() == 2.0**29
+    after = snapshot(trainer.whisper)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_fp16_goes_on_after_a_loss_that_is_no_number() -> None:
+    trainer = in_fp16(toy_trainer(toy_adapter()), scale=8.0)
+    good = micro_batches(toy_windows(4), 2)
+    assert train_step(trainer, 0, silent(good)).skipped
+    assert train_step(trainer, 1, []).target_tokens == 0
+    before, result = snapshot(trainer.whisper), train_step(trainer, 2, good)
+    assert math.isfinite(result.gradient_norm)
+    assert not all(
+        torch.equal(before[name], new) for name, new in snapshot(trainer.whisper).items()
+    )
+
+
+def test_a_step_without_a_window_moves_nothing() -> None:
+    """Nor do the moments of the steps before, by which several processes would differ from one."""
+    trainer, good = toy_trainer(toy_adapter()), micro_batches(toy_windows(4), 2)
+    train_step(trainer, 0, good)
+    before = snapshot(trainer.whisper)
+    result = train_step(trainer, 1, [])
+    assert (result.target_tokens, result.skipped, result.loss) == (0, False, 0.0)
+    assert all(torch.equal(before[name], new) for name, new in snapshot(trainer.whisper).items())
+
+
+# ── out of memory ────────────────────────────────────────────────────────────────────────────
+
+
+def with_memory_for(windows: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device that holds so many windows; returns how many each forward pass had."""
+    tried = []
+
+    def limited(trainer: Trainer, batch: Batch) -> Tensor:
+        tried.append(len(batch.labels))
+        if len(batch.labels) > windows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(trainer, batch)
+
+    monkeypatch.setattr(loop, "forward", limited)
+    return tried
+
+
+def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gradients of what did fit are not counted twice: the adapter is that of enough memory."""
+    steps = [[*micro_batches(toy_windows(7, seed), 5)] for seed in (0, 1)]  # 5 and 2 windows
+    steps[0].reverse()  # the one that fits comes first
+    expected = toy_trainer(toy_adapter())
+    losses = [train_step(expected, step, batches).loss for step, batches in enumerate(steps)]
+    tried = with_memory_for(2, monkeypatch)
+    trainer = toy_trainer(toy_adapter())
+    with caplog.at_level("WARNING", "lora_whisper"):
+        found = [train_step(trainer, step, batches).loss for step, batches in enumerate(steps)]
+    assert tried == [2, 5, 2, 2, 2, 1, 2, 2, 1, 2]
+    assert "out of memory; going on with 2 windows in a micro-batch" in caplog.text
+    assert found == pytest.approx(losses, rel=1e-5)
+    for name, value in trainer.parameters.items():
+        torch.testing.assert_close(value, expected.parameters[name], rtol=1e-4, atol=2e-6)
+
+
+def test_validation_keeps_to_the_smaller_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, batches = toy_trainer(toy_adapter()), micro_batches(toy_windows(4), 4)
+    tried = with_memory_for(2, monkeypatch)
+    train_step(trainer, 0, batches)
+    tried.clear()
+    mean_loss(trainer, [batches])
+    assert tried == [2, 2]
+
+
+def test_memory_for_not_even_one_window_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = with_memory_for(0, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        train_step(toy_trainer(toy_adapter()), 0, micro_batches(toy_windows(4), 4))
+    assert tried == [4, 2, 1]
+
+
+# ── AdaLoRA and LoRA+ ────────────────────────────────────────────────────────────────────────
+
+
+def adalora_trainer() -> Trainer:
+    config = adapter_config("adalora", rank=2)
+    model = attach(toy_model(), config, "none", False, seed=3, total_steps=10)
+    return toy_trainer(model)
+
+
+def test_adaloras_term_is_added_once_however_the_batch_is_split() -> None:
+    """It is no mean over windows: added in each micro-batch, it would count four times."""
+    windows = toy_windows()
+    norms = {}
+    for size in (8, 2):
+        trainer = adalora_trainer()
+        norms[size] = train_step(trainer, 0, micro_batches(windows, size)).gradient_norm
+        a_matrix = next(value for name, value in trainer.parameters.items() if "lora_A" in name)
+        assert trainer.optimizer.state[a_matrix]["exp_avg"].any(), "only that term reaches A"
+    assert norms[8] == pytest.approx(norms[2], rel=1e-5)
+
+
+def test_ranks_are_not_weighed_by_a_skipped_step() -> None:
+    trainer = adalora_trainer()
+    updated: list[int] = []
+    ranks = trainer.rank_schedule
+    assert ranks is not None
+    ranks.update = updated.append  # type: ignore[method-assign]
+    good = micro_batches(toy_windows(4), 2)
+    for step, batches in enumerate([good, silent(good), [], good]):
+        train_step(trainer, step, batches)
+    assert updated == [0, 3]
+
+
+def test_lora_plus_gives_b_its_own_rate() -> None:
+    """AdamW's first step is as long as the rate, whatever the gradient: B's shows it."""
+    moved = {}
+    for ratio in (1.0, 4.0):
+        model = toy_adapter()
+        schedule = optimizer_config(lora_plus_ratio=ratio, warmup_steps=0, schedule="constant")
+        trainer = toy_trainer(model)
+        optimizer = new_optimizer(trainer.parameters, schedule, 1e-2)
+        trainer = dataclasses.replace(trainer, optimizer=optimizer, schedule=schedule)
+        train_step(trainer, 0, micro_batches(toy_windows(4), 4))
+        moved[ratio] = next(v.abs().max() for n, v in trainer.parameters.items() if "lora_B" in n)
+    assert moved[1.0].item() == pytest.approx(1e-2, rel=1e-3)
+    assert moved[4.0].item() == pytest.approx(4e-2, rel=1e-3)
+
+
+# ── the end of a run ─────────────────────────────────────────────────────────────────────────
+
+
+def test_patience_ends_the_run_with_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    calls = Calls()
+
+    def no_better(state: TrainingState) -> None:
+        state.validations_without_gain += state.step != 2  # the second one was the best
+
+    calls.on_validate = no_better
+    batches = micro_batches(toy_windows(2), 2)
+    settings = {"validate_every_steps": 1, "patience": 3, "checkpoint_every_steps": 100}
+    with caplog.at_level("INFO", "lora_whisper"):
+        state = calls.run(9, [batches] * 9, **settings)
+    assert state.step == 4
+    assert calls.saved == [4]
+    assert "training ends at step 4 of 9: 3 validations in a row" in caplog.text
+    calls.run(9, iter([]), **settings)
+    assert state.step == 4, "a run that goes on from there has nothing left to train"
+
+
+def test_a_validation_that_a_signal_broke_off_is_done_when_the_run_goes_on() -> None:
+    calls, batches = Calls(), micro_batches(toy_windows(2), 2)
+
+    def interrupted(state: TrainingState) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("validated to the end")
+
+    calls.on_validate = interrupted
+    with pytest.raises(Stopped):
+        calls.run(4, [batches] * 4, validate_every_steps=2)
+    assert (calls.saved, calls.state.validation_due) == ([2], True)
+    calls.on_validate = lambda state: None
+    state = calls.run(4, [batches] * 2, validate_every_steps=2)
+    assert calls.validated == [2, 2, 4]
+    assert calls.saved == [2, 4]
+    assert not state.validation_due
+
+
+def test_a_signal_in_the_last_validation_does_not_get_lost() -> None:
+    calls, batches = Calls(), micro_batches(toy_windows(2), 2)
+    calls.on_validate = lambda state: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped):
+        calls.run(2, [batches] * 2)
+    assert calls.saved == [2]
