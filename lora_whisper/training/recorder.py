@@ -1,29 +1,44 @@
-"""What a run leaves behind while it goes on: metrics.jsonl, checkpoints, and a progress bar."""
+"""What a run leaves behind while it goes on: curves, checkpoints, and what is said of it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from lora_whisper import processes
+import psutil
+import torch
+
 from lora_whisper.data.batches import Batch
-from lora_whisper.run_folder import RunFolder, append_jsonl
-from lora_whisper.terminal import Work, clock, percent
+from lora_whisper.run_folder import RunFolder
+from lora_whisper.terminal import clock, percent
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
+from lora_whisper.training.curves import VALIDATIONS_OF_OVERFITTING, Curves, Line, overfits
+from lora_whisper.training.display import StepFigures, TrainingDisplay
 from lora_whisper.training.loop import StepResult, Trainer, mean_loss
+from lora_whisper.training.tracking import Trackers
 
 log = logging.getLogger("lora_whisper")
+
+SHOWN_STEPS = 20  # over which the display's loss and speed are means
+SLOW_VALIDATION = 0.2  # share of the time, from which on a warning names the settings
+SLOW_VALIDATION_SECONDS = 60.0  # in shorter ones there is nothing to gain
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """A step, and the time since the last one, without validation."""
+
+    result: StepResult
+    seconds: float
 
 
 @dataclass
 class Recorder:
-    """The three callbacks of `main_loop`."""
+    """The three callbacks of `main_loop`. In all processes; the main one writes and shows."""
 
     folder: RunFolder
     trainer: Trainer
@@ -31,118 +46,226 @@ class Recorder:
     steps_per_epoch: int | None  # None of a stream
     validation: Iterable[list[Batch]] | None  # can be iterated again and again
     decode_validation: Callable[[], float] | None  # WER on the validation sample
-    work: Work | None = None
-    _results: list[StepResult] = field(default_factory=list)  # since the last line
-    _logged_seconds: float = 0.0
-    _validation_seconds: float = 0.0  # of this process
+    trackers: Trackers = field(default_factory=Trackers)
+    display: TrainingDisplay | None = None
+    _unwritten: list[TimedStep] = field(default_factory=list)  # since the last line
+    _recent: deque[TimedStep] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
+    _trained_seconds: float = 0.0  # at the last step
+    _warned: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.curves = Curves(self.folder.metrics)
 
     def resume(self) -> TrainingState:
         """Go back to the last checkpoint, if there is one, and forget what came after it."""
         trainer = self.trainer
         state = self.checkpoints.resume(
-            trainer.parameters, trainer.optimizer, trainer.accelerator.scaler
+            trainer.parameters,
+            trainer.optimizer,
+            trainer.accelerator.scaler,
+            trainer.rank_schedule,
         )
         if state.step:
             log.info("going on from step %d of %d", state.step, trainer.total_steps)
-        self._logged_seconds = state.train_seconds
-        if processes.is_main():
-            forget_after(self.folder.metrics, state.step)
+        self._trained_seconds = _trained_seconds(state)
+        self.curves.go_back_to(state.step)
         return state
+
+    # ── a step ───────────────────────────────────────────────────────────────────────────────
 
     def log(self, state: TrainingState, result: StepResult) -> None:
         """Note one step; write a line of metrics.jsonl when it is due."""
         self.checkpoints.raise_failure()
-        self._results.append(result)
-        if self.work is not None:
-            best = f" WER {percent(state.best.wer)}" if state.best else ""
-            self.work.update(state.step, f"loss {result.loss:.3f}{best}")
+        before, self._trained_seconds = self._trained_seconds, _trained_seconds(state)
+        step = TimedStep(result, self._trained_seconds - before)
+        self._unwritten.append(step)
+        self._recent.append(step)
+        if self.display is not None:
+            self.display.update(self._figures(state))
         is_last = state.step == self.trainer.total_steps
         if is_last or state.step % self.trainer.settings.log_every_steps == 0:
-            self._write(self._line(state))
+            self._write_steps(state)
 
-    def _line(self, state: TrainingState) -> dict[str, float | None]:
-        """Means over the steps since the last line, weighted by their tokens."""
-        results, self._results = self._results, []
-        tokens = sum(result.target_tokens for result in results)
-        seconds = state.train_seconds - self._logged_seconds
-        self._logged_seconds = state.train_seconds
-        norm = results[-1].gradient_norm
+    def _figures(self, state: TrainingState) -> StepFigures:
+        validations = self.curves.validations
+        return StepFigures(
+            step=state.step,
+            epoch=self._epoch(state),
+            loss=loss_per_token(self._recent),
+            wer=validations[-1]["validation_wer"] if validations else None,
+            best_wer=state.best.wer if state.best else None,
+            learning_rate=self._recent[-1].result.learning_rate,
+            audio_seconds_per_second=audio_seconds_per_second(self._recent),
+            # The GPU's comes last where there is one: it is the one that runs out.
+            memory_bytes=list(memory_bytes(self.trainer.accelerator.device).values())[-1],
+            skipped_steps=state.skipped_steps,
+        )
+
+    def _write_steps(self, state: TrainingState) -> None:
+        """Write a line of what happened since the last one, if anything did."""
+        if self._unwritten:
+            steps, self._unwritten = self._unwritten, []
+            self._write(self._line(state, steps))
+
+    def _line(self, state: TrainingState, steps: Sequence[TimedStep]) -> Line:
+        last = steps[-1].result
         return {
             "step": state.step,
-            "epoch": round(state.step / self.steps_per_epoch, 4) if self.steps_per_epoch else None,
-            "loss_per_token": sum(r.loss * r.target_tokens for r in results) / max(1, tokens),
-            "learning_rate": results[-1].learning_rate,
+            "epoch": self._epoch(state),
+            "loss_per_token": loss_per_token(steps),
+            "learning_rate": last.learning_rate,
             # Not finite where fp16's loss scaler skipped the step; JSON has no infinity.
-            "gradient_norm": norm if math.isfinite(norm) else None,
-            "target_tokens": tokens,
+            "gradient_norm": last.gradient_norm if math.isfinite(last.gradient_norm) else None,
+            "target_tokens": _target_tokens(steps),
+            "skipped_steps": state.skipped_steps,
             "audio_seconds": round(state.audio_seconds, 3),
-            "audio_seconds_per_second": sum(r.audio_seconds for r in results) / max(seconds, 1e-9),
+            "audio_seconds_per_second": audio_seconds_per_second(steps),
             "train_seconds": round(state.train_seconds, 3),
+            **memory_bytes(self.trainer.accelerator.device),
         }
+
+    def _epoch(self, state: TrainingState) -> float | None:
+        return round(state.step / self.steps_per_epoch, 4) if self.steps_per_epoch else None
+
+    def _write(self, line: Line) -> None:
+        self.curves.add(line)
+        self.trackers.log(line)
+
+    # ── a validation ─────────────────────────────────────────────────────────────────────────
 
     def validate(self, state: TrainingState) -> None:
         """Decode and score the validation sample; keep the adapter if none was better."""
         if self.validation is None or self.decode_validation is None:
             return
+        self._write_steps(state)
         started = time.monotonic()
         self.trainer.whisper.eval()
-        loss = mean_loss(self.trainer, self.validation)
-        found = Best(state.step, self.decode_validation(), loss)
-        self.trainer.whisper.train()
-        self._validation_seconds += time.monotonic() - started
-        self._write(
-            {"step": state.step, "validation_wer": found.wer, "validation_loss_per_token": loss}
-        )
+        try:
+            loss = mean_loss(self.trainer, self.validation)
+            found = Best(state.step, self.decode_validation(), loss)
+        finally:  # a signal may break it off
+            self.trainer.whisper.train()
+        seconds = time.monotonic() - started
+        state.validation_seconds += seconds
+        line = self._validation_line(found, seconds)
+        self._write(line)
         is_best = state.best is None or state.best.is_beaten_by(found)
-        log.info(
-            "step %d: validation WER %s, loss %.3f%s",
-            state.step,
-            percent(found.wer),
-            loss,
-            ", the best so far" if is_best else "",
-        )
+        log.info("step %d: %s%s", state.step, _told(line), ", the best so far" if is_best else "")
+        self._keep_if_good(state, found, is_best)
+        self._warn_while_running(state, seconds)
+
+    def _validation_line(self, found: Best, seconds: float) -> Line:
+        training_loss = self.curves.training_loss()
+        return {
+            "step": found.step,
+            "validation_wer": found.wer,
+            "validation_loss_per_token": found.loss,
+            # Over the mean of training since the last validation, where dropout and augmentation
+            # make it harder: it is how the gap changes that shows overfitting.
+            "loss_gap_per_token": None if training_loss is None else found.loss - training_loss,
+            "validation_seconds": round(seconds, 3),
+        }
+
+    def _keep_if_good(self, state: TrainingState, found: Best, is_best: bool) -> None:
+        """The best adapters stay on disk; which these are is the checkpoints' business."""
+        self.checkpoints.save_best(found, self.trainer.parameters)
+        state.validations_without_gain = 0 if is_best else state.validations_without_gain + 1
         if is_best:
-            self.checkpoints.save_best(found, self.trainer.parameters)
             state.best = found
 
+    # ── warnings ─────────────────────────────────────────────────────────────────────────────
+
+    def _warn_while_running(self, state: TrainingState, seconds: float) -> None:
+        """Say once what a longer run had better change; `seconds` are not in its time yet."""
+        several = len(self.curves.validations) >= 2  # the first one has the start-up's costs
+        if several and "slow" not in self._warned:
+            self._warn_of_slow_validation(state, state.train_seconds + seconds)
+        if overfits(self.curves.validations) and "overfits" not in self._warned:
+            self._warned.add("overfits")
+            self._warn_of_overfitting(state)
+
     def warn_of_slow_validation(self, state: TrainingState) -> None:
-        """Name the settings when validation took more than a fifth of a run of some minutes."""
-        if self._validation_seconds > max(60.0, state.train_seconds / 5):
+        """At the end, name the settings when validation took more than a fifth of the time."""
+        self._warn_of_slow_validation(state, state.train_seconds)
+
+    def _warn_of_slow_validation(self, state: TrainingState, so_far_seconds: float) -> None:
+        spent = state.validation_seconds
+        if spent > max(SLOW_VALIDATION_SECONDS, SLOW_VALIDATION * so_far_seconds):
+            self._warned.add("slow")
             log.warning(
                 "validation took %s of %s; evaluation.max_validation_utterances and "
                 "training.validate_every_steps make it cheaper",
-                clock(self._validation_seconds),
-                clock(state.train_seconds),
+                clock(spent),
+                clock(so_far_seconds),
             )
+
+    def _warn_of_overfitting(self, state: TrainingState) -> None:
+        best, gap = state.best, self.curves.validations[-1]["loss_gap_per_token"]
+        assert best is not None
+        count = VALIDATIONS_OF_OVERFITTING
+        log.warning(
+            "step %d: the adapter seems to learn its training speech by heart. In %d validations "
+            "in a row their loss moved further above that of training (by %.3f now), and none had "
+            "a lower WER than the best, %s at step %d, which stays on disk. More speech, "
+            "augmentation=noise or a smaller adapter.rank may help; training.patience=%d would end "
+            "such a run here.",
+            state.step,
+            count,
+            gap,
+            percent(best.wer),
+            best.step,
+            count,
+        )
+
+    # ── a checkpoint ─────────────────────────────────────────────────────────────────────────
 
     def checkpoint(self, state: TrainingState) -> None:
         """Save everything, and first what a resumed run would not log any more."""
-        if self._results:
-            self._write(self._line(state))
+        self._write_steps(state)
         trainer = self.trainer
         self.checkpoints.save(
-            state, trainer.parameters, trainer.optimizer, trainer.accelerator.scaler
+            state,
+            trainer.parameters,
+            trainer.optimizer,
+            trainer.accelerator.scaler,
+            trainer.rank_schedule,
         )
 
-    def _write(self, line: dict[str, float | None]) -> None:
-        if processes.is_main():
-            append_jsonl(self.folder.metrics, line)
+
+def loss_per_token(steps: Iterable[TimedStep]) -> float | None:
+    """Mean over the target tokens of the steps that were not skipped; None if all were."""
+    done = [step.result for step in steps if not step.result.skipped]
+    tokens = sum(result.target_tokens for result in done)
+    return sum(result.loss * result.target_tokens for result in done) / tokens if tokens else None
 
 
-def forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps after `step`: they will be trained again."""
-    if not metrics.is_file():
-        return
-    lines = [line for line in metrics.read_text(encoding="utf-8").splitlines() if line]
-    kept = [line for line in lines if _step(line) <= step]
-    aside = metrics.with_name(f".{metrics.name}.part")
-    aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(aside, metrics)
+def _target_tokens(steps: Iterable[TimedStep]) -> int:
+    return sum(step.result.target_tokens for step in steps if not step.result.skipped)
 
 
-def _step(line: str) -> float:
-    """The step of a line; a line that was cut by a crash belongs to no step."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf
+def audio_seconds_per_second(steps: Iterable[TimedStep]) -> float:
+    """Of speech that training goes through; validation is left out, skipped steps are not."""
+    seconds, audio_seconds = 0.0, 0.0
+    for step in steps:
+        seconds += step.seconds
+        audio_seconds += step.result.audio_seconds
+    return audio_seconds / max(seconds, 1e-9)
+
+
+def memory_bytes(device: torch.device) -> dict[str, int]:
+    """What this process holds now, and the most that it has held of its GPU."""
+    found = {"resident_memory_bytes": psutil.Process().memory_info().rss}
+    if device.type == "cuda":
+        found["gpu_memory_bytes"] = torch.cuda.max_memory_reserved(device)
+    return found
+
+
+def _trained_seconds(state: TrainingState) -> float:
+    return state.train_seconds - state.validation_seconds
+
+
+def _told(line: Line) -> str:
+    wer, loss = percent(line["validation_wer"]), line["validation_loss_per_token"]
+    gap = line["loss_gap_per_token"]
+    over = f" ({gap:+.3f} to training)" if gap is not None else ""
+    return f"validation WER {wer}, loss {loss:.3f}{over}"

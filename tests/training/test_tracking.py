@@ -71,6 +71,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_wandb_offline(tmp_path: Path, wandb: Any) -> None:
     track_twice("wandb", tmp_path)
+    wandb.teardown()  # its service writes the file's last part when it ends
     records = [list(wandb_records(file)) for file in sorted(tmp_path.rglob("*.wandb"))]
     assert len(records) == 2, "an offline run that goes on has a second file"
     runs = [record.run for part in records for record in part if record.HasField("run")]
