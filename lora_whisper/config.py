@@ -145,13 +145,12 @@ class AdapterConfig:
     eva: EvaConfig | None  # adapter=eva
 
     def __post_init__(self) -> None:
-        ranks = {name: getattr(self, name) for name in ("rank", "encoder_rank", "decoder_rank")}
-        rules = {
-            name: (rank is None or rank >= 1, f"expected 1 or more, found {rank}")
-            for name, rank in ranks.items()
-        }
         require(
-            **rules,
+            rank=(self.rank >= 1, f"expected 1 or more, found {self.rank}"),
+            **{
+                f"{stack}_rank": self._rank_rule(stack, getattr(self, f"{stack}_rank"))
+                for stack in ("encoder", "decoder")
+            },
             alpha=(self.alpha > 0, f"expected more than 0, found {self.alpha}"),
             dropout=(0 <= self.dropout < 1, f"expected 0 … below 1, found {self.dropout}"),
             **{
@@ -169,7 +168,24 @@ class AdapterConfig:
                 self.init_from is None or self.kind in ("lora", "rslora"),
                 f"{self.kind} has a start of its own; type adapter=lora or adapter=rslora",
             ),
+            **{"adalora.initial_rank": self._initial_rank_rule()},
         )
+
+    def _initial_rank_rule(self) -> tuple[bool, str]:
+        highest = self.adalora.initial_rank if self.adalora else None
+        return highest is None or highest > self.rank, (
+            f"expected more than adapter.rank={self.rank}, to which they go down, found {highest}"
+        )
+
+    def _rank_rule(self, stack: str, rank: int | None) -> tuple[bool, str]:
+        """A rank of one stack, which gets an adapter whose ranks are not AdaLoRA's to give."""
+        if rank is None:
+            return True, ""
+        if self.kind == "adalora":
+            return False, "given, but adalora itself finds out which layers need how much rank"
+        if self.stack not in (stack, "both"):
+            return False, f"given, but the {stack} gets no adapter with adapter.stack={self.stack}"
+        return rank >= 1, f"expected 1 or more, found {rank}"
 
 
 Source = Literal["manifest", "audiofolder", "nemo", "common_voice", "subtitles", "hub"]
@@ -537,6 +553,7 @@ class TrainConfig:
             seed=seed_rule(self.seed),
             model=self._dtype_rule(),
             adapter=self._adapter_rule(),
+            training=self._averaging_rule(),
             resume=(
                 not (self.overwrite and self.resume),
                 "resume=auto and overwrite=true contradict each other; give one of them",
@@ -550,6 +567,14 @@ class TrainConfig:
         return (dtype, precision) not in (("float16", "bf16"), ("bfloat16", "fp16")), (
             f"weights in {dtype} are not computed with in {precision}; leave model.dtype out, "
             "which follows training.precision"
+        )
+
+    def _averaging_rule(self) -> tuple[bool, str]:
+        if self.adapter is None or self.training is None:
+            return True, ""
+        return self.adapter.kind != "dora" or self.training.averaging is None, (
+            "averaging is for adapters that add to the weights, and each DoRA scales them as well. "
+            "Type training.averaging=null or adapter=lora."
         )
 
     def _adapter_rule(self) -> tuple[bool, str]:

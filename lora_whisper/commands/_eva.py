@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lora_whisper.commands._inputs import Base
 from lora_whisper.commands._windows import TrainingWindows
 from lora_whisper.config import TrainConfig
+from lora_whisper.errors import UserError
 
 if TYPE_CHECKING:
     from lora_whisper.data.batches import Batch
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 def watched_windows(
     config: TrainConfig, base: Base, windows: TrainingWindows
 ) -> Iterator[WatchedWindow]:
-    """The first windows of the run, as it will be trained on them."""
-    assert config.adapter.eva is not None
+    """The first windows of the run, as it will be trained on them.
+
+    Raises:
+        UserError: it is not said how many.
+    """
+    if config.adapter.eva is None:
+        raise UserError("adapter.kind=eva lacks its settings: type adapter=eva instead")
     wanted = config.adapter.eva.windows
     steps = math.ceil(wanted / config.training.global_batch)
     singles = (batch for step in windows.load(0, steps, 1) for batch in step if batch.rows)

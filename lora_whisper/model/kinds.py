@@ -41,7 +41,8 @@ def peft_config(
         total_steps: optimizer steps of the run, by which AdaLoRA gives out ranks.
 
     Raises:
-        UserError: a run that is too short for AdaLoRA, or whose length nobody knows.
+        UserError: a run that is too short for AdaLoRA, whose length nobody knows, or which lacks
+            AdaLoRA's settings.
     """
     common: dict[str, Any] = {
         "lora_alpha": config.alpha,
@@ -60,12 +61,6 @@ def peft_config(
         init_lora_weights="pissa" if config.kind == "pissa" else True,
         **common,
     )
-
-
-def initial_rank(config: AdapterConfig) -> int:
-    """Of every layer before AdaLoRA takes ranks away."""
-    assert config.adalora is not None
-    return config.adalora.initial_rank or math.ceil(1.5 * config.rank)
 
 
 def lora_layers(model: PeftModel) -> dict[str, Any]:
@@ -103,7 +98,8 @@ def _adalora_config(
     config: AdapterConfig, total_steps: int | None, common: dict[str, Any]
 ) -> AdaLoraConfig:
     settings = config.adalora
-    assert settings is not None
+    if settings is None:
+        raise UserError("adapter.kind=adalora lacks its settings: type adapter=adalora instead")
     if total_steps is None:
         raise UserError("adapter=adalora plans by the run's steps: type training.max_steps=…")
     final_steps = int(settings.final_share * total_steps)
@@ -114,7 +110,7 @@ def _adalora_config(
         )
     return AdaLoraConfig(
         target_r=config.rank,
-        init_r=initial_rank(config),
+        init_r=settings.initial_rank or math.ceil(1.5 * config.rank),
         tinit=int(settings.start_share * total_steps),
         tfinal=final_steps,
         deltaT=settings.interval_steps,
