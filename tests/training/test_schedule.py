@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lora_whisper.training.schedule import learning_rate
+from lora_whisper.training.schedule import is_open_ended, learning_rate
 from tests.configs import optimizer_config
 
 
@@ -35,3 +35,26 @@ def test_what_follows_the_warm_up() -> None:
 @pytest.mark.parametrize("warmup_share", [0.0, 1.0])
 def test_no_step_has_no_rate_at_all(schedule: str, warmup_share: float) -> None:
     assert min(rates(schedule, 7, warmup_share)) > 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_warm_up_in_steps_goes_before_its_share(schedule: str) -> None:
+    config = optimizer_config(schedule=schedule, warmup_share=0.5, warmup_steps=4)
+    found = [learning_rate(step, 100, 2.0, config) for step in range(6)]
+    assert found[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup_steps", [None, 0, 7])
+@pytest.mark.parametrize("warmup_share", [0.0, 0.1])
+def test_open_ended_is_what_does_not_depend_on_the_number_of_steps(
+    schedule: str, warmup_steps: int | None, warmup_share: float
+) -> None:
+    """`is_open_ended` says what the schedule does: asked of the schedule itself."""
+    config = optimizer_config(
+        schedule=schedule, warmup_steps=warmup_steps, warmup_share=warmup_share
+    )
+    shorter, longer = (
+        [learning_rate(step, total, 2.0, config) for step in range(40)] for total in (40, 90)
+    )
+    assert is_open_ended(config) == (shorter == longer)
