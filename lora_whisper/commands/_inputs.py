@@ -219,9 +219,13 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     model = config.model
     if local_path(model.checkpoint).is_dir():
         model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
+    adapter = config.adapter
+    if adapter.init_from is not None:
+        adapter = dataclasses.replace(adapter, init_from=_lasting(adapter.init_from))
     return dataclasses.replace(
         config,
         model=model,
+        adapter=adapter,
         data=_with_lasting_places(config.data),
         augmentation=_with_lasting_folders(config.augmentation),
     )
