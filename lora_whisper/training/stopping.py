@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ from lora_whisper import processes
 log = logging.getLogger("lora_whisper")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A batch system sends its signal to all processes of a job, and torchrun passes it on to them.
+ONE_SIGNAL_SECONDS = 1.0
 
 
 class Stopped(KeyboardInterrupt):
@@ -42,6 +45,7 @@ class StopRequest:
 
     def __init__(self, breaks_off: bool = True) -> None:
         self.signal_number: int | None = None
+        self._noted_seconds = 0.0
         self._breaks_off, self._is_breakable = breaks_off, False
         self._handlers = contextlib.ExitStack()
 
@@ -84,8 +88,10 @@ class StopRequest:
 
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:
+            if time.monotonic() - self._noted_seconds < ONE_SIGNAL_SECONDS:
+                return
             raise KeyboardInterrupt("at once; the last checkpoint is older than the last step")
-        self.signal_number = signal_number
+        self.signal_number, self._noted_seconds = signal_number, time.monotonic()
         log.warning("stopping after this step (once more to stop at once)")
         if self._is_breakable:
             self._is_breakable = False
