@@ -1,80 +1,336 @@
-"""`adapter/README.md`: what the adapter was trained on and what it gained, for whoever finds it."""
+"""`adapter/README.md`: what the adapter was trained on and what it gained, for whoever finds it.
+
+It is written for the hub, where it is shown beside the adapter: no path and no name of the machine
+that it was trained on stands in it. It names no licence, which is its maker's to choose.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from lora_whisper.commands._summary import remarks
-from lora_whisper.config import TrainConfig
-from lora_whisper.terminal import percent
+from lora_whisper.commands._inputs import read_config
+from lora_whisper.commands._settings import changes, config_text, file_name
+from lora_whisper.commands._summary import (
+    MODELS,
+    interval,
+    model_name,
+    origin,
+    remarks,
+    speakers_line,
+)
+from lora_whisper.config import DataConfig, MixConfig, TrainConfig
+from lora_whisper.paths import EMBEDDED, local_path
+from lora_whisper.run_folder import RunFolder, write_whole
+from lora_whisper.terminal import megabytes, percent
 
-CARD = """\
----
-library_name: peft
-base_model: {base}
-pipeline_tag: automatic-speech-recognition
-tags: [lora, whisper, lora_whisper]
----
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
-# {name}
+TASK = "automatic-speech-recognition"
+HUB_CODES = {"jw": "jv"}  # where Whisper's code is not the one of ISO 639
 
-A LoRA adapter for Whisper, trained with lora_whisper {version}.
-
-| | WER | 95 % interval | CER |
-|---|---|---|---|
-{scores}
-
-WER is of text normalized by `{normalizer}`, on {utterances} held-out utterances with
-{reference_words} words.
-
-- base: `{base}`, {fingerprint}, quantization {quantization}
-- adapter: rank {rank}, alpha {alpha:g}, on {targets}
-- speech: {hours:.2f} h, language {language}, task {task}
-- training: {steps} steps, seed {seed}, the adapter of step {adapter_step}
-- made with: {versions}
-{note}
-```python
-from peft import PeftModel
-from transformers import WhisperForConditionalGeneration
-
-base = WhisperForConditionalGeneration.from_pretrained("{base_path}")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-```
-"""
-UNSCORED = "| not scored: the run had no test set | | | |"
+Summary = Mapping[str, Any]
 
 
-def adapter_card(config: TrainConfig, summary: dict[str, Any], base_path: str) -> str:
-    """The card's Markdown, from a run's configuration and summary."""
-    scores = {model: summary[model] for model in ("base", "adapter") if summary[model]}
-    known = summary["adapter"] or {}
-    note = "; ".join(text for _, text in remarks(summary))
-    return CARD.format(
-        name=config.name,
-        version=summary["versions"]["lora_whisper"],
-        base=summary["checkpoint"],
-        base_path=base_path,
-        scores="\n".join(_row(model, score) for model, score in scores.items()) or UNSCORED,
-        normalizer=known.get("normalizer", "none"),
-        utterances=known.get("utterances", 0),
-        reference_words=known.get("reference_words", 0),
-        fingerprint=summary["checkpoint_fingerprint"],
-        quantization=summary["quantization"],
-        rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
-        targets=config.adapter.targets,
-        hours=summary["train_audio_seconds"] / 3600,
-        language=config.data.language or "of each row",
-        task=config.data.task,
-        steps=summary["steps"],
-        seed=summary["seed"],
-        adapter_step=summary["adapter_step"],
-        versions=", ".join(f"{name} {number}" for name, number in summary["versions"].items()),
-        note=f"- note: {note}\n" if note else "",
+def write_card(folder: RunFolder, summary: Summary) -> None:
+    """Write the card of a run that is complete but for the summary's file."""
+    write_whole(folder.adapter / "README.md", adapter_card(folder, summary).encode())
+
+
+def adapter_card(folder: RunFolder, summary: Summary) -> str:
+    """The card: metadata as YAML, then Markdown."""
+    from jinja2 import Environment, StrictUndefined
+
+    config = read_config(folder)
+    template = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    text = template.from_string(TEMPLATE).render(
+        summary=summary,
+        base=_base(summary),
+        metadata=_metadata(summary, config.data),
+        rows=list(_rows(summary)),
+        score=summary["adapter"],
+        speech=list(_speech(summary, config.data)),
+        training=list(_training(summary, config)),
+        changes=changes(config_text(folder), file_name),
+        limits=list(_limits(summary)),
+        load=_load(summary),
+        prompt="".join(f', {key}="{value}"' for key, value in summary["prompt"].items()),
+        told=f", generate_kwargs={summary['prompt']}" if summary["prompt"] else "",
+        **_vllm(folder),
+    )
+    return text.rstrip() + "\n"
+
+
+# ── metadata, as on https://huggingface.co/docs/hub/model-cards ──────────────────────────────
+
+
+def _metadata(summary: Summary, data: DataConfig) -> str:
+    """The YAML block; the hub knows a base by its id alone, so a folder is not named there."""
+    from huggingface_hub import ModelCardData
+
+    base = summary["checkpoint"] if _is_of_hub(summary) else None
+    return ModelCardData(
+        library_name="peft",
+        base_model=base,
+        base_model_relation="adapter" if base else None,
+        pipeline_tag=TASK,
+        language=[HUB_CODES.get(code, code) for code in summary["languages"]],
+        datasets=_hub_sets(data) or None,
+        metrics=["wer", "cer"],
+        tags=["lora", "whisper", "lora_whisper"],
+        model_name=summary["name"],
+        eval_results=_results(summary, data),
+    ).to_yaml()
+
+
+def _results(summary: Summary, data: DataConfig) -> list[EvalResult] | None:
+    """The adapter's rates in percent, as they are given on the hub."""
+    from huggingface_hub import EvalResult
+
+    score = summary["adapter"]
+    if score is None:
+        return None
+    is_of_hub = data.source == "hub" and data.test is None
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Automatic Speech Recognition",
+            dataset_type=str(data.path) if is_of_hub else data.source,
+            dataset_name=_test_set(data),
+            dataset_config=data.config if is_of_hub else None,
+            dataset_revision=data.revision if is_of_hub else None,
+            dataset_split="test",
+            metric_type=rate,
+            metric_name=f"{rate.upper()} ({score['normalizer']})",
+            metric_value=round(100 * score[rate], 2),
+        )
+        for rate in ("wer", "cer")
+    ]
+
+
+def _is_of_hub(summary: Summary) -> bool:
+    return summary["checkpoint_fingerprint"].startswith("commit:")
+
+
+def _hub_sets(data: DataConfig) -> list[str]:
+    """Ids of the data sets that were trained on."""
+    parts: list[DataConfig | MixConfig] = [data, *data.mix]
+    named = [part.path for part in parts if (part.source or data.source) == "hub"]
+    return sorted({path for path in named if path and not local_path(path).exists()})
+
+
+def _test_set(data: DataConfig) -> str:
+    return file_name(data.test or data.path or "test")
+
+
+# ── text ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _base(summary: Summary) -> str:
+    """The base with what names it exactly: the hub's commit, or the sha256 of its weights."""
+    name, fingerprint = file_name(summary["checkpoint"]), summary["checkpoint_fingerprint"]
+    where = f"[{name}](https://huggingface.co/{name})" if _is_of_hub(summary) else f"`{name}`"
+    return f"{where} ({fingerprint.replace(':', ' ')})"
+
+
+def _rows(summary: Summary) -> Iterator[str]:
+    for model in MODELS:
+        score = summary[model]
+        if score is not None:
+            name = model_name(model, summary["quantization"])
+            rates = (
+                f"{percent(score[r])} | {interval(score[f'{r}_ci95'])}" for r in ("wer", "cer")
+            )
+            yield f"| {name} | {' | '.join(rates)} |"
+
+
+def _speech(summary: Summary, data: DataConfig) -> Iterator[str]:
+    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
+    counts, task = summary["utterances"], "translation into English" * (data.task == "translate")
+    if seconds:
+        seen = f"seen {seen_seconds / seconds:.1f} times"
+        yield f"training: {seconds / 3600:.2f} h in {counts['train']:,} utterances, {seen}"
+    else:
+        yield f"training: {seen_seconds / 3600:.2f} h of a stream"
+    yield f"languages: {', '.join(summary['languages'])}" + (f"; {task}" if task else "")
+    yield f"from: {', '.join(_sources(data))}"
+    held_out = [f"{counts[split]:,} {split}" for split in ("validation", "test") if split in counts]
+    if held_out:
+        yield f"held out: {' and '.join(held_out)} utterances"
+    for part, reasons in summary["left_out"].items():
+        listed = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        yield f"left out of {part}: {listed}"
+
+
+def _sources(data: DataConfig) -> list[str]:
+    """Files and data sets by name."""
+    parts: list[DataConfig | MixConfig] = [data, *data.mix]
+    return [
+        " ".join(file_name(name) for name in (part.path, part.config, part.train) if name)
+        for part in parts
+    ]
+
+
+def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
+    adapter, (lowest, highest) = config.adapter, summary["adapter_ranks"]
+    rank = f"rank {highest}" if lowest == highest else f"ranks {lowest} – {highest}"
+    stack = "encoder and decoder" if adapter.stack == "both" else adapter.stack
+    yield f"adapter: {adapter.kind}, {rank}, alpha {adapter.alpha:g}, {adapter.targets} of {stack}"
+    yield (
+        f"size: {summary['trainable_parameters']:,} trained parameters, "
+        f"{megabytes(summary['adapter_bytes'])}"
+    )
+    yield (
+        f"steps: {summary['steps']:,} of {config.training.global_batch} windows; "
+        f"the adapter is that of {origin(summary)}"
+    )
+    made_with = (f"{name} {number}" for name, number in summary["versions"].items())
+    yield f"made with: {', '.join(made_with)}"
+
+
+def _limits(summary: Summary) -> Iterator[str]:
+    """What the scores do not say."""
+    score = summary["adapter"]
+    for _, text in remarks(summary):
+        yield f"{text[0].upper()}{text[1:]}."
+    if score is None:
+        yield "Nothing was scored: the run had no test set."
+        return
+    yield (
+        f"The test set is {score['utterances']:,} utterances with {score['reference_words']:,} "
+        "words; the intervals say how far off another such set may be scored."
+    )
+    spoken = speakers_line(summary)
+    yield (
+        f"{spoken}."
+        if spoken
+        else (
+            "The test set names no speakers, so it is not known whether they are heard in training."
+        )
+    )
+    if summary["quantization"] != "none":
+        yield (
+            f"Base and adapter were scored on {summary['quantization']} weights; "
+            "on full ones they give other scores."
+        )
+    yield (
+        "Not tested: other recordings, accents and noise than the test set's, long recordings, "
+        "timestamps, and what the base could in other languages, which training can take away."
     )
 
 
-def _row(model: str, score: dict[str, Any]) -> str:
-    low, high = (100 * bound for bound in score["wer_ci95"])
-    wer, cer = percent(score["wer"]), percent(score["cer"])
-    return f"| {model} | {wer} | {low:.1f} – {high:.1f} % | {cer} |"
+def _load(summary: Summary) -> dict[str, str]:
+    """The base as code, and as vLLM is told it: where it lies, and which commit of it."""
+    name, place = summary["checkpoint"], "path/to/the/base"
+    found = {"imports": "", "base": f'"{place}"', "revision": "", "served": place}
+    if _is_of_hub(summary):
+        commit = summary["checkpoint_fingerprint"].removeprefix("commit:")
+        found |= {"base": f'"{name}"', "revision": f', revision="{commit}"', "served": name}
+    elif name.startswith(EMBEDDED):
+        found |= {"imports": "from lora_whisper.paths import local_path\n"}
+        found |= {"base": f'local_path("{name}")'}
+    return found
+
+
+def _vllm(folder: RunFolder) -> dict[str, Any]:
+    from lora_whisper.model.shipped import vllm_max_rank, vllm_obstacles
+
+    obstacles = vllm_obstacles(folder.adapter)
+    rank = None if obstacles else vllm_max_rank(folder.adapter)
+    return {"vllm_obstacles": obstacles, "vllm_max_rank": rank}
+
+
+TEMPLATE = """---
+{{ metadata }}
+---
+
+# {{ summary.name }}
+
+A LoRA adapter for the speech recognizer {{ base }},
+trained with lora_whisper {{ summary.versions.lora_whisper }}.
+
+## Scores
+
+{% if score %}
+| | WER | 95 % interval | CER | 95 % interval |
+|---|---|---|---|---|
+{% for row in rows %}
+{{ row }}
+{% endfor %}
+
+On {{ score.utterances }} held-out utterances with {{ score.reference_words }} words; text is
+normalized by `{{ score.normalizer }}`. Intervals are by drawing utterances anew, with replacement.
+{% else %}
+Nothing was scored: the run had no test set.
+{% endif %}
+
+## Limits
+
+{% for limit in limits %}
+- {{ limit }}
+{% endfor %}
+
+## Speech
+
+{% for line in speech %}
+- {{ line }}
+{% endfor %}
+
+## Training
+
+{% for line in training %}
+- {{ line }}
+{% endfor %}
+
+What differs from the defaults of lora_whisper {{ summary.versions.lora_whisper }}:
+
+```yaml
+{% for key, value, _ in changes %}
+{{ key }}: {{ value }}
+{% endfor %}
+```
+
+## Use
+
+With PEFT; `samples` are mono, 16,000 a second:
+
+```python
+from peft import PeftModel
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+{{ load.imports }}
+base = {{ load.base }}
+processor = WhisperProcessor.from_pretrained(base{{ load.revision }})
+whisper = WhisperForConditionalGeneration.from_pretrained(
+    base, dtype="float32"{{ load.revision }}
+)
+model = PeftModel.from_pretrained(whisper, "path/to/this/folder")
+
+inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
+tokens = model.generate(**inputs{{ prompt }})
+print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
+```
+
+With Transformers alone, after folding the adapter into the base:
+
+```python
+from transformers import pipeline
+
+model.merge_and_unload().save_pretrained("merged")
+processor.save_pretrained("merged")
+
+transcribe = pipeline("automatic-speech-recognition", "merged")
+print(transcribe(samples{{ told }})["text"])
+```
+
+{% if vllm_obstacles %}
+vLLM serves the merged model, but not the adapter: {{ vllm_obstacles|join("; ") }}.
+{% else %}
+With vLLM, which serves it beside its base:
+
+```bash
+vllm serve {{ load.served }} --enable-lora --max-lora-rank {{ vllm_max_rank }} \\
+    --lora-modules {{ summary.name }}=path/to/this/folder
+```
+{% endif %}
+"""

@@ -115,7 +115,7 @@ FRAME = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{% block title %}{% endblock %}</title>
-<style>{{ css|safe }}</style>
+<style>{{ css|safe }}{% block style %}{% endblock %}</style>
 </head>
 <body>
 {% block body %}{% endblock %}

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from lora_whisper.commands._inputs import (
     Base,
     Speech,
     config_hash,
+    flat,
     read_base,
     read_speech,
     require_steps_left,
@@ -39,7 +41,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     RunFolder,
     remove_folder,
-    write_json,
+    step_of,
     write_whole,
     written_whole,
 )
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
     from lora_whisper.training.loop import StepResult, Trainer
     from lora_whisper.training.recorder import Recorder
+    from lora_whisper.training.tracking import Trackers
 
     OnLog = Callable[[TrainingState, StepResult], None]
 
@@ -88,11 +91,13 @@ class Run:
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
         announce(self.config, self.folder, self.base, self.speech, self.windows, self.model)
-        base_score = self._score_base()
-        state, average = self._train_and_keep()
-        counts = self._drop_model()
-        averaging = self._judge(average, state.best) if average else None
-        adapter_score = self._score_adapter()
+        with self._tracked() as self.trackers:
+            base_score = self._score_base()
+            state, average = self._train_and_keep()
+            counts = self._drop_model()
+            averaging = self._judge(average, state.best) if average else None
+            adapter_score = self._score_adapter()
+            self._track_scores(state.step, base_score, adapter_score)
         if processes.is_main():
             self._finish(state, counts, averaging, base_score, adapter_score)
 
@@ -178,7 +183,29 @@ class Run:
             decode_validation=(
                 (lambda: self._validation_wer(self.model, validation)) if validation else None
             ),
+            trackers=self.trackers,
         )
+
+    def _tracked(self) -> AbstractContextManager[Trackers]:
+        """The trackers of the main process, for as long as the run takes."""
+        from lora_whisper.training.tracking import TrackedRun, hyperparameters, tracked
+
+        settings, last = self.config.tracking, self.folder.last_checkpoint()
+        point, name = self.folder.path.name, self.config.name
+        run = TrackedRun(
+            project=settings.project,
+            name=name if point == Path(name).name else f"{name}/{point}",  # a point of a sweep
+            folder=self.folder.tracking,
+            values=hyperparameters(flat(dataclasses.asdict(self.config))),
+            done_steps=step_of(last) if last else 0,
+        )
+        return tracked(settings.trackers if processes.is_main() else (), run)
+
+    def _track_scores(self, step: int, base_score: Scored, adapter_score: Scored) -> None:
+        scores = {"base": base_score, "adapter": adapter_score}
+        line = {f"test_wer_{name}": score["wer"] for name, score in scores.items() if score}
+        if line:
+            self.trackers.log({"step": step, **line})
 
     def _checkpoints(self) -> Checkpoints:
         from lora_whisper.training.checkpoints import Checkpoints
@@ -418,8 +445,8 @@ class Run:
         base_score: Scored,
         adapter_score: Scored,
     ) -> None:
-        """Write the adapter's card and summary.json, which makes the run complete."""
-        from lora_whisper.commands._card import adapter_card
+        """Write the adapter's card, the report and summary.json, which makes the run complete."""
+        from lora_whisper.commands._results import write_results
         from lora_whisper.commands._summary import new_summary
 
         summary = new_summary(self.config, self.folder, self.base, self.speech, counts, state) | {
@@ -427,9 +454,7 @@ class Run:
             "base": base_score,
             "adapter": adapter_score,
         }
-        card = adapter_card(self.config, summary, self.base.checkpoint.path)
-        (self.folder.adapter / "README.md").write_text(card, encoding="utf-8")
-        write_json(self.folder.summary, summary)
+        write_results(self.folder, summary)
 
 
 def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:

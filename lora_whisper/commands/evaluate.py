@@ -32,7 +32,7 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json, write_json
+from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,7 @@ def check(config: EvaluateConfig, path: Path) -> None:
 
 def run(config: EvaluateConfig, path: Path) -> None:
     """Score base, adapter and, where it was merged, the merged model."""
+    from lora_whisper.commands._results import write_results
     from lora_whisper.commands._summary import show_scores, show_summary
 
     folder = existing_run(config.run)
@@ -66,7 +67,7 @@ def run(config: EvaluateConfig, path: Path) -> None:
         changed = dataclasses.replace(run_config, model=model, evaluation=settings)
         scores = score_all(folder, changed, base, corpus, name)
         if name == OWN_SET:
-            write_json(folder.summary, read_json(folder.summary) | scores)
+            write_results(folder, read_json(folder.summary) | scores)
     if name == OWN_SET:
         show_summary(folder)
     else:

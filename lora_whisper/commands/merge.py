@@ -21,7 +21,7 @@ from lora_whisper.config import MergeConfig, TrainConfig
 from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import locate
-from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json, write_json
+from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json
 from lora_whisper.terminal import megabytes
 
 log = logging.getLogger("lora_whisper")
@@ -42,7 +42,8 @@ def check(config: MergeConfig, path: Path) -> None:
 
 
 def run(config: MergeConfig, path: Path) -> None:
-    """Write merged/, score it on the run's test set, and bring the summary up to date."""
+    """Write merged/, score it on the run's test set, and bring up to date what the run says."""
+    from lora_whisper.commands._results import write_results
     from lora_whisper.commands._summary import show_summary
 
     folder = existing_run(config.run)
@@ -51,7 +52,7 @@ def run(config: MergeConfig, path: Path) -> None:
         base = read_base(run_config.model)
         write_merged(config, folder, base)
         score = score_merged(folder, run_config, base)
-        write_json(folder.summary, read_json(folder.summary) | {"merged": score})
+        write_results(folder, read_json(folder.summary) | {"merged": score})
     show_summary(folder)
 
 

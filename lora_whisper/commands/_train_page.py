@@ -1,0 +1,271 @@
+"""The page of a training run: its curves, and the samples with what was wrong in them marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_whisper.commands._page import SERIES, STYLE, add_legend, new_axes, render, svg
+from lora_whisper.evaluation.alignment import align, separator
+from lora_whisper.terminal import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lora_whisper.commands._train_report import Report, Sample
+
+SHOWN_POINTS = 400  # of a curve; of a longer one, the means of neighbours
+STEEP = 20  # a loss that falls to less than one such part is drawn on a logarithmic scale
+TRAINING, VALIDATION = SERIES[:2]
+
+TAGS = {"substitute": "mark", "insert": "ins", "delete": "del"}
+
+Line = Mapping[str, Any]  # of metrics.jsonl
+
+
+def page(report: Report) -> str:
+    """The whole page. Whatever comes from the run is escaped."""
+    return render(
+        TEMPLATE,
+        tags=TAGS,
+        report=report,
+        samples=[(title, [_texts(one) for one in some]) for title, some in report.samples],
+        curves=curves(report.lines, report.adapter_step),
+    )
+
+
+# ── samples ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _texts(sample: Sample) -> dict[str, Any]:
+    """A sample's lines: the reference as it was written, and what each model made of it."""
+    row = sample.heard["adapter"]
+    return {
+        "row": row["row"],
+        "language": row["language"] or "en",
+        "space": separator(row["language"]),
+        "bad_audio": row["bad_audio"],
+        "reference": row["reference"],
+        "heard": [
+            {
+                "model": model,
+                "errors": heard["errors"],
+                "stretches": align(heard["reference"], heard["hypothesis"], row["language"]),
+            }
+            for model, heard in sample.heard.items()
+            if model != "merged" or heard["hypothesis"] != row["hypothesis"]
+        ],
+    }
+
+
+# ── curves ───────────────────────────────────────────────────────────────────────────────────
+
+
+def curves(lines: Sequence[Line], adapter_step: int) -> list[tuple[str, str]]:
+    """Each plot as its caption and its SVG; those without anything to show are left out."""
+    import matplotlib
+
+    training = [line for line in lines if "loss_per_token" in line]
+    validation = [line for line in lines if "validation_wer" in line]
+    kept = [line["validation_wer"] for line in validation if line["step"] == adapter_step]
+    rate = f", {percent(kept[0])} at the step that was kept" if kept else ""
+    with matplotlib.rc_context(STYLE):
+        plots = [
+            ("Loss per token", _losses(training, validation)),
+            (f"WER of the validation sample{rate}", _error_rate(validation, adapter_step)),
+            ("Learning rate", _course(training, "learning_rate")),
+            ("Gradient norm before clipping", _course(training, "gradient_norm")),
+        ]
+        return [(caption, svg(axes)) for caption, axes in plots if axes]
+
+
+def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Axes | None:
+    if not training:
+        return None
+    axes = _axes(2.7, training)
+    losses = _points(training, "loss_per_token")
+    axes.plot(*losses, color=TRAINING, label="training")
+    if validation:
+        points = _points(validation, "validation_loss_per_token")
+        axes.plot(*points, "o-", markersize=4, color=VALIDATION, label="validation")
+        add_legend(axes)
+    if losses[1].max() > STEEP * losses[1].min() > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(bottom=0)
+    return axes
+
+
+def _error_rate(validation: Sequence[Line], adapter_step: int) -> Axes | None:
+    """In percent; the step whose adapter was kept has a larger dot."""
+    if not validation:
+        return None
+    axes = _axes(2.7, validation)
+    steps, rates = _points(validation, "validation_wer")
+    axes.plot(steps, 100 * rates, "o-", markersize=4, color=VALIDATION)
+    kept = steps == adapter_step
+    axes.plot(steps[kept], 100 * rates[kept], "o", markersize=9, color=VALIDATION, clip_on=False)
+    axes.yaxis.set_major_formatter("{x:g} %")
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def _course(training: Sequence[Line], key: str) -> Axes | None:
+    if not training:
+        return None
+    axes = _axes(1.9, training)
+    axes.plot(*_points(training, key), color=TRAINING)
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def _axes(height_inches: float, lines: Sequence[Line]) -> Axes:
+    axes = new_axes(height_inches)
+    axes.set_xlabel("steps")
+    axes.set_xlim(0, 1.02 * lines[-1]["step"])
+    axes.locator_params(axis="x", integer=True, nbins=7)
+    return axes
+
+
+def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) steps and values, at most `SHOWN_POINTS`; what was not finite is null and left out."""
+    known = np.array([(line["step"], line[key]) for line in lines if line[key] is not None], float)
+    parts = np.array_split(known.reshape(-1, 2), max(1, min(SHOWN_POINTS, len(known))))
+    steps, values = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2).T
+    return steps, values
+
+
+# ── the page ─────────────────────────────────────────────────────────────────────────────────
+
+TEMPLATE = """{% extends "page.html" %}
+{% block title %}{{ report.name }}: training{% endblock %}
+{% block style %}
+.group td:first-child { padding-left: 1.25rem; }
+tbody tr:not(.group) { font-weight: 600; }
+.remark { padding: .5rem .9rem; margin: .6rem 0; background: var(--tint); border-radius: .5rem; }
+.warning { color: var(--bad); font-weight: 600; }
+h3 { margin: 1.75rem 0 .5rem; font-size: 1rem; }
+.sample { padding: .6rem .9rem; overflow-wrap: anywhere; break-inside: avoid; }
+.sample:nth-of-type(odd) { background: var(--tint); }
+.facts, .texts { display: grid; gap: .1rem 1.5rem; margin: 0;
+  grid-template-columns: minmax(0, max-content) minmax(0, 1fr); }
+.texts { grid-template-columns: 9.5rem minmax(0, 1fr); }
+.facts dd, .texts dd { margin: 0; overflow-wrap: anywhere; }
+.facts dt, .texts dt { color: var(--soft); }
+.facts { max-width: 48rem; }
+mark, ins, del { unicode-bidi: isolate; border-radius: .2rem; padding: 0 .1rem; }
+mark { color: inherit; background: color-mix(in srgb, var(--amber) 40%, transparent);
+  text-decoration: underline wavy var(--amber) 1px; text-underline-offset: .2em; }
+ins { background: color-mix(in srgb, var(--blue) 25%, transparent); }
+del { color: var(--bad); background: color-mix(in srgb, var(--bad) 12%, transparent); }
+pre { margin: 0; padding: .9rem; overflow-x: auto; border-top: 1px solid var(--line);
+  font: .85rem/1.45 ui-monospace, monospace; }
+code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
+.changes { white-space: normal; }
+@media (max-width: 40rem) {
+  .facts, .texts { grid-template-columns: minmax(0, 1fr); }
+  .facts dd, .texts dd { margin-bottom: .4rem; }
+}
+@media print { pre { white-space: pre-wrap; } mark, ins, del { print-color-adjust: exact; } }
+{% endblock %}
+{% macro marked(stretches, space) %}
+{% for stretch in stretches %}
+{% set tag = tags.get(stretch.edit) %}
+{% set text = stretch.hypothesis or stretch.reference %}
+{{ "" if loop.first else space }}{% if tag %}<{{ tag }}>{{ text }}</{{ tag }}>{% else %}{{ text }}
+{%- endif %}
+{% endfor %}
+{% endmacro %}
+{% block body %}
+<h1>{{ report.name }}</h1>
+<p class="soft">{{ report.about }}</p>
+
+<dl class="key">
+{% for title, figure in report.key_figures.items() %}
+<div><dt>{{ title }}</dt><dd>{{ figure }}</dd></div>
+{% endfor %}
+</dl>
+{% for kind, text in report.remarks %}
+<p class="remark {{ kind }}">{{ text[0]|upper }}{{ text[1:] }}.</p>
+{% endfor %}
+
+<h2>Scores on the test set</h2>
+{% if report.scores %}
+<div class="wide"><table>
+<thead><tr><th></th><th class="number">WER</th><th class="number">95 % interval</th>
+<th class="number">CER</th><th class="number">utterances</th><th class="number">words</th>
+<th class="number">WER as written</th></tr></thead>
+<tbody>
+{% for is_group, cells in report.scores %}
+<tr{% if is_group %} class="group"{% endif %}><td>{{ cells[0] }}</td>
+{% for cell in cells[1:] %}
+<td class="number">{{ cell }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody></table></div>
+<p class="soft">WER and CER of text normalized by {{ report.normalizer }}. Intervals of the WER by
+drawing utterances anew, with replacement.</p>
+{% else %}
+<p class="none">Nothing was scored: the run has no test set.</p>
+{% endif %}
+
+{% if curves %}
+<h2>How it was trained</h2>
+<div class="plots">
+{% for caption, drawn in curves %}
+<figure><figcaption>{{ caption }}</figcaption>{{ drawn|safe }}</figure>
+{% endfor %}
+</div>
+{% endif %}
+
+{% if samples %}
+<h2>What was heard</h2>
+<p class="soft">The reference as it is written; what the models heard, as it is scored.
+<mark>another word</mark> <ins>a word too many</ins> <del>a word missed</del></p>
+{% for title, some in samples %}
+<h3>{{ title }}</h3>
+{% for sample in some %}
+<article class="sample">
+<dl class="texts">
+<dt class="file">{{ sample.row }}</dt>
+<dd lang="{{ sample.language }}" dir="auto">{{ sample.reference }}</dd>
+{% if sample.bad_audio %}
+<dt>not heard</dt><dd>{{ sample.bad_audio }}</dd>
+{% endif %}
+{% for line in sample.heard %}
+<dt>{{ line.model }}, {{ line.errors }} wrong</dt>
+<dd lang="{{ sample.language }}" dir="auto">{{ marked(line.stretches, sample.space) }}</dd>
+{% endfor %}
+</dl>
+</article>
+{% endfor %}
+{% endfor %}
+{% endif %}
+
+{% for title, facts in report.facts.items() %}
+<h2>{{ title }}</h2>
+<dl class="facts">
+{% for name, fact in facts.items() %}
+<dt>{{ name }}</dt><dd>{{ fact }}</dd>
+{% endfor %}
+</dl>
+{% endfor %}
+
+<h2>Configuration</h2>
+{% if report.changes %}
+<div class="wide"><table class="changes">
+<thead><tr><th>not as by default</th><th>value</th><th>default</th></tr></thead>
+<tbody>
+{% for key, value, default in report.changes %}
+<tr class="group"><td>{{ key }}</td><td><code>{{ value }}</code></td>
+<td><code class="soft">{{ default }}</code></td></tr>
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+<details><summary>config.yaml</summary><pre>{{ report.config }}</pre></details>
+{% endblock %}
+"""

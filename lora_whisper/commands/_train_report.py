@@ -1,0 +1,215 @@
+"""`report.html`: how a run went and what it gave, from what its folder holds alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_whisper.commands._settings import below_home, changes, config_text
+from lora_whisper.commands._summary import (
+    MODELS,
+    model_name,
+    origin,
+    remarks,
+    score_cells,
+    speakers_line,
+)
+from lora_whisper.commands.evaluate import OWN_SET
+from lora_whisper.run_folder import RunFolder, write_whole
+from lora_whisper.terminal import clock, megabytes, percent
+
+SHOWN_SAMPLES = 5  # of each kind
+
+Row = Mapping[str, Any]  # a line of hypotheses.jsonl
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One utterance of the test set, and what each model heard."""
+
+    heard: Mapping[str, Row]  # model → its line of hypotheses.jsonl
+
+    @property
+    def errors(self) -> int:
+        """Words that the adapter has wrong."""
+        return int(self.heard["adapter"]["errors"])
+
+    @property
+    def gain(self) -> int:
+        """Errors that the adapter took away; below zero, that it brought."""
+        return int(self.heard["base"]["errors"]) - self.errors
+
+
+@dataclass(frozen=True)
+class Report:
+    """What stands on the page; texts as they are, to be escaped."""
+
+    name: str
+    about: str
+    key_figures: dict[str, str]
+    remarks: list[tuple[str, str]]  # "warning" or "note", and its text
+    scores: list[tuple[bool, list[str]]]  # whether it is of a group, and its cells
+    normalizer: str
+    lines: list[dict[str, Any]]  # of metrics.jsonl
+    adapter_step: int
+    samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
+    facts: dict[str, dict[str, str]]
+    changes: list[tuple[str, str, str]]  # key, value, what it is by default
+    config: str  # YAML
+
+
+def write_report(folder: RunFolder, summary: Summary) -> None:
+    """Write the page of a run that is complete but for the summary's file."""
+    from lora_whisper.commands._train_page import page
+
+    write_whole(folder.report, page(read_report(folder, summary)).encode())
+
+
+def read_report(folder: RunFolder, summary: Summary) -> Report:
+    """Gather what the folder holds."""
+    config = config_text(folder)
+    return Report(
+        name=summary["name"],
+        about=_about(summary),
+        key_figures=_key_figures(summary),
+        remarks=remarks(summary),
+        scores=list(_score_rows(summary)),
+        normalizer=summary["adapter"]["normalizer"] if summary["adapter"] else "",
+        lines=_read_jsonl(folder.metrics),
+        adapter_step=summary["adapter_step"],
+        samples=chosen(_samples(folder, summary), summary["seed"]),
+        facts={
+            "Training": _training(summary),
+            "Speech": _speech(summary),
+            "Environment": _environment(summary),
+        },
+        changes=changes(config, below_home),
+        config=below_home(config),
+    )
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _about(summary: Summary) -> str:
+    base = model_name(summary["checkpoint"], summary["quantization"])
+    return f"An adapter for {base}, trained with lora_whisper {summary['versions']['lora_whisper']}"
+
+
+def _key_figures(summary: Summary) -> dict[str, str]:
+    base, adapter = summary["base"], summary["adapter"]
+    figures = {
+        "hours of speech": f"{_seconds(summary) / 3600:.2f}",
+        "trained": clock(summary["train_seconds"]),
+        "adapter": megabytes(summary["adapter_bytes"]),
+    }
+    if not adapter:
+        return figures
+    rates = {"wer": "word error rate", "cer": "character error rate"}
+    return {
+        title: f"{percent(base[rate])} → {percent(adapter[rate])}" for rate, title in rates.items()
+    } | figures
+
+
+def _seconds(summary: Summary) -> float:
+    """Of a stream, only what was read is known."""
+    return summary["train_audio_seconds"] or summary["train_audio_seconds_seen"]
+
+
+def _score_rows(summary: Summary) -> Iterator[tuple[bool, list[str]]]:
+    for model in MODELS:
+        score = summary[model]
+        if score is None:
+            continue
+        yield False, [model_name(model, summary["quantization"]), *_cells(score)]
+        for group, values in score["groups"].items():
+            yield True, [group, *_cells(values)]
+
+
+def _cells(score: Mapping[str, Any]) -> list[str]:
+    words, written = f"{score['reference_words']:,}", percent(score["wer_orthographic"])
+    return [*score_cells(score), words, written]
+
+
+def _training(summary: Summary) -> dict[str, str]:
+    lowest, highest = summary["adapter_ranks"]
+    trained, total = summary["trainable_parameters"], summary["total_parameters"]
+    adapter, model = summary["adapter_bytes"], summary["model_bytes"]
+    return {
+        "steps": f"{summary['steps']:,}, the adapter is that of {origin(summary)}",
+        "rank": str(highest) if lowest == highest else f"{lowest} – {highest}",
+        "parameters": f"{trained:,} of {total:,} trained ({percent(trained / total)})",
+        "size": f"{megabytes(adapter)}, the model's is {megabytes(model)}",
+        "base": summary["checkpoint_fingerprint"],
+    }
+
+
+def _speech(summary: Summary) -> dict[str, str]:
+    seen = summary["train_audio_seconds_seen"] / max(_seconds(summary), 1e-9)
+    counts = summary["utterances"].items()
+    facts = {
+        "languages": ", ".join(summary["languages"]),
+        "utterances": ", ".join(f"{count:,} {split}" for split, count in counts),
+        "training speech": f"{_seconds(summary) / 3600:.2f} h, seen {seen:.1f} times",
+        "speakers": speakers_line(summary),
+        "audio that did not decode": f"{summary['bad_audio']:,}" if summary["bad_audio"] else "",
+    }
+    for part, reasons in summary["left_out"].items():
+        facts[f"left out of {part}"] = "; ".join(
+            f"{count:,} {reason}" for reason, count in reasons.items()
+        )
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _environment(summary: Summary) -> dict[str, str]:
+    known = summary["environment"]
+    facts = {
+        "processor": f"{known['processor']}, {known['cores']} cores, {known['threads']} threads",
+        "GPU": ", ".join(known["gpus"]) or "none",
+        "CUDA": known["cuda"] or "",
+        "system": known["system"],
+        "commit": known["commit"] or "",
+        "seed": str(summary["seed"]),
+    }
+    return {name: fact for name, fact in (facts | summary["versions"]).items() if fact}
+
+
+# ── samples ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _samples(folder: RunFolder, summary: Summary) -> list[Sample]:
+    """Every utterance of the test set, in its order."""
+    files = {
+        model: folder.evaluation / model / OWN_SET / "hypotheses.jsonl"
+        for model in MODELS
+        if summary[model]
+    }
+    heard = {model: _read_jsonl(path) for model, path in files.items()}
+    rows = zip(*heard.values(), strict=True)
+    return [Sample(dict(zip(heard, row, strict=True))) for row in rows]
+
+
+def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]]]:
+    """The most telling ones, and some drawn from all others; kinds without any are left out."""
+    worst = sorted(samples, key=lambda sample: -sample.errors)[:SHOWN_SAMPLES]
+    worsened = sorted(samples, key=lambda sample: sample.gain)[:SHOWN_SAMPLES]
+    improved = sorted(samples, key=lambda sample: -sample.gain)[:SHOWN_SAMPLES]
+    told = {id(sample) for sample in (*worst, *worsened, *improved)}
+    others = [sample for sample in samples if id(sample) not in told]
+    drawn = random.Random(seed).sample(others, min(SHOWN_SAMPLES, len(others)))
+    kinds = [
+        ("Most errors of the adapter", [sample for sample in worst if sample.errors]),
+        ("Most errors that it brought", [sample for sample in worsened if sample.gain < 0]),
+        ("Most errors that it took away", [sample for sample in improved if sample.gain > 0]),
+        ("Drawn from the others", drawn),
+    ]
+    return [(title, some) for title, some in kinds if some]
