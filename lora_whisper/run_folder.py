@@ -3,6 +3,7 @@
 outputs/NAME/
     config.yaml       resolved configuration; makes the folder a run
     metrics.jsonl     one object a logged step, units in the keys
+    tracking/         files of trackers such as TensorBoard, where one was asked for
     train.log         what the terminal showed, with time stamps
     checkpoints/      to continue from, and the best adapter so far
     adapter/          stock PEFT folder
@@ -50,6 +51,10 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / "train.log"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "tracking"
 
     @property
     def checkpoints(self) -> Path:

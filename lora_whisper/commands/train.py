@@ -39,6 +39,7 @@ from lora_whisper.run_folder import (
     rerun_rule,
 )
 from lora_whisper.training.stopping import ended_by_signals
+from lora_whisper.training.tracking import require_packages
 
 log = logging.getLogger("lora_whisper")
 
@@ -49,6 +50,7 @@ def check(config: TrainConfig, path: Path) -> None:
     Raises:
         UserError: the run exists, or its speech or checkpoint cannot be used.
     """
+    require_packages(config.tracking.trackers)
     _require_language_token(config)
     config, folder = with_absolute_paths(config), RunFolder(path)
     start = processes.from_main(lambda: _start(config, folder))
