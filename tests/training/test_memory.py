@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_whisper.data.batches import Batch
@@ -26,6 +26,7 @@ def batch_of(windows: int) -> Batch:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=4), st.integers(1, 5))
 def test_split_keeps_windows_order_and_sums(sizes: list[int], largest: int) -> None:
     batches = [batch_of(size) for size in sizes]
