@@ -45,7 +45,7 @@ class PlainAdapter:
 
 
 def plain_of(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> PlainAdapter:
-    """The adapter in `model`; layers of which AdaLoRA left no rank are left out.
+    """A copy of the adapter in `model`; layers of which AdaLoRA left no rank are left out.
 
     Args:
         initial: for PiSSA, which took them out of the base's weights: all matrices as they were at
@@ -62,7 +62,7 @@ def plain_of(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> P
             )
             a, b = torch.cat([a, a0]), torch.cat([b, -layer.scaling[ADAPTER] * b0], dim=1)
         if len(a) > 0:
-            matrices[path] = (a.cpu(), b.cpu())
+            matrices[path] = (_copied(a), _copied(b))
     return PlainAdapter(matrices, _embeddings(model))
 
 
@@ -181,7 +181,7 @@ def scale_of(config: LoraConfig, path: str, rank: int) -> float:
 def _lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     """A and B of one layer, its scale in B."""
     a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
-    return a.float(), layer.scaling[ADAPTER] * b.float()
+    return a, layer.scaling[ADAPTER] * b
 
 
 def _adalora_factors(layer: Any) -> tuple[Tensor, Tensor]:
@@ -191,14 +191,19 @@ def _adalora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     kept = values != 0
     # 1e-5 as in PEFT's SVDLinear.forward, which divides by the rank of the start.
     scale = layer.scaling[ADAPTER] / (layer.ranknum[ADAPTER].detach() + 1e-5)
-    return a[kept].float(), (scale * values[kept] * b[:, kept]).float()
+    return a[kept], scale * values[kept] * b[:, kept]
 
 
 def _embeddings(model: PeftModel) -> dict[int, Tensor]:
     tokens: Any = getattr(model.peft_config[ADAPTER], "trainable_token_indices", None)
     if not tokens:
         return {}
-    return dict(zip(tokens, token_rows(model).detach().float().cpu(), strict=True))
+    return dict(zip(tokens, _copied(token_rows(model)), strict=True))
+
+
+def _copied(value: Tensor) -> Tensor:
+    """On the CPU in fp32, and not the model's own, which may be trained on."""
+    return value.detach().to("cpu", torch.float32, copy=True)
 
 
 def token_rows(model: PeftModel) -> Tensor:

@@ -1,5 +1,6 @@
 """Plain adapters: their deltas are those that PEFT merges, and their folders are stock PEFT's."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,16 @@ def test_a_written_folder_gives_the_model_s_logits_in_stock_peft(settings, check
         layer.scaling["default"] for layer in stocked.modules() if isinstance(layer, LoraLayer)
     }
     assert scales == {1.0}, "one scale for all layers, for who reads no patterns"
+
+
+def test_what_was_read_from_a_model_stays_when_the_model_is_trained_on():
+    model = stock(**STOCK["tokens"])
+    plain, before = plain_of(model), copy.deepcopy(plain_of(model))
+    filled(model, seed=1)
+    for path, pair in plain.matrices.items():
+        assert all(map(torch.equal, pair, before.matrices[path]))
+    assert all(torch.equal(plain.embeddings[token], before.embeddings[token]) for token in TOKENS)
+    assert not torch.equal(deltas(plain)[FIRST], deltas(plain_of(model))[FIRST])
 
 
 def test_what_is_written_is_read_back_to_the_bit(checkpoint, tmp_path):
