@@ -14,6 +14,7 @@ import os
 import re
 import string
 import sys
+import traceback
 import typing
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lora_whisper import processes
 from lora_whisper.commands._launch import end, meet
 from lora_whisper.composing import to_config
 from lora_whisper.errors import UserError, listing
@@ -93,22 +95,15 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
             raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
         return _carry_out(command, flags)
     except UserError as error:
-        return _ended(2, f"error: {error}")
+        message = f"error: {error}"
+        return end(2, lambda: print(message, file=sys.stderr))
     except KeyboardInterrupt as stop:
-        return _ended(getattr(stop, "exit_code", 130), f"stopped: {stop or 'by Ctrl-C'}")
+        message = f"stopped: {stop or 'by Ctrl-C'}"
+        return end(getattr(stop, "exit_code", 130), lambda: print(message, file=sys.stderr))
     except Exception:
-        exit_code, is_first = end(1)
-        if is_first:
+        if processes.count() == 1:
             raise
-        return exit_code
-
-
-def _ended(exit_code: int, reason: str) -> int:
-    """Say why, once, however many processes there are."""
-    exit_code, is_first = end(exit_code)
-    if is_first:
-        print(reason, file=sys.stderr)
-    return exit_code
+        return end(1, traceback.print_exc)
 
 
 def _carry_out(command: Command[Any], flags: Namespace) -> int:

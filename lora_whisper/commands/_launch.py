@@ -9,6 +9,8 @@ fails because of it, and adds nothing.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lora_whisper import processes
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 FAILURES, EXIT_CODE = "lora_whisper/failures", "lora_whisper/exit_code"
+LAUNCHER_SECONDS = 10  # that a launcher is given to end the other processes
 
 
 def meet(command: str, is_shared: bool) -> None:
@@ -42,18 +45,26 @@ def meet(command: str, is_shared: bool) -> None:
     join_processes()
 
 
-def end(exit_code: int) -> tuple[int, bool]:
-    """Return the exit code of all processes, and whether it is this one that says why."""
+def end(exit_code: int, say_why: Callable[[], object]) -> int:
+    """Say why this process ends, if it is the first one; return the exit code of all.
+
+    A launcher ends all processes when one has ended. So who speaks does it before the others end.
+    """
     store = _store()
     if store is None:
-        return exit_code, processes.is_main()
+        if processes.is_main():
+            say_why()
+        else:  # what ends it now, such as a mistyped key, ends the main process too
+            time.sleep(LAUNCHER_SECONDS)
+        return exit_code
     try:
         if store.add(FAILURES, 1) == 1:
+            say_why()
             store.set(EXIT_CODE, str(exit_code))
-            return exit_code, True
-        return int(store.get(EXIT_CODE)), False
+            return exit_code
+        return int(store.get(EXIT_CODE))
     except RuntimeError:  # the store was the main process's, which is gone
-        return exit_code, False
+        return exit_code
 
 
 def _store() -> Store | None:
