@@ -1,0 +1,84 @@
+"""The parts of a training run without files: random weights, random speech, a real trainer."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from peft import PeftModel
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from lora_whisper.commands._hydra import configuration_folder
+from lora_whisper.composing import to_config
+from lora_whisper.config import TrainConfig
+from lora_whisper.data.batches import Batch, collate
+from lora_whisper.data.features import LogMel
+from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.windows import Window
+from lora_whisper.model.adapter import adapter_parameters
+from lora_whisper.model.checkpoint import window_seconds
+from lora_whisper.training.defaults import learning_rate_for_width
+from lora_whisper.training.loop import Trainer
+from lora_whisper.training.optimizer import new_optimizer
+
+TEXT_TOKENS = 100  # of a 30-second window, about what read speech has
+
+
+def train_config(*overrides: str) -> TrainConfig:
+    """What `lora-whisper train OVERRIDES` would compose; the data set is not looked at."""
+    given = ["name=benchmark", "data.train=none.jsonl", *overrides]
+    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+        values = OmegaConf.to_container(compose("train", given), resolve=True)
+    assert isinstance(values, dict)
+    return to_config(TrainConfig, {str(key): value for key, value in values.items()})
+
+
+def random_whisper(config: WhisperConfig, seed: int = 0) -> WhisperForConditionalGeneration:
+    """A frozen model as Transformers draws it; the same seed draws the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = WhisperForConditionalGeneration(config)
+    return model.requires_grad_(False).eval()
+
+
+def random_batches(
+    config: WhisperConfig, windows: int, micro_batch: int, seed: int = 0
+) -> list[Batch]:
+    """One global batch of windows full of noise, with as many tokens as read speech has."""
+    generator = np.random.default_rng(seed)
+    samples = round(window_seconds(config) * SAMPLING_RATE)
+    text_tokens = min(TEXT_TOKENS, config.max_target_positions - 2)
+    made = []
+    for number in range(windows):
+        noise = generator.normal(0, 0.1, samples).astype(np.float32)
+        text = generator.integers(0, config.eos_token_id, text_tokens).tolist()
+        tokens = [config.decoder_start_token_id, *text, config.eos_token_id]
+        made.append(Window((f"noise:{number}",), noise, tokens[:-1], tokens[1:]))
+    starts = range(0, windows, micro_batch)
+    return [collate(made[start : start + micro_batch], config.eos_token_id) for start in starts]
+
+
+def new_trainer(
+    model: PeftModel, config: TrainConfig, accelerator: Accelerator, total_steps: int
+) -> Trainer:
+    """The trainer of a run of that many steps, as `train` makes it."""
+    whisper = model.get_base_model()
+    assert isinstance(whisper, WhisperForConditionalGeneration)
+    shape, parameters = whisper.config, adapter_parameters(model)
+    peak = config.optimizer.learning_rate or learning_rate_for_width(shape.d_model)
+    features = LogMel(shape.num_mel_bins, window_seconds(shape)).to(accelerator.device)
+    model.train()
+    return Trainer(
+        accelerator=accelerator,
+        whisper=whisper,
+        parameters=parameters,
+        optimizer=accelerator.prepare(new_optimizer(parameters, config.optimizer, peak)),
+        features=features,
+        total_steps=total_steps,
+        peak_learning_rate=peak,
+        schedule=config.optimizer,
+        settings=config.training,
+        seed=config.seed,
+    )

@@ -1,0 +1,67 @@
+"""Seconds from the command to the first trained step.
+
+    python -m benchmarks.start_time
+
+`lora-whisper train` on the embedded model nano and the embedded speech, each time as a new process:
+the interpreter, the libraries, the configuration, reading and checking the speech, loading the
+model, attaching the adapter, and one step of 8 windows, whose line in metrics.jsonl ends the clock.
+Once without a test set, and once with the quickstart's 100 test utterances, which the base decodes
+before training begins. The fastest of several starts counts. Results go to
+benchmarks/results/start_time.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.commands import last_step, polls, require_success, training
+from benchmarks.results import write_result
+
+TARGET_SECONDS = 15
+SETTINGS = ("experiment=quickstart", "name=start", "training.log_every_steps=1")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    figures = measured(options.rounds)
+    print(json.dumps(figures, indent=2))
+    command = f"python -m benchmarks.start_time --rounds {options.rounds}"
+    print(f"written to {write_result('start_time', command, figures)}")
+
+
+def measured(rounds: int) -> dict[str, Any]:
+    """All starts, and the fastest of each kind."""
+    plain = [seconds_to_first_step("data.test=null") for _ in range(rounds)]
+    scoring = [seconds_to_first_step() for _ in range(rounds)]
+    return {
+        "model": "nano",
+        "seconds": min(plain),
+        "seconds_of_all_rounds": plain,
+        "seconds_with_scoring_of_the_base": min(scoring),
+        "target_seconds": TARGET_SECONDS,
+    }
+
+
+def seconds_to_first_step(*overrides: str) -> float:
+    """Start a new process in an empty folder, and end it after its first step."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        metrics = folder / "outputs" / "start" / "metrics.jsonl"
+        started = time.monotonic()
+        with training(folder, *SETTINGS, *overrides) as process:
+            for _ in polls(process):
+                if last_step(metrics):
+                    return round(time.monotonic() - started, 2)
+            require_success(process, folder)
+    raise RuntimeError("the command ended before its first step")
+
+
+if __name__ == "__main__":
+    main()
