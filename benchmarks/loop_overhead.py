@@ -34,9 +34,9 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.model.adapter import adapter_parameters, attach
 from lora_whisper.model.shapes import shape
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import work
 from lora_whisper.training.accelerator import new_accelerator
 from lora_whisper.training.checkpoints import Checkpoints
+from lora_whisper.training.display import training_display
 from lora_whisper.training.loop import main_loop
 from lora_whisper.training.loss import window_loss_sum
 from lora_whisper.training.recorder import Recorder
@@ -165,7 +165,7 @@ def carry_out(
             decode_validation=None,
         )
         state = recorder.resume()
-        with work("training", total_steps) as recorder.work:
+        with training_display(total_steps, 0) as recorder.display:
             loader = turns.loader(batches)
             main_loop(trainer, loader, state, recorder.log, recorder.validate, recorder.checkpoint)
 
