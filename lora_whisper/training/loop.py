@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
-SKIPPED_IN_A_ROW = 3  # then a run is stopped
+SKIPPED_IN_A_ROW = 3  # then the run is stopped
 RESUME = "resume=auto goes on here"
 
 
@@ -96,14 +96,13 @@ def train_step(
         trainer.parameters.values(), trainer.schedule.max_gradient_norm
     )
     result = _read_result(rate, counts, sums, norm, accelerator.scaler is not None)
-    if result.target_tokens and not result.skipped:
-        if math.isfinite(result.gradient_norm):
-            trainer.audit.check(trainer.parameters, step)
+    if result.target_tokens and not result.skipped and math.isfinite(result.gradient_norm):
+        trainer.audit.check(trainer.parameters, step)
         trainer.optimizer.step()
         if ranks is not None:  # needs the gradients, and has the last word on AdaLoRA's values
             ranks.update(step)
     elif accelerator.scaler is not None:
-        accelerator.scaler.update()  # it waits for a step after it has unscaled
+        accelerator.scaler.update()  # of what it has just seen: after an overflow, it scales down
     trainer.optimizer.zero_grad()
     return result
 
@@ -215,21 +214,24 @@ def _name_skipped(
     found = f"loss {result.loss:g}, gradient norm {result.gradient_norm:g}"
     rows = listing([row for batch in micro_batches for row in batch.rows], 3)
     log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, found, rows)
-    if state.skipped_in_a_row < SKIPPED_IN_A_ROW:
-        return
-    checkpoint = f"The last checkpoint is of step {saved_step}" if saved_step else "There is none"
+    if state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+        last = f"The last checkpoint, of step {saved_step}, is sound." if saved_step else ""
+        raise UserError(
+            f"Step {state.step} is the third in a row without a finite loss or gradient (it has "
+            f"{found}), so training stops. {last}\n"
+            f"Likely causes, and what to type:\n{listing(_likely_causes(trainer))}"
+        )
+
+
+def _likely_causes(trainer: Trainer) -> list[str]:
     peak = trainer.peak_learning_rate
-    raise UserError(
-        f"Step {state.step}: {state.skipped_in_a_row} steps in a row had no finite loss or "
-        f"gradient (the last: {found}) and were skipped.\n"
-        f"{checkpoint}; the adapter in it is finite. Likely causes, and what to type:\n"
-        f"  - too high a rate: overwrite=true optimizer.learning_rate={peak / 2:.2g} (it was "
-        f"{peak:.2g})\n"
-        "  - numbers too large for 16 bits: overwrite=true training.precision=fp32 "
-        "model.dtype=float32\n"
-        "  - broken sound or text in the rows that the log names above: look with "
-        "lora-whisper check"
-    )
+    causes = [
+        f"too high a rate ({peak:.2g}): overwrite=true optimizer.learning_rate={peak / 2:.2g}"
+    ]
+    if trainer.accelerator.mixed_precision == "fp16" or trainer.whisper.dtype == torch.float16:
+        causes.append("fp16, which ends at 65504: overwrite=true training.precision=bf16")
+    causes.append("broken sound in the rows above, which train.log has too: lora-whisper check")
+    return causes
 
 
 @dataclass
@@ -324,8 +326,8 @@ def _read_result(
 ) -> StepResult:
     """The only place of a step in which the processor waits for the GPU: all is read at once.
 
-    In fp16 an infinite gradient of a finite loss is the loss scaler's business, which skips the
-    step on its own and scales down.
+    In fp16 an infinite gradient of a finite loss is the loss scaler's business, which comes upon
+    its scale by trying; such a step is not taken either, but it says nothing against the run.
     """
     figures = torch.cat([counts, sums.to(counts), norm.detach().reshape(1).to(counts)])
     tokens, audio_seconds, bad_audio, loss_sum, asked, gradient_norm = figures.tolist()

@@ -248,10 +248,10 @@ def test_three_in_a_row_stop_the_run_and_fewer_are_counted() -> None:
     good = micro_batches(toy_windows(2), 2)
     bad = silent(good)
     calls = Calls()
-    with pytest.raises(UserError, match="3 steps in a row had no finite loss") as stop:
+    with pytest.raises(UserError, match="Step 8 is the third in a row") as stop:
         calls.run(9, [good, bad, bad, good, good, bad, bad, bad], checkpoint_every_steps=4)
     assert calls.saved == [4]
-    assert "The last checkpoint is of step 4" in str(stop.value)
+    assert "The last checkpoint, of step 4, is sound" in str(stop.value)
     assert "optimizer.learning_rate=0.005" in str(stop.value)
     assert (calls.state.skipped_steps, calls.state.skipped_in_a_row) == (5, 3)
     assert calls.logged == list(range(1, 9)), "skipped steps are logged too"
@@ -388,7 +388,7 @@ def test_ranks_are_not_weighed_by_a_skipped_step() -> None:
     updated: list[int] = []
     ranks = trainer.rank_schedule
     assert ranks is not None
-    ranks.update = updated.append  # type: ignore[method-assign]
+    ranks.update = updated.append
     good = micro_batches(toy_windows(4), 2)
     for step, batches in enumerate([good, silent(good), [], good]):
         train_step(trainer, step, batches)
