@@ -122,10 +122,8 @@ class _PlainDisplay:
         if share > self._shown_share or now - self._shown_at >= PLAIN_SECONDS:
             self._shown_share, self._shown_at = share, now
             step = f"step {figures.step}/{self._progress.total_steps}"
-            # One line each, however long: a log file has no width.
-            console.print(
-                f"{step}  {figures}  left {self._progress.left()}", markup=False, soft_wrap=True
-            )
+            line = f"{step}  {figures}  left {self._progress.left()}"
+            console.print(line, markup=False, soft_wrap=True)  # a log file has no width
 
 
 class _LiveDisplay:

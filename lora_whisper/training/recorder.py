@@ -267,5 +267,5 @@ def _trained_seconds(state: TrainingState) -> float:
 def _told(line: Line) -> str:
     wer, loss = percent(line["validation_wer"]), line["validation_loss_per_token"]
     gap = line["loss_gap_per_token"]
-    over = f" ({gap:+.3f} to training)" if gap is not None else ""
-    return f"validation WER {wer}, loss {loss:.3f}{over}"
+    beside = f" (training {loss - gap:.3f})" if gap is not None else ""
+    return f"validation WER {wer}, loss {loss:.3f}{beside}"
