@@ -42,6 +42,7 @@ def new_summary(
     """
     from lora_whisper.model.adapter import adapter_bytes
     from lora_whisper.model.shipped import shipped_ranks
+    from lora_whisper.training.loop import is_out_of_patience
 
     trainable, total = counts
     return {
@@ -61,6 +62,8 @@ def new_summary(
         "train_audio_seconds_seen": round(state.audio_seconds, 3),
         "train_seconds": round(state.train_seconds, 3),
         "steps": state.step,
+        "ended_early": is_out_of_patience(config.training, state),
+        "skipped_steps": state.skipped_steps,
         "adapter_step": state.best.step if state.best else state.step,
         "left_out": speech.left_out,
         "bad_audio": state.bad_audio,
@@ -189,10 +192,15 @@ def _figures(summary: dict[str, Any]) -> list[str]:
 
 def origin(summary: Mapping[str, Any]) -> str:
     """The step whose adapter ships, or the steps whose mean does."""
-    averaging = summary.get("averaging")  # which older summaries lack
-    if averaging is None or not averaging["ships"]:
+    if not is_mean(summary):
         return f"step {summary['adapter_step']}"
-    return f"the mean of steps {', '.join(map(str, averaging['steps']))}"
+    return f"the mean of steps {', '.join(map(str, summary['averaging']['steps']))}"
+
+
+def is_mean(summary: Mapping[str, Any]) -> bool:
+    """Whether what ships is the mean of several checkpoints."""
+    averaging = summary.get("averaging")  # which older summaries lack
+    return averaging is not None and averaging["ships"]
 
 
 def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -204,6 +212,11 @@ def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if adapter and merged and abs(merged["wer"] - adapter["wer"]) > MERGE_TOLERANCE:
         difference = percent(abs(merged["wer"] - adapter["wer"]))
         found.append(("warning", f"the merged model's WER is {difference} off the adapter's"))
+    skipped_steps = summary.get("skipped_steps", 0)  # which older summaries lack
+    if skipped_steps:
+        found.append(("warning", f"{skipped_steps} steps were skipped, as train.log says"))
+    if summary.get("ended_early", False):
+        found.append(("note", f"training.patience ended training at step {summary['steps']}"))
     if summary["checkpoint"].startswith(EMBEDDED):
         found.append(("note", EMBEDDED_NOTE))
     return found

@@ -32,7 +32,7 @@ def page(report: Report) -> str:
         tags=TAGS,
         report=report,
         samples=[(title, [_texts(one) for one in some]) for title, some in report.samples],
-        curves=curves(report.lines, report.adapter_step),
+        curves=curves(report.lines, report.kept_step),
     )
 
 
@@ -63,18 +63,18 @@ def _texts(sample: Sample) -> dict[str, Any]:
 # ── curves ───────────────────────────────────────────────────────────────────────────────────
 
 
-def curves(lines: Sequence[Line], adapter_step: int) -> list[tuple[str, str]]:
+def curves(lines: Sequence[Line], kept_step: int | None) -> list[tuple[str, str]]:
     """Each plot as its caption and its SVG; those without anything to show are left out."""
     import matplotlib
 
     training = [line for line in lines if "loss_per_token" in line]
     validation = [line for line in lines if "validation_wer" in line]
-    kept = [line["validation_wer"] for line in validation if line["step"] == adapter_step]
+    kept = [line["validation_wer"] for line in validation if line["step"] == kept_step]
     rate = f", {percent(kept[0])} at the step that was kept" if kept else ""
     with matplotlib.rc_context(STYLE):
         plots = [
             ("Loss per token", _losses(training, validation)),
-            (f"WER of the validation sample{rate}", _error_rate(validation, adapter_step)),
+            (f"WER of the validation sample{rate}", _error_rate(validation, kept_step)),
             ("Learning rate", _course(training, "learning_rate")),
             ("Gradient norm before clipping", _course(training, "gradient_norm")),
         ]
@@ -99,14 +99,14 @@ def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Axes | None
     return axes
 
 
-def _error_rate(validation: Sequence[Line], adapter_step: int) -> Axes | None:
+def _error_rate(validation: Sequence[Line], kept_step: int | None) -> Axes | None:
     """In percent; the step whose adapter was kept has a larger dot."""
     if not validation:
         return None
     axes = _axes(2.7, validation)
     steps, rates = _points(validation, "validation_wer")
     axes.plot(steps, 100 * rates, "o-", markersize=4, color=VALIDATION)
-    kept = steps == adapter_step
+    kept = steps == kept_step
     axes.plot(steps[kept], 100 * rates[kept], "o", markersize=9, color=VALIDATION, clip_on=False)
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_ylim(bottom=0)

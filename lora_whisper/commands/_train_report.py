@@ -12,6 +12,7 @@ from typing import Any
 from lora_whisper.commands._settings import below_home, changes, config_text
 from lora_whisper.commands._summary import (
     MODELS,
+    is_mean,
     model_name,
     origin,
     remarks,
@@ -56,7 +57,7 @@ class Report:
     scores: list[tuple[bool, list[str]]]  # whether it is of a group, and its cells
     normalizer: str
     lines: list[dict[str, Any]]  # of metrics.jsonl
-    adapter_step: int
+    kept_step: int | None  # None: what was kept is a mean of several
     samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
     facts: dict[str, dict[str, str]]
     changes: list[tuple[str, str, str]]  # key, value, what it is by default
@@ -81,7 +82,7 @@ def read_report(folder: RunFolder, summary: Summary) -> Report:
         scores=list(_score_rows(summary)),
         normalizer=summary["adapter"]["normalizer"] if summary["adapter"] else "",
         lines=_read_jsonl(folder.metrics),
-        adapter_step=summary["adapter_step"],
+        kept_step=None if is_mean(summary) else summary["adapter_step"],
         samples=chosen(_samples(folder, summary), summary["seed"]),
         facts={
             "Training": _training(summary),
@@ -208,8 +209,8 @@ def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]
     drawn = random.Random(seed).sample(others, min(SHOWN_SAMPLES, len(others)))
     kinds = [
         ("Most errors of the adapter", [sample for sample in worst if sample.errors]),
-        ("Most errors that it brought", [sample for sample in worsened if sample.gain < 0]),
-        ("Most errors that it took away", [sample for sample in improved if sample.gain > 0]),
-        ("Drawn from the others", drawn),
+        ("Most errors that the adapter brought", [sample for sample in worsened if sample.gain < 0]),
+        ("Most errors that the adapter took away", [sample for sample in improved if sample.gain > 0]),
+        ("Drawn at random from the others", drawn),
     ]
     return [(title, some) for title, some in kinds if some]
