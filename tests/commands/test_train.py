@@ -287,6 +287,29 @@ def test_a_sweep_over_precision_resets_accelerate(world: World, line: Line) -> N
     assert line("train", "-m", *arguments) == 0
 
 
+def test_patience_ends_a_run_early_and_the_summary_says_so(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a rate of nothing no validation is better than the first."""
+    settings = ["training.validate_every_steps=1", "training.patience=2", "training.max_steps=30"]
+    arguments = world.arguments("a", *settings, "optimizer.learning_rate=1e-30")
+    assert line("train", *arguments) == 0
+    summary = json.loads(Path("outputs/a/summary.json").read_text())
+    assert (summary["steps"], summary["ended_early"]) == (3, True)
+    assert (summary["adapter_step"], summary["skipped_steps"]) == (1, 0)
+    assert "training.patience ended training at step 3" in capsys.readouterr().out
+
+
+def test_the_first_batch_is_shown(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", *world.arguments("a", "training.micro_batch=auto")) == 0
+    shown = capsys.readouterr().out
+    assert "micro-batch 8 windows, by the model's width" in shown
+    assert "  reads     <|startoftranscript|><|en|><|transcribe|><|notimestamps|>" in shown
+    assert "  learns    <|en|><|transcribe|><|notimestamps|>" in shown
+
+
 def test_out_of_memory_says_what_to_type(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
