@@ -65,3 +65,13 @@ def test_a_run_without_a_test_set_says_what_to_type(
     assert line("evaluate", "run=outputs/a") == 2
     assert "data.test=FILE.jsonl" in capsys.readouterr().err
     assert line("merge", "run=outputs/a") == 0
+
+
+def test_a_run_that_was_trained_with_flash_attention_is_scored_where_there_is_none(
+    world: World, line: Line
+) -> None:
+    arguments = [one for one in world.arguments("a") if not one.startswith("data.test=")]
+    assert line("train", *arguments, "training.max_steps=1") == 0
+    config = Path("outputs/a/config.yaml")
+    config.write_text(config.read_text().replace("attention: auto", "attention: flash"))
+    assert line("evaluate", "run=outputs/a", f"data.test={world.speech / 'test.jsonl'}") == 0
