@@ -1,0 +1,147 @@
+"""Runs that start from an adapter, and runs that average some: what ships is what was scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lora_whisper.commands._run import Run
+from lora_whisper.model.plain import read_plain
+from tests.commands.conftest import Line, World
+
+RUNS = Path("outputs")
+UNSCORED = ("data.test=null", "data.validation=null")
+
+
+def summary(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RUNS / name / "summary.json").read_text())
+    return found
+
+
+def hypotheses(name: str) -> list[str]:
+    path = RUNS / name / "evaluation/adapter/test/hypotheses.jsonl"
+    return [json.loads(line)["hypothesis"] for line in path.read_text().splitlines()]
+
+
+def deltas(name: str) -> dict[str, Tensor]:
+    matrices = read_plain(RUNS / name / "adapter").matrices
+    return {path: b @ a for path, (a, b) in matrices.items()}
+
+
+def averaging(of: str, rank: int | None = None) -> list[str]:
+    settings = f"{{of: {of}, count: 2, rank: {'null' if rank is None else rank}}}"
+    return [f"training.averaging={settings}", "optimizer.learning_rate=0.003"]
+
+
+def test_a_run_starts_from_another_one(world: World, line: Line) -> None:
+    assert line("train", *world.arguments("near", "optimizer.learning_rate=0.01")) == 0
+    started = ["adapter.init_from=outputs/near", "optimizer.learning_rate=1e-12"]
+    arguments = world.arguments("warm", "adapter.rank=3", *started)
+    assert line("train", *arguments) == 0
+    before, after = deltas("near"), deltas("warm")
+    assert before.keys() == after.keys()
+    for path, delta in before.items():
+        torch.testing.assert_close(after[path], delta, atol=1e-8, rtol=1e-5)
+        assert delta.any()
+    assert hypotheses("warm") == hypotheses("near")
+    assert summary("warm")["adapter"]["wer"] == summary("near")["adapter"]["wer"]
+
+
+def test_a_resumed_run_needs_its_start_no_longer(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint has all; and what it starts from is not put over what it has learnt."""
+    assert line("train", *world.arguments("near", *UNSCORED)) == 0
+    started = [
+        "adapter.init_from=outputs/near",
+        "training.checkpoint_every_steps=2",
+        *UNSCORED,
+    ]
+    assert line("train", *world.arguments("whole", *started)) == 0
+    assert line("train", *world.arguments("half", *started)) == 0
+    half = RUNS / "half"
+    (half / "summary.json").unlink()
+    for path in half.glob("checkpoints/step-000004"):
+        path.rename(half / path.name)
+    (RUNS / "near").rename(RUNS / "gone")
+    assert line("train", *world.arguments("half", *started, "resume=auto")) == 0
+    one, two = (
+        load_file(RUNS / name / "adapter/adapter_model.safetensors") for name in ("whole", "half")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", *world.arguments("near", "training.max_steps=1", *UNSCORED)) == 0
+    refused = {
+        "there is no such folder": ["adapter.init_from=outputs/far"],
+        "Type adapter.rank=2": ["adapter.init_from=outputs/near", "adapter.rank=1"],
+        "has a start of its own": ["adapter.init_from=outputs/near", "adapter=dora"],
+    }
+    for message, given in refused.items():
+        capsys.readouterr()
+        assert line("train", *world.arguments("next", *given)) == 2
+        assert message in capsys.readouterr().err
+        assert not (RUNS / "next").exists()
+    same = ["adapter.init_from=outputs/near", "overwrite=true"]
+    assert line("train", *world.arguments("near", *same)) == 2
+    assert "is of the run that overwrite=true replaces" in capsys.readouterr().err
+    assert summary("near")["steps"] == 1
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_the_mean_ships_where_nothing_was_validated(
+    rank: int | None, world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = ["data.validation=null", "training.checkpoint_every_steps=1", *averaging("last", rank)]
+    assert line("train", *world.arguments("mean", *kept)) == 0
+    found = summary("mean")["averaging"]
+    assert (found["steps"], found["ships"], found["validation_wer"]) == ([3, 4], True, None)
+    assert found["rank"] == (rank or 4)
+    assert (found["svd_error"] > 0) == (rank is not None)
+    out = capsys.readouterr()
+    assert "adapter of the mean of steps 3, 4" in out.out
+    assert "average     of steps 3, 4" in (RUNS / "mean/train.log").read_text()
+    config = json.loads((RUNS / "mean/adapter/adapter_config.json").read_text())
+    assert config["r"] == (rank or 4)
+    assert (
+        summary("mean")["adapter_bytes"]
+        == (RUNS / "mean/adapter/adapter_model.safetensors").stat().st_size
+    )
+    assert line("merge", "run=outputs/mean") == 0
+    assert summary("mean")["merged"]["wer"] == summary("mean")["adapter"]["wer"]
+
+
+@pytest.mark.parametrize(("wer", "ships"), [(0.4, True), (0.5, True), (0.6, False)])
+def test_the_mean_ships_unless_a_single_adapter_was_better(
+    wer: float, ships: bool, world: World, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each validation in training gives 0.5; afterwards the training model is gone."""
+    monkeypatch.setattr(
+        Run, "_validation_wer", lambda run, *_: 0.5 if hasattr(run, "model") else wer
+    )
+    assert line("train", *world.arguments("mean", "data.test=null", *averaging("best"))) == 0
+    found = summary("mean")["averaging"]
+    assert (found["steps"], found["validation_wer"], found["ships"]) == ([2, 4], wer, ships)
+    assert found["validation_wer_of_best"] == 0.5
+    ranks = {len(a) for a, _ in read_plain(RUNS / "mean/adapter").matrices.values()}
+    assert ranks == {4 if ships else 2}
+    assert not (RUNS / "mean/checkpoints/average").exists()
+
+
+def test_averaging_that_cannot_be_is_refused(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", *world.arguments("x", "data.validation=null", *averaging("best"))) == 2
+    assert "Type data.validation=…, or training.averaging.of=last" in capsys.readouterr().err
+    assert line("train", *world.arguments("x", "adapter=dora", *averaging("last"))) == 2
+    assert "averaging" in capsys.readouterr().err
+    assert not RUNS.exists()
