@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +42,17 @@ class Batch:
     def target_tokens(self) -> int:
         """Labels that count in the loss."""
         return int((self.labels != IGNORED).sum())
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU copies from while the processor goes on.
+
+        The loader calls it by this name. The labels stay: the loss looks for its targets in them.
+        """
+        return replace(
+            self,
+            waveforms=self.waveforms.pin_memory(),
+            decoder_input=self.decoder_input.pin_memory(),
+        )
 
 
 def collate(windows: Sequence[Window | BadAudio], eot: int) -> Batch:
@@ -146,6 +157,7 @@ def step_loader(
         num_workers=workers,
         worker_init_fn=_begin_worker if workers else None,
         generator=torch.Generator().manual_seed(0),
+        pin_memory=torch.cuda.is_available(),
     )
 
 

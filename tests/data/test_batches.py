@@ -191,6 +191,24 @@ def test_workers_outlive_a_signal_to_all_processes_of_a_job(everything: StepData
     assert found == [rows(everything[step]) for step in range(20)]
 
 
+def test_a_batch_for_a_gpu_holds_the_same(
+    everything: StepDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's loader finds the method by its name, also in a list of batches."""
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batches = everything[0]
+    found = torch.utils.data._utils.pin_memory.pin_memory(batches)
+    assert contents(found) == contents(batches)
+    assert [id(one.waveforms) for one in found] == list(map(id, pinned[::2]))
+    assert [id(one.decoder_input) for one in found] == list(map(id, pinned[1::2]))
+
+
 def test_resuming_continues_the_run_that_was_stopped(everything: StepDataset) -> None:
     whole = [contents(batches) for batches in step_loader(everything, 0, 9, workers=0)]
     anew = dataclasses.replace(everything)  # as another process would make it
