@@ -17,7 +17,7 @@ from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
 from lora_whisper.model.checkpoint import EMBEDDED, fingerprint, weights_bytes
 from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, read_json
-from lora_whisper.terminal import clock, console, megabytes, percent
+from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
 
 if TYPE_CHECKING:
     from lora_whisper.training.checkpoints import TrainingState
@@ -42,6 +42,7 @@ def new_summary(
     """
     from lora_whisper.model.adapter import adapter_bytes
     from lora_whisper.model.shipped import shipped_ranks
+    from lora_whisper.training.curves import memory_peaks
     from lora_whisper.training.loop import is_out_of_patience
 
     trainable, total = counts
@@ -60,7 +61,9 @@ def new_summary(
         **_who_speaks(config, base, speech),
         "train_audio_seconds": round(sum(one.seconds for one in speech.learnt), 3),
         "train_audio_seconds_seen": round(state.audio_seconds, 3),
-        "train_seconds": round(state.train_seconds, 3),
+        "train_seconds": round(state.train_seconds, 3),  # validation included
+        "validation_seconds": round(state.validation_seconds, 3),
+        **memory_peaks(folder.metrics),
         "steps": state.step,
         "ended_early": is_out_of_patience(config.training, state),
         "skipped_steps": state.skipped_steps,
@@ -187,6 +190,27 @@ def _figures(summary: dict[str, Any]) -> list[str]:
         _speech(summary),
         f"time        {clock(summary['train_seconds'])} for {summary['steps']} steps, "
         f"adapter of {origin(summary)}",
+        *_effort(summary),
+    ]
+
+
+def _effort(summary: dict[str, Any]) -> list[str]:
+    """How fast it went and what memory it took, which summaries of older runs lack."""
+    if "validation_seconds" not in summary:
+        return []
+    validation_seconds = summary["validation_seconds"]
+    training_seconds = max(summary["train_seconds"] - validation_seconds, 1e-9)
+    speed = summary["train_audio_seconds_seen"] / training_seconds
+    places = {"gpu_memory_bytes": " of the GPU", "resident_memory_bytes": ""}
+    memory = [
+        f"memory      {gigabytes(summary[key])} at most{place}"
+        for key, place in places.items()
+        if key in summary
+    ]
+    return [
+        f"speed       {speed:.1f} audio s/s in training; validation took "
+        f"{clock(validation_seconds)} of the time",
+        *memory[:1],
     ]
 
 

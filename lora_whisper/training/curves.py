@@ -73,6 +73,13 @@ def overfits(validations: list[Line]) -> bool:
     return grows and not has_gained
 
 
+def memory_peaks(path: Path) -> dict[str, int]:
+    """The highest of each figure of memory in the metrics.jsonl at `path`."""
+    lines = [line for line in _read(path) if "loss_per_token" in line]
+    keys = {key: None for line in lines for key in line if key.endswith("_memory_bytes")}
+    return {key: max(line.get(key, 0) for line in lines) for key in keys}
+
+
 def _read(path: Path) -> list[Line]:
     """All lines but one that was cut by a crash."""
     if not path.is_file():

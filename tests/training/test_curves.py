@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_whisper.run_folder import DiskFull
-from lora_whisper.training.curves import Curves, overfits
+from lora_whisper.training.curves import Curves, memory_peaks, overfits
 
 
 def trained(step: int, loss: float | None, tokens: int = 10) -> dict[str, Any]:
@@ -80,3 +80,14 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full takes every opening and no byte."""
     with pytest.raises(DiskFull, match=r"/dev/full could not be written"):
         Curves(Path("/dev/full")).add(trained(1, 1.0))
+
+
+def test_memory_peaks_are_those_of_all_lines(tmp_path: Path) -> None:
+    """A part of the run was on a machine without a GPU."""
+    curves = Curves(tmp_path / "metrics.jsonl")
+    assert memory_peaks(curves.path) == {}
+    figures = [{"resident_memory_bytes": 9}, {"gpu_memory_bytes": 5, "resident_memory_bytes": 4}]
+    for step, memory in enumerate(figures, 1):
+        curves.add(trained(step, 1.0) | memory)
+    curves.add(validated(2, 0.5))
+    assert memory_peaks(curves.path) == {"resident_memory_bytes": 9, "gpu_memory_bytes": 5}
