@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     MARKER,
+    DiskFull,
     RunFolder,
+    _is_acquired,
+    append_jsonl,
     existing_run,
+    is_disk_full,
     locked,
     rerun_rule,
     write_json,
@@ -131,3 +139,77 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (aside / "two").write_text("2")
     assert [path.name for path in folder.iterdir()] == ["two"]
     assert [path.name for path in folder.parent.iterdir()] == ["a"]
+
+
+def test_a_name_that_the_holder_removed_is_not_taken_for_the_lock(tmp_path: Path) -> None:
+    """Two processes would hold it: one the file without a name, the next a new one."""
+    path = tmp_path / "run"
+    with open(tmp_path / ".run.lock", "w") as handle:
+        (tmp_path / ".run.lock").unlink()
+        assert not _is_acquired(handle, tmp_path / ".run.lock")
+    with locked(path):
+        pass
+
+
+def test_the_last_checkpoint_is_that_of_the_highest_step(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.last_checkpoint() is None
+    for name in (
+        "step-000100",
+        "step-1000000",
+        "step-000900",
+        "best-2000000",
+        ".step-3000000.part",
+    ):
+        (folder.checkpoints / name).mkdir(parents=True)
+    assert folder.last_checkpoint() == folder.checkpoints / "step-1000000"
+
+
+def test_a_complete_run_that_goes_on_has_no_result_any_more(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run", complete=True)
+    for kept in (folder.evaluation / "base", folder.adapter, folder.checkpoints):
+        kept.mkdir(parents=True)
+    for stale in (folder.merged, folder.evaluation / "adapter", folder.evaluation / "merged"):
+        stale.mkdir(parents=True)
+    folder.reopen()
+    assert not folder.is_complete()
+    left = [path.relative_to(folder.path) for path in folder.path.rglob("*") if path.is_dir()]
+    assert sorted(map(str, left)) == ["adapter", "checkpoints", "evaluation", "evaluation/base"]
+    folder.reopen()
+
+
+@contextlib.contextmanager
+def full_disk(size_bytes: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_said_and_nothing_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with full_disk(100), pytest.raises(DiskFull, match=r"needs 0\.0 MB; .* MB are free") as error:
+        write_json(path, {"a": "x" * 200})
+    assert str(path) in str(error.value)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+    with full_disk(100), pytest.raises(DiskFull, match=r"m\.jsonl could not be written"):
+        append_jsonl(tmp_path / "m.jsonl", {"a": "x" * 200})
+
+
+def test_what_a_library_says_of_a_full_disk_is_understood(tmp_path: Path) -> None:
+    """safetensors has no error number, and its words are all that there is."""
+    tensors = {"a": torch.zeros(1000)}
+    folder = tmp_path / "adapter"
+    with (
+        full_disk(100),
+        pytest.raises(DiskFull, match="adapter could not"),
+        written_whole(folder) as aside,
+    ):
+        save_file(tensors, aside / "adapter.safetensors")
+    assert list(tmp_path.iterdir()) == []
+    assert not is_disk_full(ValueError("(os error 2)"))
+    assert not is_disk_full(OSError(2, "No such file"))

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -210,33 +206,6 @@ def test_quantized_training_and_a_full_precision_merge(world: World, line: Line,
     assert {value.dtype for value in merged.values()} == {torch.float16}
 
 
-def test_ctrl_c_of_a_real_process_leaves_a_resumable_run(world: World, tmp_path: Path) -> None:
-    """With loader workers, which a terminal's Ctrl-C reaches as well."""
-    arguments = world.arguments("a", "training.max_steps=2000", "training.loader_workers=1")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lora_whisper.commands.train", *arguments],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(tmp_path / "outputs/a/metrics.jsonl", process)
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
-    assert list((tmp_path / "outputs/a/checkpoints").glob("step-*"))
-
-
-def wait_for(path: Path, process: subprocess.Popen[Any], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, "ended before training began"
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_bad_audio_is_skipped_only_when_told(
     world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,31 +328,3 @@ def test_the_log_file_tells_how_a_run_ended(
     with pytest.raises(RuntimeError):
         line("train", *world.arguments("a"))
     assert "RuntimeError: out of luck" in Path("outputs/a/train.log").read_text()
-
-
-def test_a_killed_run_goes_on_at_once_to_the_same_adapter(
-    world: World, line: Line, tmp_path: Path
-) -> None:
-    """SIGKILL leaves orphaned loader workers for some seconds; they must not hold the lock."""
-    arguments = world.arguments(
-        "killed",
-        "training.max_steps=60",
-        "training.loader_workers=2",
-        "training.checkpoint_every_steps=5",
-        "training.validate_every_steps=1000",
-        "adapter.dropout=0.2",
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lora_whisper.commands.train", *arguments],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as here: sums depend on the threads
-    )
-    wait_for(tmp_path / "outputs/killed/checkpoints/step-000010", process)
-    process.kill()
-    process.wait()
-    assert line("train", *arguments, "resume=auto") == 0
-    through = [one.replace("name=killed", "name=through") for one in arguments]
-    assert line("train", *through) == 0
-    assert same("killed", "through")

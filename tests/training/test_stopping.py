@@ -1,26 +1,98 @@
-"""Signals to a loop: the first is noted, its echo is no second one, and a second is in haste."""
+"""Signals: noted in the loop, at once outside it, and their own exit codes."""
+
+from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
 from lora_whisper.training import stopping
-from lora_whisper.training.stopping import StopRequest
+from lora_whisper.training.stopping import Stopped, StopRequest, ended_by_signals
 
 
-def test_a_signal_that_comes_twice_at_once_is_one() -> None:
-    """As under torchrun, when a batch system ends all processes of a job."""
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def nothing() -> None:
+    pass
+
+
+def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.stopped("now").exit_code == 143
+        assert stop.signal_number is None
+        send(signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM
+        assert stop.is_agreed()
+        stopped = stop.stopped("at step 3")
+        assert (stopped.exit_code, str(stopped)) == (143, "at step 3")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_who_types_ctrl_c_again_means_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "ONE_SIGNAL_SECONDS", 0.0)
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+def test_a_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopRequest():
+        send(signal.SIGINT)
+        send(signal.SIGINT)  # within a second it is the same one, sent to a whole job
+        monkeypatch.setattr(stopping, "ONE_SIGNAL_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt, match="at once"):
-            os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
+            send(signal.SIGINT)
+
+
+def test_long_work_is_broken_off_and_does_not_begin_after_a_signal() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        done.append("begun")
+        send(signal.SIGTERM)
+        done.append("ended")
+
+    with StopRequest() as stop:
+        assert stop.unless_stopped(nothing)
+        assert not stop.unless_stopped(work)
+        assert not stop.unless_stopped(work)
+    assert done == ["begun"]
+
+
+def test_work_that_other_processes_wait_for_is_done_to_its_end() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        send(signal.SIGTERM)
+        done.append("ended")
+
+    with StopRequest(breaks_off=False) as stop:
+        assert stop.unless_stopped(work)
+    assert done == ["ended"]
+    assert stop.signal_number == signal.SIGTERM
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_outside_the_loop_a_signal_ends_the_work_at_once(
+    number: signal.Signals, exit_code: int
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="go on") as stopped, ended_by_signals("go on"):
+        send(number)
+    assert stopped.value.exit_code == exit_code
+    assert signal.getsignal(number) is before
+
+
+def test_a_loop_outside_the_main_thread_leaves_signals_alone() -> None:
+    """Python would refuse it the handlers: a notebook may train in a thread."""
+    before, failures = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        try:
+            with StopRequest() as stop, ended_by_signals("go on"):
+                assert stop.unless_stopped(nothing)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures == []
+    assert signal.getsignal(signal.SIGTERM) is before
