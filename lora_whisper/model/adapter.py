@@ -27,7 +27,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.eva import WatchedWindow, input_directions
 from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, peft_config
-from lora_whisper.model.pissa import restore_start
+from lora_whisper.model.pissa import principal_components, start_from_components
 from lora_whisper.model.plain import plain_of, write_plain
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
 from lora_whisper.model.saved import WEIGHTS_FILE, require_adapter
@@ -65,8 +65,6 @@ def attach(
     if quantization != "none":
         prepare_for_training(base)
     directions = input_directions(base, asked, inputs()) if config.kind == "eva" and inputs else {}
-    if initial is not None:
-        asked.init_lora_weights = True  # no second decomposition
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # adapters are drawn on the CPU, then moved
         model = get_peft_model(base, asked)
@@ -87,8 +85,8 @@ def _start(
     layers = lora_layers(model)
     for path, rows in directions.items():
         layers[path].lora_A[ADAPTER].weight.copy_(rows)
-    if initial is not None:
-        restore_start(model, initial)
+    if kind == "pissa":
+        start_from_components(model, initial or principal_components(model))
     if kind == "dora":
         measure_magnitudes(model)
 

@@ -58,7 +58,6 @@ def peft_config(
         rank_pattern=_rank_pattern(ranks),
         use_rslora=config.kind == "rslora",
         use_dora=config.kind == "dora",
-        init_lora_weights="pissa" if config.kind == "pissa" else True,
         **common,
     )
 

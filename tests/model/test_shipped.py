@@ -1,0 +1,65 @@
+"""What is said of a saved adapter: its ranks, and whether vLLM serves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_whisper.model.adapter import attach, save_adapter
+from lora_whisper.model.checkpoint import Checkpoint
+from lora_whisper.model.plain import plain_of, write_plain
+from lora_whisper.model.shipped import VLLM_RANKS, shipped_ranks, vllm_max_rank, vllm_obstacles
+from tests.configs import adapter_config
+from tests.toys import toy_model
+
+BASE = Checkpoint("owner/toy", None, "owner/toy")
+PER_STACK = {"encoder_rank": 4, "decoder_rank": 8}
+
+
+def saved(folder: Path, kind: str = "lora", tokens: tuple[int, ...] = (), **changes: Any) -> Path:
+    config = adapter_config(kind, **({"rank": 8} | changes))
+    save_adapter(attach(toy_model(), config, "none", False, 0, tokens), folder, BASE)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "changes", "obstacles"),
+    [
+        ("lora", (), {}, []),
+        ("rslora", (), {}, []),
+        ("eva", (), {}, []),
+        ("lora", (), {"stack": "encoder", "encoder_rank": 4}, []),
+        ("dora", (), {}, ["DoRA is not served"]),
+        ("lora", (264,), {}, ["re-learnt token embeddings are not served"]),
+        ("lora", (), {"rank": 520}, ["rank 520 is over its limit of 512"]),
+        ("lora", (), PER_STACK, ["the layers' scales differ"]),
+        ("rslora", (), PER_STACK, ["the layers' scales differ"]),
+    ],
+)
+def test_obstacles_of_vllm(
+    tmp_path: Path,
+    kind: str,
+    tokens: tuple[int, ...],
+    changes: dict[str, Any],
+    obstacles: list[str],
+) -> None:
+    found = vllm_obstacles(saved(tmp_path, kind, tokens, **changes))
+    assert len(found) == len(obstacles)
+    assert all(one.startswith(start) for one, start in zip(found, obstacles, strict=True))
+
+
+def test_a_plain_adapter_of_many_ranks_is_served(tmp_path: Path) -> None:
+    """Its scale is 1 in every layer, which is what vLLM takes for all of them."""
+    config = adapter_config(rank=8, **PER_STACK)
+    model = attach(toy_model(), config, "none", False, 0)
+    write_plain(plain_of(model), tmp_path, BASE)
+    assert shipped_ranks(tmp_path) == (4, 8)
+    assert vllm_obstacles(tmp_path) == []
+
+
+@pytest.mark.parametrize(("rank", "asked"), [(1, 1), (3, 8), (8, 8), (9, 16), (300, 320)])
+def test_the_rank_to_ask_vllm_for(tmp_path: Path, rank: int, asked: int) -> None:
+    assert asked in VLLM_RANKS
+    assert vllm_max_rank(saved(tmp_path, rank=rank, targets="attention-qv")) == asked
