@@ -1,0 +1,91 @@
+"""The console: what moves on a terminal, what is written elsewhere, and the log's file."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lora_whisper import terminal
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a console without a terminal writes."""
+    written = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=written, width=80))
+    return written
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "ci", "expected"),
+    [(True, "", True), (True, "true", False), (True, "1", False), (False, "", False)],
+)
+def test_a_bar_moves_on_a_terminal_that_is_not_a_cis(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, ci: str, expected: bool
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=is_terminal)
+    monkeypatch.setattr(terminal, "console", console)
+    monkeypatch.setenv("CI", ci)
+    assert terminal.is_live() is expected
+
+
+def test_long_work_is_about_ten_plain_lines(written: io.StringIO) -> None:
+    with terminal.work("scoring", 250, done=50) as work:
+        for done in range(51, 251):
+            work.update(done)
+    lines = written.getvalue().splitlines()
+    assert len(lines) == 8, "a fifth was done before"
+    assert lines[-1].startswith("scoring 250/250")
+
+
+def test_the_logs_file_has_levels_and_how_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    log = logging.getLogger("lora_whisper")
+    log.setLevel(logging.INFO)
+
+    def work() -> None:
+        with terminal.log_to_file(path):
+            log.info("a line")
+            log.warning("a warning")
+            raise ValueError("no luck")
+
+    with pytest.raises(ValueError, match="no luck"):
+        work()
+    log.info("after the end")
+    lines = path.read_text().splitlines()
+    assert lines[0].endswith("INFO a line")
+    assert lines[1].endswith("WARNING a warning")
+    assert "ERROR ended by ValueError('no luck')" in lines[2]
+    assert "after the end" not in path.read_text()
+
+
+def test_markup_in_a_log_line_is_text(written: io.StringIO) -> None:
+    """File names may have brackets, which rich would take for colours."""
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "left out [red]a.wav[/]", None, None)
+    terminal._ConsoleHandler().emit(record)
+    assert written.getvalue() == "left out [red]a.wav[/]\n"
+
+
+def test_the_console_is_one_however_often_it_is_asked_for() -> None:
+    handlers = logging.getLogger("lora_whisper").handlers
+    terminal.log_to_console()
+    before = len(handlers)
+    terminal.log_to_console()
+    assert len(handlers) == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, "0:00"), (65.4, "1:05"), (59.6, "1:00"), (7384, "2:03:04")]
+)
+def test_clock(seconds: float, expected: str) -> None:
+    assert terminal.clock(seconds) == expected
+
+
+def test_figures_with_their_units() -> None:
+    assert terminal.percent(0.1234) == "12.3 %"
+    assert terminal.megabytes(3_140_000) == "3.1 MB"
+    assert terminal.gigabytes(10_350_000_000) == "10.3 GB"
