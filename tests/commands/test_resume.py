@@ -327,6 +327,28 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
         assert line("train", *arguments) == 130
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["adapter=pissa"],  # whose start is kept beside the checkpoints
+        ["adapter=eva"],  # whose start is not looked for again
+        ["adapter=adalora", "training.max_steps=8", "adapter.adalora.interval_steps=1"],
+        ["adapter=dora", "quantization=nf4"],
+        ["data.windows=packed", "optimizer.lora_plus_ratio=4"],
+    ],
+    ids=lambda settings: settings[0].partition("=")[2],
+)
+def test_each_kind_goes_on_to_the_same_adapter(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, settings: list[str]
+) -> None:
+    none = ["data.test=null", "data.validation=null", "adapter.dropout=0.2"]
+    arguments = world.arguments("a", *none, *settings)
+    stopped_run(line, arguments, monkeypatch)
+    assert line("train", *arguments, "resume=auto") == 0
+    assert line("train", *renamed(arguments, "through")) == 0
+    assert same("a", "through")
+
+
 def test_what_the_checkpoint_was_made_with_is_what_counts(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
