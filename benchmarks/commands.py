@@ -31,8 +31,9 @@ def training(folder: Path, *overrides: str) -> Iterator[psutil.Popen]:
         try:
             yield process
         finally:
-            for one in [*process.children(recursive=True), process] if process.is_running() else []:
-                one.kill()
+            if process.poll() is None:
+                for one in [*process.children(recursive=True), process]:
+                    one.kill()
             process.wait()
 
 
