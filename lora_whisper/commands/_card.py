@@ -6,6 +6,7 @@ that it was trained on stands in it. It names no licence, which is its maker's t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ def adapter_card(folder: RunFolder, summary: Summary) -> str:
     from jinja2 import Environment, StrictUndefined
 
     config = read_config(folder)
+    told = summary["prompt"] | {"num_beams": config.evaluation.beams}
     template = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     text = template.from_string(TEMPLATE).render(
         summary=summary,
@@ -55,8 +57,7 @@ def adapter_card(folder: RunFolder, summary: Summary) -> str:
         changes=changes(config_text(folder), file_name),
         limits=list(_limits(summary)),
         load=_load(summary),
-        prompt="".join(f', {key}="{value}"' for key, value in summary["prompt"].items()),
-        told=f", generate_kwargs={summary['prompt']}" if summary["prompt"] else "",
+        decoding="".join(f", {key}={json.dumps(value)}" for key, value in told.items()),
         **_vllm(folder),
     )
     return text.rstrip() + "\n"
@@ -307,21 +308,23 @@ whisper = WhisperForConditionalGeneration.from_pretrained(
 model = PeftModel.from_pretrained(whisper, "path/to/this/folder")
 
 inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
-tokens = model.generate(**inputs{{ prompt }})
+tokens = model.generate(**inputs{{ decoding }})
 print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
 ```
 
 With Transformers alone, after folding the adapter into the base:
 
 ```python
-from transformers import pipeline
-
 model.merge_and_unload().save_pretrained("merged")
 processor.save_pretrained("merged")
 
-transcribe = pipeline("automatic-speech-recognition", "merged")
-print(transcribe(samples{{ told }})["text"])
+processor = WhisperProcessor.from_pretrained("merged")
+model = WhisperForConditionalGeneration.from_pretrained("merged")
+tokens = model.generate(**inputs{{ decoding }})
+print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
 ```
+
+So it was scored. The `pipeline` of Transformers takes 5 beams unless it is told `num_beams`.
 
 {% if vllm_obstacles %}
 vLLM serves the merged model, but not the adapter: {{ vllm_obstacles|join("; ") }}.
