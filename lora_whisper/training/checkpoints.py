@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from lora_whisper.run_folder import (
 )
 
 ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.pt", "state.json"
+MOST_WAITING = 2  # copies in memory that are not on disk yet: of a step, and of its best adapter
 
 
 class HasState(Protocol):
@@ -85,10 +87,9 @@ class TrainingState:
 
 
 class Checkpoints:
-    """The checkpoints of one run; written by a thread of its own, one at a time.
+    """The checkpoints of one run; written by a thread of its own, one after another.
 
-    A context manager: leaving it waits until all is on disk. Errors of the thread are raised by
-    the next call of any method that saves.
+    A context manager: leaving it waits until all is on disk, and raises what the thread met.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Checkpoints:
         self.keep_last, self.keep_best = keep_last, keep_best
         self.config_hash, self.is_writer = config_hash, is_writer
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._writing: Future[None] | None = None
+        self._writing: deque[Future[None]] = deque()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -122,8 +123,8 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.finish()
         self._thread.shutdown()
+        self.finish()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 
@@ -156,14 +157,13 @@ class Checkpoints:
         Raises:
             UserError: the disk is full.
         """
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+        while self._writing:
+            self._writing.popleft().result()
 
     def raise_failure(self) -> None:
         """Raise what the thread met, if it met something; does not wait for it."""
-        if self._writing is not None and self._writing.done():
-            self.finish()
+        while self._writing and self._writing[0].done():
+            self._writing.popleft().result()
 
     def _write(
         self,
@@ -172,11 +172,12 @@ class Checkpoints:
         parameters: Mapping[str, nn.Parameter],
         optimizer: dict[str, Any] | None = None,
     ) -> None:
-        self.finish()
+        while len(self._writing) >= MOST_WAITING:
+            self._writing.popleft().result()
         values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
         tensors = _copied(dict(parameters))
         path = self.folder / name
-        self._writing = self._thread.submit(self._write_now, path, values, tensors, optimizer)
+        self._writing.append(self._thread.submit(self._write_now, path, values, tensors, optimizer))
 
     def _write_now(
         self,
