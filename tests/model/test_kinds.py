@@ -35,7 +35,7 @@ from tests.configs import adapter_config, model_config
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
-RANK, STEPS = 4, 6
+RANK, STEPS = 4, 4
 TOLERANCE = 1e-5  # fp32, on logits of magnitude 1
 KINDS = get_args(get_type_hints(AdapterConfig)["kind"])
 PAIRS = set(itertools.product(KINDS, get_args(get_type_hints(QuantizationConfig)["kind"])))
@@ -121,7 +121,7 @@ def pair(
 
 
 def test_a_supported_pair_trains_all_that_it_consists_of(pair: Pair) -> None:
-    assert pair.losses[-1] < pair.losses[0] - 0.003
+    assert pair.losses[-1] < pair.losses[0] - 0.002
     parameters = adapter_parameters(pair.model)
     assert pair.with_gradient == parameters.keys()
     assert {value.dtype for value in parameters.values()} == {torch.float32}

@@ -106,5 +106,5 @@ def test_the_change_ships_at_twice_the_rank_and_fits_the_whole_base(tmp_path: Pa
 
 
 def test_a_rank_over_the_number_of_components_says_what_to_type() -> None:
-    with pytest.raises(UserError, match=r"16 × 16 have 16 components.*rank is 17.*adapter\.rank"):
+    with pytest.raises(UserError, match=r"has 16 components.*rank is 17.*adapter\.rank"):
         attach(toy_model(), adapter_config("pissa", rank=17), "none", False, 0)
