@@ -271,7 +271,7 @@ def program() -> str:
 def show_sweep(folders: list[Path]) -> None:
     """Print a row for each point of a sweep; a point that failed says so."""
     table = Table(title=short(folders[0].parent), title_justify="left", title_style="bold")
-    table.add_column("point")
+    table.add_column("point", overflow="fold")  # cut short, points would look alike
     for heading in ("base WER", "adapter WER", "95 % interval", "trained", "adapter"):
         table.add_column(heading, justify="right")
     for folder in map(RunFolder, folders):
