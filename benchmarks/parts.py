@@ -47,17 +47,18 @@ def random_batches(
     config: WhisperConfig, windows: int, micro_batch: int, seed: int = 0
 ) -> list[Batch]:
     """One global batch of windows full of noise, with as many tokens as read speech has."""
-    generator = np.random.default_rng(seed)
+    generator, eot = np.random.default_rng(seed), config.eos_token_id
+    assert isinstance(eot, int)
     samples = round(window_seconds(config) * SAMPLING_RATE)
     text_tokens = min(TEXT_TOKENS, config.max_target_positions - 2)
     made = []
     for number in range(windows):
         noise = generator.normal(0, 0.1, samples).astype(np.float32)
-        text = generator.integers(0, config.eos_token_id, text_tokens).tolist()
-        tokens = [config.decoder_start_token_id, *text, config.eos_token_id]
+        text = generator.integers(0, eot, text_tokens).tolist()
+        tokens = [config.decoder_start_token_id, *text, eot]
         made.append(Window((f"noise:{number}",), noise, tokens[:-1], tokens[1:]))
     starts = range(0, windows, micro_batch)
-    return [collate(made[start : start + micro_batch], config.eos_token_id) for start in starts]
+    return [collate(made[start : start + micro_batch], eot) for start in starts]
 
 
 def new_trainer(

@@ -6,7 +6,8 @@
 the interpreter, the libraries, the configuration, reading and checking the speech, loading the
 model, attaching the adapter, and one step of 8 windows, whose line in metrics.jsonl ends the clock.
 Once without a test set, and once with the quickstart's 100 test utterances, which the base decodes
-before training begins. The fastest of several starts counts. Results go to
+before training begins. The fastest of several starts counts; the processor's time is told beside
+it, which other work on the machine does not lengthen. Results go to
 benchmarks/results/start_time.json.
 """
 
@@ -38,19 +39,19 @@ def main() -> None:
 
 def measured(rounds: int) -> dict[str, Any]:
     """All starts, and the fastest of each kind."""
-    plain = [seconds_to_first_step("data.test=null") for _ in range(rounds)]
-    scoring = [seconds_to_first_step() for _ in range(rounds)]
+    plain = [start("data.test=null") for _ in range(rounds)]
+    scoring = [start() for _ in range(rounds)]
     return {
         "model": "nano",
-        "seconds": min(plain),
-        "seconds_of_all_rounds": plain,
-        "seconds_with_scoring_of_the_base": min(scoring),
+        **min(plain, key=lambda figures: figures["seconds"]),
+        "seconds_of_all_rounds": [figures["seconds"] for figures in plain],
+        "seconds_with_scoring_of_the_base": min(figures["seconds"] for figures in scoring),
         "target_seconds": TARGET_SECONDS,
     }
 
 
-def seconds_to_first_step(*overrides: str) -> float:
-    """Start a new process in an empty folder, and end it after its first step."""
+def start(*overrides: str) -> dict[str, float]:
+    """Start a new process in an empty folder; end it after its first step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         metrics = folder / "outputs" / "start" / "metrics.jsonl"
@@ -58,7 +59,11 @@ def seconds_to_first_step(*overrides: str) -> float:
         with training(folder, *SETTINGS, *overrides) as process:
             for _ in polls(process):
                 if last_step(metrics):
-                    return round(time.monotonic() - started, 2)
+                    used = process.cpu_times()
+                    return {
+                        "seconds": round(time.monotonic() - started, 2),
+                        "processor_seconds": round(used.user + used.system, 2),
+                    }
             require_success(process, folder)
     raise RuntimeError("the command ended before its first step")
 
