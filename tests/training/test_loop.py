@@ -244,6 +244,18 @@ def test_a_step_that_is_not_finite_leaves_adapter_and_moments_alone() -> None:
     assert not train_step(trainer, 3, good).skipped
 
 
+def test_an_infinite_loss_is_skipped_though_its_gradients_are_finite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer, good = toy_trainer(toy_adapter()), micro_batches(toy_windows(4), 2)
+    monkeypatch.setattr(loop, "forward", lambda *given: forward(*given) + math.inf)
+    before, result = snapshot(trainer.whisper), train_step(trainer, 0, good)
+    assert result.skipped
+    assert math.isfinite(result.gradient_norm)
+    after = snapshot(trainer.whisper)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_three_in_a_row_stop_the_run_and_fewer_are_counted() -> None:
     good = micro_batches(toy_windows(2), 2)
     bad = silent(good)
