@@ -23,7 +23,7 @@ from rich.progress import (
 
 from lora_whisper import processes
 
-console = Console(highlight=False, soft_wrap=False, quiet=not processes.is_main())
+console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
 
 
@@ -41,7 +41,11 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to_console() -> None:
-    """Send the log of lora_whisper to the console, once however often this is called."""
+    """Send the log of lora_whisper to the console, once however often this is called.
+
+    The console is the main process's: the others print nothing, neither here nor elsewhere.
+    """
+    console.quiet = not processes.is_main()
     log = logging.getLogger("lora_whisper")
     log.setLevel(logging.INFO)
     log.propagate = False

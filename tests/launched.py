@@ -8,10 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
+
+import torch
 
 PATIENCE_SECONDS = 120
 SLOW_IMPORTS = ["accelerate.utils", "peft", "transformers.models.whisper.modeling_whisper"]
@@ -58,5 +62,25 @@ def _call(
     place: dict[str, int], result: Connection, function: Callable[..., Any], arguments: Any
 ) -> None:
     os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    # One thread, as in the tests' own process and as torchrun has it; accelerate looks here.
+    os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
     result.send(function(*arguments))
+
+
+def command_line(folder: Path, *arguments: str) -> int:
+    """`lora-whisper ARGUMENTS` in `folder`; what this process prints is in output-RANK.txt."""
+    from lora_whisper.commands.__main__ import main
+
+    os.chdir(folder)
+    output = os.open(f"output-{os.environ['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(output, stream.fileno())
+    sys.argv = ["lora-whisper", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.stdout.flush()
+    return 0

@@ -30,7 +30,6 @@ Trained = tuple[list[StepResult], dict[str, np.ndarray], float]
 
 def train() -> Trained:
     """Some steps on this process's part of the windows, and the loss of the last adapter."""
-    torch.set_num_threads(1)
     trainer = toy_trainer(toy_adapter(), total_steps=len(WINDOWS), max_gradient_norm=0.5)
     results = []
     for step, count in enumerate(WINDOWS):
@@ -149,7 +148,6 @@ def test_all_processes_stop_after_the_step_in_which_one_got_a_signal() -> None:
 
 def hear(folder: Path) -> tuple[tuple[str, ...], list[str], list[tuple[int, int]]]:
     """Decode five clips, one of which is broken."""
-    torch.set_num_threads(1)
     if processes.count() > 1:
         join_processes()
     toy, progress = make_toy(), list[tuple[int, int]]()
