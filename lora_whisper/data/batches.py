@@ -7,6 +7,7 @@ same global batch as several do together.
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -156,9 +157,20 @@ def step_loader(
         sampler=range(first_step, last_step),
         num_workers=workers,
         worker_init_fn=_begin_worker if workers else None,
+        multiprocessing_context=_start_method() if workers else None,
         generator=torch.Generator().manual_seed(0),
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _start_method() -> str:
+    """Make workers children of the training process, which they have to notice the end of.
+
+    Python 3.14 lets a server fork them, by default: their parent is the server, and they would
+    wait for ever for the next step of a training process that was killed.
+    """
+    default = multiprocessing.get_start_method()
+    return "fork" if default == "forkserver" else default
 
 
 def _begin_worker(worker: int) -> None:
