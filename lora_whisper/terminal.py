@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -56,11 +56,24 @@ def log_to_console() -> None:
 def quiet_libraries() -> None:
     """Silence what libraries say of themselves, which is nothing that a user could act on.
 
-    bitsandbytes reports a missing optional kernel on every import; transformers and peft warn of
-    each other's deprecations.
+    bitsandbytes reports a missing optional kernel on every import; transformers warns of a cache
+    that the encoder would not have anyway; transformers and peft warn of each other's deprecations.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for name in ("bitsandbytes", "transformers.utils.generic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+
+
+class _LogFile(logging.FileHandler):
+    """Lines that find no room are lost: what a run has to store says so, and not its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
@@ -70,7 +83,7 @@ def log_to_file(path: Path) -> Iterator[None]:
         yield
         return
     log = logging.getLogger("lora_whisper")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
