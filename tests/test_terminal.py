@@ -63,6 +63,19 @@ def test_the_logs_file_has_levels_and_how_it_ended(tmp_path: Path) -> None:
     assert "after the end" not in path.read_text()
 
 
+def test_a_full_disk_is_left_to_others_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """/dev/full takes no byte; nor does a disk on which a checkpoint has found no room."""
+
+    def work() -> None:
+        with terminal.log_to_file(Path("/dev/full")):
+            logging.getLogger("lora_whisper").warning("a warning")
+            raise ValueError("the disk is full")
+
+    with pytest.raises(ValueError, match="the disk is full"):
+        work()
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_markup_in_a_log_line_is_text(written: io.StringIO) -> None:
     """File names may have brackets, which rich would take for colours."""
     record = logging.LogRecord("x", logging.WARNING, "", 0, "left out [red]a.wav[/]", None, None)
