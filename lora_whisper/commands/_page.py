@@ -175,5 +175,7 @@ summary span { display: block; }
   details::details-content { content-visibility: visible; display: block; }
   summary::after { content: ""; }
   figure, .rows li, summary { break-inside: avoid; }
+  h2, h3, summary { break-after: avoid; }
+  .plots { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 """

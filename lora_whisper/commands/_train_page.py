@@ -95,7 +95,7 @@ def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Axes | None
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     else:
-        axes.set_ylim(bottom=0)
+        _begin_at_zero(axes)
     return axes
 
 
@@ -109,7 +109,7 @@ def _error_rate(validation: Sequence[Line], kept_step: int | None) -> Axes | Non
     kept = steps == kept_step
     axes.plot(steps[kept], 100 * rates[kept], "o", markersize=9, color=VALIDATION, clip_on=False)
     axes.yaxis.set_major_formatter("{x:g} %")
-    axes.set_ylim(bottom=0)
+    _begin_at_zero(axes)
     return axes
 
 
@@ -118,7 +118,7 @@ def _course(training: Sequence[Line], key: str) -> Axes | None:
         return None
     axes = _axes(1.9, training)
     axes.plot(*_points(training, key), color=TRAINING)
-    axes.set_ylim(bottom=0)
+    _begin_at_zero(axes)
     return axes
 
 
@@ -128,6 +128,10 @@ def _axes(height_inches: float, lines: Sequence[Line]) -> Axes:
     axes.set_xlim(0, 1.02 * lines[-1]["step"])
     axes.locator_params(axis="x", integer=True, nbins=7)
     return axes
+
+
+def _begin_at_zero(axes: Axes) -> None:
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)  # a dot at the top stays whole
 
 
 def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:

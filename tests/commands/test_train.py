@@ -48,10 +48,15 @@ def test_train_merge_evaluate(world: World, line: Line, capsys: pytest.CaptureFi
     assert [row["step"] for row in lines if "validation_wer" in row] == [2, 4]
     assert yaml.safe_load((run / "config.yaml").read_text())["adapter"]["rank"] == 2
     assert "validation WER" in (run / "train.log").read_text()
+    card, report = run / "adapter/README.md", run / "report.html"
+    assert "| merged |" not in card.read_text()
+    assert "<td>merged</td>" not in report.read_text()
 
     assert line("merge", f"run={run}") == 0
     merged = json.loads((run / "summary.json").read_text())["merged"]
     assert merged["wer"] == summary["adapter"]["wer"]
+    assert "| merged |" in card.read_text()
+    assert "<td>merged</td>" in report.read_text()
     check_stock_loading(run)
 
     capsys.readouterr()
