@@ -63,6 +63,7 @@ def test_the_logs_file_has_levels_and_how_it_ended(tmp_path: Path) -> None:
     assert "after the end" not in path.read_text()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_disk_is_left_to_others_to_say(capsys: pytest.CaptureFixture[str]) -> None:
     """/dev/full takes no byte; nor does a disk on which a checkpoint has found no room."""
 

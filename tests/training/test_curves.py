@@ -76,6 +76,7 @@ def test_overfitting_takes_a_growing_gap_and_a_wer_that_does_not_fall(
     assert overfits([validated(step, wer, gap) for step, (wer, gap) in pairs]) is expected
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full takes every opening and no byte."""
     with pytest.raises(DiskFull, match=r"/dev/full could not be written"):
