@@ -59,6 +59,8 @@ def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
     )
     for line in _table(rows):
         log.info("%s", line)
+    if config.adapter.init_from is not None:
+        log.info("start       %s", config.adapter.init_from)
 
 
 def _ranks(config: TrainConfig, rows: list[TableRow]) -> str:

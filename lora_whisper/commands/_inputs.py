@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -192,17 +192,35 @@ def refuse_leaks(speech: Speech) -> None:
         log.warning("train       is streamed, so that nobody can look for test speech in it")
     if not (scored and learnt):
         return
+    refuse_learnt(
+        scored,
+        learnt,
+        "data.train or data.mix" if speech.mixes else "data.train",
+        'Give each row a "split", or take them out of one of the manifests.',
+    )
+
+
+def refuse_learnt(
+    scored: Mapping[str, Corpus], learnt: Sequence[Utterances], where: str, advice: str
+) -> None:
+    """See that no recording of `scored` is in `learnt`; shared texts are only warned about.
+
+    Args:
+        where: a name for what was learnt.
+        advice: what to do about it.
+
+    Raises:
+        UserError: the same piece of audio is in both.
+    """
     recordings, texts = Recordings(learnt), Texts(learnt)
     for name, corpus in scored.items():
         utterances = corpus.utterances
         shared = [utterances.row(index) for index in recordings.shared_with(utterances)]
         if shared:
             rows = [f"{row.place}: {Path(row.audio).name}".rstrip(": ") for row in shared]
-            where = "data.train or data.mix" if speech.mixes else "data.train"
             raise UserError(
                 f"{len(shared)} recordings of data.{name} are in {where} too, so that a score "
-                f"on them would mean nothing:\n{listing(rows)}\n"
-                'Give each row a "split", or take them out of one of the manifests.'
+                f"on them would mean nothing:\n{listing(rows)}\n{advice}"
             )
         same = texts.shared_with(utterances)
         if same:

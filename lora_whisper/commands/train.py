@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lora_whisper import processes, terminal
 from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._init_from import require_start, saved_start
 from lora_whisper.commands._inputs import (
     Speech,
     has_other_length,
@@ -24,12 +25,10 @@ from lora_whisper.commands._inputs import (
     with_absolute_paths,
     write_config,
 )
-from lora_whisper.commands._run import Run, trained_tokens
+from lora_whisper.commands._run import Run
 from lora_whisper.commands._windows import new_augmenter
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.model.saved import SavedAdapter, read_saved
-from lora_whisper.model.start import find_start, require_fit, require_same_base
 from lora_whisper.run_folder import (
     DiskFull,
     RunFolder,
@@ -54,12 +53,13 @@ def check(config: TrainConfig, path: Path) -> None:
     _require_language_token(config)
     config, folder = with_absolute_paths(config), RunFolder(path)
     start = processes.from_main(lambda: _start(config, folder))
-    saved = _saved_start(config, path) if start == "new" else None
-    if start != "complete":
-        _check_attention(config)
-        _check_speech(config)
+    if start == "complete":
+        return
+    saved = saved_start(config, path) if start == "new" else None
+    _check_attention(config)
+    speech = _check_speech(config)
     if saved is not None:
-        _require_fit(config, saved)
+        require_start(config, saved, speech)
 
 
 def _start(config: TrainConfig, folder: RunFolder) -> Start:
@@ -82,34 +82,6 @@ def _require_language_token(config: TrainConfig) -> None:
         )
 
 
-def _saved_start(config: TrainConfig, path: Path) -> SavedAdapter | None:
-    """The headers of what adapter.init_from names."""
-    if config.adapter.init_from is None:
-        return None
-    folder = find_start(config.adapter.init_from)
-    if folder.is_relative_to(path.absolute()):
-        raise UserError(
-            f"adapter.init_from={folder} is of the run that overwrite=true replaces.\n"
-            "Type another name=…, so that it stays."
-        )
-    return read_saved(folder)
-
-
-def _require_fit(config: TrainConfig, saved: SavedAdapter) -> None:
-    """See that a run can start from `saved`, of which no weights are read yet."""
-    from lora_whisper.model.checkpoint import load_config
-
-    base = read_base(config.model)
-    require_same_base(saved, base.checkpoint)
-    require_fit(
-        saved,
-        config.adapter,
-        load_config(base.checkpoint),
-        base.vocabulary.languages,
-        trained_tokens(config, base),
-    )
-
-
 def _check_attention(config: TrainConfig) -> None:
     """See that FlashAttention runs here; only who asks for it has to wait for torch so early."""
     if config.model.attention != "flash":
@@ -124,7 +96,7 @@ def _check_attention(config: TrainConfig) -> None:
     choose_attention(config.model.attention, dtype, device)
 
 
-def _check_speech(config: TrainConfig) -> None:
+def _check_speech(config: TrainConfig) -> Speech:
     if config.data.streaming:
         from lora_whisper.data.stream import check_stream
 
@@ -142,6 +114,7 @@ def _check_speech(config: TrainConfig) -> None:
         from lora_whisper.evaluation.evaluate import group_labels
 
         group_labels(speech.test.utterances, config.evaluation.group_by)
+    return speech
 
 
 def _require_borrowers(data: DataConfig, speech: Speech) -> None:

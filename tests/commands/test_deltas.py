@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from gc import get_objects
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.commands._run import Run
+from lora_whisper.commands import _run
 from lora_whisper.model.plain import read_plain
 from tests.commands.conftest import Line, World
 
@@ -97,6 +99,33 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
     assert summary("near")["steps"] == 1
 
 
+def test_a_start_that_has_heard_the_test_set_is_refused(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where another run lies between: its start's start has heard it."""
+    few = ["training.max_steps=1", *UNSCORED]
+    speech = {name: f"data.train={world.speech / name}.jsonl" for name in ("train", "test")}
+    assert line("train", *world.arguments("first", *few, speech["test"])) == 0
+    between = [*few, "adapter.init_from=outputs/first", speech["train"]]
+    assert line("train", *world.arguments("second", *between)) == 0
+    assert line("train", *world.arguments("third", "adapter.init_from=outputs/second")) == 2
+    message = capsys.readouterr().err
+    assert "4 recordings of data.test are in what" in message
+    assert "outputs/second was trained on too" in message
+    assert not (RUNS / "third").exists()
+
+
+def test_what_nobody_knows_of_a_start_is_said(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["training.max_steps=1", "data.validation=null"]
+    assert line("train", *world.arguments("first", *few)) == 0
+    (RUNS / "first/adapter").rename("found")
+    capsys.readouterr()
+    assert line("train", *world.arguments("second", *few, "adapter.init_from=found")) == 0
+    assert "nobody can look for test speech in what it has learnt" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("rank", [None, 1])
 def test_the_mean_ships_where_nothing_was_validated(
     rank: int | None, world: World, line: Line, capsys: pytest.CaptureFixture[str]
@@ -126,7 +155,7 @@ def test_the_mean_ships_unless_a_single_adapter_was_better(
 ) -> None:
     """Each validation in training gives 0.5; afterwards the training model is gone."""
     monkeypatch.setattr(
-        Run, "_validation_wer", lambda run, *_: 0.5 if hasattr(run, "model") else wer
+        _run.Run, "_validation_wer", lambda run, *_: 0.5 if hasattr(run, "model") else wer
     )
     assert line("train", *world.arguments("mean", "data.test=null", *averaging("best"))) == 0
     found = summary("mean")["averaging"]
@@ -145,3 +174,19 @@ def test_averaging_that_cannot_be_is_refused(
     assert line("train", *world.arguments("x", "adapter=dora", *averaging("last"))) == 2
     assert "averaging" in capsys.readouterr().err
     assert not RUNS.exists()
+
+
+def test_one_model_at_a_time_is_in_memory(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training model is gone before what ships is loaded, and so is each candidate."""
+    alive: list[int] = []
+    load = _run.load_whisper
+
+    def counting(*given: Any) -> Any:
+        alive.append(sum(type(one) is WhisperForConditionalGeneration for one in get_objects()))
+        return load(*given)
+
+    monkeypatch.setattr(_run, "load_whisper", counting)
+    assert line("train", *world.arguments("mean", *averaging("best"))) == 0
+    assert alive[1:] == [alive[0]] * 2  # other tests' may be alive before the first
