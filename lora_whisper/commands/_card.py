@@ -18,6 +18,7 @@ from lora_whisper.commands._summary import (
     model_name,
     origin,
     remarks,
+    shipped_rank,
     speakers_line,
 )
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
@@ -174,10 +175,10 @@ def _sources(data: DataConfig) -> list[str]:
 
 
 def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
-    adapter, (lowest, highest) = config.adapter, summary["adapter_ranks"]
-    rank = f"rank {highest}" if lowest == highest else f"ranks {lowest} – {highest}"
+    adapter, rank = config.adapter, shipped_rank(summary)
     stack = "encoder and decoder" if adapter.stack == "both" else adapter.stack
-    yield f"adapter: {adapter.kind}, {rank}, alpha {adapter.alpha:g}, {adapter.targets} of {stack}"
+    form = f"{adapter.kind}, rank {rank}, alpha {adapter.alpha:g}"
+    yield f"adapter: {form}, {adapter.targets} of {stack}"
     yield (
         f"size: {summary['trainable_parameters']:,} trained parameters, "
         f"{megabytes(summary['adapter_bytes'])}"

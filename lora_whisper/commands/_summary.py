@@ -184,8 +184,8 @@ def _figures(summary: dict[str, Any]) -> list[str]:
     adapter, model = summary["adapter_bytes"], summary["model_bytes"]
     trainable, total = summary["trainable_parameters"], summary["total_parameters"]
     return [
-        f"size        adapter {megabytes(adapter)}, model {megabytes(model)} "
-        f"({percent(adapter / model)})",
+        f"size        adapter {megabytes(adapter)} of rank {shipped_rank(summary)}, "
+        f"model {megabytes(model)} ({percent(adapter / model)})",
         f"parameters  {trainable:,} of {total:,} trained ({percent(trainable / total)})",
         _speech(summary),
         f"time        {clock(summary['train_seconds'])} for {summary['steps']} steps, "
@@ -212,6 +212,12 @@ def _effort(summary: dict[str, Any]) -> list[str]:
         f"{clock(validation_seconds)} of the time",
         *memory[:1],
     ]
+
+
+def shipped_rank(summary: Mapping[str, Any]) -> str:
+    """`16`, or `4 – 32` where layers differ; older summaries do not say."""
+    lowest, highest = summary.get("adapter_ranks") or ("?", "?")
+    return str(highest) if lowest == highest else f"{lowest} – {highest}"
 
 
 def origin(summary: Mapping[str, Any]) -> str:

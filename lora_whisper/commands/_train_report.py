@@ -17,6 +17,7 @@ from lora_whisper.commands._summary import (
     origin,
     remarks,
     score_cells,
+    shipped_rank,
     speakers_line,
 )
 from lora_whisper.commands.evaluate import OWN_SET
@@ -142,12 +143,11 @@ def _cells(score: Mapping[str, Any]) -> list[str]:
 
 
 def _training(summary: Summary) -> dict[str, str]:
-    lowest, highest = summary["adapter_ranks"]
     trained, total = summary["trainable_parameters"], summary["total_parameters"]
     adapter, model = summary["adapter_bytes"], summary["model_bytes"]
     return {
         "steps": f"{summary['steps']:,}, the adapter is that of {origin(summary)}",
-        "rank": str(highest) if lowest == highest else f"{lowest} – {highest}",
+        "rank": shipped_rank(summary),
         "parameters": f"{trained:,} of {total:,} trained ({percent(trained / total)})",
         "size": f"{megabytes(adapter)}, the model's is {megabytes(model)}",
         "base": summary["checkpoint_fingerprint"],
