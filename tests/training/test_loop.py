@@ -9,21 +9,31 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED, BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.model.adapter import attach
-from lora_whisper.training import loop
+from lora_whisper.training import loop, probing
 from lora_whisper.training.checkpoints import TrainingState
-from lora_whisper.training.loop import Trainer, forward, main_loop, mean_loss, train_step
+from lora_whisper.training.loop import (
+    StepResult,
+    Trainer,
+    forward,
+    main_loop,
+    mean_loss,
+    train_step,
+)
 from lora_whisper.training.loss import token_loss_sum
 from lora_whisper.training.optimizer import new_optimizer
 from lora_whisper.training.stopping import Stopped
 from tests.configs import adapter_config, optimizer_config
+from tests.launched import together
 from tests.toys import toy_model
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
 
@@ -467,3 +477,51 @@ def test_a_signal_in_the_last_validation_does_not_get_lost() -> None:
     with pytest.raises(Stopped):
         calls.run(2, [batches] * 2)
     assert calls.saved == [2]
+
+
+# ── what one process of several meets ────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True)
+class Troubled:
+    """What came of some steps in one of two processes."""
+
+    results: list[StepResult]
+    limit: int | None
+    fitting: int
+    matrices: list[np.ndarray]
+
+
+def troubled() -> Troubled:
+    """The second process holds two windows at a time, and in step 2 its sound is no number."""
+    is_second = processes.rank() == 1
+    trainer = toy_trainer(toy_adapter(), global_batch=8)
+
+    def forward_here(trainer: Trainer, batch: Batch) -> Tensor:
+        if is_second and len(batch.labels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(trainer, batch)
+
+    loop.forward = probing.forward = forward_here
+    fitting = probing.fitting_micro_batch(trainer)
+    results = []
+    for step in range(4):
+        batches = micro_batches(toy_windows(8, step)[processes.rank() :: processes.count()], 4)
+        is_bad = is_second and step == 2
+        results.append(train_step(trainer, step, silent(batches) if is_bad else batches))
+    matrices = [value.detach().numpy() for value in trainer.parameters.values()]
+    return Troubled(results, trainer.limit.windows, fitting, matrices)
+
+
+def test_what_one_process_meets_does_not_part_them() -> None:
+    """Out of memory is its own affair; a step that is not finite is skipped by all."""
+    trainer = toy_trainer(toy_adapter())
+    alone = [train_step(trainer, step, micro_batches(toy_windows(8, step), 8)) for step in (0, 1)]
+    both = together(2, troubled)
+    for one in both:
+        assert [result.skipped for result in one.results] == [False, False, True, False]
+        losses = [result.loss for result in one.results[:2]]
+        assert losses == pytest.approx([result.loss for result in alone], rel=1e-5)
+        assert one.fitting == 2, "all take what the smallest memory holds"
+        assert all(map(np.array_equal, one.matrices, both[0].matrices))
+    assert [one.limit for one in both] == [None, 2]
