@@ -1,6 +1,6 @@
 """Functions in several processes at once, in the environment that a launcher gives them.
 
-The processes are forked off a server that has imported what takes seconds, and nothing else.
+The processes are forked off a server that has imported what takes seconds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from tests.commands.processes import LOADED
+
 PATIENCE_SECONDS = 120
-SLOW_IMPORTS = ["accelerate.utils", "peft", "transformers.models.whisper.modeling_whisper"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Launched:
 def launch(count: int, function: Callable[..., Any], *arguments: Any) -> list[Launched]:
     """Call the module-level `function` in `count` processes that know of each other."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(SLOW_IMPORTS)
+    context.set_forkserver_preload(LOADED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
