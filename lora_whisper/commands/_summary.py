@@ -110,8 +110,8 @@ def show_summary(folder: RunFolder) -> None:
     summary = read_json(folder.summary)
     console.print()
     console.print(_scores(summary))
-    said = [f"{kind:11} {text}" for kind, text in remarks(summary)]
-    for line in [*_figures(summary), *said, *_files(folder)]:
+    said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]
+    for line in [*said, *_files(folder)]:
         console.print(line, markup=False)
 
 
@@ -173,45 +173,49 @@ def _scores(summary: dict[str, Any]) -> Table | str:
     return score_table(title, {model: summary[model] for model in MODELS}, summary["quantization"])
 
 
-def _speech(summary: dict[str, Any]) -> str:
-    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
-    if not seconds:
-        return f"speech      {seen_seconds / 3600:.2f} h of a stream"
-    return f"speech      {seconds / 3600:.2f} h, seen {seen_seconds / seconds:.1f} times"
-
-
-def _figures(summary: dict[str, Any]) -> list[str]:
+def figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run cost and what it came to, each figure with its name."""
     adapter, model = summary["adapter_bytes"], summary["model_bytes"]
     trainable, total = summary["trainable_parameters"], summary["total_parameters"]
     return [
-        f"size        adapter {megabytes(adapter)} of rank {shipped_rank(summary)}, "
-        f"model {megabytes(model)} ({percent(adapter / model)})",
-        f"parameters  {trainable:,} of {total:,} trained ({percent(trainable / total)})",
-        _speech(summary),
-        f"time        {clock(summary['train_seconds'])} for {summary['steps']} steps, "
-        f"adapter of {origin(summary)}",
+        (
+            "size",
+            f"adapter {megabytes(adapter)} of rank {shipped_rank(summary)}, "
+            f"model {megabytes(model)} ({percent(adapter / model)})",
+        ),
+        ("parameters", f"{trainable:,} of {total:,} trained ({percent(trainable / total)})"),
+        ("speech", _speech(summary)),
+        (
+            "time",
+            f"{clock(summary['train_seconds'])} for {summary['steps']} steps, "
+            f"adapter of {origin(summary)}",
+        ),
         *_effort(summary),
     ]
 
 
-def _effort(summary: dict[str, Any]) -> list[str]:
+def _speech(summary: Mapping[str, Any]) -> str:
+    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
+    if not seconds:
+        return f"{seen_seconds / 3600:.2f} h of a stream"
+    return f"{seconds / 3600:.2f} h, seen {seen_seconds / seconds:.1f} times"
+
+
+def _effort(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How fast it went and what memory it took, which summaries of older runs lack."""
     if "validation_seconds" not in summary:
         return []
     validation_seconds = summary["validation_seconds"]
     training_seconds = max(summary["train_seconds"] - validation_seconds, 1e-9)
     speed = summary["train_audio_seconds_seen"] / training_seconds
+    validation = f"validation took {clock(validation_seconds)} of the time"
     places = {"gpu_memory_bytes": " of the GPU", "resident_memory_bytes": ""}
     memory = [
-        f"memory      {gigabytes(summary[key])} at most{place}"
+        ("memory", f"{gigabytes(summary[key])} at most{place}")
         for key, place in places.items()
         if key in summary
     ]
-    return [
-        f"speed       {speed:.1f} audio s/s in training; validation took "
-        f"{clock(validation_seconds)} of the time",
-        *memory[:1],
-    ]
+    return [("speed", f"{speed:.1f} audio s/s in training; {validation}"), *memory[:1]]
 
 
 def shipped_rank(summary: Mapping[str, Any]) -> str:
@@ -254,7 +258,9 @@ def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _files(folder: RunFolder) -> list[str]:
     path = folder.path
-    lines = ["", f"adapter     {short(folder.adapter)}", f"report      {short(folder.report)}"]
+    lines = ["", f"adapter     {short(folder.adapter)}"]
+    if folder.report.is_file():  # which older runs lack
+        lines.append(f"report      {short(folder.report)}")
     if folder.merged.is_dir():
         lines.append(f"merged      {short(folder.merged)}")
         lines += [

@@ -82,16 +82,16 @@ def curves(lines: Sequence[Line], kept_step: int | None) -> list[tuple[str, str]
 
 
 def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Axes | None:
-    if not training:
+    steps, losses = _points(training, "loss_per_token")
+    if not len(losses):
         return None
     axes = _axes(2.7, training)
-    losses = _points(training, "loss_per_token")
-    axes.plot(*losses, color=TRAINING, label="training")
+    axes.plot(steps, losses, color=TRAINING, label="training")
     if validation:
         points = _points(validation, "validation_loss_per_token")
         axes.plot(*points, "o-", markersize=4, color=VALIDATION, label="validation")
         add_legend(axes)
-    if losses[1].max() > STEEP * losses[1].min() > 0:
+    if losses.max() > STEEP * losses.min() > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     else:
@@ -114,10 +114,11 @@ def _error_rate(validation: Sequence[Line], kept_step: int | None) -> Axes | Non
 
 
 def _course(training: Sequence[Line], key: str) -> Axes | None:
-    if not training:
+    steps, values = _points(training, key)
+    if not len(values):
         return None
     axes = _axes(1.9, training)
-    axes.plot(*_points(training, key), color=TRAINING)
+    axes.plot(steps, values, color=TRAINING)
     _begin_at_zero(axes)
     return axes
 

@@ -12,12 +12,11 @@ from typing import Any
 from lora_whisper.commands._settings import below_home, changes, config_text
 from lora_whisper.commands._summary import (
     MODELS,
+    figures,
     is_mean,
     model_name,
-    origin,
     remarks,
     score_cells,
-    shipped_rank,
     speakers_line,
 )
 from lora_whisper.commands.evaluate import OWN_SET
@@ -109,17 +108,17 @@ def _about(summary: Summary) -> str:
 
 def _key_figures(summary: Summary) -> dict[str, str]:
     base, adapter = summary["base"], summary["adapter"]
-    figures = {
+    effort = {
         "hours of speech": f"{_seconds(summary) / 3600:.2f}",
         "trained": clock(summary["train_seconds"]),
         "adapter": megabytes(summary["adapter_bytes"]),
     }
     if not adapter:
-        return figures
+        return effort
     rates = {"wer": "word error rate", "cer": "character error rate"}
     return {
         title: f"{percent(base[rate])} → {percent(adapter[rate])}" for rate, title in rates.items()
-    } | figures
+    } | effort
 
 
 def _seconds(summary: Summary) -> float:
@@ -143,24 +142,20 @@ def _cells(score: Mapping[str, Any]) -> list[str]:
 
 
 def _training(summary: Summary) -> dict[str, str]:
-    trained, total = summary["trainable_parameters"], summary["total_parameters"]
-    adapter, model = summary["adapter_bytes"], summary["model_bytes"]
-    return {
-        "steps": f"{summary['steps']:,}, the adapter is that of {origin(summary)}",
-        "rank": shipped_rank(summary),
-        "parameters": f"{trained:,} of {total:,} trained ({percent(trained / total)})",
-        "size": f"{megabytes(adapter)}, the model's is {megabytes(model)}",
+    skipped = f"{summary['skipped_steps']:,}, whose loss or gradient was not finite"
+    early = "early, since no validation was better any more"
+    return dict(figures(summary)) | {
         "base": summary["checkpoint_fingerprint"],
+        **({"skipped steps": skipped} if summary["skipped_steps"] else {}),
+        **({"ended": early} if summary["ended_early"] else {}),
     }
 
 
 def _speech(summary: Summary) -> dict[str, str]:
-    seen = summary["train_audio_seconds_seen"] / max(_seconds(summary), 1e-9)
     counts = summary["utterances"].items()
     facts = {
         "languages": ", ".join(summary["languages"]),
         "utterances": ", ".join(f"{count:,} {split}" for split, count in counts),
-        "training speech": f"{_seconds(summary) / 3600:.2f} h, seen {seen:.1f} times",
         "speakers": speakers_line(summary),
         "audio that did not decode": f"{summary['bad_audio']:,}" if summary["bad_audio"] else "",
     }
@@ -207,10 +202,10 @@ def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]
     told = {id(sample) for sample in (*worst, *worsened, *improved)}
     others = [sample for sample in samples if id(sample) not in told]
     drawn = random.Random(seed).sample(others, min(SHOWN_SAMPLES, len(others)))
-    kinds = [
-        ("Most errors of the adapter", [sample for sample in worst if sample.errors]),
-        ("Most errors that the adapter brought", [sample for sample in worsened if sample.gain < 0]),
-        ("Most errors that the adapter took away", [sample for sample in improved if sample.gain > 0]),
-        ("Drawn at random from the others", drawn),
-    ]
-    return [(title, some) for title, some in kinds if some]
+    kinds = {
+        "Most errors of the adapter": [one for one in worst if one.errors],
+        "Most errors that the adapter brought": [one for one in worsened if one.gain < 0],
+        "Most errors that the adapter took away": [one for one in improved if one.gain > 0],
+        "Drawn at random from the others": drawn,
+    }
+    return [(title, some) for title, some in kinds.items() if some]

@@ -154,6 +154,14 @@ def test_what_is_said_of_the_speech(tmp_path: Path) -> None:
     assert page.find("word error rate") == ["80.0 % → 20.0 %"]
 
 
+def test_what_happened_in_training(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "toy")
+    assert not {"skipped steps", "ended"} & {term for term, _, _ in page.definitions}
+    page = page_of(tmp_path / "second", skipped_steps=2, ended_early=True)
+    assert page.find("skipped steps") == ["2, whose loss or gradient was not finite"]
+    assert len(page.find("ended")) == 1
+
+
 def test_the_configuration_and_what_is_changed_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +221,7 @@ def test_no_step_is_marked_where_a_mean_of_several_ships(tmp_path: Path) -> None
     averaging = {"steps": [50, 75], "ships": True}
     page = page_of(tmp_path / "toy", lines=LINES, averaging=averaging)
     assert "at the step that was kept" not in page.text
-    assert page.find("steps") == ["100, the adapter is that of the mean of steps 50, 75"]
+    assert page.find("time") == ["1:05 for 100 steps, adapter of the mean of steps 50, 75"]
 
 
 def test_what_there_is_not_is_not_drawn() -> None:
@@ -229,7 +237,8 @@ def test_norms_that_were_not_finite_leave_no_gap() -> None:
     without = drawn([training(1), training(3)])
     gap = drawn([training(1), training(2, norm=None), training(3)])
     assert gap["Gradient norm before clipping"] == without["Gradient norm before clipping"]
-    assert drawn([training(1, norm=None)])
+    none = drawn([training(1, norm=None)])
+    assert list(none) == ["Loss per token", "Learning rate"]
 
 
 def test_a_run_of_days_makes_no_page_of_megabytes() -> None:
