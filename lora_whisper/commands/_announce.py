@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lora_whisper import terminal
+from lora_whisper import processes, terminal
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.commands._windows import TrainingWindows, shares
 from lora_whisper.config import TrainConfig
@@ -31,6 +31,8 @@ def announce(
 ) -> None:
     """Base, adapter and speech, a line each; what was left out is named."""
     log.info("run         %s", folder.path)
+    if processes.count() > 1:
+        log.info("processes   %d, which share each global batch", processes.count())
     _announce_model(config, base, model)
     _announce_speech(config, speech)
     _announce_windows(config, base, speech, windows)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def watched_windows(
     config: TrainConfig, base: Base, windows: TrainingWindows
 ) -> Iterator[WatchedWindow]:
-    """The first windows of the run, as it will be trained on them.
+    """The first windows of the run, as it will be trained on them; in each process the same.
 
     Raises:
         UserError: it is not said how many.
@@ -29,7 +29,7 @@ def watched_windows(
         raise UserError("adapter.kind=eva lacks its settings: type adapter=eva instead")
     wanted = config.adapter.eva.windows
     steps = math.ceil(wanted / config.training.global_batch)
-    singles = (batch for step in windows.load(0, steps, 1) for batch in step if batch.rows)
+    singles = (batch for step in windows.load_whole(0, steps, 1) for batch in step if batch.rows)
     for batch in islice(singles, wanted):
         yield _watched(batch, base)
 

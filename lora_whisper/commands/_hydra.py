@@ -37,7 +37,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper import processes
-from lora_whisper.commands._launch import end, meet
+from lora_whisper.commands._launch import end, leave, meet
 from lora_whisper.composing import to_config
 from lora_whisper.errors import UserError, listing
 from lora_whisper.terminal import log_to_console, quiet_libraries
@@ -93,7 +93,9 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
         flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
         if flags.config_path or flags.experimental_rerun:
             raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
-        return _carry_out(command, flags)
+        exit_code = _carry_out(command, flags)
+        leave()
+        return exit_code
     except UserError as error:
         message = f"error: {error}"
         return end(2, lambda: print(message, file=sys.stderr))

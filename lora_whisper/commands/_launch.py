@@ -45,6 +45,14 @@ def meet(command: str, is_shared: bool) -> None:
     join_processes()
 
 
+def leave() -> None:
+    """Part from the other processes, when all is done."""
+    if _store() is not None:
+        from torch import distributed
+
+        distributed.destroy_process_group()
+
+
 def end(exit_code: int, say_why: Callable[[], object]) -> int:
     """Say why this process ends, if it is the first one; return the exit code of all.
 

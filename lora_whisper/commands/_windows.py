@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from lora_whisper.data.table import Utterances
     from lora_whisper.data.windows import WindowMaker, WindowSource
 
+    Load = Callable[[int, int, int], Iterable[list[Batch]]]
+
 
 @dataclass(frozen=True)
 class TrainingWindows:
-    """The global batches of a run, step by step; of each, what this process computes."""
+    """The global batches of a run, from one step to before another, in micro-batches of a size."""
 
-    load: Callable[[int, int, int], Iterable[list[Batch]]]  # from one step to before another, in
-    # micro-batches of so many windows
+    load: Load  # of each step, what this process computes
+    load_whole: Load  # all of it
     per_epoch: int | None  # None of a stream, whose length nobody knows
     steps_per_epoch: int | None
 
@@ -71,18 +73,24 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
 
 def training_windows(config: TrainConfig, base: Base, speech: Speech) -> TrainingWindows:
     """The windows of the training set and of what is mixed into it, or those of a stream."""
+    rank, world = processes.rank(), processes.count()
     if config.data.streaming:
-        return TrainingWindows(_stream(config, base), None, None)
-    from lora_whisper.data.batches import step_loader
-
+        own, whole = _stream(config, base, rank, world), _stream(config, base, 0, 1)
+        return TrainingWindows(own, whole, None, None)
     dataset = _training_steps(config, base, speech)
     workers = config.training.loader_workers
+    own, whole = _steps(dataset, workers, rank, world), _steps(dataset, workers, 0, 1)
+    return TrainingWindows(own, whole, dataset.windows_per_epoch, dataset.steps_per_epoch)
+
+
+def _steps(dataset: StepDataset, workers: int, rank: int, world: int) -> Load:
+    from lora_whisper.data.batches import step_loader
 
     def load(first: int, end: int, micro_batch: int) -> Iterable[list[Batch]]:
-        portioned = dataclasses.replace(dataset, micro_batch=micro_batch)
-        return step_loader(portioned, first, end, workers)
+        part = dataclasses.replace(dataset, micro_batch=micro_batch, rank=rank, world=world)
+        return step_loader(part, first, end, workers)
 
-    return TrainingWindows(load, dataset.windows_per_epoch, dataset.steps_per_epoch)
+    return load
 
 
 def validation_windows(
@@ -109,7 +117,7 @@ def validation_windows(
     return step_loader(dataset, 0, dataset.steps_per_epoch, workers=0)
 
 
-def _stream(config: TrainConfig, base: Base) -> Callable[[int, int, int], Iterable[list[Batch]]]:
+def _stream(config: TrainConfig, base: Base, rank: int, world: int) -> Load:
     from lora_whisper.data.stream import stream_loader
 
     maker = _training_maker(config, base)
@@ -125,8 +133,8 @@ def _stream(config: TrainConfig, base: Base) -> Callable[[int, int, int], Iterab
             end,
             config.training.loader_workers,
             no_speech_share=shares(config.data).no_speech,
-            rank=processes.rank(),
-            world=processes.count(),
+            rank=rank,
+            world=world,
         )
 
     return load
@@ -149,8 +157,6 @@ def _training_steps(config: TrainConfig, base: Base, speech: Speech) -> StepData
         global_batch=config.training.global_batch,
         micro_batch=config.training.global_batch,
         seed=config.seed,
-        rank=processes.rank(),
-        world=processes.count(),
     )
 
 
