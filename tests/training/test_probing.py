@@ -13,9 +13,7 @@ from lora_whisper.training.probing import fitting_micro_batch, largest_micro_bat
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
 
 
-@pytest.mark.parametrize(
-    ("memory", "expected"), [(99, 16), (16, 16), (15, 8), (7, 6), (5, 4), (2, 2), (1, 1)]
-)
+@pytest.mark.parametrize(("memory", "expected"), [(16, 16), (15, 8), (5, 4), (1, 1)])
 def test_as_few_even_passes_as_memory_allows(memory: int, expected: int) -> None:
     tried = []
 
