@@ -455,7 +455,8 @@ class TrainingConfig:
 
     max_epochs: float | None  # passes over the training set
     max_steps: int | None  # optimizer steps; with max_epochs, the smaller counts; both null: 15
-    # epochs, and for tiny corpora at least 150 steps
+    # epochs, and for tiny corpora at least 150 steps. A run that is resumed may be given another
+    # length if no step depends on it: schedule=constant, warm-up in steps or none, no adalora
     global_batch: int  # windows in one optimizer step, over all processes
     micro_batch: int | Literal["auto"] | None  # windows in one forward pass of one process; auto:
     # as many as memory holds, which is tried out; null: by the model's width

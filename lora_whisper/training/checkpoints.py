@@ -147,7 +147,10 @@ class Checkpoints:
         self._write(f"step-{state.step:06d}", state, parameters, _copied(kept))
 
     def save_best(self, best: Best, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Write best-NNNNNN; the best ones before it go when it is on disk, and no earlier."""
+        """Write best-NNNNNN if it is one of the best `keep_best`; what it replaces goes after it.
+
+        Between the two, and whenever a process ends, there is a best one on disk.
+        """
         if self.is_writer:
             self._write(f"best-{best.step:06d}", best, parameters)
 
@@ -174,24 +177,32 @@ class Checkpoints:
     ) -> None:
         while len(self._writing) >= MOST_WAITING:
             self._writing.popleft().result()
-        values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
         tensors = _copied(dict(parameters))
+        snapshot = dataclasses.replace(state)  # the loop counts on in the other one
         path = self.folder / name
-        self._writing.append(self._thread.submit(self._write_now, path, values, tensors, optimizer))
+        writing = self._thread.submit(self._write_now, path, snapshot, tensors, optimizer)
+        self._writing.append(writing)
 
     def _write_now(
         self,
         path: Path,
-        state: dict[str, Any],
+        state: TrainingState | Best,
         tensors: dict[str, Tensor],
         optimizer: dict[str, Any] | None,
     ) -> None:
+        if isinstance(state, Best) and self._is_surpassed(state):
+            return
         with written_whole(path) as aside:
             write_whole(aside / ADAPTER, safetensors_bytes(tensors))
             if optimizer is not None:
                 write_whole(aside / OPTIMIZER, _pickled(optimizer))
-            write_json(aside / STATE, state)
+            values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
+            write_json(aside / STATE, values)
         self._remove_old()
+
+    def _is_surpassed(self, best: Best) -> bool:
+        better = [one for one, _ in self.bests() if not one.is_beaten_by(best)]
+        return len(better) >= self.keep_best
 
     def _remove_old(self) -> None:
         """Keep the last ones, and the best of all as well as of those before the last checkpoint.

@@ -130,6 +130,19 @@ def test_the_best_ones_are_kept_and_those_known_at_the_last_checkpoint(tmp_path:
     assert [best.step for best, _ in again.bests()] == [20, 30], "later ones will come again"
 
 
+def test_what_is_none_of_the_best_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters, _ = one_matrix()
+    with checkpoints_in(tmp_path, keep_best=2) as checkpoints:
+        for step, wer in {10: 0.5, 20: 0.3, 30: 0.5}.items():
+            checkpoints.save_best(Best(step, wer, 1.0), parameters)
+        checkpoints.finish()
+        monkeypatch.delattr("lora_whisper.training.checkpoints.write_whole")
+        checkpoints.save_best(Best(40, 0.6, 1.0), parameters)
+    assert [best.step for best, _ in checkpoints.bests()] == [20, 10], "of equals, the earlier"
+
+
 def test_a_validation_that_was_broken_off_comes_again(tmp_path: Path) -> None:
     parameters, optimizer = one_matrix()
     with checkpoints_in(tmp_path) as checkpoints:
