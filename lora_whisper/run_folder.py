@@ -31,6 +31,7 @@ from lora_whisper.errors import UserError
 
 SUMMARY_FORMAT = 1  # raised when a key of summary.json changes its meaning
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
+OWN_SET = "test"  # folder below evaluation/MODEL/ of the scores that summary.json holds
 MARKER = "# A run of lora_whisper; this file makes its folder one.\n"
 
 

@@ -39,6 +39,7 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
+    OWN_SET,
     RunFolder,
     remove_folder,
     step_of,
@@ -353,7 +354,14 @@ class Run:
             return None
         paths = to_average(self.checkpoints, settings)
         if len(paths) < 2:
-            log.warning("average     there is none: the run has %d such checkpoints", len(paths))
+            every = {"last": "checkpoint_every_steps", "best": "validate_every_steps"}
+            log.warning(
+                "average     none: %d of %d checkpoints are there; a smaller training.%s=… makes "
+                "more",
+                len(paths),
+                settings.count,
+                every[settings.of],
+            )
             return None
         mean, found = average(paths, self.model, trainer.parameters, initial, settings.rank)
         with written_whole(self._average_folder) as aside:
@@ -406,7 +414,7 @@ class Run:
 
     def _score_base(self) -> Scored:
         """Score the base before training; a resumed run keeps the score that it has."""
-        earlier = earlier_score(self.folder.evaluation / "base" / "test")
+        earlier = earlier_score(self.folder.evaluation / "base" / OWN_SET)
         if earlier is not None:
             return earlier
         if self.config.adapter.kind == "pissa":  # without its adapter, the base is not whole
@@ -434,7 +442,7 @@ class Run:
             self.speech.test.utterances,
             self.base,
             self.config,
-            self.folder.evaluation / name / "test",
+            self.folder.evaluation / name / OWN_SET,
         )
 
     def _finish(

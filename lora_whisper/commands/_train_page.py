@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,6 @@ from lora_whisper.terminal import percent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lora_whisper.commands._train_report import Report, Sample
-
 SHOWN_POINTS = 400  # of a curve; of a longer one, the means of neighbours
 STEEP = 20  # a loss that falls to less than one such part is drawn on a logarithmic scale
 TRAINING, VALIDATION = SERIES[:2]
@@ -23,6 +22,42 @@ TRAINING, VALIDATION = SERIES[:2]
 TAGS = {"substitute": "mark", "insert": "ins", "delete": "del"}
 
 Line = Mapping[str, Any]  # of metrics.jsonl
+Row = Mapping[str, Any]  # of hypotheses.jsonl
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One utterance of the test set, and what each model heard."""
+
+    heard: Mapping[str, Row]  # model → its line of hypotheses.jsonl
+
+    @property
+    def errors(self) -> int:
+        """Words that the adapter has wrong."""
+        return int(self.heard["adapter"]["errors"])
+
+    @property
+    def gain(self) -> int:
+        """Errors that the adapter took away; below zero, that it brought."""
+        return int(self.heard["base"]["errors"]) - self.errors
+
+
+@dataclass(frozen=True)
+class Report:
+    """What stands on the page; texts as they are, to be escaped."""
+
+    name: str
+    about: str
+    key_figures: dict[str, str]
+    remarks: list[tuple[str, str]]  # "warning" or "note", and its text
+    scores: list[tuple[bool, list[str]]]  # whether it is of a group, and its cells
+    normalizer: str
+    lines: Sequence[Line]
+    kept_step: int | None  # None: what was kept is a mean of several
+    samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
+    facts: dict[str, dict[str, str]]
+    changes: list[tuple[str, str, str]]  # key, value, what it is by default
+    config: str  # YAML
 
 
 def page(report: Report) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +18,17 @@ from lora_whisper.commands._summary import (
     score_cells,
     speakers_line,
 )
-from lora_whisper.commands.evaluate import OWN_SET
-from lora_whisper.run_folder import RunFolder, write_whole
+from lora_whisper.commands._train_page import Report, Sample, page
+from lora_whisper.run_folder import OWN_SET, RunFolder, write_whole
 from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind
 
-Row = Mapping[str, Any]  # a line of hypotheses.jsonl
 Summary = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One utterance of the test set, and what each model heard."""
-
-    heard: Mapping[str, Row]  # model → its line of hypotheses.jsonl
-
-    @property
-    def errors(self) -> int:
-        """Words that the adapter has wrong."""
-        return int(self.heard["adapter"]["errors"])
-
-    @property
-    def gain(self) -> int:
-        """Errors that the adapter took away; below zero, that it brought."""
-        return int(self.heard["base"]["errors"]) - self.errors
-
-
-@dataclass(frozen=True)
-class Report:
-    """What stands on the page; texts as they are, to be escaped."""
-
-    name: str
-    about: str
-    key_figures: dict[str, str]
-    remarks: list[tuple[str, str]]  # "warning" or "note", and its text
-    scores: list[tuple[bool, list[str]]]  # whether it is of a group, and its cells
-    normalizer: str
-    lines: list[dict[str, Any]]  # of metrics.jsonl
-    kept_step: int | None  # None: what was kept is a mean of several
-    samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
-    facts: dict[str, dict[str, str]]
-    changes: list[tuple[str, str, str]]  # key, value, what it is by default
-    config: str  # YAML
 
 
 def write_report(folder: RunFolder, summary: Summary) -> None:
     """Write the page of a run that is complete but for the summary's file."""
-    from lora_whisper.commands._train_page import page
-
     write_whole(folder.report, page(read_report(folder, summary)).encode())
 
 

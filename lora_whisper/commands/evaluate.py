@@ -32,15 +32,13 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json
+from lora_whisper.run_folder import OWN_SET, RunFolder, existing_run, locked, read_json
 
 if TYPE_CHECKING:
     import torch
     from transformers import WhisperForConditionalGeneration
 
 log = logging.getLogger("lora_whisper")
-
-OWN_SET = "test"  # folder of the scores that summary.json holds
 
 
 def check(config: EvaluateConfig, path: Path) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from lora_whisper.commands._hydra import Command, run_command
 from lora_whisper.commands._inputs import Base, read_base, read_config, usable
 from lora_whisper.commands._scoring import score_model
-from lora_whisper.commands.evaluate import OWN_SET, load_merged
+from lora_whisper.commands.evaluate import load_merged
 from lora_whisper.config import MergeConfig, TrainConfig
 from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import locate
-from lora_whisper.run_folder import RunFolder, existing_run, locked, read_json
+from lora_whisper.run_folder import OWN_SET, RunFolder, existing_run, locked, read_json
 from lora_whisper.terminal import megabytes
 
 log = logging.getLogger("lora_whisper")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lora_whisper.commands._page import LIGHT
-from lora_whisper.commands._train_page import curves
-from lora_whisper.commands._train_report import SHOWN_SAMPLES, Sample, chosen, write_report
+from lora_whisper.commands._train_page import Sample, curves
+from lora_whisper.commands._train_report import SHOWN_SAMPLES, chosen, write_report
 from tests.commands.toy_run import Heard, toy_run
 
 NEVER_CLOSED = {"meta", "path", "use", "rect"}
