@@ -22,6 +22,7 @@ from lora_whisper.commands._summary import (
     speakers_line,
 )
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
+from lora_whisper.model.start import name_of_start
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import RunFolder, write_whole
 from lora_whisper.terminal import megabytes, percent
@@ -179,6 +180,9 @@ def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
     stack = "encoder and decoder" if adapter.stack == "both" else adapter.stack
     form = f"{adapter.kind}, rank {rank}, alpha {adapter.alpha:g}"
     yield f"adapter: {form}, {adapter.targets} of {stack}"
+    if adapter.init_from is not None:
+        start = name_of_start(adapter.init_from)
+        yield f"start: the adapter {start}, the speech of which is not counted here"
     yield (
         f"size: {summary['trainable_parameters']:,} trained parameters, "
         f"{megabytes(summary['adapter_bytes'])}"

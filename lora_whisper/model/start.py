@@ -50,6 +50,12 @@ def find_start(given: str) -> Path:
     )
 
 
+def name_of_start(given: str) -> str:
+    """The name of a run, or of another adapter's folder, without where it lies."""
+    path = local_path(given)
+    return path.parent.name if path.name == RunFolder(path.parent).adapter.name else path.name
+
+
 def require_same_base(saved: SavedAdapter, checkpoint: Checkpoint) -> None:
     """See that the adapter was trained on the weights of `checkpoint`: it is a change of those.
 

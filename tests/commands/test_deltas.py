@@ -53,6 +53,7 @@ def test_a_run_starts_from_another_one(world: World, line: Line) -> None:
         assert delta.any()
     assert hypotheses("warm") == hypotheses("near")
     assert summary("warm")["adapter"]["wer"] == summary("near")["adapter"]["wer"]
+    assert "start: the adapter near, the speech" in (RUNS / "warm/adapter/README.md").read_text()
 
 
 def test_a_resumed_run_needs_its_start_no_longer(
@@ -119,7 +120,7 @@ def test_what_nobody_knows_of_a_start_is_said(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ["training.max_steps=1", "data.validation=null"]
-    assert line("train", *world.arguments("first", *few)) == 0
+    assert line("train", *world.arguments("first", *few, *UNSCORED)) == 0
     (RUNS / "first/adapter").rename("found")
     capsys.readouterr()
     assert line("train", *world.arguments("second", *few, "adapter.init_from=found")) == 0
@@ -174,6 +175,14 @@ def test_averaging_that_cannot_be_is_refused(
     assert line("train", *world.arguments("x", "adapter=dora", *averaging("last"))) == 2
     assert "averaging" in capsys.readouterr().err
     assert not RUNS.exists()
+
+
+def test_a_single_checkpoint_is_not_averaged(world: World, line: Line) -> None:
+    assert line("train", *world.arguments("short", *UNSCORED, *averaging("last"))) == 0
+    assert summary("short")["averaging"] is None
+    said = (RUNS / "short/train.log").read_text()
+    assert "1 of 2 checkpoints are there" in said
+    assert "training.checkpoint_every_steps" in said
 
 
 def test_one_model_at_a_time_is_in_memory(

@@ -14,7 +14,13 @@ from lora_whisper.model.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
 from lora_whisper.model.plain import plain_of
 from lora_whisper.model.saved import read_saved
-from lora_whisper.model.start import find_start, require_fit, require_same_base, start_from
+from lora_whisper.model.start import (
+    find_start,
+    name_of_start,
+    require_fit,
+    require_same_base,
+    start_from,
+)
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.configs import adapter_config, model_config
 from tests.model.test_plain import close, deltas, filled, stock
@@ -182,6 +188,10 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_a_run_and_its_adapter_are_the_same_start(run):
     assert find_start(str(run.path)) == find_start(str(run.adapter)) == run.adapter
+
+
+def test_a_start_is_named_without_its_place(run):
+    assert name_of_start(str(run.path)) == name_of_start(str(run.adapter)) == "run"
 
 
 def test_what_is_no_start_is_named(run, tmp_path):
