@@ -7,6 +7,7 @@ that it was trained on stands in it. It names no licence, which is its maker's t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def _metadata(summary: Summary, data: DataConfig) -> str:
         base_model=base,
         base_model_relation="adapter" if base else None,
         pipeline_tag=TASK,
-        language=[HUB_CODES.get(code, code) for code in summary["languages"]],
+        language=[code for code in map(_hub_code, summary["languages"]) if code],
         datasets=_hub_sets(data) or None,
         metrics=["wer", "cer"],
         tags=["lora", "whisper", "lora_whisper"],
@@ -110,6 +111,12 @@ def _results(summary: Summary, data: DataConfig) -> list[EvalResult] | None:
         )
         for rate in ("wer", "cer")
     ]
+
+
+def _hub_code(language: str) -> str | None:
+    """The hub refuses a card with anything but codes; rows may have a name of their own."""
+    code = HUB_CODES.get(language, language)
+    return code if re.fullmatch("[a-z]{2,3}", code) else None
 
 
 def _is_of_hub(summary: Summary) -> bool:

@@ -33,7 +33,7 @@ def code_of(card: ModelCard) -> list[str]:
 
 
 def test_metadata_as_the_hub_reads_it(tmp_path: Path) -> None:
-    data = card_of(tmp_path / "toy", languages=["jw", "sw"]).data
+    data = card_of(tmp_path / "toy", languages=["jw", "my dialect", "sw"]).data
     assert data.to_dict() | {"model-index": None} == {
         "base_model": "openai/whisper-small",
         "base_model_relation": "adapter",

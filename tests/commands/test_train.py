@@ -101,6 +101,8 @@ def test_a_language_under_a_borrowed_token_that_is_learnt_anew(world: World, lin
     check_stock_loading(run)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["merged"]["wer"] == summary["adapter"]["wer"]
+    assert summary["languages"] == ["luo"]
+    assert summary["prompt"] == {"language": "de", "task": "transcribe"}
 
 
 def test_a_token_to_learn_has_to_be_named(
