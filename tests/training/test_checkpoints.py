@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,29 @@ def test_going_on_gives_the_bit_identical_adapter(tmp_path: Path) -> None:
 
 
 def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
-    """The step after it changes the same tensors while they are being written."""
+    """The step after it changes the same tensors before they are written."""
     parameters, optimizer = one_matrix(1.0)
+    parameters["lora_A"].grad = torch.ones(2, 3)
+    optimizer.step()
+    state, saved = TrainingState(1), matrix_and_moments(parameters, optimizer)
+    may_write = threading.Event()
     with checkpoints_in(tmp_path) as checkpoints:
-        checkpoints.save(TrainingState(1), parameters, optimizer)
-        parameters["lora_A"].data.fill_(7.0)
+        checkpoints._thread.submit(may_write.wait)
+        checkpoints.save(state, parameters, optimizer)
+        optimizer.step()
+        state.step = 2
+        may_write.set()
+    assert matrix_and_moments(parameters, optimizer) != saved
     other, its_optimizer = one_matrix()
-    checkpoints_in(tmp_path).resume(other, its_optimizer)
-    assert torch.equal(other["lora_A"], torch.ones(2, 3))
+    assert checkpoints_in(tmp_path).resume(other, its_optimizer).step == 1
+    assert matrix_and_moments(other, its_optimizer) == saved
+
+
+def matrix_and_moments(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+) -> list[list[float]]:
+    moments = optimizer.state[parameters["lora_A"]].values()
+    return [value.flatten().tolist() for value in (parameters["lora_A"], *moments)]
 
 
 def test_scaler_and_ranks_are_restored(tmp_path: Path) -> None:
