@@ -183,8 +183,8 @@ def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
 TEMPLATE = """{% extends "page.html" %}
 {% block title %}{{ report.name }}: training{% endblock %}
 {% block style %}
-.group td:first-child { padding-left: 1.25rem; }
-tbody tr:not(.group) { font-weight: 600; }
+.scores tr:not(.group) td { font-weight: 600; }
+.scores .group td:first-child { padding-left: 1.25rem; }
 .remark { padding: .5rem .9rem; margin: .6rem 0; background: var(--tint); border-radius: .5rem; }
 .warning { color: var(--bad); font-weight: 600; }
 h3 { margin: 1.75rem 0 .5rem; font-size: 1rem; }
@@ -234,7 +234,7 @@ code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 
 <h2>Scores on the test set</h2>
 {% if report.scores %}
-<div class="wide"><table>
+<div class="wide"><table class="scores">
 <thead><tr><th></th><th class="number">WER</th><th class="number">95 % interval</th>
 <th class="number">CER</th><th class="number">utterances</th><th class="number">words</th>
 <th class="number">WER as written</th></tr></thead>
@@ -301,7 +301,7 @@ drawing utterances anew, with replacement.</p>
 <thead><tr><th>not as by default</th><th>value</th><th>default</th></tr></thead>
 <tbody>
 {% for key, value, default in report.changes %}
-<tr class="group"><td>{{ key }}</td><td><code>{{ value }}</code></td>
+<tr><td>{{ key }}</td><td><code>{{ value }}</code></td>
 <td><code class="soft">{{ default }}</code></td></tr>
 {% endfor %}
 </tbody></table></div>
