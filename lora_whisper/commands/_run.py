@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper import processes, terminal
+from lora_whisper import processes
 from lora_whisper.commands._announce import announce
+from lora_whisper.commands._average import (
+    announce_average,
+    average_folder,
+    put_in_place,
+    write_average,
+)
 from lora_whisper.commands._eva import watched_windows
 from lora_whisper.commands._inputs import (
     Base,
@@ -41,16 +46,13 @@ from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
-    remove_folder,
     step_of,
     write_whole,
-    written_whole,
 )
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
-    from torch import Tensor
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.data.batches import Batch
@@ -340,37 +342,17 @@ class Run:
         processes.from_main(
             lambda: save_adapter(self.model, self.folder.adapter, self.base.checkpoint, initial)
         )
-        return state, processes.from_main(lambda: self._write_average(trainer, initial))
-
-    def _write_average(
-        self, trainer: Trainer, initial: Mapping[str, Tensor] | None
-    ) -> Average | None:
-        """Write the mean of several checkpoints aside, if it was asked for and there are any."""
-        from lora_whisper.model.plain import write_plain
-        from lora_whisper.training.averaging import average, to_average
-
-        settings = self.config.training.averaging
-        if settings is None:
-            return None
-        paths = to_average(self.checkpoints, settings)
-        if len(paths) < 2:
-            every = {"last": "checkpoint_every_steps", "best": "validate_every_steps"}
-            log.warning(
-                "average     none: %d of %d checkpoints are there; a smaller training.%s=… makes "
-                "more",
-                len(paths),
-                settings.count,
-                every[settings.of],
+        return state, processes.from_main(
+            lambda: write_average(
+                self.folder,
+                self.checkpoints,
+                self.config.training.averaging,
+                self.base.checkpoint,
+                self.model,
+                trainer.parameters,
+                initial,
             )
-            return None
-        mean, found = average(paths, self.model, trainer.parameters, initial, settings.rank)
-        with written_whole(self._average_folder) as aside:
-            write_plain(mean, aside, self.base.checkpoint)
-        return found
-
-    @property
-    def _average_folder(self) -> Path:
-        return self.folder.checkpoints / "average"
+        )
 
     def _drop_model(self) -> tuple[int, int]:
         """Free the memory for the model that is loaded with what ships.
@@ -396,19 +378,13 @@ class Run:
         """Let the mean ship unless a single adapter has a lower WER; say what became of it."""
         validation, wer = self._validation_sample(), None
         if validation is not None and best is not None:
-            wer = self._validation_wer(self._load_adapter(self._average_folder), validation)
+            wer = self._validation_wer(self._load_adapter(average_folder(self.folder)), validation)
         ships = wer is None or best is None or wer <= best.wer
-        processes.from_main(lambda: self._put_in_place(ships))
+        processes.from_main(lambda: put_in_place(self.folder, ships))
         single = best.wer if best else None
         verdict = {"validation_wer": wer, "validation_wer_of_best": single, "ships": ships}
         announce_average(dataclasses.asdict(average) | verdict)
         return dataclasses.asdict(average) | verdict
-
-    def _put_in_place(self, ships: bool) -> None:
-        if ships:
-            with written_whole(self.folder.adapter) as aside:
-                shutil.copytree(self._average_folder, aside, dirs_exist_ok=True)
-        remove_folder(self._average_folder)
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 
@@ -479,20 +455,3 @@ def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:
     if code is None:
         raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
     return (base.vocabulary.languages[code],)
-
-
-def announce_average(verdict: dict[str, Any]) -> None:
-    """Say of which steps the mean is, what it lost, and whether it ships."""
-    steps = ", ".join(map(str, verdict["steps"]))
-    log.info("average     of steps %s: rank %d", steps, verdict["rank"])
-    if verdict["svd_error"]:
-        lost = terminal.percent(verdict["svd_error"])
-        log.info("average     cut to that rank by SVD, which loses %s of what it adds", lost)
-    if verdict["validation_wer"] is None:
-        log.info("average     kept: there is no data.validation to compare it with the last")
-        return
-    wer, best = (
-        terminal.percent(verdict[key]) for key in ("validation_wer", "validation_wer_of_best")
-    )
-    kept = "kept" if verdict["ships"] else "dropped"
-    log.info("average     validation WER %s, the best alone has %s: %s", wer, best, kept)
