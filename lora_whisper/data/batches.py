@@ -8,7 +8,9 @@ same global batch as several do together.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -23,8 +25,6 @@ from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, Wi
 
 if TYPE_CHECKING:
     from lora_whisper.data.sound.augmentation import Mask
-
-GRACE_SECONDS = 30  # from SIGTERM to a worker's end; torchrun, too, waits for 30 s
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,18 @@ def _begin_worker(worker: int) -> None:
 
     A terminal's Ctrl-C reaches them too, and so does the SIGTERM of a launcher or a batch system,
     which goes to all processes of a job. But ending is the training process's to decide, which
-    needs them to the end of its step. A worker that hangs PyTorch ends by SIGTERM as well; so it is
-    not ignored, but comes late.
+    needs them to the end of its step; it ends them by SIGTERM, so that the sender matters.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_training, daemon=True).start()
+
+
+def _end_with_training() -> None:
+    """Wait for the SIGTERM that comes from the training process."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

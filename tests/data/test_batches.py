@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import multiprocessing
 import pickle
+import subprocess
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -185,10 +186,19 @@ def test_workers_outlive_a_signal_to_all_processes_of_a_job(everything: StepData
     found = [rows(next(batches))]
     workers = multiprocessing.active_children()
     assert len(workers) == 2
-    for worker in workers:
-        worker.terminate()
+    for worker in workers:  # from another process than this one, their parent
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     found += map(rows, batches)
     assert found == [rows(everything[step]) for step in range(20)]
+
+
+def test_workers_end_at_once_when_the_training_process_ends_them(everything: StepDataset) -> None:
+    batches = iter(step_loader(everything, 0, 20, workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
 
 
 def test_a_batch_for_a_gpu_holds_the_same(
