@@ -32,6 +32,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def asked_accelerate_for_cpus() -> bool:
+    """Whether this is the one process of `accelerate launch --cpu --num_processes 2` or more.
+
+    Only for several it names an address to meet at, and leaves starting the others to MPI.
+    """
+    environment = os.environ
+    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return on_cpu and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
+
+
 def check_environment() -> None:
     """See that several processes can find each other.
 

@@ -9,6 +9,7 @@ fails because of it, and adds nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from lora_whisper.errors import UserError
 
 if TYPE_CHECKING:
     from torch.distributed import Store
+
+log = logging.getLogger("lora_whisper")
 
 FAILURES, EXIT_CODE = "lora_whisper/failures", "lora_whisper/exit_code"
 LAUNCHER_SECONDS = 10  # that a launcher is given to end the other processes
@@ -33,6 +36,11 @@ def meet(command: str, is_shared: bool) -> None:
         UserError: the command is not made for it, or the environment lacks what it takes.
     """
     if processes.count() == 1:
+        if processes.asked_accelerate_for_cpus():
+            log.warning(
+                "one process: accelerate launch --cpu starts no more without MPI; torchrun "
+                "--nproc-per-node=N -m lora_whisper.commands … does"
+            )
         return
     if not is_shared:
         raise UserError(

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError
@@ -186,3 +188,22 @@ def test_an_environment_that_only_half_speaks_of_processes_is_refused(
         processes.check_environment()
     assert processes.rank() == 1
     assert not processes.is_main()
+
+
+def test_accelerate_starts_one_process_where_several_cpus_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The environment that accelerate 1.15 makes of --cpu and --num_processes."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for count, is_told in ((1, False), (2, True)):
+        given = launch_command_parser().parse_args(
+            ["--cpu", "--num_machines", "1", "--num_processes", str(count), "train.py"]
+        )
+        given.mixed_precision, given.dynamo_backend = "no", "no"
+        given.use_cpu = given.cpu
+        _, environment = prepare_simple_launcher_cmd_env(given)
+        with monkeypatch.context() as launched:
+            for name, value in environment.items():
+                launched.setenv(name, value)
+            assert processes.asked_accelerate_for_cpus() is is_told
