@@ -245,7 +245,7 @@ def test_every_adapter_matrix_and_nothing_else_gets_a_gradient(
     base = load_base(checkpoint, quantization, torch.float32, CPU)
     model = with_random_b(attach(base, lora(), quantization, checkpointing, 0))
     backward(model)
-    assert base.is_gradient_checkpointing == checkpointing
+    assert base.is_activation_checkpointing == checkpointing
     adapters = set(adapter_parameters(model))
     assert {name for name in adapters if ".encoder." in name}
     assert with_gradient(model) == adapters
