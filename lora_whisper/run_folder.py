@@ -238,6 +238,23 @@ def is_disk_full(error: Exception) -> bool:
     return number is not None and int(number[1]) in NO_ROOM
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file to the disk.
+
+    Raises:
+        DiskFull: there is no room.
+    """
+    with room_for(path, len(data)):
+        _write(path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds the old one or the new one, never half of one.
 
@@ -247,10 +264,8 @@ def write_whole(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
     try:
-        with room_for(path, len(data)), open(aside, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
+        with room_for(path, len(data)):
+            _write(aside, data)
         os.replace(aside, path)
         _sync(path.parent)
     finally:

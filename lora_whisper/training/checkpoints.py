@@ -37,7 +37,7 @@ from lora_whisper.run_folder import (
     step_folders,
     step_of,
     write_json,
-    write_whole,
+    write_synced,
     written_whole,
 )
 
@@ -193,9 +193,9 @@ class Checkpoints:
         if isinstance(state, Best) and self._is_surpassed(state):
             return
         with written_whole(path) as aside:
-            write_whole(aside / ADAPTER, safetensors_bytes(tensors))
+            write_synced(aside / ADAPTER, safetensors_bytes(tensors))
             if optimizer is not None:
-                write_whole(aside / OPTIMIZER, _pickled(optimizer))
+                write_synced(aside / OPTIMIZER, _pickled(optimizer))
             values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
             write_json(aside / STATE, values)
         self._remove_old()

@@ -154,7 +154,7 @@ def test_what_is_none_of_the_best_is_not_written(
         for step, wer in {10: 0.5, 20: 0.3, 30: 0.5}.items():
             checkpoints.save_best(Best(step, wer, 1.0), parameters)
         checkpoints.finish()
-        monkeypatch.delattr("lora_whisper.training.checkpoints.write_whole")
+        monkeypatch.delattr("lora_whisper.training.checkpoints.write_synced")
         checkpoints.save_best(Best(40, 0.6, 1.0), parameters)
     assert [best.step for best, _ in checkpoints.bests()] == [20, 10], "of equals, the earlier"
 
