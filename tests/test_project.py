@@ -39,7 +39,7 @@ def direct_requirements() -> list[Requirement]:
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *extras["dev"]]
     (of_the_project,) = (one for one in map(Requirement, lines) if one.name == project["name"])
-    lines += [line for extra in of_the_project.extras for line in extras[extra]]
+    lines += [line for extra in sorted(of_the_project.extras) for line in extras[extra]]
     return [one for one in map(Requirement, lines) if one.name != project["name"]]
 
 
