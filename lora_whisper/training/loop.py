@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import OptimizerConfig, TrainingConfig
@@ -95,7 +96,7 @@ def train_step(
     norm = accelerator.clip_grad_norm_(
         trainer.parameters.values(), trainer.schedule.max_gradient_norm
     )
-    result = _read_result(rate, counts, sums, norm, accelerator.scaler is not None)
+    result = _read_result(rate, counts, sums, norm, accelerator.scaler)
     if result.target_tokens and not result.skipped and math.isfinite(result.gradient_norm):
         trainer.audit.check(trainer.parameters, step)
         trainer.optimizer.step()
@@ -322,17 +323,18 @@ def _sum_over_processes(trainer: Trainer, loss_sum: Tensor, stop: StopRequest | 
 
 
 def _read_result(
-    rate: float, counts: Tensor, sums: Tensor, norm: Tensor, is_scaled: bool
+    rate: float, counts: Tensor, sums: Tensor, norm: Tensor, scaler: GradScaler | None
 ) -> StepResult:
     """The only place of a step in which the processor waits for the GPU: all is read at once.
 
     In fp16 an infinite gradient of a finite loss is the loss scaler's business, which comes upon
-    its scale by trying; such a step is not taken either, but it says nothing against the run.
+    its scale by trying; such a step is not taken either, but it says nothing against the run. It
+    does once the loss is not enlarged any more: then it is no scale that makes it infinite.
     """
     figures = torch.cat([counts, sums.to(counts), norm.detach().reshape(1).to(counts)])
     tokens, audio_seconds, bad_audio, loss_sum, asked, gradient_norm = figures.tolist()
     loss = loss_sum / max(1, tokens)
-    is_finite = math.isfinite(loss) and (is_scaled or math.isfinite(gradient_norm))
+    is_sound = math.isfinite(gradient_norm) or (scaler is not None and scaler.get_scale() > 1)
     return StepResult(
         loss=loss,
         gradient_norm=gradient_norm,
@@ -340,7 +342,7 @@ def _read_result(
         audio_seconds=audio_seconds,
         learning_rate=rate,
         bad_audio=int(bad_audio),
-        skipped=not is_finite,
+        skipped=not (math.isfinite(loss) and is_sound),
         is_last=asked > 0,
     )
 

@@ -310,6 +310,15 @@ def test_fp16s_own_overflow_is_the_scalers_business() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_what_overflows_in_fp16_unscaled_says_something_against_the_run() -> None:
+    """Else a gradient that is never finite would be tried for days with ever smaller scales."""
+    trainer = in_fp16(toy_trainer(toy_adapter()), scale=2.0)
+    good = micro_batches(toy_windows(4), 2)
+    broken = next(iter(trainer.parameters.values()))
+    broken.register_hook(lambda gradient: torch.full_like(gradient, math.nan))
+    assert [train_step(trainer, step, good).skipped for step in range(3)] == [False, True, True]
+
+
 def test_fp16_goes_on_after_a_loss_that_is_no_number() -> None:
     trainer = in_fp16(toy_trainer(toy_adapter()), scale=8.0)
     good = micro_batches(toy_windows(4), 2)
