@@ -24,9 +24,15 @@ class Curves:
     _loss_sum: float = 0.0  # of training, since the last validation
     _tokens: int = 0
 
-    def go_back_to(self, step: int) -> None:
-        """Read the file, and drop the lines of steps after `step`: they will come again."""
-        kept = [line for line in _read(self.path) if line["step"] <= step]
+    def go_back_to(self, step: int, validated: int) -> None:
+        """Read the file, and drop what will come again: the steps after `step`, and the validations
+        after `validated`, one of which a signal may have broken off when its line was written.
+        """
+        kept = [
+            line
+            for line in _read(self.path)
+            if line["step"] <= (validated if "validation_wer" in line else step)
+        ]
         for line in kept:
             self._note(line)
         if processes.is_main() and self.path.is_file():

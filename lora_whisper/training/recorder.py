@@ -68,7 +68,7 @@ class Recorder:
         if state.step:
             log.info("going on from step %d of %d", state.step, trainer.total_steps)
         self._trained_seconds = _trained_seconds(state)
-        self.curves.go_back_to(state.step)
+        self.curves.go_back_to(state.step, state.validated)
         return state
 
     # ── a step ───────────────────────────────────────────────────────────────────────────────

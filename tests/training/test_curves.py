@@ -32,12 +32,26 @@ def test_going_back_drops_later_lines_and_one_that_was_cut(tmp_path: Path) -> No
         curves.add(line)
     with path.open("a") as handle:
         handle.write('{"step": 20, "loss_per')
-    Curves(path).go_back_to(10)
+    Curves(path).go_back_to(10, validated=10)
     assert written(path) == lines[:3]
-    Curves(path).go_back_to(0)
+    Curves(path).go_back_to(0, validated=0)
     assert written(path) == []
-    Curves(tmp_path / "none.jsonl").go_back_to(0)
+    Curves(tmp_path / "none.jsonl").go_back_to(0, validated=0)
     assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_validation_that_a_signal_broke_off_once_its_line_was_written_stands_there_once(
+    tmp_path: Path,
+) -> None:
+    curves = Curves(tmp_path / "metrics.jsonl")
+    lines = [validated(5, 0.5), trained(10, 1.0), validated(10, 0.4)]
+    for line in lines:
+        curves.add(line)
+    resumed = Curves(curves.path)
+    resumed.go_back_to(10, validated=9)
+    assert written(curves.path) == lines[:2]
+    assert resumed.validations == lines[:1]
+    assert resumed.training_loss() == 1.0
 
 
 def test_training_loss_is_weighed_by_tokens_and_begins_anew_with_each_validation(
@@ -53,7 +67,7 @@ def test_training_loss_is_weighed_by_tokens_and_begins_anew_with_each_validation
     curves.add(trained(4, 2.0, tokens=10))
     assert curves.training_loss() == pytest.approx(1.25)
     resumed = Curves(curves.path)
-    resumed.go_back_to(4)
+    resumed.go_back_to(4, validated=4)
     assert resumed.training_loss() == curves.training_loss()
     assert resumed.validations == curves.validations
 
