@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -15,6 +16,10 @@ from lora_whisper.errors import UserError
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# For each other. NCCL's ten minutes are too few where one process reads the speech of a slow disk,
+# or the main one alone makes a mean of adapters; one that ends is noticed by the launcher.
+PATIENCE = timedelta(hours=2)
 
 
 def new_accelerator(precision: str) -> Accelerator:
@@ -33,7 +38,7 @@ def new_accelerator(precision: str) -> Accelerator:
 
 def join_processes() -> None:
     """Meet the processes that a launcher started beside this one; all of them wait for the last."""
-    PartialState(cpu=_share_over_cpu())
+    PartialState(cpu=_share_over_cpu(), timeout=PATIENCE)
 
 
 def _share_over_cpu() -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 import torch
 
 from lora_whisper.errors import UserError
+from lora_whisper.training import accelerator
 from lora_whisper.training.accelerator import choose_dtype, choose_precision, new_accelerator
 
 
@@ -35,3 +39,13 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 def test_a_second_precision_in_one_process_is_no_problem() -> None:
     assert new_accelerator("bf16").mixed_precision == "bf16"
     assert new_accelerator("fp32").mixed_precision == "no"
+
+
+def test_processes_wait_longer_for_each_other_than_nccl_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By itself it ends a run when one of them is ten minutes ahead, such as in reading speech."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(accelerator, "PartialState", given.update)
+    accelerator.join_processes()
+    assert given["timeout"] >= timedelta(hours=1)
