@@ -73,8 +73,8 @@ def _ranks(config: TrainConfig, rows: list[TableRow]) -> str:
 
 
 def _table(rows: list[TableRow]) -> Iterator[str]:
-    """What is trained, by kind of layer; 76 columns, and lines of the log as any other."""
-    columns = "  {:<29} {:>6} {:>13} {:>5} {:>12} {:>7}"
+    """What is trained, by kind of layer; 78 columns, and lines of the log as any other."""
+    columns = "  {:<30} {:>5} {:>12} {:>5} {:>12} {:>7}"
     yield columns.format("layers", "count", "weight", "rank", "trained", "share")
     trained = sum(row.parameters for row in rows)
     for row in rows:
