@@ -4,11 +4,11 @@
 
 `lora-whisper train` on the embedded model and speech, with two loader workers, dropout, validations
 and a checkpoint each step, so that one is being written at most moments. First to its end, then
-again under SIGKILL at 20 random moments: each process lives for a random time, from none to so long
-that on average a like share of the steps is done in each life, and the next one is started with
-resume=auto the moment after. Kills fall into loading, scoring, training, validating and saving
-alike; where each fell is counted. A run that completes before all kills are spent is compared, and
-another one is begun. Results go to benchmarks/results/kill_and_resume.json.
+again under SIGKILL at 20 random moments: one in four at any time before the first step, the others
+after it, so long after that on average a like share of the steps is done in each life; the next one
+is started with resume=auto the moment after. Where each kill fell is counted. A run that completes
+before all kills are spent is compared, and another one is begun. Results go to
+benchmarks/results/kill_and_resume.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from benchmarks.commands import last_step, polls, require_success, training
 from benchmarks.results import write_result
 from lora_whisper.run_folder import RunFolder, step_of
 
-STEPS = 40
+STEPS = 120
+EARLY_SHARE = 0.25  # of the kills: before the first step of a life
 SETTINGS = (
     "experiment=quickstart",
     f"training.max_steps={STEPS}",
@@ -61,12 +62,12 @@ def main() -> None:
 def measured(folder: Path, kills: int, chance: random.Random) -> dict[str, Any]:
     """Run once to the end, then under `kills` kills; compare each adapter with the first."""
     expected, start_seconds, train_seconds = left_alone(folder)
-    longest = longest_life(start_seconds, train_seconds / (kills + 1))
+    longest = 2 * train_seconds / (kills * (1 - EARLY_SHARE) + 1)
     moments: list[dict[str, Any]] = []
     identical, completed = [], 0
     while len(moments) < kills or completed == 0:
         run = RunFolder(folder / "outputs" / f"killed-{completed}")
-        for moment in lives(folder, run, kills - len(moments), longest, chance):
+        for moment in lives(folder, run, kills - len(moments), start_seconds, longest, chance):
             moments.append(moment)
             print(f"kill {len(moments)}: {moment}", flush=True)
         identical.append(adapter_of(run) == expected)
@@ -94,25 +95,26 @@ def left_alone(folder: Path) -> tuple[bytes, float, float]:
     return adapter_of(run), first - started, time.monotonic() - first
 
 
-def longest_life(start_seconds: float, share_seconds: float) -> float:
-    """Lives drawn evenly from 0 to this have `share_seconds` left after starting, on average.
-
-    The mean of max(0, life - start) is (longest - start)² / (2 · longest).
-    """
-    middle = start_seconds + share_seconds
-    return middle + math.sqrt(middle**2 - start_seconds**2)
-
-
 def lives(
-    folder: Path, run: RunFolder, kills: int, longest: float, chance: random.Random
+    folder: Path,
+    run: RunFolder,
+    kills: int,
+    start_seconds: float,
+    longest: float,
+    chance: random.Random,
 ) -> Iterator[dict[str, Any]]:
     """Kill the run so often at most, and let it then come to its end; where each kill fell."""
     settings = (*SETTINGS, f"name={run.path.name}", "resume=auto")
     for _ in range(kills):
         before = steps_done(run)
         with training(folder, *settings) as process:
+            if chance.random() < EARLY_SHARE:
+                seconds = chance.uniform(0, start_seconds)
+            else:
+                wait_for_step(process, run, before + 1)
+                seconds = chance.uniform(0, longest)
             try:
-                process.wait(chance.uniform(0, longest))
+                process.wait(seconds)
                 break  # it came to its end by itself
             except psutil.TimeoutExpired:
                 process.kill()  # and its loader workers are orphans from here on
@@ -121,6 +123,13 @@ def lives(
     if not run.is_complete():
         with training(folder, *settings) as process:
             require_success(process, folder)
+
+
+def wait_for_step(process: psutil.Popen, run: RunFolder, step: int) -> None:
+    """Until the checkpoint of `step` is there, or the process has ended."""
+    for _ in polls(process):
+        if steps_done(run) >= step:
+            return
 
 
 def where(run: RunFolder, before: int) -> dict[str, Any]:
