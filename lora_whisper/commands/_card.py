@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._inputs import read_config
@@ -95,7 +96,7 @@ def _results(summary: Summary, data: DataConfig) -> list[EvalResult] | None:
     score = summary["adapter"]
     if score is None:
         return None
-    is_of_hub = data.source == "hub" and data.test is None
+    is_of_hub = _tests_hub_set(data)
     return [
         EvalResult(
             task_type=TASK,
@@ -104,7 +105,7 @@ def _results(summary: Summary, data: DataConfig) -> list[EvalResult] | None:
             dataset_name=_test_set(data),
             dataset_config=data.config if is_of_hub else None,
             dataset_revision=data.revision if is_of_hub else None,
-            dataset_split="test",
+            dataset_split=data.test if is_of_hub and data.test else "test",
             metric_type=rate,
             metric_name=f"{rate.upper()} ({score['normalizer']})",
             metric_value=round(100 * score[rate], 2),
@@ -127,11 +128,24 @@ def _hub_sets(data: DataConfig) -> list[str]:
     """Ids of the data sets that were trained on."""
     parts: list[DataConfig | MixConfig] = [data, *data.mix]
     named = [part.path for part in parts if (part.source or data.source) == "hub"]
-    return sorted({path for path in named if path and not local_path(path).exists()})
+    return sorted({path for path in named if path and not _is_copy(path)})
+
+
+def _tests_hub_set(data: DataConfig) -> bool:
+    """Whether the test set is a split of a data set that the hub knows, not a file beside it."""
+    is_file = data.test is not None and Path(data.test).is_absolute()  # as config.yaml has them
+    return data.source == "hub" and not is_file and not _is_copy(str(data.path))
+
+
+def _is_copy(path: str) -> bool:
+    """Whether a hub data set was read from a folder."""
+    return Path(path).is_absolute() or local_path(path).exists()
 
 
 def _test_set(data: DataConfig) -> str:
-    return file_name(data.test or data.path or "test")
+    """The file, or what holds the split: a split's name alone would say nothing."""
+    is_file = data.path is None or Path(data.test or "").is_absolute()
+    return file_name((data.test if is_file else data.path) or "test")
 
 
 # ── text ─────────────────────────────────────────────────────────────────────────────────────

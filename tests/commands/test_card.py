@@ -55,6 +55,12 @@ def test_data_sets_of_the_hub_are_linked(tmp_path: Path) -> None:
     assert data.datasets == ["other/speech", "owner/speech"]
     wer = data.eval_results[0]
     assert (wer.dataset_type, wer.dataset_config) == ("owner/speech", "sw")
+    named = card_of(tmp_path / "named", *HUB, "data.test=held_out").data.eval_results[0]
+    assert (named.dataset_type, named.dataset_name) == ("owner/speech", "owner/speech")
+    assert named.dataset_split == "held_out"
+    beside = card_of(tmp_path / "beside", *HUB, "data.test=/home/anna/mine.jsonl")
+    own = beside.data.eval_results[0]
+    assert (own.dataset_type, own.dataset_name) == ("hub", "mine.jsonl")
     (tmp_path / "copied").mkdir()
     here = card_of(tmp_path / "second", *HUB, f"data.path={tmp_path / 'copied'}")
     assert here.data.datasets is None
