@@ -16,6 +16,11 @@ from lora_whisper.errors import UserError
 
 Value = TypeVar("Value")
 LAUNCHER_SAYS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+SHARDERS = {  # what `accelerate config` may have set up for other projects
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 
 def count() -> int:
@@ -43,11 +48,19 @@ def asked_accelerate_for_cpus() -> bool:
 
 
 def check_environment() -> None:
-    """See that several processes can find each other.
+    """See that processes can find each other, and that each has the whole model.
 
     Raises:
-        UserError: a part of what a launcher says is missing, and waiting would be in vain.
+        UserError: a part of what a launcher says is missing, and waiting would be in vain; or
+            accelerate is configured for what shards models.
     """
+    for key, name in SHARDERS.items():
+        if os.environ.get(key, "").lower() in ("true", "1"):
+            raise UserError(
+                f"accelerate's configuration asks for {name}, but here every GPU holds the whole "
+                "model: only the adapter is trained, and it is small.\n"
+                "Type accelerate launch --multi_gpu …, or torchrun --nproc-per-node N …"
+            )
     missing = [name for name in LAUNCHER_SAYS if name not in os.environ]
     if count() > 1 and missing:
         raise UserError(

@@ -35,6 +35,7 @@ def meet(command: str, is_shared: bool) -> None:
     Raises:
         UserError: the command is not made for it, or the environment lacks what it takes.
     """
+    processes.check_environment()
     if processes.count() == 1:
         if processes.asked_accelerate_for_cpus():
             log.warning(
@@ -47,7 +48,6 @@ def meet(command: str, is_shared: bool) -> None:
             f"A launcher started {processes.count()} processes, but one carries this out.\n"
             f"Type lora-whisper {command} … without the launcher."
         )
-    processes.check_environment()
     from lora_whisper.training.accelerator import join_processes
 
     join_processes()

@@ -190,6 +190,17 @@ def test_an_environment_that_only_half_speaks_of_processes_is_refused(
     assert not processes.is_main()
 
 
+@pytest.mark.parametrize("key", processes.SHARDERS)
+def test_accelerate_configured_for_what_shards_a_model_is_refused(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(key, "false")
+    processes.check_environment()
+    monkeypatch.setenv(key, "true")
+    with pytest.raises(UserError, match=r"(?s)every GPU holds the whole model.*--multi_gpu"):
+        processes.check_environment()
+
+
 def test_accelerate_starts_one_process_where_several_cpus_were_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
