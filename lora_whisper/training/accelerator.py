@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import broadcast
+from accelerate.utils import GradientAccumulationPlugin, broadcast
 from torch import Tensor
 
 from lora_whisper import processes
@@ -32,7 +32,10 @@ def new_accelerator(precision: str) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=processes.count() == 1)
         GradientState._reset_state()
     return Accelerator(
-        mixed_precision=MIXED_PRECISION[choose_precision(precision)], cpu=_share_over_cpu()
+        mixed_precision=MIXED_PRECISION[choose_precision(precision)],
+        cpu=_share_over_cpu(),
+        # Said, for it is otherwise looked up in the environment; our losses are divided already.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
 
 

@@ -41,6 +41,16 @@ def test_a_second_precision_in_one_process_is_no_problem() -> None:
     assert new_accelerator("fp32").mixed_precision == "no"
 
 
+def test_what_accelerate_is_told_of_accumulation_changes_no_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would divide the loss, which is divided by its tokens already."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    value = torch.ones((), requires_grad=True)
+    new_accelerator("fp32").backward(8 * value)
+    assert value.grad == 8
+
+
 def test_processes_wait_longer_for_each_other_than_nccl_would(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
