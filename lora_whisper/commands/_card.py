@@ -261,11 +261,19 @@ def _load(summary: Summary) -> dict[str, str]:
 
 
 def _vllm(folder: RunFolder) -> dict[str, Any]:
-    from lora_whisper.model.shipped import vllm_max_rank, vllm_obstacles
+    from lora_whisper.model.shipped import (
+        vllm_is_to_be_compared,
+        vllm_max_rank,
+        vllm_obstacles,
+    )
 
     obstacles = vllm_obstacles(folder.adapter)
     rank = None if obstacles else vllm_max_rank(folder.adapter)
-    return {"vllm_obstacles": obstacles, "vllm_max_rank": rank}
+    return {
+        "vllm_obstacles": obstacles,
+        "vllm_max_rank": rank,
+        "vllm_is_to_be_compared": vllm_is_to_be_compared(folder.adapter),
+    }
 
 
 TEMPLATE = """---
@@ -361,5 +369,11 @@ With vLLM, which serves it beside its base:
 vllm serve {{ load.served }} --enable-lora --max-lora-rank {{ vllm_max_rank }} \\
     --lora-modules {{ summary.name }}=path/to/this/folder
 ```
+
+{% if vllm_is_to_be_compared %}
+The scores above are not of vLLM. This adapter changes layers that see sound, and vLLM's adapters
+are made for layers that see text: compare some transcripts with those of PEFT before you rely on
+it, or serve the merged model.
+{% endif %}
 {% endif %}
 """

@@ -19,11 +19,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
+from lora_whisper.model.targets import sees_sound
 
 ROWS = 1024  # of a layer's inputs in one batch, at most: PEFT compares inputs number by number
 TOKENS = 256  # of text in one batch, at least, where there are as many
 PASSES = 50  # over all inputs; directions that still turn then are not waited for
-SOUND_IN_DECODER = ("encoder_attn.k_proj", "encoder_attn.v_proj")
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,5 @@ class _Passes:
 
 def _rows(layer_input: Any, inputs: WatchedBatch, path: str) -> Tensor:
     """A layer's inputs (rows, inputs) where there is something, evenly thinned to `ROWS`."""
-    sees_sound = ".encoder." in path or path.endswith(SOUND_IN_DECODER)
-    rows: Tensor = layer_input[0][inputs.has_sound if sees_sound else inputs.has_token]
+    rows: Tensor = layer_input[0][inputs.has_sound if sees_sound(path) else inputs.has_token]
     return rows[:: len(rows) // ROWS + 1].contiguous()  # PEFT takes a view of them

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from lora_whisper.model.plain import scale_of
 from lora_whisper.model.saved import A_SUFFIX, PREFIX, WEIGHTS_FILE
+from lora_whisper.model.targets import sees_sound
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
 
@@ -43,6 +44,16 @@ def vllm_obstacles(folder: Path) -> list[str]:
         ),
     }
     return [reason for reason, holds in reasons.items() if holds]
+
+
+def vllm_is_to_be_compared(folder: Path) -> bool:
+    """Whether layers are adapted that see sound, which vLLM loads but may serve only in part.
+
+    Its kernels adapt as many rows of a layer's input as there are text tokens in a step, and its
+    Whisper has no `get_mm_mapping`, by which other models count the encoder's rows apart. Read in
+    vllm/lora/model_manager.py and vllm/model_executor/models/whisper.py, not run.
+    """
+    return any(map(sees_sound, _ranks(folder)))
 
 
 def _ranks(folder: Path) -> dict[str, int]:

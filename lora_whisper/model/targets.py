@@ -16,6 +16,7 @@ PRESETS = {
     "attention": ATTENTION,
     "all-linear": (*ATTENTION, "fc1", "fc2"),
 }
+SOUND_IN_DECODER = ("encoder_attn.k_proj", "encoder_attn.v_proj")
 ATTENTIONS = {"encoder": ("self_attn",), "decoder": ("self_attn", "encoder_attn")}
 
 
@@ -32,6 +33,11 @@ def target_ranks(config: AdapterConfig, shape: WhisperConfig) -> dict[str, int]:
         for layer in _layers(stack, getattr(config, f"{stack}_layers"), counts[stack])
         for name in _linear_names(stack, PRESETS[config.targets])
     }
+
+
+def sees_sound(path: str) -> bool:
+    """Whether a layer's inputs are of the encoder's positions, and not of the text's tokens."""
+    return ".encoder." in path or path.endswith(SOUND_IN_DECODER)
 
 
 def _linear_names(stack: str, wanted: tuple[str, ...]) -> list[str]:

@@ -9,8 +9,14 @@ import pytest
 
 from lora_whisper.model.adapter import attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.model.plain import plain_of, write_plain
-from lora_whisper.model.shipped import VLLM_RANKS, shipped_ranks, vllm_max_rank, vllm_obstacles
+from lora_whisper.model.plain import PlainAdapter, plain_of, read_plain, write_plain
+from lora_whisper.model.shipped import (
+    VLLM_RANKS,
+    shipped_ranks,
+    vllm_is_to_be_compared,
+    vllm_max_rank,
+    vllm_obstacles,
+)
 from tests.configs import adapter_config
 from tests.toys import toy_model
 
@@ -63,3 +69,16 @@ def test_a_plain_adapter_of_many_ranks_is_served(tmp_path: Path) -> None:
 def test_the_rank_to_ask_vllm_for(tmp_path: Path, rank: int, asked: int) -> None:
     assert asked in VLLM_RANKS
     assert vllm_max_rank(saved(tmp_path, rank=rank, targets="attention-qv")) == asked
+
+
+def test_layers_that_see_sound_are_not_vouched_for(tmp_path: Path) -> None:
+    """The decoder's keys and values of the sound see it as well as the encoder."""
+    encoder = saved(tmp_path / "encoder", stack="encoder")
+    decoder = saved(tmp_path / "decoder", stack="decoder", targets="attention-qv")
+    assert vllm_is_to_be_compared(encoder)
+    assert vllm_is_to_be_compared(decoder)
+    text = saved(tmp_path / "text", stack="decoder", targets="attention-qv")
+    plain = read_plain(text)
+    kept = {path: pair for path, pair in plain.matrices.items() if "encoder_attn" not in path}
+    write_plain(PlainAdapter(kept, {}), text, BASE)
+    assert not vllm_is_to_be_compared(text)
