@@ -199,7 +199,7 @@ def _sources(data: DataConfig) -> list[str]:
 def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
     adapter, rank = config.adapter, shipped_rank(summary)
     stack = "encoder and decoder" if adapter.stack == "both" else adapter.stack
-    form = f"{adapter.kind}, rank {rank}, alpha {adapter.alpha:g}"
+    form = f"{adapter.kind}, rank {rank}, trained with alpha {adapter.alpha:g}"
     yield f"adapter: {form}, {adapter.targets} of {stack}"
     if adapter.init_from is not None:
         start = name_of_start(adapter.init_from)

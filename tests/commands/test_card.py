@@ -106,7 +106,7 @@ def test_what_was_trained(tmp_path: Path) -> None:
     card = card_of(
         tmp_path / "toy", "adapter=rslora", "adapter.alpha=8", ranks=(2, 4), averaging=averaging
     )
-    assert "adapter: rslora, rank 2 – 4, alpha 8" in card.text
+    assert "adapter: rslora, rank 2 – 4, trained with alpha 8" in card.text
     assert "the adapter is that of the mean of steps 50, 75" in card.text
     assert "adapter.kind: rslora\n" in card.text
     assert "1.00 h in 300 utterances, seen 2.0 times" in card.text
