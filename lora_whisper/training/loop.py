@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from transformers import WhisperForConditionalGeneration
 
+from lora_whisper import processes
 from lora_whisper.config import OptimizerConfig, TrainingConfig
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.features import LogMel
@@ -213,8 +214,9 @@ def _name_skipped(
 ) -> None:
     """Say what was in a skipped step; after several in a row, that going on would be in vain."""
     found = f"loss {result.loss:g}, gradient norm {result.gradient_norm:g}"
-    rows = listing([row for batch in micro_batches for row in batch.rows], 3)
-    log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, found, rows)
+    rows = processes.gather([row for batch in micro_batches for row in batch.rows])
+    listed = listing(rows, len(rows))  # any of them may be the one with the broken sound
+    log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, found, listed)
     if state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
         last = f"The last checkpoint, of step {saved_step}, is sound." if saved_step else ""
         raise UserError(
