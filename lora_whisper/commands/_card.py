@@ -250,10 +250,11 @@ def _limits(summary: Summary) -> Iterator[str]:
 def _load(summary: Summary) -> dict[str, str]:
     """The base as code, and as vLLM is told it: where it lies, and which commit of it."""
     name, place = summary["checkpoint"], "path/to/the/base"
-    found = {"imports": "", "base": f'"{place}"', "revision": "", "served": place}
+    found = {"imports": "", "base": f'"{place}"', "revision": "", "served": place, "pin": ""}
     if _is_of_hub(summary):
         commit = summary["checkpoint_fingerprint"].removeprefix("commit:")
-        found |= {"base": f'"{name}"', "revision": f', revision="{commit}"', "served": name}
+        found |= {"base": f'"{name}"', "revision": f', revision="{commit}"'}
+        found |= {"served": name, "pin": f"--revision {commit} \\\n    "}
     elif name.startswith(EMBEDDED):
         found |= {"imports": "from lora_whisper.paths import local_path\n"}
         found |= {"base": f'local_path("{name}")'}
@@ -367,7 +368,7 @@ With vLLM, which serves it beside its base:
 
 ```bash
 vllm serve {{ load.served }} --enable-lora --max-lora-rank {{ vllm_max_rank }} \\
-    --lora-modules {{ summary.name }}=path/to/this/folder
+    {{ load.pin }}--lora-modules {{ summary.name }}=path/to/this/folder
 ```
 
 {% if vllm_is_to_be_compared %}

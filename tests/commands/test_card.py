@@ -132,6 +132,7 @@ def test_vllm_is_told_the_rank_or_why_it_is_not_asked(tmp_path: Path) -> None:
     assert "vllm serve openai/whisper-small --enable-lora --max-lora-rank 16" in adapter_card(
         run, summary
     )
+    assert f"    --revision {'a' * 40} \\\n    --lora-modules toy=" in adapter_card(run, summary)
     assert "compare some transcripts" in adapter_card(run, summary)
     path = run.adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
