@@ -287,12 +287,12 @@ def show_sweep(folders: list[Path]) -> None:
     for heading in ("base WER", "adapter WER", "95 % interval", "trained", "adapter"):
         table.add_column(heading, justify="right")
     for folder in map(RunFolder, folders):
-        table.add_row(folder.path.name, *_sweepscore_cells(folder))
+        table.add_row(folder.path.name, *_sweep_cells(folder))
     console.print()
     console.print(table)
 
 
-def _sweepscore_cells(folder: RunFolder) -> list[str]:
+def _sweep_cells(folder: RunFolder) -> list[str]:
     if not folder.is_complete():
         return ["failed: see", "train.log"]
     summary = read_json(folder.summary)
