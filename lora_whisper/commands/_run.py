@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from lora_whisper.commands._inputs import (
     Base,
     Speech,
     config_hash,
-    flat,
     read_base,
     read_speech,
     require_steps_left,
@@ -35,6 +33,7 @@ from lora_whisper.commands._scoring import (
     score_model,
     whisper_inside,
 )
+from lora_whisper.commands._tracking import track_scores, tracked_run
 from lora_whisper.commands._windows import (
     TrainingWindows,
     training_windows,
@@ -46,7 +45,6 @@ from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
-    step_of,
     write_whole,
 )
 
@@ -62,7 +60,6 @@ if TYPE_CHECKING:
     from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
     from lora_whisper.training.loop import StepResult, Trainer
     from lora_whisper.training.recorder import Recorder
-    from lora_whisper.training.tracking import Trackers
 
     OnLog = Callable[[TrainingState, StepResult], None]
 
@@ -94,13 +91,14 @@ class Run:
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
         announce(self.config, self.folder, self.base, self.speech, self.windows, self.model)
-        with self._tracked() as self.trackers:
+        with tracked_run(self.config, self.folder) as self.trackers:
             base_score = self._score_base()
             state, average = self._train_and_keep()
             counts = self._drop_model()
             averaging = self._judge(average, state.best) if average else None
             adapter_score = self._score_adapter()
-            self._track_scores(state.step, base_score, adapter_score)
+            scores = {"base": base_score, "adapter": adapter_score}
+            track_scores(self.trackers, state.step, scores)
         if processes.is_main():
             self._finish(state, counts, averaging, base_score, adapter_score)
 
@@ -188,27 +186,6 @@ class Run:
             ),
             trackers=self.trackers,
         )
-
-    def _tracked(self) -> AbstractContextManager[Trackers]:
-        """The trackers of the main process, for as long as the run takes."""
-        from lora_whisper.training.tracking import TrackedRun, hyperparameters, tracked
-
-        settings, last = self.config.tracking, self.folder.last_checkpoint()
-        point, name = self.folder.path.name, self.config.name
-        run = TrackedRun(
-            project=settings.project,
-            name=name if point == Path(name).name else f"{name}/{point}",  # a point of a sweep
-            folder=self.folder.tracking,
-            values=hyperparameters(flat(dataclasses.asdict(self.config))),
-            done_steps=step_of(last) if last else 0,
-        )
-        return tracked(settings.trackers if processes.is_main() else (), run)
-
-    def _track_scores(self, step: int, base_score: Scored, adapter_score: Scored) -> None:
-        scores = {"base": base_score, "adapter": adapter_score}
-        line = {f"test_wer_{name}": score["wer"] for name, score in scores.items() if score}
-        if line:
-            self.trackers.log({"step": step, **line})
 
     def _checkpoints(self) -> Checkpoints:
         from lora_whisper.training.checkpoints import Checkpoints

@@ -30,7 +30,7 @@ def changes(config: str, path: Callable[[str], str]) -> list[tuple[str, str, str
     """
     given, default = flat(yaml.safe_load(config)), flat(defaults("train"))
     return [
-        (key, _shown(_mapped(value, path)), _shown(default.get(key)))
+        (key, _shown(mapped(value, path)), _shown(default.get(key)))
         for key, value in given.items()
         if value != default.get(key) and key not in ALWAYS_OTHER
     ]
@@ -47,11 +47,12 @@ def file_name(text: str) -> str:
     return Path(text).name if Path(text).is_absolute() else text
 
 
-def _mapped(value: Any, path: Callable[[str], str]) -> Any:
+def mapped(value: Any, path: Callable[[str], str]) -> Any:
+    """The same value, with `path` applied to every text in it."""
     if isinstance(value, list):
-        return [_mapped(each, path) for each in value]
+        return [mapped(each, path) for each in value]
     if isinstance(value, dict):
-        return {key: _mapped(each, path) for key, each in value.items()}
+        return {key: mapped(each, path) for key, each in value.items()}
     return path(value) if isinstance(value, str) else value
 
 

@@ -27,7 +27,7 @@ from lora_whisper.commands._inputs import (
 )
 from lora_whisper.commands._run import Run
 from lora_whisper.commands._windows import new_augmenter
-from lora_whisper.config import DataConfig, TrainConfig
+from lora_whisper.config import DataConfig, TrainConfig, TrainingConfig
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     DiskFull,
@@ -104,17 +104,27 @@ def _check_speech(config: TrainConfig) -> Speech:
     speech = read_speech(config.model, config.data)
     new_augmenter(config.augmentation, read_base(config.model))
     _require_borrowers(config.data, speech)
-    averaging = config.training.averaging
-    if averaging is not None and averaging.of == "best" and speech.validation is None:
-        raise UserError(
-            "training.averaging.of=best averages the best by validation WER, but the run has no "
-            "data.validation.\nType data.validation=…, or training.averaging.of=last."
-        )
+    if speech.validation is None:
+        _refuse_validating(config.training)
     if speech.test is not None:
         from lora_whisper.evaluation.evaluate import group_labels
 
         group_labels(speech.test.utterances, config.evaluation.group_by)
     return speech
+
+
+def _refuse_validating(settings: TrainingConfig) -> None:
+    """See that nothing was asked for that needs the validation set which the run has not."""
+    without = {}  # what was asked for, and what to type to have it not
+    if settings.averaging is not None and settings.averaging.of == "best":
+        without["training.averaging.of=best"] = "training.averaging.of=last"
+    if settings.patience is not None:
+        without["training.patience"] = "training.patience=null"
+    if without:
+        raise UserError(
+            f"{' and '.join(without)}: the run has no data.validation, by whose WER adapters are "
+            f"compared.\nType data.validation=…, or {' '.join(without.values())}."
+        )
 
 
 def _require_borrowers(data: DataConfig, speech: Speech) -> None:

@@ -13,10 +13,16 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from lora_whisper.data.batches import Batch
 
+OF_CUDA = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch may help, on whatever device."""
-    return should_reduce_batch_size(error)
+    """Whether a smaller batch may help, on whatever device.
+
+    accelerate knows what allocators say; calls to CUDA itself, such as those of bitsandbytes, and
+    cuBLAS end in other words.
+    """
+    return should_reduce_batch_size(error) or any(words in str(error) for words in OF_CUDA)
 
 
 def split(batches: Iterable[Batch], windows: int) -> list[Batch]:

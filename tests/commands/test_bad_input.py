@@ -227,3 +227,16 @@ def test_audio_that_breaks_off_is_named(
     assert "cut.jsonl:1" in capsys.readouterr().err
     assert line("train", *arguments, "overwrite=true", "data.bad_audio=drop") == 0
     assert "not heard   cut.jsonl:1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "setting", ["training.patience=2", "training.averaging={of: best, count: 2, rank: null}"]
+)
+def test_what_compares_adapters_needs_a_validation_set(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    assert line("train", *world.arguments("a", "data.validation=null", setting)) == 2
+    message = capsys.readouterr().err
+    assert f"{setting.split('=')[0]}" in message
+    assert "Type data.validation=…" in message
+    assert not Path("outputs").exists()

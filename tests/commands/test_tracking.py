@@ -31,6 +31,7 @@ def test_tensorboard_shows_what_metrics_has_and_the_scores(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a run that breaks after its third step and goes on from its second."""
+    monkeypatch.setenv("HOME", str(world.speech.parent))
     arguments = [
         "tracking=tensorboard",
         "training.log_every_steps=1",
@@ -57,6 +58,7 @@ def test_tensorboard_shows_what_metrics_has_and_the_scores(
         assert curve(run, f"test_wer_{model}") == [(4, pytest.approx(summary[model]["wer"]))]
     hyperparameters = events(run).PluginTagToContent("hparams")["_hparams_/session_start_info"]
     assert b"adapter.rank" in hyperparameters
+    assert str(world.speech).encode() not in hyperparameters, "whose home it is, is nobody's affair"
 
 
 def test_each_point_of_a_sweep_is_a_run_of_its_own(world: World, line: Line) -> None:

@@ -67,3 +67,8 @@ def test_what_the_cpus_allocator_says_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as other:
         torch.ones(2) @ torch.ones(3)
     assert not is_out_of_memory(other.value)
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_what_cuda_itself_says_is_out_of_memory(words: str) -> None:
+    assert is_out_of_memory(RuntimeError(f"{words} when calling `cublasCreate(handle)`"))
