@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,13 @@ from lora_whisper.commands._inputs import (
     read_speech,
     require_steps_left,
 )
+from lora_whisper.commands._missing import Missing
 from lora_whisper.commands._scoring import (
-    decode,
     earlier_score,
     load_whisper,
-    report_bad_audio,
     score_model,
+    validation_sample,
+    validation_wer,
     whisper_inside,
 )
 from lora_whisper.commands._tracking import track_scores, tracked_run
@@ -40,7 +41,6 @@ from lora_whisper.commands._windows import (
     validation_windows,
 )
 from lora_whisper.config import TrainConfig
-from lora_whisper.data.corpus import sample
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     OWN_SET,
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
-    from lora_whisper.data.batches import Batch
-    from lora_whisper.data.table import Utterances
-    from lora_whisper.data.windows import BadAudio
     from lora_whisper.training.averaging import Average
     from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
     from lora_whisper.training.loop import StepResult, Trainer
@@ -86,7 +83,6 @@ class Run:
             require_steps_left(folder, self.total_steps)
         self.checkpoints: Checkpoints = self._checkpoints()
         self.model: PeftModel = self._load_model()
-        self._missing: list[BadAudio] = []  # from the step that is being done, in this process
 
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
@@ -170,7 +166,7 @@ class Run:
     def _recorder(self, trainer: Trainer, micro_batch: int) -> Recorder:
         from lora_whisper.training.recorder import Recorder
 
-        validation = self._validation_sample()
+        validation = validation_sample(self.config, self.speech)
         return Recorder(
             folder=self.folder,
             trainer=trainer,
@@ -182,7 +178,9 @@ class Run:
                 else None
             ),
             decode_validation=(
-                (lambda: self._validation_wer(self.model, validation)) if validation else None
+                (lambda: validation_wer(self.model, validation, self.base, self.config))
+                if validation
+                else None
             ),
             trackers=self.trackers,
         )
@@ -207,9 +205,10 @@ class Run:
         from lora_whisper.training.audit import checked_start
         from lora_whisper.training.display import training_display
         from lora_whisper.training.loop import main_loop
+        from lora_whisper.training.probing import choose_micro_batch
 
         self.model.train()
-        micro_batch = self._micro_batch(trainer)
+        micro_batch, missing = choose_micro_batch(trainer), Missing(self.config)
         recorder = self._recorder(trainer, micro_batch)
         self._keep_start(trainer)
         state = recorder.resume()
@@ -221,9 +220,9 @@ class Run:
             tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
             main_loop(
                 trainer,
-                checked_start(self._noting_missing(batches), tokenizer, vocabulary),
+                checked_start(missing.noted(batches), tokenizer, vocabulary),
                 state,
-                self._reporting(recorder.log),
+                missing.named_before(recorder.log),
                 recorder.validate,
                 recorder.checkpoint,
             )
@@ -239,69 +238,6 @@ class Run:
         if processes.is_main():
             start = {name: value.detach().cpu() for name, value in trainer.parameters.items()}
             write_whole(self._initial, save(start))
-
-    def _micro_batch(self, trainer: Trainer) -> int:
-        """Windows in one forward pass: as given, as tried out, or by the model's width."""
-        from lora_whisper.training.defaults import micro_batch_for_width
-        from lora_whisper.training.probing import fitting_micro_batch
-
-        given = self.config.training.micro_batch
-        if isinstance(given, int):
-            return given
-        by_width = micro_batch_for_width(trainer.whisper.config.d_model)
-        if given is None:
-            return by_width
-        if self.accelerator.device.type == "cpu":
-            log.info("micro-batch %d windows, by the model's width, as on every CPU", by_width)
-            return by_width
-        fitting = fitting_micro_batch(trainer)
-        log.info("micro-batch %d windows, which the memory was found to hold", fitting)
-        return fitting
-
-    def _noting_missing(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Pass batches on, and note what turned out to be unusable in them."""
-        for micro_batches in batches:
-            self._missing = [one for batch in micro_batches for one in batch.bad]
-            yield micro_batches
-
-    def _reporting(self, on_log: OnLog) -> OnLog:
-        """Before a step is logged, name what was missing from it, in whichever process."""
-
-        def report(state: TrainingState, result: StepResult) -> None:
-            if result.bad_audio:
-                self._report(processes.gather(self._missing))
-            on_log(state, result)
-
-        return report
-
-    def _report(self, missing: list[BadAudio]) -> None:
-        from lora_whisper.data.windows import LeftOut
-
-        for one in missing:
-            if isinstance(one, LeftOut):
-                log.warning("left out    %s: %s", one.row, one.reason)
-        bad = [f"{one.row}: {one.reason}" for one in missing if not isinstance(one, LeftOut)]
-        report_bad_audio(bad, self.config)
-
-    def _validation_sample(self) -> Utterances | None:
-        """The same utterances for the whole run, so that its steps can be compared."""
-        if self.speech.validation is None:
-            return None
-        settings = self.config.evaluation
-        return sample(
-            self.speech.validation.utterances, settings.max_validation_utterances, self.config.seed
-        )
-
-    def _validation_wer(self, model: PeftModel, utterances: Utterances) -> float:
-        from lora_whisper.model.adapter import merged_in_place
-
-        # Groups are for the test set, whose columns the validation set need not have.
-        settings = dataclasses.replace(self.config.evaluation, group_by=None)
-        config = dataclasses.replace(self.config, evaluation=settings)
-        with merged_in_place(model):
-            whisper = whisper_inside(model)
-            score, _ = decode("validating", whisper, utterances, self.base, config)
-        return score.wer
 
     # ── what ships ───────────────────────────────────────────────────────────────────────────
 
@@ -353,9 +289,10 @@ class Run:
 
     def _judge(self, average: Average, best: Best | None) -> dict[str, Any]:
         """Let the mean ship unless a single adapter has a lower WER; say what became of it."""
-        validation, wer = self._validation_sample(), None
+        validation, wer = validation_sample(self.config, self.speech), None
         if validation is not None and best is not None:
-            wer = self._validation_wer(self._load_adapter(average_folder(self.folder)), validation)
+            mean = self._load_adapter(average_folder(self.folder))
+            wer = validation_wer(mean, validation, self.base, self.config)
         ships = wer is None or best is None or wer <= best.wer
         processes.from_main(lambda: put_in_place(self.folder, ships))
         single = best.wer if best else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_whisper import processes
-from lora_whisper.commands._inputs import Base
+from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.table import Utterances
@@ -85,6 +85,28 @@ def decode(
         )
     report_bad_audio([f"{row.row}: {row.bad_audio}" for row in rows if row.bad_audio], config)
     return score, rows
+
+
+def validation_sample(config: TrainConfig, speech: Speech) -> Utterances | None:
+    """The same utterances for the whole run, so that its steps can be compared."""
+    if speech.validation is None:
+        return None
+    most = config.evaluation.max_validation_utterances
+    return sample(speech.validation.utterances, most, config.seed)
+
+
+def validation_wer(
+    model: PeftModel, utterances: Utterances, base: Base, config: TrainConfig
+) -> float:
+    """The WER on the validation sample, by decoding it."""
+    from lora_whisper.model.adapter import merged_in_place
+
+    # Groups are for the test set, whose columns the validation set need not have.
+    settings = dataclasses.replace(config.evaluation, group_by=None)
+    config = dataclasses.replace(config, evaluation=settings)
+    with merged_in_place(model):
+        score, _ = decode("validating", whisper_inside(model), utterances, base, config)
+    return score.wer
 
 
 def report_bad_audio(bad: list[str], config: TrainConfig) -> None:

@@ -5,6 +5,7 @@ Tried is the worst that can come: windows full of sound, with a text as long as 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from math import ceil
 
@@ -14,7 +15,26 @@ from accelerate.utils.memory import find_executable_batch_size
 from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
+from lora_whisper.training.defaults import micro_batch_for_width
 from lora_whisper.training.loop import Trainer, forward
+
+log = logging.getLogger("lora_whisper")
+
+
+def choose_micro_batch(trainer: Trainer) -> int:
+    """Windows in one forward pass: as given, as tried out, or by the model's width."""
+    given = trainer.settings.micro_batch
+    if isinstance(given, int):
+        return given
+    by_width = micro_batch_for_width(trainer.whisper.config.d_model)
+    if given is None:
+        return by_width
+    if trainer.accelerator.device.type == "cpu":
+        log.info("micro-batch %d windows, by the model's width, as on every CPU", by_width)
+        return by_width
+    fitting = fitting_micro_batch(trainer)
+    log.info("micro-batch %d windows, which the memory was found to hold", fitting)
+    return fitting
 
 
 def fitting_micro_batch(trainer: Trainer) -> int:

@@ -20,8 +20,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from lora_whisper.commands import _run
 from lora_whisper.commands._inputs import with_absolute_paths, write_config
-from lora_whisper.commands._run import Run
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.run_folder import MARKER, RunFolder, locked, write_json
@@ -121,18 +121,18 @@ def test_a_signal_breaks_off_a_validation_that_comes_again(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = world.arguments("a", "data.test=null", "training.max_steps=6")
-    whole_validation = Run._validation_wer
+    whole_validation = _run.validation_wer
     with monkeypatch.context() as patch:
 
-        def stopped(run: Run, *given: Any) -> float:
+        def stopped(*given: Any) -> float:
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("the validation went on")
 
-        patch.setattr(Run, "_validation_wer", stopped)
+        patch.setattr(_run, "validation_wer", stopped)
         assert line("train", *arguments) == 143
         assert "at step 2 of 6" in capsys.readouterr().err
         assert last_step(Path("outputs/a")) == 2
-    assert Run._validation_wer is whole_validation
+    assert _run.validation_wer is whole_validation
     assert line("train", *arguments, "resume=auto") == 0
     assert line("train", *renamed(arguments, "through")) == 0
     assert same("a", "through")
@@ -150,7 +150,7 @@ def test_a_signal_ends_the_scoring_of_the_base_at_once(
 ) -> None:
     arguments = world.arguments("a", "training.max_steps=1")
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_score_base", lambda run: os.kill(os.getpid(), number))
+        patch.setattr(_run.Run, "_score_base", lambda run: os.kill(os.getpid(), number))
         assert line("train", *arguments) == exit_code
         assert "resume=auto goes on" in capsys.readouterr().err
     assert line("train", *arguments, "resume=auto") == 0
