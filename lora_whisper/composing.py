@@ -31,7 +31,7 @@ def require(**rules: tuple[bool, str]) -> None:
 
 def require_positive_counts(group: Any) -> None:
     """Every whole number in `group` has to be at least 1; null stands for "not given"."""
-    counts = {name: value for name, value in vars(group).items() if isinstance(value, int)}
+    counts = {name: value for name, value in vars(group).items() if type(value) is int}
     require(
         **{
             name: (value >= 1, f"expected 1 or more, found {value}")
@@ -132,7 +132,15 @@ def _converted_choice(value: Any, hints: tuple[Any, ...], path: str, problems: l
 def _converted_list(
     value: Any, kind: Any, path: str, problems: list[str]
 ) -> tuple[Any, ...] | None:
-    """A list of texts or of groups; in a group that stands in a list, null may be left out."""
+    """A list of texts, of numbers or of groups; a text alone is a list of one.
+
+    In a group that stands in a list, null may be left out; a text there is the group's `shorthand`.
+    """
+    shorthand = getattr(kind, "shorthand", None)
+    if isinstance(value, str) and (shorthand or not dataclasses.is_dataclass(kind)):
+        value = [value]
+    if shorthand and isinstance(value, list):
+        value = [{shorthand: item} if isinstance(item, str) else item for item in value]
     if not isinstance(value, list):
         problems.append(f"{path}: expected a list, found {_shown(value)}")
     elif dataclasses.is_dataclass(kind):
@@ -142,7 +150,7 @@ def _converted_list(
             _build(typing.cast(type, kind), group, place, problems)
             for group, place in zip(groups, places, strict=True)
         )
-    elif not all(isinstance(item, str) for item in value):
+    elif kind is not float and not all(isinstance(item, str) for item in value):
         problems.append(f"{path}: expected a list of names, found {_shown(value)}")
     else:
         return tuple(_convert(item, kind, path, problems) for item in value)

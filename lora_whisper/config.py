@@ -502,10 +502,15 @@ class EvaluationConfig:
     batch_size: int | None  # windows decoded together, which does not change the text; null: by the
     # model's width
     beams: int  # 1 is greedy
+    temperature_fallback: bool  # what repeats itself or is improbable is decoded again, by drawing
+    # from the distribution at rising temperatures: Radford et al. 2022, section 4.5
+    timestamps: bool  # decode with them; they are left out of the text that is scored
+    previous_text: bool  # of a recording over one window, what was heard is the next one's prompt
     max_utterances: int | None  # a fixed, seeded sample of the test set; null: all of it
     max_validation_utterances: int | None  # the same for the validation set during training
-    group_by: str | None  # a manifest column whose values are scored apart as well
-    bootstrap_samples: int  # resamplings of the utterances for the 95 % interval
+    group_by: tuple[str, ...]  # what is scored apart as well: columns of the manifest, or duration
+    keywords: str | None  # a file with a word or phrase a line, whose recall is measured
+    bootstrap_samples: int  # resamplings of speakers or utterances for the 95 % interval
 
     def __post_init__(self) -> None:
         require_positive_counts(self)

@@ -63,7 +63,7 @@ def test_the_quickstart_trains_nano_and_scores_both_halves() -> None:
     config = to_config(TrainConfig, train_values("experiment=quickstart"))
     assert config.name == "quickstart"
     assert config.model.checkpoint == "embedded:nano"
-    assert config.evaluation.group_by == "voices"
+    assert config.evaluation.group_by == ("voices",)
 
 
 def test_an_experiment_gives_way_to_the_command_line() -> None:
