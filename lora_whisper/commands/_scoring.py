@@ -102,7 +102,7 @@ def validation_wer(
     from lora_whisper.model.adapter import merged_in_place
 
     # Groups are for the test set, whose columns the validation set need not have.
-    settings = dataclasses.replace(config.evaluation, group_by=None)
+    settings = dataclasses.replace(config.evaluation, group_by=())
     config = dataclasses.replace(config, evaluation=settings)
     with merged_in_place(model):
         score, _ = decode("validating", whisper_inside(model), utterances, base, config)

@@ -109,7 +109,7 @@ def _check_speech(config: TrainConfig) -> Speech:
     if speech.test is not None:
         from lora_whisper.evaluation.evaluate import group_labels
 
-        group_labels(speech.test.utterances, config.evaluation.group_by)
+        group_labels(speech.test.utterances, next(iter(config.evaluation.group_by), None))
     return speech
 
 

@@ -56,7 +56,7 @@ def evaluate_model(
     Raises:
         UserError: no row has the column of `evaluation.group_by`; an unknown language.
     """
-    groups = group_labels(utterances, settings.group_by)
+    groups = group_labels(utterances, next(iter(settings.group_by), None))
     found = transcribe(model, utterances, processor, vocabulary, features, settings, on_progress)
     # In one place, so that several processes go on with the same figures to the last bit.
     return processes.from_main(

@@ -37,7 +37,7 @@ def judge(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Judge:
     ) -> tuple[Score, list[ScoredRow]]:
         found = Hypotheses(tuple(heard), tuple(bad), audio_seconds=12.5, decode_seconds=0.5)
         monkeypatch.setattr(evaluate, "transcribe", lambda *_: found)
-        settings = dataclasses.replace(GREEDY, group_by=group_by)
+        settings = dataclasses.replace(GREEDY, group_by=(group_by,) if group_by else ())
         return evaluate_model(
             toy.model, rows, toy.processor, toy.vocabulary, toy.features, settings, seed=0
         )

@@ -22,7 +22,11 @@ GREEDY = EvaluationConfig(
     beams=1,
     max_utterances=None,
     max_validation_utterances=None,
-    group_by=None,
+    temperature_fallback=False,
+    timestamps=False,
+    previous_text=False,
+    group_by=(),
+    keywords=None,
     bootstrap_samples=100,
 )
 IN_BATCHES = dataclasses.replace(GREEDY, batch_size=2)
