@@ -270,15 +270,17 @@ class DataConfig:
             rules["test_share"][0] and self.validation_share + self.test_share < 1,
             "expected 0 or more, and with validation_share below 1",
         )
-        rules["train"] = (
-            bool(self.train or self.path),
-            "missing; type data.train=… (or data.path=… for what holds all splits)",
-        )
         rules["streaming"] = (
             not self.streaming or self.source == "hub",
             f"only hub data sets can be streamed, found source {self.source}",
         )
         require(**rules)
+
+    def training_rule(self) -> tuple[bool, str]:
+        """Of the commands that read a training set."""
+        return bool(self.train or self.path), (
+            "missing; type data.train=… (or data.path=… for what holds all splits)"
+        )
 
 
 @dataclass(frozen=True)
@@ -560,6 +562,7 @@ class TrainConfig:
             model=self._dtype_rule(),
             adapter=self._adapter_rule(),
             training=self._averaging_rule(),
+            **{"data.train": self.data.training_rule() if self.data else (True, "")},
             resume=(
                 not (self.overwrite and self.resume),
                 "resume=auto and overwrite=true contradict each other; give one of them",
@@ -595,40 +598,148 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class TestSetConfig:
-    """The speech that `lora-whisper evaluate` scores."""
+class TestDataConfig:
+    """The speech that `lora-whisper evaluate` scores: `DataConfig`, but null is as the run has it.
+
+    What is for training alone is here because `data=fleurs` and the like bring it; nobody reads it.
+    """
 
     __test__ = False  # tells pytest that this is not a class of tests
-    test: str | None  # manifest; null: the run's own data.test, which summary.json speaks of
-    columns: ColumnsConfig  # of that manifest; null leaves the run's own
+    source: Source | None
+    path: str | None
+    train: str | None
+    validation: str | None
+    test: str | None  # null: the run's own, which summary.json speaks of
+    validation_share: float | None
+    test_share: float | None
+    config: str | None
+    revision: str | None
+    streaming: bool | None
+    columns: ColumnsConfig
+    language: str | None
+    language_token: str | None
+    task: Task | None
+    bad_audio: Literal["fail", "drop"] | None
+    long_audio: Literal["split", "drop", "fail"] | None
+    clean: tuple[str, ...] | None
+    windows: Literal["padded", "packed"] | None
+    timestamps_share: float | None
+    previous_text_share: float | None
+    no_speech_share: float | None
+    mix: tuple[MixConfig, ...] | None
+
+
+@dataclass(frozen=True)
+class TestSetConfig:
+    """One more set to score; what is null or left out is as in `data`."""
+
+    __test__ = False
+    shorthand = "test"  # a text alone in a list of these
+    test: str | None  # a manifest, or the name of a split in `path`
+    path: str | None
+    source: Source | None
+    config: str | None
+    columns: ColumnsConfig | None
+    language: str | None
+    language_token: str | None
+    task: Task | None
+
+    def __post_init__(self) -> None:
+        require(test=(bool(self.test or self.path), "expected a test=… or a path=…, found neither"))
+
+
+Condition = Literal[
+    "all",
+    "clean",
+    "noise-20db",
+    "noise-10db",
+    "noise-5db",
+    "noise-0db",
+    "reverberation",
+    "telephone",
+    "8khz",
+    "speed-0.9",
+    "speed-1.1",
+]
 
 
 @dataclass(frozen=True)
 class RescoringConfig:
-    """Changes to a run's `EvaluationConfig`; null leaves the run's own value."""
+    """Changes to a run's `EvaluationConfig`, where null leaves the run's own value; and more tests.
+
+    Without a run, the values of conf/evaluation/default.yaml are changed.
+    """
 
     batch_size: int | None
     beams: int | None
+    temperature_fallback: bool | None
+    timestamps: bool | None
+    previous_text: bool | None
     max_utterances: int | None
-    group_by: str | None
+    group_by: tuple[str, ...] | None
+    keywords: str | None
     bootstrap_samples: int | None
+    conditions: tuple[Condition, ...]  # in which the test sets are heard, beside clean
+    retention: tuple[TestSetConfig, ...]  # speech that must not be recognized worse than before
+    adapter_scales: tuple[float, ...]  # of what the adapter adds; 0 is the base, 1 the adapter
+    training_utterances: int  # a sample of the run's training set that is scored beside the test
+    probe_clips: int  # of each kind of sound without speech, in which nothing should be heard
+    players: int  # of the worst utterances, that evaluation.html has the sound of
+    cache: bool  # take hypotheses of the same model, speech and decoding from an earlier command
 
     def applied_to(self, settings: EvaluationConfig) -> EvaluationConfig:
         """The run's settings with these changes; its range checks hold here too."""
-        changes = {name: value for name, value in vars(self).items() if value is not None}
+        known = {field.name for field in dataclasses.fields(EvaluationConfig)}
+        changes = {
+            name: value for name, value in vars(self).items() if name in known and value is not None
+        }
         return dataclasses.replace(settings, **changes)
 
     def __post_init__(self) -> None:
-        require_positive_counts(self)
+        counts = ("batch_size", "beams", "max_utterances", "bootstrap_samples")
+        given = {name: getattr(self, name) for name in counts}
+        rules = {
+            name: (value is None or value >= 1, f"expected 1 or more, found {value}")
+            for name, value in given.items()
+        }
+        amounts = {name: getattr(self, name) for name in OFF_AT_ZERO}
+        rules |= {
+            name: (amount >= 0, f"expected 0 or more, found {amount}")
+            for name, amount in amounts.items()
+        }
+        rules["adapter_scales"] = (
+            all(0 <= scale <= 2 for scale in self.adapter_scales),
+            f"expected 0 … 2 each, found {list(self.adapter_scales)}",
+        )
+        require(**rules)
+
+
+OFF_AT_ZERO = ("training_utterances", "probe_clips", "players")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """All of `lora-whisper evaluate`."""
 
-    run: str  # folder that `train` wrote
-    data: TestSetConfig
+    run: str | None  # folder that `train` wrote: its base, its adapter and, if there, merged/
+    models: tuple[str, ...]  # or these: "base", runs, adapters, checkpoints, CTranslate2 folders
+    name: str  # without run=: the report's folder below outputs/
+    seed: int | None  # of intervals, samples, noise and drawn texts; null: the run's, or 1
+    dtype: Dtype  # of checkpoints; auto: their own, but float32 for float16 on a CPU. Bases and
+    # adapters of runs are scored as they were trained
+    data: TestDataConfig
+    sets: tuple[TestSetConfig, ...]  # more test sets beside data.test, or instead of the run's own
     evaluation: RescoringConfig
+
+    def __post_init__(self) -> None:
+        require(
+            run=(
+                bool(self.run) != bool(self.models),
+                "expected a run=… or models=[…], one of them",
+            ),
+            name=name_rule(self.name),
+            seed=seed_rule(self.seed or 0),
+        )
 
 
 @dataclass(frozen=True)
@@ -659,4 +770,5 @@ class CheckConfig:
             name=name_rule(self.name),
             seed=seed_rule(self.seed),
             listen=(self.listen >= 0, f"expected 0 or more, found {self.listen}"),
+            **{"data.train": self.data.training_rule() if self.data else (True, "")},
         )

@@ -8,6 +8,7 @@ outputs/NAME/
     checkpoints/      to continue from, and the best adapter so far
     adapter/          stock PEFT folder
     evaluation/       scores and hypotheses, by model and test set
+    evaluation.json   what `lora-whisper evaluate` found; also as .html and .md
     merged/           stock Transformers folder, after `lora-whisper merge`
     report.html       curves, scores, samples and configuration on one page
     summary.json      what the run gave; written when it is complete
@@ -72,6 +73,11 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation"
+
+    @property
+    def results(self) -> Path:
+        """Of `evaluate`; beside it lie the same for people, as .html and .md."""
+        return self.path / "evaluation.json"
 
     @property
     def report(self) -> Path:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ import yaml
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, ModelConfig, TrainConfig
 from lora_whisper.data.checking.leaks import Recordings, Texts
-from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus
+from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, with_codes
 from lora_whisper.data.sources import Split, read_split, resolved
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
@@ -52,6 +53,7 @@ FREE_TO_CHANGE = {
     "evaluation.batch_size",
     "evaluation.bootstrap_samples",
     "evaluation.group_by",
+    "evaluation.keywords",
     "tracking.trackers",
     "tracking.project",
 }
@@ -106,7 +108,7 @@ class Speech:
         }
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)  # models that are scored side by side
 def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
     """Find the checkpoint and read its tokenizer and configurations.
 
@@ -174,7 +176,13 @@ def train_rows(data: DataConfig) -> Utterances:
 
 
 def usable(utterances: Utterances, split: Split, data: DataConfig, base: Base) -> Corpus:
-    """One split's utterances that fit the base's window, decoder and languages."""
+    """One split's utterances that fit the base's window, decoder and languages.
+
+    A test set is not learnt from: recordings over the window are heard in several.
+    """
+    if split == "test":
+        corpus = load_corpus(utterances, split, data, math.inf)
+        return with_codes(corpus, base.vocabulary)
     corpus = load_corpus(utterances, split, data, base.window_seconds)
     clean = data.clean if split == "train" else ()  # references stay as they are
     return keep_what_fits(corpus, base.processor.tokenizer, base.vocabulary, data, clean)

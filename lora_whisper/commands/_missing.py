@@ -50,5 +50,5 @@ class Missing:
         for one in missing:
             if isinstance(one, LeftOut):
                 log.warning("left out    %s: %s", one.row, one.reason)
-        bad = [f"{one.row}: {one.reason}" for one in missing if not isinstance(one, LeftOut)]
-        report_bad_audio(bad, self._config)
+        bad = [one for one in missing if not isinstance(one, LeftOut)]
+        report_bad_audio(bad, self._config.data)

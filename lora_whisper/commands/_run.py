@@ -26,6 +26,7 @@ from lora_whisper.commands._inputs import (
     require_steps_left,
 )
 from lora_whisper.commands._missing import Missing
+from lora_whisper.commands._models import trained
 from lora_whisper.commands._scoring import (
     earlier_score,
     load_whisper,
@@ -100,6 +101,16 @@ class Run:
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
 
+    def _load_base(self) -> WhisperForConditionalGeneration:
+        config = self.config
+        return load_whisper(
+            self.base,
+            config.model,
+            config.quantization,
+            config.training.precision,
+            self.accelerator.device,
+        )
+
     def _load_model(self) -> PeftModel:
         from lora_whisper.model.adapter import attach
         from lora_whisper.model.pissa import read_initial
@@ -107,7 +118,7 @@ class Run:
         from lora_whisper.training.defaults import checkpointing_for_width
 
         config = self.config
-        whisper = load_whisper(config, self.base, self.accelerator.device)
+        whisper = self._load_base()
         checkpointing = config.training.gradient_checkpointing
         if checkpointing is None:
             checkpointing = checkpointing_for_width(whisper.config.d_model)
@@ -284,8 +295,7 @@ class Run:
         """The adapter as it lies on the disk, on a fresh base: what is scored is what ships."""
         from lora_whisper.model.adapter import load_adapter
 
-        whisper = load_whisper(self.config, self.base, self.accelerator.device)
-        return load_adapter(whisper, folder)
+        return load_adapter(self._load_base(), folder)
 
     def _judge(self, average: Average, best: Best | None) -> dict[str, Any]:
         """Let the mean ship unless a single adapter has a lower WER; say what became of it."""
@@ -308,11 +318,9 @@ class Run:
         if earlier is not None:
             return earlier
         if self.config.adapter.kind == "pissa":  # without its adapter, the base is not whole
-            return self._score(
-                "base", load_whisper(self.config, self.base, self.accelerator.device)
-            )
+            return self._score("base", self._load_base(), None)
         with self.model.disable_adapter():
-            return self._score("base", whisper_inside(self.model))
+            return self._score("base", whisper_inside(self.model), None)
 
     def _score_adapter(self) -> Scored:
         from lora_whisper.model.adapter import merged_in_place
@@ -321,13 +329,15 @@ class Run:
             return None
         model = self._load_adapter(self.folder.adapter)
         with merged_in_place(model):
-            return self._score("adapter", whisper_inside(model))
+            return self._score("adapter", whisper_inside(model), self.folder.adapter)
 
-    def _score(self, name: str, whisper: WhisperForConditionalGeneration) -> Scored:
+    def _score(
+        self, name: str, whisper: WhisperForConditionalGeneration, adapter: Path | None
+    ) -> Scored:
         if self.speech.test is None:
             return None
         return score_model(
-            name,
+            trained(self.config, name, adapter),
             whisper.eval(),
             self.speech.test.utterances,
             self.base,

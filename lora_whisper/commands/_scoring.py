@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_whisper import processes
 from lora_whisper.commands._inputs import Base, Speech
-from lora_whisper.config import TrainConfig
+from lora_whisper.commands._models import Contender, identity
+from lora_whisper.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    QuantizationConfig,
+    TrainConfig,
+)
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.table import Utterances
+from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import read_json, write_json
 from lora_whisper.terminal import percent, work
@@ -21,30 +31,34 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
+    from lora_whisper.evaluation.decoding import Hypotheses
     from lora_whisper.evaluation.evaluate import ScoredRow
+    from lora_whisper.evaluation.recognizers import Recognizer
     from lora_whisper.evaluation.score import Score
 
 log = logging.getLogger("lora_whisper")
 
 
 def load_whisper(
-    config: TrainConfig, base: Base, device: torch.device
+    base: Base,
+    model: ModelConfig,
+    quantization: QuantizationConfig,
+    precision: str,
+    device: torch.device,
 ) -> WhisperForConditionalGeneration:
-    """Load the base as the run trains on it: its quantization, its dtype."""
+    """Load the base as a run trains on it: its quantization, its dtype."""
     from lora_whisper.model.checkpoint import load_base
     from lora_whisper.training.accelerator import choose_dtype
 
-    quantization = config.quantization
-    dtype = choose_dtype(config.model.dtype, config.training.precision)
     asked = quantization.compute_dtype
     return load_base(
         base.checkpoint,
         quantization.kind,
-        dtype,
+        choose_dtype(model.dtype, precision),
         device,
-        attention=config.model.attention,
+        attention=model.attention,
         double_quantization=quantization.double_quantization,
-        compute_dtype=None if asked == "auto" else choose_dtype(asked, config.training.precision),
+        compute_dtype=None if asked == "auto" else choose_dtype(asked, precision),
     )
 
 
@@ -53,38 +67,63 @@ def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:
     return cast("WhisperForConditionalGeneration", model.get_base_model())
 
 
-def decode(
+def recognizer_of(whisper: WhisperForConditionalGeneration, base: Base) -> Recognizer:
+    from lora_whisper.evaluation.recognizers import WhisperRecognizer
+
+    return WhisperRecognizer(whisper, base.processor, base.vocabulary, base.features)
+
+
+def hear(
     title: str,
-    whisper: WhisperForConditionalGeneration,
-    utterances: Utterances,
-    base: Base,
-    config: TrainConfig,
-) -> tuple[Score, list[ScoredRow]]:
-    """Decode and score `utterances` by the run's settings, with a progress bar.
+    model: str,
+    recognizer: Callable[[], Recognizer],
+    utterances: Sequence[Utterance],
+    settings: EvaluationConfig,
+    seed: int,
+    *,
+    condition: str = "clean",
+    reuse: bool = True,
+) -> tuple[Hypotheses, bool]:
+    """Decode utterances with a progress bar, or take what was decoded before.
 
-    Raises:
-        UserError: audio does not decode, and `data.bad_audio` is "fail".
+    Args:
+        model: names the model exactly, see `_models.identity`.
+        recognizer: called where something has to be decoded.
+        reuse: whether what was decoded before may be taken.
+
+    Returns:
+        the hypotheses, and whether they were decoded before
     """
-    from lora_whisper.evaluation.evaluate import evaluate_model
-    from lora_whisper.training.defaults import scoring_batch_for_width
+    from lora_whisper.evaluation.cache import hypotheses_key, read_hypotheses, write_hypotheses_of
+    from lora_whisper.evaluation.conditions import change_for
+    from lora_whisper.evaluation.decoding import transcribe
 
-    settings = config.evaluation
-    if settings.batch_size is None:
-        batch_size = scoring_batch_for_width(whisper.config.d_model)
-        settings = dataclasses.replace(settings, batch_size=batch_size)
+    key = processes.from_main(lambda: hypotheses_key(model, utterances, settings, condition, seed))
+    known = processes.from_main(lambda: read_hypotheses(key)) if reuse else None
+    if known is not None:
+        return known, True
+    listener = recognizer()
     with work(title, len(utterances)) as bar:
-        score, rows = evaluate_model(
-            whisper,
+        found = transcribe(
+            listener,
             utterances,
-            base.processor,
-            base.vocabulary,
-            base.features,
-            settings,
-            config.seed,
+            with_batch_size(settings, listener),
+            seed,
+            change=change_for(condition, seed),
             on_progress=lambda done, total: bar.update(done),
         )
-    report_bad_audio([f"{row.row}: {row.bad_audio}" for row in rows if row.bad_audio], config)
-    return score, rows
+    if processes.is_main():
+        write_hypotheses_of(key, found)
+    return found, False
+
+
+def with_batch_size(settings: EvaluationConfig, recognizer: Recognizer) -> EvaluationConfig:
+    """With what null stands for: by the model's width."""
+    from lora_whisper.training.defaults import scoring_batch_for_width
+
+    if settings.batch_size is not None:
+        return settings
+    return dataclasses.replace(settings, batch_size=scoring_batch_for_width(recognizer.width))
 
 
 def validation_sample(config: TrainConfig, speech: Speech) -> Utterances | None:
@@ -99,57 +138,97 @@ def validation_wer(
     model: PeftModel, utterances: Utterances, base: Base, config: TrainConfig
 ) -> float:
     """The WER on the validation sample, by decoding it."""
+    from lora_whisper.evaluation.decoding import transcribe
+    from lora_whisper.evaluation.evaluate import judge
     from lora_whisper.model.adapter import merged_in_place
 
     # Groups are for the test set, whose columns the validation set need not have.
     settings = dataclasses.replace(config.evaluation, group_by=())
-    config = dataclasses.replace(config, evaluation=settings)
-    with merged_in_place(model):
-        score, _ = decode("validating", whisper_inside(model), utterances, base, config)
+    with merged_in_place(model), work("validating", len(utterances)) as bar:
+        listener = recognizer_of(whisper_inside(model), base)
+        found = transcribe(
+            listener,
+            utterances,
+            with_batch_size(settings, listener),
+            config.seed,
+            on_progress=lambda done, total: bar.update(done),
+        )
+    report_bad_audio(found.bad, config.data)
+    score, _ = processes.from_main(
+        lambda: judge(utterances, found, base.vocabulary, settings, config.seed)
+    )
     return score.wer
 
 
-def report_bad_audio(bad: list[str], config: TrainConfig) -> None:
+def report_bad_audio(bad: Sequence[BadAudio], data: DataConfig) -> None:
     """Name the audio that turned out not to decode; its header had looked sound.
 
     Raises:
         UserError: there is some, and `data.bad_audio` is "fail".
     """
-    if bad and config.data.bad_audio == "fail":
+    lines = [f"{one.row}: {one.reason}" for one in bad]
+    if lines and data.bad_audio == "fail":
         raise UserError(
-            f"Audio does not decode:\n{listing(bad)}\n"
+            f"Audio does not decode:\n{listing(lines)}\n"
             "Mend or remove these rows, or type data.bad_audio=drop to go on without them."
         )
-    for line in bad:
+    for line in lines:
         log.warning("not heard   %s", line)
 
 
 def score_model(
-    model_name: str,
+    contender: Contender,
     whisper: WhisperForConditionalGeneration,
     utterances: Utterances,
     base: Base,
     config: TrainConfig,
     folder: Path,
 ) -> dict[str, Any]:
-    """Score one model on a test set; write score.json and hypotheses.jsonl into `folder`.
+    """Score one model of a run on its test set; write what `write_scored` does into `folder`.
 
     `evaluation.max_utterances` draws the same sample for every model of a run.
     """
+    from lora_whisper.evaluation.evaluate import judge
+
+    settings = config.evaluation
+    found, is_known = hear(
+        f"scoring {contender.name}",
+        identity(contender, "auto", whisper.device),
+        lambda: recognizer_of(whisper, base),
+        chosen := sample(utterances, settings.max_utterances, config.seed),
+        settings,
+        config.seed,
+    )
+    report_bad_audio(found.bad, config.data)
+    return write_scored(
+        contender.name,
+        *processes.from_main(lambda: judge(chosen, found, base.vocabulary, settings, config.seed)),
+        folder,
+        is_known,
+    )
+
+
+def write_scored(
+    name: str, score: Score, rows: Sequence[ScoredRow], folder: Path, is_known: bool
+) -> dict[str, Any]:
+    """Write score.json and hypotheses.jsonl, say the rates, and return what score.json holds.
+
+    Args:
+        is_known: whether the hypotheses were decoded by an earlier command.
+    """
     from lora_whisper.evaluation.evaluate import write_hypotheses
 
-    chosen = sample(utterances, config.evaluation.max_utterances, config.seed)
-    score, rows = decode(f"scoring {model_name}", whisper, chosen, base, config)
+    values = score.to_dict() | {"cached": is_known}
     if processes.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         write_hypotheses(folder / "hypotheses.jsonl", rows)
-        write_json(folder / "score.json", score.to_dict())
+        write_json(folder / "score.json", values)
     low, high = (100 * bound for bound in score.wer_ci95)
     log.info(
-        f"{model_name:11} WER {percent(score.wer)} (95 % interval {low:.1f} – {high:.1f} %), "
-        f"CER {percent(score.cer)}"
+        f"{name:11} WER {percent(score.wer)} (95 % interval {low:.1f} – {high:.1f} %), "
+        f"CER {percent(score.cer)}{', as decoded before' * is_known}"
     )
-    return score.to_dict()
+    return values
 
 
 def earlier_score(folder: Path) -> dict[str, Any] | None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from lora_whisper.commands._hydra import Command, run_command
 from lora_whisper.commands._inputs import Base, read_base, read_config, usable
+from lora_whisper.commands._listening import load_model
+from lora_whisper.commands._models import merged_of
 from lora_whisper.commands._scoring import score_model
-from lora_whisper.commands.evaluate import load_merged
 from lora_whisper.config import MergeConfig, TrainConfig
 from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
@@ -84,9 +85,10 @@ def score_merged(
         return None
     corpus = usable(rows, "test", run_config.data, base)
     device = new_accelerator(run_config.training.precision).device
+    merged = merged_of(folder)
     return score_model(
-        "merged",
-        load_merged(folder, device),
+        merged,
+        load_model(merged, "auto", device),
         corpus.utterances,
         base,
         run_config,

@@ -69,7 +69,7 @@ def load_corpus(
     sieve = _Sieve(measured)
     sieve.leave_out(BAD_AUDIO, {index: str(error) for index, error in problems.items()})
     samples = np.rint(np.nan_to_num(measured.durations_seconds) * SAMPLING_RATE)
-    too_long = np.flatnonzero(samples > round(window_seconds * SAMPLING_RATE)).tolist()
+    too_long = np.flatnonzero(samples > np.rint(window_seconds * SAMPLING_RATE)).tolist()
     longer = f"longer than the window of {window_seconds:g} s"
     pieces: dict[int, Sequence[Utterance]] = {}
     if config.long_audio == "split" and too_long:
@@ -117,6 +117,15 @@ def keep_what_fits(
     sieve = _Sieve(utterances, corpus.left_out)
     sieve.leave_out(f"with a text longer than {vocabulary.max_tokens} tokens", too_long)
     return sieve.corpus(config, "corpus")
+
+
+def with_codes(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:
+    """The same with languages named by code.
+
+    Raises:
+        UserError: a language or a task that the checkpoint does not know.
+    """
+    return dataclasses.replace(corpus, utterances=_with_codes(corpus.utterances, vocabulary))
 
 
 def sample(utterances: Utterances, count: int | None, seed: int) -> Utterances:

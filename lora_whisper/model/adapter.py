@@ -28,7 +28,7 @@ from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.eva import WatchedWindow, input_directions
 from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, peft_config
 from lora_whisper.model.pissa import principal_components, start_from_components
-from lora_whisper.model.plain import plain_of, write_plain
+from lora_whisper.model.plain import plain_of, token_rows, write_plain
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
 from lora_whisper.model.saved import WEIGHTS_FILE, require_adapter
 from lora_whisper.model.targets import target_ranks
@@ -179,6 +179,43 @@ def merge(
         )
     merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
     return merged.requires_grad_(False).eval()
+
+
+@contextmanager
+def scaled(model: PeftModel, scale: float) -> Iterator[None]:
+    """Let the adapter add so much of what it adds, for the duration of a `with`; 1 is all of it.
+
+    Between the base and the adapter, embeddings of tokens are drawn on the line between theirs.
+
+    Raises:
+        UserError: DoRA, which does not only add to the weights.
+    """
+    layers = lora_layers(model).values()
+    if any(layer.lora_variant for layer in layers):
+        raise UserError("evaluation.adapter_scales: a DoRA adapter is no sum that can be scaled.")
+    whole = [layer.scaling[ADAPTER] for layer in layers]
+    config: Any = model.peft_config[ADAPTER]
+    rows = token_rows(model) if config.trainable_token_indices else None
+    kept = None if rows is None else rows.detach().clone()
+    try:
+        for layer, scaling in zip(layers, whole, strict=True):
+            layer.scaling[ADAPTER] = scale * scaling
+        if rows is not None:
+            rows.data = torch.lerp(_base_rows(model).to(rows), rows.detach(), scale)
+        yield
+    finally:
+        for layer, scaling in zip(layers, whole, strict=True):
+            layer.scaling[ADAPTER] = scaling
+        if rows is not None and kept is not None:
+            rows.data = kept
+
+
+def _base_rows(model: PeftModel) -> Tensor:
+    """The base's own embeddings (tokens, width) of the tokens that the adapter re-learnt."""
+    whisper: Any = model.get_base_model()
+    embedding = whisper.model.decoder.embed_tokens.token_adapter
+    weight: Tensor = embedding.base_layer.weight
+    return weight[embedding.token_indices[ADAPTER]].detach()
 
 
 @contextmanager

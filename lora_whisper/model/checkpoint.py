@@ -7,6 +7,7 @@ below `snapshot` sees a local folder, and nothing in that folder is ever run as 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -194,12 +195,23 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     folder = snapshot(checkpoint)
     if str(folder) != checkpoint.path:
         return f"commit:{folder.name}"  # the cache names a snapshot by its commit
+    return f"sha256:{sha256(*(folder / name for name in weight_names(os.listdir(folder))))}"
+
+
+def sha256(*paths: Path) -> str:
+    """Of files one after the other, which are read once as long as they stay the same."""
+    stats = [path.stat() for path in paths]
+    return _sha256(paths, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+@functools.lru_cache
+def _sha256(paths: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for name in weight_names(os.listdir(folder)):
-        with (folder / name).open("rb") as file:
+    for path in paths:
+        with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def weights_bytes(checkpoint: Checkpoint) -> int:

@@ -1,0 +1,124 @@
+"""A model that hears test sets; it is loaded when something has to be decoded that never was."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, cast
+
+from lora_whisper.commands._models import Contender, base_of, dtype_of, identity
+from lora_whisper.commands._scoring import hear, load_whisper, recognizer_of, whisper_inside
+from lora_whisper.config import Dtype, EvaluationConfig
+from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.utterance import Utterance
+from lora_whisper.model.checkpoint import fingerprint, sha256
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import WhisperForConditionalGeneration
+
+    from lora_whisper.evaluation.decoding import Hypotheses
+    from lora_whisper.evaluation.recognizers import Recognizer
+
+
+class Listening:
+    """A contender, in memory from the first time that it has to decode until `close`."""
+
+    def __init__(self, contender: Contender, asked: Dtype, device: torch.device, reuse: bool):
+        self.contender, self.asked, self.device, self.reuse = contender, asked, device, reuse
+        self._model: PeftModel | None = None  # of an adapter
+        self._recognizer: Recognizer | None = None
+        self._scale: float | None = None
+        self._scaled = ExitStack()
+
+    @property
+    def window_seconds(self) -> float:
+        """Of the audio that the model hears at once."""
+        if self.contender.folder is None:
+            return base_of(self.contender).window_seconds
+        return self._loaded(1.0).window_samples / SAMPLING_RATE
+
+    @property
+    def storage(self) -> dict[str, str]:
+        """The weights' dtype, and what names them exactly."""
+        one = self.contender
+        if one.folder is not None:
+            return {"dtype": "", "fingerprint": f"sha256:{sha256(one.folder / 'model.bin')}"}
+        dtype = str(dtype_of(one, self.asked, self.device)).removeprefix("torch.")
+        return {"dtype": dtype, "fingerprint": fingerprint(base_of(one).checkpoint)}
+
+    def hear(
+        self,
+        title: str,
+        utterances: Sequence[Utterance],
+        settings: EvaluationConfig,
+        seed: int,
+        condition: str = "clean",
+        scale: float = 1.0,
+    ) -> tuple[Hypotheses, bool]:
+        """As `hear`, of this model with so much of its adapter."""
+        model = identity(self._at(scale), self.asked, self.device)
+        name = model if scale in (0.0, 1.0) else f"{model} scale {scale:g}"
+        return hear(
+            title,
+            name,
+            lambda: self._loaded(scale),
+            utterances,
+            settings,
+            seed,
+            condition=condition,
+            reuse=self.reuse,
+        )
+
+    def close(self) -> None:
+        """Free the memory: two models of large-v3's size do not fit a small card."""
+        self._scaled.close()
+        self._model = self._recognizer = None
+
+    def _at(self, scale: float) -> Contender:
+        """Nothing of an adapter is its base."""
+        return self.contender if scale else dataclasses.replace(self.contender, adapter=None)
+
+    def _loaded(self, scale: float) -> Recognizer:
+        if self._recognizer is None:
+            self._recognizer = self._load()
+        if self._model is not None and scale != self._scale:
+            from lora_whisper.model.adapter import merged_in_place, scaled
+
+            self._scaled.close()
+            if scale != 1.0:
+                self._scaled.enter_context(scaled(self._model, scale))
+            self._scaled.enter_context(merged_in_place(self._model))
+            self._scale = scale
+        return self._recognizer
+
+    def _load(self) -> Recognizer:
+        one = self.contender
+        if one.folder is not None:
+            from lora_whisper.evaluation.recognizers import CTranslate2Recognizer
+
+            return CTranslate2Recognizer.load(one.folder, self.device.type)
+        whisper = load_model(one, self.asked, self.device)
+        if one.adapter is not None:
+            from lora_whisper.model.adapter import load_adapter
+
+            self._model = load_adapter(whisper, one.adapter)
+            whisper = whisper_inside(self._model)
+        return recognizer_of(whisper, base_of(one))
+
+
+def load_model(
+    contender: Contender, asked: Dtype, device: torch.device
+) -> WhisperForConditionalGeneration:
+    """The checkpoint of a contender, or the base of its adapter; see `_models.dtype_of`."""
+    assert contender.model is not None
+    dtype = cast(Dtype, str(dtype_of(contender, asked, device)).removeprefix("torch."))
+    return load_whisper(
+        base_of(contender),
+        dataclasses.replace(contender.model, dtype=dtype),
+        contender.quantization,
+        contender.precision,
+        device,
+    )

@@ -1,0 +1,226 @@
+"""The models that `evaluate` takes: what a name on the command line stands for, and loading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lora_whisper.commands._inputs import Base, read_base, read_config
+from lora_whisper.commands._test_sets import plain_name
+from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
+from lora_whisper.errors import UserError, listing
+from lora_whisper.model.checkpoint import fingerprint, locate, sha256
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, require_adapter
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import RunFolder, existing_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_whisper.data.vocabulary import Vocabulary
+
+Kind = Literal["base", "adapter", "merged", "checkpoint", "ctranslate2"]
+BASE = "base"  # in models=[…]: of the first run or adapter beside it
+AS_IT_IS = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the models that are scored side by side."""
+
+    name: str  # of its folder below evaluation/, and in every table
+    what: str  # as it was given
+    kind: Kind
+    model: ModelConfig | None  # the checkpoint, or the base of the adapter; None: CTranslate2
+    quantization: QuantizationConfig = AS_IT_IS
+    precision: str = "auto"  # of a run's arithmetic
+    adapter: Path | None = None
+    run: RunFolder | None = None  # that made it
+    folder: Path | None = None  # of CTranslate2
+
+
+# ── what was typed ───────────────────────────────────────────────────────────────────────────
+
+
+def contenders_of_run(path: str) -> list[Contender]:
+    """The base, the adapter and, where it was merged, the merged model of a complete run.
+
+    Raises:
+        UserError: there is no such run, or it is unfinished.
+    """
+    run = existing_run(path)
+    adapter = _of_run(run, "adapter", path)
+    found = [_base_of(adapter), adapter]
+    return [*found, merged_of(run)] if run.merged.is_dir() else found
+
+
+def merged_of(run: RunFolder) -> Contender:
+    """A run's merged folder, loaded in its own dtype as whoever deploys it will."""
+    place = str(run.merged.absolute())
+    model = ModelConfig(checkpoint=place, revision=None, dtype="auto", attention="auto")
+    return Contender("merged", str(run.merged), "merged", model, run=run)
+
+
+def find_contenders(given: Sequence[str]) -> list[Contender]:
+    """What each name of `models=[…]` stands for, in their order.
+
+    Raises:
+        UserError: names all that stand for nothing, or for the same folder of results.
+    """
+    found: list[Contender | None] = []
+    problems = []
+    for name in given:
+        try:
+            found.append(None if name == BASE else _found(name))
+        except UserError as error:
+            problems.append(f"{name}: {error}")
+    adapters = [one for one in found if one is not None and one.kind == "adapter"]
+    if BASE in given and not adapters:
+        problems.append("base: expected a run or an adapter beside it, whose base it is")
+    if problems:
+        raise UserError(f"models=[{','.join(given)}] cannot be used:\n{listing(problems)}")
+    return _with_own_names([_base_of(adapters[0]) if one is None else one for one in found])
+
+
+def _found(name: str) -> Contender:
+    from lora_whisper.evaluation.ctranslate2 import is_ctranslate2
+
+    path = local_path(name)
+    run = RunFolder(path)
+    if run.is_run():
+        return _of_run(existing_run(name), path.name, name)
+    if (path / CONFIG_FILE).is_file():
+        return _of_adapter(path, name)
+    if is_ctranslate2(path):
+        return Contender(path.name, name, "ctranslate2", None, folder=path)
+    model = ModelConfig(checkpoint=name, revision=None, dtype="auto", attention="auto")
+    return Contender(path.name, name, "checkpoint", model)
+
+
+def _of_run(run: RunFolder, name: str, what: str) -> Contender:
+    found = trained(read_config(run), name, run.adapter)
+    return replace(found, what=what, run=run)
+
+
+def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
+    """The adapter of a run, or without one its base, as it is stored while it trains."""
+    return Contender(
+        name,
+        config.model.checkpoint,
+        "adapter" if adapter else "base",
+        _as_here(config.model),
+        config.quantization,
+        config.training.precision,
+        adapter,
+    )
+
+
+def _of_adapter(folder: Path, what: str) -> Contender:
+    """An adapter alone; its own file says on which base it was trained."""
+    run = RunFolder(folder.parent)
+    if folder == run.adapter and run.is_run():
+        return _of_run(existing_run(str(run.path)), run.path.name, what)
+    require_adapter(folder)
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not base:
+        raise UserError(f"{folder / CONFIG_FILE} names no base (base_model_name_or_path)")
+    model = ModelConfig(checkpoint=base, revision=revision, dtype="auto", attention="auto")
+    return Contender(folder.name, what, "adapter", model, adapter=folder)
+
+
+def _base_of(adapter: Contender) -> Contender:
+    assert adapter.model is not None
+    return replace(
+        adapter, name=BASE, what=adapter.model.checkpoint, kind="base", adapter=None, run=None
+    )
+
+
+def _as_here(model: ModelConfig) -> ModelConfig:
+    """With the attention that this machine has: the one that a run was trained with may lack."""
+    return replace(model, attention="auto")
+
+
+def _with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
+    """Names that are folders; those of the same last part get the one before it as well."""
+    names = [one.name for one in contenders]
+    named = [
+        replace(one, name=plain_name("-".join(Path(one.what).parts[-2:])))
+        if names.count(one.name) > 1
+        else replace(one, name=plain_name(one.name))
+        for one in contenders
+    ]
+    own = [one.name for one in named]
+    twice = sorted({name for name in own if own.count(name) > 1})
+    if twice:
+        raise UserError(f"models: {', '.join(twice)} stands there twice")
+    return named
+
+
+# ── loading ──────────────────────────────────────────────────────────────────────────────────
+
+
+def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
+    """Name all that decides what a model writes: weights, their storage, and the device."""
+    import torch
+
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if contender.folder is not None:
+        return f"ctranslate2 {sha256(contender.folder / 'model.bin')} {asked} {where}"
+    base = base_of(contender)
+    storage = (*vars(contender.quantization).values(), str(dtype_of(contender, asked, device)))
+    adapter = sha256(contender.adapter / WEIGHTS_FILE) if contender.adapter else ""
+    settings = (contender.adapter / CONFIG_FILE).read_text() if contender.adapter else ""
+    return " ".join(map(str, (fingerprint(base.checkpoint), *storage, adapter, settings, where)))
+
+
+def require_files(contender: Contender) -> None:
+    """See that a contender's checkpoint is there.
+
+    Raises:
+        UserError: it is not; or CTranslate2 is not installed.
+    """
+    if contender.model is not None:
+        locate(contender.model)
+    else:
+        vocabulary_of(contender)
+
+
+def vocabulary_of(contender: Contender) -> Vocabulary:
+    """The tokens of a contender, read without its weights."""
+    if contender.folder is None:
+        return base_of(contender).vocabulary
+    from lora_whisper.evaluation.recognizers import read_ctranslate2_vocabulary
+
+    return read_ctranslate2_vocabulary(contender.folder)
+
+
+def base_of(contender: Contender) -> Base:
+    """Everything about a contender's checkpoint but its weights."""
+    assert contender.model is not None, "CTranslate2 has files of its own"
+    return read_base(contender.model)
+
+
+def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.dtype:
+    """Of the weights: as a run trained on them, else as asked, else a checkpoint's own.
+
+    A CPU computes in float16 many times slower than in float32, which holds the same weights.
+    """
+    import torch
+
+    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.training.accelerator import choose_dtype
+
+    assert contender.model is not None
+    if contender.kind in ("base", "adapter"):
+        trained = contender.model.dtype
+        is_open = trained == contender.precision == "auto"
+        return choose_dtype(asked if is_open else trained, contender.precision)
+    own = load_config(base_of(contender).checkpoint).dtype
+    dtype = own if isinstance(own, torch.dtype) else torch.float32
+    if asked != "auto":
+        return choose_dtype(asked, "auto")
+    return torch.float32 if dtype == torch.float16 and device.type == "cpu" else dtype

@@ -1,0 +1,94 @@
+"""The same test set under other conditions: in noise, in a room, over a telephone, faster, slower.
+
+Each is a pure function of the samples, the seed and the utterance's row, so that every model hears
+the same sound, and noise at 5 dB is the noise at 20 dB, only louder.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import get_args
+
+import numpy as np
+import soxr
+
+from lora_whisper.config import Condition
+from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.sound.augmentation import at_speed, generated_response, mixed, reverberant
+from lora_whisper.data.sound.noise import generated_noise
+from lora_whisper.data.sound.telephone import CODECS, TELEPHONE_RATE, through_telephone
+from lora_whisper.data.utterance import Utterance
+from lora_whisper.errors import UserError
+
+Change = Callable[[np.ndarray, Utterance], np.ndarray]  # (samples,) float32 at 16 kHz, both
+Sound = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+CLEAN = "clean"
+NOISE = "pink"  # falls by 3 dB an octave, as speech nearly does: rain, a crowd far off
+RT60_SECONDS = 0.6  # a meeting room with hard walls
+LINE = "pcm_mulaw"  # G.711
+
+
+def _noisy(snr_db: float, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return mixed(samples, generated_noise(NOISE, len(samples), rng), snr_db)
+
+
+def _reverberant(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return reverberant(samples, generated_response(RT60_SECONDS, rng))
+
+
+def _telephone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return through_telephone(samples, CODECS[LINE])
+
+
+def _narrow(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As recorded at 8 kHz: nothing above 4 kHz, and no codec."""
+    narrow = soxr.resample(samples, SAMPLING_RATE, TELEPHONE_RATE, quality="HQ")
+    wide = soxr.resample(narrow, TELEPHONE_RATE, SAMPLING_RATE, quality="HQ")[: len(samples)]
+    return np.pad(wide, (0, len(samples) - len(wide)))
+
+
+def _at_speed(speed: float, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return at_speed(samples, speed)
+
+
+SOUNDS: dict[str, Sound] = {
+    **{f"noise-{snr_db}db": partial(_noisy, float(snr_db)) for snr_db in (20, 10, 5, 0)},
+    "reverberation": _reverberant,
+    "telephone": _telephone,
+    "8khz": _narrow,
+    **{f"speed-{speed}": partial(_at_speed, speed) for speed in (0.9, 1.1)},
+}
+NEED_SCIPY = ("reverberation", "telephone")
+assert {*SOUNDS, CLEAN, "all"} == {*get_args(Condition)}, "config.py has their names"
+
+
+def chosen_conditions(given: Sequence[Condition]) -> tuple[str, ...]:
+    """The conditions beside clean, each once and in one order; "all" stands for every one.
+
+    Raises:
+        UserError: SciPy is missing, which two of them are made with.
+    """
+    chosen = tuple(name for name in SOUNDS if "all" in given or name in given)
+    needing = [name for name in chosen if name in NEED_SCIPY]
+    if needing:
+        try:
+            import scipy  # noqa: F401
+        except ImportError:
+            raise UserError(
+                f"evaluation.conditions={needing[0]} needs SciPy; "
+                "type: pip install 'lora-whisper[augmentation]'"
+            ) from None
+    return chosen
+
+
+def change_for(condition: str, seed: int) -> Change | None:
+    """What an utterance's samples go through; None where they stay as they are."""
+    return None if condition == CLEAN else partial(_changed, SOUNDS[condition], seed)
+
+
+def _changed(sound: Sound, seed: int, samples: np.ndarray, utterance: Utterance) -> np.ndarray:
+    rng = np.random.default_rng((seed, zlib.crc32(utterance.row.encode())))
+    return sound(samples, rng).astype(np.float32, copy=False)

@@ -1,0 +1,107 @@
+"""Each condition is what it is called, measured; and every model hears the same sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.sound.augmentation import speech_power
+from lora_whisper.evaluation.conditions import SOUNDS, change_for, chosen_conditions
+from tests.evaluation.toy_listener import utterance
+
+SPOKEN = utterance(Path("a.wav"), 2.0)
+
+
+def speech(seconds: float = 2.0, low: float = 200.0, high: float = 6_500.0) -> np.ndarray:
+    """Two tones that come and go, one below and one above what a telephone lets through."""
+    time = np.arange(round(seconds * SAMPLING_RATE)) / SAMPLING_RATE
+    tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in (low, 1_000.0, high))
+    return (0.1 * tones * (np.sin(2 * np.pi * 2 * time) > 0)).astype(np.float32)
+
+
+def heard(condition: str, samples: np.ndarray, seed: int = 1, spoken=SPOKEN) -> np.ndarray:
+    change = change_for(condition, seed)
+    assert change is not None
+    return change(samples, spoken)
+
+
+def level(samples: np.ndarray, hertz: float) -> float:
+    """Of one frequency, in dB."""
+    spectrum = np.abs(np.fft.rfft(samples)) / len(samples)
+    place = round(hertz * len(samples) / SAMPLING_RATE)
+    return float(20 * np.log10(spectrum[place - 2 : place + 3].max() + 1e-9))
+
+
+def test_clean_is_left_alone() -> None:
+    assert change_for("clean", 1) is None
+
+
+@pytest.mark.parametrize("snr_db", [20, 10, 5, 0])
+def test_noise_is_so_far_below_speech(snr_db: int) -> None:
+    samples = speech()
+    noise = heard(f"noise-{snr_db}db", samples) - samples
+    found = 10 * np.log10(speech_power(samples) / np.mean(np.square(noise, dtype=np.float64)))
+    assert found == pytest.approx(snr_db, abs=0.01)
+
+
+def test_louder_noise_is_the_same_noise() -> None:
+    samples = speech()
+    soft, loud = (heard(f"noise-{snr_db}db", samples) - samples for snr_db in (20, 0))
+    assert np.corrcoef(soft, loud)[0, 1] > 0.999
+
+
+def test_every_model_hears_the_same_and_every_utterance_and_seed_another() -> None:
+    samples = speech()
+    first = heard("noise-5db", samples)
+    assert np.array_equal(first, heard("noise-5db", samples))
+    assert not np.allclose(first, heard("noise-5db", samples, seed=2))
+    other = utterance(Path("b.wav"), 2.0)
+    assert not np.allclose(first, heard("noise-5db", samples, spoken=other))
+
+
+@pytest.mark.parametrize(
+    ("condition", "kept", "lost"), [("telephone", 1_000, 6_500), ("8khz", 200, 6_500)]
+)
+def test_a_narrow_line_takes_what_lies_beside_it(condition: str, kept: int, lost: int) -> None:
+    samples = speech()
+    narrow = heard(condition, samples)
+    assert len(narrow) == len(samples)
+    assert level(narrow, kept) == pytest.approx(level(samples, kept), abs=1)
+    assert level(narrow, lost) < level(samples, lost) - 30
+
+
+def test_a_telephone_takes_the_bass_as_well() -> None:
+    samples = speech()
+    assert level(heard("telephone", samples), 200) < level(samples, 200) - 6
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_speed_changes_length_and_pitch(speed: float) -> None:
+    changed = heard(f"speed-{speed}", speech())
+    assert len(changed) == pytest.approx(2 * SAMPLING_RATE / speed, abs=2)
+    assert level(changed, 1_000 * speed) > level(changed, 1_000) + 10
+
+
+def test_a_room_goes_on_sounding_in_the_pauses() -> None:
+    samples = speech()
+    room = heard("reverberation", samples)
+    pause = slice(round(0.30 * SAMPLING_RATE), round(0.45 * SAMPLING_RATE))
+    assert len(room) == len(samples)
+    assert not samples[pause].any()
+    assert np.abs(room[pause]).mean() > 0.001
+
+
+@pytest.mark.parametrize("condition", SOUNDS)
+def test_silence_stays_finite(condition: str) -> None:
+    changed = heard(condition, np.zeros(8_000, np.float32))
+    assert np.isfinite(changed).all()
+    assert changed.dtype == np.float32
+
+
+def test_all_of_them_or_some_in_one_order() -> None:
+    assert chosen_conditions(("all",)) == tuple(SOUNDS)
+    assert chosen_conditions(("telephone", "noise-5db", "clean")) == ("noise-5db", "telephone")
+    assert chosen_conditions(()) == ()
