@@ -1,14 +1,27 @@
-"""Every test runs offline and on one torch thread."""
+"""Every test runs offline, on one torch thread, and with a cache of its own."""
 
+import atexit
 import os
+import shutil
+import tempfile
+import uuid
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Of processes that tests start; what one of them decoded, the tests themselves must not find.
+os.environ["LORA_WHISPER_CACHE"] = tempfile.mkdtemp(prefix="lora_whisper-")
+atexit.register(shutil.rmtree, os.environ["LORA_WHISPER_CACHE"], ignore_errors=True)
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_torch_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4()}"  # made by whoever writes
+    monkeypatch.setenv("LORA_WHISPER_CACHE", str(folder))

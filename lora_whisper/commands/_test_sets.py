@@ -73,6 +73,9 @@ def data_to_score(given: TestDataConfig, trained: TrainConfig | None) -> DataCon
     """The run's speech, or without a run the defaults, with what was given instead."""
     usual = to_config(DataConfig, defaults("train")["data"])
     data = trained.data if trained else usual
+    if given.path is not None:  # another source has other splits and columns, and the same speech
+        spoken = {name: getattr(data, name) for name in ("language", "language_token", "task")}
+        data = dataclasses.replace(usual, **spoken)
     if given.test is not None and given.source is None and isinstance(place_of(given.test), Path):
         data = beside(dataclasses.replace(data, test=given.test))
     return _changed(data, given)

@@ -23,6 +23,7 @@ from lora_whisper.model.adapter import (
     merged_in_place,
     parameter_counts,
     save_adapter,
+    scaled,
 )
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
 from lora_whisper.model.saved import WEIGHTS_FILE
@@ -218,6 +219,52 @@ def test_merged_in_place_restores_after_an_error():
     with pytest.raises(KeyboardInterrupt), merged_in_place(model):
         raise KeyboardInterrupt
     assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("scale", [0.0, 0.25, 1.0, 1.5])
+def test_a_scaled_adapter_adds_so_much_of_what_it_adds(quantization, scale, checkpoint):
+    """A and B are not trained, so that the sum of the weights is the authority."""
+    base = load_base(checkpoint, quantization, torch.float32, CPU)
+    model = with_random_b(attach(base, lora(), quantization, False, 0)).eval()
+    whole = logits(model)
+    part = with_random_b(
+        attach(
+            load_base(checkpoint, quantization, torch.float32, CPU),
+            lora(alpha=max(scale, 1e-9) * ALPHA),
+            quantization,
+            False,
+            0,
+        )
+    ).eval()
+    with scaled(model, scale):
+        found = logits(model)
+    assert torch.allclose(found, logits(part), atol=MERGE_TOLERANCE)
+    assert torch.equal(logits(model), whole)
+
+
+def test_at_scale_zero_the_base_is_heard_with_its_own_token_embeddings():
+    base = logits_with_tokens(toy_model())
+    model = with_tokens()
+    whole = logits_with_tokens(model)
+    with scaled(model, 0.0), merged_in_place(model):
+        assert torch.allclose(logits_with_tokens(model), base, atol=MERGE_TOLERANCE)
+    assert torch.equal(logits_with_tokens(model), whole)
+
+
+def test_a_scaled_adapter_of_token_embeddings_stands_between_both():
+    model = with_tokens()
+    row = token_embedding(model).detach().clone()
+    original = toy_model().model.decoder.embed_tokens.weight[list(TOKENS)]
+    with scaled(model, 0.25):
+        assert torch.allclose(token_embedding(model), original + 0.25 * (row - original))
+    assert torch.equal(token_embedding(model), row)
+
+
+def test_dora_is_not_scaled():
+    model = adapted(kind="dora")
+    with pytest.raises(UserError, match="adapter_scales"), scaled(model, 0.5):
+        pass
 
 
 def test_merged_in_place_leaves_a_half_precision_base_as_it_is():
