@@ -15,6 +15,7 @@ from lora_whisper.commands._page import (
     add_legend,
     new_axes,
     render,
+    shorten,
     svg,
 )
 from lora_whisper.data.checking.inspection import MEANINGS, Finding, characters_per_second
@@ -170,17 +171,13 @@ def _bars(measured: Mapping[str, Measured], field: str) -> str:
     unit, unit_seconds = ("hours", 3600) if seconds.max() >= 1800 else ("minutes", 60)
     # By number, and not by name: names that are equal when shortened would share one bar.
     axes.barh(range(len(most)), seconds[most] / unit_seconds, color=SERIES[0])
-    axes.set_yticks(range(len(most)), [_short(names[number]) for number in most])
+    axes.set_yticks(range(len(most)), [shorten(names[number]) for number in most])
     axes.set_ylim(len(most) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=5)  # more run into each other where hours are few
     rest = len(names) - len(most)
     axes.set_xlabel(unit + (f" (and {rest:,} more {field}s)" if rest else ""))
     return svg(axes)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
 
 
 # ── the page ─────────────────────────────────────────────────────────────────────────────────

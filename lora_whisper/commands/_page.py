@@ -1,4 +1,4 @@
-"""HTML pages that need nothing but themselves: no network and no script. Their frame and plots."""
+"""HTML pages that need nothing but themselves, no network above all: their frame and plots."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ PALETTE = {
 }
 LIGHT = {name: light for name, (light, _) in PALETTE.items()}
 SERIES = [LIGHT[name] for name in ("blue", "amber", "violet", "green", "bad", "grey")]
+LEGEND_LETTERS = 60  # that stand beside each other above a plot
 STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
     "svg.fonttype": "none",  # letters stay letters: small, and to be searched for
     "svg.hashsalt": "lora_whisper",  # the same page for the same figures
@@ -44,11 +45,14 @@ STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template that extends `page.html`. Whatever comes from the data is escaped."""
+    """A page from a template that extends `page.html`. Whatever comes from the data is escaped.
+
+    `marks.html` has the macro `marked`, which shows where a hypothesis leaves its reference.
+    """
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     environment = Environment(
-        loader=DictLoader({"page.html": FRAME}),
+        loader=DictLoader({"page.html": FRAME, "marks.html": MARKS}),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -87,9 +91,20 @@ def figure_of(axes: Axes) -> Figure:
 
 def add_legend(axes: Axes) -> None:
     """Above the plot, where it covers nothing."""
+    _, labels = axes.get_legend_handles_labels()
+    columns = LEGEND_LETTERS // (max(map(len, labels)) + 5)  # 5: the sign and the gap
     figure_of(axes).legend(
-        loc="outside upper right", ncols=4, frameon=False, fontsize=10, handlelength=1
+        loc="outside upper right",
+        ncols=min(max(columns, 1), 4),
+        frameon=False,
+        fontsize=10,
+        handlelength=1,
     )
+
+
+def shorten(name: str) -> str:
+    """As much of a name as has room beside a plot: names often differ in their ends alone."""
+    return name if len(name) <= 16 else f"{name[:7]}…{name[-8:]}"
 
 
 def svg(axes: Axes) -> str:
@@ -115,12 +130,27 @@ FRAME = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{% block title %}{% endblock %}</title>
+{% block head %}{% endblock %}
 <style>{{ css|safe }}{% block style %}{% endblock %}</style>
 </head>
 <body>
 {% block body %}{% endblock %}
 </body>
 </html>
+"""
+
+# A hypothesis as `evaluation.alignment.align` cuts it; a wrong word's title is what was said.
+MARKS = """{% set tags = {"substitute": "mark", "insert": "ins", "delete": "del"} %}
+{% macro marked(stretches, space) %}
+{% for stretch in stretches %}
+{% set tag = tags.get(stretch.edit) %}
+{% set text = stretch.hypothesis or stretch.reference %}
+{% set said = ' title="%s"'|safe|format(stretch.reference) if tag == "mark" else "" %}
+{{ "" if loop.first else space }}{% if tag %}<{{ tag }}{{ said }}>{{ text }}</{{ tag }}>
+{%- else %}{{ text }}
+{%- endif %}
+{% endfor %}
+{% endmacro %}
 """
 
 CSS = """
@@ -161,6 +191,25 @@ summary span { display: block; }
 .rows li:nth-child(odd) { background: var(--tint); }
 .file { font: .8rem/1.5 ui-monospace, monospace; color: var(--soft); }
 .note { padding: .5rem .9rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.remark { padding: .5rem .9rem; margin: .6rem 0; background: var(--tint); border-radius: .5rem; }
+.warning { color: var(--bad); font-weight: 600; }
+h3 { margin: 1.75rem 0 .5rem; font-size: 1rem; }
+.sample { padding: .6rem .9rem; overflow-wrap: anywhere; break-inside: avoid; }
+.sample:nth-of-type(odd) { background: var(--tint); }
+.facts, .texts { display: grid; gap: .1rem 1.5rem; margin: 0;
+  grid-template-columns: minmax(0, max-content) minmax(0, 1fr); }
+.texts { grid-template-columns: 9.5rem minmax(0, 1fr); }
+.facts dd, .texts dd { margin: 0; overflow-wrap: anywhere; }
+.facts dt, .texts dt { color: var(--soft); }
+.facts { max-width: 48rem; }
+mark, ins, del { unicode-bidi: isolate; border-radius: .2rem; padding: 0 .1rem; }
+mark { color: inherit; background: color-mix(in srgb, var(--amber) 40%, transparent);
+  text-decoration: underline wavy var(--amber) 1px; text-underline-offset: .2em; }
+ins { background: color-mix(in srgb, var(--blue) 25%, transparent); }
+del { color: var(--bad); background: color-mix(in srgb, var(--bad) 12%, transparent); }
+pre { margin: 0; padding: .9rem; overflow-x: auto; border-top: 1px solid var(--line);
+  font: .85rem/1.45 ui-monospace, monospace; }
+code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 .none { padding: 1rem; background: var(--tint); border-radius: .5rem; font-weight: 600; }
 @media (max-width: 40rem) {
   .rows li { grid-template-columns: minmax(0, 1fr); }
@@ -168,10 +217,14 @@ summary span { display: block; }
   table { font-size: .85rem; }
   th, td { padding-right: .8rem; }
   .key dd { font-size: 1.5rem; }
+  .facts, .texts { grid-template-columns: minmax(0, 1fr); }
+  .facts dd, .texts dd { margin-bottom: .4rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   details { border-color: var(--grey); }
+  pre { white-space: pre-wrap; }
+  mark, ins, del { print-color-adjust: exact; }
   details::details-content { content-visibility: visible; display: block; }
   summary::after { content: ""; }
   figure, .rows li, summary { break-inside: avoid; }

@@ -19,8 +19,6 @@ SHOWN_POINTS = 400  # of a curve; of a longer one, the means of neighbours
 STEEP = 20  # a loss that falls to less than one such part is drawn on a logarithmic scale
 TRAINING, VALIDATION = SERIES[:2]
 
-TAGS = {"substitute": "mark", "insert": "ins", "delete": "del"}
-
 Line = Mapping[str, Any]  # of metrics.jsonl
 Row = Mapping[str, Any]  # of hypotheses.jsonl
 
@@ -64,7 +62,6 @@ def page(report: Report) -> str:
     """The whole page. Whatever comes from the run is escaped."""
     return render(
         TEMPLATE,
-        tags=TAGS,
         report=report,
         samples=[(title, [_texts(one) for one in some]) for title, some in report.samples],
         curves=curves(report.lines, report.kept_step),
@@ -181,44 +178,13 @@ def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
 # ── the page ─────────────────────────────────────────────────────────────────────────────────
 
 TEMPLATE = """{% extends "page.html" %}
+{% from "marks.html" import marked %}
 {% block title %}{{ report.name }}: training{% endblock %}
 {% block style %}
 .scores tr:not(.group) td { font-weight: 600; }
 .scores .group td:first-child { padding-left: 1.25rem; }
-.remark { padding: .5rem .9rem; margin: .6rem 0; background: var(--tint); border-radius: .5rem; }
-.warning { color: var(--bad); font-weight: 600; }
-h3 { margin: 1.75rem 0 .5rem; font-size: 1rem; }
-.sample { padding: .6rem .9rem; overflow-wrap: anywhere; break-inside: avoid; }
-.sample:nth-of-type(odd) { background: var(--tint); }
-.facts, .texts { display: grid; gap: .1rem 1.5rem; margin: 0;
-  grid-template-columns: minmax(0, max-content) minmax(0, 1fr); }
-.texts { grid-template-columns: 9.5rem minmax(0, 1fr); }
-.facts dd, .texts dd { margin: 0; overflow-wrap: anywhere; }
-.facts dt, .texts dt { color: var(--soft); }
-.facts { max-width: 48rem; }
-mark, ins, del { unicode-bidi: isolate; border-radius: .2rem; padding: 0 .1rem; }
-mark { color: inherit; background: color-mix(in srgb, var(--amber) 40%, transparent);
-  text-decoration: underline wavy var(--amber) 1px; text-underline-offset: .2em; }
-ins { background: color-mix(in srgb, var(--blue) 25%, transparent); }
-del { color: var(--bad); background: color-mix(in srgb, var(--bad) 12%, transparent); }
-pre { margin: 0; padding: .9rem; overflow-x: auto; border-top: 1px solid var(--line);
-  font: .85rem/1.45 ui-monospace, monospace; }
-code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 .changes { white-space: normal; }
-@media (max-width: 40rem) {
-  .facts, .texts { grid-template-columns: minmax(0, 1fr); }
-  .facts dd, .texts dd { margin-bottom: .4rem; }
-}
-@media print { pre { white-space: pre-wrap; } mark, ins, del { print-color-adjust: exact; } }
 {% endblock %}
-{% macro marked(stretches, space) %}
-{% for stretch in stretches %}
-{% set tag = tags.get(stretch.edit) %}
-{% set text = stretch.hypothesis or stretch.reference %}
-{{ "" if loop.first else space }}{% if tag %}<{{ tag }}>{{ text }}</{{ tag }}>{% else %}{{ text }}
-{%- endif %}
-{% endfor %}
-{% endmacro %}
 {% block body %}
 <h1>{{ report.name }}</h1>
 <p class="soft">{{ report.about }}</p>
