@@ -66,27 +66,55 @@ class LogMel(nn.Module):
             at_once = 1 if waveforms.device.type == "cpu" else len(padded)
             return torch.cat([self._features(part, frames) for part in padded.split(at_once)])
 
+    @torch.no_grad()
+    def recording(self, waveform: Tensor) -> Tensor:
+        """(samples,) of any length → (mel_bins, samples / 160 and the frames of a window more).
+
+        As openai/whisper's `transcribe` looks at a long recording: the range hangs on the loudest
+        spot of all of it, and a window of silence follows, so that one can be cut out anywhere.
+        """
+        frames = len(waveform) // HOP_SAMPLES
+        window_frames = self.window_samples // HOP_SAMPLES
+        with torch.autocast(waveform.device.type, enabled=False):
+            padded = pad(waveform.float()[None], (0, self.window_samples))
+            centred = pad(padded, (FFT_SAMPLES // 2, FFT_SAMPLES // 2), mode="reflect")
+            mel = centred.new_zeros(1, len(self.filters), frames + window_frames)
+            sounding = frames_with_sound(len(waveform))
+            # A window at a time: the frames' spectra take 40 times the memory of the samples.
+            for first in range(0, sounding, window_frames):
+                part = slice(first, min(first + window_frames, sounding))
+                self._mel(centred[:, first * HOP_SAMPLES :], mel[:, :, part])
+            return _scaled(mel)[0]
+
     def _features(self, padded: Tensor, frames: int) -> Tensor:
         """(batch, window_samples) → (batch, mel_bins, frames of the window)."""
-        squares = self._squares(padded, frames).transpose(1, 2)
+        centred = pad(padded, (FFT_SAMPLES // 2, FFT_SAMPLES // 2), mode="reflect")
         window_frames = self.window_samples // HOP_SAMPLES
-        mel = squares.new_zeros(len(padded), len(self.filters), window_frames)
-        for bins, frequencies in self.bands:
-            filters = self.filters[bins, frequencies]
-            mel[:, bins, :frames] = filters @ squares[:, frequencies]
-        log_power = mel.clamp_(min=SMALLEST_POWER).log10_()
-        floor = log_power.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
-        return log_power.clamp_(min=floor).add_(4.0).div_(4.0)
+        mel = centred.new_zeros(len(padded), len(self.filters), window_frames)
+        self._mel(centred, mel[:, :, :frames])
+        return _scaled(mel)
 
-    def _squares(self, padded: Tensor, frames: int) -> Tensor:
+    def _mel(self, centred: Tensor, mel: Tensor) -> None:
+        """Fill (batch, mel_bins, frames), powers, from the first frames of (batch, samples)."""
+        squares = self._squares(centred, mel.shape[-1]).transpose(1, 2)
+        for bins, frequencies in self.bands:
+            mel[:, bins] = self.filters[bins, frequencies] @ squares[:, frequencies]
+
+    def _squares(self, centred: Tensor, frames: int) -> Tensor:
         """Of the first frames of (batch, samples): (batch, frames, 2 · frequencies).
 
         The squared real and imaginary parts, side by side; their sums are the powers.
         """
-        centred = pad(padded, (FFT_SAMPLES // 2, FFT_SAMPLES // 2), mode="reflect")
         # As torch.stft does it, but with frames in rows, which is how the FFT goes along them.
-        windowed = centred.unfold(-1, FFT_SAMPLES, HOP_SAMPLES)[:, :-1][:, :frames] * self.hann
+        windowed = centred.unfold(-1, FFT_SAMPLES, HOP_SAMPLES)[:, :frames] * self.hann
         return torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2).square_()
+
+
+def _scaled(mel: Tensor) -> Tensor:
+    """Powers (batch, mel bins, frames) → what the model sees, in place."""
+    log_power = mel.clamp_(min=SMALLEST_POWER).log10_()
+    floor = log_power.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
+    return log_power.clamp_(min=floor).add_(4.0).div_(4.0)
 
 
 def _bands(filters: Tensor) -> list[tuple[slice, slice]]:

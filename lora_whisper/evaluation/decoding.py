@@ -1,36 +1,30 @@
-"""Hypotheses for a set of utterances, by real autoregressive generation on padded windows."""
+"""Hypotheses for a set of utterances, by real autoregressive decoding on padded windows."""
 
 from __future__ import annotations
 
-import math
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
-from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
-from lora_whisper.data.features import LogMel
 from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_audio
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import Vocabulary, token_language
+from lora_whisper.data.vocabulary import token_language
 from lora_whisper.data.windows import BadAudio
-
-# A hypothesis may have 20 tokens and 50 more a second. Read Swahili has 6 a second at most; fast
-# speech in scripts that Whisper's vocabulary spells byte by byte (Burmese, Amharic, Georgian: three
-# tokens a letter) stays below 50. So it only ends hallucinations, of short clips above all.
-FREE_TOKENS = 20
-TOKENS_PER_SECOND = 50
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.fallback import decode_with_fallback
+from lora_whisper.evaluation.long_form import Clip, Listening, Recording, Segment
+from lora_whisper.evaluation.recognizer import DecodingOptions, Recognizer
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
+# Done to the samples of an utterance, (samples,) float32 at 16 kHz, before anything else.
+Change = Callable[[np.ndarray, Utterance], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,199 +33,167 @@ class Heard:
 
     text: str = ""
     seconds: float = 0.0
+    segments: tuple[Segment, ...] = ()
     bad: BadAudio | None = None
 
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """What was heard, in the order of the utterances; "" where the audio did not decode."""
+    """What was heard, in the order of the utterances."""
 
-    texts: tuple[str, ...]
+    texts: tuple[str, ...]  # "" where the audio did not decode
+    seconds: tuple[float, ...]  # of audio as it was heard, without padding; 0 where there is none
+    segments: tuple[tuple[Segment, ...], ...]  # where timestamps were decoded, else empty
     bad: tuple[BadAudio, ...]
-    audio_seconds: float  # without the padding
     decode_seconds: float  # wall clock: reading audio, features and generation
 
-
-class TokenLimit(LogitsProcessor):
-    """Ends each row at its own limit, so that a text does not depend on its neighbours."""
-
-    def __init__(self, limits: Tensor, prompt_tokens: int, eot: int):
-        """`limits`: (batch × beams,) text tokens after the prompt."""
-        self.limits, self.prompt_tokens, self.eot = limits, prompt_tokens, eot
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(batch × beams, tokens), (batch × beams, vocabulary) → scores, eot where due."""
-        due = input_ids.shape[1] - self.prompt_tokens >= self.limits
-        scores = scores.masked_fill(due[:, None], -math.inf)
-        scores[:, self.eot] = scores[:, self.eot].masked_fill(due, 0.0)
-        return scores
+    @property
+    def audio_seconds(self) -> float:
+        return sum(self.seconds)
 
 
 def transcribe(
-    model: nn.Module,
+    recognizer: Recognizer,
     utterances: Sequence[Utterance],
-    processor: Any,
-    vocabulary: Vocabulary,
-    features: LogMel,
     settings: EvaluationConfig,
+    seed: int = 0,
+    *,
+    change: Change | None = None,
     on_progress: Progress | None = None,
 ) -> Hypotheses:
-    """Decode utterances with a Whisper model, with or without an adapter around it.
+    """Decode utterances of any length.
 
-    Audio is read and turned into log-mels batch by batch, the longest first: memory is short at
+    Audio is read and turned into log-mels as its turn comes, the longest first: memory is short at
     once or not at all. Each row carries its own language and task. A text is the same in a batch
-    as on its own, but for near ties that rounding decides. So several processes can each decode a
-    part, of all lengths; every one of them gets all texts.
+    as on its own, but for near ties that rounding decides; `seed` is that of what temperature
+    fallback draws. So several processes can each decode a part, of all lengths; every one of them
+    gets all texts.
 
     Raises:
-        UserError: a language that the checkpoint does not know, or none where it needs one.
+        UserError: a language that the checkpoint does not know, or none where it needs one;
+            temperature fallback where draws cannot be repeated.
+        BrokenModel: the model gives values that are not finite numbers.
     """
-    batch_size = settings.batch_size
-    assert batch_size is not None, "null is for whoever knows the model's width"
     started = time.perf_counter()
-    _check_languages(vocabulary, utterances)
-    listener = Listener(model, processor, vocabulary, features, settings.beams)
+    _check(recognizer, utterances, settings)
     mine = _longest_first(utterances)[processes.rank() :: processes.count()]
     heard: dict[int, Heard] = {}
-    with _evaluating(model), torch.inference_mode():
-        for start in range(0, len(mine), batch_size):
-            rows = mine[start : start + batch_size]
-            found = listener.hear([utterances[row] for row in rows])
-            heard |= zip(rows, found, strict=True)
-            if on_progress is not None:  # the other processes are about as far
-                done = min(len(heard) * processes.count(), len(utterances))
-                on_progress(done, len(utterances))
-    heard = dict(processes.gather(list(heard.items())))
-    in_order = [heard[row] for row in range(len(utterances))]
+    failure: UserError | None = None
+    try:
+        with recognizer.listening():
+            for row, found in _Listener(recognizer, settings, seed, change).hear(utterances, mine):
+                heard[row] = found
+                if on_progress is not None:  # the other processes are about as far
+                    done = min(len(heard) * processes.count(), len(utterances))
+                    on_progress(done, len(utterances))
+    except UserError as error:  # the others would wait for this process for ever
+        failure = error
+    parts = processes.gather([(heard, failure)])
+    for _, failure in parts:
+        if failure is not None:
+            raise failure
+    found_by_row = {row: found for part, _ in parts for row, found in part.items()}
+    in_order = [found_by_row[row] for row in range(len(utterances))]
     return Hypotheses(
         texts=tuple(one.text for one in in_order),
+        seconds=tuple(one.seconds for one in in_order),
+        segments=tuple(one.segments for one in in_order),
         bad=tuple(one.bad for one in in_order if one.bad is not None),
-        audio_seconds=sum(one.seconds for one in in_order),
         decode_seconds=time.perf_counter() - started,
     )
 
 
-class Listener:
-    """A model with all that it takes to hear a batch of utterances."""
+@dataclass(frozen=True)
+class _Listener:
+    """Everything that stays the same from utterance to utterance."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        processor: Any,
-        vocabulary: Vocabulary,
-        features: LogMel,
-        beams: int,
-    ):
-        # Adapters are layers inside the base model; PEFT's wrapper is not needed to run them.
-        self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.device = next(self.base.parameters()).device
-        self.features = features.to(self.device)
-        self.tokenizer = processor.tokenizer
-        self.vocabulary = vocabulary
-        self.beams = beams
+    recognizer: Recognizer
+    settings: EvaluationConfig
+    seed: int
+    change: Change | None
 
-    def hear(self, utterances: Sequence[Utterance]) -> list[Heard]:
-        """Read the audio of one batch and decode what could be read."""
-        audio = [_read(utterance, self.features.window_samples) for utterance in utterances]
-        pairs = zip(audio, utterances, strict=True)
-        readable = [(found, one) for found, one in pairs if not isinstance(found, BadAudio)]
-        prompts = [_prompt(self.vocabulary, utterance) for _, utterance in readable]
-        texts = iter(self._decode([samples for samples, _ in readable], prompts))
-        return [
-            Heard(bad=found)
-            if isinstance(found, BadAudio)
-            else Heard(next(texts), len(found) / SAMPLING_RATE)
-            for found in audio
-        ]
+    def hear(
+        self, utterances: Sequence[Utterance], rows: Iterable[int]
+    ) -> Iterator[tuple[int, Heard]]:
+        """Yield each row as it is done. One that is follows by the next, so batches are full."""
+        batch_size = self.settings.batch_size
+        assert batch_size is not None, "null is for whoever knows the model's width"
+        waiting = iter(rows)
+        active: dict[int, tuple[float, Listening]] = {}
+        while True:
+            while len(active) < batch_size and (row := next(waiting, None)) is not None:
+                samples = self._read(utterances[row])
+                if isinstance(samples, BadAudio):
+                    yield row, Heard(bad=samples)
+                    continue
+                seconds = len(samples) / SAMPLING_RATE
+                active[row] = seconds, self._begin(samples, utterances[row])
+            if not active:
+                return
+            self._decode([one for _, one in active.values()])
+            for row in [row for row, (_, one) in active.items() if one.is_done]:
+                seconds, one = active.pop(row)
+                yield row, Heard(one.text(), seconds, one.segments())
 
-    def _decode(self, audio: Sequence[np.ndarray], prompts: Sequence[list[int]]) -> list[str]:
-        """Generate texts for waveforms, each (samples,) float32, after prompts of one length."""
-        if not audio:
-            return []
-        prompt_tokens = len(prompts[0])
-        limits = torch.tensor(
-            [self.limit(len(samples), prompt_tokens) for samples in audio], device=self.device
-        )
-        windows = self._input_features(audio)
-        limit = TokenLimit(limits.repeat_interleave(self.beams), prompt_tokens, self.vocabulary.eot)
-        # Whisper's own `generate` is a loop around this one for audio beyond a window. When a
-        # model emits timestamps unasked, it drops text and listens again in a guessed language.
-        tokens = GenerationMixin.generate(
-            self.base,
-            windows,
-            attention_mask=torch.ones_like(windows[:, 0]),  # of frames; unused, but asked for
-            decoder_input_ids=torch.tensor(prompts, device=self.device),
-            generation_config=self._config(prompt_tokens + int(limits.max()) + 1),
-            logits_processor=LogitsProcessorList([limit]),
-        )
-        return [self._text(row) for row in tokens[:, prompt_tokens:].tolist()]
+    def _read(self, utterance: Utterance) -> np.ndarray | BadAudio:
+        try:
+            samples = read_audio(utterance.audio, utterance.start_seconds, utterance.end_seconds)
+        except AudioError as error:
+            return BadAudio(utterance.row, str(error))
+        return samples if self.change is None else self.change(samples, utterance)
 
-    def _input_features(self, audio: Sequence[np.ndarray]) -> Tensor:
-        """(batch, mel bins, frames) in the dtype of the encoder's first layer."""
-        longest = max(len(samples) for samples in audio)
-        padded = np.stack([np.pad(samples, (0, longest - len(samples))) for samples in audio])
-        features = self.features(torch.from_numpy(padded).to(self.device))
-        return features.to(self.base.model.encoder.conv1.weight.dtype)
+    def _begin(self, samples: np.ndarray, utterance: Utterance) -> Listening:
+        """Prompt and features of an utterance."""
+        recognizer, settings = self.recognizer, self.settings
+        vocabulary = recognizer.vocabulary
+        language = token_language(vocabulary, utterance)
+        waveform = torch.from_numpy(samples).to(recognizer.features.hann.device)
+        # The row's name stays the same in a sample of the test set, where its number does not.
+        seed = (self.seed, zlib.crc32(utterance.row.encode()))
+        if len(samples) > recognizer.features.window_samples:
+            start = vocabulary.start(language, utterance.task, timestamps=True)
+            return Recording(recognizer, waveform, start, settings.previous_text, seed)
+        prompt = vocabulary.start(language, utterance.task, settings.timestamps)
+        return Clip(recognizer, waveform, prompt, settings.temperature_fallback, seed)
 
-    def limit(self, samples: int, prompt_tokens: int) -> int:
-        """Text tokens that audio of this length may have; eot comes after them."""
-        room = self.vocabulary.max_tokens - prompt_tokens - 1
-        spoken = math.ceil(TOKENS_PER_SECOND * samples / SAMPLING_RATE)
-        return min(FREE_TOKENS + spoken, room)
-
-    def _config(self, max_length: int) -> GenerationConfig:
-        """Say what matters; the suppressed tokens come from the checkpoint's generation config."""
-        return GenerationConfig(
-            max_length=max_length,
-            num_beams=self.beams,
-            do_sample=False,
-            use_cache=True,
-            return_dict_in_generate=False,
-            eos_token_id=self.vocabulary.eot,
-            pad_token_id=self.vocabulary.eot,
-        )
-
-    def _text(self, tokens: list[int]) -> str:
-        text = self.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text.strip()
+    def _decode(self, active: Sequence[Listening]) -> None:
+        """Decode a window of each: those together that a recognizer can decode together."""
+        tasks = [one.task() for one in active]
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for index, task in enumerate(tasks):
+            has_timestamps = task.prompt[-1] != self.recognizer.vocabulary.no_timestamps
+            groups.setdefault((len(task.prompt), has_timestamps), []).append(index)
+        fallback = self.settings.temperature_fallback
+        for group in groups.values():
+            options = DecodingOptions(
+                self.settings.beams,
+                probabilities=fallback or any(active[index].is_judged for index in group),
+            )
+            of_group = [tasks[index] for index in group]
+            results = (
+                decode_with_fallback(self.recognizer, of_group, options)
+                if fallback
+                else self.recognizer.decode(of_group, options)
+            )
+            for index, result in zip(group, results, strict=True):
+                active[index].take(result)
 
 
-def _check_languages(vocabulary: Vocabulary, utterances: Iterable[Utterance]) -> None:
+def _check(
+    recognizer: Recognizer, utterances: Iterable[Utterance], settings: EvaluationConfig
+) -> None:
     """Complain before the first batch, not after an hour."""
+    if settings.temperature_fallback and not recognizer.draws_by_seed:
+        raise UserError(
+            "evaluation.temperature_fallback=true draws tokens, and this kind of model cannot draw "
+            "the same ones twice, so that no score could be repeated. Type "
+            "evaluation.temperature_fallback=false, or score the checkpoint it was converted from."
+        )
     for utterance in utterances:
-        token_language(vocabulary, utterance)
+        token_language(recognizer.vocabulary, utterance)
 
 
 def _longest_first(utterances: Sequence[Utterance]) -> list[int]:
     if isinstance(utterances, Utterances):  # which have their durations without making any
         return np.argsort(-utterances.durations_seconds, kind="stable").tolist()
     return sorted(range(len(utterances)), key=lambda row: -utterances[row].duration_seconds)
-
-
-def _prompt(vocabulary: Vocabulary, utterance: Utterance) -> list[int]:
-    return vocabulary.start(token_language(vocabulary, utterance), utterance.task)
-
-
-def _read(utterance: Utterance, window_samples: int) -> np.ndarray | BadAudio:
-    try:
-        samples = read_audio(utterance.audio, utterance.start_seconds, utterance.end_seconds)
-    except AudioError as error:
-        return BadAudio(utterance.row, str(error))
-    if len(samples) > window_samples:
-        seconds = f"{len(samples) / SAMPLING_RATE:.2f} s"
-        return BadAudio(utterance.row, f"{utterance.audio}: {seconds}, longer than the window")
-    return samples
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off; afterwards each module is as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -21,6 +21,7 @@ from lora_whisper.evaluation.decoding import Hypotheses, Progress, transcribe
 from lora_whisper.evaluation.metrics import error_counts
 from lora_whisper.evaluation.normalizers import normalizer_for
 from lora_whisper.evaluation.score import Score, score
+from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
 
 NO_GROUP = "none"  # label of rows that lack the column of evaluation.group_by
 
@@ -57,7 +58,8 @@ def evaluate_model(
         UserError: no row has the column of `evaluation.group_by`; an unknown language.
     """
     groups = group_labels(utterances, next(iter(settings.group_by), None))
-    found = transcribe(model, utterances, processor, vocabulary, features, settings, on_progress)
+    recognizer = WhisperRecognizer(model, processor, vocabulary, features)
+    found = transcribe(recognizer, utterances, settings, seed, on_progress=on_progress)
     # In one place, so that several processes go on with the same figures to the last bit.
     return processes.from_main(
         lambda: _judged(utterances, found, vocabulary, groups, settings.bootstrap_samples, seed)

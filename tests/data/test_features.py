@@ -67,3 +67,25 @@ def test_mixed_precision_leaves_the_features_alone() -> None:
 def test_refuses_to_cut_audio_silently() -> None:
     with pytest.raises(ValueError, match="80001 samples in a window of 80000"):
         LogMel(80, 5)(torch.zeros(1, 80_001))
+
+
+@pytest.mark.parametrize("samples", [80_001, 159_840, 160_000, 200_123])
+def test_a_long_recording_equals_the_feature_extractor_with_silence_behind(samples: int) -> None:
+    """Whose range hangs on the loudest spot of the whole as well; here it is the first window's."""
+    clip = tone_and_noise(samples / SAMPLING_RATE, 0.5, seed=4)
+    clip[80_000:] *= 1e-4
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=5)
+    whole = np.pad(clip, (0, 80_000))
+    expected = extractor(whole, sampling_rate=SAMPLING_RATE, return_tensors="pt", truncation=False)
+    features = LogMel(80, 5).recording(torch.from_numpy(clip))
+    assert features.shape == (80, samples // 160 + 500)
+    torch.testing.assert_close(features, expected.input_features[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 160, 48_123, 80_000])
+def test_a_short_recording_has_the_features_of_its_window(samples: int) -> None:
+    clip = torch.from_numpy(tone_and_noise(samples / SAMPLING_RATE, 0.5, seed=5))
+    log_mel = LogMel(80, 5)
+    alone, window = log_mel.recording(clip)[:, :500], log_mel(clip[None])[0]
+    # The last frame sees the mirror at the window's end, or the silence behind it.
+    torch.testing.assert_close(alone[:, :498], window[:, :498], rtol=0, atol=1e-5)

@@ -12,18 +12,14 @@ from transformers.utils import logging as transformers_logging
 from lora_whisper.data.sound.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import (
-    FREE_TOKENS,
-    TOKENS_PER_SECOND,
-    Listener,
-    transcribe,
-)
+from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.evaluation.long_form import FREE_TOKENS, TOKENS_PER_SECOND, token_limit
 from lora_whisper.model.adapter import adapter_parameters, attach
 from lora_whisper.model.checkpoint import load_base, locate
 from tests.configs import adapter_config, model_config
 from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, prefer, utterance
 from tests.toy_speech import write_clip
-from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs
+from tests.toys import toy_checkpoint, toy_inputs
 
 
 @pytest.fixture
@@ -117,9 +113,10 @@ def test_the_first_token_obeys_begin_suppress_tokens(toy: Toy, utterances: list[
 
 
 def test_the_limit_follows_the_duration_and_the_decoder(toy: Toy) -> None:
-    limit = Listener(toy.model, toy.processor, toy.vocabulary, toy.features, beams=1).limit
-    assert limit(samples=1_600, prompt_tokens=4) == FREE_TOKENS + TOKENS_PER_SECOND / 10
-    assert limit(samples=480_000, prompt_tokens=4) == toy.vocabulary.max_tokens - 4 - 1
+    short = token_limit(toy.vocabulary, samples=1_600, prompt_tokens=4)
+    assert short == FREE_TOKENS + TOKENS_PER_SECOND / 10
+    long = token_limit(toy.vocabulary, samples=480_000, prompt_tokens=4)
+    assert long == toy.vocabulary.max_tokens - 4 - 1
 
 
 def test_a_hallucination_ends_at_its_own_limit(toy: Toy, utterances: list[Utterance]) -> None:
@@ -148,22 +145,22 @@ def test_bad_audio_is_reported_and_heard_as_nothing(
 ) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no audio")
-    long = write_clip(tmp_path / "long.wav", WINDOW_SECONDS + 0.5)
     mixed = [
         utterances[0],
         utterance(broken, 1.0, row="a.jsonl:2"),
         utterances[1],
         utterance(tmp_path / "absent.wav", 1.5, row="a.jsonl:4"),
-        utterance(long, 2.5, row="a.jsonl:5"),
     ]
     found = toy.hear(mixed, IN_BATCHES)
     whole = toy.hear(utterances[:2], IN_BATCHES)
-    assert found.texts == (whole.texts[0], "", whole.texts[1], "", "")
+    assert found.texts == (whole.texts[0], "", whole.texts[1], "")
+    assert found.seconds == (0.5, 0.0, 1.9, 0.0)
     reasons = {bad.row: bad.reason for bad in found.bad}
-    assert reasons.keys() == {"a.jsonl:2", "a.jsonl:4", "a.jsonl:5"}
+    assert reasons.keys() == {"a.jsonl:2", "a.jsonl:4"}
     assert "no such file" in reasons["a.jsonl:4"]
-    assert "longer than the window" in reasons["a.jsonl:5"]
     assert found.audio_seconds == pytest.approx(0.5 + 1.9)
+    many = [utterance(broken, 3.0, row=f"a.jsonl:{number}") for number in range(5)]
+    assert toy.hear([*many, utterances[0]], IN_BATCHES).texts == ("",) * 5 + found.texts[:1]
     assert toy.hear(mixed[1:2]).texts == ("",)
 
 
@@ -178,15 +175,12 @@ def test_slices_are_decoded_apart(toy: Toy, tmp_path: Path) -> None:
 def test_progress_counts_up_to_all(toy: Toy, utterances: list[Utterance]) -> None:
     seen: list[tuple[int, int]] = []
     transcribe(
-        toy.model,
+        toy.recognizer,
         utterances,
-        toy.processor,
-        toy.vocabulary,
-        toy.features,
         IN_BATCHES,
         on_progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert seen == [(done, 5) for done in range(1, 6)]
 
 
 def adapted(toy: Toy) -> PeftModel:

@@ -35,8 +35,14 @@ def judge(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Judge:
         bad: Sequence[BadAudio] = (),
         group_by: str | None = None,
     ) -> tuple[Score, list[ScoredRow]]:
-        found = Hypotheses(tuple(heard), tuple(bad), audio_seconds=12.5, decode_seconds=0.5)
-        monkeypatch.setattr(evaluate, "transcribe", lambda *_: found)
+        found = Hypotheses(
+            tuple(heard),
+            seconds=(12.5 / len(rows),) * len(rows),
+            segments=((),) * len(rows),
+            bad=tuple(bad),
+            decode_seconds=0.5,
+        )
+        monkeypatch.setattr(evaluate, "transcribe", lambda *_, **__: found)
         settings = dataclasses.replace(GREEDY, group_by=(group_by,) if group_by else ())
         return evaluate_model(
             toy.model, rows, toy.processor, toy.vocabulary, toy.features, settings, seed=0

@@ -14,6 +14,7 @@ from lora_whisper.data.features import LogMel
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
 from lora_whisper.evaluation.decoding import Hypotheses, transcribe
+from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_config
 
@@ -42,9 +43,11 @@ class Toy:
     features: LogMel
 
     def hear(self, utterances: list[Utterance], settings: EvaluationConfig = GREEDY) -> Hypotheses:
-        return transcribe(
-            self.model, utterances, self.processor, self.vocabulary, self.features, settings
-        )
+        return transcribe(self.recognizer, utterances, settings)
+
+    @property
+    def recognizer(self) -> WhisperRecognizer:
+        return WhisperRecognizer(self.model, self.processor, self.vocabulary, self.features)
 
 
 def prefer(model: WhisperForConditionalGeneration, tokens: Iterable[int], logits: float) -> None:

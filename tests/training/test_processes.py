@@ -154,13 +154,10 @@ def hear(folder: Path) -> tuple[tuple[str, ...], list[str], list[tuple[int, int]
         join_processes()
     toy, progress = make_toy(), list[tuple[int, int]]()
     found = transcribe(
-        toy.model,
+        toy.recognizer,
         [utterance(folder / f"{index}.wav", 0.4 + index / 5) for index in range(5)],
-        toy.processor,
-        toy.vocabulary,
-        toy.features,
         IN_BATCHES,
-        lambda done, total: progress.append((done, total)),
+        on_progress=lambda done, total: progress.append((done, total)),
     )
     return found.texts, [one.row for one in found.bad], progress
 

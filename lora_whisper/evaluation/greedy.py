@@ -1,0 +1,165 @@
+"""Greedy decoding of a batch by a Transformers Whisper.
+
+The texts of `GenerationMixin.generate`, with what evaluation needs beside them: rows that are done
+leave the batch, log-probabilities are summed up while they are at hand (`generate` would keep all
+logits, 1.5 GB for 16 rows of 448 tokens), and each row draws from numbers of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_whisper.data.vocabulary import Vocabulary
+
+# Rows leave when so many of them are done: to copy the others' keys and values takes two steps.
+SHARE_DONE = 0.25
+
+Rule = Callable[[Tensor, Tensor], Tensor]  # (rows, tokens), (rows, vocabulary) → scores
+
+
+class Suppressed:
+    """Tokens that are never decoded, and some that are not at the beginning."""
+
+    def __init__(
+        self, always: Sequence[int], first: Sequence[int], prompt_tokens: int, device: torch.device
+    ):
+        self.always = torch.tensor(always, dtype=torch.long, device=device)
+        self.first = torch.tensor(first, dtype=torch.long, device=device)
+        self.prompt_tokens = prompt_tokens
+
+    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """Change scores in place. Transformers' own looks through the vocabulary at every step."""
+        scores = scores.index_fill_(1, self.always, -math.inf)
+        if tokens.shape[1] > self.prompt_tokens:
+            return scores
+        return scores.index_fill_(1, self.first, -math.inf)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a batch decodes."""
+
+    encoded: Tensor  # (rows, positions, width), of the encoder
+    prompts: Tensor  # (rows, tokens)
+    most_tokens: Tensor  # (rows,), after which eot is due
+    uniforms: Tensor | None = None  # (rows, tokens + 1), 0 … 1: tokens are drawn with them
+    forced: Tensor | None = None  # (rows, tokens + 1): tokens that are taken whatever is likely
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was decoded, in the order of the rows."""
+
+    tokens: list[list[int]]  # without prompt and eot
+    mean_log_probabilities: list[float]  # over tokens and eot; 0.0 unless asked for
+    no_speech_probabilities: list[float]  # after <|startoftranscript|>; 0.0 unless asked for
+    is_finite: bool  # whether the likeliest token had a finite score at every step
+
+
+class GreedySearch:
+    """A batch on its way from its prompts to its texts."""
+
+    def __init__(
+        self,
+        whisper: Any,
+        vocabulary: Vocabulary,
+        rows: Rows,
+        rules: Sequence[Rule],
+        temperature: float = 0.0,
+        probabilities: bool = False,
+    ):
+        self.whisper, self.vocabulary, self.rows, self.rules = whisper, vocabulary, rows, rules
+        self.temperature, self.probabilities = temperature, probabilities
+        count, device = len(rows.prompts), rows.prompts.device
+        self.prompt_tokens = rows.prompts.shape[1]
+        self.cache: Any = None
+        self.no_speech = torch.zeros(count, device=device)
+        self.is_finite = torch.ones((), dtype=torch.bool, device=device)
+        self.texts: list[list[int]] = [[] for _ in range(count)]
+        self.means = [0.0] * count
+        # Of the rows that are still in the batch:
+        self.index = torch.arange(count, device=device)
+        self.tokens = rows.prompts
+        self.encoded = rows.encoded
+        self.sums = torch.zeros(count, device=device)
+        self.done = torch.zeros(count, dtype=torch.bool, device=device)
+
+    def run(self) -> Found:
+        """Decode until every row has come to its eot."""
+        while len(self.index):
+            scores = self._forward()
+            for rule in self.rules:
+                scores = rule(self.tokens, scores)
+            self._take(self._chosen(scores), scores)
+            self._let_go()
+        return Found(self.texts, self.means, self.no_speech.tolist(), bool(self.is_finite))
+
+    def _forward(self) -> Tensor:
+        """Logits of what comes next, (rows, vocabulary) in float32."""
+        is_first = self.cache is None
+        output = self.whisper.model.decoder(
+            input_ids=self.tokens if is_first else self.tokens[:, -1:],
+            encoder_hidden_states=self.encoded,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = output.past_key_values
+        if is_first and self.probabilities:
+            sot = self.tokens[0].tolist().index(self.vocabulary.sot)
+            logits = self.whisper.proj_out(output.last_hidden_state[:, sot]).float()
+            self.no_speech = logits.softmax(-1)[:, self.vocabulary.no_speech]
+        return self.whisper.proj_out(output.last_hidden_state[:, -1]).float()
+
+    def _chosen(self, scores: Tensor) -> Tensor:
+        """The next token of each row: (rows,)."""
+        highest, likeliest = scores.max(dim=-1)
+        self.is_finite &= highest.isfinite().all()  # a maximum with NaN is NaN
+        step = self.tokens.shape[1] - self.prompt_tokens
+        if self.rows.forced is not None:
+            likeliest = self.rows.forced[self.index, step]
+        elif self.rows.uniforms is not None:
+            likeliest = drawn(scores / self.temperature, self.rows.uniforms[self.index, step])
+        due = self.done | (self.rows.most_tokens[self.index] <= step)
+        return likeliest.masked_fill(due, self.vocabulary.eot)
+
+    def _take(self, chosen: Tensor, scores: Tensor) -> None:
+        """Append the tokens and sum up their log-probabilities, eot's with them."""
+        if self.probabilities:
+            logits = scores.gather(1, chosen[:, None])[:, 0]
+            # A forced eot has no probability where a rule forbids it.
+            found = (logits - scores.logsumexp(-1)).nan_to_num(neginf=0.0)
+            self.sums += found.masked_fill(self.done, 0.0)
+        self.tokens = torch.cat([self.tokens, chosen[:, None]], dim=1)
+        self.done = chosen == self.vocabulary.eot
+
+    def _let_go(self) -> None:
+        """Note the texts of rows that are done, and go on without them."""
+        done = self.done.tolist()
+        if sum(done) < max(1, SHARE_DONE * len(done)):
+            return
+        kept = (~self.done).nonzero()[:, 0]
+        for row, index in enumerate(self.index.tolist()):
+            if done[row]:
+                text = self.tokens[row, self.prompt_tokens :].tolist()
+                self.texts[index] = text[: text.index(self.vocabulary.eot)]
+                self.means[index] = float(self.sums[row]) / (len(self.texts[index]) + 1)
+        self.cache.batch_select_indices(kept)
+        self.index, self.tokens, self.encoded, self.sums, self.done = (
+            one[kept] for one in (self.index, self.tokens, self.encoded, self.sums, self.done)
+        )
+
+
+def drawn(scores: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw from (rows, vocabulary) scores with a number in 0 … 1 for each row: (rows,) tokens.
+
+    The token at which the sum of the probabilities passes the number, so that a row's token depends
+    on nothing else; in float64, in which no probability is lost beside that sum.
+    """
+    sums = scores.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(sums, uniforms[:, None] * sums[:, -1:], right=True)[:, 0]

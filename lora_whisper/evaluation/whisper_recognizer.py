@@ -1,0 +1,213 @@
+"""A Whisper of Transformers that hears windows, with or without an adapter around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
+from transformers.modeling_outputs import BaseModelOutput
+
+from lora_whisper.data.features import LogMel
+from lora_whisper.data.vocabulary import Vocabulary
+from lora_whisper.evaluation.greedy import GreedySearch, Rows, Rule, Suppressed
+from lora_whisper.evaluation.recognizer import (
+    LATEST_START_STEPS,
+    BrokenModel,
+    DecodingOptions,
+    DecodingResult,
+    DecodingTask,
+)
+
+
+class TokenLimit(LogitsProcessor):
+    """Ends each row at its own limit, so that a text does not depend on its neighbours."""
+
+    def __init__(self, limits: Tensor, prompt_tokens: int, eot: int):
+        """`limits`: (batch × beams,) tokens after the prompt."""
+        self.limits, self.prompt_tokens, self.eot = limits, prompt_tokens, eot
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(batch × beams, tokens), (batch × beams, vocabulary) → scores, eot where due."""
+        due = input_ids.shape[1] - self.prompt_tokens >= self.limits
+        scores = scores.masked_fill(due[:, None], -math.inf)
+        scores[:, self.eot] = scores[:, self.eot].masked_fill(due, 0.0)
+        return scores
+
+
+class Finite(LogitsProcessor):
+    """Sees whether the highest score was finite at every step; asked once, at the end."""
+
+    def __init__(self, device: torch.device):
+        self.holds = torch.ones((), dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.holds &= scores.amax(-1).isfinite().all()  # a maximum with NaN is NaN
+        return scores
+
+
+class WhisperRecognizer:
+    """Hears windows by greedy search, by beams or by drawing."""
+
+    draws_by_seed = True
+
+    def __init__(self, model: nn.Module, processor: Any, vocabulary: Vocabulary, features: LogMel):
+        self.model = model
+        # Adapters are layers inside the base model; PEFT's wrapper is not needed to run them.
+        self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.device = next(self.base.parameters()).device
+        self.features = features.to(self.device)
+        self.tokenizer = processor.tokenizer
+        self.vocabulary = vocabulary
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Switch gradients and dropout off; afterwards each module is as it was."""
+        training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def decode(
+        self, tasks: Sequence[DecodingTask], options: DecodingOptions
+    ) -> list[DecodingResult]:
+        """See `Recognizer`. A text is the same in a batch as on its own, but for near ties."""
+        encoded = self._encode([task.features for task in tasks])
+        if options.beams == 1 or options.temperature > 0:
+            return self._greedy(tasks, encoded, options)
+        texts = self._by_beams(tasks, encoded, options.beams)
+        if not options.probabilities:
+            return [DecodingResult(tuple(text), 0.0, None, None) for text in texts]
+        # `generate` tells a beam's probability only where it may keep the logits of all of them
+        # (8 GB for 16 rows, 5 beams, 448 tokens), so the texts are decoded again, as they are.
+        return self._greedy(tasks, encoded, options, texts)
+
+    def _encode(self, features: Sequence[Tensor]) -> Tensor:
+        """(mel bins, frames) each → (windows, positions, width)."""
+        encoder = self.base.model.encoder
+        windows = torch.stack(list(features)).to(encoder.conv1.weight.dtype)
+        # On a CPU, what one window needs stays in the caches: 16 at once took 1.15 times as long.
+        at_once = 1 if windows.device.type == "cpu" else len(windows)
+        parts = [encoder(part).last_hidden_state for part in windows.split(at_once)]
+        return torch.cat(parts)
+
+    def _greedy(
+        self,
+        tasks: Sequence[DecodingTask],
+        encoded: Tensor,
+        options: DecodingOptions,
+        forced: Sequence[Sequence[int]] | None = None,
+    ) -> list[DecodingResult]:
+        rows = Rows(
+            encoded,
+            self._tensor([task.prompt for task in tasks]),
+            self._tensor([task.most_tokens for task in tasks]),
+            uniforms=self._uniforms(tasks, options.temperature) if options.temperature else None,
+            forced=None if forced is None else self._padded(forced),
+        )
+        temperature, probabilities = options.temperature, options.probabilities
+        rules = self._rules(tasks[0].prompt)
+        search = GreedySearch(self.base, self.vocabulary, rows, rules, temperature, probabilities)
+        found = search.run()
+        if not found.is_finite:
+            raise BrokenModel
+        return [
+            DecodingResult(tuple(tokens), temperature, *chances)
+            if probabilities
+            else DecodingResult(tuple(tokens), temperature, None, None)
+            for tokens, *chances in zip(
+                found.tokens,
+                found.mean_log_probabilities,
+                found.no_speech_probabilities,
+                strict=True,
+            )
+        ]
+
+    def _rules(self, prompt: Sequence[int]) -> list[Rule]:
+        """What may come next, by the checkpoint's suppressed tokens and by Whisper's timestamps."""
+        config = self.base.generation_config
+        suppressed = Suppressed(
+            config.suppress_tokens or [],
+            config.begin_suppress_tokens or [],
+            len(prompt),
+            self.device,
+        )
+        return [suppressed, *self._timestamp_rules(prompt)]
+
+    def _timestamp_rules(self, prompt: Sequence[int]) -> list[LogitsProcessor]:
+        """Timestamps come in pairs, do not go back, and one where their sum is likeliest."""
+        if prompt[-1] == self.vocabulary.no_timestamps:
+            return []
+        config = GenerationConfig(
+            eos_token_id=self.vocabulary.eot,
+            no_timestamps_token_id=self.vocabulary.no_timestamps,
+            max_initial_timestamp_index=LATEST_START_STEPS,
+        )
+        return [WhisperTimeStampLogitsProcessor(config, begin_index=len(prompt))]
+
+    def _by_beams(
+        self, tasks: Sequence[DecodingTask], encoded: Tensor, beams: int
+    ) -> list[list[int]]:
+        """Tokens of the best beams, without eot.
+
+        Whisper's own `generate` is a loop around the one that is called here, for audio beyond a
+        window. When a model emits timestamps unasked, it drops text and listens again in a guessed
+        language.
+        """
+        prompt_tokens, eot = len(tasks[0].prompt), self.vocabulary.eot
+        limits = self._tensor([task.most_tokens for task in tasks])
+        finite = Finite(self.device)
+        limit = TokenLimit(limits.repeat_interleave(beams), prompt_tokens, eot)
+        rules = [finite, *self._timestamp_rules(tasks[0].prompt), limit]
+        found = GenerationMixin.generate(
+            self.base,
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            # Of positions; unused, but asked for.
+            attention_mask=torch.ones(encoded.shape[:2], device=self.device),
+            decoder_input_ids=self._tensor([task.prompt for task in tasks]),
+            generation_config=self._config(prompt_tokens + int(limits.max()) + 1, beams),
+            logits_processor=LogitsProcessorList(rules),
+        )
+        if not finite.holds:
+            raise BrokenModel
+        texts = [row[prompt_tokens:] for row in found.tolist()]
+        return [text[: text.index(eot)] if eot in text else text for text in texts]
+
+    def _config(self, max_length: int, beams: int) -> GenerationConfig:
+        """Say what matters; the suppressed tokens come from the checkpoint's generation config."""
+        return GenerationConfig(
+            max_length=max_length,
+            num_beams=beams,
+            do_sample=False,
+            use_cache=True,
+            return_dict_in_generate=False,
+            eos_token_id=self.vocabulary.eot,
+            pad_token_id=self.vocabulary.eot,
+        )
+
+    def _uniforms(self, tasks: Sequence[DecodingTask], temperature: float) -> Tensor:
+        """Numbers to draw with, (tasks, tokens + 1), each row's by its own seed."""
+        most = 1 + max(task.most_tokens for task in tasks)
+        seeds = [(*task.seed, round(100 * temperature)) for task in tasks]
+        rows = [np.random.default_rng(seed).random(most) for seed in seeds]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+
+    def _padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """(texts, longest + 1) tokens, eot behind each."""
+        longest = 1 + max(map(len, texts))
+        eot = self.vocabulary.eot
+        return self._tensor([[*text, *[eot] * (longest - len(text))] for text in texts])
+
+    def _tensor(self, values: Sequence[Any]) -> Tensor:
+        return torch.tensor(values, device=self.device)
