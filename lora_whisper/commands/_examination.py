@@ -110,7 +110,7 @@ class Examination:
 
     def carry_out(self) -> Findings:
         """Examine the models one after the other; one that is broken does not stop the others."""
-        from lora_whisper.evaluation.decoding import BrokenModel
+        from lora_whisper.evaluation.recognizer import BrokenModel
 
         for contender in self.plan.contenders:
             try:

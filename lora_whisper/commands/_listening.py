@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.evaluation.decoding import Hypotheses
-    from lora_whisper.evaluation.recognizers import Recognizer
+    from lora_whisper.evaluation.recognizer import Recognizer
 
 
 class Listening:
@@ -38,7 +38,7 @@ class Listening:
         """Of the audio that the model hears at once."""
         if self.contender.folder is None:
             return base_of(self.contender).window_seconds
-        return self._loaded(1.0).window_samples / SAMPLING_RATE
+        return self._loaded(1.0).features.window_samples / SAMPLING_RATE
 
     @property
     def storage(self) -> dict[str, str]:

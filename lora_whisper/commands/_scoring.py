@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from lora_whisper.evaluation.decoding import Hypotheses
     from lora_whisper.evaluation.evaluate import ScoredRow
-    from lora_whisper.evaluation.recognizers import Recognizer
+    from lora_whisper.evaluation.recognizer import Recognizer
     from lora_whisper.evaluation.score import Score
 
 log = logging.getLogger("lora_whisper")
@@ -68,7 +68,7 @@ def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:
 
 
 def recognizer_of(whisper: WhisperForConditionalGeneration, base: Base) -> Recognizer:
-    from lora_whisper.evaluation.recognizers import WhisperRecognizer
+    from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
 
     return WhisperRecognizer(whisper, base.processor, base.vocabulary, base.features)
 

@@ -23,7 +23,8 @@ from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.table import cache_folder, published
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.windows import BadAudio
-from lora_whisper.evaluation.decoding import Hypotheses, Segment
+from lora_whisper.evaluation.decoding import Hypotheses
+from lora_whisper.evaluation.long_form import Segment
 
 log = logging.getLogger("lora_whisper")
 

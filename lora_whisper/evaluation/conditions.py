@@ -21,8 +21,8 @@ from lora_whisper.data.sound.noise import generated_noise
 from lora_whisper.data.sound.telephone import CODECS, TELEPHONE_RATE, through_telephone
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import Change
 
-Change = Callable[[np.ndarray, Utterance], np.ndarray]  # (samples,) float32 at 16 kHz, both
 Sound = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 CLEAN = "clean"

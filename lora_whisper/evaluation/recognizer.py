@@ -20,7 +20,7 @@ LATEST_START_STEPS = 50  # timestamps after <|0.00|>
 class BrokenModel(UserError):
     """A model whose outputs are not finite numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: str) -> None:  # what it is made with when it comes from a process
         super().__init__(
             "The model gives values that are not finite numbers (NaN or infinity), so that it "
             "cannot be scored. Its weights are broken, or too large for float16. Decode in float32 "
@@ -63,6 +63,7 @@ class Recognizer(Protocol):
     vocabulary: Vocabulary
     tokenizer: Any
     features: LogMel  # on the device where `decode` wants its windows
+    width: int  # of the model, which says how many windows memory has room for
     draws_by_seed: bool  # whether a temperature above 0 gives the same text for the same seed
 
     def decode(

@@ -62,6 +62,7 @@ class WhisperRecognizer:
         self.model = model
         # Adapters are layers inside the base model; PEFT's wrapper is not needed to run them.
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.width: int = self.base.config.d_model
         self.device = next(self.base.parameters()).device
         self.features = features.to(self.device)
         self.tokenizer = processor.tokenizer
