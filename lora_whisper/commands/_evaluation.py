@@ -14,7 +14,7 @@ from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._leaks import Leaks, find_leaks, learnt_speech, speakers
 from lora_whisper.commands._models import Contender
 from lora_whisper.data.sound.audio import AudioError, read_audio
-from lora_whisper.data.sound.mp3 import to_mp3
+from lora_whisper.data.sound.mp3 import encode_mp3
 from lora_whisper.run_folder import RunFolder, write_json, write_whole
 from lora_whisper.terminal import console, percent
 
@@ -163,6 +163,6 @@ def _sound(speech: Sequence[Speech]) -> Callable[[str, Mapping[str, Any]], bytes
             samples = read_audio(utterance.audio, utterance.start_seconds, utterance.end_seconds)
         except AudioError:
             return None
-        return to_mp3(samples)
+        return encode_mp3(samples)
 
     return sound

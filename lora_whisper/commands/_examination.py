@@ -154,7 +154,8 @@ class Examination:
         vocabulary: Vocabulary,
     ) -> None:
         from lora_whisper.evaluation.hallucination import find_runaways
-        from lora_whisper.evaluation.mistakes import find_mistakes, keyword_recall
+        from lora_whisper.evaluation.keywords import keyword_recall
+        from lora_whisper.evaluation.mistakes import find_mistakes
 
         name, plan, found = contender.name, self.plan, self.findings
         title = f"scoring {name} on {speech.name}"
@@ -167,10 +168,10 @@ class Examination:
         _put(found.scores, speech.name, name, values)
         _put(found.rows, speech.name, name, rows)
         _put(found.hallucination, speech.name, name, dataclasses.asdict(find_runaways(rows)))
-        _put(found.mistakes, speech.name, name, dataclasses.asdict(find_mistakes(rows, MISTAKES)))
+        _put(found.mistakes, speech.name, name, find_mistakes(rows, MISTAKES).to_dict())
         if plan.keywords and speech.role == "test":
             recall = keyword_recall(rows, plan.keywords, settings.bootstrap_samples, plan.seed)
-            _put(found.keywords, speech.name, name, dataclasses.asdict(recall))
+            _put(found.keywords, speech.name, name, recall.to_dict())
 
     def _judged(
         self,
@@ -265,7 +266,7 @@ class Examination:
             for other in others:
                 if {first, other} <= of_models.keys():
                     found = compare(of_models[first], of_models[other], samples, self.plan.seed)
-                    values = dataclasses.asdict(found) | {"against": first}
+                    values = found.to_dict() | {"against": first}
                     _put(self.findings.comparisons, name, other, values)
 
 

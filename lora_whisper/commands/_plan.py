@@ -27,7 +27,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
         UserError: something is not there, or does not go together.
     """
     from lora_whisper.evaluation.conditions import chosen_conditions
-    from lora_whisper.evaluation.mistakes import read_keywords
+    from lora_whisper.evaluation.keywords import read_keywords
 
     contenders = contenders_of_run(config.run) if config.run else find_contenders(config.models)
     trained = read_config(run) if config.run and (run := contenders[1].run) else None
