@@ -136,6 +136,7 @@ def score_model(
 
     `evaluation.max_utterances` draws the same sample for every model of a run.
     """
+    from lora_whisper.commands._summary import both_rates, interval, leading, rate_name
     from lora_whisper.evaluation.evaluate import write_hypotheses
 
     chosen = sample(utterances, config.evaluation.max_utterances, config.seed)
@@ -144,12 +145,14 @@ def score_model(
         folder.mkdir(parents=True, exist_ok=True)
         write_hypotheses(folder / "hypotheses.jsonl", rows)
         write_json(folder / "score.json", score.to_dict())
-    low, high = (100 * bound for bound in score.wer_ci95)
+    found = score.to_dict()
+    first, second = both_rates(leading(found))
     log.info(
-        f"{model_name:11} WER {percent(score.wer)} (95 % interval {low:.1f} – {high:.1f} %), "
-        f"CER {percent(score.cer)}"
+        f"{model_name:11} {rate_name(found, first)} {percent(found[first])} "
+        f"(95 % interval {interval(found[f'{first}_ci95'])}), "
+        f"{rate_name(found, second)} {percent(found[second])}"
     )
-    return score.to_dict()
+    return found
 
 
 def earlier_score(folder: Path) -> dict[str, Any] | None:

@@ -47,9 +47,16 @@ class Hypotheses:
     """What was heard, in the order of the utterances; "" where the audio did not decode."""
 
     texts: tuple[str, ...]
+    seconds: tuple[
+        float, ...
+    ]  # of each one's audio, without the padding; 0 where it did not decode
+    segments: tuple[tuple[Any, ...], ...]  # none without timestamps
     bad: tuple[BadAudio, ...]
-    audio_seconds: float  # without the padding
     decode_seconds: float  # wall clock: reading audio, features and generation
+
+    @property
+    def audio_seconds(self) -> float:
+        return sum(self.seconds)
 
 
 class TokenLimit(LogitsProcessor):
@@ -105,8 +112,9 @@ def transcribe(
     in_order = [heard[row] for row in range(len(utterances))]
     return Hypotheses(
         texts=tuple(one.text for one in in_order),
+        seconds=tuple(one.seconds for one in in_order),
+        segments=((),) * len(in_order),
         bad=tuple(one.bad for one in in_order if one.bad is not None),
-        audio_seconds=sum(one.seconds for one in in_order),
         decode_seconds=time.perf_counter() - started,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,13 @@ from torch import nn
 from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.features import LogMel
+from lora_whisper.data.sources.rows import USUAL_NAMES
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, written_language
-from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import Hypotheses, Progress, transcribe
-from lora_whisper.evaluation.metrics import error_counts
-from lora_whisper.evaluation.normalizers import normalizer_for
+from lora_whisper.evaluation.groups import group_labels
+from lora_whisper.evaluation.rows import ScoredRow, scored_row
 from lora_whisper.evaluation.score import Score, score
-
-NO_GROUP = "none"  # label of rows that lack the column of evaluation.group_by
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """One utterance of the test set, as it is written to the hypotheses file."""
-
-    row: str  # of the manifest, "test.jsonl:17"
-    language: str | None  # Whisper's code of what the text is in, which chose the normalizer
-    reference: str
-    hypothesis: str
-    errors: int  # normalized words substituted, inserted or deleted
-    reference_words: int  # normalized
-    wer: float
-    bad_audio: str | None  # why nothing could be heard
 
 
 def evaluate_model(
@@ -51,41 +34,49 @@ def evaluate_model(
 ) -> tuple[Score, list[ScoredRow]]:
     """Decode the utterances and score them; `seed` is that of the bootstrap.
 
-    Audio that does not decode is counted in the score, and scored as if nothing was heard.
-
     Raises:
-        UserError: no row has the column of `evaluation.group_by`; an unknown language.
+        UserError: no row has a column of `evaluation.group_by`; an unknown language.
     """
-    groups = group_labels(utterances, next(iter(settings.group_by), None))
-    found = transcribe(model, utterances, processor, vocabulary, features, settings, on_progress)
+    group_labels(utterances, settings.group_by)  # before an hour of decoding
+    heard = transcribe(model, utterances, processor, vocabulary, features, settings, on_progress)
     # In one place, so that several processes go on with the same figures to the last bit.
-    return processes.from_main(
-        lambda: _judged(utterances, found, vocabulary, groups, settings.bootstrap_samples, seed)
-    )
+    return processes.from_main(lambda: judge(utterances, heard, vocabulary, settings, seed))
 
 
-def _judged(
+def judge(
     utterances: Sequence[Utterance],
-    found: Hypotheses,
+    heard: Hypotheses,
     vocabulary: Vocabulary,
-    groups: list[str] | None,
-    bootstrap_samples: int,
+    settings: EvaluationConfig,
     seed: int,
 ) -> tuple[Score, list[ScoredRow]]:
-    references = [utterance.text for utterance in utterances]
-    languages = [written_language(vocabulary, utterance) for utterance in utterances]
-    result = score(references, found.texts, languages, bootstrap_samples, seed, groups)
-    reasons = {bad.row: bad.reason for bad in found.bad}
+    """Score what was heard. The same hypotheses and seed give the same figures.
+
+    Audio that does not decode is counted in the score, and scored as if nothing was heard.
+
+    Args:
+        heard: of these utterances, in their order.
+
+    Raises:
+        UserError: no row has a column of `evaluation.group_by`.
+    """
+    reasons = {bad.row: bad.reason for bad in heard.bad}
     rows = [
-        _scored(utterance, text, language, reasons.get(utterance.row))
-        for utterance, text, language in zip(utterances, found.texts, languages, strict=True)
+        scored_row(
+            utterance.row,
+            written_language(vocabulary, utterance),
+            utterance.text,
+            text,
+            speaker=utterance.speaker,
+            seconds=seconds,
+            bad_audio=reasons.get(utterance.row),
+            columns=_other_columns(utterance),
+        )
+        for utterance, text, seconds in zip(utterances, heard.texts, heard.seconds, strict=True)
     ]
-    return dataclasses.replace(
-        result,
-        bad_audio=len(found.bad),
-        audio_seconds=found.audio_seconds,
-        decode_seconds=found.decode_seconds,
-    ), rows
+    groups = group_labels(utterances, settings.group_by)
+    result = score(rows, settings.bootstrap_samples, seed, groups)
+    return dataclasses.replace(result, decode_seconds=heard.decode_seconds), rows
 
 
 def write_hypotheses(path: Path, rows: Iterable[ScoredRow]) -> None:
@@ -94,35 +85,17 @@ def write_hypotheses(path: Path, rows: Iterable[ScoredRow]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _scored(
-    utterance: Utterance, text: str, language: str | None, bad_audio: str | None
-) -> ScoredRow:
-    normalize = normalizer_for(language)
-    counts = error_counts(normalize(utterance.text), normalize(text))
-    return ScoredRow(
-        utterance.row,
-        language,
-        utterance.text,
-        text,
-        counts.errors,
-        counts.reference_length,
-        counts.rate,
-        bad_audio,
-    )
+def _other_columns(utterance: Utterance) -> dict[str, Any]:
+    """The row as it stands in its source, but for the audio and the text."""
+    usual = {*USUAL_NAMES.audio, *USUAL_NAMES.text}
+    return {
+        name: value
+        for name, value in utterance.columns.items()
+        if name not in usual and value != utterance.text and not _is_audio(value, utterance)
+    }
 
 
-def group_labels(utterances: Sequence[Utterance], column: str | None) -> list[str] | None:
-    """A label an utterance: what stands in its column `column`.
-
-    Raises:
-        UserError: no row has the column.
-    """
-    if column is None:
-        return None
-    if not any(column in utterance.columns for utterance in utterances):
-        known = sorted({name for utterance in utterances for name in utterance.columns})
-        raise UserError(
-            f"evaluation.group_by={column}: no row of the test set has this column; "
-            f"they have {', '.join(known)}"
-        )
-    return [str(utterance.columns.get(column, NO_GROUP)) for utterance in utterances]
+def _is_audio(value: object, utterance: Utterance) -> bool:
+    """Whether a column of any name holds the path of the audio."""
+    audio = utterance.audio
+    return isinstance(audio, Path) and isinstance(value, str) and Path(value).name == audio.name

@@ -12,12 +12,13 @@ from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation import evaluate
 from lora_whisper.evaluation.decoding import Hypotheses
-from lora_whisper.evaluation.evaluate import ScoredRow, evaluate_model, write_hypotheses
+from lora_whisper.evaluation.evaluate import evaluate_model, judge, write_hypotheses
+from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.evaluation.score import Score
 from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, utterance
 from tests.toy_speech import write_clip
 
-Judge = Callable[..., tuple[Score, list[ScoredRow]]]
+Judged = Callable[..., tuple[Score, list[ScoredRow]]]
 
 
 @pytest.fixture
@@ -26,79 +27,128 @@ def toy() -> Toy:
 
 
 @pytest.fixture
-def judge(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Judge:
-    """Evaluate a model that hears the given texts."""
+def judged(toy: Toy) -> Judged:
+    """Judge a model that hears the given texts, each in two seconds of audio."""
 
-    def evaluated(
+    def judge_texts(
         rows: Sequence[Utterance],
-        heard: Sequence[str],
+        texts: Sequence[str],
         bad: Sequence[BadAudio] = (),
-        group_by: str | None = None,
+        group_by: tuple[str, ...] = (),
     ) -> tuple[Score, list[ScoredRow]]:
-        found = Hypotheses(tuple(heard), tuple(bad), audio_seconds=12.5, decode_seconds=0.5)
-        monkeypatch.setattr(evaluate, "transcribe", lambda *_: found)
-        settings = dataclasses.replace(GREEDY, group_by=(group_by,) if group_by else ())
-        return evaluate_model(
-            toy.model, rows, toy.processor, toy.vocabulary, toy.features, settings, seed=0
-        )
+        settings = dataclasses.replace(GREEDY, group_by=group_by)
+        return judge(rows, heard(texts, bad), toy.vocabulary, settings, seed=0)
 
-    return evaluated
+    return judge_texts
+
+
+def heard(texts: Sequence[str], bad: Sequence[BadAudio] = ()) -> Hypotheses:
+    return Hypotheses(
+        texts=tuple(texts),
+        seconds=(2.0,) * len(texts),
+        segments=((),) * len(texts),
+        bad=tuple(bad),
+        decode_seconds=0.5,
+    )
 
 
 def row(text: str, number: int = 1, **values: object) -> Utterance:
     return utterance(Path("a.wav"), 1.0, text=text, row=f"a.jsonl:{number}", **values)
 
 
-def test_score_and_rows(judge: Judge) -> None:
+def test_score_and_rows(judged: Judged) -> None:
     rows = [row("Take two tablets."), row("Daily, with water!", number=2)]
-    result, scored = judge(rows, ["take 2 tablets", "daily water water"])
+    result, scored = judged(rows, ["take 2 tablets", "daily water water"])
     assert (result.wer, result.reference_words, result.utterances) == (1 / 6, 6, 2)
-    assert (result.audio_seconds, result.decode_seconds, result.bad_audio) == (12.5, 0.5, 0)
+    assert (result.audio_seconds, result.decode_seconds, result.bad_audio) == (4.0, 0.5, 0)
     assert scored[1] == ScoredRow(
         row="a.jsonl:2",
         language="en",
+        speaker=None,
         reference="Daily, with water!",
         hypothesis="daily water water",
+        reference_normalized="daily with water",
+        hypothesis_normalized="daily water water",
         errors=1,
+        substitutions=1,
+        insertions=0,
+        deletions=0,
         reference_words=3,
         wer=1 / 3,
+        seconds=2.0,
         bad_audio=None,
+        columns={},
     )
     assert sum(one.errors for one in scored) / result.reference_words == result.wer
 
 
-def test_bad_audio_counts_as_nothing_heard(judge: Judge) -> None:
+def test_bad_audio_counts_as_nothing_heard(judged: Judged) -> None:
     rows = [row("one two"), row("three four", number=2)]
-    result, scored = judge(rows, ["one two", ""], bad=[BadAudio("a.jsonl:2", "no such file")])
+    result, scored = judged(rows, ["one two", ""], bad=[BadAudio("a.jsonl:2", "no such file")])
     assert (result.wer, result.bad_audio) == (2 / 4, 1)
     assert [one.bad_audio for one in scored] == [None, "no such file"]
 
 
-def test_groups_by_a_column_of_the_manifest(judge: Judge) -> None:
+def test_groups_by_columns_of_the_manifest(judged: Judged) -> None:
     rows = [
         row("one", columns={"voice": "heard"}),
         row("two", number=2, columns={"voice": 7}),
         row("three", number=3),
     ]
-    result, _ = judge(rows, ["one", "ten", "three"], group_by="voice")
-    rates = {name: group.wer for name, group in result.groups.items()}
-    assert rates == {"heard": 0.0, "7": 1.0, "none": 0.0}
+    result, _ = judged(rows, ["one", "ten", "three"], group_by=("voice", "duration"))
+    rates = {name: group.wer for name, group in result.groups["voice"].items()}
+    assert rates == {"7": 1.0, "heard": 0.0, "none": 0.0}
+    assert next(iter(rates)) == "7"
+    assert result.groups["duration"]["up to 2 s"].wer == result.wer
 
 
-def test_a_column_that_no_row_has(judge: Judge) -> None:
+def test_a_column_that_no_row_has_is_named_before_anything_is_decoded(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(evaluate, "transcribe")
+    rows = [row("one", columns={"voice": 1, "text": "one"})]
+    settings = dataclasses.replace(GREEDY, group_by=("voice", "accent"))
+    parts = (toy.model, rows, toy.processor, toy.vocabulary, toy.features, settings)
     with pytest.raises(UserError, match=r"evaluation\.group_by=accent.*they have text, voice"):
-        judge([row("one", columns={"voice": 1, "text": "one"})], ["one"], group_by="accent")
+        evaluate_model(*parts, seed=0)
 
 
-def test_translations_are_normalized_as_english(judge: Judge) -> None:
+def test_rows_keep_their_columns_but_for_audio_and_text(judged: Judged) -> None:
+    columns = {
+        "audio_filepath": "x/b.wav",
+        "clip": "/data/a.wav",
+        "sentence": "One!",
+        "said": "one",
+    }
+    known = {"accent": "Kenyan", "age": 34, "offset": None}
+    rows = [row("one", speaker="amina", columns=columns | known)]
+    _, scored = judged(rows, ["one"])
+    assert scored[0].columns == known
+    assert scored[0].speaker == "amina"
+
+
+def test_the_same_hypotheses_give_the_same_score(judged: Judged) -> None:
+    rows = [row(text, number) for number, text in enumerate("one two three four".split())]
+    assert judged(rows, ["one", "two", "tree", ""]) == judged(rows, ["one", "two", "tree", ""])
+
+
+def test_a_model_that_generates_nothing(judged: Judged) -> None:
+    result, scored = judged([row("go home"), row("now", 2)], ["", ""])
+    assert (result.wer, result.cer, result.sentence_error_rate, result.deletions) == (1, 1, 1, 3)
+    assert [one.wer for one in scored] == [1, 1]
+
+
+def test_translations_are_normalized_as_english(judged: Judged) -> None:
     rows = [row("I'm here", language="de", task="translate"), row("ich bin da", 2, language="de")]
-    result, _ = judge(rows, ["i am here", "ich bin da"])
+    result, _ = judged(rows, ["i am here", "ich bin da"])
     assert result.wer == 0
     assert result.normalizer == "multilingual+whisper-english"
 
 
-def test_hypotheses_file_has_a_line_a_row(judge: Judge, tmp_path: Path) -> None:
-    _, scored = judge([row("größe\u2028zwei", language="de"), row("", 2, language="de")], ["", "x"])
+def test_hypotheses_file_has_a_line_a_row(judged: Judged, tmp_path: Path) -> None:
+    _, scored = judged(
+        [row("größe\u2028zwei", language="de"), row("", 2, language="de")], ["", "x"]
+    )
     write_hypotheses(tmp_path / "hypotheses.jsonl", scored)
     content = (tmp_path / "hypotheses.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in content.split("\n")[:-1]]
@@ -120,9 +170,9 @@ def test_the_whole_way(toy: Toy, tmp_path: Path) -> None:
     assert result.decode_seconds > 0
 
 
-def test_a_language_under_a_borrowed_token_is_normalized_as_itself(judge: Judge) -> None:
+def test_a_language_under_a_borrowed_token_is_normalized_as_itself(judged: Judged) -> None:
     """English's normalizer would write 2 for "two"; Whisper has never heard of Luo."""
-    _, scored = judge([row("two", language="luo", language_token="en")], ["2"])
+    _, scored = judged([row("two", language="luo", language_token="en")], ["2"])
     assert scored[0].wer == 1
-    _, scored = judge([row("two", language="en")], ["2"])
+    _, scored = judged([row("two", language="en")], ["2"])
     assert scored[0].wer == 0
