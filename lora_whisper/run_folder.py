@@ -30,7 +30,7 @@ from typing import Any, Literal, TextIO
 
 from lora_whisper.errors import UserError
 
-SUMMARY_FORMAT = 1  # raised when a key of summary.json changes its meaning
+SUMMARY_FORMAT = 2  # raised when a key of summary.json changes its meaning
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 OWN_SET = "test"  # folder below evaluation/MODEL/ of the scores that summary.json holds
 MARKER = "# A run of lora_whisper; this file makes its folder one.\n"

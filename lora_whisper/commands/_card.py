@@ -16,12 +16,16 @@ from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._settings import changes, config_text, file_name
 from lora_whisper.commands._summary import (
     MODELS,
+    both_rates,
     interval,
+    leading,
     model_name,
     origin,
+    rate_name,
     remarks,
     shipped_rank,
     speakers_line,
+    units_of,
 )
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
 from lora_whisper.model.start import name_of_start
@@ -56,6 +60,7 @@ def adapter_card(folder: RunFolder, summary: Summary) -> str:
         metadata=_metadata(summary, config.data),
         rows=list(_rows(summary)),
         score=summary["adapter"],
+        **_about_scores(summary["adapter"] or {}),
         speech=list(_speech(summary, config.data)),
         training=list(_training(summary, config)),
         changes=changes(config_text(folder), file_name),
@@ -82,7 +87,7 @@ def _metadata(summary: Summary, data: DataConfig) -> str:
         pipeline_tag=TASK,
         language=[code for code in map(_hub_code, summary["languages"]) if code],
         datasets=_hub_sets(data) or None,
-        metrics=["wer", "cer"],
+        metrics=_hub_rates(summary["adapter"] or {}),
         tags=["lora", "whisper", "lora_whisper"],
         model_name=summary["name"],
         eval_results=_results(summary, data),
@@ -110,8 +115,13 @@ def _results(summary: Summary, data: DataConfig) -> list[EvalResult] | None:
             metric_name=f"{rate.upper()} ({score['normalizer']})",
             metric_value=round(100 * score[rate], 2),
         )
-        for rate in ("wer", "cer")
+        for rate in _hub_rates(score)
     ]
+
+
+def _hub_rates(score: Mapping[str, Any]) -> list[str]:
+    """The rates that are what the hub calls them: its WER is of words."""
+    return ["wer", "cer"] if units_of(score) == "words" else ["cer"]
 
 
 def _hub_code(language: str) -> str | None:
@@ -164,9 +174,18 @@ def _rows(summary: Summary) -> Iterator[str]:
         if score is not None:
             name = model_name(model, summary["quantization"])
             rates = (
-                f"{percent(score[r])} | {interval(score[f'{r}_ci95'])}" for r in ("wer", "cer")
+                f"{percent(score[rate])} | {interval(score[f'{rate}_ci95'])}"
+                for rate in both_rates(leading(score))
             )
             yield f"| {name} | {' | '.join(rates)} |"
+
+
+def _about_scores(score: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "headings": [rate_name(score, rate) for rate in both_rates(leading(score))],
+        "units": units_of(score),
+        "drawn": score.get("resampled", "utterances"),  # which older runs lack
+    }
 
 
 def _speech(summary: Summary, data: DataConfig) -> Iterator[str]:
@@ -226,7 +245,7 @@ def _limits(summary: Summary) -> Iterator[str]:
         return
     yield (
         f"The test set is {score['utterances']:,} utterances with {score['reference_words']:,} "
-        "words; the intervals say how far off another such set may be scored."
+        f"{units_of(score)}; the intervals say how far off another such set may be scored."
     )
     spoken = speakers_line(summary)
     yield (
@@ -289,14 +308,14 @@ trained with lora_whisper {{ summary.versions.lora_whisper }}.
 ## Scores
 
 {% if score %}
-| | WER | 95 % interval | CER | 95 % interval |
+| | {{ headings[0] }} | 95 % interval | {{ headings[1] }} | 95 % interval |
 |---|---|---|---|---|
 {% for row in rows %}
 {{ row }}
 {% endfor %}
 
-On {{ score.utterances }} held-out utterances with {{ score.reference_words }} words; text is
-normalized by `{{ score.normalizer }}`. Intervals are by drawing utterances anew, with replacement.
+On {{ score.utterances }} held-out utterances with {{ score.reference_words }} {{ units }}; text is
+normalized by `{{ score.normalizer }}`. Intervals are by drawing {{ drawn }} anew, with replacement.
 {% else %}
 Nothing was scored: the run had no test set.
 {% endif %}

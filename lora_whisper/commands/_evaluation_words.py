@@ -145,14 +145,15 @@ def _failures(results: Results) -> Iterator[str]:
 
 def _leaks(results: Results) -> Iterator[str]:
     for one in results["sets"]:
-        leaks = one["leaks"] or {}
-        found = [
-            counted(leaks[f"{noun}s"], noun)
-            for noun in ("recording", "text", "speaker")
-            if leaks.get(f"{noun}s")
-        ]
-        if found:
-            yield f"{' and '.join(found)} of {one['name']} occur in what {leaks['run']} learnt from"
+        for leaks in one["leaks"]:
+            found = [
+                counted(leaks[f"{noun}s"], noun)
+                for noun in ("recording", "text", "speaker")
+                if leaks[f"{noun}s"]
+            ]
+            if found:
+                said = f"{' and '.join(found)} of {one['name']}"
+                yield f"{said} occur in what {leaks['run']} learnt from"
 
 
 def _unheard(results: Results) -> Iterator[str]:

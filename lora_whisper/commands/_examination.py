@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lora_whisper.data.vocabulary import Vocabulary
     from lora_whisper.evaluation.decoding import Hypotheses
-    from lora_whisper.evaluation.evaluate import ScoredRow
+    from lora_whisper.evaluation.rows import ScoredRow
     from lora_whisper.evaluation.score import Score
 
 log = logging.getLogger("lora_whisper")
@@ -164,7 +164,7 @@ class Examination:
         report_bad_audio(heard.bad, speech.set.data)
         score, rows = self._judged(utterances, heard, vocabulary, settings)
         folder = self.folder / name / speech.name
-        values = write_scored(f"{name}, {speech.name}", score, rows, folder, is_known)
+        values = write_scored(score, rows, folder, is_known)
         _put(found.scores, speech.name, name, values)
         _put(found.rows, speech.name, name, rows)
         _put(found.hallucination, speech.name, name, dataclasses.asdict(find_runaways(rows)))
@@ -180,7 +180,7 @@ class Examination:
         vocabulary: Vocabulary,
         settings: EvaluationConfig,
     ) -> tuple[Score, list[ScoredRow]]:
-        from lora_whisper.evaluation.evaluate import judge
+        from lora_whisper.evaluation.judging import judge
 
         seed = self.plan.seed
         return processes.from_main(lambda: judge(utterances, heard, vocabulary, settings, seed))
@@ -211,7 +211,7 @@ class Examination:
         score, rows = self._judged(utterances, heard, vocabulary, settings)
         name = f"{speech.name}-{condition}"
         folder = self.folder / contender.name / name
-        values = write_scored(f"{contender.name}, {name}", score, rows, folder, is_known)
+        values = write_scored(score, rows, folder, is_known)
         conditions = self.findings.conditions.setdefault(speech.name, {})
         clean = self.findings.scores[speech.name][contender.name]
         _put(conditions, "clean", contender.name, _brief(clean))

@@ -32,9 +32,9 @@ def make_plan(config: EvaluateConfig) -> Plan:
     contenders = contenders_of_run(config.run) if config.run else find_contenders(config.models)
     trained = read_config(run) if config.run and (run := contenders[1].run) else None
     settings = settings_for(config, trained)
-    sets = read_test_sets(config, trained, settings)
     for contender in contenders:
         require_files(contender)
+    sets = read_test_sets(config, trained, settings)
     _require_groups(config.evaluation.group_by, sets)
     keywords = settings.keywords
     return Plan(

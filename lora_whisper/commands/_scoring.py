@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.evaluation.decoding import Hypotheses
-    from lora_whisper.evaluation.evaluate import ScoredRow
     from lora_whisper.evaluation.recognizer import Recognizer
+    from lora_whisper.evaluation.rows import ScoredRow
     from lora_whisper.evaluation.score import Score
 
 log = logging.getLogger("lora_whisper")
@@ -139,7 +139,7 @@ def validation_wer(
 ) -> float:
     """The WER on the validation sample, by decoding it."""
     from lora_whisper.evaluation.decoding import transcribe
-    from lora_whisper.evaluation.evaluate import judge
+    from lora_whisper.evaluation.judging import judge
     from lora_whisper.model.adapter import merged_in_place
 
     # Groups are for the test set, whose columns the validation set need not have.
@@ -188,7 +188,8 @@ def score_model(
 
     `evaluation.max_utterances` draws the same sample for every model of a run.
     """
-    from lora_whisper.evaluation.evaluate import judge
+    from lora_whisper.commands._summary import both_rates, interval, leading, rate_name
+    from lora_whisper.evaluation.judging import judge
 
     settings = config.evaluation
     found, is_known = hear(
@@ -200,34 +201,35 @@ def score_model(
         config.seed,
     )
     report_bad_audio(found.bad, config.data)
-    return write_scored(
-        contender.name,
-        *processes.from_main(lambda: judge(chosen, found, base.vocabulary, settings, config.seed)),
-        folder,
-        is_known,
+    score, rows = processes.from_main(
+        lambda: judge(chosen, found, base.vocabulary, settings, config.seed)
     )
+    values = write_scored(score, rows, folder, is_known)
+    first, second = both_rates(leading(values))
+    log.info(
+        f"{contender.name:11} {rate_name(values, first)} {percent(values[first])} "
+        f"(95 % interval {interval(values[f'{first}_ci95'])}), "
+        f"{rate_name(values, second)} {percent(values[second])}"
+        f"{', decoded before' * is_known}"
+    )
+    return values
 
 
 def write_scored(
-    name: str, score: Score, rows: Sequence[ScoredRow], folder: Path, is_known: bool
+    score: Score, rows: Sequence[ScoredRow], folder: Path, is_known: bool
 ) -> dict[str, Any]:
-    """Write score.json and hypotheses.jsonl, say the rates, and return what score.json holds.
+    """Write score.json and hypotheses.jsonl; return what score.json holds.
 
     Args:
         is_known: whether the hypotheses were decoded by an earlier command.
     """
-    from lora_whisper.evaluation.evaluate import write_hypotheses
+    from lora_whisper.evaluation.judging import write_hypotheses
 
     values = score.to_dict() | {"cached": is_known}
     if processes.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         write_hypotheses(folder / "hypotheses.jsonl", rows)
         write_json(folder / "score.json", values)
-    low, high = (100 * bound for bound in score.wer_ci95)
-    log.info(
-        f"{name:11} WER {percent(score.wer)} (95 % interval {low:.1f} – {high:.1f} %), "
-        f"CER {percent(score.cer)}{', as decoded before' * is_known}"
-    )
     return values
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,19 +124,46 @@ def show_scores(title: str, scores: dict[str, dict[str, Any] | None], config: Tr
 
 
 def score_table(title: str, scores: dict[str, dict[str, Any] | None], quantization: str) -> Table:
-    """WER with its interval and CER, a row for each model and for each of its groups."""
+    """Both rates, with the interval of the leading one; of each model and each of its groups."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
-    for heading in ("WER", "95 % interval", "CER", "utterances"):
+    known = {model: score for model, score in scores.items() if score is not None}
+    for heading in score_headings(next(iter(known.values()), {})):
         table.add_column(heading, justify="right")
-    for model, score in scores.items():
-        if score is None:
-            continue
+    for model, score in known.items():
         table.add_section()
-        table.add_row(model_name(model, quantization), *score_cells(score), style="bold")
-        for group, values in score["groups"].items():
-            table.add_row(f"  {group}", *score_cells(values))
+        table.add_row(
+            model_name(model, quantization), *score_cells(score, leading(score)), style="bold"
+        )
+        for group, values in groups_of(score):
+            table.add_row(f"  {group}", *score_cells(values, leading(score)))
     return table
+
+
+def leading(score: Mapping[str, Any]) -> str:
+    """The rate to look at: "wer", or "cer" where the script has no spaces."""
+    return str(score.get("leading", "wer"))  # which older runs lack, here and below
+
+
+def rate_name(score: Mapping[str, Any], rate: str) -> str:
+    """`WER` of words only; of what it is where a text has no words between spaces."""
+    if rate == "cer":
+        return "CER"
+    units = units_of(score)
+    return "WER" if units == "words" else f"error rate of {units}"
+
+
+def units_of(score: Mapping[str, Any]) -> str:
+    """What stands for words in the texts."""
+    return str(score.get("units", "words"))
+
+
+def groups_of(score: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each group's name and scores, the worst first; of several columns, each is named."""
+    columns = score["groups"]
+    for column, groups in columns.items():
+        for label, values in groups.items():
+            yield f"{column}: {label}" if len(columns) > 1 else label, values
 
 
 def model_name(model: str, quantization: str) -> str:
@@ -145,10 +172,22 @@ def model_name(model: str, quantization: str) -> str:
     return f"{model} ({quantization})" if is_rounded else model
 
 
-def score_cells(score: Mapping[str, Any]) -> list[str]:
-    """WER, its interval, CER and the number of utterances, as they are shown everywhere."""
-    rates = [percent(score["wer"]), interval(score["wer_ci95"]), percent(score["cer"])]
+def score_headings(score: Mapping[str, Any]) -> list[str]:
+    """What `score_cells` shows."""
+    first, second = both_rates(leading(score))
+    return [rate_name(score, first), "95 % interval", rate_name(score, second), "utterances"]
+
+
+def score_cells(score: Mapping[str, Any], first: str) -> list[str]:
+    """The leading rate with its interval, the other one, and the number of utterances."""
+    _, second = both_rates(first)
+    rates = [percent(score[first]), interval(score[f"{first}_ci95"]), percent(score[second])]
     return [*rates, str(score["utterances"])]
+
+
+def both_rates(first: str) -> tuple[str, str]:
+    """The leading rate, and the other one."""
+    return ("cer", "wer") if first == "cer" else ("wer", "cer")
 
 
 def interval(bounds: Sequence[float]) -> str:
@@ -169,7 +208,8 @@ def _scores(summary: dict[str, Any]) -> Table | str:
     known = summary["base"] or summary["adapter"]
     if known is None:
         return "Nothing was scored: the run has no data.test."
-    title = f"{summary['name']}: {known['reference_words']} words, normalizer {known['normalizer']}"
+    words = f"{known['reference_words']} {units_of(known)}"
+    title = f"{summary['name']}: {words}, normalizer {known['normalizer']}"
     return score_table(title, {model: summary[model] for model in MODELS}, summary["quantization"])
 
 
@@ -241,11 +281,12 @@ def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What has to be said beside the scores: a warning or a note, and its text."""
     found = []
     base, adapter, merged = (summary[model] for model in MODELS)
-    if base and adapter and adapter["wer"] >= base["wer"]:
+    rate = leading(adapter or {})
+    if base and adapter and adapter[rate] >= base[rate]:
         found.append(("warning", "the adapter is no better than its base on this test set"))
-    if adapter and merged and abs(merged["wer"] - adapter["wer"]) > MERGE_TOLERANCE:
-        difference = percent(abs(merged["wer"] - adapter["wer"]))
-        found.append(("warning", f"the merged model's WER is {difference} off the adapter's"))
+    if adapter and merged and abs(merged[rate] - adapter[rate]) > MERGE_TOLERANCE:
+        name, difference = rate_name(adapter, rate), percent(abs(merged[rate] - adapter[rate]))
+        found.append(("warning", f"the merged model's {name} is {difference} off the adapter's"))
     skipped_steps = summary.get("skipped_steps", 0)  # which older summaries lack
     if skipped_steps:
         found.append(("warning", f"{skipped_steps} steps were skipped, as train.log says"))
@@ -284,7 +325,7 @@ def show_sweep(folders: list[Path]) -> None:
     """Print a row for each point of a sweep; a point that failed says so."""
     table = Table(title=short(folders[0].parent), title_justify="left", title_style="bold")
     table.add_column("point", overflow="fold")  # cut short, points would look alike
-    for heading in ("base WER", "adapter WER", "95 % interval", "trained", "adapter"):
+    for heading in ("base", "adapter", "95 % interval", "trained", "size"):
         table.add_column(heading, justify="right")
     for folder in map(RunFolder, folders):
         table.add_row(folder.path.name, *_sweep_cells(folder))
@@ -300,8 +341,11 @@ def _sweep_cells(folder: RunFolder) -> list[str]:
     trained = f"{summary['trainable_parameters'] / 1e6:.2f} M"
     if summary["adapter"] is None:
         return ["", "", "", trained, size]
-    wer, interval, *_ = score_cells(summary["adapter"])
-    return [percent(summary["base"]["wer"]), wer, interval, trained, size]
+    rate = leading(summary["adapter"])
+    name = rate_name(summary["adapter"], rate)
+    shown, interval, *_ = score_cells(summary["adapter"], rate)
+    base = percent(summary["base"][rate])
+    return [f"{name} {base}", f"{name} {shown}", interval, trained, size]
 
 
 def short(path: Path) -> str:

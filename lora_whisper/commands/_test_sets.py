@@ -101,8 +101,10 @@ def _main_set(
         return []
     rows = read_split(data, "test") if data.test or data.path else None
     if rows is None:
-        of_run = f"The run {config.run} has no data.test. " if config.run else "There is no test. "
-        raise UserError(f"{of_run}Type data.test=FILE.jsonl")
+        of_run = (
+            f"The run {config.run} has no data.test." if config.run else "There is no test set."
+        )
+        raise UserError(f"{of_run} Type data.test=FILE.jsonl")
     return [TestSet(_main_name(config.data, trained, settings, data), "test", rows, data)]
 
 

@@ -48,8 +48,9 @@ class Report:
     about: str
     key_figures: dict[str, str]
     remarks: list[tuple[str, str]]  # "warning" or "note", and its text
+    headings: list[str]  # of the columns of scores, but for the first
     scores: list[tuple[bool, list[str]]]  # whether it is of a group, and its cells
-    normalizer: str
+    scored: str  # how they came about
     lines: Sequence[Line]
     kept_step: int | None  # None: what was kept is a mean of several
     samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
@@ -201,9 +202,11 @@ TEMPLATE = """{% extends "page.html" %}
 <h2>Scores on the test set</h2>
 {% if report.scores %}
 <div class="wide"><table class="scores">
-<thead><tr><th></th><th class="number">WER</th><th class="number">95 % interval</th>
-<th class="number">CER</th><th class="number">utterances</th><th class="number">words</th>
-<th class="number">WER as written</th></tr></thead>
+<thead><tr><th></th>
+{% for heading in report.headings %}
+<th class="number">{{ heading }}</th>
+{% endfor %}
+</tr></thead>
 <tbody>
 {% for is_group, cells in report.scores %}
 <tr{% if is_group %} class="group"{% endif %}><td>{{ cells[0] }}</td>
@@ -213,8 +216,7 @@ TEMPLATE = """{% extends "page.html" %}
 </tr>
 {% endfor %}
 </tbody></table></div>
-<p class="soft">WER and CER of text normalized by {{ report.normalizer }}. Intervals of the WER by
-drawing utterances anew, with replacement.</p>
+<p class="soft">{{ report.scored }}</p>
 {% else %}
 <p class="none">Nothing was scored: the run has no test set.</p>
 {% endif %}

@@ -11,12 +11,18 @@ from typing import Any
 from lora_whisper.commands._settings import below_home, changes, config_text
 from lora_whisper.commands._summary import (
     MODELS,
+    both_rates,
     figures,
+    groups_of,
     is_mean,
+    leading,
     model_name,
+    rate_name,
     remarks,
     score_cells,
+    score_headings,
     speakers_line,
+    units_of,
 )
 from lora_whisper.commands._train_page import Report, Sample, page
 from lora_whisper.run_folder import OWN_SET, RunFolder, write_whole
@@ -40,8 +46,9 @@ def read_report(folder: RunFolder, summary: Summary) -> Report:
         about=_about(summary),
         key_figures=_key_figures(summary),
         remarks=remarks(summary),
+        headings=_headings(summary["adapter"]) if summary["adapter"] else [],
         scores=list(_score_rows(summary)),
-        normalizer=summary["adapter"]["normalizer"] if summary["adapter"] else "",
+        scored=_scored(summary["adapter"]) if summary["adapter"] else "",
         lines=_read_jsonl(folder.metrics),
         kept_step=None if is_mean(summary) else summary["adapter_step"],
         samples=chosen(_samples(folder, summary), summary["seed"]),
@@ -76,9 +83,11 @@ def _key_figures(summary: Summary) -> dict[str, str]:
     }
     if not adapter:
         return effort
-    rates = {"wer": "word error rate", "cer": "character error rate"}
+    name = rate_name(adapter, "wer")
+    titles = {"wer": "word error rate" if name == "WER" else name, "cer": "character error rate"}
     return {
-        title: f"{percent(base[rate])} → {percent(adapter[rate])}" for rate, title in rates.items()
+        titles[rate]: f"{percent(base[rate])} → {percent(adapter[rate])}"
+        for rate in both_rates(leading(adapter))
     } | effort
 
 
@@ -92,14 +101,29 @@ def _score_rows(summary: Summary) -> Iterator[tuple[bool, list[str]]]:
         score = summary[model]
         if score is None:
             continue
-        yield False, [model_name(model, summary["quantization"]), *_cells(score)]
-        for group, values in score["groups"].items():
-            yield True, [group, *_cells(values)]
+        rate = leading(score)
+        yield False, [model_name(model, summary["quantization"]), *_cells(score, rate)]
+        for group, values in groups_of(score):
+            yield True, [group, *_cells(values, rate)]
 
 
-def _cells(score: Mapping[str, Any]) -> list[str]:
-    words, written = f"{score['reference_words']:,}", percent(score["wer_orthographic"])
-    return [*score_cells(score), words, written]
+def _headings(score: Mapping[str, Any]) -> list[str]:
+    name = rate_name(score, leading(score))
+    return [*score_headings(score), units_of(score), f"{name} as written"]
+
+
+def _cells(score: Mapping[str, Any], rate: str) -> list[str]:
+    words, written = f"{score['reference_words']:,}", percent(score[f"{rate}_orthographic"])
+    return [*score_cells(score, rate), words, written]
+
+
+def _scored(score: Mapping[str, Any]) -> str:
+    """How the figures came about."""
+    drawn = score.get("resampled", "utterances")
+    return (
+        f"Rates of text normalized by {score['normalizer']}. Intervals by drawing {drawn} anew, "
+        "with replacement."
+    )
 
 
 def _training(summary: Summary) -> dict[str, str]:

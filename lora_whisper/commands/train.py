@@ -107,9 +107,9 @@ def _check_speech(config: TrainConfig) -> Speech:
     if speech.validation is None:
         _refuse_validating(config.training)
     if speech.test is not None:
-        from lora_whisper.evaluation.evaluate import group_labels
+        from lora_whisper.evaluation.groups import group_labels
 
-        group_labels(speech.test.utterances, next(iter(config.evaluation.group_by), None))
+        group_labels(speech.test.utterances, config.evaluation.group_by)
     return speech
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
-from lora_whisper.evaluation.evaluate import ScoredRow
+from lora_whisper.evaluation.rows import ScoredRow
 
 HIGHEST_COMPRESSION = 2.4  # Radford et al. 2022, section 4.5: gzip finds that it repeats itself
 LOOP_REPEATS = 4  # of the same words in a row

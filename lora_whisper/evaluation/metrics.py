@@ -1,7 +1,11 @@
-"""Word and character error rate as `evaluate.Metric` classes of our own, on jiwer.
+"""Word, character and sentence error rate as `evaluate.Metric` classes of our own, on jiwer.
 
 `evaluate.load("wer")` would fetch a script from a hub at run time. Texts are compared as they are
 given, but for spaces: normalize them before (`evaluation.normalizers`).
+
+Where several processes decode, `evaluation.decoding.transcribe` gathers the texts of them all, and
+the main process counts: a rate over a part would not add up to the rate over the whole, and the
+counting takes a moment beside the decoding.
 """
 
 from __future__ import annotations
@@ -56,6 +60,12 @@ def character_error_counts(reference: str, hypothesis: str) -> Counts:
     return _counts(jiwer.process_characters(fold_spaces(reference), fold_spaces(hypothesis)))
 
 
+def sentence_error_counts(reference: str, hypothesis: str) -> Counts:
+    """Take each text as one unit: it is right, or it is another one."""
+    is_right = fold_spaces(reference) == fold_spaces(hypothesis)
+    return Counts(hits=1) if is_right else Counts(substitutions=1)
+
+
 def _counts(found: jiwer.WordOutput | jiwer.CharacterOutput) -> Counts:
     return Counts(found.substitutions, found.insertions, found.deletions, found.hits)
 
@@ -65,7 +75,8 @@ class ErrorRate(evaluate.Metric):
 
     `compute(references=…, predictions=…)` returns {name: rate, "counts": a `Counts` an utterance}.
     An empty reference adds nothing below the line, what was inserted there counts above it; when
-    all references are empty, the rate is the number of insertions. No case divides by zero.
+    all references are empty, the rate is the number of insertions. No case divides by zero. (Of
+    sentences every one counts below the line, an empty one too.)
     """
 
     rate_name: str
@@ -102,3 +113,10 @@ class CharacterErrorRate(ErrorRate):
 
     rate_name = "cer"
     align = staticmethod(character_error_counts)
+
+
+class SentenceErrorRate(ErrorRate):
+    """Sentence error rate: the share of utterances that are not right to the last word."""
+
+    rate_name = "ser"
+    align = staticmethod(sentence_error_counts)

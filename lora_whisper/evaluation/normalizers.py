@@ -1,8 +1,15 @@
 """Text normalization before scoring: what counts as the same word.
 
-English: the normalizer of the Whisper paper, so that numbers compare with published ones.
+English: the normalizer of the Whisper paper, so that numbers compare with published ones (and its
+oddities stay: "so..." ends in a word "."). Only of a text without letters and digits nothing is
+left here, where Whisper's would leave "." of "...".
 Every other language: Whisper's basic normalizer, except that combining marks stay. Whisper's own
-drops them, and with them the vowels of Indic, Thai and Arabic scripts.
+drops them, and with them the vowels of Indic, Thai, Arabic and Hebrew scripts.
+
+Units are words, parted by spaces, but for two cases. Scripts without spaces are scored by grapheme
+(Chinese, Japanese, Thai, Lao, Khmer, Burmese, Cantonese). Tibetan has a tsheg after each syllable
+and spaces only between phrases: the tsheg is punctuation and becomes a space, so its units are
+syllables, which is what Tibetan recognition is scored by, too. Both say so in their names.
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from importlib import resources
 import regex
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-from lora_whisper.data.text import TURKIC_LANGUAGES, TURKIC_LOWERCASE
+from lora_whisper.data.text import ARMENIAN_ACCENTS, TURKIC_LANGUAGES, TURKIC_LOWERCASE
 from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
 
 # [music] and <noise>, then (laughs); the order is Whisper's and matters where they are nested
@@ -29,8 +36,17 @@ FREE_ACCENT = regex.compile(r"\p{Sk}")
 SYMBOL = regex.compile(r"[\p{P}\p{S}]")
 # NFKC takes the Thai and Lao vowel am apart, into a mark and a second letter.
 VOWEL_AM = (("\u0e4d\u0e32", "\u0e33"), ("\u0ecd\u0eb2", "\u0eb3"))
+# What older texts write with a joiner has a letter of its own by now: the Malayalam chillus and the
+# Bengali khanda ta (The Unicode Standard, chapter 12). Without its joiner it would be another one.
+JOINED_LETTERS = str.maketrans("ണനരലളകত", "ൺൻർൽൾൿৎ")
+JOINED = regex.compile("([ണനരലളക])\u0d4d\u200d|(ত)\u09cd\u200d")
 STRAY_MARKS = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{M}+")  # the letter they stood on is gone
-GRAPHEME = regex.compile(r"\X")
+SPOKEN = regex.compile(r"[\p{L}\p{N}]")
+# A letter below another one belongs to it (Khmer coeng, Burmese virama); older versions of `regex`
+# part them, 2023.12.25 does. Every mark belongs to its letter, also those that Unicode Annex 29
+# parts from it, the Burmese vowel aa and visarga: on their own nobody could read them.
+GRAPHEME = regex.compile(r"\X(?:\p{M}|(?<=[\u17d2\u1039])\X)*")
+TIBETAN = frozenset({"bo", "dz"})
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class Normalizer:
 
     name: str
     rule: Callable[[str], str] = field(repr=False)
+    units: str = "words"  # what it parts by spaces, and a "word error rate" is therefore of
 
     def __call__(self, text: str) -> str:
         """Return words parted by single spaces; an empty string when nothing is left."""
@@ -49,11 +66,14 @@ class Normalizer:
 def normalizer_for(language: str | None) -> Normalizer:
     """Choose by Whisper's language code; `None` stands for an English-only checkpoint."""
     if language in (None, "en"):
-        return Normalizer("whisper-english", EnglishTextNormalizer(_english_spelling()))
+        whispers = EnglishTextNormalizer(_english_spelling())
+        return Normalizer("whisper-english", functools.partial(_english, whispers))
     if language in TURKIC_LANGUAGES:
         return Normalizer("multilingual-turkic", _multilingual_turkic)
     if language in SPACELESS_LANGUAGES:
-        return Normalizer("multilingual-graphemes", _multilingual_graphemes)
+        return Normalizer("multilingual-graphemes", _multilingual_graphemes, "graphemes")
+    if language in TIBETAN:
+        return Normalizer("multilingual-syllables", multilingual, "syllables")
     return Normalizer("multilingual", multilingual)
 
 
@@ -67,14 +87,22 @@ def multilingual(text: str) -> str:
 
     NFKC brings full-width, half-width and presentation forms to the common ones. Free-standing
     accents go before it: it would turn them into a space and a combining mark, which then stays.
+    Armenian marks of tone stand on a vowel, so they go without leaving a space in the word.
     """
     for bracketed in BRACKETED:
         text = bracketed.sub("", text.lower())
-    text = INVISIBLE.sub("", text.replace(ZERO_WIDTH_SPACE, " "))
+    text = JOINED.sub(lambda found: found[0][0].translate(JOINED_LETTERS), text)
+    text = ARMENIAN_ACCENTS.sub("", text.replace(ZERO_WIDTH_SPACE, " "))
+    text = INVISIBLE.sub("", text)
     text = unicodedata.normalize("NFKC", FREE_ACCENT.sub(" ", text))
     for apart, whole in VOWEL_AM:
         text = text.replace(apart, whole)
     return STRAY_MARKS.sub("", SYMBOL.sub(" ", text)).lower()
+
+
+def _english(whispers: Callable[[str], str], text: str) -> str:
+    normalized = whispers(text)
+    return normalized if SPOKEN.search(normalized) else ""
 
 
 def _multilingual_turkic(text: str) -> str:
@@ -87,7 +115,26 @@ def _multilingual_graphemes(text: str) -> str:
     The word error rate is then one of graphemes, which tells models apart where every sentence
     would be a single word. Radford et al. 2022, https://arxiv.org/abs/2212.04356.
     """
-    return " ".join(GRAPHEME.findall("".join(multilingual(text).split())))
+    return _graphemes(multilingual(text))
+
+
+def _graphemes(text: str) -> str:
+    return " ".join(GRAPHEME.findall("".join(text.split())))
+
+
+def as_written(text: str, language: str | None) -> str:
+    """Text for the orthographic rates: nothing is changed but its encoding and its spaces.
+
+    One encoding for what is written the same: NFC, as the training texts have it. Words are parted
+    by single spaces; without them (`SPACELESS_LANGUAGES`), graphemes are, as when normalized.
+    """
+    text = unicodedata.normalize("NFC", text.replace(ZERO_WIDTH_SPACE, " "))
+    return _graphemes(text) if language in SPACELESS_LANGUAGES else fold_spaces(text)
+
+
+def characters_of(units: str, language: str | None) -> str:
+    """Units parted by spaces as the text that CER is of: without the spaces that it has not."""
+    return units.replace(" ", "") if language in SPACELESS_LANGUAGES else units
 
 
 def _english_spelling() -> dict[str, str]:

@@ -1,138 +1,186 @@
-"""One test set's score: error rates, their interval, and the same for each group."""
+"""One test set's score: error rates, their intervals, and the same for each group."""
 
 from __future__ import annotations
 
 import dataclasses
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
-from lora_whisper.evaluation.metrics import CharacterErrorRate, Counts, WordErrorRate, total
-from lora_whisper.evaluation.normalizers import Normalizer, normalizer_for
+from lora_whisper.evaluation.metrics import (
+    CharacterErrorRate,
+    Counts,
+    ErrorRate,
+    SentenceErrorRate,
+    WordErrorRate,
+    total,
+)
+from lora_whisper.evaluation.normalizers import as_written, characters_of, normalizer_for
+from lora_whisper.evaluation.resampling import Interval, Units, bootstrap_interval, sampling_units
+from lora_whisper.evaluation.rows import ScoredRow
 
-INTERVAL_PERCENTILES = (2.5, 97.5)  # of 95 %
+Rate = Literal["wer", "cer"]
 
 
 @dataclass(frozen=True)
 class Score:
     """Error rates as fractions: 0.25 is one error to four reference words; above 1 is possible."""
 
-    wer: float  # of normalized words; of graphemes where the normalizer's name says so
-    wer_orthographic: float  # of words as written; only spaces are folded
+    wer: float  # of normalized words; of graphemes or syllables where the normalizer's name says so
+    wer_orthographic: float  # of words (or graphemes) as written; only spaces are folded
     cer: float  # of normalized characters
-    wer_ci95: tuple[float, float]
-    cer_ci95: tuple[float, float]
+    cer_orthographic: float  # of characters as written
+    wer_ci95: Interval
+    cer_ci95: Interval
+    substitutions: int  # normalized words, here and below: the errors that `wer` counts
+    insertions: int
+    deletions: int
+    sentence_error_rate: float  # share of utterances with an error in their normalized text
     utterances: int
-    reference_words: int  # normalized, what `wer` is divided by
+    reference_words: int  # what `wer` is divided by
+    no_reference: int  # utterances whose reference is empty, or normalizes to nothing
+    leading: Rate  # the rate to look at: CER as soon as a script without spaces is among the texts
     normalizer: str  # its name; several, joined by "+", where languages are mixed
-    bad_audio: int = 0  # utterances whose audio did not decode; scored as if nothing was heard
+    units: str  # "words", or what stands for them in the texts: "graphemes", "graphemes and words"
+    resampled: Literal["speakers", "utterances"]  # what is drawn for the intervals
+    bad_audio: int  # utterances whose audio did not decode; scored as if nothing was heard
     audio_seconds: float | None = None
-    decode_seconds: float | None = None
-    groups: dict[str, Score] = field(default_factory=dict)
+    decode_seconds: float | None = None  # known of the whole, not of its groups
+    groups: dict[str, dict[str, Score]] = field(default_factory=dict)  # column → label, worst first
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return plain values for JSON; a group has no groups."""
         return dataclasses.asdict(self) | {
             "wer_ci95": list(self.wer_ci95),
             "cer_ci95": list(self.cer_ci95),
-            "groups": {name: group.to_dict() for name, group in self.groups.items()},
+            "groups": {
+                column: {label: _without_groups(group) for label, group in groups.items()}
+                for column, groups in self.groups.items()
+            },
         }
 
 
 def score(
-    references: Sequence[str],
-    hypotheses: Sequence[str],
-    language: str | Sequence[str | None] | None,
+    rows: Sequence[ScoredRow],
     bootstrap_samples: int,
     seed: int,
-    groups: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Score:
-    """Score hypotheses against references, all together and, with labels, each group apart.
+    """Score a test set, and with labels each group of it apart, by the same rules.
 
     Rates are total errors over total reference words (or characters), so that long utterances
-    weigh more. A reference that is empty, or that normalizes to nothing, adds no word below the
-    line; what was heard there is inserted and counts as errors. With no reference word at all the
-    rate is the number of insertions.
+    weigh more. What is odd has these results:
+
+    - A reference that is empty, or normalizes to nothing (only punctuation, only "[music]"), adds
+      no word below the line; what was heard there is inserted and counts as errors. The sentence is
+      right where nothing was heard. `no_reference` counts such utterances.
+    - With no reference word at all, the rate is the number of insertions: 0 is right, and 2 are two
+      words made up. It never divides by zero.
+    - A model that generates nothing has every word deleted: WER and CER are 1, the interval is
+      [1, 1], and a sentence is right only where nothing was said.
+    - Audio that does not decode was not heard: its words are deleted, and `bad_audio` counts it.
 
     Args:
-        language: Whisper's code, `None` for an English-only model, or one of these an utterance;
-            it chooses the normalizer.
-        groups: a label an utterance, e.g. the speaker.
+        groups: for each column that the set is broken down by, a label an utterance.
     """
-    assert references, "nothing to score"
-    languages = _each(language, len(references))
-    normalizers = [normalizer_for(code) for code in languages]
-    expected = _apply(normalizers, references)
-    heard = _apply(normalizers, hypotheses)
-    words = WordErrorRate().compute(references=expected, predictions=heard)
-    written = WordErrorRate().compute(
-        references=_canonical(references), predictions=_canonical(hypotheses)
-    )
-    characters = CharacterErrorRate().compute(
-        references=_characters(expected, languages), predictions=_characters(heard, languages)
-    )
-    return Score(
-        wer=words["wer"],
-        wer_orthographic=written["wer"],
-        cer=characters["cer"],
-        wer_ci95=bootstrap_interval(words["counts"], bootstrap_samples, seed),
-        cer_ci95=bootstrap_interval(characters["counts"], bootstrap_samples, seed),
-        utterances=len(references),
-        reference_words=total(words["counts"]).reference_length,
-        normalizer="+".join(sorted({normalizer.name for normalizer in normalizers})),
-        groups={
-            label: score(
-                [references[row] for row in rows],
-                [hypotheses[row] for row in rows],
-                [languages[row] for row in rows],
-                bootstrap_samples,
-                seed,
+    assert rows, "nothing to score"
+    counted = _count(rows)
+    whole = _score(rows, counted, bootstrap_samples, seed)
+    if not groups:
+        return whole
+    parts = {
+        column: {
+            label: _score(
+                [rows[index] for index in chosen], counted.only(chosen), bootstrap_samples, seed
             )
-            for label, rows in _rows_by_label(groups or ()).items()
-        },
+            for label, chosen in _rows_by_label(labels).items()
+        }
+        for column, labels in groups.items()
+    }
+    worst_first = {
+        column: dict(sorted(scores.items(), key=lambda one: -getattr(one[1], whole.leading)))
+        for column, scores in parts.items()
+    }
+    return dataclasses.replace(whole, groups=worst_first)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The edits of each utterance, by what is compared."""
+
+    words: list[Counts]
+    words_written: list[Counts]
+    characters: list[Counts]
+    characters_written: list[Counts]
+    sentences: list[Counts]
+
+    def only(self, rows: Sequence[int]) -> _Counted:
+        columns = (getattr(self, each.name) for each in dataclasses.fields(self))
+        return _Counted(*([column[row] for row in rows] for column in columns))
+
+
+def _count(rows: Sequence[ScoredRow]) -> _Counted:
+    languages = [row.language for row in rows]
+    normalized = [(row.reference_normalized, row.hypothesis_normalized) for row in rows]
+    written = [
+        (as_written(row.reference, row.language), as_written(row.hypothesis, row.language))
+        for row in rows
+    ]
+    return _Counted(
+        words=_edits(WordErrorRate(), normalized),
+        words_written=_edits(WordErrorRate(), written),
+        characters=_edits(CharacterErrorRate(), _characters(normalized, languages)),
+        characters_written=_edits(CharacterErrorRate(), _characters(written, languages)),
+        sentences=_edits(SentenceErrorRate(), normalized),
     )
 
 
-def bootstrap_interval(counts: Sequence[Counts], samples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the error rate when utterances are drawn anew, with replacement.
-
-    Utterances, not words, are drawn: errors within one come together. Bisani and Ney 2004,
-    https://doi.org/10.1109/ICASSP.2004.1326009.
-    """
-    errors = np.array([utterance.errors for utterance in counts])
-    lengths = np.array([utterance.reference_length for utterance in counts])
-    generator = np.random.default_rng(seed)
-    rates = np.empty(samples)
-    for sample in range(samples):  # one at a time: 1,000 draws of 10,000 at once would take 160 MB
-        drawn = generator.integers(len(counts), size=len(counts))
-        rates[sample] = errors[drawn].sum() / max(lengths[drawn].sum(), 1)
-    low, high = np.percentile(rates, INTERVAL_PERCENTILES)
-    return float(low), float(high)
+def _edits(metric: ErrorRate, pairs: Sequence[tuple[str, str]]) -> list[Counts]:
+    references, hypotheses = zip(*pairs, strict=True)
+    return metric.compute(references=references, predictions=hypotheses)["counts"]
 
 
-def _each(language: str | Sequence[str | None] | None, utterances: int) -> list[str | None]:
-    if language is None or isinstance(language, str):
-        return [language] * utterances
-    return list(language)
+def _characters(
+    pairs: Sequence[tuple[str, str]], languages: Sequence[str | None]
+) -> list[tuple[str, str]]:
+    return [
+        (characters_of(reference, language), characters_of(hypothesis, language))
+        for (reference, hypothesis), language in zip(pairs, languages, strict=True)
+    ]
 
 
-def _apply(normalizers: Iterable[Normalizer], texts: Iterable[str]) -> list[str]:
-    return [normalize(text) for normalize, text in zip(normalizers, texts, strict=True)]
+def _score(rows: Sequence[ScoredRow], counted: _Counted, samples: int, seed: int) -> Score:
+    units = sampling_units([row.speaker for row in rows])
+    words = total(counted.words)
+    normalizers = {normalizer_for(row.language) for row in rows}
+    return Score(
+        wer=words.rate,
+        wer_orthographic=total(counted.words_written).rate,
+        cer=total(counted.characters).rate,
+        cer_orthographic=total(counted.characters_written).rate,
+        wer_ci95=_interval(counted.words, units, samples, seed),
+        cer_ci95=_interval(counted.characters, units, samples, seed),
+        substitutions=words.substitutions,
+        insertions=words.insertions,
+        deletions=words.deletions,
+        sentence_error_rate=total(counted.sentences).rate,
+        utterances=len(rows),
+        reference_words=words.reference_length,
+        no_reference=sum(not row.reference_normalized for row in rows),
+        leading="cer" if any(row.language in SPACELESS_LANGUAGES for row in rows) else "wer",
+        normalizer="+".join(sorted({one.name for one in normalizers})),
+        units=" and ".join(sorted({one.units for one in normalizers})),
+        resampled=units.resampled,
+        bad_audio=sum(row.bad_audio is not None for row in rows),
+        audio_seconds=sum(row.seconds for row in rows),
+    )
 
 
-def _canonical(texts: Iterable[str]) -> list[str]:
-    """One encoding for what is written the same: NFC, as the training texts have it."""
-    return [unicodedata.normalize("NFC", text) for text in texts]
-
-
-def _characters(texts: Iterable[str], languages: Iterable[str | None]) -> list[str]:
-    """Texts for the character error rate: no spaces where the script has none."""
-    pairs = zip(texts, languages, strict=True)
-    return ["".join(text.split()) if code in SPACELESS_LANGUAGES else text for text, code in pairs]
+def _interval(counts: Sequence[Counts], units: Units, samples: int, seed: int) -> Interval:
+    errors = units.sums([utterance.errors for utterance in counts])
+    lengths = units.sums([utterance.reference_length for utterance in counts])
+    return bootstrap_interval(errors, lengths, samples, seed)
 
 
 def _rows_by_label(labels: Iterable[str]) -> dict[str, list[int]]:
@@ -140,3 +188,7 @@ def _rows_by_label(labels: Iterable[str]) -> dict[str, list[int]]:
     for row, label in enumerate(labels):
         rows.setdefault(label, []).append(row)
     return dict(sorted(rows.items()))
+
+
+def _without_groups(score: Score) -> dict[str, Any]:
+    return {name: value for name, value in score.to_dict().items() if name != "groups"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class WhisperRecognizer:
         self.model = model
         # Adapters are layers inside the base model; PEFT's wrapper is not needed to run them.
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.width: int = self.base.config.d_model
+        self.width: int = cast(Any, self.base).config.d_model
         self.device = next(self.base.parameters()).device
         self.features = features.to(self.device)
         self.tokenizer = processor.tokenizer
@@ -171,7 +171,7 @@ class WhisperRecognizer:
         finite = Finite(self.device)
         limit = TokenLimit(limits.repeat_interleave(beams), prompt_tokens, eot)
         rules = [finite, *self._timestamp_rules(tasks[0].prompt), limit]
-        found = GenerationMixin.generate(
+        found: Any = GenerationMixin.generate(
             self.base,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             # Of positions; unused, but asked for.

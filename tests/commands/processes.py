@@ -18,7 +18,7 @@ LOADED = [  # once, which takes most of what a short run takes
     "scipy.stats",
     "evaluate",
     "lora_whisper.commands.train",
-    "lora_whisper.evaluation.evaluate",
+    "lora_whisper.evaluation.judging",
     "lora_whisper.training.recorder",
 ]
 

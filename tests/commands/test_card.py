@@ -49,6 +49,16 @@ def test_metadata_as_the_hub_reads_it(tmp_path: Path) -> None:
     assert cer.metric_type == "cer"
 
 
+def test_an_error_rate_of_graphemes_is_not_sold_as_a_wer(tmp_path: Path) -> None:
+    card = card_of(tmp_path / "toy", heard=[Heard("ไม่ดี", "ไม่มี", "ไม่ดี", language="th")])
+    (cer,) = card.data.eval_results
+    assert (cer.metric_type, cer.metric_value) == ("cer", 0.0)
+    assert card.data.metrics == ["cer"]
+    assert "| | CER | 95 % interval | error rate of graphemes | 95 % interval |" in card.text
+    assert "held-out utterances with 3 graphemes" in card.text
+    assert "WER" not in card.text
+
+
 def test_data_sets_of_the_hub_are_linked(tmp_path: Path) -> None:
     mix = "data.mix=[{path:other/speech,train:train,weight:1}]"
     data = card_of(tmp_path / "toy", *HUB, mix).data

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.commands._summary import _effort
+from lora_whisper.commands._summary import _effort, remarks, score_table
+from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.evaluation.score import score
+from tests.evaluation.toy_rows import rows_of
 
 SUMMARY = {
     "train_seconds": 110.0,
@@ -32,6 +35,48 @@ def test_speed_is_of_training_and_memory_of_what_runs_out(
         ("memory", memory),
     ]
     assert max(map(len, lines)) <= 80
+
+
+def cells(*sets: tuple[list[ScoredRow], dict[str, list[str]]]) -> tuple[list[str], list[str]]:
+    """Headings of the table, and its first column."""
+    scores = {
+        f"model {number}": score(rows, 10, seed=0, groups=groups).to_dict()
+        for number, (rows, groups) in enumerate(sets, start=1)
+    }
+    table = score_table("test", {"none": None, **scores}, "none")
+    first = [str(cell) for cell in table.columns[0].cells]
+    return [str(column.header) for column in table.columns], first
+
+
+def test_the_wer_stands_first_and_groups_below_it_the_worst_first() -> None:
+    rows = rows_of(["moja", "mbili", "tatu"], ["moja", "x", "tatu"])
+    headings, first = cells((rows, {"voice": ["f", "m", "f"]}))
+    assert headings == ["", "WER", "95 % interval", "CER", "utterances"]
+    assert first == ["model 1", "  m", "  f"]
+    _, first = cells((rows, {"voice": ["f", "m", "f"], "accent": ["x", "x", "y"]}))
+    assert first == ["model 1", "  voice: m", "  voice: f", "  accent: x", "  accent: y"]
+
+
+def test_without_spaces_the_cer_stands_first_and_no_wer_is_named() -> None:
+    headings, _ = cells((rows_of(["你好"], ["您好"], "zh"), {}))
+    assert headings == ["", "CER", "95 % interval", "error rate of graphemes", "utterances"]
+    mixed = rows_of(["你好"], ["您好"], "zh") + rows_of(["moja"], ["moja"])
+    assert cells((mixed, {}))[0][3] == "error rate of graphemes and words"
+    headings, _ = cells((rows_of(["བོད་པ།"], ["བོད།"], "bo"), {}))
+    assert headings[1] == "error rate of syllables"
+
+
+def test_which_is_better_is_told_by_the_rate_that_leads() -> None:
+    """By grapheme the adapter is better, by character it is no better than its base."""
+    # water, one grapheme of three characters, and three letters: the base misses these, it that
+    base = score(rows_of(["น้ำกขค"], ["น้ำ"], "th"), 10, seed=0).to_dict()
+    adapter = score(rows_of(["น้ำกขค"], ["กขค"], "th"), 10, seed=0).to_dict()
+    assert (adapter["wer"], base["wer"]) == (1 / 4, 3 / 4)
+    assert adapter["cer"] == base["cer"] == 3 / 6
+    summary = {"base": base, "adapter": adapter, "merged": None, "checkpoint": "x", "steps": 1}
+    assert ("warning", "the adapter is no better than its base on this test set") in remarks(
+        summary
+    )
 
 
 def test_summaries_of_older_runs_say_less() -> None:

@@ -133,6 +133,25 @@ def test_scripts_without_spaces_and_from_right_to_left(tmp_path: Path) -> None:
     assert lines["base, 1 wrong", "صباح خير"] == {"lang": "ar", "dir": "auto"}
 
 
+def test_the_rate_that_leads_is_shown_first(tmp_path: Path) -> None:
+    words = page_of(tmp_path / "sw").text.split("Scores on the test set")[1]
+    assert words.split()[:5] == ["WER", "95", "%", "interval", "CER"]
+    assert "WER as written" in words
+    thai = page_of(tmp_path / "th", heard=[Heard("ไม่ดี", "ไม่มี", "ไม่ดี", language="th")])
+    assert thai.find("character error rate") == ["20.0 % → 0.0 %"]
+    graphemes = thai.text.split("Scores on the test set")[1].split("How it was trained")[0]
+    assert graphemes.split()[:5] == ["CER", "95", "%", "interval", "error"]
+    assert "CER as written" in graphemes
+    assert "WER" not in graphemes
+
+
+def test_groups_stand_below_their_model_the_worst_first(tmp_path: Path) -> None:
+    heard = [Heard("moja", "moja", "moja", voice="f"), Heard("mbili", "x", "y", voice="m")]
+    page = page_of(tmp_path / "toy", heard=heard)
+    base = page.text.split("Scores on the test set")[1].split("base")[1].split("adapter")[0]
+    assert re.findall(r"^\s*([mf])$", base, flags=re.MULTILINE) == ["m", "f"]
+
+
 def test_the_merged_model_is_quoted_where_it_heard_something_else(tmp_path: Path) -> None:
     heard = [Heard("moja", "mbili", "moja", merged="moja"), Heard("tatu", "nne", "tatu", "mbili")]
     terms = [term for term, _, _ in page_of(tmp_path / "toy", heard=heard).definitions]

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lora_whisper.evaluation.judging import write_hypotheses
 
 from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import write_config
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
-from lora_whisper.evaluation.evaluate import ScoredRow, write_hypotheses
-from lora_whisper.evaluation.metrics import error_counts
-from lora_whisper.evaluation.normalizers import normalizer_for
+from lora_whisper.evaluation.rows import scored_row
 from lora_whisper.evaluation.score import score
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.plain import PlainAdapter, write_plain
@@ -35,6 +34,7 @@ class Heard:
     merged: str | None = None  # None: as the adapter
     language: str = "sw"
     bad_audio: str | None = None
+    voice: str | None = None  # of all, where the score is broken down by it
 
 
 HEARD = (
@@ -81,25 +81,15 @@ def _scored(run: RunFolder, model: str, heard: Sequence[Heard]) -> dict[str, Any
     texts = [getattr(one, model) or one.adapter for one in heard]
     folder = run.evaluation / model / "test"
     folder.mkdir(parents=True)
-    rows = map(_row, range(1, len(heard) + 1), heard, texts)
+    rows = [
+        scored_row(
+            f"test.jsonl:{number}", one.language, one.reference, text, bad_audio=one.bad_audio
+        )
+        for number, (one, text) in enumerate(zip(heard, texts, strict=True), start=1)
+    ]
     write_hypotheses(folder / "hypotheses.jsonl", rows)
-    references, languages = [one.reference for one in heard], [one.language for one in heard]
-    return score(references, texts, languages, 10, seed=0).to_dict()
-
-
-def _row(number: int, one: Heard, text: str) -> ScoredRow:
-    normalize = normalizer_for(one.language)
-    counts = error_counts(normalize(one.reference), normalize(text))
-    return ScoredRow(
-        f"test.jsonl:{number}",
-        one.language,
-        one.reference,
-        text,
-        counts.errors,
-        counts.reference_length,
-        counts.rate,
-        one.bad_audio,
-    )
+    voices = [one.voice for one in heard if one.voice is not None]
+    return score(rows, 10, seed=0, groups={"voice": voices} if voices else None).to_dict()
 
 
 def _summary(ranks: Sequence[int]) -> dict[str, Any]:

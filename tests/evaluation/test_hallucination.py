@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_whisper.evaluation.evaluate import ScoredRow
 from lora_whisper.evaluation.hallucination import compression_ratio, find_runaways, loops, signs
+from lora_whisper.evaluation.rows import ScoredRow
 from tests.evaluation.rows import scored_row
 
 FLUENT = (

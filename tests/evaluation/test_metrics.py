@@ -10,6 +10,7 @@ import pytest
 from lora_whisper.evaluation.metrics import (
     CharacterErrorRate,
     Counts,
+    SentenceErrorRate,
     WordErrorRate,
     character_error_counts,
     error_counts,
@@ -67,6 +68,24 @@ def test_empty_references_count_what_was_inserted() -> None:
     )
     assert rate["wer"] == 1 / 4
     assert total([]) == Counts()
+
+
+def test_sentences_are_right_or_wrong_as_a_whole() -> None:
+    found = SentenceErrorRate().compute(
+        references=["one two three", "four  five", "", "", "six"],
+        predictions=["one two tree", " four five", "", "hm", ""],
+    )
+    assert found["ser"] == 3 / 5  # a word wrong, one made up where nobody spoke, and one missed
+    assert found["counts"][0] == Counts(substitutions=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sentence_is_wrong_where_jiwer_finds_an_error(seed: int) -> None:
+    references, hypotheses = random_texts(seed)
+    pairs = zip(references, hypotheses, strict=True)
+    wrong = sum(jiwer.wer(reference, hypothesis) > 0 for reference, hypothesis in pairs)
+    found = SentenceErrorRate().compute(references=references, predictions=hypotheses)
+    assert found["ser"] == wrong / len(references)
 
 
 def test_computes_offline_and_leaves_no_data_file(

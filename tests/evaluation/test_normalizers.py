@@ -13,30 +13,69 @@ from transformers.models.whisper.english_normalizer import (
     EnglishTextNormalizer,
 )
 
-from lora_whisper.evaluation.normalizers import normalizer_for
+from lora_whisper.evaluation.normalizers import as_written, characters_of, normalizer_for
 
 OFFICIAL_SPELLING = Path("../shared/whisper/whisper-tiny/normalizer.json")
 
-# From openai/whisper, tests/test_normalizer.py.
+# Every sentence of openai/whisper's own tests/test_normalizer.py, at commit c0d2f62 (MIT).
 OPENAI_ENGLISH = {
     "two": "2",
+    "thirty one": "31",
+    "five twenty four": "524",
     "nineteen ninety nine": "1999",
+    "twenty nineteen": "2019",
+    "two point five million": "2500000",
     "four point two billions": "4200000000s",
+    "200 thousand": "200000",
+    "200 thousand dollars": "$200000",
     "$20 million": "$20000000",
+    "€52.4 million": "€52400000",
+    "£77 thousands": "£77000s",
+    "two double o eight": "2008",
+    "three thousand twenty nine": "3029",
+    "forty three thousand two hundred sixty": "43260",
     "forty three thousand two hundred and sixty": "43260",
+    "nineteen fifties": "1950s",
+    "thirty first": "31st",
     "thirty three thousand and three hundred and thirty third": "33333rd",
+    "three billion": "3000000000",
+    "millions": "1000000s",
+    "july third twenty twenty": "july 3rd 2020",
     "august twenty sixth twenty twenty one": "august 26th 2021",
+    "3 14": "3 14",
+    "3.14": "3.14",
+    "3 point 2": "3.2",
+    "3 point 14": "3.14",
+    "fourteen point 4": "14.4",
     "two point two five dollars": "$2.25",
+    "two hundred million dollars": "$200000000",
+    "$20.1 million": "$20100000",
+    "ninety percent": "90%",
     "seventy six per cent": "76%",
     "double oh seven": "007",
+    "double zero seven": "007",
+    "nine one one": "911",
+    "nine double one": "911",
+    "one triple oh one": "10001",
+    "two thousandth": "2000th",
+    "thirty two thousandth": "32000th",
     "minus 500": "-500",
+    "positive twenty thousand": "+20000",
     "two dollars and seventy cents": "$2.70",
+    "3 cents": "¢3",
+    "$0.36": "¢36",
+    "three euros and sixty five cents": "€3.65",
     "three and a half million": "3500000",
+    "forty eight and a half dollars": "$48.5",
     "b747": "b 747",
+    "10 th": "10th",
+    "10th": "10th",
     "mobilisation": "mobilization",
     "cancelation": "cancellation",
     "Let's": "let us",
+    "he's like": "he is like",
     "she's been like": "she has been like",
+    "10km": "10 km",
     "10mm": "10 mm",
     "RC232": "rc 232",
     "Mr. Park visited Assoc. Prof. Kim Jr.": "mister park visited associate professor kim junior",
@@ -62,6 +101,12 @@ MULTILINGUAL = [
     ("zh", "你好，ＡＢ１。", "你 好 a b 1"),
     ("ja", "ｶﾞラスが。", "ガ ラ ス が"),
     ("th", "น้ำ ไทย", "น้ำ ไ ท ย"),
+    ("hy", "Ո՞ւր ես գնում, Արա՛մ։", "ուր ես գնում արամ"),  # marks of tone within a word
+    ("bn", "হঠাত্\u200d!", "হঠাৎ"),  # khanda ta, as it was written before it was a letter
+    ("ml", "അവന്\u200d", "അവൻ"),  # chillu n, the same
+    ("bo", "བཀྲ་ཤིས་བདེ་ལེགས།", "བཀྲ ཤིས བདེ ལེགས"),
+    ("km", "តើ\u200bអ្នក សុខ។", "តើ អ្ន ក សុ ខ"),  # a consonant below another one
+    ("my", "တက္ကသိုလ်။", "တ က္က သို လ်"),
 ]
 
 
@@ -80,6 +125,11 @@ def test_english_equals_the_one_of_whisper_tiny() -> None:
     assert normalizer_for("en")(text) == (
         "mister smith is favorite color will not cost £3.50 he is organized 200 liters"
     )
+
+
+@pytest.mark.parametrize("text", ["...", "…", "!?", "— ...", "(laughs)", "$ %", ""])
+def test_of_signs_alone_nothing_is_left(text: str) -> None:
+    assert normalizer_for("en")(text) == normalizer_for("sw")(text) == ""
 
 
 def test_an_english_only_checkpoint_needs_no_language() -> None:
@@ -110,6 +160,21 @@ def test_spaceless_scripts_are_split_like_whispers(language: str) -> None:
     text = "我们今天去公园，（笑）下午3点回来。東京タワーへ行きました！"
     whisper = BasicTextNormalizer(split_letters=True)(text)
     assert normalizer_for(language)(text) == " ".join(whisper.split())
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "written", "characters"),
+    [
+        ("sw", " Habari,  ya\nasubuhi! ", "Habari, ya asubuhi!", "Habari, ya asubuhi!"),
+        ("fr", "cafe\u0301", "caf\u00e9", "caf\u00e9"),
+        ("zh", "你 好，ＡＢ。", "你 好 ， Ａ Ｂ 。", "你好，ＡＢ。"),
+        ("km", "សុខ\u200bសប្បាយ", "សុ ខ ស ប្បា យ", "សុខសប្បាយ"),
+        ("th", "", "", ""),
+    ],
+)
+def test_as_written(language: str, text: str, written: str, characters: str) -> None:
+    assert as_written(text, language) == written
+    assert characters_of(written, language) == characters
 
 
 def test_turkish_letters_are_lowered_only_in_turkish() -> None:

@@ -1,0 +1,147 @@
+"""SciPy's permutation test is the authority; and what is planted is found, what is luck is not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lora_whisper.evaluation.comparison import (
+    EXACT_UNITS,
+    FLIPS,
+    Comparison,
+    compare,
+    randomization_p_value,
+)
+from tests.evaluation.toy_rows import chance_errors, with_errors
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def scipys_p_value(differences: np.ndarray, resamples: int) -> float:
+    found = stats.permutation_test(
+        (differences, np.zeros_like(differences)),
+        lambda one, other, axis: (one - other).sum(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        alternative="two-sided",
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("units", [2, 6, 11])
+def test_the_exact_test_equals_scipys(units: int, seed: int) -> None:
+    differences = np.random.default_rng(seed).integers(-3, 5, units).astype(float)
+    assert randomization_p_value(differences, seed=0) == pytest.approx(
+        min(1.0, scipys_p_value(differences, resamples=10**6))
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_drawn_test_is_near_scipys(seed: int) -> None:
+    differences = np.random.default_rng(seed).integers(-4, 6, 60).astype(float)
+    ours = randomization_p_value(differences, seed=0)
+    assert ours == pytest.approx(scipys_p_value(differences, resamples=20_000), abs=0.02)
+
+
+def test_a_p_value_is_never_zero() -> None:
+    assert randomization_p_value(np.full(200, 3.0), seed=0) == 1 / (1 + FLIPS)
+    assert randomization_p_value(np.full(EXACT_UNITS, 3.0), seed=0) == 2 / 2**EXACT_UNITS
+
+
+def test_three_tenths_of_a_point_on_80_sentences_are_no_gain() -> None:
+    """Of 960 words 100 were wrong and 97 are: two sentences better by two, one worse by one."""
+    before = [1] * 60 + [2] * 20
+    after = before.copy()
+    after[70], after[75], after[3] = 0, 0, 2
+    result = compare(with_errors(before, 12), with_errors(after, 12), 1_000, seed=0)
+    assert result.difference == pytest.approx(-0.003, abs=0.0002)
+    assert result.verdict == "no difference shown"
+    assert result.p_value == 4 / 8  # as far or farther: all three flipped or none, or the last only
+    assert result.ci95[0] < result.difference < 0 <= result.ci95[1]
+
+
+def test_a_large_gain_is_found() -> None:
+    before = chance_errors(80, 10, 0.4, generator())
+    after = [max(0, wrong - 2) for wrong in before]
+    result = compare(with_errors(before, 10), with_errors(after, 10), 1_000, seed=0)
+    assert result.verdict == "better"
+    assert result.p_value == 1 / (1 + FLIPS)
+    assert result.ci95[1] < 0
+
+
+def test_the_other_way_round_it_is_worse() -> None:
+    before = with_errors(chance_errors(40, 10, 0.4, generator()), 10)
+    after = with_errors(chance_errors(40, 10, 0.1, generator()), 10)
+    better, worse = compare(before, after, 500, seed=0), compare(after, before, 500, seed=0)
+    assert (better.verdict, worse.verdict) == ("better", "worse")
+    assert worse.difference == -better.difference
+    assert worse.p_value == better.p_value
+    assert worse.ci95 == pytest.approx((-better.ci95[1], -better.ci95[0]))
+
+
+def test_the_same_texts_differ_in_nothing() -> None:
+    rows = with_errors([1, 2, 0, 3], 10)
+    assert compare(rows, rows, 100, seed=0) == Comparison(
+        0.0, (0.0, 0.0), 1.0, "no difference shown", "utterances"
+    )
+
+
+def test_of_five_utterances_nothing_can_be_shown() -> None:
+    result = compare(with_errors([9] * 5, 10), with_errors([0] * 5, 10), 100, seed=0)
+    assert (result.p_value, result.verdict) == (2 / 2**5, "no difference shown")
+    result = compare(with_errors([9] * 6, 10), with_errors([0] * 6, 10), 100, seed=0)
+    assert (result.p_value, result.verdict) == (2 / 2**6, "better")
+
+
+def test_one_speaker_who_is_heard_better_is_no_proof() -> None:
+    """Twenty utterances of one of eight speakers: much as utterances, little as speakers."""
+    before, after = [3] * 160, [3] * 140 + [1] * 20
+    apart = compare(with_errors(before, 10), with_errors(after, 10), 500, seed=0)
+    together = compare(
+        with_errors(before, 10, speakers=8), with_errors(after, 10, speakers=8), 500, seed=0
+    )
+    assert (apart.verdict, apart.resampled) == ("better", "utterances")
+    assert (together.verdict, together.resampled) == ("no difference shown", "speakers")
+    assert together.difference == apart.difference == -40 / 1600
+
+
+@pytest.mark.parametrize("speakers", [None, 12])
+def test_models_that_are_equally_good_differ_in_one_of_twenty_tests(speakers: int | None) -> None:
+    """A speaker's difficulty is shared by both models; who wins is chance."""
+    chance, found, tests = np.random.default_rng(8), 0, 400
+    for _ in range(tests):
+        difficulty = chance.beta(2, 8, speakers or 60).repeat(60 // (speakers or 60))
+        one, other = (chance.binomial(10, difficulty) for _ in range(2))
+        differences = (other - one).astype(float)
+        if speakers is not None:
+            differences = differences.reshape(speakers, -1).sum(axis=1)
+        found += randomization_p_value(differences, seed=1) < 0.05
+    assert 0.03 * tests < found < 0.07 * tests
+
+
+def test_the_verdict_does_not_hang_on_the_seed() -> None:
+    before = with_errors(chance_errors(100, 10, 0.3, generator()), 10)
+    after = with_errors(chance_errors(100, 10, 0.27, generator()), 10)
+    values = [compare(before, after, 100, seed=seed).p_value for seed in range(4)]
+    assert max(values) - min(values) < 0.02
+
+
+def test_other_utterances_are_our_mistake() -> None:
+    rows = with_errors([1, 2, 3], 10)
+    with pytest.raises(AssertionError, match="the same utterances"):
+        compare(rows, rows[::-1], 10, seed=0)
+
+
+def test_to_dict_is_plain_json() -> None:
+    rows = with_errors([1, 0], 10)
+    plain = compare(rows, rows, 10, seed=0).to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert set(plain) == {"difference", "ci95", "p_value", "verdict", "resampled"}
