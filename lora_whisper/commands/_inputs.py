@@ -248,10 +248,14 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     adapter = config.adapter
     if adapter.init_from is not None:
         adapter = dataclasses.replace(adapter, init_from=_lasting(adapter.init_from))
+    evaluation = config.evaluation
+    if evaluation.keywords is not None:
+        evaluation = dataclasses.replace(evaluation, keywords=_lasting(evaluation.keywords))
     return dataclasses.replace(
         config,
         model=model,
         adapter=adapter,
+        evaluation=evaluation,
         data=_with_lasting_places(config.data),
         augmentation=_with_lasting_folders(config.augmentation),
     )

@@ -27,8 +27,10 @@ from lora_whisper.commands._inputs import (
 )
 from lora_whisper.commands._run import Run
 from lora_whisper.commands._windows import new_augmenter
-from lora_whisper.config import DataConfig, TrainConfig, TrainingConfig
+from lora_whisper.config import DataConfig, EvaluationConfig, TrainConfig, TrainingConfig
+from lora_whisper.data.corpus import Corpus
 from lora_whisper.errors import UserError
+from lora_whisper.paths import local_path
 from lora_whisper.run_folder import (
     DiskFull,
     RunFolder,
@@ -107,10 +109,18 @@ def _check_speech(config: TrainConfig) -> Speech:
     if speech.validation is None:
         _refuse_validating(config.training)
     if speech.test is not None:
-        from lora_whisper.evaluation.groups import group_labels
-
-        group_labels(speech.test.utterances, config.evaluation.group_by)
+        _check_scoring(config.evaluation, speech.test)
     return speech
+
+
+def _check_scoring(settings: EvaluationConfig, test: Corpus) -> None:
+    """See that what is asked of the scores can be had, hours before they are."""
+    from lora_whisper.evaluation.groups import group_labels
+    from lora_whisper.evaluation.keywords import read_keywords
+
+    group_labels(test.utterances, settings.group_by)
+    if settings.keywords is not None:
+        read_keywords(local_path(settings.keywords))
 
 
 def _refuse_validating(settings: TrainingConfig) -> None:

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from random import Random
 
+from lora_whisper.quickstart.dictation import DRUGS
 from lora_whisper.quickstart.grammar import Phrase
 from lora_whisper.quickstart.synthesis import (
     BASE_VOICES,
@@ -72,6 +73,7 @@ def write_dictation(folder: Path) -> None:
     half = len(sentences["test"]) // 2
     voices = in_turn(DICTATION_VOICES, half) + in_turn(DICTATION_UNHEARD_VOICES, half)
     write_set(folder / "test.jsonl", sentences["test"], voices, 53_000, known)
+    (folder / "drugs.txt").write_text("".join(f"{drug}\n" for drug in DRUGS), encoding="utf-8")
 
 
 def write_general(folder: Path) -> None:

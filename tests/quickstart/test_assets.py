@@ -53,6 +53,15 @@ def test_weights_and_speech_together_stay_below_the_limit():
     assert sum(file.stat().st_size for file in files) < MOST_BYTES
 
 
+def test_the_word_list_has_every_drug_and_each_is_in_the_test():
+    listed = (SPEECH / "dictation/drugs.txt").read_text(encoding="utf-8").splitlines()
+    assert listed == dictation.DRUGS
+    said = {
+        word.strip(".").lower() for row in rows("dictation/test") for word in row["text"].split()
+    }
+    assert set(listed) <= said
+
+
 def test_sets_have_their_counts_and_every_clip_its_row():
     assert {name: len(rows(name)) for name in COUNTS} == COUNTS
     listed = {(SPEECH / name).parent / row["audio"] for name in COUNTS for row in rows(name)}
