@@ -22,7 +22,7 @@ OPTIONS = sorted(
 
 def test_the_options_are_all_known() -> None:
     """A new file has to be counted here, so that none is left untested by accident."""
-    assert len(OPTIONS) == 48
+    assert len(OPTIONS) == 49
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
         "_augmentation_",
         "_hydra_",
@@ -64,6 +64,24 @@ def test_the_quickstart_trains_nano_and_scores_both_halves() -> None:
     assert config.name == "quickstart"
     assert config.model.checkpoint == "embedded:nano"
     assert config.evaluation.group_by == ("voices",)
+
+
+def test_the_rehearsed_quickstart_is_the_quickstart_and_a_mix() -> None:
+    plain = to_config(TrainConfig, train_values("experiment=quickstart"))
+    rehearsed = to_config(TrainConfig, train_values("experiment=quickstart-rehearsal"))
+    assert rehearsed.name == "quickstart-rehearsal"
+    (mixed,) = rehearsed.data.mix
+    assert mixed.train == "embedded:speech/rehearsal/train.jsonl"
+    assert dataclasses.replace(rehearsed.data, mix=()) == plain.data
+    assert (rehearsed.model, rehearsed.adapter) == (plain.model, plain.adapter)
+
+
+def test_the_rehearsal_gives_way_to_the_command_line() -> None:
+    given = ("experiment=quickstart-rehearsal", "augmentation=telephone", "data.mix=[]")
+    config = to_config(TrainConfig, train_values(*given))
+    assert config.augmentation.telephone is not None
+    assert config.augmentation.speed is None
+    assert config.data.mix == ()
 
 
 def test_an_experiment_gives_way_to_the_command_line() -> None:

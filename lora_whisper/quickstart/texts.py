@@ -6,7 +6,7 @@ from itertools import islice
 from lora_whisper.quickstart import dictation
 from lora_whisper.quickstart.grammar import Composer, Phrase
 
-TRAIN_SENTENCES, TEST_SENTENCES, VALIDATION_SENTENCES, REHEARSAL_SENTENCES = 300, 100, 40, 200
+TRAIN_SENTENCES, TEST_SENTENCES, VALIDATION_SENTENCES, REHEARSAL_SENTENCES = 300, 100, 40, 1_000
 
 
 @cache

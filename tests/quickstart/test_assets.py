@@ -18,6 +18,7 @@ from lora_whisper.quickstart.synthesis import (
     DICTATION_UNHEARD_VOICES,
     DICTATION_VOICES,
     UNHEARD_VOICES,
+    draw_base_voice,
 )
 
 QUICKSTART = Path(grammar.__file__).parent
@@ -27,7 +28,7 @@ COUNTS = {
     "dictation/validation": 40,
     "dictation/test": 100,
     "general/test": 100,
-    "rehearsal/train": 200,
+    "rehearsal/train": 1_000,
 }
 MOST_BYTES = 15_000_000
 
@@ -159,6 +160,20 @@ def test_voices_are_in_one_group_only_and_rows_say_who_is_known():
     assert {row["speaker"] for row in unheard} == set(DICTATION_UNHEARD_VOICES)
     for row in rows("general/test"):
         assert row["voices"] == ("heard" if row["speaker"] in BASE_VOICES else "unheard")
+    assert {row["speaker"] for row in rows("rehearsal/train")} <= set(BASE_VOICES)
+
+
+def test_texts_and_voices_of_the_rehearsal_are_those_that_its_script_draws():
+    """They follow the test's in the same draw: a longer rehearsal begins with a shorter one."""
+    random = Random(54)
+    half = len(rows("general/test")) // 2
+    heard = [draw_base_voice(random) for _ in range(half)]
+    assert [row["speaker"] for row in rows("general/test")[:half]] == heard
+    written = [sentence.written for sentence in texts.general_sentences()["rehearsal"]]
+    voices = [draw_base_voice(random) for _ in written]
+    assert [(row["text"], row["speaker"]) for row in rows("rehearsal/train")] == list(
+        zip(written, voices, strict=True)
+    )
 
 
 def test_every_special_token_has_the_same_id_everywhere(processor, model):
