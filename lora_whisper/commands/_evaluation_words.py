@@ -113,9 +113,12 @@ def method(results: Results) -> str:
     all_scores = [score for name in results["scores"] for score in scored(results, name).values()]
     normalizers = _listed(score["normalizer"] for score in all_scores)
     drawn = _listed(score["resampled"] for score in all_scores)
-    said = f"Text is normalized by {normalizers}. 95 % intervals are by drawing {drawn} anew"
-    tested = any(results["comparisons"].values())
-    return said + (", verdicts by a paired test on the same draws." if tested else ".")
+    said = f"Text is normalized by {normalizers}. 95 % intervals are by drawing {drawn} anew."
+    if any(results["comparisons"].values()):
+        said += " Verdicts are by approximate randomization, paired and two-sided, at 5 %."
+    if any(score["leading"] == "cer" for score in all_scores):
+        said += " Where CER comes first, WER and verdicts are of graphemes."
+    return said
 
 
 def _listed(names: Iterable[str]) -> str:
