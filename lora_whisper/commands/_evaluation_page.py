@@ -26,6 +26,7 @@ from lora_whisper.commands._evaluation_words import (
     remarks,
     scored,
     sets_of,
+    share,
     size,
     speed,
     units,
@@ -279,17 +280,18 @@ def _keyword_grids(results: Results) -> Iterator[Grid]:
             [
                 [
                     model,
-                    (percent(one["recall"]), interval(one["ci95"])),
+                    (share(one["recall"]), interval(one["ci95"]) if one["ci95"] else ""),
                     f"{one['found']:,}",
                     f"{one['said']:,}",
-                    percent(one["precision"]),
+                    share(one["precision"]),
                 ]
                 for model, one in found.items()
             ],
             title=f"{name}: all words of the list",
             below="Precision: how many of those that the model wrote were said.",
         )
-        yield _by_keyword(name, found)
+        if any(one["words"] for one in found.values()):
+            yield _by_keyword(name, found)
 
 
 def _by_keyword(name: str, found: Mapping[str, Any]) -> Grid:

@@ -23,6 +23,7 @@ from lora_whisper.commands._evaluation_words import (
     remarks,
     scored,
     sets_of,
+    share,
     size,
     speed,
 )
@@ -144,8 +145,8 @@ def _keywords(results: Results) -> Iterator[Table]:
         headings = ["recall", "95 % interval", "found", "said", "precision"]
         table = _table(f"{name}: words of the list", headings)
         for model, one in found.items():
-            rate = percent(one["recall"]), interval(one["ci95"])
-            counts = f"{one['found']:,}", f"{one['said']:,}", percent(one["precision"])
+            rate = share(one["recall"]), interval(one["ci95"]) if one["ci95"] else ""
+            counts = f"{one['found']:,}", f"{one['said']:,}", share(one["precision"])
             _add(table, model, *rate, *counts)
         yield table
 

@@ -125,6 +125,11 @@ def _listed(names: Iterable[str]) -> str:
     return " and ".join(dict.fromkeys(names))
 
 
+def share(part: float | None) -> str:
+    """`12.3 %`, or a dash where there was nothing to divide by."""
+    return "–" if part is None else percent(part)
+
+
 def counted(number: int, noun: str) -> str:
     """`1 text`, `12 texts`"""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

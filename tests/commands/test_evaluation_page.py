@@ -384,10 +384,16 @@ def test_a_part_of_the_plots() -> None:
 
 def test_how_it_was_made() -> None:
     found = Page(html_of())
-    assert [found.find(name) for name in ("beams", "timestamps", "cuda")] == [
-        ["1"],
-        ["no"],
-        ["none"],
-    ]
+    facts = {name: found.find(name) for name in ("beams", "timestamps", "cuda")}
+    assert facts == {"beams": ["1"], "timestamps": ["no"], "cuda": ["none"]}
     assert found.find("adapter") == ["outputs/adapter, adapter, float32, sha256:abc"]
     assert "| adapter | test | 20.0 %" in found.text
+
+
+def test_a_word_list_that_nobody_said() -> None:
+    part = asked_for()["Word list"]
+    for one in part["keywords"]["test"].values():
+        one |= {"recall": None, "ci95": None, "said": 0, "found": 0, "precision": None, "words": []}
+    section = html_of(toy_results(**part), {}).split(">Word list</h2>")[1]
+    assert Tables(section).tables[0][1] == ["base", "–", "0", "0", "–"]
+    assert "by word" not in section
