@@ -161,8 +161,8 @@ def _hallucination(results: Results) -> Iterator[Table]:
         table.add_section()
         for model, one in found.items():
             counts = (one[kind] for kind in ("looping", "too_long", "compression", "any"))
-            share = percent(one["any"] / max(one["utterances"], 1))
-            _add(table, f"{model}, {name}", *map(str, counts), share)
+            of_all = percent(one["any"] / max(one["utterances"], 1))
+            _add(table, f"{model}, {name}", *map(str, counts), of_all)
     yield table
 
 

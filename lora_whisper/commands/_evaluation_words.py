@@ -85,7 +85,7 @@ def against(results: Results, name: str, model: str) -> str:
 def sentence(results: Results, name: str, model: str) -> str:
     """`13.5 % WER against 103.2 % of base`"""
     rate, found = leading(results, name), scored(results, name)
-    other = results["comparisons"][name][model]["against"]
+    other = results["against"]
     own, others = percent(found[model][rate]), percent(found[other][rate])
     return f"{own} {rate.upper()} against {others} of {other}"
 
