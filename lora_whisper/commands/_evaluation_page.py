@@ -26,6 +26,7 @@ from lora_whisper.commands._evaluation_words import (
     remarks,
     scored,
     sets_of,
+    share,
     size,
     speed,
     units,
@@ -93,7 +94,9 @@ def page(results: Results, hypotheses: Mapping[str, Heard], sound: Sound) -> str
         sections=sections,
         mistakes=MISTAKES,
         examples=list(_examples(results)),
-        heard=[_utterances(results, name, heard, sound) for name, heard in hypotheses.items()],
+        heard=[
+            _utterances(results, name, heard, sound) for name, heard in hypotheses.items() if heard
+        ],
         facts=_facts(results),
         markdown=markdown(results),
         method=method(results),
@@ -277,17 +280,18 @@ def _keyword_grids(results: Results) -> Iterator[Grid]:
             [
                 [
                     model,
-                    (percent(one["recall"]), interval(one["ci95"])),
+                    (share(one["recall"]), interval(one["ci95"]) if one["ci95"] else ""),
                     f"{one['found']:,}",
                     f"{one['said']:,}",
-                    percent(one["precision"]),
+                    share(one["precision"]),
                 ]
                 for model, one in found.items()
             ],
             title=f"{name}: all words of the list",
             below="Precision: how many of those that the model wrote were said.",
         )
-        yield _by_keyword(name, found)
+        if any(one["words"] for one in found.values()):
+            yield _by_keyword(name, found)
 
 
 def _by_keyword(name: str, found: Mapping[str, Any]) -> Grid:
@@ -397,7 +401,7 @@ def _examples(results: Results) -> Iterator[dict[str, str]]:
                 yield {"where": where, "why": example["why"], "text": example["hypothesis"]}
     for model, probes in results["probes"].items():
         for kind, found in probes.items():
-            for text in found["texts"]:
+            for text in dict.fromkeys(found["texts"]):
                 yield {"where": model, "why": f"nobody speaks: {kind}", "text": text}
 
 
@@ -416,7 +420,7 @@ def badness(row: Row) -> float:
 def _utterances(results: Results, name: str, heard: Heard, sound: Sound) -> dict[str, Any]:
     """The worst of a set, each with what all models made of it."""
     rows = [dict(zip(heard, each, strict=True)) for each in zip(*heard.values(), strict=True)]
-    last = list(heard)[-1] if heard else ""
+    last = list(heard)[-1]
     order = sorted(range(len(rows)), key=lambda number: -badness(rows[number][last]))
     shown = order[: _room([rows[number] for number in order])]
     return {
@@ -520,4 +524,6 @@ def _facts(results: Results) -> dict[str, dict[str, str]]:
 def _fact(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

@@ -181,7 +181,7 @@ def _name_lines(axes: Axes, labels: Sequence[str], label: str) -> None:
     for between in range(1, len(labels)):
         axes.axhline(between - 0.5, color=LIGHT["line"], linewidth=0.8)
     axes.set_xlim(0, None)
-    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.set_xlabel(label)
 

@@ -23,6 +23,7 @@ from lora_whisper.commands._evaluation_words import (
     remarks,
     scored,
     sets_of,
+    share,
     size,
     speed,
 )
@@ -144,8 +145,8 @@ def _keywords(results: Results) -> Iterator[Table]:
         headings = ["recall", "95 % interval", "found", "said", "precision"]
         table = _table(f"{name}: words of the list", headings)
         for model, one in found.items():
-            rate = percent(one["recall"]), interval(one["ci95"])
-            counts = f"{one['found']:,}", f"{one['said']:,}", percent(one["precision"])
+            rate = share(one["recall"]), interval(one["ci95"]) if one["ci95"] else ""
+            counts = f"{one['found']:,}", f"{one['said']:,}", share(one["precision"])
             _add(table, model, *rate, *counts)
         yield table
 
@@ -160,8 +161,8 @@ def _hallucination(results: Results) -> Iterator[Table]:
         table.add_section()
         for model, one in found.items():
             counts = (one[kind] for kind in ("looping", "too_long", "compression", "any"))
-            share = percent(one["any"] / max(one["utterances"], 1))
-            _add(table, f"{model}, {name}", *map(str, counts), share)
+            of_all = percent(one["any"] / max(one["utterances"], 1))
+            _add(table, f"{model}, {name}", *map(str, counts), of_all)
     yield table
 
 

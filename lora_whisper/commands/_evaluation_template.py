@@ -44,7 +44,8 @@ td small { display: block; color: var(--soft); font-size: .8rem; }
 .section .plots { margin: .9rem 0; }
 .section th, .section td { padding-right: 1.1rem; }
 .section th:last-child, .section td:last-child { padding-right: 0; }
-.section td:first-child { position: sticky; left: 0; background: var(--page); }
+.section td:first-child { position: sticky; left: 0;
+  background: var(--page); background-clip: padding-box; }
 .section th, .section td:first-child { white-space: normal; overflow-wrap: break-word; }
 .section th { vertical-align: bottom; }
 .plots table { min-width: 100%; }
@@ -62,7 +63,16 @@ td small { display: block; color: var(--soft); font-size: .8rem; }
 .texts { grid-template-columns: 12rem minmax(0, 1fr); }
 .texts .said { font-weight: 600; }
 audio { height: 2.2rem; width: 100%; max-width: 24rem; margin-top: .3rem; }
-@media print { nav, audio, .controls { display: none !important; } }
+@media print {
+  nav, audio, .controls { display: none !important; }
+  .wide { overflow: visible; }
+  table { font-size: 8.5pt; }
+  th, td small { font-size: 7.5pt; }
+  .section td:first-child { position: static; }
+  .section th, .section td { padding-right: .7rem; }
+  .plots > .wide { grid-column: 1 / -1; }
+  tr { break-inside: avoid; }
+}
 {% endblock %}
 {% macro grid(table) %}
 <div class="wide"><table>

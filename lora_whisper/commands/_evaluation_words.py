@@ -85,7 +85,7 @@ def against(results: Results, name: str, model: str) -> str:
 def sentence(results: Results, name: str, model: str) -> str:
     """`13.5 % WER against 103.2 % of base`"""
     rate, found = leading(results, name), scored(results, name)
-    other = results["comparisons"][name][model]["against"]
+    other = results["against"]
     own, others = percent(found[model][rate]), percent(found[other][rate])
     return f"{own} {rate.upper()} against {others} of {other}"
 
@@ -113,13 +113,21 @@ def method(results: Results) -> str:
     all_scores = [score for name in results["scores"] for score in scored(results, name).values()]
     normalizers = _listed(score["normalizer"] for score in all_scores)
     drawn = _listed(score["resampled"] for score in all_scores)
-    said = f"Text is normalized by {normalizers}. 95 % intervals are by drawing {drawn} anew"
-    tested = any(results["comparisons"].values())
-    return said + (", verdicts by a paired test on the same draws." if tested else ".")
+    said = f"Text is normalized by {normalizers}. 95 % intervals are by drawing {drawn} anew."
+    if any(results["comparisons"].values()):
+        said += " Verdicts are by approximate randomization, paired and two-sided, at 5 %."
+    if any(score["leading"] == "cer" for score in all_scores):
+        said += " Where CER comes first, WER and verdicts are of graphemes."
+    return said
 
 
 def _listed(names: Iterable[str]) -> str:
     return " and ".join(dict.fromkeys(names))
+
+
+def share(part: float | None) -> str:
+    """`12.3 %`, or a dash where there was nothing to divide by."""
+    return "–" if part is None else percent(part)
 
 
 def counted(number: int, noun: str) -> str:

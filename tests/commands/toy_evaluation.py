@@ -1,0 +1,226 @@
+"""What an evaluation may have found, made up, as small as it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_whisper.evaluation.metrics import error_counts
+from lora_whisper.evaluation.normalizers import normalizer_for
+
+REFERENCES = (
+    "Take two tablets of tramadol.",
+    "Refill ibuprofen.",
+    "Good morning, the patient is doing well today.",
+)
+HEARD = {
+    "base": ("take to tablet of tram a doll", "refill i be pro fen", "good morning"),
+    "adapter": (
+        "take two tablets of tramadol",
+        "refill ibuprofen now",
+        "good morning the patient is doing well",
+    ),
+}
+
+
+def row(number: int, reference: str, heard: str, language: str = "en", **more: Any) -> Any:
+    """A line of hypotheses.jsonl, its errors counted by the project's own metric."""
+    normalize = normalizer_for(language)
+    counts = error_counts(normalize(reference), normalize(heard))
+    found = {
+        "row": f"test.jsonl:{number}",
+        "language": language,
+        "speaker": None,
+        "reference": reference,
+        "hypothesis": heard,
+        "reference_normalized": normalize(reference),
+        "hypothesis_normalized": normalize(heard),
+        "errors": counts.errors,
+        "reference_words": counts.reference_length,
+        "wer": counts.rate,
+        "seconds": 2.5,
+        "bad_audio": None,
+        "columns": {},
+    }
+    return found | more
+
+
+def rows(
+    heard: Mapping[str, Sequence[str]] = HEARD,
+    references: Sequence[str] = REFERENCES,
+    language: str = "en",
+) -> dict[str, list[Any]]:
+    """Model → its rows on one set."""
+    return {
+        model: [
+            row(number, reference, text, language)
+            for number, (reference, text) in enumerate(zip(references, texts, strict=True), 1)
+        ]
+        for model, texts in heard.items()
+    }
+
+
+def rated(wer: float) -> dict[str, Any]:
+    return {
+        "wer": wer,
+        "wer_ci95": [0.8 * wer, 1.1 * wer],
+        "cer": wer / 2,
+        "cer_ci95": [0.4 * wer, 0.6 * wer],
+    }
+
+
+def score(wer: float, **more: Any) -> dict[str, Any]:
+    """What `Score.to_dict` gives."""
+    return {
+        **rated(wer),
+        "wer_orthographic": 1.1 * wer,
+        "cer_orthographic": 0.55 * wer,
+        "substitutions": 4,
+        "insertions": 3,
+        "deletions": 2,
+        "sentence_error_rate": 0.75,
+        "utterances": 3,
+        "reference_words": 15,
+        "no_reference": 0,
+        "leading": "wer",
+        "normalizer": "whisper-english",
+        "resampled": "utterances",
+        "bad_audio": 0,
+        "audio_seconds": 7.5,
+        "decode_seconds": 0.5,
+        "groups": {},
+    } | more
+
+
+def compared(verdict: str, p_value: float, difference: float = -0.4) -> dict[str, Any]:
+    return {
+        "against": "base",
+        "difference": difference,
+        "ci95": [difference - 0.1, difference + 0.1],
+        "p_value": p_value,
+        "verdict": verdict,
+        "resampled": "utterances",
+    }
+
+
+def speech_set(name: str, role: str = "test", **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "role": role,
+        "utterances": 3,
+        "hours": 0.25,
+        "speakers": 0,
+        "languages": ["en"],
+        "left_out": {},
+        "leaks": None,
+    } | more
+
+
+def model(name: str, failed: str | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "what": f"outputs/{name}",
+        "kind": "adapter",
+        "quantization": "none",
+        "dtype": "float32",
+        "fingerprint": "sha256:abc",
+        "failed": failed,
+    } | more
+
+
+def toy_results(**changes: Any) -> dict[str, Any]:
+    """Two models on one test set and nothing else that could be asked for."""
+    return {
+        "format": 1,
+        "name": "pharmacy",
+        "models": [model("base", kind="base"), model("adapter")],
+        "against": "base",
+        "sets": [speech_set("test")],
+        "scores": {"test": {"base": score(0.9), "adapter": score(0.2)}},
+        "comparisons": {"test": {"adapter": compared("better", 0.0004)}},
+        "mistakes": {},
+        "keywords": {},
+        "hallucination": {},
+        "probes": {},
+        "conditions": {},
+        "scales": {},
+        "warnings": [],
+        "settings": {"beams": 1, "timestamps": False},
+        "environment": {"gpus": [], "cuda": None},
+        "versions": {"lora_whisper": "0.0.1"},
+    } | changes
+
+
+def asked_for() -> dict[str, dict[str, Any]]:
+    """Each part that may be asked for, with the title of what shows it on the page."""
+    both = {"base": 0.9, "adapter": 0.2}
+    grouped = {
+        name: score(wer, groups={"accent": {"scots": score(2 * wer), "welsh": score(wer / 2)}})
+        for name, wer in both.items()
+    }
+    kinds = ("looping", "too_long", "compression", "any")
+    example = {"row": "test.jsonl:3", "hypothesis": "thank you thank you", "why": "repeats"}
+    return {
+        "Conditions": {
+            "conditions": {
+                "test": {
+                    name: {model: rated(harder * wer) for model, wer in both.items()}
+                    for name, harder in (("clean", 1.0), ("noise-0db", 2.0))
+                }
+            }
+        },
+        "Adapter scale": {
+            "scales": {
+                "adapter": [
+                    {"scale": scale, "scores": {"test": rated(0.9 - 0.7 * scale)}}
+                    for scale in (0.0, 0.5, 1.0)
+                ]
+            }
+        },
+        "Groups": {"scores": {"test": grouped}},
+        "Mistakes": {
+            "mistakes": {
+                "test": {
+                    model: {
+                        "confusions": [["two", "too", 7]],
+                        "lost": [["well", 3, 5]],
+                        "inserted": [["um", 4]],
+                    }
+                    for model in both
+                }
+            }
+        },
+        "Word list": {
+            "keywords": {
+                "test": {
+                    model: {
+                        "recall": 0.625,
+                        "ci95": [0.4, 0.8],
+                        "said": 8,
+                        "found": 5,
+                        "precision": 0.8,
+                        "words": [["tramadol", 5, 2], ["ibuprofen", 3, 3]],
+                    }
+                    for model in both
+                }
+            }
+        },
+        "Hallucination": {
+            "hallucination": {
+                "test": {
+                    model: {"utterances": 3, **dict.fromkeys(kinds, 1), "examples": [example]}
+                    for model in both
+                }
+            },
+            "probes": {
+                model: {"silence": {"clips": 4, "with_text": 1, "texts": ["bye"]}} for model in both
+            },
+        },
+        "Overfitting": {
+            "sets": [speech_set("test"), speech_set("seen", "training")],
+            "scores": {
+                name: {"base": score(0.9), "adapter": score(wer)}
+                for name, wer in (("test", 0.2), ("seen", 0.01))
+            },
+        },
+    }
