@@ -112,7 +112,7 @@ def test_what_has_to_be_said_comes_last(printed: Any) -> None:
     results = toy_results(
         models=[model("base"), model("adapter"), model("broken", failed="gives NaN")],
         sets=[
-            speech_set("test", leaks=leaks),
+            speech_set("test", leaks=[leaks]),
             speech_set("old", "retention", left_out={"too long": 2}),
         ],
         scores={

@@ -112,7 +112,7 @@ def speech_set(name: str, role: str = "test", **more: Any) -> dict[str, Any]:
         "speakers": 0,
         "languages": ["en"],
         "left_out": {},
-        "leaks": None,
+        "leaks": [],
     } | more
 
 
