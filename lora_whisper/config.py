@@ -684,7 +684,8 @@ class RescoringConfig:
     adapter_scales: tuple[float, ...]  # of what the adapter adds; 0 is the base, 1 the adapter
     training_utterances: int  # a sample of the run's training set that is scored beside the test
     probe_clips: int  # of each kind of sound without speech, in which nothing should be heard
-    players: int  # of the worst utterances, that evaluation.html has the sound of
+    players: bool  # evaluation.html has the sound of each set's worst utterances; false: nobody's
+    # voice is passed on with it
     cache: bool  # take hypotheses of the same model, speech and decoding from an earlier command
 
     def applied_to(self, settings: EvaluationConfig) -> EvaluationConfig:
@@ -714,7 +715,7 @@ class RescoringConfig:
         require(**rules)
 
 
-OFF_AT_ZERO = ("training_utterances", "probe_clips", "players")
+OFF_AT_ZERO = ("training_utterances", "probe_clips")
 
 
 @dataclass(frozen=True)

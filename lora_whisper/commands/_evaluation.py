@@ -37,7 +37,8 @@ def write(
     }
     write_json(folder.results, results)
     write_whole(folder.results.with_suffix(".md"), markdown(results).encode())
-    write_whole(folder.results.with_suffix(".html"), page(results, rows, _sound(speech)).encode())
+    sound = _sound(speech) if plan.more.players else lambda name, row: None
+    write_whole(folder.results.with_suffix(".html"), page(results, rows, sound).encode())
     return results
 
 
