@@ -113,7 +113,7 @@ def test_a_run_says_what_was_forgotten_learnt_by_heart_and_heard_in_silence(
     summary = json.loads(Path("outputs/a/summary.json").read_text())
     assert summary["adapter"] == found["scores"]["test"]["adapter"]
     shown = capsys.readouterr().out
-    for said in ("noise-10db", "other", "recordings", "probes", "evaluation.html"):
+    for said in ("noise-10db", "other", "recordings", "nobody speaks", "evaluation.html"):
         assert said in shown
     assert max(map(len, shown.splitlines())) <= 80
 

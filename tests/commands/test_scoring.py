@@ -28,7 +28,9 @@ def test_the_knobs_of_nf4_reach_every_layer(
 ) -> None:
     more = ("quantization=nf4", "model.dtype=bfloat16", *given)
     config = to_config(TrainConfig, train_values(*world.arguments("x", *more)))
-    whisper = load_whisper(config, read_base(config.model), torch.device("cpu"))
+    base, precision = read_base(config.model), config.training.precision
+    cpu = torch.device("cpu")
+    whisper = load_whisper(base, config.model, config.quantization, precision, cpu)
     linear = [layer for layer in whisper.model.modules() if isinstance(layer, torch.nn.Linear)]
     assert {layer.compute_dtype for layer in linear} == {compute}
     assert {layer.weight.quant_state.nested for layer in linear} == {nested}
