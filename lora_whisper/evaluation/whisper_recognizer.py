@@ -170,7 +170,7 @@ class WhisperRecognizer:
         finite = Finite(self.device)
         limit = TokenLimit(limits.repeat_interleave(beams), prompt_tokens, eot)
         rules = [finite, *self._timestamp_rules(tasks[0].prompt), limit]
-        found = GenerationMixin.generate(
+        found: Any = GenerationMixin.generate(
             self.base,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             # Of positions; unused, but asked for.
