@@ -97,7 +97,7 @@ class Listening:
     def _load(self) -> Recognizer:
         one = self.contender
         if one.folder is not None:
-            from lora_whisper.evaluation.recognizers import CTranslate2Recognizer
+            from lora_whisper.evaluation.ctranslate2_recognizer import CTranslate2Recognizer
 
             return CTranslate2Recognizer.load(one.folder, self.device.type)
         whisper = load_model(one, self.asked, self.device)

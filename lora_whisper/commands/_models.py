@@ -86,7 +86,7 @@ def find_contenders(given: Sequence[str]) -> list[Contender]:
 
 
 def _found(name: str) -> Contender:
-    from lora_whisper.evaluation.ctranslate2 import is_ctranslate2
+    from lora_whisper.evaluation.ctranslate2_recognizer import is_ctranslate2
 
     path = local_path(name)
     run = RunFolder(path)
@@ -185,17 +185,20 @@ def require_files(contender: Contender) -> None:
     """
     if contender.model is not None:
         locate(contender.model)
-    else:
-        vocabulary_of(contender)
+        return
+    from lora_whisper.evaluation.ctranslate2_recognizer import require_package
+
+    require_package()
+    vocabulary_of(contender)
 
 
 def vocabulary_of(contender: Contender) -> Vocabulary:
     """The tokens of a contender, read without its weights."""
     if contender.folder is None:
         return base_of(contender).vocabulary
-    from lora_whisper.evaluation.recognizers import read_ctranslate2_vocabulary
+    from lora_whisper.evaluation.ctranslate2_recognizer import read_exported
 
-    return read_ctranslate2_vocabulary(contender.folder)
+    return read_exported(contender.folder).vocabulary
 
 
 def base_of(contender: Contender) -> Base:

@@ -122,19 +122,19 @@ class GreedySearch:
         self.is_finite &= highest.isfinite().all()  # a maximum with NaN is NaN
         step = self.tokens.shape[1] - self.prompt_tokens
         if self.rows.forced is not None:
-            likeliest = self.rows.forced[self.index, step]
-        elif self.rows.uniforms is not None:
-            likeliest = drawn(scores / self.temperature, self.rows.uniforms[self.index, step])
-        due = self.done | (self.rows.most_tokens[self.index] <= step)
-        return likeliest.masked_fill(due, self.vocabulary.eot)
+            return self.rows.forced[self.index, step]
+        if self.rows.uniforms is not None:
+            return drawn(scores / self.temperature, self.rows.uniforms[self.index, step])
+        return likeliest
 
     def _take(self, chosen: Tensor, scores: Tensor) -> None:
-        """Append the tokens and sum up their log-probabilities, eot's with them."""
-        if self.probabilities:
+        """Append the tokens, or eot where it is due, and sum up their log-probabilities."""
+        step = self.tokens.shape[1] - self.prompt_tokens
+        due = self.done | (self.rows.most_tokens[self.index] <= step)
+        if self.probabilities:  # those of an eot that the model did not choose are left out
             logits = scores.gather(1, chosen[:, None])[:, 0]
-            # A forced eot has no probability where a rule forbids it.
-            found = (logits - scores.logsumexp(-1)).nan_to_num(neginf=0.0)
-            self.sums += found.masked_fill(self.done, 0.0)
+            self.sums += (logits - scores.logsumexp(-1)).masked_fill(due, 0.0)
+        chosen = chosen.masked_fill(due, self.vocabulary.eot)
         self.tokens = torch.cat([self.tokens, chosen[:, None]], dim=1)
         self.done = chosen == self.vocabulary.eot
 

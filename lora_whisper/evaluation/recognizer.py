@@ -17,15 +17,18 @@ from lora_whisper.errors import UserError
 LATEST_START_STEPS = 50  # timestamps after <|0.00|>
 
 
+NOT_FINITE = (
+    "The model gives values that are not finite numbers (NaN or infinity), so that it cannot be "
+    "scored. Its weights are broken, or too large for float16. Decode in float32 or bfloat16; if "
+    "that gives the same, train again at a lower optimizer.learning_rate."
+)
+
+
 class BrokenModel(UserError):
     """A model whose outputs are not finite numbers."""
 
-    def __init__(self, *_: str) -> None:  # what it is made with when it comes from a process
-        super().__init__(
-            "The model gives values that are not finite numbers (NaN or infinity), so that it "
-            "cannot be scored. Its weights are broken, or too large for float16. Decode in float32 "
-            "or bfloat16; if that gives the same, train again at a lower optimizer.learning_rate."
-        )
+    def __init__(self, message: str = NOT_FINITE) -> None:
+        super().__init__(message)
 
 
 @dataclass(frozen=True)

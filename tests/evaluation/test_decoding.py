@@ -1,9 +1,12 @@
 """Toys with random weights: their texts mean nothing, but end, and differ with what is heard."""
 
 import dataclasses
+import json
 import logging
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,10 +17,20 @@ from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.long_form import FREE_TOKENS, TOKENS_PER_SECOND, token_limit
+from lora_whisper.evaluation.recognizer import BrokenModel
 from lora_whisper.model.adapter import adapter_parameters, attach
 from lora_whisper.model.checkpoint import load_base, locate
 from tests.configs import adapter_config, model_config
-from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, prefer, utterance
+from tests.evaluation.toy_listener import (
+    GREEDY,
+    IN_BATCHES,
+    Toy,
+    general_speech,
+    make_toy,
+    nano,
+    prefer,
+    utterance,
+)
 from tests.toy_speech import write_clip
 from tests.toys import toy_checkpoint, toy_inputs
 
@@ -245,3 +258,99 @@ def test_a_language_that_whisper_lacks_is_heard_under_its_borrowed_token(
     luo = [dataclasses.replace(one, language="luo", language_token="german") for one in utterances]
     english = [dataclasses.replace(one, language="en") for one in utterances]
     assert toy.hear(luo).texts == toy.hear(lent).texts != toy.hear(english).texts
+
+
+def generated_one_by_one(nano: Toy, clips: list[Utterance]) -> list[str]:
+    """Plain Transformers: its features, its `generate`, a clip at a time, with our limit."""
+    texts = []
+    for clip in clips:
+        samples = read_audio(clip.audio)
+        inputs = nano.processor(samples, sampling_rate=16_000, return_tensors="pt")
+        limit = token_limit(nano.vocabulary, len(samples), prompt_tokens=4)
+        tokens = nano.model.generate(
+            inputs.input_features, language="en", task="transcribe", max_new_tokens=limit
+        )
+        texts.append(nano.processor.decode(tokens[0], skip_special_tokens=True).strip())
+    return texts
+
+
+def test_identical_to_transformers_one_by_one_on_speech() -> None:
+    hearing, clips = nano(), general_speech(21)
+    expected = generated_one_by_one(hearing, clips)
+    assert sum(text == clip.text for text, clip in zip(expected, clips, strict=True)) > 5
+    for batch_size in (1, 7, 21):
+        settings = dataclasses.replace(GREEDY, batch_size=batch_size)
+        assert list(hearing.hear(clips, settings).texts) == expected
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_of_no_numbers_is_refused(
+    toy: Toy, utterances: list[Utterance], beams: int, value: float
+) -> None:
+    toy.model.model.decoder.layers[1].fc1.weight[0, 0] = value
+    with pytest.raises(BrokenModel, match=r"not finite numbers.*lower optimizer\.learning_rate"):
+        toy.hear(utterances, dataclasses.replace(IN_BATCHES, beams=beams))
+
+
+def test_a_model_that_says_nothing_is_heard_as_nothing(
+    toy: Toy, utterances: list[Utterance]
+) -> None:
+    prefer(toy.model, [toy.vocabulary.eot], 1000.0)
+    toy.model.generation_config.begin_suppress_tokens = None
+    for beams in (1, 2):
+        for fallback in (False, True):
+            settings = dataclasses.replace(
+                IN_BATCHES, beams=beams, temperature_fallback=fallback, timestamps=fallback
+            )
+            found = toy.hear(utterances, settings)
+            assert set(found.texts) == {""}
+            assert set(found.segments) == {()}
+            assert found.bad == ()
+
+
+def test_a_change_is_heard_instead_of_the_clip(toy: Toy, tmp_path: Path) -> None:
+    low = write_clip(tmp_path / "low.wav", 1.0, frequency=200.0)
+    high = write_clip(tmp_path / "high.wav", 0.5, frequency=400.0)
+    seen: list[str] = []
+
+    def twice_as_fast(samples: np.ndarray, one: Utterance) -> np.ndarray:
+        seen.append(one.row)
+        return samples[::2].copy()
+
+    found = transcribe(toy.recognizer, [utterance(low, 1.0)], GREEDY, change=twice_as_fast)
+    assert (
+        found.texts
+        == toy.hear([utterance(high, 0.5)]).texts
+        != toy.hear([utterance(low, 1.0)]).texts
+    )
+    assert found.seconds == (0.5,)
+    assert seen == ["low.wav:1"]
+
+
+def test_a_change_may_make_a_clip_longer_than_the_window(toy: Toy, tmp_path: Path) -> None:
+    clip = utterance(write_clip(tmp_path / "a.wav", 1.5), 1.5)
+    found = transcribe(
+        toy.recognizer, [clip], GREEDY, change=lambda samples, _: np.tile(samples, 3)
+    )
+    assert found.seconds == (4.5,)
+    assert found.bad == ()
+
+
+def test_segments_have_the_words_of_the_text_and_their_times() -> None:
+    hearing, clips = nano(), general_speech(6)
+    plain = hearing.hear(clips, IN_BATCHES)
+    assert set(plain.segments) == {()}
+    found = hearing.hear(clips, dataclasses.replace(IN_BATCHES, timestamps=True))
+    for text, segments, seconds in zip(found.texts, found.segments, found.seconds, strict=True):
+        assert " ".join(segment.text for segment in segments) == text
+        times = [time for one in segments for time in (one.start_seconds, one.end_seconds)]
+        assert times == sorted(times)
+        assert 0 <= times[0] < times[-1] <= seconds + 0.3
+
+
+def test_hypotheses_are_plain_values(toy: Toy, utterances: list[Utterance]) -> None:
+    found = toy.hear(utterances, dataclasses.replace(IN_BATCHES, timestamps=True))
+    again = json.loads(json.dumps(dataclasses.asdict(found)))
+    assert tuple(again["texts"]) == found.texts
+    assert len(again["segments"]) == len(again["seconds"]) == len(utterances)

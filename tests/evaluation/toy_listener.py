@@ -1,20 +1,28 @@
-"""A toy that hears: its texts mean nothing, but they end, and differ with what is said."""
+"""Models that hear: a toy whose texts mean nothing, but end, and differ with what is said; and the
+embedded nano, whose texts have words.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 
+import lora_whisper
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.features import LogMel
+from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
 from lora_whisper.evaluation.decoding import Hypotheses, transcribe
 from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
+from lora_whisper.model.checkpoint import window_seconds
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_config
 
@@ -42,8 +50,10 @@ class Toy:
     vocabulary: Vocabulary
     features: LogMel
 
-    def hear(self, utterances: list[Utterance], settings: EvaluationConfig = GREEDY) -> Hypotheses:
-        return transcribe(self.recognizer, utterances, settings)
+    def hear(
+        self, utterances: list[Utterance], settings: EvaluationConfig = GREEDY, seed: int = 0
+    ) -> Hypotheses:
+        return transcribe(self.recognizer, utterances, settings, seed)
 
     @property
     def recognizer(self) -> WhisperRecognizer:
@@ -83,3 +93,32 @@ def utterance(audio: Path, seconds: float, **values: object) -> Utterance:
     plain = {"language": "en", "task": "transcribe", "start_seconds": None, "end_seconds": None}
     common = {"text": "", "speaker": None, "row": f"{audio.name}:1", "columns": {}}
     return Utterance(audio=audio, duration_seconds=seconds, **(plain | common | values))  # type: ignore[arg-type]
+
+
+NANO = Path(lora_whisper.__file__).parent / "quickstart" / "nano"
+GENERAL = NANO.parent / "speech" / "general"
+
+
+def nano() -> Toy:
+    model = WhisperForConditionalGeneration.from_pretrained(NANO).requires_grad_(False).eval()
+    processor = WhisperProcessor.from_pretrained(NANO)
+    vocabulary = read_vocabulary(processor.tokenizer, model.generation_config, model.config)
+    features = LogMel(model.config.num_mel_bins, window_seconds(model.config))
+    return Toy(model, processor, vocabulary, features)
+
+
+def general_speech(count: int) -> list[Utterance]:
+    """The first embedded test clips of general speech, 1 to 4 s long."""
+    lines = (GENERAL / "test.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+    return [
+        utterance(GENERAL / row["audio"], row["duration"], text=row["text"], row=row["audio"])
+        for row in map(json.loads, lines)
+    ]
+
+
+def joined(clips: Sequence[Utterance], path: Path) -> Utterance:
+    """One recording of several clips."""
+    samples = np.concatenate([read_audio(clip.audio) for clip in clips])
+    soundfile.write(path, samples, SAMPLING_RATE)
+    text = " ".join(clip.text for clip in clips)
+    return utterance(path, len(samples) / SAMPLING_RATE, text=text)

@@ -17,6 +17,7 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from lora_whisper import processes
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.evaluation.recognizer import BrokenModel
 from lora_whisper.training.accelerator import join_processes, take_from_main
 from lora_whisper.training.loop import StepResult, mean_loss, train_step
 from lora_whisper.training.stopping import Stopped, StopRequest
@@ -171,6 +172,25 @@ def test_two_processes_hear_what_one_hears(tmp_path: Path) -> None:
     found = together(2, hear, tmp_path)
     assert [one[:2] for one in found] == [(texts, bad)] * 2
     assert found[0][2][-1] == (5, 5)  # what the main process shows, whose part is the largest
+
+
+def refused(folder: Path, broken_in: int) -> str:
+    join_processes()
+    toy = make_toy()
+    if processes.rank() == broken_in:
+        toy.model.model.decoder.layers[0].fc1.weight[0, 0] = float("nan")
+    rows = [utterance(folder / f"{index}.wav", 0.4 + index / 5) for index in range(5)]
+    with pytest.raises(BrokenModel) as failure:
+        transcribe(toy.recognizer, rows, IN_BATCHES)
+    return str(failure.value)
+
+
+def test_what_breaks_in_one_process_ends_both(tmp_path: Path) -> None:
+    for index in range(5):
+        write_clip(tmp_path / f"{index}.wav", 0.4 + index / 5)
+    first, second = together(2, refused, tmp_path, 1)
+    assert first == second
+    assert "not finite numbers" in first
 
 
 def test_an_environment_that_only_half_speaks_of_processes_is_refused(

@@ -1,0 +1,280 @@
+"""How much audio a second evaluation decodes, beside a plain loop and Transformers' pipeline.
+
+    python -m benchmarks.decoding --manifest speech/metadata.jsonl --tokenizer path/to/whisper-tiny
+
+Three sides decode the same clips, in float32, greedily, each on its own:
+
+    plain      `model.generate` clip by clip, features by `WhisperFeatureExtractor`
+    pipeline   the automatic-speech-recognition pipeline of Transformers, at its best batch size
+    ours       `evaluation.decoding.transcribe`, at the batch size of `evaluation.batch_size=null`
+
+The model has the true shape of whisper-tiny and random weights, and what it says means nothing; so
+that it takes the time that real texts take, every hypothesis is given as many tokens as the clip's
+reference has, on all sides. Every side reads audio with the same function, within its time. Sides
+take turns by chunks of clips, so that other work on the machine disturbs them alike; speeds are
+of the sums, ratios the medians over the chunks. All texts are compared: they must be the same.
+Results go to benchmarks/results/decoding.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    pipeline,
+)
+
+from benchmarks.parts import train_config
+from benchmarks.random_checkpoint import write_random_checkpoint
+from benchmarks.results import write_result
+from lora_whisper.data.features import LogMel
+from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.vocabulary import read_vocabulary, text_tokens
+from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.evaluation.greedy import Rule
+from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingResult, DecodingTask
+from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
+from lora_whisper.model.checkpoint import window_seconds
+from lora_whisper.training.defaults import scoring_batch_for_width
+
+LONGEST_SECONDS = 30.0
+PIPELINE_BATCHES = (8,)
+LEAST_RATIO_TO_PLAIN = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A clip of the manifest, and how many tokens its text has."""
+
+    utterance: Utterance
+    text_tokens: int
+
+    def samples(self) -> Any:
+        return read_audio(self.utterance.audio)
+
+
+Side = Callable[[Sequence[Clip]], list[str]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--manifest", required=True, type=Path, help="JSON lines, as audiofolder's")
+    parser.add_argument("--tokenizer", required=True, type=Path, help="folder of whisper-tiny's")
+    parser.add_argument("--shape", default="tiny")
+    parser.add_argument("--clips", type=int, default=96)
+    parser.add_argument("--chunk", type=int, default=32, help="clips that a side decodes in a turn")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        write_random_checkpoint(checkpoint, options.shape, options.tokenizer, 1, torch.float32)
+        model = WhisperForConditionalGeneration.from_pretrained(checkpoint)
+        processor = WhisperProcessor.from_pretrained(checkpoint)
+    clips = read_clips(options.manifest, processor, options.clips)
+    sides = {"plain": plain(model, processor), "ours": ours(model, processor)}
+    batches = {
+        size: timed(piped(model, processor, size), clips[: options.chunk])[0]
+        for size in PIPELINE_BATCHES
+    }
+    best = min(batches, key=lambda size: batches[size])
+    sides["pipeline"] = piped(model, processor, best)
+    figures = {
+        "shape": options.shape,
+        "threads": options.threads,
+        "clips": len(clips),
+        "audio_seconds": round(sum(clip.utterance.duration_seconds for clip in clips), 1),
+        "text_tokens": sum(clip.text_tokens for clip in clips),
+        "our_batch_size": scoring_batch_for_width(model.config.d_model),
+        "pipeline_batch_size": best,
+        "pipeline_seconds_by_batch_size": {str(k): round(v, 2) for k, v in batches.items()},
+        **compared(sides, clips, options.chunk),
+    }
+    command = f"python -m benchmarks.decoding --manifest … --tokenizer … --shape {options.shape}"
+    path = write_result("decoding", command, figures)
+    print(json.dumps(figures, indent=2))
+    print(f"written to {path}")
+
+
+def read_clips(manifest: Path, processor: WhisperProcessor, count: int) -> list[Clip]:
+    """The first `count` clips that fit into a window, in the manifest's order."""
+    clips = []
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["duration"] > LONGEST_SECONDS:
+            continue
+        name, text, language = row["file_name"], row["transcription"], row["language"]
+        one = Utterance(
+            manifest.parent / name,
+            text,
+            language,
+            "transcribe",
+            None,
+            None,
+            None,
+            name,
+            {},
+            duration_seconds=row["duration"],
+        )
+        clips.append(Clip(one, len(text_tokens(processor.tokenizer, text, language))))
+    return clips[:count]
+
+
+def compared(sides: dict[str, Side], clips: Sequence[Clip], chunk: int) -> dict[str, Any]:
+    """Let the sides take turns, chunk by chunk, the first of them changing."""
+    names = list(sides)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    different = 0
+    for number, start in enumerate(range(0, len(clips), chunk)):
+        part, texts = clips[start : start + chunk], {}
+        for turn in range(len(names)):
+            name = names[(number + turn) % len(names)]
+            spent, texts[name] = timed(sides[name], part)
+            seconds[name].append(spent)
+        different += sum(len(set(same)) > 1 for same in zip(*texts.values(), strict=True))
+    audio = sum(clip.utterance.duration_seconds for clip in clips)
+    return {
+        "audio_seconds_a_second": {name: round(audio / sum(seconds[name]), 2) for name in names},
+        "seconds": {name: [round(one, 2) for one in seconds[name]] for name in names},
+        "ours_to_plain": round(median_ratio(seconds["plain"], seconds["ours"]), 2),
+        "ours_to_pipeline": round(median_ratio(seconds["pipeline"], seconds["ours"]), 2),
+        "different_texts": different,
+    }
+
+
+def median_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def timed(side: Side, clips: Sequence[Clip]) -> tuple[float, list[str]]:
+    started = time.perf_counter()
+    texts = side(clips)
+    return time.perf_counter() - started, texts
+
+
+class GivenLengths(LogitsProcessor):
+    """Ends every row after as many tokens as it is given, and not before."""
+
+    def __init__(self, batches: Iterator[Sequence[int]], eot: int, prompt_tokens: int):
+        """`batches`: lengths of the rows of each call of `generate`."""
+        self.batches, self.eot, self.prompt_tokens = batches, eot, prompt_tokens
+        self.lengths = torch.zeros(0)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.prompt_tokens
+        if step == 0:
+            self.lengths = torch.tensor(next(self.batches))
+        scores[:, self.eot] = -math.inf
+        due = (self.lengths <= step).nonzero()[:, 0]
+        scores[due] = -math.inf
+        scores[due, self.eot] = 0.0
+        return scores
+
+
+def given_lengths(
+    clips: Sequence[Clip], batch_size: int, model: WhisperForConditionalGeneration
+) -> LogitsProcessorList:
+    """For calls of `generate` that decode the clips in this order."""
+    lengths = [clip.text_tokens for clip in clips]
+    batches = (lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size))
+    prompt_tokens = 4 if model.generation_config.is_multilingual else 2
+    return LogitsProcessorList([GivenLengths(batches, model.config.eos_token_id, prompt_tokens)])
+
+
+def plain(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> Side:
+    def side(clips: Sequence[Clip]) -> list[str]:
+        texts = []
+        for clip in clips:
+            inputs = processor(clip.samples(), sampling_rate=SAMPLING_RATE, return_tensors="pt")
+            tokens = model.generate(
+                inputs.input_features,
+                language=clip.utterance.language,
+                task="transcribe",
+                logits_processor=given_lengths([clip], 1, model),
+            )
+            texts.append(processor.decode(tokens[0], skip_special_tokens=True).strip())
+        return texts
+
+    return side
+
+
+def piped(
+    model: WhisperForConditionalGeneration, processor: WhisperProcessor, batch_size: int
+) -> Side:
+    recognize = pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+        batch_size=batch_size,
+    )
+
+    def side(clips: Sequence[Clip]) -> list[str]:
+        (language,) = {clip.utterance.language for clip in clips}
+        audio = ({"raw": clip.samples(), "sampling_rate": SAMPLING_RATE} for clip in clips)
+        rules = given_lengths(clips, batch_size, model)
+        asked = {"language": language, "task": "transcribe", "logits_processor": rules}
+        return [found["text"].strip() for found in recognize(audio, generate_kwargs=asked)]
+
+    return side
+
+
+class GivenLengthRecognizer(WhisperRecognizer):
+    """Ours, but that texts are as long as they are said to be."""
+
+    lengths: dict[int, int]  # by the checksum of a row's name, of which a task's seed is made
+
+    def decode(
+        self, tasks: Sequence[DecodingTask], options: DecodingOptions
+    ) -> list[DecodingResult]:
+        limited = [
+            dataclasses.replace(task, most_tokens=self.lengths[task.seed[1]]) for task in tasks
+        ]
+        return super().decode(limited, options)
+
+    def _rules(self, prompt: Sequence[int]) -> list[Rule]:
+        return [*super()._rules(prompt), self._without_eot]
+
+    def _without_eot(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        scores[:, self.vocabulary.eot] = -math.inf
+        return scores
+
+
+def ours(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> Side:
+    config = model.config
+    vocabulary = read_vocabulary(processor.tokenizer, model.generation_config, config)
+    features = LogMel(config.num_mel_bins, window_seconds(config))
+    recognizer = GivenLengthRecognizer(model, processor, vocabulary, features)
+    batch_size = scoring_batch_for_width(config.d_model)
+    settings = dataclasses.replace(train_config().evaluation, batch_size=batch_size)
+
+    def side(clips: Sequence[Clip]) -> list[str]:
+        recognizer.lengths = {
+            zlib.crc32(clip.utterance.row.encode()): clip.text_tokens for clip in clips
+        }
+        found = transcribe(recognizer, [clip.utterance for clip in clips], settings)
+        assert not found.bad, found.bad
+        return list(found.texts)
+
+    return side
+
+
+if __name__ == "__main__":
+    main()
