@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 from lora_whisper.commands._models import Contender, base_of, dtype_of, identity
 from lora_whisper.commands._scoring import hear, load_whisper, recognizer_of, whisper_inside
 from lora_whisper.config import Dtype, EvaluationConfig
-from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.model.checkpoint import fingerprint, sha256
 
@@ -38,7 +37,9 @@ class Listening:
         """Of the audio that the model hears at once."""
         if self.contender.folder is None:
             return base_of(self.contender).window_seconds
-        return self._loaded(1.0).features.window_samples / SAMPLING_RATE
+        from lora_whisper.evaluation.ctranslate2_recognizer import read_exported
+
+        return read_exported(self.contender.folder).window_seconds
 
     @property
     def storage(self) -> dict[str, str]:

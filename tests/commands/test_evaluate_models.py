@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from ctranslate2.converters import TransformersConverter
 from safetensors.numpy import load_file, save_file
 
 from lora_whisper.evaluation import decoding
 from tests.commands.conftest import Line, World
+from tests.evaluation.toy_listener import NANO
 from tests.launched import command_line, together
 from tests.toy_speech import write_manifest
 
@@ -258,3 +260,20 @@ def test_a_folder_that_is_no_report_is_left_alone(
         assert "left alone" in capsys.readouterr().err
     assert line("evaluate", *arguments, *QUICK) == 0
     assert line("evaluate", *arguments, *QUICK) == 0  # a report is made anew
+
+
+def test_an_exported_model_beside_the_checkpoint_it_was_made_from(
+    line: Line, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exported"
+    converter = TransformersConverter(str(NANO), copy_files=["tokenizer.json"])
+    converter.convert(str(folder), quantization="int8")
+    models = f"models=[embedded:nano,{folder}]"
+    more = ("evaluation.max_utterances=6", "evaluation.probe_clips=1", "data.language=en")
+    assert line("evaluate", models, "data.test=embedded:speech/general/test.jsonl", *more) == 0
+    found = results()
+    assert [one["kind"] for one in found["models"]] == ["checkpoint", "ctranslate2"]
+    checkpoint, exported = found["scores"]["general-test"].values()
+    assert checkpoint["utterances"] == exported["utterances"] == 6
+    assert abs(exported["wer"] - checkpoint["wer"]) < 0.1 < 0.5 - checkpoint["wer"]
+    assert set(found["probes"]["exported"]) == {"silence", "white", "tones", "breathing"}
