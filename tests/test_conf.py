@@ -66,7 +66,7 @@ def test_the_quickstart_trains_nano_and_scores_both_halves() -> None:
     assert config.evaluation.group_by == ("voices",)
 
 
-def test_the_rehearsed_quickstart_is_the_quickstart_and_a_mix() -> None:
+def test_the_rehearsed_quickstart_learns_the_same_and_is_scored_on_the_same() -> None:
     plain = to_config(TrainConfig, train_values("experiment=quickstart"))
     rehearsed = to_config(TrainConfig, train_values("experiment=quickstart-rehearsal"))
     assert rehearsed.name == "quickstart-rehearsal"
@@ -74,6 +74,7 @@ def test_the_rehearsed_quickstart_is_the_quickstart_and_a_mix() -> None:
     assert mixed.train == "embedded:speech/rehearsal/train.jsonl"
     assert dataclasses.replace(rehearsed.data, mix=()) == plain.data
     assert (rehearsed.model, rehearsed.adapter) == (plain.model, plain.adapter)
+    assert rehearsed.evaluation == plain.evaluation
 
 
 def test_the_rehearsal_gives_way_to_the_command_line() -> None:
