@@ -8,6 +8,7 @@ go through Hydra's own machinery.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import logging
 import os
@@ -71,6 +72,7 @@ def configuration_folder() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
+@functools.cache
 def defaults(primary: str) -> dict[str, Any]:
     """What a command has where nothing is typed; "???" where something must be."""
     search_path = create_config_search_path(str(configuration_folder()))

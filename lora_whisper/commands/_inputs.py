@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
+from lora_whisper.commands._hydra import defaults
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, ModelConfig, TrainConfig
 from lora_whisper.data.checking.leaks import Recordings, Texts
@@ -307,8 +308,24 @@ def write_config(folder: RunFolder, config: TrainConfig) -> None:
 
 
 def read_config(folder: RunFolder) -> TrainConfig:
-    """The configuration that a run was started with, or continued with."""
-    return to_config(TrainConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    """The configuration that a run was started with, or continued with.
+
+    Keys that an older version had not are as they are by default today.
+    """
+    values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    return to_config(TrainConfig, _completed(values, defaults("train")))
+
+
+def _completed(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with all keys of `default`; where that has a list, so have they."""
+    found = dict(values)
+    for key, usual in default.items():
+        value = values.get(key)
+        if isinstance(usual, Mapping) and isinstance(value, Mapping):
+            found[key] = _completed(value, usual)
+        elif key not in values or (value is None and isinstance(usual, list)):
+            found[key] = usual
+    return found
 
 
 def require_same(folder: RunFolder, config: TrainConfig) -> None:

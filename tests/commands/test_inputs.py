@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lora_whisper.commands._inputs import (
+    read_config,
     read_speech,
     require_same,
     with_absolute_paths,
@@ -161,3 +162,16 @@ def test_a_run_goes_on_only_with_what_changes_no_result(tmp_path: Path) -> None:
     unmixed = dataclasses.replace(config, data=dataclasses.replace(data, mix=()))
     with pytest.raises(UserError, match=r"data\.mix: was "):
         require_same(folder, unmixed)
+
+
+def test_a_run_of_an_older_version_has_todays_defaults_for_what_it_lacks(
+    world: World, tmp_path: Path
+) -> None:
+    config = to_config(TrainConfig, train_values(*world.arguments("a", "evaluation.beams=3")))
+    folder = RunFolder(tmp_path)
+    write_config(folder, config)
+    text = folder.config.read_text()
+    older = text.replace("  timestamps: false\n", "").replace("group_by: []", "group_by: null")
+    assert len(older) < len(text)
+    folder.config.write_text(older)
+    assert read_config(folder) == config
