@@ -661,6 +661,7 @@ Condition = Literal[
     "speed-0.9",
     "speed-1.1",
 ]
+CLEAN: Condition = "clean"  # as recorded
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from lora_whisper.commands import _summary
 from lora_whisper.terminal import percent
 
 Results = Mapping[str, Any]  # of evaluation.json
@@ -33,12 +34,12 @@ def scored(results: Results, name: str) -> dict[str, Scores]:
 
 def leading(results: Results, name: str) -> str:
     """`wer` or `cer`: the rate that comes first on this set."""
-    return next((str(score["leading"]) for score in scored(results, name).values()), "wer")
+    return _summary.leading(next(iter(scored(results, name).values()), {}))
 
 
 def rates(results: Results, name: str) -> tuple[str, str]:
     """Both rates, the leading one first."""
-    return ("cer", "wer") if leading(results, name) == "cer" else ("wer", "cer")
+    return _summary.both_rates(leading(results, name))
 
 
 def last_model(results: Results, name: str) -> str | None:
@@ -105,7 +106,7 @@ def size(results: Results, one: Mapping[str, Any]) -> str:
 
 def units(results: Results, name: str) -> str:
     """What a WER counts: graphemes, where a script has no spaces."""
-    return "graphemes" if leading(results, name) == "cer" else "words"
+    return _summary.units_of(next(iter(scored(results, name).values()), {}))
 
 
 def method(results: Results) -> str:

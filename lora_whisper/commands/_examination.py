@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
 from lora_whisper.commands._listening import Listening
-from lora_whisper.commands._models import Contender, vocabulary_of
+from lora_whisper.commands._models import Contender
 from lora_whisper.commands._scoring import report_bad_audio, write_scored
 from lora_whisper.commands._test_sets import Role, TestSet
-from lora_whisper.config import Dtype, EvaluationConfig, RescoringConfig
+from lora_whisper.config import CLEAN, Dtype, EvaluationConfig, RescoringConfig
 from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
@@ -22,8 +22,6 @@ from lora_whisper.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.data.vocabulary import Vocabulary
-    from lora_whisper.evaluation.decoding import Hypotheses
     from lora_whisper.evaluation.rows import ScoredRow
     from lora_whisper.evaluation.score import Score
 
@@ -45,6 +43,19 @@ class Plan:
     keywords: Sequence[str]
     seed: int
     dtype: Dtype
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model's score on a set, the lines behind it, and whether they were decoded before."""
+
+    score: Score
+    rows: Sequence[ScoredRow]
+    is_known: bool
+
+    def written(self, folder: Path) -> dict[str, Any]:
+        """Write them; return what score.json holds."""
+        return write_scored(self.score, self.rows, folder, self.is_known)
 
 
 @dataclass(frozen=True)
@@ -126,64 +137,66 @@ class Examination:
         storage = processes.from_main(lambda: listening.storage)
         self.findings.storage[contender.name] = storage
         try:
-            self._listen(contender, listening)
+            self._listen(listening)
         finally:
             listening.close()
 
-    def _listen(self, contender: Contender, listening: Listening) -> None:
-        vocabulary = vocabulary_of(contender)
-        speech = [(one, with_codes(one.corpus, vocabulary).utterances) for one in self.speech]
-        for one, utterances in speech:
-            self._score(contender, listening, one, utterances, vocabulary)
-        tests = [(one, utterances) for one, utterances in speech if one.role == "test"]
+    def _listen(self, listening: Listening) -> None:
+        sets = [
+            (one, with_codes(one.corpus, listening.vocabulary).utterances) for one in self.speech
+        ]
+        for one, utterances in sets:
+            self._score(listening, one, utterances)
+        tests = [(one, utterances) for one, utterances in sets if one.role == "test"]
         for one, utterances in tests:
             for condition in self.plan.conditions:
-                self._score_in(condition, contender, listening, one, utterances, vocabulary)
-        self._probe(contender, listening, tests[0][1])
-        if contender.adapter is not None:
-            self._scale(contender, listening, speech, vocabulary)
+                self._score_in(condition, listening, one, utterances)
+        self._probe(listening, tests[0][1])
+        if listening.contender.adapter is not None:
+            self._scale(listening, sets)
 
-    # ── scores ───────────────────────────────────────────────────────────────────────────────
-
-    def _score(
+    def _judged(
         self,
-        contender: Contender,
         listening: Listening,
         speech: Speech,
         utterances: Utterances,
-        vocabulary: Vocabulary,
-    ) -> None:
+        settings: EvaluationConfig,
+        condition: str = CLEAN,
+        scale: float = 1.0,
+    ) -> Judged:
+        """Decode a set, or take what was decoded before, and score it."""
+        from lora_whisper.evaluation.judging import judge
+
+        seed, name = self.plan.seed, listening.contender.name
+        part = "" if scale == 1.0 else f" × {scale:g}"
+        where = speech.name if condition == CLEAN else f"{speech.name}, {condition}"
+        title = f"scoring {name}{part} on {where}"
+        heard, is_known = listening.hear(title, utterances, settings, seed, condition, scale)
+        if condition == CLEAN and scale == 1.0:
+            report_bad_audio(heard.bad, speech.set.data)
+        score, rows = processes.from_main(
+            lambda: judge(utterances, heard, listening.vocabulary, settings, seed)
+        )
+        return Judged(score, rows, is_known)
+
+    # ── scores ───────────────────────────────────────────────────────────────────────────────
+
+    def _score(self, listening: Listening, speech: Speech, utterances: Utterances) -> None:
         from lora_whisper.evaluation.hallucination import find_runaways
         from lora_whisper.evaluation.keywords import keyword_recall
         from lora_whisper.evaluation.mistakes import find_mistakes
 
-        name, plan, found = contender.name, self.plan, self.findings
-        title = f"scoring {name} on {speech.name}"
+        name, plan, found = listening.contender.name, self.plan, self.findings
         settings = self._settings(speech, utterances)
-        heard, is_known = listening.hear(title, utterances, settings, plan.seed)
-        report_bad_audio(heard.bad, speech.set.data)
-        score, rows = self._judged(utterances, heard, vocabulary, settings)
-        folder = self.folder / name / speech.name
-        values = write_scored(score, rows, folder, is_known)
-        _put(found.scores, speech.name, name, values)
+        judged = self._judged(listening, speech, utterances, settings)
+        rows = judged.rows
+        _put(found.scores, speech.name, name, judged.written(self.folder / name / speech.name))
         _put(found.rows, speech.name, name, rows)
         _put(found.hallucination, speech.name, name, dataclasses.asdict(find_runaways(rows)))
         _put(found.mistakes, speech.name, name, find_mistakes(rows, MISTAKES).to_dict())
         if plan.keywords and speech.role == "test":
             recall = keyword_recall(rows, plan.keywords, settings.bootstrap_samples, plan.seed)
             _put(found.keywords, speech.name, name, recall.to_dict())
-
-    def _judged(
-        self,
-        utterances: Utterances,
-        heard: Hypotheses,
-        vocabulary: Vocabulary,
-        settings: EvaluationConfig,
-    ) -> tuple[Score, list[ScoredRow]]:
-        from lora_whisper.evaluation.judging import judge
-
-        seed = self.plan.seed
-        return processes.from_main(lambda: judge(utterances, heard, vocabulary, settings, seed))
 
     def _settings(self, speech: Speech, utterances: Utterances) -> EvaluationConfig:
         """Groups are of the test sets, and there of those that have the column."""
@@ -194,65 +207,48 @@ class Examination:
     # ── beyond the average ───────────────────────────────────────────────────────────────────
 
     def _score_in(
-        self,
-        condition: str,
-        contender: Contender,
-        listening: Listening,
-        speech: Speech,
-        utterances: Utterances,
-        vocabulary: Vocabulary,
+        self, condition: str, listening: Listening, speech: Speech, utterances: Utterances
     ) -> None:
         """Score the set in another condition, beside the clean one."""
-        settings = dataclasses.replace(self.plan.settings, group_by=())
-        title = f"scoring {contender.name} on {speech.name}, {condition}"
-        heard, is_known = listening.hear(
-            title, utterances, settings, self.plan.seed, condition=condition
-        )
-        score, rows = self._judged(utterances, heard, vocabulary, settings)
-        name = f"{speech.name}-{condition}"
-        folder = self.folder / contender.name / name
-        values = write_scored(score, rows, folder, is_known)
+        name = listening.contender.name
+        judged = self._judged(listening, speech, utterances, self._ungrouped, condition)
+        values = judged.written(self.folder / name / f"{speech.name}-{condition}")
         conditions = self.findings.conditions.setdefault(speech.name, {})
-        clean = self.findings.scores[speech.name][contender.name]
-        _put(conditions, "clean", contender.name, _brief(clean))
-        _put(conditions, condition, contender.name, _brief(values))
+        _put(conditions, CLEAN, name, _brief(self.findings.scores[speech.name][name]))
+        _put(conditions, condition, name, _brief(values))
 
-    def _probe(self, contender: Contender, listening: Listening, utterances: Utterances) -> None:
+    @property
+    def _ungrouped(self) -> EvaluationConfig:
+        return dataclasses.replace(self.plan.settings, group_by=())
+
+    def _probe(self, listening: Listening, utterances: Utterances) -> None:
         """Listen to sound without speech, told the language and task of the first utterance."""
         from lora_whisper.evaluation.probes import make_probes, probed
 
-        clips, first = self.plan.more.probe_clips, utterances[0]
+        clips, first, seed = self.plan.more.probe_clips, utterances[0], self.plan.seed
         if not clips:
             return
-        language = first.language_token or first.language
-        seconds = listening.window_seconds
-        probes = make_probes(clips, seconds, language, first.task, self.plan.seed)
-        title = f"probing {contender.name}"
-        heard, _ = listening.hear(title, probes, self.plan.settings, self.plan.seed)
-        self.findings.probes[contender.name] = {
+        language, name = first.language_token or first.language, listening.contender.name
+        probes = make_probes(clips, listening.window_seconds, language, first.task, seed)
+        heard, _ = listening.hear(f"probing {name}", probes, self._ungrouped, seed)
+        self.findings.probes[name] = {
             kind: dataclasses.asdict(one) for kind, one in probed(probes, heard.texts).items()
         }
 
-    def _scale(
-        self,
-        contender: Contender,
-        listening: Listening,
-        speech: Sequence[tuple[Speech, Utterances]],
-        vocabulary: Vocabulary,
-    ) -> None:
+    def _scale(self, listening: Listening, sets: Sequence[tuple[Speech, Utterances]]) -> None:
         """Score parts of the adapter: what is gained on the tests, what is lost elsewhere."""
-        settings = dataclasses.replace(self.plan.settings, group_by=())
+        held_out = [(one, utterances) for one, utterances in sets if one.role != "training"]
         for scale in self.plan.more.adapter_scales:
-            scores = {}
-            for one, utterances in speech:
-                if one.role == "training":
-                    continue
-                title = f"scoring {contender.name} × {scale:g} on {one.name}"
-                heard, _ = listening.hear(title, utterances, settings, self.plan.seed, scale=scale)
-                score, _ = self._judged(utterances, heard, vocabulary, settings)
-                scores[one.name] = _brief(score.to_dict())
+            scores = {
+                one.name: _brief(
+                    self._judged(
+                        listening, one, utterances, self._ungrouped, scale=scale
+                    ).score.to_dict()
+                )
+                for one, utterances in held_out
+            }
             point = {"scale": scale, "scores": scores}
-            self.findings.scales.setdefault(contender.name, []).append(point)
+            self.findings.scales.setdefault(listening.contender.name, []).append(point)
 
     # ── comparisons ──────────────────────────────────────────────────────────────────────────
 

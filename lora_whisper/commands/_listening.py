@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
-from lora_whisper.commands._models import Contender, base_of, dtype_of, identity
+from lora_whisper.commands._models import Contender, base_of, dtype_of, identity, vocabulary_of
 from lora_whisper.commands._scoring import hear, load_whisper, recognizer_of, whisper_inside
-from lora_whisper.config import Dtype, EvaluationConfig
+from lora_whisper.config import CLEAN, Dtype, EvaluationConfig
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.model.checkpoint import fingerprint, sha256
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
+    from lora_whisper.data.vocabulary import Vocabulary
     from lora_whisper.evaluation.decoding import Hypotheses
     from lora_whisper.evaluation.recognizer import Recognizer
 
@@ -31,6 +32,10 @@ class Listening:
         self._recognizer: Recognizer | None = None
         self._scale: float | None = None
         self._scaled = ExitStack()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary_of(self.contender)
 
     @property
     def window_seconds(self) -> float:
@@ -56,7 +61,7 @@ class Listening:
         utterances: Sequence[Utterance],
         settings: EvaluationConfig,
         seed: int,
-        condition: str = "clean",
+        condition: str = CLEAN,
         scale: float = 1.0,
     ) -> tuple[Hypotheses, bool]:
         """As `hear`, of this model with so much of its adapter."""

@@ -12,6 +12,7 @@ from lora_whisper import processes
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.commands._models import Contender, identity
 from lora_whisper.config import (
+    CLEAN,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -81,7 +82,7 @@ def hear(
     settings: EvaluationConfig,
     seed: int,
     *,
-    condition: str = "clean",
+    condition: str = CLEAN,
     reuse: bool = True,
 ) -> tuple[Hypotheses, bool]:
     """Decode utterances with a progress bar, or take what was decoded before.

@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 import soxr
 
-from lora_whisper.config import Condition
+from lora_whisper.config import CLEAN, Condition
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.sound.augmentation import at_speed, generated_response, mixed, reverberant
 from lora_whisper.data.sound.noise import generated_noise
@@ -25,7 +25,6 @@ from lora_whisper.evaluation.decoding import Change
 
 Sound = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-CLEAN = "clean"
 NOISE = "pink"  # falls by 3 dB an octave, as speech nearly does: rain, a crowd far off
 RT60_SECONDS = 0.6  # a meeting room with hard walls
 LINE = "pcm_mulaw"  # G.711
