@@ -81,7 +81,7 @@ def new_results(
         "probes": findings.probes,
         "conditions": findings.conditions,
         "scales": findings.scales,
-        "warnings": list(_overfitted(speech, findings)),
+        "warnings": list(_overfitted(speech, findings, names[0])),
         "settings": {**vars(plan.settings), "seed": plan.seed},
         "environment": environment(),
         "versions": versions(),
@@ -126,22 +126,21 @@ def _leaks(plan: Plan, speech: Sequence[Speech]) -> dict[str, list[Leaks]]:
     return found
 
 
-def _overfitted(speech: Sequence[Speech], findings: Findings) -> Iterator[str]:
-    """Models that know their training set far better than a test set, as their base does not."""
+def _overfitted(speech: Sequence[Speech], findings: Findings, base: str) -> Iterator[str]:
+    """Models that know their training set far better than a test set, as `base` does not."""
     by_role = {one.role: one.name for one in reversed(speech)}
-    if "training" not in by_role or "test" not in by_role:
+    if not {"training", "test"} <= by_role.keys():
         return
     learnt, tested = (findings.scores.get(by_role[role], {}) for role in ("training", "test"))
-    for model in list(learnt)[1:]:
-        if model in tested and _is_apart(learnt[model], tested[model]):
-            before = next(iter(tested.values()))["wer"] - next(iter(learnt.values()))["wer"]
-            gap = tested[model]["wer"] - learnt[model]["wer"]
-            if gap > max(before, 0.0):
-                yield (
-                    f"{model} has a WER of {percent(learnt[model]['wer'])} on what it was trained "
-                    f"on and {percent(tested[model]['wer'])} on {by_role['test']}: overfitting, or "
-                    "a test set that is harder"
-                )
+    before = tested[base]["wer"] - learnt[base]["wer"] if base in tested and base in learnt else 0.0
+    for model in (name for name in learnt if name in tested and name != base):
+        gap = tested[model]["wer"] - learnt[model]["wer"]
+        if gap > max(before, 0.0) and _is_apart(learnt[model], tested[model]):
+            yield (
+                f"{model} has a WER of {percent(learnt[model]['wer'])} on what it was trained on "
+                f"and {percent(tested[model]['wer'])} on {by_role['test']}: overfitting, or a test "
+                "set that is harder"
+            )
 
 
 def _is_apart(learnt: Mapping[str, Any], tested: Mapping[str, Any]) -> bool:

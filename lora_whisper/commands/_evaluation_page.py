@@ -314,9 +314,14 @@ def _by_keyword(name: str, found: Mapping[str, Any]) -> Grid:
 
 def _hallucination_grids(results: Results) -> Iterator[Grid]:
     for name, found in results["hallucination"].items():
-        kinds = ("looping", "too_long", "compression")
+        kinds = {
+            "looping": "repeats itself",
+            "too_long": "longer than the audio allows",
+            "compression": "compresses over 2.4",
+            "on_silence": "text where nothing is said",
+        }
         yield Grid(
-            ["", "share", "repeats itself", "longer than the audio allows", "compresses over 2.4"],
+            ["", "share", *kinds.values()],
             [
                 [
                     model,

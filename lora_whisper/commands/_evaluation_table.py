@@ -32,6 +32,12 @@ from lora_whisper.terminal import console, percent
 
 SHOWN_GROUPS = 8  # of a column, the worst ones
 SHOWN_MISTAKES = 5  # of each kind
+SIGNS = {  # as evaluation.json calls them, and people
+    "looping": "loops",
+    "too_long": "too long",
+    "compression": "repetitive",
+    "on_silence": "on silence",
+}
 COLOURS = {"better": "green", "worse": "red"}
 
 
@@ -155,12 +161,14 @@ def _hallucination(results: Results) -> Iterator[Table]:
     """Counts of utterances; one may be of several kinds."""
     if not results["hallucination"]:
         return
-    headings = ["loops", "too long", "compressible", "any", "share"]
+    of_sets = [one for found in results["hallucination"].values() for one in found.values()]
+    kinds = [kind for kind in SIGNS if kind != "on_silence" or any(one[kind] for one in of_sets)]
+    headings = [*(SIGNS[kind] for kind in kinds), "any", "share"]
     table = _table("Signs of hallucination, in utterances", headings)
     for name, found in results["hallucination"].items():
         table.add_section()
         for model, one in found.items():
-            counts = (one[kind] for kind in ("looping", "too_long", "compression", "any"))
+            counts = (one[kind] for kind in (*kinds, "any"))
             of_all = percent(one["any"] / max(one["utterances"], 1))
             _add(table, f"{model}, {name}", *map(str, counts), of_all)
     yield table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
@@ -11,6 +12,7 @@ from lora_whisper.commands._models import Contender, base_of, dtype_of, identity
 from lora_whisper.commands._scoring import hear, load_whisper, recognizer_of, whisper_inside
 from lora_whisper.config import CLEAN, Dtype, EvaluationConfig
 from lora_whisper.data.utterance import Utterance
+from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import fingerprint, sha256
 
 if TYPE_CHECKING:
@@ -51,7 +53,10 @@ class Listening:
         """The weights' dtype, and what names them exactly."""
         one = self.contender
         if one.folder is not None:
-            return {"dtype": "", "fingerprint": f"sha256:{sha256(one.folder / 'model.bin')}"}
+            return {
+                "dtype": self.asked,
+                "fingerprint": f"sha256:{sha256(one.folder / 'model.bin')}",
+            }
         dtype = str(dtype_of(one, self.asked, self.device)).removeprefix("torch.")
         return {"dtype": dtype, "fingerprint": fingerprint(base_of(one).checkpoint)}
 
@@ -80,8 +85,13 @@ class Listening:
 
     def close(self) -> None:
         """Free the memory: two models of large-v3's size do not fit a small card."""
+        import torch
+
         self._scaled.close()
         self._model = self._recognizer = None
+        gc.collect()  # PEFT's layers refer to each other
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # for CTranslate2, which has an allocator of its own
 
     def _at(self, scale: float) -> Contender:
         """Nothing of an adapter is its base."""
@@ -101,11 +111,20 @@ class Listening:
         return self._recognizer
 
     def _load(self) -> Recognizer:
+        from lora_whisper.evaluation.recognizer import BrokenModel
+
+        try:
+            return self._new_recognizer()
+        except UserError as error:  # such as weights that are missing: the others are scored
+            raise BrokenModel(str(error)) from error
+
+    def _new_recognizer(self) -> Recognizer:
         one = self.contender
         if one.folder is not None:
             from lora_whisper.evaluation.ctranslate2_recognizer import CTranslate2Recognizer
 
-            return CTranslate2Recognizer.load(one.folder, self.device.type)
+            kind = "default" if self.asked == "auto" else self.asked
+            return CTranslate2Recognizer.load(one.folder, str(self.device), kind)
         whisper = load_model(one, self.asked, self.device)
         if one.adapter is not None:
             from lora_whisper.model.adapter import load_adapter
@@ -120,11 +139,16 @@ def load_model(
 ) -> WhisperForConditionalGeneration:
     """The checkpoint of a contender, or the base of its adapter; see `_models.dtype_of`."""
     assert contender.model is not None
+    from lora_whisper.model.quantized import is_quantized, prepare_for_training
+
     dtype = cast(Dtype, str(dtype_of(contender, asked, device)).removeprefix("torch."))
-    return load_whisper(
+    whisper = load_whisper(
         base_of(contender),
         dataclasses.replace(contender.model, dtype=dtype),
         contender.quantization,
         contender.precision,
         device,
     )
+    if is_quantized(whisper):  # as its adapter is heard on it
+        prepare_for_training(whisper)
+    return whisper

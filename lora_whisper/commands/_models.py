@@ -12,7 +12,7 @@ from lora_whisper.commands._inputs import Base, read_base, read_config
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.checkpoint import fingerprint, locate, sha256
+from lora_whisper.model.checkpoint import SMALL_FILES, fingerprint, locate, sha256, snapshot
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, require_adapter
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder, existing_run
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lora_whisper.data.vocabulary import Vocabulary
 
 Kind = Literal["base", "adapter", "merged", "checkpoint", "ctranslate2"]
+ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 BASE = "base"  # in models=[…]: of the first run or adapter beside it
 AS_IT_IS = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
 
@@ -96,13 +97,25 @@ def _found(name: str) -> Contender:
         return _of_adapter(path, name)
     if is_ctranslate2(path):
         return Contender(path.name, name, "ctranslate2", None, folder=path)
+    parent = RunFolder(path.parent)
+    if path == parent.merged and parent.is_run():
+        return replace(merged_of(existing_run(str(parent.path))), what=name)
     model = ModelConfig(checkpoint=name, revision=None, dtype="auto", attention="auto")
+    try:
+        locate(model)
+    except UserError as error:
+        reason = str(error).splitlines()[0].removeprefix(f"model.checkpoint={name}").lstrip(": ")
+        raise UserError(
+            f"no run, no adapter and no folder of CTranslate2, and as a checkpoint: {reason}"
+        ) from error
     return Contender(path.name, name, "checkpoint", model)
 
 
 def _of_run(run: RunFolder, name: str, what: str) -> Contender:
-    found = trained(read_config(run), name, run.adapter)
-    return replace(found, what=what, run=run)
+    config = read_config(run)
+    # The kernel that it was trained with may be missing here.
+    here = replace(config, model=replace(config.model, attention="auto"))
+    return replace(trained(here, name, run.adapter), what=what, run=run)
 
 
 def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
@@ -111,7 +124,7 @@ def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
         name,
         config.model.checkpoint,
         "adapter" if adapter else "base",
-        _as_here(config.model),
+        config.model,
         config.quantization,
         config.training.precision,
         adapter,
@@ -139,11 +152,6 @@ def _base_of(adapter: Contender) -> Contender:
     )
 
 
-def _as_here(model: ModelConfig) -> ModelConfig:
-    """With the attention that this machine has: the one that a run was trained with may lack."""
-    return replace(model, attention="auto")
-
-
 def _with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
     """Names that are folders; those of the same last part get the one before it as well."""
     names = [one.name for one in contenders]
@@ -167,14 +175,29 @@ def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
     """Name all that decides what a model writes: weights, their storage, and the device."""
     import torch
 
+    from lora_whisper.model.attention import choose_attention
+
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if contender.folder is not None:
-        return f"ctranslate2 {sha256(contender.folder / 'model.bin')} {asked} {where}"
-    base = base_of(contender)
-    storage = (*vars(contender.quantization).values(), str(dtype_of(contender, asked, device)))
-    adapter = sha256(contender.adapter / WEIGHTS_FILE) if contender.adapter else ""
-    settings = (contender.adapter / CONFIG_FILE).read_text() if contender.adapter else ""
-    return " ".join(map(str, (fingerprint(base.checkpoint), *storage, adapter, settings, where)))
+        return " ".join((sha256(*_files(contender.folder)), asked, where))
+    base, dtype = base_of(contender), dtype_of(contender, asked, device)
+    assert contender.model is not None
+    files = _files(snapshot(base.checkpoint), SMALL_FILES)  # suppressed tokens, the tokenizer
+    adapter = [contender.adapter / name for name in ADAPTER_FILES] if contender.adapter else []
+    parts = (
+        fingerprint(base.checkpoint),
+        sha256(*files, *adapter),
+        *vars(contender.quantization).values(),
+        dtype,
+        choose_attention(contender.model.attention, dtype, device),
+        where,
+    )
+    return " ".join(map(str, parts))
+
+
+def _files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
 
 
 def require_files(contender: Contender) -> None:

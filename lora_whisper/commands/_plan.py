@@ -2,51 +2,110 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from lora_whisper.commands._examination import Plan, has_group
 from lora_whisper.commands._hydra import defaults
 from lora_whisper.commands._inputs import read_config
-from lora_whisper.commands._models import contenders_of_run, find_contenders, require_files
+from lora_whisper.commands._models import (
+    Contender,
+    contenders_of_run,
+    find_contenders,
+    require_files,
+    vocabulary_of,
+)
 from lora_whisper.commands._test_sets import TestSet, read_test_sets
 from lora_whisper.composing import RangeError, to_config
 from lora_whisper.config import EvaluateConfig, EvaluationConfig, TrainConfig
+from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
 
-USUAL_SEED = 1
+log = logging.getLogger("lora_whisper")
 
 
 def make_plan(config: EvaluateConfig) -> Plan:
     """Find models, sets and word list; settings are a run's own, with the changes asked for.
 
-    With `run=`, that run's test set and settings are meant; with `models=[…]`, those of the first
-    run among them where `data` says nothing.
+    With `run=`, that run's test set and settings are meant; with `models=[…]`, those of the only
+    run among them, where `data` and `evaluation` say nothing.
 
     Raises:
         UserError: something is not there, or does not go together.
     """
     from lora_whisper.evaluation.conditions import chosen_conditions
-    from lora_whisper.evaluation.keywords import read_keywords
 
     contenders = contenders_of_run(config.run) if config.run else find_contenders(config.models)
-    trained = read_config(run) if config.run and (run := contenders[1].run) else None
-    settings = settings_for(config, trained)
     for contender in contenders:
         require_files(contender)
-    sets = read_test_sets(config, trained, settings)
+    trained = _only_run(contenders)
+    settings = settings_for(config, trained)
+    usual_seed = trained.seed if trained else defaults("train")["seed"]
+    seed = usual_seed if config.seed is None else config.seed
+    sets = read_test_sets(config, trained, settings, seed)
     _require_groups(config.evaluation.group_by, sets)
-    keywords = settings.keywords
+    for contender in contenders:
+        _require_able(contender, config, settings, sets)
     return Plan(
         contenders=contenders,
         sets=sets,
         settings=settings,
         more=config.evaluation,
         conditions=chosen_conditions(config.evaluation.conditions),
-        keywords=read_keywords(local_path(keywords)) if keywords else (),
-        seed=config.seed or (trained.seed if trained else USUAL_SEED),
+        keywords=_keywords(config, settings),
+        seed=seed,
         dtype=config.dtype,
     )
+
+
+def _only_run(contenders: Sequence[Contender]) -> TrainConfig | None:
+    """The configuration of the run that is scored; of several, nobody knows whose is meant."""
+    runs = {one.run.path: one.run for one in contenders if one.run is not None}
+    return read_config(*runs.values()) if len(runs) == 1 else None
+
+
+def _keywords(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[str]:
+    """The word list; one that a run had and that is gone is done without."""
+    from lora_whisper.evaluation.keywords import read_keywords
+
+    if settings.keywords is None:
+        return ()
+    try:
+        return read_keywords(local_path(settings.keywords))
+    except UserError as error:
+        if config.evaluation.keywords is not None:
+            raise
+        log.warning("keywords    %s", error)
+        return ()
+
+
+def _require_able(
+    contender: Contender,
+    config: EvaluateConfig,
+    settings: EvaluationConfig,
+    sets: Sequence[TestSet],
+) -> None:
+    """See that a model can do what is asked of it, before another one has done it for an hour.
+
+    Raises:
+        UserError: a language that its tokenizer lacks; drawing, with CTranslate2; parts of an
+            adapter that is no sum with the weights.
+    """
+    from lora_whisper.model.saved import read_saved
+
+    try:
+        for one in sets:
+            with_codes(Corpus(one.rows, {}), vocabulary_of(contender))
+        if config.evaluation.adapter_scales and contender.adapter is not None:
+            read_saved(contender.adapter)
+        if settings.temperature_fallback and contender.folder is not None:
+            raise UserError(
+                "CTranslate2 cannot draw the same tokens twice, so that no score could be "
+                "repeated. Type evaluation.temperature_fallback=false"
+            )
+    except UserError as error:
+        raise UserError(f"{contender.name}: {error}") from error
 
 
 def settings_for(config: EvaluateConfig, trained: TrainConfig | None) -> EvaluationConfig:

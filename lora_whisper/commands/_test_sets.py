@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,8 @@ from lora_whisper.run_folder import OWN_SET
 
 Role = Literal["test", "retention", "training"]
 TRAINING_SET = "training"
+# Keys of `data` that decide on a test set, beside its place; and those of a decoding.
+READ = ("source", "revision", "columns", "language", "language_token", "task")
 DECIDE = ("beams", "temperature_fallback", "timestamps", "previous_text", "max_utterances")
 
 
@@ -43,30 +46,46 @@ class TestSet:
 
 
 def read_test_sets(
-    config: EvaluateConfig, trained: TrainConfig | None, settings: EvaluationConfig
+    config: EvaluateConfig, trained: TrainConfig | None, settings: EvaluationConfig, seed: int
 ) -> list[TestSet]:
     """Read the rows of all sets.
 
     Args:
         trained: the run whose own test set and training set are meant.
-        settings: what the sets are decoded with.
+        settings, seed: what the sets are decoded with.
 
     Raises:
-        UserError: a set cannot be read, there is none, or two would share a folder.
+        UserError: a set cannot be read or is given twice, or there is none.
     """
     data = data_to_score(config.data, trained)
-    found = [*_main_set(config, data, trained, settings)]
+    found = [*_main_set(config, data, trained, settings, seed)]
     found += [_further_set(entry, data, "test") for entry in config.sets]
     if not found:
         raise UserError("There is no test set. Type data.test=FILE.jsonl, or sets=[A.jsonl,B.csv]")
     found += [_further_set(entry, data, "retention") for entry in config.evaluation.retention]
-    if trained is not None and config.evaluation.training_utterances and not data.streaming:
+    places = [_place(one.data) for one in found]
+    for one, place in zip(found, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"The set {one.data.test or one.data.path} is given twice.")
+    if trained is not None and config.evaluation.training_utterances:
         found += _training_set(config, trained)
-    names = [one.name for one in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"Two sets would be called {', '.join(twice)}; give each once")
-    return found
+    return _with_own_names(found)
+
+
+def _with_own_names(sets: Sequence[TestSet]) -> list[TestSet]:
+    """Sets of the same folder's and file's name are numbered from the second on."""
+    named: list[TestSet] = []
+    for one in sets:
+        before = sum(each.name.partition("#")[0] == one.name for each in named)
+        named.append(dataclasses.replace(one, name=f"{one.name}#{before + 1}") if before else one)
+    return [dataclasses.replace(one, name=one.name.replace("#", "-")) for one in named]
+
+
+def _place(data: DataConfig) -> tuple[object, ...]:
+    """What decides on the rows of a test set, and on what is made of them."""
+    test = place_of(data.test) if data.test else None
+    read = (getattr(data, name) for name in READ)
+    return (test, *(() if isinstance(test, Path) else (data.path, data.config)), *read)
 
 
 def data_to_score(given: TestDataConfig, trained: TrainConfig | None) -> DataConfig:
@@ -94,6 +113,7 @@ def _main_set(
     data: DataConfig,
     trained: TrainConfig | None,
     settings: EvaluationConfig,
+    seed: int,
 ) -> list[TestSet]:
     """What `data` says; the run's own test set only where no other sets are listed."""
     is_asked_for = any(value is not None for value in (config.data.test, config.data.path))
@@ -105,35 +125,35 @@ def _main_set(
             f"The run {config.run} has no data.test." if config.run else "There is no test set."
         )
         raise UserError(f"{of_run} Type data.test=FILE.jsonl")
-    return [TestSet(_main_name(config.data, trained, settings, data), "test", rows, data)]
+    if config.run is None or trained is None:
+        name = name_of(data)
+    else:
+        name = _name_beside_own(config, data, trained, settings, seed)
+    return [TestSet(name, "test", rows, data)]
 
 
-def _main_name(
-    given: TestDataConfig,
-    trained: TrainConfig | None,
-    settings: EvaluationConfig,
+def _name_beside_own(
+    config: EvaluateConfig,
     data: DataConfig,
+    trained: TrainConfig,
+    settings: EvaluationConfig,
+    seed: int,
 ) -> str:
     """`test` only for what a run's summary.json speaks of.
 
     Scores of other speech, or of other beams or another sample of it, do not compare with those.
     """
-    own = trained.data if trained else None
-    if own is None or trained is None:
-        return name_of(data)
-    is_same_test = given.test is None or (
-        own.test is not None and place_of(given.test) == place_of(own.test)
-    )
-    if given.path in (None, own.path) and is_same_test:
+    if _place(data) == _place(trained.data):
         name = OWN_SET
-    elif given.path is None and isinstance(place_of(str(given.test)), str):
-        name = plain_name(str(given.test))  # another split of what the run was trained on
     else:
         name = name_of(data)
-    for key in DECIDE:
-        if getattr(settings, key) != getattr(trained.evaluation, key):
-            name += f"-{key}-{getattr(settings, key)}"
-    return name
+        name = f"split-{name}" if name in (OWN_SET, TRAINING_SET) else name
+    changed = {key: getattr(settings, key) for key in DECIDE}
+    own = {key: getattr(trained.evaluation, key) for key in DECIDE}
+    if settings.max_utterances or settings.temperature_fallback:
+        changed["seed"], own["seed"] = seed, trained.seed
+    changed["dtype"], own["dtype"] = config.dtype, "auto"
+    return name + "".join(f"-{key}-{changed[key]}" for key in changed if changed[key] != own[key])
 
 
 def _further_set(entry: TestSetConfig, data: DataConfig, role: Role) -> TestSet:
@@ -149,6 +169,9 @@ def _further_set(entry: TestSetConfig, data: DataConfig, role: Role) -> TestSet:
             source=entry.source or "manifest",
             streaming=False,
             path=None,
+            train=None,
+            validation=None,
+            test=None,
             config=None,
             revision=None,
             columns=dataclasses.replace(data.columns, **usual),
@@ -190,7 +213,7 @@ def place_of(test: str) -> Path | str:
 
 
 def name_of(data: DataConfig) -> str:
-    """`speech-test` of speech/test.jsonl; else what holds the split, where another is given."""
+    """`speech-test` of speech/test.jsonl; else what holds the split, and the split."""
     place = place_of(data.test) if data.test else None
     if isinstance(place, Path):
         return plain_name(f"{place.parent.name}-{place.stem}")

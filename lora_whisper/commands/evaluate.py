@@ -61,7 +61,10 @@ def results_folder(config: EvaluateConfig, path: Path) -> RunFolder:
     if config.run:
         return existing_run(config.run)
     folder = RunFolder(path)
-    is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    ours = {folder.evaluation.name}  # all that there is where a report was broken off
+    is_free = not path.exists() or (
+        path.is_dir() and {one.name for one in path.iterdir() if one.name[0] != "."} <= ours
+    )
     if folder.is_run() or not (is_free or folder.results.is_file()):
         what = "is a run" if folder.is_run() else f"holds no {folder.results.name}"
         raise UserError(f"{path} exists and {what}. It is left alone. Type another name=…")

@@ -6,6 +6,7 @@ beside the tables of `data.table`, are small, and may be deleted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,10 +17,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 import lora_whisper
-from lora_whisper.config import EvaluationConfig
+from lora_whisper.config import CLEAN, EvaluationConfig
 from lora_whisper.data.table import cache_folder, published
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.windows import BadAudio
@@ -30,7 +29,7 @@ log = logging.getLogger("lora_whisper")
 
 DECODING = ("beams", "temperature_fallback", "timestamps", "previous_text")  # decide on a text
 SOURCES = ("evaluation", "data", "model")  # packages whose code does
-LIBRARIES = ("torch", "transformers", "peft")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "ctranslate2", "soxr", "scipy", "av")
 
 
 def hypotheses_key(
@@ -47,7 +46,8 @@ def hypotheses_key(
     """
     digest = hashlib.blake2b(digest_size=16)
     decoding = {name: getattr(settings, name) for name in DECODING}
-    for part in (_code(), model, decoding, condition, seed):
+    is_drawn = settings.temperature_fallback or condition != CLEAN
+    for part in (_code(), model, decoding, condition, seed if is_drawn else None):
         digest.update(repr(part).encode())
     for utterance in utterances:
         digest.update(repr(_identity(utterance)).encode("utf-8", "surrogateescape"))
@@ -111,8 +111,8 @@ def _code() -> str:
     for path in _modules():
         digest.update(path.read_bytes())
     for name in LIBRARIES:
-        digest.update(importlib.metadata.version(name).encode())
-    digest.update(np.__version__.encode())
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # some are extras
+            digest.update(f"{name} {importlib.metadata.version(name)}".encode())
     return digest.hexdigest()
 
 

@@ -6,14 +6,13 @@ each hypothesis alone, and count only where the reference does not show them as 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
+from lora_whisper.evaluation.fallback import LARGEST_COMPRESSION_RATIO, compression_ratio
 from lora_whisper.evaluation.rows import ScoredRow
 
-HIGHEST_COMPRESSION = 2.4  # Radford et al. 2022, section 4.5: gzip finds that it repeats itself
 LOOP_REPEATS = 4  # of the same words in a row
 LONGEST_LOOP = 12  # words, or graphemes of a script without spaces
 # Letters and digits. The fastest of 600 sentences of synthesized English has 23 a second, the
@@ -33,10 +32,6 @@ class Runaways:
     on_silence: int  # any text where the reference has none
     any: int
     examples: tuple[dict[str, str], ...]  # row, hypothesis, why
-
-    @property
-    def share(self) -> float:
-        return self.any / max(self.utterances, 1)
 
 
 def find_runaways(rows: Sequence[ScoredRow]) -> Runaways:
@@ -65,18 +60,14 @@ def signs(row: ScoredRow) -> list[str]:
     rules = {
         "looping": loops(heard) and not loops(said),
         "compression": (
-            compression_ratio(row.hypothesis) > HIGHEST_COMPRESSION >= compression_ratio(said)
+            compression_ratio(row.hypothesis)
+            > LARGEST_COMPRESSION_RATIO
+            >= compression_ratio(row.reference)
         ),
         "too_long": len("".join(heard.split())) > _most_letters(row),
         "on_silence": bool(heard) and not said,
     }
     return [name for name, holds in rules.items() if holds]
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of the text to those that zlib makes of it."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data))
 
 
 def loops(normalized: str) -> bool:

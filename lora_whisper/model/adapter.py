@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.errors import UserError
+from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.eva import WatchedWindow, input_directions
 from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, peft_config
@@ -149,12 +149,20 @@ def load_adapter(base: WhisperForConditionalGeneration, folder: Path) -> PeftMod
     """Put the saved adapter on `base`, which is changed in place.
 
     Raises:
-        UserError: `folder` holds no adapter.
+        UserError: `folder` holds no adapter, or one that does not fit.
     """
     require_adapter(folder)
     if is_quantized(base):
         prepare_for_training(base)
-    return PeftModel.from_pretrained(base, str(folder))
+    try:
+        return PeftModel.from_pretrained(base, str(folder))
+    except RuntimeError as error:  # PyTorch's, which lists every matrix
+        found = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        if not found:
+            raise
+        raise UserError(
+            f"The adapter in {folder} does not fit its base:\n{listing(found, shown=3)}"
+        ) from error
 
 
 def adapter_bytes(folder: Path) -> int:

@@ -65,7 +65,7 @@ def test_models_side_by_side(world: World, line: Line, here: Path) -> None:
     names = ["base", "a", "b", "merged", "toy"]
     assert [one["name"] for one in found["models"]] == names
     assert [one["kind"] for one in found["models"]] == [
-        "base", "adapter", "adapter", "checkpoint", "checkpoint"
+        "base", "adapter", "adapter", "merged", "checkpoint"
     ]  # fmt: skip
     scores = found["scores"]["speech-test"]
     assert list(scores) == names
@@ -222,7 +222,7 @@ def test_two_processes_find_out_the_same(runs: Path, world: World, tmp_path: Pat
     ("given", "message"),
     [
         (["run=outputs/nowhere"], "no such folder"),
-        (["models=[outputs/nowhere]"], "outputs/nowhere"),
+        (["models=[outputs/nowhere,outputs/never]"], "outputs/never: no run, no adapter"),
         (["models=[base]"], "expected a run or an adapter beside it"),
         (["run=outputs/a", "evaluation.group_by=shoe_size"], "shoe_size"),
         (["run=outputs/a", "evaluation.keywords=nowhere.txt"], "nowhere.txt"),
@@ -277,3 +277,32 @@ def test_an_exported_model_beside_the_checkpoint_it_was_made_from(
     assert checkpoint["utterances"] == exported["utterances"] == 6
     assert abs(exported["wer"] - checkpoint["wer"]) < 0.1 < 0.5 - checkpoint["wer"]
     assert set(found["probes"]["exported"]) == {"silence", "white", "tones", "breathing"}
+
+
+def test_an_adapter_that_cannot_be_scaled_is_refused_before_anything_is_decoded(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("d", "adapter=dora", "training.max_steps=1")
+    assert line("train", *arguments, "training.validate_every_steps=1") == 0
+    capsys.readouterr()
+    assert line("evaluate", "run=outputs/d", "evaluation.adapter_scales=[0.5]") == 2
+    assert "no plain LoRA" in capsys.readouterr().err
+    assert not Path("outputs/d/evaluation.json").exists()
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_named_and_the_others_are_scored(
+    world: World, line: Line, here: Path
+) -> None:
+    shutil.copytree("outputs/a/adapter", "other")
+    config = Path("other/adapter_config.json")
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
+    test = f"data.test={world.speech / 'test.jsonl'}"
+    assert line("evaluate", "models=[base,other]", test, *QUICK) == 1
+    assert "does not fit its base" in results()["models"][1]["failed"]
+    assert results()["scores"]["speech-test"]["base"]["utterances"] == 4
+
+
+def test_a_report_that_was_broken_off_can_be_made_again(world: World, line: Line) -> None:
+    Path("outputs/evaluation/evaluation/base").mkdir(parents=True)
+    test = f"data.test={world.speech / 'test.jsonl'}"
+    assert line("evaluate", f"models=[{world.checkpoint}]", test, *QUICK) == 0

@@ -119,3 +119,19 @@ def test_a_half_precision_checkpoint_is_computed_in_float32_on_a_cpu(
         (found,) = find_contenders([str(folder)])
         assert dtype_of(found, "auto", CPU) == computed
         assert dtype_of(found, "float32", CPU) == torch.float32
+
+
+def test_hypotheses_are_of_the_tokenizer_and_the_suppressed_tokens_too(
+    world: World, tmp_path: Path
+) -> None:
+    names = set()
+    for name, change in {"same": "", "suppressed": " ", "retokenized": " "}.items():
+        folder = tmp_path / name
+        shutil.copytree(world.checkpoint, folder)
+        file = "generation_config.json" if name == "suppressed" else "tokenizer.json"
+        (folder / file).write_text((folder / file).read_text() + change)
+        (found,) = find_contenders([str(folder)])
+        names.add(identity(found, "auto", CPU))
+    assert len(names) == 3
+    (found,) = find_contenders([str(world.checkpoint)])
+    assert identity(found, "auto", CPU) in names

@@ -26,7 +26,7 @@ def asked(*more: str) -> EvaluateConfig:
 
 
 def sets(config: EvaluateConfig, run: TrainConfig | None) -> dict[str, TestSet]:
-    found = read_test_sets(config, run, settings_for(config, run))
+    found = read_test_sets(config, run, settings_for(config, run), seed=1)
     return {one.name: one for one in found}
 
 
@@ -118,5 +118,47 @@ def test_what_cannot_be_scored_is_named(world: World, given: list[str], message:
 
 def test_a_set_given_twice_is_named(world: World) -> None:
     path = world.speech / "test.jsonl"
-    with pytest.raises(UserError, match="Two sets would be called speech-test"):
+    with pytest.raises(UserError, match=r"test.jsonl is given twice"):
         sets(asked(f"sets=[{path},{path}]"), trained(world))
+    with pytest.raises(UserError, match="given twice"):
+        sets(asked(f"evaluation.retention=[{path}]"), trained(world))
+
+
+def test_sets_of_one_name_are_told_apart(world: World) -> None:
+    folders = [world.speech / name / "x" for name in ("p1", "p2")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest(world, str((folder / "test.jsonl").relative_to(world.speech)))
+    given = ",".join(str(folder / "test.jsonl") for folder in folders)
+    assert list(sets(asked(f"sets=[{given}]"), None)) == ["x-test", "x-test-2"]
+
+
+def test_a_set_given_by_its_folder_alone_is_not_the_runs_own(world: World) -> None:
+    folder = world.speech / "corpus"
+    folder.mkdir(exist_ok=True)
+    manifest(world, "corpus/test.jsonl", text="one")
+    found = sets(asked(f"evaluation.retention=[{{path: {folder}}}]"), trained(world))
+    assert {one.text for one in found["speech-corpus"].rows} == {"one"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.task=translate", "data.language=zh", "dtype=bfloat16", "data.columns.text=text"],
+)
+def test_what_is_not_scored_as_the_run_was_does_not_pass_for_it(world: World, change: str) -> None:
+    found = sets(asked(change, "evaluation.training_utterances=0"), trained(world))
+    assert list(found) != ["test"]
+
+
+def test_another_split_is_not_called_as_the_runs_own(world: World) -> None:
+    folder = world.speech / "splits"
+    folder.mkdir(exist_ok=True)
+    for name in ("train", "dev", "test"):
+        manifest(world, f"splits/{name}.jsonl")
+    splits = ("data.train=train", "data.validation=null", "data.test=dev")
+    given = [one for one in world.arguments("a") if not one.startswith("data.")]
+    values = train_values(*given, f"data.path={folder}", *splits)
+    run = to_config(TrainConfig, values)
+    off = "evaluation.training_utterances=0"
+    assert list(sets(asked(off), run)) == ["test"]
+    assert list(sets(asked(off, "data.test=test"), run)) == ["speech-splits-test"]

@@ -158,7 +158,7 @@ def asked_for() -> dict[str, dict[str, Any]]:
         name: score(wer, groups={"accent": {"scots": score(2 * wer), "welsh": score(wer / 2)}})
         for name, wer in both.items()
     }
-    kinds = ("looping", "too_long", "compression", "any")
+    kinds = ("looping", "too_long", "compression", "on_silence", "any")
     example = {"row": "test.jsonl:3", "hypothesis": "thank you thank you", "why": "repeats"}
     return {
         "Conditions": {
