@@ -305,7 +305,7 @@ def test_scales_and_groups_and_words() -> None:
 
 
 def test_hallucination_and_overfitting() -> None:
-    assert cells("Hallucination")[1] == ["base", "33.3 % 1 of 3", "1", "1", "1"]
+    assert cells("Hallucination")[1] == ["base", "33.3 % 1 of 3", "1", "1", "1", "0"]
     assert cells("Hallucination")[-1] == ["adapter", "1 of 4"]
     assert cells("Overfitting")[0] == ["", "seen", "test"]
     assert cells("Overfitting")[2] == ["adapter", "1.0 % 0.8 – 1.1 %", "20.0 % 16.0 – 22.0 %"]

@@ -43,17 +43,17 @@ def test_a_run_stands_for_its_base_its_adapter_and_what_was_merged(runs: Path) -
 
 
 def test_models_side_by_side_keep_their_order_and_have_names_of_folders(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(runs)
-    given = ["base", "outputs/a", "outputs/b", "alone", "openai/whisper-small"]
+    given = ["base", "outputs/a", "outputs/b", "alone", str(world.checkpoint)]
     found = find_contenders(given)
     assert [(one.name, one.kind) for one in found] == [
         ("base", "base"),
         ("a", "adapter"),
         ("b", "adapter"),
         ("alone", "adapter"),
-        ("whisper-small", "checkpoint"),
+        ("toy", "checkpoint"),
     ]
     assert found[0].model.checkpoint == found[3].model.checkpoint == "openai/whisper-small"
 

@@ -83,6 +83,7 @@ def score(wer: float, **more: Any) -> dict[str, Any]:
         "reference_words": 15,
         "no_reference": 0,
         "leading": "wer",
+        "units": "graphemes" if more.get("leading") == "cer" else "words",
         "normalizer": "whisper-english",
         "resampled": "utterances",
         "bad_audio": 0,
@@ -158,7 +159,7 @@ def asked_for() -> dict[str, dict[str, Any]]:
         name: score(wer, groups={"accent": {"scots": score(2 * wer), "welsh": score(wer / 2)}})
         for name, wer in both.items()
     }
-    kinds = ("looping", "too_long", "compression", "on_silence", "any")
+    kinds = ("looping", "too_long", "compression", "any")
     example = {"row": "test.jsonl:3", "hypothesis": "thank you thank you", "why": "repeats"}
     return {
         "Conditions": {
@@ -208,7 +209,12 @@ def asked_for() -> dict[str, dict[str, Any]]:
         "Hallucination": {
             "hallucination": {
                 "test": {
-                    model: {"utterances": 3, **dict.fromkeys(kinds, 1), "examples": [example]}
+                    model: {
+                        "utterances": 3,
+                        **dict.fromkeys(kinds, 1),
+                        "on_silence": 0,
+                        "examples": [example],
+                    }
                     for model in both
                 }
             },
