@@ -21,6 +21,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.fallback import decode_with_fallback
 from lora_whisper.evaluation.long_form import Clip, Listening, Recording, Segment
 from lora_whisper.evaluation.recognizer import DecodingOptions, Recognizer
+from lora_whisper.evaluation.side_by_side import side_by_side
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 # Done to the samples of an utterance, (samples,) float32 at 16 kHz, before anything else.
@@ -81,7 +82,9 @@ def transcribe(
     failure: UserError | None = None
     try:
         with recognizer.listening():
-            for row, found in _Listener(recognizer, settings, seed, change).hear(utterances, mine):
+            for row, found in _hear(
+                _Listener(recognizer, settings, seed, change), utterances, mine
+            ):
                 heard[row] = found
                 if on_progress is not None:  # the other processes are about as far
                     done = min(len(heard) * processes.count(), len(utterances))
@@ -103,6 +106,18 @@ def transcribe(
     )
 
 
+def _hear(
+    listener: _Listener, utterances: Sequence[Utterance], rows: Sequence[int]
+) -> Iterator[tuple[int, Heard]]:
+    """Hear rows in as many threads as the recognizer works with; they share a batch's size."""
+    batch_size = listener.settings.batch_size
+    assert batch_size is not None, "null is for whoever knows the model's width"
+    threads = min(listener.recognizer.threads, batch_size)
+    return side_by_side(
+        threads, lambda part: listener.hear(utterances, part, batch_size // threads), rows
+    )
+
+
 @dataclass(frozen=True)
 class _Listener:
     """Everything that stays the same from utterance to utterance."""
@@ -113,11 +128,9 @@ class _Listener:
     change: Change | None
 
     def hear(
-        self, utterances: Sequence[Utterance], rows: Iterable[int]
+        self, utterances: Sequence[Utterance], rows: Iterable[int], batch_size: int
     ) -> Iterator[tuple[int, Heard]]:
-        """Yield each row as it is done. One that is follows by the next, so batches are full."""
-        batch_size = self.settings.batch_size
-        assert batch_size is not None, "null is for whoever knows the model's width"
+        """Yield each row as it is done; the next one takes its place in the batch."""
         waiting = iter(rows)
         active: dict[int, tuple[float, Listening]] = {}
         while True:

@@ -66,6 +66,7 @@ class Recognizer(Protocol):
     vocabulary: Vocabulary
     tokenizer: Any
     features: LogMel  # on the device where `decode` wants its windows
+    threads: int  # that may call `decode` at the same time
     draws_by_seed: bool  # whether a temperature above 0 gives the same text for the same seed
 
     def decode(
