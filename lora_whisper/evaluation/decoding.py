@@ -77,32 +77,39 @@ def transcribe(
     """
     started = time.perf_counter()
     _check(recognizer, utterances, settings)
+    listener = _Listener(recognizer, settings, seed, change)
     mine = _longest_first(utterances)[processes.rank() :: processes.count()]
     heard: dict[int, Heard] = {}
     failure: UserError | None = None
     try:
         with recognizer.listening():
-            for row, found in _hear(
-                _Listener(recognizer, settings, seed, change), utterances, mine
-            ):
+            for row, found in _hear(listener, utterances, mine):
                 heard[row] = found
                 if on_progress is not None:  # the other processes are about as far
                     done = min(len(heard) * processes.count(), len(utterances))
                     on_progress(done, len(utterances))
     except UserError as error:  # the others would wait for this process for ever
         failure = error
+    return _together(_gathered(heard, failure), time.perf_counter() - started)
+
+
+def _gathered(heard: dict[int, Heard], failure: UserError | None) -> list[Heard]:
+    """What all processes heard, in the order of the rows; raises what failed in any of them."""
     parts = processes.gather([(heard, failure)])
-    for _, failure in parts:
-        if failure is not None:
-            raise failure
-    found_by_row = {row: found for part, _ in parts for row, found in part.items()}
-    in_order = [found_by_row[row] for row in range(len(utterances))]
+    for _, failed in parts:
+        if failed is not None:
+            raise failed
+    by_row = {row: found for part, _ in parts for row, found in part.items()}
+    return [by_row[row] for row in range(len(by_row))]
+
+
+def _together(heard: Sequence[Heard], decode_seconds: float) -> Hypotheses:
     return Hypotheses(
-        texts=tuple(one.text for one in in_order),
-        seconds=tuple(one.seconds for one in in_order),
-        segments=tuple(one.segments for one in in_order),
-        bad=tuple(one.bad for one in in_order if one.bad is not None),
-        decode_seconds=time.perf_counter() - started,
+        texts=tuple(one.text for one in heard),
+        seconds=tuple(one.seconds for one in heard),
+        segments=tuple(one.segments for one in heard),
+        bad=tuple(one.bad for one in heard if one.bad is not None),
+        decode_seconds=decode_seconds,
     )
 
 
