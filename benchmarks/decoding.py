@@ -1,8 +1,8 @@
 """How much audio a second evaluation decodes, beside a plain loop and Transformers' pipeline.
 
-    python -m benchmarks.decoding --manifest speech/metadata.jsonl --tokenizer path/to/whisper-tiny
+    python -m benchmarks.decoding SPEECH/metadata.jsonl path/to/whisper-tiny
 
-Three sides decode the same clips, in float32, greedily, each on its own:
+Three sides decode the same clips, in float32, greedily:
 
     plain      `model.generate` clip by clip, features by `WhisperFeatureExtractor`
     pipeline   the automatic-speech-recognition pipeline of Transformers, at its best batch size
@@ -10,10 +10,13 @@ Three sides decode the same clips, in float32, greedily, each on its own:
 
 The model has the true shape of whisper-tiny and random weights, and what it says means nothing; so
 that it takes the time that real texts take, every hypothesis is given as many tokens as the clip's
-reference has, on all sides. Every side reads audio with the same function, within its time. Sides
-take turns by chunks of clips, so that other work on the machine disturbs them alike; speeds are
-of the sums, ratios the medians over the chunks. All texts are compared: they must be the same.
-Results go to benchmarks/results/decoding.json.
+reference has, on all sides. Every side reads audio by the same function, within its time. The
+others have as many of PyTorch's threads as suit them best (on a machine that has other work, they
+are faster with one than with two), and the pipeline its best batch size; both are tried first.
+Sides take turns by chunks of clips, so that other work disturbs them alike; ratios are medians over
+the chunks. All texts are compared. How long the encoder takes for a window is measured as well, on
+one thread: all sides have to run it on the padded 30 s, and a decoder that took no time at all
+could not be faster. Results go to benchmarks/results/decoding.json.
 """
 
 from __future__ import annotations
@@ -55,8 +58,10 @@ from lora_whisper.model.checkpoint import window_seconds
 from lora_whisper.training.defaults import scoring_batch_for_width
 
 LONGEST_SECONDS = 30.0
-PIPELINE_BATCHES = (8,)
-LEAST_RATIO_TO_PLAIN = 3.0
+PROMPT_TOKENS = 4  # of a multilingual model: sot, language, task, <|notimestamps|>
+THREADS = 2
+PIPELINE_BATCHES = (4, 8, 16)
+TRIED_CLIPS = 8  # to find the others' best number of threads and batch size, after one to warm up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,42 +80,91 @@ Side = Callable[[Sequence[Clip]], list[str]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--manifest", required=True, type=Path, help="JSON lines, as audiofolder's")
-    parser.add_argument("--tokenizer", required=True, type=Path, help="folder of whisper-tiny's")
+    parser.add_argument("manifest", type=Path, help="JSON lines, as audiofolder's metadata")
+    parser.add_argument("tokenizer", type=Path, help="folder of a checkpoint of that vocabulary")
     parser.add_argument("--shape", default="tiny")
     parser.add_argument("--clips", type=int, default=96)
     parser.add_argument("--chunk", type=int, default=32, help="clips that a side decodes in a turn")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
         write_random_checkpoint(checkpoint, options.shape, options.tokenizer, 1, torch.float32)
         model = WhisperForConditionalGeneration.from_pretrained(checkpoint)
         processor = WhisperProcessor.from_pretrained(checkpoint)
     clips = read_clips(options.manifest, processor, options.clips)
-    sides = {"plain": plain(model, processor), "ours": ours(model, processor)}
-    batches = {
-        size: timed(piped(model, processor, size), clips[: options.chunk])[0]
-        for size in PIPELINE_BATCHES
-    }
-    best = min(batches, key=lambda size: batches[size])
-    sides["pipeline"] = piped(model, processor, best)
-    figures = {
-        "shape": options.shape,
-        "threads": options.threads,
-        "clips": len(clips),
-        "audio_seconds": round(sum(clip.utterance.duration_seconds for clip in clips), 1),
-        "text_tokens": sum(clip.text_tokens for clip in clips),
-        "our_batch_size": scoring_batch_for_width(model.config.d_model),
-        "pipeline_batch_size": best,
-        "pipeline_seconds_by_batch_size": {str(k): round(v, 2) for k, v in batches.items()},
-        **compared(sides, clips, options.chunk),
-    }
-    command = f"python -m benchmarks.decoding --manifest … --tokenizer … --shape {options.shape}"
-    path = write_result("decoding", command, figures)
+    figures = measured(model.eval(), processor, clips, options.chunk)
+    command = "python -m benchmarks.decoding SPEECH/metadata.jsonl path/to/whisper-tiny"
+    path = write_result("decoding", command, {"shape": options.shape, **figures})
     print(json.dumps(figures, indent=2))
     print(f"written to {path}")
+
+
+def measured(
+    model: WhisperForConditionalGeneration,
+    processor: WhisperProcessor,
+    clips: Sequence[Clip],
+    chunk: int,
+) -> dict[str, Any]:
+    """All figures of one model on these clips."""
+    plains = {
+        threads: with_threads(threads, plain(model, processor)) for threads in range(1, 1 + THREADS)
+    }
+    threads, plain_seconds = best(plains, clips)
+    piped_sides = {
+        size: with_threads(threads, piped(model, processor, size)) for size in PIPELINE_BATCHES
+    }
+    size, pipeline_seconds = best(piped_sides, clips)
+    sides = {
+        "plain": plains[threads],
+        "pipeline": piped_sides[size],
+        "ours": with_threads(THREADS, ours(model, processor)),
+    }
+    return {
+        "clips": len(clips),
+        "audio_seconds": round(audio_seconds(clips), 1),
+        "text_tokens": sum(clip.text_tokens for clip in clips),
+        "our_batch_size": scoring_batch_for_width(model.config.d_model),
+        "plain_seconds_by_threads": plain_seconds,
+        "pipeline_seconds_by_batch_size": pipeline_seconds,
+        "others_threads": threads,
+        "pipeline_batch_size": size,
+        "encoder_seconds_a_window": round(encoder_seconds(model), 3),
+        **compared(sides, clips, chunk),
+    }
+
+
+def best(sides: dict[int, Side], clips: Sequence[Clip]) -> tuple[int, dict[str, float]]:
+    """Which of these is the fastest, and how long each takes for a few clips."""
+    seconds = {}
+    for key, side in sides.items():
+        side(clips[:1])
+        seconds[key] = round(timed(side, clips[:TRIED_CLIPS])[0], 2)
+    return min(seconds, key=seconds.__getitem__), {str(key): one for key, one in seconds.items()}
+
+
+def with_threads(threads: int, side: Side) -> Side:
+    def limited(clips: Sequence[Clip]) -> list[str]:
+        torch.set_num_threads(threads)
+        return side(clips)
+
+    return limited
+
+
+def encoder_seconds(model: WhisperForConditionalGeneration) -> float:
+    """Of one window on one thread; the median of five."""
+    torch.set_num_threads(1)
+    window = torch.zeros(1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+    taken = []
+    with torch.inference_mode():
+        for _ in range(5):
+            started = time.perf_counter()
+            model.model.encoder(window)
+            taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def audio_seconds(clips: Sequence[Clip]) -> float:
+    return sum(clip.utterance.duration_seconds for clip in clips)
 
 
 def read_clips(manifest: Path, processor: WhisperProcessor, count: int) -> list[Clip]:
@@ -149,9 +203,10 @@ def compared(sides: dict[str, Side], clips: Sequence[Clip], chunk: int) -> dict[
             spent, texts[name] = timed(sides[name], part)
             seconds[name].append(spent)
         different += sum(len(set(same)) > 1 for same in zip(*texts.values(), strict=True))
-    audio = sum(clip.utterance.duration_seconds for clip in clips)
     return {
-        "audio_seconds_a_second": {name: round(audio / sum(seconds[name]), 2) for name in names},
+        "audio_seconds_a_second": {
+            name: round(audio_seconds(clips) / sum(seconds[name]), 2) for name in names
+        },
         "seconds": {name: [round(one, 2) for one in seconds[name]] for name in names},
         "ours_to_plain": round(median_ratio(seconds["plain"], seconds["ours"]), 2),
         "ours_to_pipeline": round(median_ratio(seconds["pipeline"], seconds["ours"]), 2),
@@ -194,8 +249,9 @@ def given_lengths(
     """For calls of `generate` that decode the clips in this order."""
     lengths = [clip.text_tokens for clip in clips]
     batches = (lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size))
-    prompt_tokens = 4 if model.generation_config.is_multilingual else 2
-    return LogitsProcessorList([GivenLengths(batches, model.config.eos_token_id, prompt_tokens)])
+    eot = model.config.eos_token_id
+    assert isinstance(eot, int)
+    return LogitsProcessorList([GivenLengths(batches, eot, PROMPT_TOKENS)])
 
 
 def plain(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> Side:
@@ -218,7 +274,7 @@ def plain(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -
 def piped(
     model: WhisperForConditionalGeneration, processor: WhisperProcessor, batch_size: int
 ) -> Side:
-    recognize = pipeline(
+    recognize: Any = pipeline(
         "automatic-speech-recognition",
         model=model,
         tokenizer=processor.tokenizer,

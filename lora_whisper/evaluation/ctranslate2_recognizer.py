@@ -50,7 +50,8 @@ def is_ctranslate2(folder: Path) -> bool:
 class CTranslate2Recognizer:
     """Hears windows by greedy search or by beams."""
 
-    # CTranslate2 has one generator a thread, which takes its seed once and serves all rows.
+    threads = 1  # it has its own
+    # CTranslate2 draws from one generator a thread, which takes its seed once and serves all rows.
     draws_by_seed = False
 
     def __init__(self, model: Whisper, folder: ExportedFolder, features: LogMel):

@@ -21,6 +21,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.fallback import decode_with_fallback
 from lora_whisper.evaluation.long_form import Clip, Listening, Recording, Segment
 from lora_whisper.evaluation.recognizer import DecodingOptions, Recognizer
+from lora_whisper.evaluation.side_by_side import side_by_side
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 # Done to the samples of an utterance, (samples,) float32 at 16 kHz, before anything else.
@@ -76,30 +77,51 @@ def transcribe(
     """
     started = time.perf_counter()
     _check(recognizer, utterances, settings)
+    listener = _Listener(recognizer, settings, seed, change)
     mine = _longest_first(utterances)[processes.rank() :: processes.count()]
     heard: dict[int, Heard] = {}
     failure: UserError | None = None
     try:
         with recognizer.listening():
-            for row, found in _Listener(recognizer, settings, seed, change).hear(utterances, mine):
+            for row, found in _hear(listener, utterances, mine):
                 heard[row] = found
                 if on_progress is not None:  # the other processes are about as far
                     done = min(len(heard) * processes.count(), len(utterances))
                     on_progress(done, len(utterances))
     except UserError as error:  # the others would wait for this process for ever
         failure = error
+    return _together(_gathered(heard, failure), time.perf_counter() - started)
+
+
+def _gathered(heard: dict[int, Heard], failure: UserError | None) -> list[Heard]:
+    """What all processes heard, in the order of the rows; raises what failed in any of them."""
     parts = processes.gather([(heard, failure)])
-    for _, failure in parts:
-        if failure is not None:
-            raise failure
-    found_by_row = {row: found for part, _ in parts for row, found in part.items()}
-    in_order = [found_by_row[row] for row in range(len(utterances))]
+    for _, failed in parts:
+        if failed is not None:
+            raise failed
+    by_row = {row: found for part, _ in parts for row, found in part.items()}
+    return [by_row[row] for row in range(len(by_row))]
+
+
+def _together(heard: Sequence[Heard], decode_seconds: float) -> Hypotheses:
     return Hypotheses(
-        texts=tuple(one.text for one in in_order),
-        seconds=tuple(one.seconds for one in in_order),
-        segments=tuple(one.segments for one in in_order),
-        bad=tuple(one.bad for one in in_order if one.bad is not None),
-        decode_seconds=time.perf_counter() - started,
+        texts=tuple(one.text for one in heard),
+        seconds=tuple(one.seconds for one in heard),
+        segments=tuple(one.segments for one in heard),
+        bad=tuple(one.bad for one in heard if one.bad is not None),
+        decode_seconds=decode_seconds,
+    )
+
+
+def _hear(
+    listener: _Listener, utterances: Sequence[Utterance], rows: Sequence[int]
+) -> Iterator[tuple[int, Heard]]:
+    """Hear rows in as many threads as the recognizer works with; they share a batch's size."""
+    batch_size = listener.settings.batch_size
+    assert batch_size is not None, "null is for whoever knows the model's width"
+    threads = min(listener.recognizer.threads, batch_size)
+    return side_by_side(
+        threads, lambda part: listener.hear(utterances, part, batch_size // threads), rows
     )
 
 
@@ -113,11 +135,9 @@ class _Listener:
     change: Change | None
 
     def hear(
-        self, utterances: Sequence[Utterance], rows: Iterable[int]
+        self, utterances: Sequence[Utterance], rows: Iterable[int], batch_size: int
     ) -> Iterator[tuple[int, Heard]]:
-        """Yield each row as it is done. One that is follows by the next, so batches are full."""
-        batch_size = self.settings.batch_size
-        assert batch_size is not None, "null is for whoever knows the model's width"
+        """Yield each row as it is done; the next one takes its place in the batch."""
         waiting = iter(rows)
         active: dict[int, tuple[float, Listening]] = {}
         while True:

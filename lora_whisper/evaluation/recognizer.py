@@ -67,6 +67,7 @@ class Recognizer(Protocol):
     tokenizer: Any
     features: LogMel  # on the device where `decode` wants its windows
     width: int  # of the model, which says how many windows memory has room for
+    threads: int  # that may call `decode` at the same time
     draws_by_seed: bool  # whether a temperature above 0 gives the same text for the same seed
 
     def decode(

@@ -26,6 +26,8 @@ from lora_whisper.evaluation.recognizer import (
     DecodingTask,
 )
 
+MOST_THREADS = 2  # that hear at the same time on a CPU; a batch is divided among them
+
 
 class TokenLimit(LogitsProcessor):
     """Ends each row at its own limit, so that a text does not depend on its neighbours."""
@@ -67,6 +69,9 @@ class WhisperRecognizer:
         self.features = features.to(self.device)
         self.tokenizer = processor.tokenizer
         self.vocabulary = vocabulary
+        # Layers in 8 bits keep what they are at in themselves.
+        alone = self.device.type != "cpu" or getattr(self.base, "is_quantized", False)
+        self.threads = 1 if alone else min(MOST_THREADS, torch.get_num_threads())
 
     @contextmanager
     def listening(self) -> Iterator[None]:

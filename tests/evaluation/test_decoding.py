@@ -65,6 +65,18 @@ def test_batching_does_not_change_the_text(
     assert backwards.texts[::-1] == alone.texts
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_threads_do_not_change_the_text(toy: Toy, utterances: list[Utterance], beams: int) -> None:
+    settings = dataclasses.replace(GREEDY, beams=beams, batch_size=4)
+    assert toy.recognizer.threads == 1, "PyTorch itself has one in the tests"
+    recognizer = toy.recognizer
+    recognizer.threads = 2
+    expected = toy.hear(utterances * 4, settings)
+    found = transcribe(recognizer, utterances * 4, settings)
+    assert found.texts == expected.texts
+    assert found.seconds == expected.seconds
+
+
 def whispers_own(toy: Toy, one: Utterance, **settings: object) -> str:
     """What Whisper's `generate` hears, which takes language and task by name."""
     window = toy.features(torch.from_numpy(read_audio(one.audio))[None])

@@ -23,6 +23,7 @@ FINE, REPEATED = "nothing is wrong with this", "again " * 20
 class Scripted:
     """Gives each task the text, log-probability and no-speech probability of a script."""
 
+    threads = 1
     draws_by_seed = True
     features = LogMel(16, 2.0)
 
