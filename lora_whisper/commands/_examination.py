@@ -73,6 +73,10 @@ class Speech:
     def role(self) -> Role:
         return self.set.role
 
+    @property
+    def count(self) -> int:
+        return len(self.corpus.utterances)
+
 
 @dataclass
 class Findings:
@@ -110,6 +114,17 @@ def prepare(sets: Sequence[TestSet], most: int | None, seed: int) -> list[Speech
                 raise
             log.warning("training    is not scored: %s", error)
     return prepared
+
+
+def announce(plan: Plan, speech: Sequence[Speech]) -> None:
+    """What is about to be heard by whom."""
+    for one in plan.contenders:
+        storage = "" if one.quantization.kind == "none" else f", {one.quantization.kind}"
+        kind = "" if one.kind == one.name else f"{one.kind} "
+        log.info("model       %s: %s%s%s", one.name, kind, one.what, storage)
+    for each in speech:
+        hours = each.corpus.hours
+        log.info("%-11s %s: %d utterances, %.2f h", each.role, each.name, each.count, hours)
 
 
 class Examination:

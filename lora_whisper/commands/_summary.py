@@ -115,14 +115,6 @@ def show_summary(folder: RunFolder) -> None:
         console.print(line, markup=False)
 
 
-def show_scores(title: str, scores: dict[str, dict[str, Any] | None], config: TrainConfig) -> None:
-    """Print the scores on another test set than the run's own."""
-    console.print()
-    console.print(score_table(title, scores, config.quantization.kind))
-    if config.model.checkpoint.startswith(EMBEDDED):
-        console.print(f"note        {EMBEDDED_NOTE}", markup=False)
-
-
 def score_table(title: str, scores: dict[str, dict[str, Any] | None], quantization: str) -> Table:
     """Both rates, with the interval of the leading one; of each model and each of its groups."""
     table = Table(title=title, title_justify="left", title_style="bold")

@@ -35,13 +35,14 @@ def check(config: EvaluateConfig, path: Path) -> None:
 def run(config: EvaluateConfig, path: Path) -> int:
     """Examine, write and show; the exit code is 1 if a model is broken."""
     from lora_whisper.commands._evaluation import show, write
-    from lora_whisper.commands._examination import Examination, prepare
+    from lora_whisper.commands._examination import Examination, announce, prepare
     from lora_whisper.training.accelerator import new_accelerator
 
     folder = results_folder(config, path)
     with processes.entered_by_main(locked(folder.path)):
         plan = make_plan(config)
         speech = prepare(plan.sets, plan.settings.max_utterances, plan.seed)
+        announce(plan, speech)
         device = new_accelerator(plan.contenders[0].precision).device
         findings = Examination(plan, speech, folder.evaluation, device).carry_out()
         if processes.is_main():
