@@ -13,6 +13,7 @@ from lora_whisper.commands._examination import Findings, Plan, Speech
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._leaks import Leaks, find_leaks, learnt_speech, speakers
 from lora_whisper.commands._models import Contender
+from lora_whisper.commands._settings import below_home, mapped
 from lora_whisper.data.sound.audio import AudioError, read_audio
 from lora_whisper.data.sound.mp3 import encode_mp3
 from lora_whisper.run_folder import RunFolder, write_json, write_whole
@@ -82,7 +83,7 @@ def new_results(
         "conditions": findings.conditions,
         "scales": findings.scales,
         "warnings": list(_overfitted(speech, findings, names[0])),
-        "settings": {**vars(plan.settings), "seed": plan.seed},
+        "settings": mapped({**vars(plan.settings), "seed": plan.seed}, below_home),
         "environment": environment(),
         "versions": versions(),
     }
@@ -91,7 +92,7 @@ def new_results(
 def _model(contender: Contender, findings: Findings) -> dict[str, Any]:
     return {
         "name": contender.name,
-        "what": contender.what,
+        "what": below_home(contender.what),
         "kind": contender.kind,
         "quantization": contender.quantization.kind,
         "failed": findings.failed.get(contender.name),
