@@ -111,6 +111,9 @@ def test_fallback_on_a_toy_is_the_same_in_any_batch_and_another_for_another_seed
     )
     assert toy.hear(clips[3:], settings).texts == alone.texts[3:]
     assert toy.hear(clips, settings, seed=1).texts != alone.texts
+    renamed = [dataclasses.replace(one, row=f"{one.row[:-1]}2") for one in clips]
+    other = toy.hear(renamed, settings).texts
+    assert all(one != text for one, text in zip(other, alone.texts, strict=True))
 
 
 def test_what_fallback_takes_for_silence_has_no_text(tmp_path: Path) -> None:
