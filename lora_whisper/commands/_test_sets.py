@@ -146,8 +146,10 @@ def _name_beside_own(
     if _place(data) == _place(trained.data):
         name = OWN_SET
     else:
-        name = name_of(data)
-        name = f"split-{name}" if name in (OWN_SET, TRAINING_SET) else name
+        place = place_of(data.test) if data.test else None
+        is_of_own = isinstance(place, str) and config.data.path is None
+        name = plain_name(str(place)) if is_of_own else name_of(data)
+        name = name_of(data) if name in (OWN_SET, TRAINING_SET) else name
     changed = {key: getattr(settings, key) for key in DECIDE}
     own = {key: getattr(trained.evaluation, key) for key in DECIDE}
     if settings.max_utterances or settings.temperature_fallback:
