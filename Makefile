@@ -18,8 +18,9 @@ quickstart: install  ## train, score and merge on the embedded model and speech
 	$(BIN)/lora-whisper train experiment=quickstart overwrite=true
 	$(BIN)/lora-whisper merge run=outputs/quickstart overwrite=true
 
+# Ruff's cache does not notice that a module which a file imports has come or gone.
 lint: install  ## ruff and mypy
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lora_whisper
 

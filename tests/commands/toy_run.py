@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lora_whisper.evaluation.judging import write_hypotheses
 
 from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import write_config
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
+from lora_whisper.evaluation.judging import write_hypotheses
 from lora_whisper.evaluation.rows import scored_row
 from lora_whisper.evaluation.score import score
 from lora_whisper.model.checkpoint import Checkpoint
