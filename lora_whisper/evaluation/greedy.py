@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from lora_whisper.data.vocabulary import Vocabulary
+from lora_whisper.evaluation.recognizer import LATEST_START_STEPS
 
 # Rows leave when so many of them are done: to copy the others' keys and values takes two steps.
 SHARE_DONE = 0.25
@@ -39,6 +42,18 @@ class Suppressed:
         if tokens.shape[1] > self.prompt_tokens:
             return scores
         return scores.index_fill_(1, self.first, -math.inf)
+
+
+def timestamp_rules(vocabulary: Vocabulary, prompt: Sequence[int]) -> list[Rule]:
+    """Timestamps come in pairs, do not go back, and one where their sum is likeliest."""
+    if prompt[-1] == vocabulary.no_timestamps:
+        return []
+    config = GenerationConfig(
+        eos_token_id=vocabulary.eot,
+        no_timestamps_token_id=vocabulary.no_timestamps,
+        max_initial_timestamp_index=LATEST_START_STEPS,
+    )
+    return [WhisperTimeStampLogitsProcessor(config, begin_index=len(prompt))]
 
 
 @dataclass(frozen=True)

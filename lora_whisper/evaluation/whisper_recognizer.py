@@ -12,14 +12,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
-from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.vocabulary import Vocabulary
-from lora_whisper.evaluation.greedy import GreedySearch, Rows, Rule, Suppressed
+from lora_whisper.evaluation.greedy import GreedySearch, Rows, Rule, Suppressed, timestamp_rules
 from lora_whisper.evaluation.recognizer import (
-    LATEST_START_STEPS,
     BrokenModel,
     DecodingOptions,
     DecodingResult,
@@ -149,18 +147,7 @@ class WhisperRecognizer:
             len(prompt),
             self.device,
         )
-        return [suppressed, *self._timestamp_rules(prompt)]
-
-    def _timestamp_rules(self, prompt: Sequence[int]) -> list[LogitsProcessor]:
-        """Timestamps come in pairs, do not go back, and one where their sum is likeliest."""
-        if prompt[-1] == self.vocabulary.no_timestamps:
-            return []
-        config = GenerationConfig(
-            eos_token_id=self.vocabulary.eot,
-            no_timestamps_token_id=self.vocabulary.no_timestamps,
-            max_initial_timestamp_index=LATEST_START_STEPS,
-        )
-        return [WhisperTimeStampLogitsProcessor(config, begin_index=len(prompt))]
+        return [suppressed, *timestamp_rules(self.vocabulary, prompt)]
 
     def _by_beams(
         self, tasks: Sequence[DecodingTask], encoded: Tensor, beams: int
@@ -175,7 +162,7 @@ class WhisperRecognizer:
         limits = self._tensor([task.most_tokens for task in tasks])
         finite = Finite(self.device)
         limit = TokenLimit(limits.repeat_interleave(beams), prompt_tokens, eot)
-        rules = [finite, *self._timestamp_rules(tasks[0].prompt), limit]
+        rules = [finite, *timestamp_rules(self.vocabulary, tasks[0].prompt), limit]
         found: Any = GenerationMixin.generate(
             self.base,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
-from lora_whisper.evaluation.greedy import drawn
+from lora_whisper.evaluation.greedy import drawn, timestamp_rules
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingTask
 from lora_whisper.evaluation.whisper_recognizer import TokenLimit, WhisperRecognizer
 from tests.evaluation.toy_listener import Toy, make_toy, prefer
@@ -42,7 +42,7 @@ def generated(toy: Toy, asked: list[DecodingTask]) -> Any:
     recognizer, eot = toy.recognizer, toy.vocabulary.eot
     prompt = asked[0].prompt
     limit = TokenLimit(torch.tensor([task.most_tokens for task in asked]), len(prompt), eot)
-    rules = [*recognizer._timestamp_rules(prompt), limit]
+    rules = [*timestamp_rules(recognizer.vocabulary, prompt), limit]
     return GenerationMixin.generate(
         toy.model,
         torch.stack([task.features for task in asked]),
