@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, default=None, help="a folder of recordings")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    base = read_base(ModelConfig("embedded:nano", None, "auto", "auto"), with_weights=False)
+    base = read_base(ModelConfig("embedded:nano", None, "auto", "auto", False), with_weights=False)
     figures: dict[str, object] = {"speech": "real" if options.speech else "the package's own"}
     with tempfile.TemporaryDirectory() as folder:
         for rate in (16_000, 48_000):

@@ -46,7 +46,7 @@ EVERYTHING = AugmentationConfig(
 
 
 def main() -> None:
-    base = read_base(ModelConfig("embedded:nano", None, "auto", "auto"), with_weights=False)
+    base = read_base(ModelConfig("embedded:nano", None, "auto", "auto", False), with_weights=False)
     with tempfile.TemporaryDirectory() as folder:
         manifest = encoded(clips(None), 16_000, Path(folder) / "speech")
         manifest.write_text(manifest.read_text(encoding="utf-8") * REPEATS, encoding="utf-8")

@@ -52,6 +52,7 @@ class ModelConfig:
     # dtype of the frozen weights; auto: bfloat16 on a GPU that has it, else float32
     attention: Literal["auto", "sdpa", "flash"]  # auto: FlashAttention where it is installed and
     # the weights are in half precision on a GPU, else PyTorch's scaled dot product
+    allow_pickle: bool  # read weights that are not in safetensors, which can run code
 
     def __post_init__(self) -> None:
         require(checkpoint=(bool(self.checkpoint), "expected a folder or a hub id, found nothing"))
@@ -140,7 +141,7 @@ class AdapterConfig:
     encoder_layers: str | None  # from 0: "24-31", "24-" (to the last), "-7", "5"; null: all
     decoder_layers: str | None
     train_language_token: bool  # re-learn the embedding of data.language_token's token as well
-    init_from: str | None  # a run or an adapter's folder to start from; what it has is kept exactly
+    init_from: str | None  # a run, an adapter's folder or hub id to start from, kept exactly
     adalora: AdaLoraConfig | None  # adapter=adalora
     eva: EvaConfig | None  # adapter=eva
 
@@ -729,6 +730,7 @@ class EvaluateConfig:
     seed: int | None  # of intervals, samples, noise and drawn texts; null: the run's, or 1
     dtype: Dtype  # of checkpoints; auto: their own, but float32 for float16 on a CPU. Bases and
     # adapters of runs are scored as they were trained
+    allow_pickle: bool  # read weights that are not in safetensors, which can run code
     data: TestDataConfig
     sets: tuple[TestSetConfig, ...]  # more test sets beside data.test, or instead of the run's own
     evaluation: RescoringConfig
@@ -745,12 +747,56 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class PartConfig:
+    """One of the adapters that are merged together."""
+
+    shorthand = "path"  # a text alone in a list of these
+    path: str  # a run, an adapter's folder or a hub id
+    weight: float | None  # of what it adds; null: all parts the same, together 1
+
+    def __post_init__(self) -> None:
+        weight = self.weight
+        require(
+            weight=(weight is None or -10 <= weight <= 10, f"expected -10 … 10, found {weight}")
+        )
+
+
+@dataclass(frozen=True)
 class MergeConfig:
     """All of `lora-whisper merge`."""
 
-    run: str  # folder that `train` wrote
+    run: str | None  # folder that `train` wrote; gets merged/
+    adapters: tuple[PartConfig, ...]  # or adapter=…: one or several, for outputs/NAME/merged
+    name: str | None  # without run=: of the folder below outputs/; null: the adapter's own
+    base: str | None  # a folder or hub id in place of the base that the adapter names
     dtype: Literal["float32", "float16", "bfloat16"]  # of the merged weights
+    scale: float  # of what the adapters add; 1 is all of it
+    into: Literal["full", "nf4-dequantized"]  # the base's weights as they are, or as nf4 had them
+    # while the adapter was trained
+    force: bool  # merge into other weights than those that the adapter was trained on
+    allow_pickle: bool  # read weights that are not in safetensors, which can run code
     overwrite: bool  # replace an existing merged/
+
+    def __post_init__(self) -> None:
+        require(
+            run=(
+                bool(self.run) != bool(self.adapters),
+                "expected a run=… or an adapter=…, one of them",
+            ),
+            name=self._name_rule(),
+            scale=(0 <= self.scale <= 10, f"expected 0 … 10, found {self.scale}"),
+            into=(
+                self.into == "full" or bool(self.run),
+                "nf4-dequantized takes a run=…, which knows how its base was quantized",
+            ),
+        )
+
+    def _name_rule(self) -> tuple[bool, str]:
+        if self.name is None:
+            return len(self.adapters) <= 1, "expected a name=… for what several adapters become"
+        if self.run:
+            return False, "given, but with run=… the merged model goes into the run's folder"
+        return name_rule(self.name)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 EMBEDDED = "embedded:"  # prefix of what is in the package
@@ -18,3 +19,12 @@ def local_path(name: str) -> Path:
         return Path(name).expanduser().absolute()
     except RuntimeError:  # "~nobody": no such user, so a file may be called that
         return Path(name).absolute()
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what can be made again lies: $LORA_WHISPER_CACHE, else as the XDG directories say."""
+    own = os.environ.get("LORA_WHISPER_CACHE")
+    if own:
+        return Path(own) / kind
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "lora_whisper" / kind

@@ -28,7 +28,7 @@ from lora_whisper.commands._summary import (
     units_of,
 )
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
-from lora_whisper.model.start import name_of_start
+from lora_whisper.model.finding import name_of
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import RunFolder, write_whole
 from lora_whisper.terminal import megabytes, percent
@@ -221,7 +221,7 @@ def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
     form = f"{adapter.kind}, rank {rank}, trained with alpha {adapter.alpha:g}"
     yield f"adapter: {form}, {adapter.targets} of {stack}"
     if adapter.init_from is not None:
-        start = name_of_start(adapter.init_from)
+        start = name_of(adapter.init_from)
         yield f"start: the adapter {start}, the speech of which is not counted here"
     yield (
         f"size: {summary['trainable_parameters']:,} trained parameters, "

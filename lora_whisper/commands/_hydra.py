@@ -18,9 +18,9 @@ import sys
 import traceback
 import typing
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -44,7 +44,7 @@ from lora_whisper.errors import UserError, listing
 from lora_whisper.terminal import log_to_console, quiet_libraries
 
 # Keys whose values are text, whatever they look like.
-TEXT_KEYS = {"name", "run", "fix", "model.checkpoint"} | {
+TEXT_KEYS = {"name", "run", "base", "fix", "model.checkpoint"} | {
     f"data.{key}" for key in ("path", "train", "validation", "test")
 }
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -64,6 +64,8 @@ class Command(Generic[Config]):
     # the folder is outputs/NAME, for the commands that have a name; returns the exit code, None: 0
     report_sweep: Callable[[list[Path]], None] | None = None
     is_shared: bool = False  # whether several processes can carry it out together
+    # Keys by another name that is typed for them, such as one that Hydra takes for a group.
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def configuration_folder() -> Path:
@@ -116,7 +118,8 @@ def _carry_out(command: Command[Any], flags: Namespace) -> int:
         if flags.help or flags.hydra_help or flags.info:
             _show_help(hydra, primary, flags)
             return 0
-        overrides = readable_overrides(flags.overrides, sweeps=flags.multirun)
+        typed = [_without_alias(command, override) for override in flags.overrides]
+        overrides = readable_overrides(typed, sweeps=flags.multirun)
         if flags.cfg:
             _compose(hydra, primary, overrides)
             hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
@@ -185,6 +188,11 @@ def readable_overrides(overrides: Sequence[str], sweeps: bool = False) -> list[s
     """
     parser = OverridesParser.create()
     return [_readable(parser, override, sweeps) for override in overrides]
+
+
+def _without_alias(command: Command[Any], override: str) -> str:
+    key, equals, value = override.partition("=")
+    return f"{command.aliases.get(key, key)}{equals}{value}"
 
 
 def _readable(parser: OverridesParser, override: str, sweeps: bool) -> str:

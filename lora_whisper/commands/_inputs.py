@@ -47,6 +47,7 @@ FREE_TO_CHANGE = {
     "training.checkpoint_every_steps",
     "training.keep_checkpoints",
     "model.attention",  # kernels differ by rounding, and the next machine may lack one
+    "model.allow_pickle",
     "training.micro_batch",  # accumulation is exact but for rounding
     "training.gradient_checkpointing",
     "training.log_every_steps",
@@ -247,7 +248,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     if local_path(model.checkpoint).is_dir():
         model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
     adapter = config.adapter
-    if adapter.init_from is not None:
+    if adapter.init_from is not None and local_path(adapter.init_from).exists():
         adapter = dataclasses.replace(adapter, init_from=_lasting(adapter.init_from))
     evaluation = config.evaluation
     if evaluation.keywords is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import SMALL_FILES, fingerprint, locate, sha256, snapshot
+from lora_whisper.model.finding import find_adapter, is_adapter_on_hub, named_base
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, require_adapter
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder, existing_run
@@ -60,12 +60,18 @@ def contenders_of_run(path: str) -> list[Contender]:
 
 def merged_of(run: RunFolder) -> Contender:
     """A run's merged folder, loaded in its own dtype as whoever deploys it will."""
-    place = str(run.merged.absolute())
-    model = ModelConfig(checkpoint=place, revision=None, dtype="auto", attention="auto")
+    model = as_it_is(str(run.merged.absolute()))
     return Contender("merged", str(run.merged), "merged", model, run=run)
 
 
-def find_contenders(given: Sequence[str]) -> list[Contender]:
+def as_it_is(
+    checkpoint: str, revision: str | None = None, allow_pickle: bool = False
+) -> ModelConfig:
+    """A checkpoint in its own dtype."""
+    return ModelConfig(checkpoint, revision, "auto", "auto", allow_pickle)
+
+
+def find_contenders(given: Sequence[str], allow_pickle: bool = False) -> list[Contender]:
     """What each name of `models=[…]` stands for, in their order.
 
     Raises:
@@ -75,7 +81,7 @@ def find_contenders(given: Sequence[str]) -> list[Contender]:
     problems = []
     for name in given:
         try:
-            found.append(None if name == BASE else _found(name))
+            found.append(None if name == BASE else _found(name, allow_pickle))
         except UserError as error:
             problems.append(f"{name}: {error}")
     adapters = [one for one in found if one is not None and one.kind == "adapter"]
@@ -86,21 +92,21 @@ def find_contenders(given: Sequence[str]) -> list[Contender]:
     return _with_own_names([_base_of(adapters[0]) if one is None else one for one in found])
 
 
-def _found(name: str) -> Contender:
+def _found(name: str, allow_pickle: bool) -> Contender:
     from lora_whisper.evaluation.ctranslate2_recognizer import is_ctranslate2
 
     path = local_path(name)
     run = RunFolder(path)
     if run.is_run():
         return _of_run(existing_run(name), path.name, name)
-    if (path / CONFIG_FILE).is_file():
-        return _of_adapter(path, name)
+    if (path / CONFIG_FILE).is_file() or (not path.exists() and is_adapter_on_hub(name)):
+        return _of_adapter(find_adapter(name, "models", allow_pickle), name, allow_pickle)
     if is_ctranslate2(path):
         return Contender(path.name, name, "ctranslate2", None, folder=path)
     parent = RunFolder(path.parent)
     if path == parent.merged and parent.is_run():
         return replace(merged_of(existing_run(str(parent.path))), what=name)
-    model = ModelConfig(checkpoint=name, revision=None, dtype="auto", attention="auto")
+    model = as_it_is(name, allow_pickle=allow_pickle)
     try:
         locate(model)
     except UserError as error:
@@ -131,18 +137,14 @@ def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
     )
 
 
-def _of_adapter(folder: Path, what: str) -> Contender:
+def _of_adapter(folder: Path, what: str, allow_pickle: bool) -> Contender:
     """An adapter alone; its own file says on which base it was trained."""
     run = RunFolder(folder.parent)
     if folder == run.adapter and run.is_run():
         return _of_run(existing_run(str(run.path)), run.path.name, what)
     require_adapter(folder)
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not base:
-        raise UserError(f"{folder / CONFIG_FILE} names no base (base_model_name_or_path)")
-    model = ModelConfig(checkpoint=base, revision=revision, dtype="auto", attention="auto")
-    return Contender(folder.name, what, "adapter", model, adapter=folder)
+    model = as_it_is(*named_base(folder), allow_pickle=allow_pickle)
+    return Contender(local_path(what).name, what, "adapter", model, adapter=folder)
 
 
 def _base_of(adapter: Contender) -> Contender:

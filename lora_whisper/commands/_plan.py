@@ -36,7 +36,11 @@ def make_plan(config: EvaluateConfig) -> Plan:
     """
     from lora_whisper.evaluation.conditions import chosen_conditions
 
-    contenders = contenders_of_run(config.run) if config.run else find_contenders(config.models)
+    contenders = (
+        contenders_of_run(config.run)
+        if config.run
+        else find_contenders(config.models, config.allow_pickle)
+    )
     for contender in contenders:
         require_files(contender)
     trained = _only_run(contenders)

@@ -15,7 +15,7 @@ from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
-from lora_whisper.model.checkpoint import EMBEDDED, fingerprint, weights_bytes
+from lora_whisper.model.checkpoint import EMBEDDED, fingerprint, weights_bytes, weights_sha256
 from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, read_json
 from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
 
@@ -42,15 +42,19 @@ def new_summary(
     """
     from lora_whisper.model.adapter import adapter_bytes
     from lora_whisper.model.shipped import shipped_ranks
+    from lora_whisper.training.accelerator import choose_dtype
     from lora_whisper.training.curves import memory_peaks
     from lora_whisper.training.loop import is_out_of_patience
 
     trainable, total = counts
+    dtype = choose_dtype(config.model.dtype, config.training.precision)
     return {
         "format": SUMMARY_FORMAT,
         "name": config.name,
         "checkpoint": base.checkpoint.name,
         "checkpoint_fingerprint": fingerprint(base.checkpoint),
+        "checkpoint_sha256": weights_sha256(base.checkpoint),  # wherever they were taken from
+        "base_dtype": str(dtype).removeprefix("torch."),  # before it was quantized
         "quantization": config.quantization.kind,
         **dict.fromkeys(MODELS),
         "adapter_bytes": adapter_bytes(folder.adapter),

@@ -1,9 +1,11 @@
-"""`lora-whisper merge`: fold a run's adapter into a fresh base, and score the result.
+"""`lora-whisper merge`: fold an adapter into a fresh base, and score the result.
 
     lora-whisper merge run=outputs/mine
+    lora-whisper merge adapter=somebody/whisper-small-sw
+    lora-whisper merge 'adapter=[outputs/a,outputs/b]' name=both
 
-The base is loaded anew in full precision, whatever the adapter was trained on, and what is scored
-is the folder on disk, loaded as whoever deploys it will.
+The base is read anew in full precision, whatever the adapter was trained on, and what is scored is
+the folder on disk, loaded as whoever deploys it will.
 """
 
 from __future__ import annotations
@@ -12,86 +14,118 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_whisper.commands._hydra import Command, run_command
-from lora_whisper.commands._inputs import Base, read_base, read_config, usable
+from lora_whisper.commands._inputs import read_base, read_config, usable
 from lora_whisper.commands._listening import load_model
 from lora_whisper.commands._models import merged_of
+from lora_whisper.commands._recipe import RECIPE_FILE, Recipe, read_recipe
 from lora_whisper.commands._scoring import score_model
-from lora_whisper.config import MergeConfig, TrainConfig
+from lora_whisper.config import MergeConfig
 from lora_whisper.data.sources import read_split
-from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import locate
-from lora_whisper.run_folder import OWN_SET, RunFolder, existing_run, locked, read_json
+from lora_whisper.run_folder import (
+    OWN_SET,
+    RunFolder,
+    existing_run,
+    locked,
+    read_json,
+)
 from lora_whisper.terminal import megabytes
+
+if TYPE_CHECKING:
+    from lora_whisper.model.quantized import Nf4
 
 log = logging.getLogger("lora_whisper")
 
 
 def check(config: MergeConfig, path: Path) -> None:
-    """Find the run and its base, and see that nothing is replaced unasked.
+    """Find all that is merged, and see that it belongs together and replaces nothing unasked.
 
     Raises:
-        UserError: no complete run, it was merged before, or its base or test set is gone.
+        UserError: see `read_recipe`; or the run's test set is gone.
     """
-    folder = existing_run(config.run)
-    if folder.merged.exists() and not config.overwrite:
-        raise UserError(f"{folder.merged} exists. Type overwrite=true to replace it.")
-    run_config = read_config(folder)
-    locate(run_config.model)
-    read_split(run_config.data, "test")
+    if config.run:
+        read_split(read_config(existing_run(config.run)).data, "test")
+    read_recipe(config)
 
 
 def run(config: MergeConfig, path: Path) -> None:
-    """Write merged/, score it on the run's test set, and bring up to date what the run says."""
-    from lora_whisper.commands._results import write_results
-    from lora_whisper.commands._summary import show_summary
-
-    folder = existing_run(config.run)
-    with locked(folder.path):
-        run_config = read_config(folder)
-        base = read_base(run_config.model)
-        write_merged(config, folder, base)
-        score = score_merged(folder, run_config, base)
-        write_results(folder, read_json(folder.summary) | {"merged": score})
-    show_summary(folder)
+    """Write merged/; of a run, score it on its test set and bring up to date what the run says."""
+    recipe = read_recipe(config)
+    with locked(recipe.place.path):
+        write_merged(recipe)
+        if config.run:
+            score_run(recipe.place)
+            return
+    log.info("not scored  type lora-whisper evaluate models=[%s] data.test=…", recipe.place.merged)
 
 
-def write_merged(config: MergeConfig, folder: RunFolder, base: Base) -> None:
-    """Merge in fp32 on the CPU, where the largest checkpoint fits too, and write the folder."""
+def write_merged(recipe: Recipe) -> None:
+    """Fold the adapters in, tensor by tensor on the CPU, and write the folder."""
     import torch
 
     from lora_whisper.export.huggingface import write_model
-    from lora_whisper.model.adapter import load_adapter, merge
-    from lora_whisper.model.checkpoint import load_base, load_generation_config, model_bytes
+    from lora_whisper.model.checkpoint import locate, weight_files
+    from lora_whisper.model.merging import TIED, folded, read_change
+    from lora_whisper.model.weights import read_shapes
 
-    whisper = load_base(base.checkpoint, "none", torch.float32, torch.device("cpu"))
-    merged = merge(load_adapter(whisper, folder.adapter)).to(getattr(torch, config.dtype))
-    generation = load_generation_config(base.checkpoint)
-    write_model(merged, base.processor, generation, base.checkpoint, folder.merged)
-    log.info(
-        "merged      %s, %s in %s", folder.merged, megabytes(model_bytes(merged)), config.dtype
+    checkpoint, dtype = locate(recipe.base), getattr(torch, recipe.dtype)
+    files = weight_files(checkpoint)
+    shapes = {name: shape for name, shape in read_shapes(files).items() if name != TIED}
+    change = read_change([(part.folder, part.weight) for part in recipe.parts])
+    weights = folded(files, change, dtype, _nf4(recipe))
+    merged, notes = recipe.place.merged, {RECIPE_FILE: recipe.to_dict()}
+    write_model(weights, shapes, dtype, checkpoint, merged, notes)
+    size = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
+    log.info("merged      %s, %s in %s", merged, megabytes(size), recipe.dtype)
+
+
+def _nf4(recipe: Recipe) -> Nf4 | None:
+    """How the run's base was stored while it was trained on, if just that is asked for."""
+    if recipe.into == "full":
+        return None
+    import torch
+
+    from lora_whisper.model.quantized import Nf4
+    from lora_whisper.training.accelerator import choose_dtype
+
+    config = read_config(recipe.place)
+    stored = read_json(recipe.place.summary).get("base_dtype")  # which older runs lack
+    dtype = (
+        getattr(torch, stored)
+        if stored
+        else choose_dtype(config.model.dtype, config.training.precision)
     )
+    return Nf4(dtype, config.quantization.double_quantization)
 
 
-def score_merged(
-    folder: RunFolder, run_config: TrainConfig, base: Base
-) -> dict[str, object] | None:
-    """Score what was written, with the settings that base and adapter were scored with."""
+def score_run(folder: RunFolder) -> None:
+    """Score the merged model as base and adapter were, and bring up to date what the run says."""
+    from lora_whisper.commands._results import write_results
+    from lora_whisper.commands._summary import show_summary
+
+    write_results(folder, read_json(folder.summary) | {"merged": _score(folder)})
+    show_summary(folder)
+
+
+def _score(folder: RunFolder) -> dict[str, object] | None:
     from lora_whisper.training.accelerator import new_accelerator
 
-    rows = read_split(run_config.data, "test")
+    config = read_config(folder)
+    base = read_base(config.model)
+    rows = read_split(config.data, "test")
     if rows is None:
         return None
-    corpus = usable(rows, "test", run_config.data, base)
-    device = new_accelerator(run_config.training.precision).device
+    corpus = usable(rows, "test", config.data, base)
+    device = new_accelerator(config.training.precision).device
     merged = merged_of(folder)
     return score_model(
         merged,
         load_model(merged, "auto", device),
         corpus.utterances,
         base,
-        run_config,
+        config,
         folder.evaluation / "merged" / OWN_SET,
     )
 
@@ -100,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(COMMAND, arguments)
 
 
-COMMAND = Command("merge", MergeConfig, check, run)
+# Hydra takes adapter= for a choice among conf/adapter/.
+COMMAND = Command("merge", MergeConfig, check, run, aliases={"adapter": "adapters"})
 
 if __name__ == "__main__":
     sys.exit(main())

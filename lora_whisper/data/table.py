@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
 
@@ -87,7 +88,7 @@ class Table:
         Small tables stay in memory. A cache that cannot be read is written anew; one that cannot
         be written is done without.
         """
-        path = cache_folder() / f"{key}.arrow"
+        path = cache_folder("tables") / f"{key}.arrow"
         table = _opened(path, audio_of)
         if table is not None:
             return table
@@ -140,15 +141,6 @@ def table_key(reader: str, version: int, files: Sequence[Path], settings: object
     paths = sorted(os.path.abspath(path) for path in files)
     states = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths)]
     return f"{_digest(reader, paths, settings)}-{_digest(version, states)}"
-
-
-def cache_folder() -> Path:
-    """Where large tables are kept: $LORA_WHISPER_CACHE, else as the XDG base directories say."""
-    own = os.environ.get("LORA_WHISPER_CACHE")
-    if own:
-        return Path(own) / "tables"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "lora_whisper" / "tables"
 
 
 def _digest(*parts: object) -> str:

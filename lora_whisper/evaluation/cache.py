@@ -19,11 +19,12 @@ from pathlib import Path
 
 import lora_whisper
 from lora_whisper.config import CLEAN, EvaluationConfig
-from lora_whisper.data.table import cache_folder, published
+from lora_whisper.data.table import published
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.evaluation.long_form import Segment
+from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
 
@@ -84,7 +85,7 @@ def write_hypotheses_of(key: str, found: Hypotheses) -> None:
 
 
 def _path(key: str) -> Path:
-    return cache_folder().parent / "hypotheses" / f"{key}.json"
+    return cache_folder("hypotheses") / f"{key}.json"
 
 
 def _identity(utterance: Utterance) -> tuple[object, ...]:

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from transformers import (
-    GenerationConfig,
-    WhisperForConditionalGeneration,
-    WhisperProcessor,
-    WhisperTokenizer,
-)
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-from lora_whisper.model.checkpoint import Checkpoint, open_to_readers, snapshot
+from lora_whisper.model.checkpoint import (
+    Checkpoint,
+    load_config,
+    load_generation_config,
+    load_processor,
+    open_to_readers,
+    snapshot,
+)
+from lora_whisper.run_folder import written_whole
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -31,28 +37,86 @@ TOKENIZER_FILES = (
     "normalizer.json",
 )
 MAX_SHARD_SIZE = "5GB"
+NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # in safetensors
 
 
 def write_model(
-    model: WhisperForConditionalGeneration,
-    processor: WhisperProcessor,
-    generation_config: GenerationConfig,
+    weights: Iterable[tuple[str, Tensor]],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
     checkpoint: Checkpoint,
     folder: Path,
+    notes: Mapping[str, Mapping[str, object]],
 ) -> None:
-    """Write everything aside, then put it at `folder` in one step, in place of what stood there."""
-    aside = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    model.save_pretrained(aside, max_shard_size=MAX_SHARD_SIZE)
-    generation_config.save_pretrained(aside)
-    processor.save_pretrained(aside)
-    processor.feature_extractor.save_pretrained(aside)  # preprocessor_config.json
-    _write_tokenizer(processor.tokenizer, snapshot(checkpoint), aside)
-    open_to_readers(aside)
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    """Write everything aside, then put it at `folder` in one step, in place of what stood there.
+
+    Args:
+        weights: of the model, one after the other, in the order of `shapes` and in `dtype`.
+        checkpoint: that everything else is taken from.
+        notes: JSON files that no consumer reads, by their names.
+    """
+    processor = load_processor(checkpoint)
+    with written_whole(folder) as aside:
+        config = load_config(checkpoint)
+        config.dtype, config.architectures = dtype, [WhisperForConditionalGeneration.__name__]
+        config.forced_decoder_ids = None  # configurations of 2022 force English
+        config.save_pretrained(aside)
+        load_generation_config(checkpoint).save_pretrained(aside)
+        processor.save_pretrained(aside)
+        processor.feature_extractor.save_pretrained(aside)  # preprocessor_config.json
+        _write_tokenizer(processor.tokenizer, snapshot(checkpoint), aside)
+        write_weights(weights, shapes, dtype, aside)
+        for name, values in notes.items():
+            _write_json(aside / name, values)
+        open_to_readers(aside)
+
+
+def write_weights(
+    weights: Iterable[tuple[str, Tensor]],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    folder: Path,
+    max_shard_size: str = MAX_SHARD_SIZE,
+) -> None:
+    """Write safetensors, in shards where they are large, in the memory of one tensor.
+
+    `safetensors.torch.save_file` takes all tensors of a file at once. Its format is a length in 8
+    bytes, a header in JSON and the bytes of the tensors one after the other:
+    https://huggingface.co/docs/safetensors#format
+    """
+    skeleton = {
+        name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()
+    }
+    split = split_torch_state_dict_into_shards(skeleton, max_shard_size=max_shard_size)
+    coming = iter(weights)
+    for file_name, names in split.filename_to_tensors.items():
+        with (folder / file_name).open("wb") as file:
+            header = _header([(name, skeleton[name]) for name in names])
+            file.write(len(header).to_bytes(8, "little") + header)
+            for name in names:
+                found, tensor = next(coming)
+                assert (found, tensor.dtype, tensor.shape) == (name, dtype, skeleton[name].shape)
+                file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+    assert next(coming, None) is None, "a weight without a shape"
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _header(tensors: Iterable[tuple[str, Tensor]]) -> bytes:
+    """Names, types, shapes and places, padded to a multiple of 8 bytes."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, tensor in tensors:
+        end = place + tensor.nbytes
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, end],
+        }
+        place = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text.ljust(-(-len(text) // 8) * 8)
 
 
 def _write_tokenizer(tokenizer: WhisperTokenizer, base: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The adapter: attach it to the frozen base, save it, load it, fold it into the base.
+"""The adapter: attach it to the frozen base, save it, load it, hear it at once or in part.
 
 W' = W + alpha / rank · B·A, where only A (rank, inputs) and B (outputs, rank) are trained; B starts
 at zero, so that training starts at the base model. Hu et al. 2021, https://arxiv.org/abs/2106.09685
@@ -23,14 +23,15 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.errors import UserError, listing
+from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.eva import WatchedWindow, input_directions
+from lora_whisper.model.fitting import require_shapes
 from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, peft_config
 from lora_whisper.model.pissa import principal_components, start_from_components
 from lora_whisper.model.plain import plain_of, token_rows, write_plain
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
-from lora_whisper.model.saved import WEIGHTS_FILE, require_adapter
+from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.model.targets import target_ranks
 
 
@@ -151,42 +152,21 @@ def load_adapter(base: WhisperForConditionalGeneration, folder: Path) -> PeftMod
     Raises:
         UserError: `folder` holds no adapter, or one that does not fit.
     """
-    require_adapter(folder)
     if is_quantized(base):
         prepare_for_training(base)
-    try:
-        return PeftModel.from_pretrained(base, str(folder))
-    except RuntimeError as error:  # PyTorch's, which lists every matrix
-        found = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-        if not found:
-            raise
-        raise UserError(
-            f"The adapter in {folder} does not fit its base:\n{listing(found, shown=3)}"
-        ) from error
+    layers = dict(base.named_modules())
+    require_shapes(folder, lambda path: _weight_shape(layers.get(path)))
+    return PeftModel.from_pretrained(base, str(folder))
+
+
+def _weight_shape(layer: torch.nn.Module | None) -> tuple[int, ...] | None:
+    """Of a linear layer, quantized or not."""
+    return (layer.out_features, layer.in_features) if isinstance(layer, torch.nn.Linear) else None
 
 
 def adapter_bytes(folder: Path) -> int:
     """Size of the saved adapter's weights."""
     return (folder / WEIGHTS_FILE).stat().st_size
-
-
-def merge(
-    model: PeftModel | WhisperForConditionalGeneration,
-) -> WhisperForConditionalGeneration:
-    """Fold the adapter into the base: W ← W + alpha / rank · B·A, summed in fp32, rounded once.
-
-    The base is changed in place and returned; what is merged already comes back as it is.
-
-    Raises:
-        UserError: the base is quantized; its rounded weights would be rounded a second time.
-    """
-    if is_quantized(model):
-        raise UserError(
-            "An adapter cannot be merged into a quantized base without loss; "
-            "load the base with quantization=none, then merge"
-        )
-    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    return merged.requires_grad_(False).eval()
 
 
 @contextmanager

@@ -10,15 +10,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from fnmatch import filter as matching
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.weights import is_pickled, pickle_refused, weight_names
 from lora_whisper.paths import EMBEDDED, local_path
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
         WhisperForConditionalGeneration,
         WhisperProcessor,
     )
+
+log = logging.getLogger("lora_whisper")
 
 SMALL_FILES = ("*.json", "*.txt")  # configurations and tokenizer
 
@@ -44,6 +47,7 @@ class Checkpoint:
     revision: str | None  # branch, tag or commit on the hub; None for a folder
     name: str  # as the user gave it
     has_weights: bool = True  # else only its small files are looked for, and fetched
+    allow_pickle: bool = False  # read weights from files that can run code
 
 
 def locate(config: ModelConfig, with_weights: bool = True) -> Checkpoint:
@@ -57,17 +61,18 @@ def locate(config: ModelConfig, with_weights: bool = True) -> Checkpoint:
     name = config.checkpoint
     folder = local_path(name)
     if folder.is_dir():
-        _require_whisper(folder, name, with_weights)
-        return Checkpoint(str(folder.resolve()), None, name, with_weights)
+        found = Checkpoint(str(folder.resolve()), None, name, with_weights, config.allow_pickle)
+        _require_whisper(folder, found)
+        return found
     if name.startswith(EMBEDDED):
         raise UserError(f"model.checkpoint={name}: no such model in the package, at {folder}")
-    checkpoint = Checkpoint(name, config.revision, name, with_weights)
+    checkpoint = Checkpoint(name, config.revision, name, with_weights, config.allow_pickle)
     cached = _cached_snapshot(checkpoint)
     if cached is None:
         cached_config = _reach(checkpoint)
         _raise_for(name, _config_problems(cached_config))
     else:
-        _require_whisper(cached, name, with_weights)
+        _require_whisper(cached, checkpoint)
     return checkpoint
 
 
@@ -87,23 +92,25 @@ def snapshot(checkpoint: Checkpoint) -> Path:
     patterns = [*SMALL_FILES]
     if checkpoint.has_weights:
         names = HfApi().list_repo_files(checkpoint.path, revision=checkpoint.revision)
-        patterns += weight_names(names)  # not the TensorFlow and fp32 copies
+        patterns += _weight_names(checkpoint, names)  # not the TensorFlow and fp32 copies
     folder = Path(
         snapshot_download(checkpoint.path, revision=checkpoint.revision, allow_patterns=patterns)
     )
-    _require_whisper(folder, checkpoint.name, checkpoint.has_weights)
+    _require_whisper(folder, checkpoint)
     return folder
 
 
-def weight_names(names: Collection[str]) -> list[str]:
-    """Choose the weights among file names: safetensors first, in one file or in all its shards."""
-    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        if stem + suffix in names:
-            return [stem + suffix]
-        shards = sorted(matching(names, f"{stem}-?????-of-?????{suffix}"))
-        if shards and len(shards) == int(shards[0].removesuffix(suffix)[-5:]):
-            return shards
-    return []
+def weight_files(checkpoint: Checkpoint) -> list[Path]:
+    """The files with the checkpoint's weights, all shards in their order."""
+    folder = snapshot(checkpoint)
+    return [folder / name for name in _weight_names(checkpoint, os.listdir(folder))]
+
+
+def _weight_names(checkpoint: Checkpoint, names: Collection[str]) -> list[str]:
+    found = weight_names(names)
+    if is_pickled(found) and not checkpoint.allow_pickle:
+        raise pickle_refused(f"model.checkpoint={checkpoint.name}", "model.allow_pickle")
+    return found
 
 
 def load_processor(checkpoint: Checkpoint) -> WhisperProcessor:
@@ -164,7 +171,12 @@ def load_base(
     from lora_whisper.model.attention import choose_attention
     from lora_whisper.model.quantized import bitsandbytes_config, settle
 
-    folder = snapshot(checkpoint)
+    folder, pickled = (
+        snapshot(checkpoint),
+        is_pickled([one.name for one in weight_files(checkpoint)]),
+    )
+    if pickled:
+        log.warning("pickled     weights of %s are read, as you allowed", checkpoint.name)
     loaded: Any = WhisperForConditionalGeneration.from_pretrained(
         folder,
         dtype=dtype,
@@ -175,7 +187,7 @@ def load_base(
             else bitsandbytes_config(quantization, compute_dtype or dtype, double_quantization)
         ),
         attn_implementation=choose_attention(attention, dtype, device),
-        use_safetensors=weight_names(os.listdir(folder))[0].endswith(".safetensors"),
+        use_safetensors=not pickled,
         local_files_only=True,
         output_loading_info=True,
     )
@@ -195,7 +207,12 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     folder = snapshot(checkpoint)
     if str(folder) != checkpoint.path:
         return f"commit:{folder.name}"  # the cache names a snapshot by its commit
-    return f"sha256:{sha256(*(folder / name for name in weight_names(os.listdir(folder))))}"
+    return f"sha256:{weights_sha256(checkpoint)}"
+
+
+def weights_sha256(checkpoint: Checkpoint) -> str:
+    """Of the weight files, which names the weights wherever they were taken from."""
+    return sha256(*weight_files(checkpoint))
 
 
 def sha256(*paths: Path) -> str:
@@ -216,8 +233,7 @@ def _sha256(paths: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> str
 
 def weights_bytes(checkpoint: Checkpoint) -> int:
     """Size of the checkpoint's weight files, what an adapter's size is compared with."""
-    folder = snapshot(checkpoint)
-    return sum((folder / name).stat().st_size for name in weight_names(os.listdir(folder)))
+    return sum(path.stat().st_size for path in weight_files(checkpoint))
 
 
 def model_bytes(model: torch.nn.Module) -> int:
@@ -281,12 +297,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _require_whisper(folder: Path, name: str, with_weights: bool) -> None:
+def _require_whisper(folder: Path, checkpoint: Checkpoint) -> None:
     """Raise for a folder that lacks files or holds another architecture, naming all problems."""
-    problems = _missing_files(folder, with_weights)
+    problems = _missing_files(folder, checkpoint.has_weights)
     if (folder / "config.json").exists():
         problems += _config_problems(folder / "config.json")
-    _raise_for(name, problems)
+    _raise_for(checkpoint.name, problems)
+    if checkpoint.has_weights:
+        _weight_names(checkpoint, os.listdir(folder))
 
 
 def _raise_for(name: str, problems: list[str]) -> None:

@@ -27,6 +27,7 @@ from lora_whisper.model.saved import (
     PREFIX,
     TOKENS_KEY,
     WEIGHTS_FILE,
+    SavedAdapter,
     read_saved,
 )
 
@@ -72,8 +73,14 @@ def read_plain(folder: Path) -> PlainAdapter:
     Raises:
         UserError: no adapter is there, or one that is more than a sum with the weights.
     """
-    saved, config = read_saved(folder), LoraConfig.from_pretrained(str(folder))
-    tensors = {key: value.float() for key, value in load_file(folder / WEIGHTS_FILE).items()}
+    return plain_from(read_saved(folder))
+
+
+def plain_from(saved: SavedAdapter) -> PlainAdapter:
+    """The matrices of an adapter whose headers were read; of DoRA, all but its lengths."""
+    config = LoraConfig.from_pretrained(str(saved.folder))
+    stored = load_file(saved.folder / WEIGHTS_FILE)
+    tensors = {key: value.float() for key, value in stored.items()}
     matrices = {
         path: (
             tensors[f"{PREFIX}{path}{A_SUFFIX}"],

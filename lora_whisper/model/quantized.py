@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import dataclass
+from typing import Any
 
 import bitsandbytes
 import torch
 from peft import prepare_model_for_kbit_training
+from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 
@@ -30,6 +33,30 @@ def bitsandbytes_config(
         bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=["proj_out"],  # tied to the embeddings, which stay as they are
     )
+
+
+@dataclass(frozen=True)
+class Nf4:
+    """How a base's linear layers were stored while its adapter was trained."""
+
+    dtype: torch.dtype  # of the weights that were quantized
+    double_quantization: bool
+
+
+def read_back(weight: Tensor, nf4: Nf4) -> Tensor:
+    """What nf4 makes of a weight (outputs, inputs): quantized, and read as its layer reads it."""
+    functional = bitsandbytes.functional
+    quantized, state = functional.quantize_4bit(
+        weight.to(nf4.dtype), quant_type="nf4", compress_statistics=nf4.double_quantization
+    )
+    return _dequantized(quantized, state).reshape(weight.shape)
+
+
+def _dequantized(quantized: Tensor, state: Any) -> Tensor:
+    """(1, weights), see `CpuLinear4bit`."""
+    state = copy.copy(state)
+    state.shape = torch.Size((1, state.shape.numel()))
+    return bitsandbytes.functional.dequantize_4bit(quantized, state)
 
 
 def is_quantized(model: torch.nn.Module) -> bool:
@@ -68,9 +95,7 @@ class CpuLinear4bit(bitsandbytes.nn.Linear4bit):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         assert isinstance(self.weight, bitsandbytes.nn.Params4bit)
-        state = copy.copy(self.weight.quant_state)
-        state.shape = torch.Size((1, state.shape.numel()))
-        weight = bitsandbytes.functional.dequantize_4bit(self.weight.data, state)
+        weight = _dequantized(self.weight.data, self.weight.quant_state)
         weight = weight.reshape(self.out_features, self.in_features)
         dtype = self.compute_dtype
         bias = None if self.bias is None else self.bias.to(dtype)

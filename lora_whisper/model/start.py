@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.checkpoint import Checkpoint, fingerprint
+from lora_whisper.model.checkpoint import Checkpoint
+from lora_whisper.model.finding import find_adapter
+from lora_whisper.model.lineage import compared, lineage_of
 from lora_whisper.model.saved import CONFIG_FILE, SavedAdapter
 from lora_whisper.model.targets import PRESETS, target_ranks
-from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder, read_json
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,32 +28,8 @@ STACKS = ("encoder", "decoder")
 
 
 def find_start(given: str) -> Path:
-    """The folder of the adapter in `given`, a run's folder or the adapter's own.
-
-    Raises:
-        UserError: no adapter is there, or the run is unfinished.
-    """
-    path = local_path(given)
-    run = RunFolder(path)
-    if run.is_run() and not run.is_complete():
-        raise UserError(
-            f"adapter.init_from={given}: this run is unfinished (it holds no summary.json).\n"
-            "Finish it with the command that began it and resume=auto."
-        )
-    for folder in (path, run.adapter):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    found = "holds no adapter" if path.exists() else "there is no such folder"
-    raise UserError(
-        f"adapter.init_from={given}: {found}.\n"
-        f"Type the folder of a complete run, or one with {CONFIG_FILE} in it."
-    )
-
-
-def name_of_start(given: str) -> str:
-    """The name of a run, or of another adapter's folder, without where it lies."""
-    path = local_path(given)
-    return path.parent.name if path.name == RunFolder(path.parent).adapter.name else path.name
+    """The folder of the adapter to start from; see `find_adapter`."""
+    return find_adapter(given, "adapter.init_from")
 
 
 def require_same_base(saved: SavedAdapter, checkpoint: Checkpoint) -> None:
@@ -64,14 +40,14 @@ def require_same_base(saved: SavedAdapter, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: it was trained on others.
     """
-    known = _fingerprint_of_run(saved.folder)
-    ours = fingerprint(checkpoint) if known else ""
-    if known.partition(":")[0] == ours.partition(":")[0] != "":
-        if known != ours:
-            raise UserError(
-                f"The adapter in {saved.folder} was trained on other weights than those of "
-                f"model.checkpoint={checkpoint.name}: on {known}, found {ours}"
-            )
+    lineage = lineage_of(saved.folder)
+    verdict, found = compared(lineage, checkpoint)
+    if verdict == "another":
+        raise UserError(
+            f"The adapter in {saved.folder} was trained on other weights than those of "
+            f"model.checkpoint={checkpoint.name}: on {lineage}, found {found}"
+        )
+    if verdict == "same":
         return
     named = saved.config.get("base_model_name_or_path")
     revision = saved.config.get("revision") or "main"
@@ -137,14 +113,6 @@ def start_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()) -> 
             layer.lora_B[ADAPTER].weight[:, :rank] = b / layer.scaling[ADAPTER]
         for token, row in plain.embeddings.items():
             token_rows(model)[tokens.index(token)] = row
-
-
-def _fingerprint_of_run(folder: Path) -> str:
-    """What the run that `folder` is the adapter of was trained on; "" of other adapters."""
-    run = RunFolder(folder.parent)
-    if folder != run.adapter or not run.is_complete():
-        return ""
-    return str(read_json(run.summary)["checkpoint_fingerprint"])
 
 
 def _layers_without_room(

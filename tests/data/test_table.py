@@ -21,10 +21,10 @@ from lora_whisper.data.table import (
     Row,
     Table,
     Utterances,
-    cache_folder,
     table_key,
 )
 from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.paths import cache_folder
 from tests.configs import data_config
 from tests.toy_tables import toy_row
 
@@ -180,12 +180,12 @@ def test_the_key_tells_whatever_decides_what_is_read(tmp_path: Path) -> None:
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_WHISPER_CACHE", "/own")
-    assert cache_folder() == Path("/own/tables")
+    assert cache_folder("tables") == Path("/own/tables")
     monkeypatch.delenv("LORA_WHISPER_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/xdg/lora_whisper/tables")
+    assert cache_folder("tables") == Path("/xdg/lora_whisper/tables")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache/lora_whisper/tables"
+    assert cache_folder("tables") == Path.home() / ".cache/lora_whisper/tables"
 
 
 # ── utterances ───────────────────────────────────────────────────────────────────────────────

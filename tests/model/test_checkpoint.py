@@ -17,7 +17,8 @@ from transformers import GenerationConfig
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model import checkpoint as checkpoints
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate, weight_names
+from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.weights import weight_names
 from tests.configs import model_config
 from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs, toy_model
 
@@ -79,9 +80,9 @@ def test_locating_imports_no_torch(toy_folder):
         from lora_whisper.config import ModelConfig
         from lora_whisper.errors import UserError
         from lora_whisper.model.checkpoint import locate
-        locate(ModelConfig({str(toy_folder)!r}, None, "auto", "auto"))
+        locate(ModelConfig({str(toy_folder)!r}, None, "auto", "auto", False))
         try:
-            locate(ModelConfig("nobody/nothing", None, "auto", "auto"))
+            locate(ModelConfig("nobody/nothing", None, "auto", "auto", False))
         except UserError:
             print(sorted({{"torch", "transformers"}} & set(sys.modules)))
     """

@@ -12,11 +12,11 @@ from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
+from lora_whisper.model.finding import name_of
 from lora_whisper.model.plain import plain_of
 from lora_whisper.model.saved import read_saved
 from lora_whisper.model.start import (
     find_start,
-    name_of_start,
     require_fit,
     require_same_base,
     start_from,
@@ -191,7 +191,7 @@ def test_a_run_and_its_adapter_are_the_same_start(run):
 
 
 def test_a_start_is_named_without_its_place(run):
-    assert name_of_start(str(run.path)) == name_of_start(str(run.adapter)) == "run"
+    assert name_of(str(run.path)) == name_of(str(run.adapter)) == "run"
 
 
 def test_what_is_no_start_is_named(run, tmp_path):

@@ -1,0 +1,184 @@
+"""What `merge` folds into what: every adapter, its weight, and the base, checked before the first
+byte is written.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lora_whisper.commands._inputs import read_config
+from lora_whisper.commands._models import as_it_is
+from lora_whisper.commands._settings import file_name
+from lora_whisper.commands._test_sets import plain_name
+from lora_whisper.config import MergeConfig, ModelConfig
+from lora_whisper.errors import UserError
+from lora_whisper.model.checkpoint import (
+    Checkpoint,
+    fingerprint,
+    load_config,
+    locate,
+    sha256,
+    weight_files,
+)
+from lora_whisper.model.finding import find_adapter, name_of, named_base
+from lora_whisper.model.fitting import require_shapes, shapes_of_weights
+from lora_whisper.model.lineage import compared, lineage_of
+from lora_whisper.model.saved import WEIGHTS_FILE, read_saved
+from lora_whisper.model.weights import read_shapes
+from lora_whisper.run_folder import RunFolder, existing_run
+
+log = logging.getLogger("lora_whisper")
+
+RECIPE_FILE = "merge.json"  # in the merged folder: what it was made from
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the adapters."""
+
+    name: str  # of its run or folder, or its hub id
+    folder: Path
+    weight: float  # of what it adds, the scale of all included
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides on the merged weights."""
+
+    parts: tuple[Part, ...]
+    base: ModelConfig
+    into: str
+    dtype: str
+    place: RunFolder  # in which merged/ is put; not always a run
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written beside the weights: no path, but what names the files exactly."""
+        checkpoint = locate(self.base)
+        return {
+            "adapters": [
+                {
+                    "name": part.name,
+                    "weight": part.weight,
+                    "sha256": sha256(part.folder / WEIGHTS_FILE),
+                }
+                for part in self.parts
+            ],
+            "base": {"name": file_name(checkpoint.name), "fingerprint": fingerprint(checkpoint)},
+            "into": self.into,
+            "dtype": self.dtype,
+        }
+
+
+def read_recipe(config: MergeConfig) -> Recipe:
+    """Find the adapters and their base, and see that they belong together.
+
+    Raises:
+        UserError: something is not there, is of another base, or does not fit; or a merged folder
+            would be replaced unasked.
+    """
+    recipe = _of_run(config) if config.run else _of_adapters(config)
+    if recipe.place.merged.exists() and not config.overwrite:
+        raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
+    checkpoint = locate(recipe.base)
+    shapes = read_shapes(weight_files(checkpoint))
+    _require_whole(checkpoint, shapes)
+    for part in recipe.parts:
+        read_saved(part.folder, with_dora=True)
+        require_shapes(part.folder, shapes_of_weights(shapes))
+        _require_base(part, checkpoint, is_named=config.base is None, force=config.force)
+    return recipe
+
+
+def _of_run(config: MergeConfig) -> Recipe:
+    assert config.run is not None
+    run = existing_run(config.run)
+    trained = read_config(run)
+    kind = trained.quantization.kind
+    if config.into == "nf4-dequantized" and kind != "nf4":
+        raise UserError(
+            f"into=nf4-dequantized: the run was trained with quantization={kind}, so that its "
+            "adapter has never met weights of nf4.\nType into=full."
+        )
+    model = replace(trained.model, allow_pickle=config.allow_pickle or trained.model.allow_pickle)
+    part = Part(run.path.name, run.adapter, config.scale)
+    return Recipe((part,), _base(config, model), config.into, config.dtype, run)
+
+
+def _of_adapters(config: MergeConfig) -> Recipe:
+    count = len(config.adapters)
+    parts = [
+        Part(
+            name_of(one.path),
+            find_adapter(one.path, "adapter", config.allow_pickle),
+            config.scale * (1 / count if one.weight is None else one.weight),
+        )
+        for one in config.adapters
+    ]
+    model = as_it_is(*named_base(parts[0].folder), allow_pickle=config.allow_pickle)
+    place = RunFolder(Path("outputs") / (config.name or plain_name(Path(parts[0].name).name)))
+    if place.is_run():
+        raise UserError(
+            f"{place.path} is a run, whose own adapter merged/ there would be taken for.\n"
+            f"Type run={place.path} to merge that, or name=… for another folder."
+        )
+    return Recipe(tuple(parts), _base(config, model), config.into, config.dtype, place)
+
+
+def _base(config: MergeConfig, model: ModelConfig) -> ModelConfig:
+    if config.base is None:
+        return model
+    return replace(model, checkpoint=config.base, revision=None)
+
+
+def _require_base(part: Part, checkpoint: Checkpoint, is_named: bool, force: bool) -> None:
+    """See that the adapter is a change of these weights.
+
+    Args:
+        is_named: whether the base is the one that the first of the adapters names.
+
+    Raises:
+        UserError: it is of others, and that was not forced.
+    """
+    lineage = lineage_of(part.folder)
+    verdict, found = compared(lineage, checkpoint)
+    known = str(lineage)
+    if verdict == "unknown":
+        known, found = named_base(part.folder)[0], checkpoint.path
+        if known == found and is_named:
+            log.warning("not checked %s does not say which weights it was trained on", part.name)
+            return
+    if verdict == "same":
+        return
+    if force:
+        log.warning("forced      %s was trained on %s, the base is %s", part.name, known, found)
+        return
+    raise UserError(
+        f"{part.name} was trained on other weights than those of {checkpoint.name}:\n"
+        f"  trained on {known}\n"
+        f"  found      {found}\n"
+        "What it adds means nothing there. Type base=… with the base that it was trained on, or "
+        "force=true to merge it all the same."
+    )
+
+
+def _require_whole(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> None:
+    """See that the files hold the weights of the whole model, under their usual names.
+
+    Raises:
+        UserError: some are missing.
+    """
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    from lora_whisper.errors import listing
+    from lora_whisper.model.merging import TIED
+
+    with torch.device("meta"):
+        skeleton = WhisperForConditionalGeneration(load_config(checkpoint)).state_dict()
+    expected = skeleton.keys() - {TIED}
+    missing = [f"{name}: missing" for name in sorted(expected - shapes.keys())]
+    if missing:
+        raise UserError(f"model.checkpoint={checkpoint.name} lacks weights:\n{listing(missing)}")

@@ -1,0 +1,147 @@
+"""Where an adapter lies: in a run, in a folder of its own, or on the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from lora_whisper.errors import UserError
+from lora_whisper.model.checkpoint import sha256
+from lora_whisper.model.record import RECORD_FILE, read_record
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
+from lora_whisper.model.weights import pickle_refused
+from lora_whisper.paths import cache_folder, local_path
+from lora_whisper.run_folder import RunFolder, written_whole
+
+PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
+
+
+def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
+    """The folder of the adapter that `given` stands for: a run, an adapter's folder, or a hub id.
+
+    What lies on the hub is downloaded at first use, no more than the adapter's own files.
+
+    Args:
+        key: that it was typed for, such as "adapter".
+        allow_pickle: read weights that can run code.
+
+    Raises:
+        UserError: no adapter is there, the run is unfinished, or its weights are pickled.
+    """
+    path = local_path(given)
+    run = RunFolder(path)
+    if run.is_run() and not run.is_complete():
+        raise UserError(
+            f"{key}={given}: this run is unfinished (it holds no summary.json).\n"
+            "Finish it with the command that began it and resume=auto."
+        )
+    for folder in (path, run.adapter):
+        if (folder / CONFIG_FILE).is_file():
+            return _safe(folder, given, allow_pickle)
+    if path.exists() or not is_hub_id(given):
+        found = "holds no adapter" if path.exists() else "there is no such folder"
+        raise UserError(
+            f"{key}={given}: {found}.\n"
+            f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
+        )
+    return _safe(_downloaded(given, key), given, allow_pickle)
+
+
+def name_of(given: str) -> str:
+    """The name of a run, or of an adapter's own folder, without where it lies; or a hub id."""
+    path = local_path(given)
+    if is_hub_id(given) and not path.exists():
+        return given
+    return path.parent.name if path.name == RunFolder(path.parent).adapter.name else path.name
+
+
+def is_hub_id(given: str) -> bool:
+    """Whether a text has the form OWNER/NAME."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(given)
+    except HFValidationError:
+        return False
+    return given.count("/") == 1
+
+
+def is_adapter_on_hub(given: str) -> bool:
+    """Whether the hub, or its cache, has an adapter of this id; False where nobody can say."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not is_hub_id(given):
+        return False
+    if isinstance(try_to_load_from_cache(given, CONFIG_FILE), str):
+        return True
+    try:
+        return HfApi().file_exists(given, CONFIG_FILE)
+    except Exception:  # every way in which a request can fail; the network library varies
+        return False
+
+
+def named_base(folder: Path) -> tuple[str, str | None]:
+    """The base that an adapter names, and its revision on the hub.
+
+    PEFT's file has the path of a base that lay in a folder; elsewhere, the record's name may do.
+
+    Raises:
+        UserError: neither file names one.
+    """
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    record = read_record(folder)
+    if record is not None and base and Path(base).is_absolute() and not Path(base).exists():
+        base, revision = record["base"]["name"], record["base"]["revision"]
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{folder / CONFIG_FILE} names no base (base_model_name_or_path)")
+    return base, revision if isinstance(revision, str) else None
+
+
+def _downloaded(given: str, key: str) -> Path:
+    """The cached snapshot of an adapter on the hub; a copy that is there is used as it is."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, PICKLED]
+    for local in (True, False):
+        try:
+            folder = Path(snapshot_download(given, allow_patterns=patterns, local_files_only=local))
+        except Exception as error:  # every way in which a request can fail; the library varies
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            continue
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+        reason = f"it holds no {CONFIG_FILE}"
+    raise UserError(
+        f"{key}={given}: no such folder, and not an adapter of the hub: {reason}\n"
+        "Without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; copy "
+        f"NAME here and type {key}=NAME"
+    )
+
+
+def _safe(folder: Path, given: str, allow_pickle: bool) -> Path:
+    """The folder, or one with the same adapter in safetensors where it is pickled."""
+    if (folder / WEIGHTS_FILE).is_file() or not (folder / PICKLED).is_file():
+        return folder
+    if not allow_pickle:
+        raise pickle_refused(given, "allow_pickle")
+    return _unpickled(folder)
+
+
+def _unpickled(folder: Path) -> Path:
+    """A copy in the cache, whose weights can run nothing."""
+    import torch
+    from safetensors.torch import save_file
+
+    place = cache_folder("adapters") / sha256(folder / PICKLED, folder / CONFIG_FILE)
+    if not place.is_dir():
+        tensors = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)
+        with written_whole(place) as aside:
+            whole = {name: value.contiguous() for name, value in tensors.items()}
+            save_file(whole, aside / WEIGHTS_FILE, metadata={"format": "pt"})
+            for name in (CONFIG_FILE, RECORD_FILE):
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, aside / name)
+    return place
