@@ -799,6 +799,61 @@ class MergeConfig:
         return name_rule(self.name)
 
 
+Format = Literal["ctranslate2", "ggml", "onnx", "openai", "adapter"]
+EXPORT_DTYPES: dict[str, tuple[str, ...]] = {  # of the written weights; the first is the usual one
+    "ctranslate2": ("float16", "float32", "int8", "int8_float16"),
+    "ggml": ("f16", "f32"),
+    "onnx": ("float32", "float16"),
+    "openai": ("float16", "float32"),
+    "adapter": ("float32", "float16", "bfloat16"),
+}
+
+
+@dataclass(frozen=True)
+class ParityConfig:
+    """What is written is tried in the program that it is for, beside the model that was scored."""
+
+    utterances: int  # of the test set, drawn; 0: it is not tried
+    tolerance: float  # difference of the WER (or CER, where it leads) from the merged model's, as a
+    # fraction; over it, the exit code is 1
+
+    def __post_init__(self) -> None:
+        require(
+            utterances=(self.utterances >= 0, f"expected 0 or more, found {self.utterances}"),
+            tolerance=share_rule(self.tolerance),
+        )
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """All of `lora-whisper export`."""
+
+    run: str  # folder that `train` wrote, or one that `merge adapter=…` did
+    format: tuple[Format, ...]  # one or several
+    dtype: str | None  # of the written weights; null: a format's usual one
+    base: str | None  # format=adapter: hub id of a base that lay in a folder
+    overwrite: bool  # replace what was exported before
+    data: TestDataConfig  # null: the run's own test set
+    parity: ParityConfig
+
+    def __post_init__(self) -> None:
+        require(
+            format=(bool(self.format), f"expected {' or '.join(EXPORT_DTYPES)}, found nothing"),
+            dtype=self._dtype_rule(),
+        )
+
+    def _dtype_rule(self) -> tuple[bool, str]:
+        if self.dtype is None:
+            return True, ""
+        unfit = [name for name in self.format if self.dtype not in EXPORT_DTYPES[name]]
+        return not unfit, "; ".join(
+            f"{name} has {', '.join(EXPORT_DTYPES[name])}, found {self.dtype}" for name in unfit
+        )
+
+    def dtype_for(self, name: str) -> str:
+        return self.dtype or EXPORT_DTYPES[name][0]
+
+
 @dataclass(frozen=True)
 class CheckConfig:
     """All of `lora-whisper check`."""

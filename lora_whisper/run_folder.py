@@ -10,6 +10,7 @@ outputs/NAME/
     evaluation/       scores and hypotheses, by model and test set
     evaluation.json   what `lora-whisper evaluate` found; also as .html and .md
     merged/           stock Transformers folder, after `lora-whisper merge`
+    export/FORMAT/    for other programs, after `lora-whisper export`
     report.html       curves, scores, samples and configuration on one page
     summary.json      what the run gave; written when it is complete
 """
@@ -80,6 +81,11 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def export(self) -> Path:
+        """Of `export`; a folder for each format."""
+        return self.path / "export"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -101,7 +107,8 @@ class RunFolder:
     def reopen(self) -> None:
         """Take away what a complete run says of an adapter that is going to be another one."""
         self.summary.unlink(missing_ok=True)
-        for path in (self.merged, self.evaluation / "merged", self.evaluation / "adapter"):
+        scores = (self.evaluation / name for name in ("merged", "adapter"))
+        for path in (self.merged, self.export, *scores):
             if path.exists():
                 remove_folder(path)
 

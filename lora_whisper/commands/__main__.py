@@ -11,7 +11,8 @@ COMMANDS = {
     "check": "look for what is wrong with speech before training on it",
     "train": "adapt a checkpoint to speech, and score base and adapter",
     "evaluate": "score a run's base, adapter and merged model",
-    "merge": "fold a run's adapter into its base, and score the result",
+    "merge": "fold an adapter into its base, and score the result",
+    "export": "write the merged model for other programs, and try it there",
 }
 USAGE = "\n".join(
     [

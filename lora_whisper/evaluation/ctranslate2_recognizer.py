@@ -6,6 +6,7 @@ an English-only one, and would leave language and task out of the prompts that i
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
 from collections.abc import Sequence
@@ -73,6 +74,7 @@ class CTranslate2Recognizer:
             UserError: the package is missing, or a file is, or the folder does not load.
         """
         exported, whisper = read_exported(folder), _whisper_class()
+        _quiet()
         kind, _, index = device.partition(":")
         try:
             model = whisper(
@@ -230,6 +232,13 @@ def _whisper_class() -> type[Whisper]:
             "pip install 'lora-whisper[ctranslate2]'"
         ) from None
     return Whisper  # type: ignore[no-any-return]
+
+
+def _quiet() -> None:
+    """It warns of each float16 model on a CPU that it computes in float32."""
+    import ctranslate2
+
+    ctranslate2.set_log_level(logging.ERROR)
 
 
 def _read_tokenizer(folder: Path) -> Any:

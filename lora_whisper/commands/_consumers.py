@@ -1,0 +1,227 @@
+"""The programs that exports are for, each as something that hears utterances.
+
+Where a program takes a model for granted that has Whisper's window of 30 seconds and one of its
+three vocabularies, a model without them is given to what lies below the program: the same weights,
+read and computed by the same code, but prompts, features and the choice of tokens are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.commands._inputs import Base
+from lora_whisper.config import EvaluationConfig, ModelConfig
+from lora_whisper.data.utterance import Utterance
+from lora_whisper.terminal import work
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_whisper.evaluation.decoding import Hypotheses
+    from lora_whisper.evaluation.recognizer import Recognizer
+
+PUBLISHED_SIZES = (51864, 51865, 51866)  # vocabularies of .en, of all before large-v3, and of it
+PUBLISHED_SECONDS = 30.0
+
+Hear = Callable[[Sequence[Utterance], EvaluationConfig, int], "Hypotheses"]
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A program with an export in it."""
+
+    name: str  # with its version
+    note: str  # why it is not run as people run it; "" where it is
+    hear: Hear
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where a format's consumer is found: modules of `export`, and what stands in them."""
+
+    shown: str
+    package: str  # whose version is told
+    modules: tuple[str, ...]  # that have packages of their own
+    program: tuple[str, str] | None  # module and class
+    engine: tuple[str, str] | None  # None: `evaluation` has it
+
+
+KINDS = {
+    "ctranslate2": Kind(
+        "faster-whisper",
+        "ctranslate2",
+        ("ctranslate2", "faster_whisper"),
+        program=("faster_whisper", "FasterWhisperProgram"),
+        engine=None,
+    ),
+    "ggml": Kind(
+        "whisper.cpp",
+        "pywhispercpp",
+        ("whisper_cpp",),
+        program=("whisper_cpp", "WhisperCppProgram"),
+        engine=("whisper_cpp", "WhisperCppEngine"),
+    ),
+    "onnx": Kind(
+        "ONNX Runtime",
+        "onnxruntime",
+        ("onnx",),
+        program=None,  # it runs graphs, and knows of no Whisper
+        engine=("onnxruntime", "OnnxEngine"),
+    ),
+    "openai": Kind(
+        "openai-whisper",
+        "openai-whisper",
+        ("openai_whisper",),
+        program=("openai_whisper", "OpenAIWhisperProgram"),
+        engine=("openai_whisper", "OpenAIWhisperEngine"),
+    ),
+}
+
+
+def require_packages(name: str) -> None:
+    """See that all packages of a format are installed; an adapter needs no others.
+
+    Raises:
+        UserError: one is missing; what to type.
+    """
+    for module in KINDS[name].modules if name in KINDS else ():
+        importlib.import_module(f"lora_whisper.export.{module}").require_package()
+
+
+def load_consumer(name: str, folder: Path, base: Base, device: torch.device) -> Consumer:
+    """Load the export of a format in `folder` as its users do, if the model is one of theirs.
+
+    Args:
+        base: what its tokens and its window are.
+
+    Raises:
+        UserError: it does not load there.
+    """
+    kind = KINDS[name]
+    unusual = unusual_in(base)
+    if kind.program is not None and not unusual:
+        program = _class(kind.program).load(folder, str(device))
+        return Consumer(program.name, "", lambda *given: _by_program(program, base, *given))
+    note = (
+        f"{kind.shown} takes Whisper's own window and vocabularies for granted, and this model has "
+        f"{unusual}: it is run below that, with prompts and features of ours"
+    )
+    return Consumer(
+        f"{kind.package} {version(kind.package)}",
+        note if kind.program else "",
+        _by_engine(name, folder, base, device),
+    )
+
+
+def unusual_in(base: Base) -> str:
+    """What is not as in the published checkpoints; "" where nothing is."""
+    found = []
+    if base.vocabulary.size not in PUBLISHED_SIZES:
+        found.append(f"{base.vocabulary.size:,} tokens")
+    if base.window_seconds != PUBLISHED_SECONDS:
+        found.append(f"{base.window_seconds:g} s")
+    return " and ".join(found)
+
+
+def adapter_consumer(folder: Path, base: ModelConfig, device: torch.device) -> Consumer:
+    """Stock PEFT, which puts the exported adapter on the base in full precision."""
+    from lora_whisper.commands._listening import Listening
+    from lora_whisper.commands._models import Contender
+
+    model = dataclasses.replace(base, dtype="float32")
+    contender = Contender("adapter", str(folder), "adapter", model, adapter=folder)
+
+    def hear(utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int) -> Hypotheses:
+        listening = Listening(contender, "float32", device, reuse=False)
+        try:
+            return listening.hear("hearing in PEFT", utterances, settings, seed)[0]
+        finally:
+            listening.close()
+
+    return Consumer(f"peft {version('peft')}", "", hear)
+
+
+def _class(place: tuple[str, str]) -> Any:
+    module, name = place
+    return getattr(importlib.import_module(f"lora_whisper.export.{module}"), name)
+
+
+# ── the program ──────────────────────────────────────────────────────────────────────────────
+
+
+def _by_program(
+    program: Any,
+    base: Base,
+    utterances: Sequence[Utterance],
+    settings: EvaluationConfig,
+    seed: int,
+) -> Hypotheses:
+    """One utterance after the other, as a program hears files."""
+    from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_audio
+    from lora_whisper.data.vocabulary import token_language
+    from lora_whisper.data.windows import BadAudio
+    from lora_whisper.evaluation.decoding import Hypotheses
+
+    started, texts, seconds, bad = time.perf_counter(), [], [], []
+    with work(f"hearing in {program.name.split()[0]}", len(utterances)) as bar:
+        for done, one in enumerate(utterances, start=1):
+            try:
+                samples = read_audio(one.audio, one.start_seconds, one.end_seconds)
+                language = token_language(base.vocabulary, one)
+                texts.append(program.hear(samples, language, one.task).strip())
+                seconds.append(len(samples) / SAMPLING_RATE)
+            except AudioError as error:
+                texts.append("")
+                seconds.append(0.0)
+                bad.append(BadAudio(one.row, str(error)))
+            bar.update(done)
+    nothing = ((),) * len(texts)
+    taken = time.perf_counter() - started
+    return Hypotheses(tuple(texts), tuple(seconds), nothing, tuple(bad), taken)
+
+
+# ── what lies below it ───────────────────────────────────────────────────────────────────────
+
+
+def _by_engine(name: str, folder: Path, base: Base, device: torch.device) -> Hear:
+    recognizer = _recognizer(name, folder, base, device)
+
+    def hear(utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int) -> Hypotheses:
+        from lora_whisper.commands._scoring import with_batch_size
+        from lora_whisper.evaluation.decoding import transcribe
+
+        with work(f"hearing in {KINDS[name].shown}", len(utterances)) as bar:
+            return transcribe(
+                recognizer,
+                utterances,
+                with_batch_size(settings, recognizer),
+                seed,
+                on_progress=lambda done, total: bar.update(done),
+            )
+
+    return hear
+
+
+def _recognizer(name: str, folder: Path, base: Base, device: torch.device) -> Recognizer:
+    engine = KINDS[name].engine
+    if engine is None:
+        from lora_whisper.evaluation.ctranslate2_recognizer import CTranslate2Recognizer
+
+        return CTranslate2Recognizer.load(folder, str(device))
+    from lora_whisper.evaluation.stepwise_recognizer import StepwiseRecognizer
+    from lora_whisper.model.checkpoint import load_generation_config
+
+    return StepwiseRecognizer(
+        _class(engine).load(folder),
+        base.processor.tokenizer,
+        load_generation_config(base.checkpoint),
+        base.vocabulary,
+        base.features,
+    )

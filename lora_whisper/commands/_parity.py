@@ -1,0 +1,143 @@
+"""Is what is deployed what was measured? An export beside the models that it comes from.
+
+All hear the same utterances of the test set, greedily; the export hears them in the program that it
+is for. What has to agree is the WER, and the texts show where it does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.commands._consumers import Consumer
+from lora_whisper.commands._inputs import Base
+from lora_whisper.commands._listening import Listening
+from lora_whisper.commands._models import Contender
+from lora_whisper.commands._summary import leading, rate_name, score_table
+from lora_whisper.config import EvaluationConfig
+from lora_whisper.data.table import Utterances
+from lora_whisper.terminal import console
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_whisper.evaluation.decoding import Hypotheses
+    from lora_whisper.evaluation.rows import ScoredRow
+
+MERGED = "merged"
+SHOWN_TEXTS = 20  # of those that differ
+RATES = ("wer", "cer")
+KEPT = ("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one model made of the utterances."""
+
+    score: dict[str, Any]
+    rows: Sequence[ScoredRow]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What everybody hears, and how."""
+
+    utterances: Utterances
+    base: Base
+    settings: EvaluationConfig
+    seed: int
+
+    def judged(self, found: Hypotheses) -> Heard:
+        from lora_whisper.evaluation.judging import judge
+
+        score, rows = judge(self.utterances, found, self.base.vocabulary, self.settings, self.seed)
+        return Heard(score.to_dict(), rows)
+
+
+def greedily(settings: EvaluationConfig) -> EvaluationConfig:
+    """The settings that every program has: no beams, no second try, no timestamps."""
+    return dataclasses.replace(
+        settings,
+        beams=1,
+        temperature_fallback=False,
+        timestamps=False,
+        previous_text=False,
+        group_by=(),
+    )
+
+
+def hear_models(
+    contenders: Sequence[Contender], sample: Sample, device: torch.device
+) -> dict[str, Heard]:
+    """Base, adapter and merged model, by name; what they said before is taken from the cache."""
+    heard = {}
+    for one in contenders:
+        listening = Listening(one, "auto", device, reuse=True)
+        try:
+            found, _ = listening.hear(
+                f"hearing {one.name}", sample.utterances, sample.settings, sample.seed
+            )
+        finally:
+            listening.close()
+        heard[one.name] = sample.judged(found)
+    return heard
+
+
+def compare(
+    name: str, consumer: Consumer, models: Mapping[str, Heard], sample: Sample, tolerance: float
+) -> dict[str, Any]:
+    """Hear the export; return what parity.json holds."""
+    export = sample.judged(consumer.hear(sample.utterances, sample.settings, sample.seed))
+    merged = models[MERGED]
+    rate = leading(merged.score)
+    difference = export.score[rate] - merged.score[rate]
+    pairs = list(zip(merged.rows, export.rows, strict=True))
+    differing = [
+        {"row": ours.row, "reference": ours.reference}
+        | {MERGED: ours.hypothesis, name: theirs.hypothesis}
+        for ours, theirs in pairs
+        if ours.hypothesis != theirs.hypothesis
+    ]
+    scores = {model: heard.score for model, heard in models.items()} | {name: export.score}
+    return {
+        "consumer": consumer.name,
+        "note": consumer.note,
+        "utterances": len(pairs),
+        "rate": rate,
+        "difference": difference,
+        "tolerance": tolerance,
+        "is_within": abs(difference) <= tolerance,
+        "identical": len(pairs) - len(differing),
+        "identical_share": 1 - len(differing) / len(pairs),
+        "scores": {model: {key: score[key] for key in KEPT} for model, score in scores.items()},
+        "differing": differing[:SHOWN_TEXTS],
+    }
+
+
+def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
+    """One table of all that was heard, and a verdict on each export."""
+    scores = {
+        model: score | {"groups": {}} for one in found for model, score in one["scores"].items()
+    }
+    count = found[0]["utterances"]
+    console.print()
+    console.print(score_table(f"{count} utterances, heard greedily", scores, quantization))
+    for note in dict.fromkeys(one["note"] for one in found if one["note"]):
+        _say("note", note)
+    for one in found:
+        *_, name = one["scores"]
+        rate = rate_name(scores[name], one["rate"])
+        points, limit = 100 * one["difference"], 100 * one["tolerance"]
+        _say(
+            "parity" if one["is_within"] else "DIFFERS",
+            f"{name} in {one['consumer']}: {rate} {points:+.1f} points from {MERGED} (tolerance "
+            f"{limit:g}), {one['identical']} of {one['utterances']} texts the same",
+        )
+
+
+def _say(name: str, text: str) -> None:
+    lines = textwrap.wrap(text, console.width - 12)
+    console.print(f"{name:12}" + f"\n{'':12}".join(lines), markup=False)

@@ -1,0 +1,274 @@
+"""`lora-whisper export`: write the merged model for another program, and try it there.
+
+    lora-whisper export run=outputs/mine format=ctranslate2
+    lora-whisper export run=outputs/mine 'format=[ctranslate2,ggml]'
+    lora-whisper export run=outputs/mine format=ctranslate2 dtype=int8 overwrite=true
+
+What is written into outputs/NAME/export/FORMAT/ hears the run's test set in its own program, beside
+base, adapter and merged model. A difference in WER that is over the tolerance is exit code 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.commands._consumers import adapter_consumer, load_consumer, require_packages
+from lora_whisper.commands._hydra import Command, defaults, run_command
+from lora_whisper.commands._inputs import read_base, read_config
+from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
+from lora_whisper.commands._recipe import RECIPE_FILE
+from lora_whisper.commands._test_sets import data_to_score
+from lora_whisper.composing import to_config
+from lora_whisper.config import (
+    EvaluationConfig,
+    ExportConfig,
+    MergeConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from lora_whisper.data.sources import read_split
+from lora_whisper.data.table import Utterances
+from lora_whisper.errors import UserError
+from lora_whisper.model.checkpoint import sha256
+from lora_whisper.model.saved import WEIGHTS_FILE
+from lora_whisper.paths import EMBEDDED
+from lora_whisper.run_folder import (
+    RunFolder,
+    existing_run,
+    locked,
+    read_json,
+    write_json,
+    written_whole,
+)
+from lora_whisper.terminal import megabytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_whisper.commands._parity import Heard, Sample
+
+log = logging.getLogger("lora_whisper")
+
+PARITY_FILE = "parity.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a run with its merged model, or a merged model alone."""
+
+    folder: RunFolder
+    trained: TrainConfig | None
+
+    @property
+    def base(self) -> ModelConfig:
+        """That the adapter was trained on."""
+        assert self.trained is not None, "an adapter is exported of a run alone"
+        return self.trained.model
+
+    def contenders(self) -> Sequence[Contender]:
+        if self.trained is not None:
+            return contenders_of_run(str(self.folder.path))
+        return [merged_of(self.folder)]
+
+
+def check(config: ExportConfig, path: Path) -> None:
+    """Find the run, its speech and the programs; see that nothing is replaced unasked.
+
+    Raises:
+        UserError: something is not there; what to type.
+    """
+    source = _source(config)
+    for name in config.format:
+        require_packages(name)
+        place = source.folder.export / name
+        if place.exists() and not config.overwrite:
+            raise UserError(f"{place} exists. Type overwrite=true to replace it.")
+    if "adapter" in config.format:
+        _name_of_base(config, source)
+    if config.parity.utterances:
+        _rows(config, source)
+
+
+def run(config: ExportConfig, path: Path) -> int:
+    """Merge if need be, write each format, try each; the exit code is 1 where one is off."""
+    source = _source(config)
+    if not source.folder.merged.is_dir():
+        _merge(source.folder)
+    sample = _sample(config, source) if config.parity.utterances else None
+    with locked(source.folder.path):
+        for name in config.format:
+            _write(name, config, source)
+        if sample is None:
+            log.warning("not tried   since parity.utterances=0: nobody knows what it hears")
+            return 0
+        return 0 if _try_all(config, source, sample) else 1
+
+
+def _source(config: ExportConfig) -> Source:
+    """The run, or the folder that `merge adapter=…` wrote.
+
+    Raises:
+        UserError: it is neither; or merged/ there is of another adapter than the one beside it.
+    """
+    folder = RunFolder(Path(config.run).expanduser())
+    if folder.is_run():
+        folder = existing_run(config.run)
+        if folder.merged.is_dir():
+            _require_current(folder)
+        return Source(folder, read_config(folder))
+    if (folder.merged / RECIPE_FILE).is_file() and "adapter" not in config.format:
+        return Source(folder, None)
+    return Source(existing_run(config.run), None)  # says what is there
+
+
+def _require_current(folder: RunFolder) -> None:
+    recipe = folder.merged / RECIPE_FILE
+    made_of = read_json(recipe)["adapters"] if recipe.is_file() else []
+    if sha256(folder.adapter / WEIGHTS_FILE) not in [one["sha256"] for one in made_of]:
+        raise UserError(
+            f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
+            f"Type lora-whisper merge run={folder.path} overwrite=true"
+        )
+
+
+def _merge(folder: RunFolder) -> None:
+    from lora_whisper.commands import merge
+
+    values = defaults("merge") | {"run": str(folder.path)}
+    merge.run(to_config(MergeConfig, values), folder.path)
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _write(name: str, config: ExportConfig, source: Source) -> None:
+    dtype, place = config.dtype_for(name), source.folder.export / name
+    with written_whole(place) as aside:
+        if name == "adapter":
+            _write_adapter(config, source, aside, dtype)
+        else:
+            writer = importlib.import_module(f"lora_whisper.export.{name}")
+            writer.write(source.folder.merged, aside, dtype)
+    log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
+    if name == "ggml":
+        from lora_whisper.export.ggml import quantize_command
+
+        log.info("smaller     %s", quantize_command(place))
+
+
+def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: str) -> None:
+    from lora_whisper.export.adapter import write
+
+    name, revision = _name_of_base(config, source)
+    for obstacle in write(source.folder.adapter, name, revision, folder, dtype):
+        log.warning("vLLM        does not serve it: %s", obstacle)
+
+
+def _name_of_base(config: ExportConfig, source: Source) -> tuple[str, str | None]:
+    """The hub id by which others find the base, and its commit."""
+    summary = read_json(source.folder.summary)
+    kind, _, commit = summary["checkpoint_fingerprint"].partition(":")
+    if config.base is not None:
+        return config.base, None
+    if kind == "commit":
+        return summary["checkpoint"], commit
+    if summary["checkpoint"].startswith(EMBEDDED):
+        return summary["checkpoint"], None
+    raise UserError(
+        f"The base of {source.folder.path} lay in a folder, which nobody else has.\n"
+        "Type base=OWNER/NAME with its id on the hub."
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# ── trying ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
+    """Hear the sample by all; return whether every export is within the tolerance."""
+    from lora_whisper.commands._parity import hear_models, show
+    from lora_whisper.training.accelerator import new_accelerator
+
+    contenders = source.contenders()
+    device = new_accelerator(contenders[0].precision).device
+    models = hear_models(contenders, sample, device)
+    found = {name: _try(name, config, source, models, sample, device) for name in config.format}
+    show([*found.values()], source.trained.quantization.kind if source.trained else "none")
+    for name, parity in found.items():
+        if not parity["is_within"]:
+            place = source.folder.export / name
+            log.error("differs     %s is not what was measured; see its %s", place, PARITY_FILE)
+    return all(parity["is_within"] for parity in found.values())
+
+
+def _try(
+    name: str,
+    config: ExportConfig,
+    source: Source,
+    models: dict[str, Heard],
+    sample: Sample,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Hear one export, and write what was found beside it."""
+    from lora_whisper.commands._environment import versions
+    from lora_whisper.commands._parity import compare
+
+    place, dtype = source.folder.export / name, config.dtype_for(name)
+    consumer = (
+        adapter_consumer(place, source.base, device)
+        if name == "adapter"
+        else load_consumer(name, place, sample.base, device)
+    )
+    parity = compare(f"{name} {dtype}", consumer, models, sample, config.parity.tolerance)
+    made_of = read_json(source.folder.merged / RECIPE_FILE)
+    values = {"format": name, "dtype": dtype, "merged": made_of, **parity, "versions": versions()}
+    write_json(place / PARITY_FILE, values)
+    return parity
+
+
+def _sample(config: ExportConfig, source: Source) -> Sample:
+    """So many utterances of the test set that fit into the window."""
+    from lora_whisper.commands._parity import Sample, greedily
+    from lora_whisper.data.corpus import load_corpus, sample, with_codes
+
+    base = read_base(as_it_is(str(source.folder.merged.absolute())))
+    data, rows = _rows(config, source)
+    seed = source.trained.seed if source.trained else defaults("train")["seed"]
+    fitting = dataclasses.replace(data, long_audio="drop")
+    corpus = load_corpus(rows, "test", fitting, base.window_seconds)
+    chosen = sample(corpus.utterances, config.parity.utterances, seed)
+    corpus = with_codes(dataclasses.replace(corpus, utterances=chosen), base.vocabulary)
+    usual = to_config(EvaluationConfig, defaults("train")["evaluation"])
+    settings = source.trained.evaluation if source.trained else usual
+    return Sample(corpus.utterances, base, greedily(settings), seed)
+
+
+def _rows(config: ExportConfig, source: Source) -> tuple[Any, Utterances]:
+    data = data_to_score(config.data, source.trained)
+    rows = read_split(data, "test") if data.test or data.path else None
+    if rows is None:
+        raise UserError(
+            f"run={config.run}: there is no test set to try the export on. Type "
+            "data.test=FILE.jsonl, or parity.utterances=0 to go without a trial"
+        )
+    return data, rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+COMMAND = Command("export", ExportConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())
