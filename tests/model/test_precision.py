@@ -15,7 +15,7 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.data.features import LogMel
 from lora_whisper.model.adapter import adapter_parameters, attach
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
-from lora_whisper.model.shapes import shape, shape_names
+from lora_whisper.model.shapes import shape
 from lora_whisper.training.accelerator import new_accelerator
 from lora_whisper.training.defaults import checkpointing_for_width
 from lora_whisper.training.loop import Trainer, forward, train_step
@@ -142,12 +142,9 @@ def toy_batch(config: WhisperConfig) -> Batch:
     return dataclasses.replace(batch, waveforms=batch.waveforms[:, :16_000])
 
 
-# Those that differ in depth alone are one here: large and large-v2, large-v3 and turbo.
-SHALLOW = {shallow(name).to_json_string(): name for name in shape_names()}.values()
-
-
-@pytest.mark.parametrize("name", SHALLOW)
-def test_every_size_trains_at_its_true_width_mels_and_vocabulary(name):
+# Each vocabulary, both numbers of mel bins, the narrowest and the widest.
+@pytest.mark.parametrize("name", ["tiny.en", "small", "large-v3"])
+def test_sizes_train_at_their_true_width_mels_and_vocabulary(name):
     """A bfloat16 base under bf16, checkpointed from medium on, as `training` has it by default."""
     config = shallow(name)
     checkpointing = checkpointing_for_width(config.d_model)

@@ -1,0 +1,173 @@
+"""`export`: what is written is tried, and what differs is said."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lora_whisper.commands import _consumers
+from lora_whisper.config import EXPORT_DTYPES
+from lora_whisper.export import ctranslate2 as writer
+from tests.commands.conftest import Line, World
+from tests.launched import command_line, together
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run a was trained, strongly enough to write something else than its base."""
+    folder = tmp_path_factory.mktemp("trained")
+    strong = ("training.validate_every_steps=2", "optimizer.learning_rate=0.05")
+    assert together(1, command_line, folder, "train", *world.arguments("a", *strong)) == [0]
+    return folder
+
+
+@pytest.fixture
+def here(trained: Path, line: Line, tmp_path: Path) -> Path:
+    """A copy of the run, in the current folder."""
+    shutil.copytree(trained / "outputs", tmp_path / "outputs")
+    return tmp_path
+
+
+def parity(name: str, run: str = "outputs/a") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(run, "export", name, "parity.json").read_text())
+    return found
+
+
+def test_exports_say_what_the_merged_model_says(
+    here: Path, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was not merged is merged first, and scored as `merge` does."""
+    formats = "format=[ctranslate2,onnx,adapter]"
+    assert line("export", "run=outputs/a", formats, "dtype=float32", "base=me/base") == 0
+    said = capsys.readouterr().out
+    assert json.loads(Path("outputs/a/summary.json").read_text())["merged"] is not None
+    for name in ("ctranslate2", "onnx", "adapter"):
+        found = parity(name)
+        assert list(found["scores"]) == ["base", "adapter", "merged", f"{name} float32"]
+        assert found["scores"]["merged"]["wer"] == found["scores"][f"{name} float32"]["wer"]
+        assert (found["identical"], found["utterances"], found["difference"]) == (4, 4, 0.0)
+        assert f"{name} float32 in {found['consumer']}" in " ".join(said.split())
+        assert str(here) not in Path("outputs/a/export", name, "parity.json").read_text()
+    assert {one.name for one in Path("outputs/a/export/adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
+def test_what_differs_is_exit_code_1(
+    here: Path,
+    world: World,
+    line: Line,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Here the base is exported, as by a converter that does not see the adapter."""
+    whole = writer.write
+    monkeypatch.setattr(
+        writer, "write", lambda _, folder, dtype: whole(world.checkpoint, folder, dtype)
+    )
+    given = ("run=outputs/a", "format=ctranslate2", "dtype=float32", "parity.tolerance=0")
+    assert line("export", *given) == 1
+    found = parity("ctranslate2")
+    assert not found["is_within"]
+    assert found["scores"]["ctranslate2 float32"]["wer"] == found["scores"]["base"]["wer"]
+    assert found["differing"][0].keys() == {"row", "reference", "merged", "ctranslate2 float32"}
+    printed = capsys.readouterr()
+    assert "is not what was measured" in printed.out + printed.err
+    assert "DIFFERS" in printed.out
+
+
+def test_an_export_is_replaced_only_when_that_is_asked_for(here: Path, line: Line) -> None:
+    given = ("run=outputs/a", "format=ctranslate2", "dtype=float32")
+    assert line("export", *given) == 0
+    place = Path("outputs/a/export/ctranslate2")
+    before = (place / "model.bin").read_bytes()
+    assert line("export", "run=outputs/a", "format=ctranslate2", "dtype=int8") == 2
+    assert (place / "model.bin").read_bytes() == before
+    more = ("dtype=int8", "overwrite=true", "parity.utterances=0")
+    assert line("export", "run=outputs/a", "format=ctranslate2", *more) == 0
+    assert (place / "model.bin").read_bytes() != before
+    assert not (place / "parity.json").exists()
+
+
+def test_a_merged_model_of_another_adapter_is_not_exported(
+    here: Path, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("merge", "run=outputs/a") == 0
+    path = Path("outputs/a/adapter/adapter_model.safetensors")
+    save_file({name: 2 * value for name, value in load_file(path).items()}, path)
+    assert line("export", "run=outputs/a", "format=ctranslate2") == 2
+    assert "merge run=outputs/a overwrite=true" in capsys.readouterr().err
+    assert not Path("outputs/a/export").exists()
+
+
+def test_an_adapter_alone_is_merged_and_exported(here: Path, world: World, line: Line) -> None:
+    shutil.copytree("outputs/a/adapter", "mine")
+    assert line("merge", "adapter=mine") == 0
+    given = ("run=outputs/mine", "format=ctranslate2", "dtype=float32")
+    assert line("export", *given) == 2  # there is no speech
+    speech = (f"data.test={world.speech / 'test.jsonl'}", "data.language=en")
+    assert line("export", *given, *speech) == 0
+    found = parity("ctranslate2", "outputs/mine")
+    assert list(found["scores"]) == ["merged", "ctranslate2 float32"]
+    assert found["identical"] == 4
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["format=tflite"], "expected ctranslate2 or ggml or onnx or openai or adapter"),
+        (["format=ggml", "dtype=int8"], "ggml has f16, f32, found int8"),
+        (["format=[ctranslate2,onnx]", "dtype=int8"], "onnx has float32, float16, found int8"),
+        (["format=onnx", "parity.tolerance=2"], "parity.tolerance: expected 0 … 1"),
+        (["format=adapter"], "base=OWNER/NAME"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is(
+    here: Path, line: Line, capsys: pytest.CaptureFixture[str], typed: list[str], said: str
+) -> None:
+    assert line("export", "run=outputs/a", *typed) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("outputs/a/merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [
+        ("ctranslate2", "faster_whisper", "ctranslate2"),
+        ("ggml", "_pywhispercpp", "ggml"),
+        ("onnx", "onnxscript", "onnx"),
+        ("openai", "whisper", "openai"),
+    ],
+)
+def test_a_missing_package_is_one_line(
+    here: Path,
+    line: Line,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    module: str,
+    extra: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert line("export", "run=outputs/a", f"format={name}") == 2
+    assert f"pip install 'lora-whisper[{extra}]'" in capsys.readouterr().err
+    assert not Path("outputs/a/merged").exists()
+
+
+@pytest.mark.parametrize("name", EXPORT_DTYPES)
+def test_the_table_of_dtypes_is_that_of_the_writers(name: str) -> None:
+    assert importlib.import_module(f"lora_whisper.export.{name}").DTYPES == EXPORT_DTYPES[name]
+
+
+@pytest.mark.parametrize("kind", _consumers.KINDS.values(), ids=_consumers.KINDS)
+def test_consumers_are_where_the_table_says(kind: _consumers.Kind) -> None:
+    for place in (kind.program, kind.engine):
+        assert place is None or callable(_consumers._class(place).load)
