@@ -154,7 +154,8 @@ def converted(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
         UserError: it is not finite there.
     """
     result = weight.to(dtype)
-    if not result.isfinite().all():
+    # NaN is the least and the most. `isfinite` took 40 times as long.
+    if not all(extreme.isfinite() for extreme in torch.aminmax(result)):
         raise UserError(
             f"{name}: values that are not finite numbers in {str(dtype).removeprefix('torch.')}. "
             "The weights are too large for it, or broken: say dtype=float32; if that gives "

@@ -1,8 +1,8 @@
 """whisper.cpp, which hears what `export.ggml` wrote: the program, and the library below it.
 
 Both come from the wheel of pywhispercpp. Its own functions below `transcribe` are of no use here
-(`whisper_get_logits` returns a list of the first token's only, `whisper_set_mel` wants bytes), so
-that the library is called as a C program calls it, by include/whisper.h.
+(`whisper_decode` takes one token, `whisper_get_logits` gives one number), so that the library is
+called as a C program calls it, by include/whisper.h.
 """
 
 from __future__ import annotations

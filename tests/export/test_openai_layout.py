@@ -14,7 +14,7 @@ from whisper.model import ModelDimensions, Whisper
 
 from lora_whisper.errors import UserError
 from lora_whisper.export import ctranslate2, ggml, openai
-from lora_whisper.export.openai_layout import openai_name, read_dimensions, read_tensors
+from lora_whisper.export.openai_layout import converted, openai_name, read_dimensions, read_tensors
 from tests.evaluation.toy_listener import NANO
 
 
@@ -62,6 +62,14 @@ def test_what_the_layout_has_no_place_for_is_refused(
     for writer in (ggml, openai):
         with pytest.raises(UserError, match=f"{key}: found {value}, expected .*(?s:.*)format="):
             writer.write(folder, tmp_path, writer.DTYPES[0])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_broken_weights_are_named_in_any_precision(value: float) -> None:
+    weight = torch.zeros(3, 4)
+    weight[1, 2] = value
+    with pytest.raises(UserError, match=r"conv1\.weight: values .* in float32"):
+        converted("conv1.weight", weight, torch.float32)
 
 
 @pytest.mark.parametrize("writer", [ggml, openai, ctranslate2])
