@@ -1,0 +1,97 @@
+"""faster-whisper, which hears what `export.ctranslate2` wrote.
+
+Models of other windows and vocabularies than the published ones go to
+`evaluation.ctranslate2_recognizer`, which is CTranslate2 without faster-whisper around it.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lora_whisper.errors import UserError
+
+ENGLISH = "en"
+
+
+class FasterWhisperProgram:
+    """faster-whisper as people run it, for models of a published size.
+
+    Greedy, one window after the other, without timestamps, previous text, fallback, thresholds and
+    voice detection. Behind a recording that is shorter than its window, its log-mel goes on with
+    0.0; Transformers and whisper.cpp hear silence there, which is lower. Recordings of 30 s are
+    heard alike.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        # Otherwise the prompt is <|startoftranscript|> <|notimestamps|>: without language and task.
+        self.prompts_with_language = bool(model.model.is_multilingual)
+        engine = version("ctranslate2")
+        self.name = f"faster-whisper {version('faster-whisper')} (CTranslate2 {engine})"
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> FasterWhisperProgram:
+        """Load an exported folder; `device` is "cpu", "cuda" or "cuda:1".
+
+        Raises:
+            UserError: the package is missing, or the folder does not load.
+        """
+        whisper_model = _model_class()
+        kind, _, index = device.partition(":")
+        try:
+            model = whisper_model(
+                str(folder),
+                device=kind,
+                device_index=int(index or 0),
+                cpu_threads=torch.get_num_threads(),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder} does not load in faster-whisper: {error}") from None
+        return cls(model)
+
+    def hear(self, samples: np.ndarray, language: str | None, task: str) -> str:
+        """The text of mono audio at 16 kHz in float32.
+
+        Args:
+            language: Whisper's code; None for English-only models.
+            task: transcribe or translate.
+        """
+        segments, _ = self.model.transcribe(
+            samples,
+            language=language or ENGLISH,
+            task=task,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+            compression_ratio_threshold=None,
+            log_prob_threshold=None,
+            no_speech_threshold=None,
+            vad_filter=False,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+
+def require_package() -> None:
+    """See that faster-whisper is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    _model_class()
+
+
+def _model_class() -> Any:
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError:
+        raise UserError(
+            "To run an exported CTranslate2 model, faster-whisper is needed: "
+            "pip install 'lora-whisper[ctranslate2]'"
+        ) from None
+    return WhisperModel

@@ -1,0 +1,102 @@
+"""What openai-whisper hears of an exported file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.evaluation.stepwise_recognizer import StepwiseRecognizer
+from lora_whisper.export import openai, openai_whisper
+from lora_whisper.export.openai_layout import read_tensors
+from lora_whisper.export.openai_whisper import OpenAIWhisperEngine, OpenAIWhisperProgram
+from tests.evaluation.toy_listener import GREEDY, NANO, Toy, general_speech, nano
+from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
+
+
+def exported(checkpoint: Path, folder: Path, dtype: str = "float32") -> Path:
+    folder.mkdir()
+    openai.write(checkpoint, folder, dtype)
+    return folder
+
+
+def stepwise(folder: Path, toy: Toy) -> StepwiseRecognizer:
+    engine = OpenAIWhisperEngine.load(folder)
+    config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
+    return StepwiseRecognizer(engine, tokenizer, config, toy.vocabulary, toy.features)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Merged:
+    return narrow_large_v3(tmp_path_factory.mktemp("narrow"))
+
+
+def test_weights_are_the_checkpoints_bit_for_bit(tmp_path: Path) -> None:
+    path = exported(NANO, tmp_path / "out") / "model.pt"
+    found = torch.load(path, weights_only=True)["model_state_dict"]
+    expected = dict(read_tensors(NANO))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name].float()) for name in found)
+
+
+@pytest.mark.parametrize("dtype", openai.DTYPES)
+def test_nano_hears_what_the_checkpoint_hears(tmp_path: Path, dtype: str) -> None:
+    folder, toy, clips = exported(NANO, tmp_path / "out", dtype), nano(), general_speech(6)
+    recognizer = stepwise(folder, toy)
+    assert recognizer.width == toy.model.config.d_model
+    assert transcribe(recognizer, clips, GREEDY).texts == toy.hear(clips).texts
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 0.1)])
+def test_logits_with_large_v3s_bins_and_tokens(
+    narrow: Merged, tmp_path: Path, dtype: str, tolerance: float
+) -> None:
+    """Of a standard deviation of 3."""
+    engine = OpenAIWhisperEngine.load(exported(narrow.folder, tmp_path / "out", dtype))
+    window = narrow.window(general_speech(1)[0])
+    tokens = [*narrow.toy.vocabulary.start("yue", "translate"), 5, 6, 7, 8]
+    with torch.inference_mode():
+        engine.hear(window)
+        expected = narrow.logits(window, tokens)
+        for new in (tokens[:4], tokens[4:5], tokens[5:]):
+            position = tokens.index(new[-1])
+            torch.testing.assert_close(
+                engine.logits(new), expected[position], atol=tolerance, rtol=0
+            )
+
+
+def test_the_program_hears_what_the_checkpoint_hears(narrow: Merged, tmp_path: Path) -> None:
+    program = OpenAIWhisperProgram.load(exported(narrow.folder, tmp_path / "out"))
+    assert program.name.startswith("openai-whisper 20")
+    clip = general_speech(1)[0]
+    text = program.hear(whole_window(clip), "en", "transcribe")
+    assert text == narrow.text(clip) != ""
+
+
+@pytest.mark.slow
+def test_the_program_runs_the_genuine_tiny(tmp_path: Path) -> None:
+    merged, clip = tiny(tmp_path / "tiny"), general_speech(1)[0]
+    program = OpenAIWhisperProgram.load(exported(merged.folder, tmp_path / "out", "float16"))
+    text = program.hear(whole_window(clip), "en", "transcribe")
+    assert text == merged.text(clip) != ""
+
+
+def test_what_does_not_load_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no model\.pt; export it: format=openai"):
+        OpenAIWhisperProgram.load(tmp_path)
+    (tmp_path / "model.pt").write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"model\.pt does not load in openai-whisper"):
+        OpenAIWhisperProgram.load(tmp_path)
+    torch.save({"dims": {}}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt does not load in openai-whisper"):
+        OpenAIWhisperProgram.load(tmp_path)
+
+
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "whisper", None)
+    with pytest.raises(UserError, match=r"pip install 'lora-whisper\[openai\]'"):
+        openai_whisper.require_package()
