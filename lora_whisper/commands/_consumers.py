@@ -120,6 +120,18 @@ def load_consumer(name: str, folder: Path, base: Base, device: torch.device) -> 
     )
 
 
+def why_untried(name: str, dtype: str) -> str:
+    """Why the installed program cannot run an export that another version can; "" where it can."""
+    if name != "ggml":
+        return ""
+    from lora_whisper.export.whisper_cpp import load_library
+
+    library = load_library()
+    if library.computes(dtype):
+        return ""
+    return f"whisper.cpp {library.version()} does not compute with {dtype}; its quantizer reads it"
+
+
 def unusual_in(base: Base) -> str:
     """What is not as in the published checkpoints; "" where nothing is."""
     found = []

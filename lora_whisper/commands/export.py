@@ -19,7 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper.commands._consumers import adapter_consumer, load_consumer, require_packages
+from lora_whisper.commands._consumers import (
+    adapter_consumer,
+    load_consumer,
+    require_packages,
+    why_untried,
+)
 from lora_whisper.commands._hydra import Command, defaults, run_command
 from lora_whisper.commands._inputs import read_base, read_config
 from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
@@ -195,14 +200,21 @@ def _size(folder: Path) -> int:
 
 
 def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
-    """Hear the sample by all; return whether every export is within the tolerance."""
+    """Hear the sample by all; return whether every export that could be tried is close enough."""
     from lora_whisper.commands._parity import hear_models, show
     from lora_whisper.training.accelerator import new_accelerator
 
+    reasons = {name: why_untried(name, config.dtype_for(name)) for name in config.format}
+    for name, reason in reasons.items():
+        if reason:
+            log.warning("not tried   %s: %s", name, reason)
+    tried = [name for name, reason in reasons.items() if not reason]
+    if not tried:
+        return True
     contenders = source.contenders()
     device = new_accelerator(contenders[0].precision).device
     models = hear_models(contenders, sample, device)
-    found = {name: _try(name, config, source, models, sample, device) for name in config.format}
+    found = {name: _try(name, config, source, models, sample, device) for name in tried}
     show([*found.values()], source.trained.quantization.kind if source.trained else "none")
     for name, parity in found.items():
         if not parity["is_within"]:

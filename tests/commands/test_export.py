@@ -164,7 +164,7 @@ def test_a_missing_package_is_one_line(
 
 @pytest.mark.parametrize("name", EXPORT_DTYPES)
 def test_the_table_of_dtypes_is_that_of_the_writers(name: str) -> None:
-    assert importlib.import_module(f"lora_whisper.export.{name}").DTYPES == EXPORT_DTYPES[name]
+    assert EXPORT_DTYPES[name] == importlib.import_module(f"lora_whisper.export.{name}").DTYPES
 
 
 @pytest.mark.parametrize("kind", _consumers.KINDS.values(), ids=_consumers.KINDS)
