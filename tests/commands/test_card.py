@@ -254,7 +254,8 @@ def test_faster_whisper_runs_by_what_the_card_says_to_type(
     narrow_model(run.merged)
     card = ModelCard(merged_card(run, summary))
     (typed,) = re.findall(r"```bash\n(.*?)```", card.text, flags=re.DOTALL)
-    words = shlex.split(typed.replace("path/to/this/folder", str(run.merged)))
+    joined = typed.replace("\\\n", "")
+    words = shlex.split(joined.replace("path/to/this/folder", str(run.merged)))
     assert words[0] == "ct2-transformers-converter"
     monkeypatch.setattr(sys, "argv", words)
     converter.main()
