@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.composing import to_config
-from lora_whisper.config import CheckConfig, EvaluateConfig, MergeConfig, TrainConfig
+from lora_whisper.config import CheckConfig, EvaluateConfig, MergeConfig, PushConfig, TrainConfig
 from tests.commands.conftest import Line, World, line, world  # noqa: F401
 from tests.composed import train_values
 
@@ -21,6 +21,7 @@ KINDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "merge": MergeConfig,
+    "push": PushConfig,
 }
 
 

@@ -12,12 +12,14 @@ COMMANDS = {
     "train": "adapt a checkpoint to speech, and score base and adapter",
     "evaluate": "score a run's base, adapter and merged model",
     "merge": "fold a run's adapter into its base, and score the result",
+    "push": "put a run's adapter or merged model on the hub, private by default",
+    "adapters": "list the adapters in a folder, with what each was worth",
 }
 USAGE = "\n".join(
     [
         "lora-whisper: LoRA training for OpenAI's Whisper",
         "",
-        "usage: lora-whisper COMMAND [key=value …]",
+        "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER]",
         "",
         *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
         "",

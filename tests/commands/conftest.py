@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands import check, evaluate, merge, train
+from lora_whisper.commands import check, evaluate, merge, push, train
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
@@ -17,6 +17,7 @@ MAINS = {
     "train": train.main,
     "evaluate": evaluate.main,
     "merge": merge.main,
+    "push": push.main,
 }
 Line = Callable[..., int]
 
