@@ -6,6 +6,7 @@ is the last net below files that are made without such things in the first place
 
 from __future__ import annotations
 
+import functools
 import getpass
 import json
 import os
@@ -25,8 +26,9 @@ NOBODYS = frozenset(
 CACHES = ("HF_HOME", "HF_HUB_CACHE")  # a base's path may begin with these
 SHORTEST_NAME = 3  # letters; shorter ones stand in any text
 HUB_ADDRESS = "https://huggingface.co/"
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-HOME_OF_SOMEBODY = re.compile(r"(?<![\w.])/(?:home|Users)/[\w.-]+|\b[A-Z]:\\+Users\\+[\w.-]+")
+TOKEN = r"\bhf_[A-Za-z0-9]{16,}"
+HOME_OF_SOMEBODY = r"(?<![\w.])/(?:home|Users)/[\w.-]+|\b[A-Z]:\\+Users\\+[\w.-]+"
+NEVER = "(?!)"
 BEFORE_PATH, AFTER_PATH = r"(?<![\w.~-])", r"(?![\w-])"  # "/data" is not in "owner/data-2"
 
 
@@ -73,31 +75,26 @@ def findings(
     text: str, folders: Collection[str], names: Collection[str]
 ) -> Iterator[tuple[int, str]]:
     """What must not be published, such as `the path /home/anna`, each with its line's number."""
-    for number, line in enumerate(_unescaped(text).splitlines(), start=1):
-        for what in _in_line(line, folders, names):
-            yield number, what
+    searched = _unescaped(text).replace(HUB_ADDRESS, "")
+    for hit in _pattern(tuple(folders), tuple(names)).finditer(searched):
+        number = searched.count("\n", 0, hit.start()) + 1
+        if hit["token"]:  # its end is not shown: the message may go into a log
+            yield number, f"an access token ({hit['token'][:6]}…)"
+        else:
+            kind = "path" if hit["path"] else "name"
+            yield number, f"the {kind} {hit[kind]}"
 
 
-def _in_line(line: str, folders: Collection[str], names: Collection[str]) -> Iterator[str]:
-    token = TOKEN.search(line)
-    if token:  # its end is not shown: the message may go into a log
-        yield f"an access token ({token[0][:6]}…)"
-    paths = [f"{BEFORE_PATH}{re.escape(folder)}{AFTER_PATH}" for folder in folders]
-    found = next((hit for path in paths if (hit := re.search(path, line))), None)
-    found = found or HOME_OF_SOMEBODY.search(line)
-    if found:
-        yield f"the path {found[0]}"
-        return
-    yield from (f"the name {name}" for name in names if _names(line, name))
-
-
-def _names(line: str, name: str) -> bool:
-    """Whether the name stands there, other than as the owner of something on the hub.
-
-    That one stands before a slash and behind none: anna/speech, but not /mnt/anna/speech.
-    """
-    word, line = re.escape(name), line.replace(HUB_ADDRESS, "")
-    return re.search(rf"(?<!\w){word}(?!\w)(?!/\w)|[/~]{word}/", line) is not None
+@functools.cache
+def _pattern(folders: tuple[str, ...], names: tuple[str, ...]) -> re.Pattern[str]:
+    """All at once, since a vocabulary has hundreds of thousands of lines."""
+    own = [f"{BEFORE_PATH}{re.escape(folder)}{AFTER_PATH}" for folder in folders]
+    kinds = [f"(?P<token>{TOKEN})", f"(?P<path>{'|'.join([*own, HOME_OF_SOMEBODY])})"]
+    # Before a slash and behind none, a name is the owner of something on the hub: anna/speech, but
+    # not /mnt/anna/speech.
+    words = "|".join(map(re.escape, names)) or NEVER
+    kinds.append(rf"(?P<name>(?<!\w)(?:{words})(?!\w)(?!/\w)|(?<=[/~])(?:{words})(?=/))")
+    return re.compile("|".join(kinds))
 
 
 def _unescaped(text: str) -> str:

@@ -233,8 +233,8 @@ def _with_base(text: str, summary: Summary, base: HubBase, model: str) -> str:
     link = f"[{base.name}](https://huggingface.co/{base.name})"
     text = re.sub(rf"{own}(?= \(sha256)", lambda _: link, text).replace(BASE_PLACE, str(base.name))
     card = ModelCard(text, ignore_metadata_errors=True)
-    card.data.base_model = base.name
-    card.data.base_model_relation = HUB_TERMS[model][1]
+    card.data["base_model"] = base.name
+    card.data["base_model_relation"] = HUB_TERMS[model][1]
     return str(card)
 
 
