@@ -19,7 +19,7 @@ from lora_whisper.commands import _private, push
 from lora_whisper.commands._results import write_results
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder
-from tests.commands.conftest import Line
+from tests.commands.conftest import Line, World
 from tests.commands.toy_run import Heard, toy_run
 from tests.hub_uploads import TOKEN, Repository, UploadHub, upload_hub
 
@@ -480,3 +480,25 @@ def test_a_run_that_is_not_merged_says_what_to_type(
 
 def test_the_command_is_known() -> None:
     assert push.COMMAND.name == "push"
+
+
+def test_a_run_that_was_trained_and_merged_here(
+    tmp_path: Path, world: World, line: Line, hub: UploadHub, user: str
+) -> None:
+    """What the other commands write is found clean: nobody has to edit a file before."""
+    assert line("train", *world.arguments("a", "training.max_steps=1", "seed=3")) == 0
+    assert line("merge", "run=outputs/a") == 0
+    weights = (world.checkpoint / "model.safetensors").read_bytes()
+    hub.repositories["lab/base"] = Repository(False, {"model.safetensors": weights})
+    arguments = ("run=outputs/a", "repo=owner/name", "base=lab/base", "what=both")
+    assert line("push", *arguments) == 0
+    sent = files(hub)
+    record = json.loads(sent["adapter/lora_whisper.json"])
+    assert record["base"]["commit"] == hub.repositories["lab/base"].sha, "its weights were known"
+    assert (
+        record["date"]
+        == json.loads((Path("outputs/a") / "summary.json").read_text())["finished"][:10]
+    )
+    for name, data in sent.items():
+        assert str(tmp_path).encode() not in data, name
+        assert world.checkpoint.name.encode() + b"/" not in data, name
