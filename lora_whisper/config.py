@@ -25,6 +25,20 @@ def seed_rule(seed: int) -> tuple[bool, str]:
     return 0 <= seed < 2**32, f"expected 0 … 4294967295, found {seed}"
 
 
+HUB_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+
+
+def hub_id_rule(given: str) -> tuple[bool, str]:
+    """owner/name as the hub takes it: letters, digits, "-", "_" and ".", up to 96 of them."""
+    holds = (
+        re.fullmatch(f"{HUB_NAME}/{HUB_NAME}", given) is not None
+        and len(given) <= 96
+        and not any(part in given for part in ("--", ".."))
+        and not given.endswith(".git")
+    )
+    return holds, f"expected owner/name as on the hub, found {given!r}"
+
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -840,6 +854,7 @@ class ExportConfig:
         require(
             format=(bool(self.format), f"expected {' or '.join(EXPORT_DTYPES)}, found nothing"),
             dtype=self._dtype_rule(),
+            base=hub_id_rule(self.base) if self.base is not None else (True, ""),
         )
 
     def _dtype_rule(self) -> tuple[bool, str]:
@@ -874,4 +889,24 @@ class CheckConfig:
             seed=seed_rule(self.seed),
             listen=(self.listen >= 0, f"expected 0 or more, found {self.listen}"),
             **{"data.train": self.data.training_rule() if self.data else (True, "")},
+        )
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """All of `lora-whisper push`."""
+
+    run: str  # folder that `train` wrote
+    repo: str  # owner/name on the hub; it is made where it does not exist
+    what: Literal["adapter", "merged", "both"]  # both: the adapter in a folder of that name
+    private: bool  # whether only its owner sees it; a repository that is there is not changed
+    base: str | None  # hub id of the base, where it was trained from a folder
+    dry_run: bool  # print what would be sent, and send nothing
+    message: str | None  # of the commit; null: what was sent, and of which run
+
+    def __post_init__(self) -> None:
+        require(
+            repo=hub_id_rule(self.repo),
+            base=hub_id_rule(self.base) if self.base is not None else (True, ""),
+            message=(self.message is None or bool(self.message.strip()), "expected a text"),
         )

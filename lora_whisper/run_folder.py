@@ -33,6 +33,7 @@ from lora_whisper.errors import UserError
 
 SUMMARY_FORMAT = 2  # raised when a key of summary.json changes its meaning
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
+RECORD_FILE = "lora_whisper.json"  # in an adapter's folder: what it is, and was worth
 OWN_SET = "test"  # folder below evaluation/MODEL/ of the scores that summary.json holds
 MARKER = "# A run of lora_whisper; this file makes its folder one.\n"
 
@@ -106,7 +107,8 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Take away what a complete run says of an adapter that is going to be another one."""
-        self.summary.unlink(missing_ok=True)
+        for file in (self.summary, self.adapter / RECORD_FILE):
+            file.unlink(missing_ok=True)
         scores = (self.evaluation / name for name in ("merged", "adapter"))
         for path in (self.merged, self.export, *scores):
             if path.exists():

@@ -13,12 +13,14 @@ COMMANDS = {
     "evaluate": "score a run's base, adapter and merged model",
     "merge": "fold an adapter into its base, and score the result",
     "export": "write the merged model for other programs, and try it there",
+    "push": "put a run's adapter or merged model on the hub, private by default",
+    "adapters": "list the adapters in a folder, with what each was worth",
 }
 USAGE = "\n".join(
     [
         "lora-whisper: LoRA training for OpenAI's Whisper",
         "",
-        "usage: lora-whisper COMMAND [key=value …]",
+        "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER]",
         "",
         *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
         "",

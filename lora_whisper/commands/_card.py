@@ -1,7 +1,8 @@
-"""`adapter/README.md`: what the adapter was trained on and what it gained, for whoever finds it.
+"""`README.md` of the adapter and of the merged model: how they were made and what was gained.
 
-It is written for the hub, where it is shown beside the adapter: no path and no name of the machine
-that it was trained on stands in it. It names no licence, which is its maker's to choose.
+The cards are written for the hub, where they are shown beside the weights: no path and no name of
+the machine that was trained on stands in them. They name no licence, which is their maker's to
+choose. Both say the same, but for their scores in the metadata and for how they are used.
 """
 
 from __future__ import annotations
@@ -30,13 +31,18 @@ from lora_whisper.commands._summary import (
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
 from lora_whisper.model.finding import name_of
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import RunFolder, write_whole
+from lora_whisper.run_folder import RunFolder, read_json, write_whole
 from lora_whisper.terminal import megabytes, percent
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 TASK = "automatic-speech-recognition"
+CARD_FILE = "README.md"
+# What is not known when a card is written, and what `push` writes in its place.
+PLACE, BASE_PLACE = "path/to/this/folder", "path/to/the/base"
+FULL_VOCABULARY = 51_864  # tokens of the smallest published checkpoints, those for English alone
+HUB_TERMS = {"adapter": ("peft", "adapter"), "merged": ("transformers", "finetune")}
 HUB_CODES = {"jw": "jv"}  # where Whisper's code is not the one of ISO 639
 
 Summary = Mapping[str, Any]
@@ -44,30 +50,73 @@ Summary = Mapping[str, Any]
 
 def write_card(folder: RunFolder, summary: Summary) -> None:
     """Write the card of a run that is complete but for the summary's file."""
-    write_whole(folder.adapter / "README.md", adapter_card(folder, summary).encode())
+    write_whole(folder.adapter / CARD_FILE, adapter_card(folder, summary).encode())
+
+
+def write_merged_card(folder: RunFolder, summary: Summary) -> None:
+    """Write the card of the merged model, which there has to be."""
+    write_whole(folder.merged / CARD_FILE, merged_card(folder, summary).encode())
 
 
 def adapter_card(folder: RunFolder, summary: Summary) -> str:
     """The card: metadata as YAML, then Markdown."""
+    return _rendered(
+        folder,
+        summary,
+        "adapter",
+        use=USE_ADAPTER,
+        what="A LoRA adapter for the speech recognizer",
+        load=_load(summary),
+        **_vllm(folder),
+    )
+
+
+def merged_card(folder: RunFolder, summary: Summary) -> str:
+    """The merged model's: it needs neither the base nor PEFT, and serves other programs too."""
+    values = read_json(folder.merged / "config.json")
+    dtype = values.get("dtype") or values.get("torch_dtype")  # as older Transformers call it
+    return _rendered(
+        folder,
+        summary,
+        "merged",
+        use=USE_MERGED,
+        what="A whole model: a LoRA adapter folded into the speech recognizer",
+        dtype=dtype or "float32",
+        prompt=_as_arguments(summary["prompt"]),
+        beams=read_config(folder).evaluation.beams,
+        is_of_full_vocabulary=values.get("vocab_size", 0) >= FULL_VOCABULARY,
+    )
+
+
+def _rendered(
+    folder: RunFolder, summary: Summary, model: str, use: str, what: str, **about_use: Any
+) -> str:
+    """Fill the template, with what is said of one model's use in its place.
+
+    Args:
+        model: of MODELS, whose scores are those of the card.
+        what: the model in a few words, which end with its base.
+    """
     from jinja2 import Environment, StrictUndefined
 
     config = read_config(folder)
-    told = summary["prompt"] | {"num_beams": config.evaluation.beams}
+    score = summary[model]
     template = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    text = template.from_string(TEMPLATE).render(
+    text = template.from_string(TEMPLATE + use).render(
         summary=summary,
+        what=what,
         base=_base(summary),
-        metadata=_metadata(summary, config.data),
+        metadata=_metadata(summary, config.data, model),
         rows=list(_rows(summary)),
-        score=summary["adapter"],
-        **_about_scores(summary["adapter"] or {}),
+        score=score,
+        **_about_scores(score or {}),
         speech=list(_speech(summary, config.data)),
         training=list(_training(summary, config)),
         changes=changes(config_text(folder), file_name),
-        limits=list(_limits(summary)),
-        load=_load(summary),
-        decoding="".join(f", {key}={json.dumps(value)}" for key, value in told.items()),
-        **_vllm(folder),
+        limits=list(_limits(summary, score)),
+        place=PLACE,
+        decoding=_as_arguments(summary["prompt"] | {"num_beams": config.evaluation.beams}),
+        **about_use,
     )
     return text.rstrip() + "\n"
 
@@ -75,42 +124,42 @@ def adapter_card(folder: RunFolder, summary: Summary) -> str:
 # ── metadata, as on https://huggingface.co/docs/hub/model-cards ──────────────────────────────
 
 
-def _metadata(summary: Summary, data: DataConfig) -> str:
+def _metadata(summary: Summary, data: DataConfig, model: str) -> str:
     """The YAML block; the hub knows a base by its id alone, so a folder is not named there."""
     from huggingface_hub import ModelCardData
 
-    base = summary["checkpoint"] if _is_of_hub(summary) else None
+    base, score = summary["checkpoint"] if is_of_hub(summary) else None, summary[model]
+    library, relation = HUB_TERMS[model]
     return ModelCardData(
-        library_name="peft",
+        library_name=library,
         base_model=base,
-        base_model_relation="adapter" if base else None,
+        base_model_relation=relation if base else None,
         pipeline_tag=TASK,
         language=[code for code in map(_hub_code, summary["languages"]) if code],
         datasets=_hub_sets(data) or None,
-        metrics=_hub_rates(summary["adapter"] or {}),
+        metrics=_hub_rates(score or {}),
         tags=["lora", "whisper", "lora_whisper"],
         model_name=summary["name"],
-        eval_results=_results(summary, data),
+        eval_results=_results(score, data),
     ).to_yaml()
 
 
-def _results(summary: Summary, data: DataConfig) -> list[EvalResult] | None:
-    """The adapter's rates in percent, as they are given on the hub."""
+def _results(score: Mapping[str, Any] | None, data: DataConfig) -> list[EvalResult] | None:
+    """A model's rates in percent, as they are given on the hub."""
     from huggingface_hub import EvalResult
 
-    score = summary["adapter"]
     if score is None:
         return None
-    is_of_hub = _tests_hub_set(data)
+    knows_set = _tests_hub_set(data)
     return [
         EvalResult(
             task_type=TASK,
             task_name="Automatic Speech Recognition",
-            dataset_type=str(data.path) if is_of_hub else data.source,
+            dataset_type=str(data.path) if knows_set else data.source,
             dataset_name=_test_set(data),
-            dataset_config=data.config if is_of_hub else None,
-            dataset_revision=data.revision if is_of_hub else None,
-            dataset_split=data.test if is_of_hub and data.test else "test",
+            dataset_config=data.config if knows_set else None,
+            dataset_revision=data.revision if knows_set else None,
+            dataset_split=data.test if knows_set and data.test else "test",
             metric_type=rate,
             metric_name=f"{rate.upper()} ({score['normalizer']})",
             metric_value=round(100 * score[rate], 2),
@@ -130,7 +179,8 @@ def _hub_code(language: str) -> str | None:
     return code if re.fullmatch("[a-z]{2,3}", code) else None
 
 
-def _is_of_hub(summary: Summary) -> bool:
+def is_of_hub(summary: Summary) -> bool:
+    """Whether the base was read from the hub, so that it has an id and a commit there."""
     return summary["checkpoint_fingerprint"].startswith("commit:")
 
 
@@ -164,7 +214,7 @@ def _test_set(data: DataConfig) -> str:
 def _base(summary: Summary) -> str:
     """The base with what names it exactly: the hub's commit, or the sha256 of its weights."""
     name, fingerprint = file_name(summary["checkpoint"]), summary["checkpoint_fingerprint"]
-    where = f"[{name}](https://huggingface.co/{name})" if _is_of_hub(summary) else f"`{name}`"
+    where = f"[{name}](https://huggingface.co/{name})" if is_of_hub(summary) else f"`{name}`"
     return f"{where} ({fingerprint.replace(':', ' ')})"
 
 
@@ -197,7 +247,7 @@ def _speech(summary: Summary, data: DataConfig) -> Iterator[str]:
     else:
         yield f"training: {seen_seconds / 3600:.2f} h of a stream"
     yield f"languages: {', '.join(summary['languages'])}" + (f"; {task}" if task else "")
-    yield f"from: {', '.join(_sources(data))}"
+    yield f"from: {', '.join(sources(data))}"
     held_out = [f"{counts[split]:,} {split}" for split in ("validation", "test") if split in counts]
     if held_out:
         yield f"held out: {' and '.join(held_out)} utterances"
@@ -206,7 +256,7 @@ def _speech(summary: Summary, data: DataConfig) -> Iterator[str]:
         yield f"left out of {part}: {listed}"
 
 
-def _sources(data: DataConfig) -> list[str]:
+def sources(data: DataConfig) -> list[str]:
     """Files and data sets by name."""
     parts: list[DataConfig | MixConfig] = [data, *data.mix]
     return [
@@ -235,9 +285,8 @@ def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
     yield f"made with: {', '.join(made_with)}"
 
 
-def _limits(summary: Summary) -> Iterator[str]:
+def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
     """What the scores do not say."""
-    score = summary["adapter"]
     for _, text in remarks(summary):
         yield f"{text[0].upper()}{text[1:]}."
     if score is None:
@@ -266,11 +315,16 @@ def _limits(summary: Summary) -> Iterator[str]:
     )
 
 
+def _as_arguments(values: Mapping[str, Any]) -> str:
+    """To follow others in a call: `, language="sw", num_beams=1`"""
+    return "".join(f", {key}={json.dumps(value)}" for key, value in values.items())
+
+
 def _load(summary: Summary) -> dict[str, str]:
     """The base as code, and as vLLM is told it: where it lies, and which commit of it."""
-    name, place = summary["checkpoint"], "path/to/the/base"
+    name, place = summary["checkpoint"], BASE_PLACE
     found = {"imports": "", "base": f'"{place}"', "revision": "", "served": place, "pin": ""}
-    if _is_of_hub(summary):
+    if is_of_hub(summary):
         commit = summary["checkpoint_fingerprint"].removeprefix("commit:")
         found |= {"base": f'"{name}"', "revision": f', revision="{commit}"'}
         found |= {"served": name, "pin": f"--revision {commit} \\\n    "}
@@ -302,7 +356,7 @@ TEMPLATE = """---
 
 # {{ summary.name }}
 
-A LoRA adapter for the speech recognizer {{ base }},
+{{ what }} {{ base }},
 trained with lora_whisper {{ summary.versions.lora_whisper }}.
 
 ## Scores
@@ -348,7 +402,9 @@ What differs from the defaults of lora_whisper {{ summary.versions.lora_whisper 
 
 ## Use
 
-With PEFT; `samples` are mono, 16,000 a second:
+"""
+
+USE_ADAPTER = """With PEFT; `samples` are mono, 16,000 a second:
 
 ```python
 from peft import PeftModel
@@ -359,7 +415,7 @@ processor = WhisperProcessor.from_pretrained(base{{ load.revision }})
 whisper = WhisperForConditionalGeneration.from_pretrained(
     base, dtype="float32"{{ load.revision }}
 )
-model = PeftModel.from_pretrained(whisper, "path/to/this/folder")
+model = PeftModel.from_pretrained(whisper, "{{ place }}")
 
 inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
 tokens = model.generate(**inputs{{ decoding }})
@@ -387,7 +443,7 @@ With vLLM, which serves it beside its base:
 
 ```bash
 vllm serve {{ load.served }} --enable-lora --max-lora-rank {{ vllm_max_rank }} \\
-    {{ load.pin }}--lora-modules {{ summary.name }}=path/to/this/folder
+    {{ load.pin }}--lora-modules {{ summary.name }}={{ place }}
 ```
 
 {% if vllm_is_to_be_compared %}
@@ -395,5 +451,44 @@ The scores above are not of vLLM. This adapter changes layers that see sound, an
 are made for layers that see text: compare some transcripts with those of PEFT before you rely on
 it, or serve the merged model.
 {% endif %}
+{% endif %}
+"""
+
+USE_MERGED = """With Transformers; `samples` are mono, 16,000 a second:
+
+```python
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+processor = WhisperProcessor.from_pretrained("{{ place }}")
+model = WhisperForConditionalGeneration.from_pretrained("{{ place }}", dtype="auto")
+
+inputs = processor(samples, sampling_rate=16_000, return_tensors="pt").to(dtype=model.dtype)
+tokens = model.generate(**inputs{{ decoding }})
+print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
+```
+
+So it was scored, in {{ dtype }}. The `pipeline` of Transformers takes 5 beams unless it is told
+`num_beams`.
+
+{% if is_of_full_vocabulary %}
+With faster-whisper, after a conversion to CTranslate2 in `int8`, `float16` or `float32`:
+
+```bash
+ct2-transformers-converter --model {{ place }} --output_dir {{ summary.name }}-int8 \\
+    --quantization int8 --copy_files tokenizer.json preprocessor_config.json
+```
+
+```python
+from faster_whisper import WhisperModel
+
+model = WhisperModel("{{ summary.name }}-int8")
+segments, _ = model.transcribe(samples{{ prompt }}, beam_size={{ beams }})
+print("".join(segment.text for segment in segments))
+```
+
+The scores above are not of faster-whisper, which cuts and prompts in its own way.
+{% else %}
+faster-whisper, whisper.cpp and openai-whisper read languages off the size of the vocabulary, and
+take this small one for English alone: use Transformers.
 {% endif %}
 """

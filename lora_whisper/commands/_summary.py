@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def new_summary(
     return {
         "format": SUMMARY_FORMAT,
         "name": config.name,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),  # of training, not of a merge
         "checkpoint": base.checkpoint.name,
         "checkpoint_fingerprint": fingerprint(base.checkpoint),
         "checkpoint_sha256": weights_sha256(base.checkpoint),  # wherever they were taken from

@@ -43,7 +43,6 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.saved import WEIGHTS_FILE
-from lora_whisper.paths import EMBEDDED
 from lora_whisper.run_folder import (
     RunFolder,
     existing_run,
@@ -178,18 +177,11 @@ def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: st
 
 def _name_of_base(config: ExportConfig, source: Source) -> tuple[str, str | None]:
     """The hub id by which others find the base, and its commit."""
+    from lora_whisper.commands._uploading import hub_base, require_base_name
+
     summary = read_json(source.folder.summary)
-    kind, _, commit = summary["checkpoint_fingerprint"].partition(":")
-    if config.base is not None:
-        return config.base, None
-    if kind == "commit":
-        return summary["checkpoint"], commit
-    if summary["checkpoint"].startswith(EMBEDDED):
-        return summary["checkpoint"], None
-    raise UserError(
-        f"The base of {source.folder.path} lay in a folder, which nobody else has.\n"
-        "Type base=OWNER/NAME with its id on the hub."
-    )
+    base = hub_base(config.base, summary)
+    return require_base_name(base, summary), base.revision
 
 
 def _size(folder: Path) -> int:

@@ -16,8 +16,8 @@ from typing import Any
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import EMBEDDED
+from lora_whisper.run_folder import RECORD_FILE
 
-RECORD_FILE = "lora_whisper.json"
 RECORD_FORMAT = 1  # raised when a key changes its meaning
 MAX_BYTES = 1_000_000  # of which a record needs about 2,000
 
@@ -151,8 +151,7 @@ def _problems(record: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"scores.{problem}" for problem in _broken(scores, SCORE_RULES))
         for model in SCORED:
             if scores.get(model) is not None:
-                rates = (f"scores.{model}.{one}" for one in _broken_rates(scores[model]))
-                yield from rates
+                yield from (f"scores.{model}.{one}" for one in _broken_rates(scores[model]))
     elif scores is not None:
         yield f"scores: expected an object or null, found {_shown(scores)}"
 
@@ -167,8 +166,9 @@ def _broken(values: Any, rules: Mapping[str, tuple[Rule, str]]) -> Iterator[str]
 
 
 def _broken_rates(score: Any) -> Iterator[str]:
-    rules = dict.fromkeys(RATES, (_is_amount, "a number of 0 or more"))
-    yield from _broken(score, rules | {f"{rate}_ci95": (_is_interval, "two") for rate in RATES})
+    rates = dict.fromkeys(RATES, (_is_amount, "a number of 0 or more"))
+    bounds = {f"{rate}_ci95": (_is_interval, "two such numbers") for rate in RATES}
+    yield from _broken(score, rates | bounds)
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands import check, evaluate, export, merge, train
+from lora_whisper.commands import check, evaluate, export, merge, push, train
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
@@ -18,6 +18,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "merge": merge.main,
     "export": export.main,
+    "push": push.main,
 }
 Line = Callable[..., int]
 

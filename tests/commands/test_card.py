@@ -7,6 +7,9 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,22 @@ import pytest
 import soundfile
 import torch
 from huggingface_hub import ModelCard
+from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.commands._card import adapter_card
+from lora_whisper.commands._card import adapter_card, merged_card
+from lora_whisper.export.huggingface import write_model
+from lora_whisper.model.checkpoint import (
+    Checkpoint,
+    load_config,
+    load_generation_config,
+    load_processor,
+)
 from lora_whisper.model.plain import PlainAdapter, write_plain
 from lora_whisper.paths import local_path
+from lora_whisper.run_folder import RunFolder
 from tests.commands.toy_run import BASE, Heard, toy_run
 
+GENUINE = Path(__file__).parents[3] / "shared" / "whisper" / "whisper-tiny"
 HUB = ("data=hub", "data.path=owner/speech", "data.config=sw", "data.train=train")
 LOCAL = {"checkpoint": "/home/anna/models/mine", "checkpoint_fingerprint": f"sha256:{'b' * 64}"}
 
@@ -162,12 +175,110 @@ def test_the_code_on_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     a, b = (torch.randn(shape, generator=generator) for shape in ((4, 160), (640, 4)))
     write_plain(PlainAdapter({"model.encoder.layers.0.fc1": (a, 0.1 * b)}, {}), run.adapter, BASE)
     load, merge = code_of(ModelCard(adapter_card(run, summary)))
-    clip = local_path("embedded:speech/dictation/test/000.opus")
-    known = {"samples": soundfile.read(clip, dtype="float32")[0]}
+    known = {"samples": clip()}
     adapted = said(load.replace("path/to/this/folder", str(run.adapter)), known)
     base = said(re.sub(r"PeftModel.*\)", "whisper", load), dict(known))
     assert adapted != base
     assert said(merge, known) == adapted
+
+
+# ── the merged model's ───────────────────────────────────────────────────────────────────────
+
+
+def merged_run(folder: Path, **settings: Any) -> tuple[RunFolder, dict[str, Any]]:
+    """A run whose merged model is only its configuration."""
+    heard = [Heard("moja mbili tatu", "moja", "moja mbili", merged="moja mbili tatu")]
+    run, summary = toy_run(folder, heard=heard, **settings)
+    run.merged.mkdir()
+    values = {"dtype": "float16", "vocab_size": 51865}
+    (run.merged / "config.json").write_text(json.dumps(values))
+    return run, summary
+
+
+def test_the_merged_model_has_its_own_scores_and_says_the_same_of_its_making(
+    tmp_path: Path,
+) -> None:
+    run, summary = merged_run(tmp_path / "toy")
+    adapter, merged = ModelCard(adapter_card(run, summary)), ModelCard(merged_card(run, summary))
+    assert (merged.data.library_name, merged.data.base_model_relation) == (
+        "transformers",
+        "finetune",
+    )
+    assert merged.data.base_model == adapter.data.base_model == "openai/whisper-small"
+    assert [one.metric_value for one in merged.data.eval_results] == [0.0, 0.0]
+    assert adapter.data.eval_results[0].metric_value == 33.33
+    parts = [re.split("^## ", card.text, flags=re.MULTILINE) for card in (adapter, merged)]
+    assert parts[0][1:-1] == parts[1][1:-1], "Scores, Limits, Speech, Training"
+    assert "in float16" in parts[1][-1]
+    assert "peft" not in parts[1][-1].lower()
+
+
+def test_a_small_vocabulary_is_not_for_faster_whisper(tmp_path: Path) -> None:
+    run, summary = merged_run(tmp_path / "toy")
+    assert "ct2-transformers-converter" in merged_card(run, summary)
+    assert 'transcribe(samples, language="sw", task="transcribe", beam_size=1)' in merged_card(
+        run, summary
+    )
+    (run.merged / "config.json").write_text(json.dumps({"vocab_size": 600}))
+    assert "ct2-transformers-converter" not in merged_card(run, summary)
+    assert "take this small one for English alone" in merged_card(run, summary)
+
+
+def test_a_merged_model_without_scores(tmp_path: Path) -> None:
+    run, summary = merged_run(tmp_path / "toy")
+    card = ModelCard(merged_card(run, summary | {"merged": None}))
+    assert card.data.eval_results is None
+    assert "Nothing was scored" in card.text
+
+
+def test_the_code_on_the_merged_card_runs(tmp_path: Path) -> None:
+    run, summary = merged_run(tmp_path / "toy", prompt={"language": "en", "task": "transcribe"})
+    nano = local_path("embedded:nano")
+    shutil.copytree(nano, run.merged, dirs_exist_ok=True)
+    (code,) = code_of(ModelCard(merged_card(run, summary)))
+    known = {"samples": clip()}
+    assert said(code.replace("path/to/this/folder", str(run.merged)), known)
+    base = code.replace("path/to/this/folder", str(nano))
+    assert said(base, {"samples": clip()}) == said(base, known)
+
+
+@pytest.mark.skipif(not GENUINE.is_dir(), reason="the genuine configurations are not here")
+def test_faster_whisper_runs_by_what_the_card_says_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the genuine vocabulary, and a narrow model of random weights."""
+    converter = pytest.importorskip("ctranslate2.converters.transformers")
+    pytest.importorskip("faster_whisper")
+    monkeypatch.chdir(tmp_path)
+    run, summary = merged_run(tmp_path / "toy")
+    narrow_model(run.merged)
+    card = ModelCard(merged_card(run, summary))
+    (typed,) = re.findall(r"```bash\n(.*?)```", card.text, flags=re.DOTALL)
+    joined = typed.replace("\\\n", "")
+    words = shlex.split(joined.replace("path/to/this/folder", str(run.merged)))
+    assert words[0] == "ct2-transformers-converter"
+    monkeypatch.setattr(sys, "argv", words)
+    converter.main()
+    _, code = code_of(card)
+    said(code, {"samples": clip()})
+
+
+def narrow_model(folder: Path) -> None:
+    """A merged folder as `merge` writes it, from the configurations of whisper-tiny."""
+    checkpoint = Checkpoint(str(GENUINE), None, "whisper-tiny", has_weights=False)
+    config = load_config(checkpoint)
+    config.update({"d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "init_std": 0.2})
+    config.update({"encoder_attention_heads": 1, "decoder_attention_heads": 1})
+    config.update({"encoder_ffn_dim": 64, "decoder_ffn_dim": 64})
+    generation = load_generation_config(checkpoint)
+    generation.alignment_heads = [[0, 0]]
+    model = WhisperForConditionalGeneration(config)
+    write_model(model, load_processor(checkpoint), generation, checkpoint, folder)
+
+
+def clip() -> Any:
+    path = local_path("embedded:speech/dictation/test/000.opus")
+    return soundfile.read(path, dtype="float32")[0]
 
 
 def said(code: str, known: dict[str, Any]) -> str:

@@ -1,0 +1,279 @@
+"""`lora-whisper adapters`: what adapters there are, of which base, and what each was worth.
+
+    lora-whisper adapters outputs/
+
+Runs, points of sweeps, copied and downloaded folders and exports are found alike: whatever holds an
+`adapter_config.json`. An adapter says most of itself by the record beside it (`model.record`); of
+one that was trained elsewhere, PEFT's own file is read. No weights are loaded, and no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from lora_whisper.errors import UserError
+from lora_whisper.model.record import read_record
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import RunFolder
+from lora_whisper.terminal import console, log_to_console, megabytes, percent
+
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One adapter; None stands for what its folder does not say."""
+
+    path: str  # below the folder that was looked through
+    has_record: bool
+    is_unfinished: bool  # its run has not been scored yet, or goes on
+    name: str
+    base: str | None
+    rank: int | None  # the highest of a layer
+    lowest_rank: int | None
+    bytes: int
+    hours: float | None  # of speech that it was trained on
+    languages: tuple[str, ...]
+    metric: str | None  # wer or cer, of the next two
+    before: float | None
+    after: float | None
+    date: str  # in UTC
+
+
+# ── finding ──────────────────────────────────────────────────────────────────────────────────
+
+
+def find_adapters(root: Path) -> tuple[list[Listed], dict[str, str]]:
+    """All adapters below `root`, by path; and why what looks like one is none, by path."""
+    found, broken = [], {}
+    for folder in sorted(adapter_folders(root)):
+        path = _path_below(root, folder)
+        try:
+            found.append(_listed(folder, path))
+        except (UserError, OSError) as error:
+            broken[path] = str(error)
+    return found, broken
+
+
+def _path_below(root: Path, folder: Path) -> str:
+    """Of a run's adapter it is the run's, which is what other commands are given."""
+    run = RunFolder(folder.parent)
+    shown = run.path if folder == run.adapter and run.is_run() and folder != root else folder
+    return root.absolute().name if shown == root else shown.relative_to(root).as_posix()
+
+
+def adapter_folders(root: Path) -> Iterator[Path]:
+    """Folders with an adapter in them, but for a run's checkpoints; links are not followed."""
+    for name, folders, files in os.walk(root):
+        folder = Path(name)
+        if CONFIG_FILE in files:
+            yield folder
+        inside_run = RunFolder(folder).is_run()
+        folders[:] = [
+            below
+            for below in folders
+            if not below.startswith(".") and not (inside_run and below == "checkpoints")
+        ]
+
+
+def _listed(folder: Path, path: str) -> Listed:
+    """Read what the folder says.
+
+    Raises:
+        UserError: its files are broken, or it holds no weights that are read.
+    """
+    config, weights = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
+    if not weights.is_file():
+        others = sorted(one.name for one in folder.glob("adapter_model.*"))
+        found = f"; found {', '.join(others)}, which is not read" if others else ""
+        raise UserError(f"{WEIGHTS_FILE} is missing{found}")
+    record, run = read_record(folder), RunFolder(folder.parent)
+    is_unfinished = folder == run.adapter and run.is_run() and not run.is_complete()
+    known = _by_peft(config, folder) if record is None else _by_record(record)
+    size, seconds = weights.stat().st_size, weights.stat().st_mtime
+    about = {"date": datetime.fromtimestamp(seconds, UTC).date().isoformat()} | known
+    if is_unfinished:  # what was said of an earlier adapter in this place
+        about |= {"metric": None, "before": None, "after": None}
+    return Listed(
+        path=path,
+        has_record=record is not None,
+        is_unfinished=is_unfinished,
+        bytes=size,
+        **about,
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{CONFIG_FILE} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict) or "peft_type" not in config:
+        raise UserError(f"{CONFIG_FILE} is not PEFT's: it names no peft_type")
+    return config
+
+
+def _by_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    adapter, scores = record["adapter"], record["scores"] or {}
+    metric = scores.get("metric")
+    before, after = ((scores.get(model) or {}).get(metric) for model in ("base", "adapter"))
+    return {
+        "name": record["name"],
+        "base": record["base"]["name"],
+        "rank": adapter["rank"],
+        "lowest_rank": adapter["lowest_rank"],
+        "hours": record["data"]["hours"],
+        "languages": tuple(record["languages"]),
+        "metric": metric,
+        "before": before,
+        "after": after,
+        "date": record["date"],
+    }
+
+
+def _by_peft(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What PEFT's file says, which may be of any program: whatever is odd counts as not said."""
+    base, patterns = config.get("base_model_name_or_path"), config.get("rank_pattern")
+    ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    known = [rank for rank in ranks if isinstance(rank, int) and not isinstance(rank, bool)]
+    return {
+        "name": folder.name,
+        "base": base if isinstance(base, str) and base else None,
+        "rank": max(known, default=None),
+        "lowest_rank": min(known, default=None),
+        "hours": None,
+        "languages": (),
+        "metric": None,
+        "before": None,
+        "after": None,
+    }
+
+
+# ── showing ──────────────────────────────────────────────────────────────────────────────────
+
+
+def adapter_table(adapters: Sequence[Listed], title: str) -> Table:
+    """One row an adapter, in 80 columns; what was downloaded is shown as it is, not as markup."""
+    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.show_edge, table.expand = False, True
+    table.add_column("adapter", overflow="fold", ratio=14)  # names are not cut short, here and
+    table.add_column("base", overflow="fold", ratio=13)  # below: they would look alike
+    table.add_column("rank", justify="right", width=6)
+    table.add_column("size", justify="right", width=8)
+    table.add_column("data", overflow="fold", ratio=9)
+    table.add_column("WER", width=14)
+    table.add_column("date", width=10)
+    for adapter in adapters:
+        table.add_row(*map(Text, _cells(adapter)))
+    return table
+
+
+def _cells(adapter: Listed) -> list[str]:
+    return [
+        _printable(adapter.path),
+        _base_cell(adapter.base),
+        _rank_cell(adapter),
+        megabytes(adapter.bytes),
+        _data_cell(adapter),
+        _rates_cell(adapter),
+        adapter.date,
+    ]
+
+
+def _base_cell(base: str | None) -> str:
+    """The last part of a path, and of a hub id of OpenAI's; `embedded:nano` as it is."""
+    if base is None:
+        return UNKNOWN
+    return _printable(Path(base).name if Path(base).is_absolute() else base).removeprefix("openai/")
+
+
+def _rank_cell(adapter: Listed) -> str:
+    if adapter.rank is None:
+        return UNKNOWN
+    is_one = adapter.lowest_rank == adapter.rank
+    return str(adapter.rank) if is_one else f"{adapter.lowest_rank}–{adapter.rank}"
+
+
+def _data_cell(adapter: Listed) -> str:
+    """`2.2 h sw en +3`: languages beyond two are counted; of a stream the hours are not known."""
+    more = len(adapter.languages) - 2
+    named = " ".join(adapter.languages[:2]) + (f" +{more}" if more > 0 else "")
+    hours = "" if adapter.hours is None else f"{adapter.hours:.1f} h"
+    return f"{hours} {named}".strip() or UNKNOWN
+
+
+def _rates_cell(adapter: Listed) -> str:
+    """Before and after; a rate that is none of words says so."""
+    if adapter.is_unfinished:
+        return "unfinished"
+    if adapter.metric is None or adapter.after is None:
+        return UNKNOWN
+    before = UNKNOWN if adapter.before is None else f"{100 * adapter.before:.1f}"
+    rates = f"{before} → {percent(adapter.after)}"
+    return rates if adapter.metric == "wer" else f"{rates}\n({adapter.metric.upper()})"
+
+
+def _printable(text: str) -> str:
+    """Names of files may hold what moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """List adapters; 0: some were found, 2: none."""
+    parser = argparse.ArgumentParser(
+        prog="lora-whisper adapters",
+        description="List the adapters in a folder: runs, sweeps, copied folders, exports.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", default="outputs", help="looked through with all below it (outputs/)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    log_to_console()
+    try:
+        return _list(given.folder, given.json)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _list(given: str, as_json: bool) -> int:
+    root = local_path(given)
+    if not root.is_dir():
+        raise UserError(
+            f"{given}: there is no such folder. Type lora-whisper adapters FOLDER, with one that "
+            "runs were written to."
+        )
+    found, broken = find_adapters(root)
+    if not found and not broken:
+        raise UserError(
+            f"{given}: no adapter is in this folder or below it (a folder with {CONFIG_FILE} in "
+            "it).\nTo make one, type lora-whisper train experiment=quickstart"
+        )
+    if as_json:
+        listed = [asdict(adapter) for adapter in found]
+        print(json.dumps({"adapters": listed, "broken": broken}, indent=2, ensure_ascii=False))
+    else:
+        if found:
+            console.print(adapter_table(found, given))
+        for path, reason in broken.items():
+            first = f"not listed: {_printable(path)}: {reason.splitlines()[0]}"
+            console.print(first, markup=False, style="yellow")
+    return 0 if found else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

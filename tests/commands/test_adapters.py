@@ -1,0 +1,196 @@
+"""The list of adapters: found wherever they lie, in 80 columns, and broken ones do not stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lora_whisper.commands import adapters
+from lora_whisper.commands._results import write_results
+from lora_whisper.run_folder import RunFolder
+from tests.commands.toy_run import Heard, toy_run
+
+
+def finished_run(folder: Path, **settings: Any) -> RunFolder:
+    run, summary = toy_run(folder, **{"finished": "2026-01-31T12:00:00+00:00"} | settings)
+    write_results(run, summary)
+    return run
+
+
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """Of 80 columns, that keeps what is printed."""
+    kept = Console(width=80, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
+    monkeypatch.setattr(adapters, "console", kept)
+    return kept
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert adapters.main([*arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_runs_sweeps_copies_and_exports_are_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "outputs" / "one", ranks=(2, 4))
+    finished_run(tmp_path / "outputs" / "sweeps" / "two" / "adapter.rank-4")
+    shutil.copytree(run.adapter, tmp_path / "outputs" / "copied")
+    shutil.copytree(run.adapter, run.path / "export" / "adapter")
+    shutil.copytree(run.adapter, run.checkpoints / "average")
+    shutil.copytree(run.adapter, run.path / ".adapter.part")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(run.adapter, tmp_path / "elsewhere" / "other")
+    (tmp_path / "outputs" / "link").symlink_to(tmp_path / "elsewhere")
+    found = as_json(capsys, str(tmp_path / "outputs"))
+    assert found["broken"] == {}
+    assert [one["path"] for one in found["adapters"]] == [
+        "copied",
+        "one",
+        "one/export/adapter",
+        "sweeps/two/adapter.rank-4",
+    ]
+    copied, original, *_ = found["adapters"]
+    assert copied | {"path": ""} == original | {"path": ""}
+    assert original == {
+        "path": "one",
+        "has_record": True,
+        "is_unfinished": False,
+        "name": "toy",
+        "base": "openai/whisper-small",
+        "rank": 4,
+        "lowest_rank": 2,
+        "bytes": (run.adapter / "adapter_model.safetensors").stat().st_size,
+        "hours": 1.0,
+        "languages": ["sw"],
+        "metric": "wer",
+        "before": 0.8,
+        "after": 0.2,
+        "date": "2026-01-31",
+    }
+
+
+def test_the_folder_of_an_adapter_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished_run(tmp_path / "toy")
+    (listed,) = as_json(capsys, str(run.adapter))["adapters"]
+    assert listed["path"] == "adapter"
+    monkeypatch.chdir(tmp_path)
+    assert adapters.main([]) == 2
+    shutil.copytree("toy", "outputs/toy")
+    (listed,) = as_json(capsys)["adapters"]
+    assert listed["path"] == "toy"
+
+
+def test_the_table_is_80_columns_wide(tmp_path: Path, console: Console) -> None:
+    finished_run(tmp_path / "quickstart", checkpoint="embedded:nano")
+    name = "an-adapter-with-a-long-name-of-words_seed-1"
+    finished_run(tmp_path / "sweeps" / name, ranks=(4, 128), languages=["sw", "en", "fr"])
+    finished_run(
+        tmp_path / "thai",
+        heard=[Heard("ไม่ดี", "ไม่มี", "ไม่ดี", language="th")],
+        checkpoint="owner/whisper-small-of-mine",
+    )
+    assert adapters.main([str(tmp_path)]) == 0
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    quick = next(line for line in shown.splitlines() if "quickstart" in line)
+    for part in ("embedded:nano", " 4 ", "0.0 MB", "1.0 h sw", "80.0 → 20.0 %", "2026-01-31"):
+        assert part in quick
+    for part in ("4–128", "+1", "(CER)", "whisper-small"):
+        assert part in shown
+    assert "…" not in shown, "nothing is cut short"
+
+
+def test_foreign_adapters_show_what_peft_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], console: Console
+) -> None:
+    run = finished_run(tmp_path / "toy")
+    foreign = shutil.copytree(run.adapter, tmp_path / "foreign" / "[red]a")
+    (foreign / "lora_whisper.json").unlink()
+    os.utime(foreign / "adapter_model.safetensors", (0, 0))
+    path = foreign / "adapter_config.json"
+    changes = {"r": 8, "rank_pattern": {"fc1": 16}, "base_model_name_or_path": "/home/anna/mine"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (listed,) = as_json(capsys, str(foreign.parent))["adapters"]
+    assert not listed["has_record"]
+    assert (listed["base"], listed["rank"], listed["lowest_rank"]) == ("/home/anna/mine", 16, 8)
+    assert (listed["metric"], listed["hours"], listed["date"]) == (None, None, "1970-01-01")
+    assert adapters.main([str(foreign.parent)]) == 0
+    shown = console.export_text()
+    assert "[red]a" in shown
+    assert "anna" not in shown
+
+
+def test_broken_ones_are_named_and_do_not_stop_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], console: Console
+) -> None:
+    run = finished_run(tmp_path / "whole")
+    broken = {name: shutil.copytree(run.adapter, tmp_path / name) for name in "abcde"}
+    (broken["a"] / "adapter_config.json").write_text("{")
+    (broken["b"] / "adapter_model.safetensors").rename(broken["b"] / "adapter_model.bin")
+    record = json.loads((broken["c"] / "lora_whisper.json").read_text())
+    (broken["c"] / "lora_whisper.json").write_text(json.dumps(record | {"name": "../x"}))
+    (broken["d"] / "adapter_config.json").write_text("[]")
+    (broken["e"] / "lora_whisper.json").write_bytes(b"\xff\xfe")
+    found = as_json(capsys, str(tmp_path))
+    assert [one["path"] for one in found["adapters"]] == ["whole"]
+    reasons = found["broken"]
+    assert "JSON" in reasons["a"]
+    assert "found adapter_model.bin, which is not read" in reasons["b"]
+    assert "name: expected" in reasons["c"]
+    assert "peft_type" in reasons["d"]
+    assert "JSON" in reasons["e"]
+    assert adapters.main([str(tmp_path)]) == 0
+    assert "not listed: a: adapter_config.json cannot be read" in " ".join(
+        console.export_text().split()
+    )
+
+
+def test_an_unfinished_run_does_not_show_the_scores_of_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], console: Console
+) -> None:
+    run = finished_run(tmp_path / "toy")
+    run.reopen()
+    (listed,) = as_json(capsys, str(tmp_path))["adapters"]
+    assert listed["is_unfinished"]
+    assert listed["after"] is None
+    adapters.main([str(tmp_path)])
+    assert "unfinished" in console.export_text()
+
+
+@pytest.mark.parametrize("folder", ["gone", "empty"])
+def test_nothing_found_is_one_clear_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert adapters.main([str(tmp_path / folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {tmp_path / folder}: ")
+    assert "lora-whisper " in said.err
+
+
+def test_help_and_no_torch(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "toy")
+    script = (
+        "import sys; sys.argv = ['lora-whisper', 'adapters', *sys.argv[1:]]\n"
+        "from lora_whisper.commands.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
+    )
+    for argument, expected in ((str(run.path), "0 False"), ("--help", "0 False")):
+        command = [sys.executable, "-c", script, argument]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stdout.endswith(f"{expected}\n"), done.stderr
+    assert "--json" in done.stdout
