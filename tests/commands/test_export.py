@@ -17,6 +17,7 @@ from lora_whisper.config import EXPORT_DTYPES
 from lora_whisper.export import ctranslate2 as writer
 from tests.commands.conftest import Line, World
 from tests.launched import command_line, together
+from tests.toy_speech import write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,20 @@ def here(trained: Path, line: Line, tmp_path: Path) -> Path:
 def parity(name: str, run: str = "outputs/a") -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path(run, "export", name, "parity.json").read_text())
     return found
+
+
+def said_by_adapter(world: World, path: Path) -> Path:
+    """The test set with the adapter's own words as references: they are no speech of anybody's."""
+    lines = Path("outputs/a/evaluation/adapter/test/hypotheses.jsonl").read_text().splitlines()
+    texts = [json.loads(one)["hypothesis"] for one in lines]
+    rows = map(json.loads, (world.speech / "test.jsonl").read_text().splitlines())
+    return write_manifest(
+        path,
+        [
+            row | {"audio": str(world.speech / row["audio"]), "text": text}
+            for row, text in zip(rows, texts, strict=True)
+        ],
+    )
 
 
 def test_exports_say_what_the_merged_model_says(
@@ -69,15 +84,17 @@ def test_what_differs_is_exit_code_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Here the base is exported, as by a converter that does not see the adapter."""
+    said_by_adapter(world, here / "own.jsonl")
     whole = writer.write
     monkeypatch.setattr(
         writer, "write", lambda _, folder, dtype: whole(world.checkpoint, folder, dtype)
     )
-    given = ("run=outputs/a", "format=ctranslate2", "dtype=float32", "parity.tolerance=0")
+    given = ("run=outputs/a", "format=ctranslate2", "dtype=float32", "data.test=own.jsonl")
     assert line("export", *given) == 1
     found = parity("ctranslate2")
     assert not found["is_within"]
-    assert found["scores"]["ctranslate2 float32"]["wer"] == found["scores"]["base"]["wer"]
+    assert found["scores"]["merged"]["wer"] == 0
+    assert found["scores"]["ctranslate2 float32"]["wer"] == found["scores"]["base"]["wer"] > 0
     assert found["differing"][0].keys() == {"row", "reference", "merged", "ctranslate2 float32"}
     printed = capsys.readouterr()
     assert "is not what was measured" in printed.out + printed.err
@@ -127,7 +144,7 @@ def test_an_adapter_alone_is_merged_and_exported(here: Path, world: World, line:
         (["format=ggml", "dtype=int8"], "ggml has f16, f32, found int8"),
         (["format=[ctranslate2,onnx]", "dtype=int8"], "onnx has float32, float16, found int8"),
         (["format=onnx", "parity.tolerance=2"], "parity.tolerance: expected 0 … 1"),
-        (["format=adapter"], "base=OWNER/NAME"),
+        (["format=adapter"], "base=owner/name"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is(
