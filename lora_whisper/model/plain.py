@@ -31,6 +31,12 @@ from lora_whisper.model.saved import (
     read_saved,
 )
 
+# What stock PEFT notes of a model for which it has no task type.
+AUTO_MAPPING = {
+    "base_model_class": WhisperForConditionalGeneration.__name__,
+    "parent_library": WhisperForConditionalGeneration.__module__,
+}
+
 
 @dataclass(frozen=True)
 class PlainAdapter:
@@ -111,11 +117,7 @@ def write_plain(plain: PlainAdapter, folder: Path, base: Checkpoint) -> None:
         base_model_name_or_path=base.path,
         revision=base.revision,
         inference_mode=True,
-        # What stock PEFT notes of a model for which it has no task type.
-        auto_mapping={
-            "base_model_class": WhisperForConditionalGeneration.__name__,
-            "parent_library": WhisperForConditionalGeneration.__module__,
-        },
+        auto_mapping=AUTO_MAPPING,
     )
     tensors = {}
     for path, (a, b) in plain.matrices.items():

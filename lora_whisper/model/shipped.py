@@ -37,6 +37,7 @@ def vllm_obstacles(folder: Path) -> list[str]:
         "DoRA is not served": config.use_dora,
         "re-learnt token embeddings are not served": config.trainable_token_indices is not None,
         "whole trained modules are not served": config.modules_to_save is not None,
+        "trained biases are not served": config.bias != "none" or config.lora_bias,
         f"rank {highest} is over its limit of {VLLM_RANKS[-1]}": highest > VLLM_RANKS[-1],
         "the layers' scales differ, and it takes lora_alpha / r for all of them": (
             {scale_of(config, path, rank) for path, rank in ranks.items()}

@@ -1,0 +1,225 @@
+"""ONNX graphs, run in ONNX Runtime, give what Transformers gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.evaluation.stepwise_recognizer import StepwiseRecognizer
+from lora_whisper.export.onnx import DECODER, DTYPES, ENCODER, write
+from lora_whisper.export.onnxruntime import OnnxEngine
+from lora_whisper.model.shapes import shape
+from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano
+
+PROMPT = [50258, 50259, 50360, 50364]  # whatever they mean
+STEPS = 6
+NARROW = {
+    "d_model": 64,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "init_std": 0.1,
+}
+
+
+def exported(checkpoint: Path, folder: Path, dtype: str = "float32") -> Path:
+    folder.mkdir()
+    write(checkpoint, folder, dtype)
+    return folder
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of nano."""
+    return exported(NANO, tmp_path_factory.mktemp("nano") / request.param, request.param)
+
+
+def run_in_parts(folder: Path, features: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Logits (rows, tokens, vocabulary) of tokens given part by part, by the documented names."""
+    encoder, decoder = (onnxruntime.InferenceSession(folder / name) for name in (ENCODER, DECODER))
+    names = [one.name for one in encoder.get_outputs()]
+    heard = encoder.run(None, {"input_features": features.numpy()})
+    cache = as_past(names[1:], heard[1:])
+    for one in decoder.get_inputs()[1:]:
+        if ".decoder." in one.name:
+            shape = (len(features), one.shape[1], 0, one.shape[3])
+            cache[one.name] = np.zeros(shape, heard[1].dtype)
+    logits = []
+    for part in parts:
+        given, *present = decoder.run(None, {"input_ids": part.numpy()} | cache)
+        cache |= as_past([one.name for one in decoder.get_outputs()[1:]], present)
+        logits.append(torch.from_numpy(given))
+    return torch.cat(logits, dim=1)
+
+
+def as_past(names: Sequence[str], values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        name.replace("present", "past_key_values"): value
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def test_the_graphs_are_well_formed_and_have_the_documented_borders(graphs: Path) -> None:
+    encoder, decoder = (onnx.load(graphs / name) for name in (ENCODER, DECODER))
+    for graph in (encoder, decoder):
+        onnx.checker.check_model(graph, full_check=True)
+        assert graph.opset_import[0].version <= 20, "what older runtimes know"
+    kinds = [f"{layer}.{{}}.{kind}" for layer in range(2) for kind in ("key", "value")]
+    own, sound = ([one.format(side) for one in kinds] for side in ("decoder", "encoder"))
+    past_own, past_sound = ([f"past_key_values.{one}" for one in names] for names in (own, sound))
+    assert borders(encoder.graph.input) == {"input_features": ["batch", 80, 500]}
+    assert borders(encoder.graph.output) == {"last_hidden_state": ["batch", 250, 160]} | {
+        f"present.{name}": ["batch", 4, 250, 40] for name in sound
+    }
+    assert borders(decoder.graph.input) == (
+        {"input_ids": ["batch", "tokens"]}
+        | {name: ["batch", 4, "past_tokens", 40] for name in past_own}
+        | {name: ["batch", 4, 250, 40] for name in past_sound}
+    )
+    assert borders(decoder.graph.output) == {"logits": ["batch", "tokens", 1382]} | {
+        f"present.{name}": ["batch", 4, "past_tokens + tokens", 40] for name in own
+    }
+
+
+def borders(values: Any) -> dict[str, list[str | int]]:
+    """Names and sizes; of a sum, the exporter writes the terms in either order."""
+    return {
+        one.name: [
+            " + ".join(sorted(size.dim_param.split(" + "))) or size.dim_value
+            for size in one.type.tensor_type.shape.dim
+        ]
+        for one in values
+    }
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_texts_are_those_of_transformers(graphs: Path, timestamps: bool) -> None:
+    clips, settings = general_speech(10), dataclasses.replace(GREEDY, timestamps=timestamps)
+    known = nano()
+    recognizer = StepwiseRecognizer(
+        OnnxEngine.load(graphs),
+        known.processor.tokenizer,
+        known.model.generation_config,
+        known.vocabulary,
+        known.features,
+    )
+    found, expected = transcribe(recognizer, clips, settings), known.hear(clips, settings)
+    assert (found.texts, found.segments) == (expected.texts, expected.segments)
+    assert any(found.texts)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_batch_and_a_cache_change_nothing(graphs: Path, rows: int) -> None:
+    """Batches and pasts of other lengths than those that the graphs were made with."""
+    generator = torch.Generator().manual_seed(rows)
+    features = torch.randn(rows, 80, 500, generator=generator)
+    tokens = torch.randint(0, 1000, (rows, 9), generator=generator)
+    whole = run_in_parts(graphs, features, [tokens])
+    in_parts = run_in_parts(graphs, features, tokens.split([3, 1, 1, 2, 2], dim=1))
+    expected = nano().model(input_features=features, decoder_input_ids=tokens).logits
+    near = 1e-4 if graphs.name == "float32" else 0.02  # of logits up to 11
+    torch.testing.assert_close(in_parts, whole, atol=near, rtol=0)
+    torch.testing.assert_close(whole, expected, atol=near, rtol=0)
+
+
+def test_small_files_come_along_and_nothing_else(graphs: Path) -> None:
+    beside = {path.name for path in NANO.iterdir()} - {"model.safetensors"}
+    assert {path.name for path in graphs.iterdir()} == beside | {ENCODER, DECODER}
+    for name in beside:
+        assert (graphs / name).read_bytes() == (NANO / name).read_bytes()
+
+
+def test_graphs_tell_nothing_of_where_they_were_made(graphs: Path) -> None:
+    """The exporter notes the path and line of the code behind each node."""
+    for name in (ENCODER, DECODER):
+        content = (graphs / name).read_bytes()
+        for trace in (b".py", b"site-packages", str(Path.home()).encode(), b"stack_trace"):
+            assert trace not in content
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [pytest.param("tiny", {}, marks=pytest.mark.slow), ("large-v3", NARROW)],
+)
+def test_genuine_shapes_step_by_step(
+    name: str, changes: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """whisper-tiny, and a narrow model with large-v3's mel bins and tokens; weights are random."""
+    checkpoint = random_checkpoint(name, changes, tmp_path / "base")
+    capfd.readouterr()
+    engine = OnnxEngine.load(exported(checkpoint, tmp_path / "graphs"))
+    assert not heard(capfd), "of the exporter's remarks"
+    model = WhisperForConditionalGeneration.from_pretrained(checkpoint).eval()
+    assert engine.width == model.config.d_model
+    for seed in (1, 2):  # the second window begins anew
+        features = torch.randn(
+            model.config.num_mel_bins, 3000, generator=torch.Generator().manual_seed(seed)
+        )
+        assert len(tokens_of_both(engine, model, features)) == STEPS
+
+
+def random_checkpoint(name: str, changes: dict[str, Any], folder: Path) -> Path:
+    """A published shape with some of its sizes changed."""
+    config = shape(name)
+    config.update(changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        WhisperForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def heard(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    lines = "".join(capfd.readouterr()).splitlines()
+    return [line for line in lines if line.strip() and "Loading weights" not in line]
+
+
+@torch.no_grad()
+def tokens_of_both(engine: OnnxEngine, model: Any, features: Tensor) -> list[int]:
+    """Tokens that follow the prompt, greedily; engine and model agree at every step."""
+    engine.hear(features)
+    encoded = model.model.encoder(features[None])
+    given, new = list(PROMPT), list(PROMPT)
+    for _ in range(STEPS):
+        found = engine.logits(new)
+        output = model(encoder_outputs=encoded, decoder_input_ids=torch.tensor([given]))
+        torch.testing.assert_close(found, output.logits[0, -1], atol=1e-4, rtol=0)
+        assert found.std() > 0.1
+        new = [int(output.logits[0, -1].argmax())]
+        assert new == [int(found.argmax())]
+        given += new
+    return given[len(PROMPT) :]
+
+
+def test_what_does_not_load_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"encoder\.onnx: missing"):
+        OnnxEngine.load(NANO)
+    for name in (ENCODER, DECODER):
+        (tmp_path / name).write_bytes(b"no graph")
+    shutil.copyfile(NANO / "config.json", tmp_path / "config.json")
+    with pytest.raises(UserError, match="does not load as an ONNX Whisper"):
+        OnnxEngine.load(tmp_path)
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for call in (lambda: write(NANO, tmp_path, "float32"), lambda: OnnxEngine.load(NANO)):
+        with pytest.raises(UserError, match=r"pip install 'lora-whisper\[onnx\]'") as caught:
+            call()
+        assert "\n" not in str(caught.value)
