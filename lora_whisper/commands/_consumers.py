@@ -38,8 +38,9 @@ class Consumer:
     """A program with an export in it."""
 
     name: str  # with its version
-    note: str  # why it is not run as people run it; "" where it is
     hear: Hear
+    skipped: str = ""  # the program that this is below, where the model is unusual
+    unusual: str = ""  # in what
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Kind:
     """Where a format's consumer is found: modules of `export`, and what stands in them."""
 
     shown: str
+    engine_shown: str  # what lies below it
     package: str  # whose version is told
     modules: tuple[str, ...]  # that have packages of their own
     program: tuple[str, str] | None  # module and class
@@ -56,12 +58,14 @@ class Kind:
 KINDS = {
     "ctranslate2": Kind(
         "faster-whisper",
+        "CTranslate2",
         "ctranslate2",
         ("ctranslate2", "faster_whisper"),
         program=("faster_whisper", "FasterWhisperProgram"),
         engine=None,
     ),
     "ggml": Kind(
+        "whisper.cpp",
         "whisper.cpp",
         "pywhispercpp",
         ("whisper_cpp",),
@@ -70,12 +74,14 @@ KINDS = {
     ),
     "onnx": Kind(
         "ONNX Runtime",
+        "ONNX Runtime",
         "onnxruntime",
         ("onnx",),
         program=None,  # it runs graphs, and knows of no Whisper
         engine=("onnxruntime", "OnnxEngine"),
     ),
     "openai": Kind(
+        "openai-whisper",
         "openai-whisper",
         "openai-whisper",
         ("openai_whisper",),
@@ -108,16 +114,18 @@ def load_consumer(name: str, folder: Path, base: Base, device: torch.device) -> 
     unusual = unusual_in(base)
     if kind.program is not None and not unusual:
         program = _class(kind.program).load(folder, str(device))
-        return Consumer(program.name, "", lambda *given: _by_program(program, base, *given))
-    note = (
-        f"{kind.shown} takes Whisper's own window and vocabularies for granted, and this model has "
-        f"{unusual}: it is run below that, with prompts and features of ours"
-    )
-    return Consumer(
-        f"{kind.package} {version(kind.package)}",
-        note if kind.program else "",
-        _by_engine(name, folder, base, device),
-    )
+        return Consumer(program.name, lambda *given: _by_program(program, base, *given))
+    hear = _by_engine(name, folder, base, device)
+    engine = f"{kind.engine_shown} {_version(name)}"
+    return Consumer(engine, hear, kind.shown, unusual) if kind.program else Consumer(engine, hear)
+
+
+def _version(name: str) -> str:
+    if name != "ggml":
+        return version(KINDS[name].package)
+    from lora_whisper.export.whisper_cpp import load_library
+
+    return load_library().version()  # of whisper.cpp, not of the binding
 
 
 def why_untried(name: str, dtype: str) -> str:
@@ -157,7 +165,7 @@ def adapter_consumer(folder: Path, base: ModelConfig, device: torch.device) -> C
         finally:
             listening.close()
 
-    return Consumer(f"peft {version('peft')}", "", hear)
+    return Consumer(f"PEFT {version('peft')}", hear)
 
 
 def _class(place: tuple[str, str]) -> Any:

@@ -104,7 +104,8 @@ def compare(
     scores = {model: heard.score for model, heard in models.items()} | {name: export.score}
     return {
         "consumer": consumer.name,
-        "note": consumer.note,
+        "skipped": consumer.skipped,
+        "unusual": consumer.unusual,
         "utterances": len(pairs),
         "rate": rate,
         "difference": difference,
@@ -125,8 +126,15 @@ def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
     count = found[0]["utterances"]
     console.print()
     console.print(score_table(f"{count} utterances, heard greedily", scores, quantization))
-    for note in dict.fromkeys(one["note"] for one in found if one["note"]):
-        _say("note", note)
+    skipped = dict.fromkeys(one["skipped"] for one in found if one["skipped"])
+    if skipped:
+        unusual = next(one["unusual"] for one in found if one["unusual"])
+        _say(
+            "note",
+            f"not run by {', '.join(skipped)}, for which every Whisper hears 30 s and has one of "
+            f"three vocabularies; this one has {unusual}. Below that, they computed it with "
+            "prompts and features of ours",
+        )
     for one in found:
         *_, name = one["scores"]
         rate = rate_name(scores[name], one["rate"])

@@ -144,7 +144,7 @@ def _adapter_uploads(
     return [
         Upload(prefix + WEIGHTS_FILE, folder / WEIGHTS_FILE),
         Upload(prefix + CONFIG_FILE, folder / CONFIG_FILE, _peft_config(folder, base)),
-        Upload(prefix + RECORD_FILE, folder / RECORD_FILE, _record(run, summary, base)),
+        Upload(prefix + RECORD_FILE, folder / RECORD_FILE, _json(record_of(run, summary, base))),
         Upload(
             prefix + CARD_FILE,
             folder / CARD_FILE,
@@ -160,12 +160,13 @@ def _peft_config(folder: Path, base: HubBase) -> str:
     return _json(values)
 
 
-def _record(run: RunFolder, summary: Summary, base: HubBase) -> str:
+def record_of(run: RunFolder, summary: Summary, base: HubBase) -> dict[str, Any]:
+    """The adapter's record, with the base as others find it."""
     record = read_record(run.adapter) or adapter_record(run, summary)  # which older runs lack
     record["base"] |= {"name": base.name}
     if base.is_given:
         record["base"] |= {"commit": base.revision}
-    return _json(record)
+    return record
 
 
 def _json(values: Mapping[str, Any]) -> str:
@@ -214,17 +215,12 @@ def is_model_weight(name: str) -> bool:
 
 
 def _card(config: PushConfig, run: RunFolder, summary: Summary, base: HubBase, model: str) -> str:
-    """The card as it lies there, with what somebody wrote into it, and with the repository's name.
+    """The card with the repository's name.
 
     Args:
         model: adapter or merged.
     """
-    folder, render = {
-        "adapter": (run.adapter, adapter_card),
-        "merged": (run.merged, merged_card),
-    }[model]
-    path = folder / CARD_FILE
-    text = path.read_text(encoding="utf-8") if path.is_file() else render(run, summary)
+    text = card_of(run, summary, base, model)
     if model == "merged" or config.what == "adapter":
         text = text.replace(PLACE, config.repo)
     else:  # PEFT finds a folder inside a repository, vLLM does not
@@ -232,6 +228,17 @@ def _card(config: PushConfig, run: RunFolder, summary: Summary, base: HubBase, m
     if model == "merged" and config.what == "both":
         text += f"\nThe adapter alone lies in [{SUBFOLDER}/](./{SUBFOLDER})."
         text += " Its card says how it is loaded.\n"
+    return text
+
+
+def card_of(run: RunFolder, summary: Summary, base: HubBase, model: str) -> str:
+    """The card as it lies in the run, edited or not, with the name of the base for others."""
+    folder, render = {
+        "adapter": (run.adapter, adapter_card),
+        "merged": (run.merged, merged_card),
+    }[model]
+    path = folder / CARD_FILE
+    text = path.read_text(encoding="utf-8") if path.is_file() else render(run, summary)
     return _with_base(text, summary, base, model) if base.is_given else text
 
 

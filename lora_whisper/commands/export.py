@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_whisper.commands._card import CARD_FILE
 from lora_whisper.commands._consumers import (
     adapter_consumer,
     load_consumer,
@@ -44,6 +45,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.run_folder import (
+    RECORD_FILE,
     RunFolder,
     existing_run,
     locked,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     import torch
 
     from lora_whisper.commands._parity import Heard, Sample
+    from lora_whisper.commands._uploading import HubBase
 
 log = logging.getLogger("lora_whisper")
 
@@ -95,7 +98,7 @@ def check(config: ExportConfig, path: Path) -> None:
         if place.exists() and not config.overwrite:
             raise UserError(f"{place} exists. Type overwrite=true to replace it.")
     if "adapter" in config.format:
-        _name_of_base(config, source)
+        _base_of_adapter(config, source)
     if config.parity.utterances:
         _rows(config, source)
 
@@ -168,20 +171,28 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
 
 
 def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: str) -> None:
+    """The adapter with its card and its record, all of which name the base as others find it."""
+    from lora_whisper.commands._uploading import card_of, record_of
     from lora_whisper.export.adapter import write
 
-    name, revision = _name_of_base(config, source)
-    for obstacle in write(source.folder.adapter, name, revision, folder, dtype):
+    run, summary = source.folder, read_json(source.folder.summary)
+    base, name = _base_of_adapter(config, source)
+    obstacles = write(run.adapter, name, base.revision, folder, dtype)
+    for obstacle in obstacles:
         log.warning("vLLM        does not serve it: %s", obstacle)
+    weights, record = folder / WEIGHTS_FILE, record_of(run, summary, base)
+    record["adapter"] |= {"sha256": sha256(weights), "bytes": weights.stat().st_size}
+    write_json(folder / RECORD_FILE, record)
+    (folder / CARD_FILE).write_text(card_of(run, summary, base, "adapter"), encoding="utf-8")
 
 
-def _name_of_base(config: ExportConfig, source: Source) -> tuple[str, str | None]:
+def _base_of_adapter(config: ExportConfig, source: Source) -> tuple[HubBase, str]:
     """The hub id by which others find the base, and its commit."""
     from lora_whisper.commands._uploading import hub_base, require_base_name
 
     summary = read_json(source.folder.summary)
     base = hub_base(config.base, summary)
-    return require_base_name(base, summary), base.revision
+    return base, require_base_name(base, summary)
 
 
 def _size(folder: Path) -> int:
