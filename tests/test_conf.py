@@ -9,7 +9,14 @@ import pytest
 
 from lora_whisper.commands._hydra import configuration_folder
 from lora_whisper.composing import to_config
-from lora_whisper.config import CheckConfig, EvaluateConfig, MergeConfig, PushConfig, TrainConfig
+from lora_whisper.config import (
+    CheckConfig,
+    EvaluateConfig,
+    ExportConfig,
+    MergeConfig,
+    PushConfig,
+    TrainConfig,
+)
 from tests.composed import train_values
 
 CONF = configuration_folder()
@@ -28,6 +35,7 @@ def test_the_options_are_all_known() -> None:
         "_hydra_",
         "check",
         "evaluate",
+        "export",
         "merge",
         "push",
         "train",
@@ -57,6 +65,7 @@ def test_conf_names_every_field_and_no_other() -> None:
     assert values.keys() == groups.keys()
     to_config(EvaluateConfig, train_values("run=x", primary="evaluate"))
     to_config(MergeConfig, train_values("run=x", primary="merge"))
+    to_config(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
     to_config(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
     to_config(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
 

@@ -118,7 +118,7 @@ def _carry_out(command: Command[Any], flags: Namespace) -> int:
         if flags.help or flags.hydra_help or flags.info:
             _show_help(hydra, primary, flags)
             return 0
-        typed = [_without_alias(command, override) for override in flags.overrides]
+        typed = [without_alias(command, override) for override in flags.overrides]
         overrides = readable_overrides(typed, sweeps=flags.multirun)
         if flags.cfg:
             _compose(hydra, primary, overrides)
@@ -190,7 +190,8 @@ def readable_overrides(overrides: Sequence[str], sweeps: bool = False) -> list[s
     return [_readable(parser, override, sweeps) for override in overrides]
 
 
-def _without_alias(command: Command[Any], override: str) -> str:
+def without_alias(command: Command[Any], override: str) -> str:
+    """An override with the key that the configuration has."""
     key, equals, value = override.partition("=")
     return f"{command.aliases.get(key, key)}{equals}{value}"
 
