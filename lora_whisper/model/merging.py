@@ -22,10 +22,9 @@ from lora_whisper.model.plain import PlainAdapter, plain_from
 from lora_whisper.model.quantized import Nf4, read_back
 from lora_whisper.model.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, read_saved
 from lora_whisper.model.targets import PRESETS
-from lora_whisper.model.weights import read_tensors
+from lora_whisper.model.weights import TIED, read_tensors
 
 EMBEDDINGS = "model.decoder.embed_tokens.weight"
-TIED = "proj_out.weight"  # to the embeddings, in every Whisper
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,12 @@ def folded(
     Args:
         nf4: the linear layers' weights are what nf4 makes of them; None: as they are.
     """
+    left = set(change.matrices)
     for name, tensor in read_tensors(files):
+        left.discard(name.removesuffix(".weight"))
         if name != TIED:
             yield name, _fold(name, tensor, change, nf4).to(dtype)
+    assert not left, f"no such layers: {sorted(left)}"
 
 
 @torch.no_grad()

@@ -21,9 +21,10 @@ from lora_whisper.model.adapter import (
     scaled,
 )
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
-from lora_whisper.model.merging import EMBEDDINGS, TIED, is_linear
+from lora_whisper.model.merging import EMBEDDINGS, is_linear
 from lora_whisper.model.plain import mean, plain_of, write_plain
 from lora_whisper.model.quantized import CpuLinear4bit, Nf4
+from lora_whisper.model.weights import TIED
 from tests.configs import adapter_config, model_config
 from tests.merged import merged_toy, merged_weights
 from tests.model.test_plain import FIRST, STOCK, TOKENS, filled, logits, stock
