@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
@@ -36,7 +35,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "normalizer.json",
 )
-MAX_SHARD_SIZE = "5GB"
+MAX_SHARD_BYTES = 5_000_000_000
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # in safetensors
 
 
@@ -76,7 +75,7 @@ def write_weights(
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
     folder: Path,
-    max_shard_size: str = MAX_SHARD_SIZE,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write safetensors, in shards where they are large, in the memory of one tensor.
 
@@ -87,9 +86,15 @@ def write_weights(
     skeleton = {
         name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()
     }
-    split = split_torch_state_dict_into_shards(skeleton, max_shard_size=max_shard_size)
+    shards = _shards(skeleton, max_shard_bytes)
     coming = iter(weights)
-    for file_name, names in split.filename_to_tensors.items():
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file_name = (
+            f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            if len(shards) > 1
+            else "model.safetensors"
+        )
         with (folder / file_name).open("wb") as file:
             header = _header([(name, skeleton[name]) for name in names])
             file.write(len(header).to_bytes(8, "little") + header)
@@ -97,10 +102,25 @@ def write_weights(
                 found, tensor = next(coming)
                 assert (found, tensor.dtype, tensor.shape) == (name, dtype, skeleton[name].shape)
                 file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+        weight_map |= dict.fromkeys(names, file_name)
     assert next(coming, None) is None, "a weight without a shape"
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    if len(shards) > 1:
+        metadata = {"total_size": sum(tensor.nbytes for tensor in skeleton.values())}
+        index = {"metadata": metadata, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
+    """Names in their order; a file that holds several is not larger than that."""
+    shards: list[list[str]] = []
+    size = 0
+    for name, tensor in tensors.items():
+        size += tensor.nbytes
+        if not shards or size > max_bytes:
+            shards.append([])
+            size = tensor.nbytes
+        shards[-1].append(name)
+    return shards
 
 
 def _header(tensors: Iterable[tuple[str, Tensor]]) -> bytes:

@@ -62,7 +62,7 @@ def test_a_run_and_a_folder_stand_for_their_adapter(adapter, tmp_path):
     run = RunFolder(tmp_path / "run")
     shutil.copytree(adapter, run.adapter)
     run.config.write_text(MARKER)
-    with pytest.raises(UserError, match="adapter=.*unfinished"):
+    with pytest.raises(UserError, match=r"adapter=.*unfinished"):
         find_adapter(str(run.path), "adapter")
     write_json(run.summary, {})
     assert find_adapter(str(run.path), "adapter") == run.adapter
