@@ -282,7 +282,7 @@ def write_whole(path: Path, data: bytes) -> None:
         with room_for(path, len(data)):
             _write(aside, data)
         os.replace(aside, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -302,11 +302,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
         with room_for(folder):
             yield aside
             for written in [*aside.rglob("*"), aside]:
-                _sync(written)
+                sync(written)
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         for path in (aside, old):
             shutil.rmtree(path, ignore_errors=True)
@@ -320,7 +320,7 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """See that a file's content, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

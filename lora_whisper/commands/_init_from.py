@@ -37,7 +37,7 @@ def saved_start(config: TrainConfig, path: Path) -> SavedAdapter | None:
     """
     if config.adapter.init_from is None:
         return None
-    folder = find_start(config.adapter.init_from)
+    folder = find_start(config.adapter.init_from, config.model.allow_pickle)
     if folder.is_relative_to(path.absolute()):
         raise UserError(
             f"adapter.init_from={folder} is of the run that overwrite=true replaces.\n"
@@ -86,7 +86,7 @@ def _earlier_runs(folder: Path) -> Iterator[TrainConfig]:
     config = read_config(run)
     yield config
     if config.adapter.init_from is not None:
-        yield from _earlier_runs(find_start(config.adapter.init_from))
+        yield from _earlier_runs(find_start(config.adapter.init_from, config.model.allow_pickle))
 
 
 def _learnt(config: TrainConfig) -> list[Utterances]:

@@ -248,7 +248,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     if local_path(model.checkpoint).is_dir():
         model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
     adapter = config.adapter
-    if adapter.init_from is not None and local_path(adapter.init_from).exists():
+    # A run that is gone has its folder's name still; of a hub id, nobody has made the first half.
+    if adapter.init_from is not None and local_path(adapter.init_from).parent.is_dir():
         adapter = dataclasses.replace(adapter, init_from=_lasting(adapter.init_from))
     evaluation = config.evaluation
     if evaluation.keywords is not None:

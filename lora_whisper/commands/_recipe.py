@@ -14,7 +14,7 @@ from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
-from lora_whisper.errors import UserError
+from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import (
     Checkpoint,
     fingerprint,
@@ -27,7 +27,7 @@ from lora_whisper.model.finding import find_adapter, name_of, named_base
 from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.lineage import compared, lineage_of
 from lora_whisper.model.saved import WEIGHTS_FILE, read_saved
-from lora_whisper.model.weights import read_shapes
+from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.run_folder import RunFolder, existing_run
 
 log = logging.getLogger("lora_whisper")
@@ -84,6 +84,7 @@ def read_recipe(config: MergeConfig) -> Recipe:
         raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
     checkpoint = locate(recipe.base)
     shapes = read_shapes(weight_files(checkpoint))
+    shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
     _require_whole(checkpoint, shapes)
     for part in recipe.parts:
         read_saved(part.folder, with_dora=True)
@@ -172,9 +173,6 @@ def _require_whole(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]) -
     """
     import torch
     from transformers import WhisperForConditionalGeneration
-
-    from lora_whisper.errors import listing
-    from lora_whisper.model.merging import TIED
 
     with torch.device("meta"):
         skeleton = WhisperForConditionalGeneration(load_config(checkpoint)).state_dict()

@@ -135,7 +135,8 @@ class Run:
             read_initial(self._initial) if config.resume else None,
         )
         if config.adapter.init_from is not None and not self._goes_on():
-            start_from(model, find_start(config.adapter.init_from), tokens)
+            start = find_start(config.adapter.init_from, config.model.allow_pickle)
+            start_from(model, start, tokens)
         return model
 
     def _goes_on(self) -> bool:

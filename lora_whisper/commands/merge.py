@@ -67,8 +67,8 @@ def write_merged(recipe: Recipe) -> None:
 
     from lora_whisper.export.huggingface import write_model
     from lora_whisper.model.checkpoint import locate, weight_files
-    from lora_whisper.model.merging import TIED, folded, read_change
-    from lora_whisper.model.weights import read_shapes
+    from lora_whisper.model.merging import folded, read_change
+    from lora_whisper.model.weights import TIED, read_shapes
 
     checkpoint, dtype = locate(recipe.base), getattr(torch, recipe.dtype)
     files = weight_files(checkpoint)

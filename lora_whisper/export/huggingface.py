@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
@@ -25,7 +28,7 @@ from lora_whisper.model.checkpoint import (
     open_to_readers,
     snapshot,
 )
-from lora_whisper.run_folder import written_whole
+from lora_whisper.run_folder import sync, written_whole
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,7 +39,9 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "normalizer.json",
 )
-MAX_SHARD_SIZE = "5GB"
+MAX_SHARD_BYTES = 5_000_000_000
+SYNC_BYTES = 100_000_000
+WAITING_TENSORS = 2  # computed, and not yet written
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # in safetensors
 
 
@@ -76,9 +81,9 @@ def write_weights(
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
     folder: Path,
-    max_shard_size: str = MAX_SHARD_SIZE,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write safetensors, in shards where they are large, in the memory of one tensor.
+    """Write safetensors, in shards where they are large, in the memory of a few tensors.
 
     `safetensors.torch.save_file` takes all tensors of a file at once. Its format is a length in 8
     bytes, a header in JSON and the bytes of the tensors one after the other:
@@ -87,20 +92,71 @@ def write_weights(
     skeleton = {
         name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()
     }
-    split = split_torch_state_dict_into_shards(skeleton, max_shard_size=max_shard_size)
+    shards = _shards(skeleton, max_shard_bytes)
     coming = iter(weights)
-    for file_name, names in split.filename_to_tensors.items():
-        with (folder / file_name).open("wb") as file:
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file_name = (
+            f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            if len(shards) > 1
+            else "model.safetensors"
+        )
+        with _written_meanwhile(folder / file_name) as write:
             header = _header([(name, skeleton[name]) for name in names])
-            file.write(len(header).to_bytes(8, "little") + header)
+            write(len(header).to_bytes(8, "little") + header)
             for name in names:
                 found, tensor = next(coming)
                 assert (found, tensor.dtype, tensor.shape) == (name, dtype, skeleton[name].shape)
-                file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+                write(tensor.contiguous().view(torch.uint8).numpy().data)
+        weight_map |= dict.fromkeys(names, file_name)
     assert next(coming, None) is None, "a weight without a shape"
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    if len(shards) > 1:
+        metadata = {"total_size": sum(tensor.nbytes for tensor in skeleton.values())}
+        index = {"metadata": metadata, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
+
+
+@contextmanager
+def _written_meanwhile(path: Path) -> Iterator[Callable[[bytes | memoryview], None]]:
+    """Write to a file in one thread, and bring it to the disk in another, while weights are made.
+
+    One after the other, half of the time went by with the disk or the processor standing still.
+    """
+    with (
+        path.open("wb") as file,
+        ThreadPoolExecutor(1) as writer,
+        ThreadPoolExecutor(1) as disk,
+    ):
+        writes: deque[Future[int]] = deque()
+        syncs: deque[Future[None]] = deque()
+        unsynced = 0
+
+        def write(data: bytes | memoryview) -> None:
+            nonlocal unsynced
+            writes.append(writer.submit(file.write, data))
+            if len(writes) > WAITING_TENSORS:
+                unsynced += writes.popleft().result()
+            if unsynced >= SYNC_BYTES and all(one.done() for one in syncs):
+                syncs.append(disk.submit(sync, path))
+                unsynced = 0
+
+        yield write
+        waiting: list[Future[Any]] = [*writes, *syncs]
+        for one in waiting:
+            one.result()  # raises what the disk refused
+
+
+def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
+    """Names in their order; a file that holds several is not larger than that."""
+    shards: list[list[str]] = []
+    size = 0
+    for name, tensor in tensors.items():
+        size += tensor.nbytes
+        if not shards or size > max_bytes:
+            shards.append([])
+            size = tensor.nbytes
+        shards[-1].append(name)
+    return shards
 
 
 def _header(tensors: Iterable[tuple[str, Tensor]]) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.weights import is_pickled, pickle_refused, weight_names
+from lora_whisper.model.weights import is_pickled, read_shapes, require_allowed, weight_names
 from lora_whisper.paths import EMBEDDED, local_path
 
 if TYPE_CHECKING:
@@ -31,9 +30,8 @@ if TYPE_CHECKING:
         WhisperProcessor,
     )
 
-log = logging.getLogger("lora_whisper")
-
 SMALL_FILES = ("*.json", "*.txt")  # configurations and tokenizer
+WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in one file
 
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
 FRAMES_PER_SECOND = 100  # 16,000 samples a second, 160 a frame
@@ -108,8 +106,8 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
 
 def _weight_names(checkpoint: Checkpoint, names: Collection[str]) -> list[str]:
     found = weight_names(names)
-    if is_pickled(found) and not checkpoint.allow_pickle:
-        raise pickle_refused(f"model.checkpoint={checkpoint.name}", "model.allow_pickle")
+    if is_pickled(found):
+        require_allowed(f"model.checkpoint={checkpoint.name}", checkpoint.allow_pickle)
     return found
 
 
@@ -171,12 +169,11 @@ def load_base(
     from lora_whisper.model.attention import choose_attention
     from lora_whisper.model.quantized import bitsandbytes_config, settle
 
-    folder, pickled = (
-        snapshot(checkpoint),
-        is_pickled([one.name for one in weight_files(checkpoint)]),
-    )
+    folder = snapshot(checkpoint)
+    files = weight_files(checkpoint)
+    pickled = is_pickled([path.name for path in files])
     if pickled:
-        log.warning("pickled     weights of %s are read, as you allowed", checkpoint.name)
+        read_shapes(files)  # refuses what is more than weights, in one line
     loaded: Any = WhisperForConditionalGeneration.from_pretrained(
         folder,
         dtype=dtype,
@@ -301,7 +298,7 @@ def _require_whisper(folder: Path, checkpoint: Checkpoint) -> None:
     """Raise for a folder that lacks files or holds another architecture, naming all problems."""
     problems = _missing_files(folder, checkpoint.has_weights)
     if (folder / "config.json").exists():
-        problems += _config_problems(folder / "config.json")
+        problems += _config_problems(folder / "config.json") + _stray_files(folder)
     _raise_for(checkpoint.name, problems)
     if checkpoint.has_weights:
         _weight_names(checkpoint, os.listdir(folder))
@@ -331,6 +328,35 @@ def _missing_files(folder: Path, with_weights: bool) -> list[str]:
     }
     found = ", ".join(sorted(names)[:8]) or "an empty folder"
     return [f"{kind}: missing; found {found}" for kind, there in needed.items() if not there]
+
+
+def _stray_files(folder: Path) -> list[str]:
+    """Name what Transformers would read beside the weights that `weight_names` chose, or in their
+    place: what is measured has to be what is merged.
+    """
+    names = os.listdir(folder)
+    if "adapter_config.json" in names:
+        return [
+            "found an adapter beside the whole model, which would be loaded with it: take "
+            "adapter_config.json out of the folder"
+        ]
+    chosen = weight_names(names)
+    if not chosen or chosen[0] in WHOLE_FILES:
+        return []
+    index = WHOLE_FILES[0 if not is_pickled(chosen) else 1] + ".index.json"
+    found = _indexed(folder / index)
+    if found == set(chosen):
+        return []
+    return [f"{index}: expected {len(chosen)} files of its folder, found {sorted(found)!a:.200}"]
+
+
+def _indexed(index: Path) -> set[str]:
+    """The files in which an index says that the weights are; what is no index names none."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return set()
+    return set(map(str, files))
 
 
 def _config_problems(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.record import RECORD_FILE, read_record
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
-from lora_whisper.model.weights import pickle_refused
+from lora_whisper.model.weights import read_pickled, require_allowed
 from lora_whisper.paths import cache_folder, local_path
 from lora_whisper.run_folder import RunFolder, written_whole
 
@@ -97,6 +97,11 @@ def named_base(folder: Path) -> tuple[str, str | None]:
         base, revision = record["base"]["name"], record["base"]["revision"]
     if not isinstance(base, str) or not base:
         raise UserError(f"{folder / CONFIG_FILE} names no base (base_model_name_or_path)")
+    if not base.isprintable():  # it may have been downloaded, and will be shown
+        raise UserError(
+            f"{folder / CONFIG_FILE}: base_model_name_or_path: expected a path or a hub id of one "
+            f"line, found {base!a}"
+        )
     return base, revision if isinstance(revision, str) else None
 
 
@@ -125,19 +130,17 @@ def _safe(folder: Path, given: str, allow_pickle: bool) -> Path:
     """The folder, or one with the same adapter in safetensors where it is pickled."""
     if (folder / WEIGHTS_FILE).is_file() or not (folder / PICKLED).is_file():
         return folder
-    if not allow_pickle:
-        raise pickle_refused(given, "allow_pickle")
+    require_allowed(given, allow_pickle)
     return _unpickled(folder)
 
 
 def _unpickled(folder: Path) -> Path:
     """A copy in the cache, whose weights can run nothing."""
-    import torch
     from safetensors.torch import save_file
 
     place = cache_folder("adapters") / sha256(folder / PICKLED, folder / CONFIG_FILE)
     if not place.is_dir():
-        tensors = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)
+        tensors = read_pickled(folder / PICKLED)
         with written_whole(place) as aside:
             whole = {name: value.contiguous() for name, value in tensors.items()}
             save_file(whole, aside / WEIGHTS_FILE, metadata={"format": "pt"})

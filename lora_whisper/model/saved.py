@@ -93,6 +93,11 @@ def _headers(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
         raise UserError(f"The adapter in {folder} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG_FILE}: expected an object, found {config!r}")
+    if config.get("megatron_config"):  # PEFT would import the package that megatron_core names
+        raise UserError(f"{folder / CONFIG_FILE}: megatron_config is for language models only")
+    broken = [f"{key!a}: expected a name of one line" for key in shapes if not key.isprintable()]
+    if broken:
+        raise UserError(f"{folder / WEIGHTS_FILE} cannot be used:\n{listing(broken)}")
     return config, shapes
 
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 STACKS = ("encoder", "decoder")
 
 
-def find_start(given: str) -> Path:
+def find_start(given: str, allow_pickle: bool = False) -> Path:
     """The folder of the adapter to start from; see `find_adapter`."""
-    return find_adapter(given, "adapter.init_from")
+    return find_adapter(given, "adapter.init_from", allow_pickle)
 
 
 def require_same_base(saved: SavedAdapter, checkpoint: Checkpoint) -> None:

@@ -6,6 +6,9 @@ that was asked for, by PyTorch's loader for weights alone.
 
 from __future__ import annotations
 
+import functools
+import logging
+import zipfile
 from collections.abc import Collection, Iterator
 from fnmatch import filter as matching
 from pathlib import Path
@@ -18,6 +21,9 @@ from lora_whisper.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger("lora_whisper")
+
+TIED = "proj_out.weight"  # to the embeddings, in every Whisper; most files leave it out
 TENSORS_AT_ONCE = 32  # that stay mapped into memory; of large-v3 about 100 MB
 
 
@@ -37,13 +43,26 @@ def is_pickled(names: Collection[str]) -> bool:
     return any(not name.endswith(".safetensors") for name in names)
 
 
-def pickle_refused(what: str, option: str) -> UserError:
-    """The one message for pickled weights that nobody has allowed."""
-    return UserError(
+def require_allowed(what: str, allow_pickle: bool) -> None:
+    """Refuse pickled weights that nobody has allowed; warn once where somebody has.
+
+    Raises:
+        UserError: they are not allowed.
+    """
+    if allow_pickle:
+        _warn(what)
+        return
+    raise UserError(
         f"{what}: the weights are pickled, and such a file can run any program when it is read. "
         "Only safetensors are read.\n"
-        f"Take a copy with safetensors; or, if you trust whoever made it, type {option}=true."
+        "Take a copy with safetensors; or, if you trust whoever made it, type allow_pickle=true "
+        "(train: model.allow_pickle=true)."
     )
+
+
+@functools.cache
+def _warn(what: str) -> None:
+    log.warning("pickled     %s: weights are read from pickled files, as you allowed", what)
 
 
 def read_shapes(files: Collection[Path]) -> dict[str, tuple[int, ...]]:
@@ -51,7 +70,7 @@ def read_shapes(files: Collection[Path]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         if is_pickled([path.name]):
-            shapes |= {name: tuple(value.shape) for name, value in _unpickled(path).items()}
+            shapes |= {name: tuple(value.shape) for name, value in read_pickled(path).items()}
             continue
         with safe_open(path, framework="np") as file:
             for name in file.offset_keys():
@@ -63,7 +82,7 @@ def read_tensors(files: Collection[Path]) -> Iterator[tuple[str, Tensor]]:
     """Every tensor with its name, as it lies in the files."""
     for path in files:
         if is_pickled([path.name]):
-            yield from _unpickled(path).items()
+            yield from read_pickled(path).items()
             continue
         with safe_open(path, framework="np") as file:
             names = file.offset_keys()
@@ -74,9 +93,23 @@ def read_tensors(files: Collection[Path]) -> Iterator[tuple[str, Tensor]]:
                     yield name, file.get_tensor(name)
 
 
-def _unpickled(path: Path) -> dict[str, Tensor]:
-    """Tensors and nothing else: PyTorch refuses whatever would call a function."""
+def read_pickled(path: Path) -> dict[str, Tensor]:
+    """Tensors by their names, and nothing else: whatever would call a function is refused.
+
+    Raises:
+        UserError: it holds anything else, or is damaged; nothing in it was run.
+    """
     import torch
 
-    values: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return values
+    try:
+        # Before PyTorch 1.6 files were no archives, and can only be read as a whole.
+        is_archive = zipfile.is_zipfile(path)
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except Exception as error:  # of pickle, zipfile and torch, as the damage has it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} holds more than weights, or is damaged: {reason}") from error
+    if not isinstance(values, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in values.items()
+    ):
+        raise UserError(f"{path}: expected nothing but tensors by their names")
+    return dict(values)

@@ -5,19 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from benchmarks.random_checkpoint import write_random_checkpoint
-from lora_whisper.export.huggingface import write_model
+from lora_whisper.export.huggingface import NAMES, write_model, write_weights
 from lora_whisper.model.checkpoint import (
     Checkpoint,
     load_base,
-    load_generation_config,
-    load_processor,
     locate,
+    weight_files,
 )
+from lora_whisper.model.merging import EMBEDDINGS, Change, folded
+from lora_whisper.model.weights import TIED, read_shapes
 from tests.configs import model_config
-from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs
+from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs, toy_model
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper" / "whisper-tiny"
 OLDER_FILES = {
@@ -33,12 +37,20 @@ def located(folder: Path) -> Checkpoint:
     return locate(model_config(folder))
 
 
-def export(checkpoint: Checkpoint, folder: Path) -> WhisperForConditionalGeneration:
-    model = load_base(checkpoint, "none", torch.float32, torch.device("cpu"))
-    processor, generation = load_processor(checkpoint), load_generation_config(checkpoint)
-    model.generation_config = GenerationConfig()  # whatever decoding left there does not ship
-    write_model(model, processor, generation, checkpoint, folder)
-    return model
+def export(
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype = torch.float32
+) -> WhisperForConditionalGeneration:
+    """Write the base as if something had been merged into it; return it as it was loaded."""
+    files = weight_files(checkpoint)
+    shapes = {name: shape for name, shape in read_shapes(files).items() if name != TIED}
+    weights = folded(files, Change({}), dtype)
+    write_model(weights, shapes, dtype, checkpoint, folder, {"notes.json": {"from": "toys"}})
+    return load_base(checkpoint, "none", dtype, torch.device("cpu"))
+
+
+def toy_weights() -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
+    weights = {name: one for name, one in toy_model().state_dict().items() if name != TIED}
+    return weights, {name: tuple(one.shape) for name, one in weights.items()}
 
 
 def same_generation_config(folder: Path, base: Path) -> None:
@@ -139,3 +151,67 @@ def test_the_genuine_tiny_files_survive(tmp_path):
     assert heads["alignment_heads"] == [[2, 2], [3, 0], [3, 2], [3, 3], [3, 4], [3, 5]]
     same_tokenizer(tmp_path / "merged", GENUINE)
     same_tokens_without_tokenizer_json(tmp_path / "merged", GENUINE)
+
+
+# ── the weights' own format ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", NAMES, ids=str)
+def test_a_file_is_read_as_if_safetensors_had_written_it(dtype, tmp_path):
+    weights, shapes = toy_weights()
+    weights = {name: one.to(dtype) for name, one in weights.items()}
+    write_weights(weights.items(), shapes, dtype, tmp_path)
+    save_file(weights, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    ours, theirs = (load_file(tmp_path / f"{one}.safetensors") for one in ("model", "theirs"))
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert ours[name].dtype == weight.dtype
+        assert torch.equal(ours[name], weight)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("size", [10_000, 1_000, 10**9])
+def test_shards_load_in_stock_transformers_to_the_bit(size, tmp_path):
+    toy_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    weights, shapes = toy_weights()
+    write_weights(weights.items(), shapes, torch.float32, tmp_path, size)
+    shards = {path.name for path in tmp_path.glob("*.safetensors")}
+    if size == 10**9:
+        assert shards == {"model.safetensors"}
+        assert not (tmp_path / "model.safetensors.index.json").exists()
+    else:
+        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+        assert set(index["weight_map"].values()) == shards
+        assert index["metadata"]["total_size"] == sum(one.nbytes for one in weights.values())
+    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, weights.get(name, weights[EMBEDDINGS]))
+    located(tmp_path)
+
+
+def test_a_weight_that_is_not_as_announced_is_our_own_mistake(tmp_path):
+    weights, shapes = toy_weights()
+    *first, _ = weights.items()
+    with pytest.raises(StopIteration):
+        write_weights(first, shapes, torch.float32, tmp_path)
+    with pytest.raises(AssertionError):
+        write_weights(weights.items(), shapes, torch.float16, tmp_path)
+
+
+def test_the_dtype_is_written_down(tmp_path):
+    export(located(toy_checkpoint(tmp_path / "base")), tmp_path / "merged", torch.bfloat16)
+    stock = WhisperForConditionalGeneration.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert {weight.dtype for weight in stock.state_dict().values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "merged" / "notes.json").read_text()) == {"from": "toys"}
+
+
+def test_a_sharded_base_is_read_whole(tmp_path):
+    base = toy_checkpoint(tmp_path / "base")
+    toy_model().save_pretrained(base, max_shard_size="10KB")
+    (base / "model.safetensors").unlink()
+    model = export(located(base), tmp_path / "merged")
+    stock = WhisperForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    for name, weight in model.state_dict().items():
+        assert torch.equal(stock.state_dict()[name], weight)

@@ -19,7 +19,6 @@ from lora_whisper.model.adapter import (
     attach,
     is_token_embedding,
     load_adapter,
-    merge,
     merged_in_place,
     parameter_counts,
     save_adapter,
@@ -116,50 +115,6 @@ def test_parameters_are_counted_by_hand():
     )
     whole = sum(value.numel() for value in toy_model().parameters())
     assert parameter_counts(adapted()) == (by_hand, whole + by_hand)
-
-
-def test_merging_adds_alpha_over_rank_times_b_a():
-    model = with_random_b(adapted())
-    matrices = {name: value.detach().clone() for name, value in adapter_parameters(model).items()}
-    merged = merge(model)
-    changed = set()
-    for name, weight in toy_model().state_dict().items():
-        prefix = f"base_model.model.{name.removesuffix('.weight')}"
-        a = matrices.get(f"{prefix}.lora_A.default.weight")
-        if a is None:
-            assert torch.equal(merged.state_dict()[name], weight)
-            continue
-        changed.add(name)
-        b = matrices[f"{prefix}.lora_B.default.weight"]
-        expected = weight + ALPHA / RANK * b @ a
-        torch.testing.assert_close(merged.state_dict()[name], expected, atol=1e-6, rtol=0)
-    assert len(changed) == len(matrices) // 2 == 2 * 6 + 2 * 10
-
-
-def test_merged_logits_are_the_adapter_s():
-    model = with_random_b(adapted())
-    adapter_logits = logits(model)
-    assert (adapter_logits - logits(toy_model())).abs().max() > 1000 * MERGE_TOLERANCE
-    merged = merge(model)
-    assert type(merged) is WhisperForConditionalGeneration
-    assert not any("lora" in name for name, _ in merged.named_parameters())
-    torch.testing.assert_close(logits(merged), adapter_logits, atol=MERGE_TOLERANCE, rtol=0)
-
-
-def test_merging_twice_merges_once():
-    model = with_random_b(adapted())
-    once = logits(merge(model))
-    assert torch.equal(logits(merge(model)), once)
-    assert torch.equal(logits(merge(merge(model))), once)
-
-
-def test_merging_in_bfloat16_rounds_the_exact_sum_once():
-    model = with_random_b(attach(toy_model().bfloat16(), lora(), "none", False, 0))
-    layer = model.get_base_model().model.encoder.layers[0].fc1
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    exact = layer.base_layer.weight.float() + ALPHA / RANK * b @ a
-    merged = merge(model).model.encoder.layers[0].fc1.weight
-    assert torch.equal(merged, exact.bfloat16())
 
 
 def test_the_file_holds_exactly_the_adapter_s_keys(checkpoint, tmp_path):
@@ -300,7 +255,7 @@ def test_every_adapter_matrix_and_nothing_else_gets_a_gradient(
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_a_quantized_base_trains_saves_and_loads_but_is_not_merged(
+def test_a_quantized_base_saves_and_loads_but_is_not_merged_in_place(
     checkpoint, quantization, tmp_path
 ):
     base = load_base(checkpoint, quantization, torch.bfloat16, CPU)
@@ -310,8 +265,6 @@ def test_a_quantized_base_trains_saves_and_loads_but_is_not_merged(
     assert torch.equal(logits(loaded), logits(model))
     with merged_in_place(model):
         assert torch.equal(logits(model), logits(loaded))
-    with pytest.raises(UserError, match="quantization=none"):
-        merge(model)
 
 
 def test_an_unquantized_base_keeps_its_dtype():
@@ -433,27 +386,6 @@ def test_stock_peft_loads_token_embeddings(checkpoint, quantization, tmp_path):
         stock = WhisperForConditionalGeneration.from_pretrained(checkpoint.path)
         stock = PeftModel.from_pretrained(stock, tmp_path)
         assert torch.equal(logits_with_tokens(stock), logits_with_tokens(model))
-
-
-def test_merged_tokens_keep_the_size_and_the_tie():
-    model = with_tokens()
-    before, rows = logits_with_tokens(model), token_embedding(model).detach().clone()
-    merged = merge(model)
-    torch.testing.assert_close(logits_with_tokens(merged), before, atol=MERGE_TOLERANCE, rtol=0)
-    embedding = merged.model.decoder.embed_tokens.weight
-    assert merged.proj_out.weight is embedding
-    assert embedding.shape == toy_model().proj_out.weight.shape
-    assert torch.equal(embedding[list(TOKENS)], rows)
-    others = [index for index in range(len(embedding)) if index not in TOKENS]
-    assert torch.equal(embedding[others], toy_model().proj_out.weight[others])
-    assert not [name for name, _ in merged.named_parameters() if "token_adapter" in name]
-
-
-def test_a_merged_model_with_trained_tokens_is_saved_as_any_other(tmp_path):
-    merged = merge(with_tokens())
-    merged.save_pretrained(tmp_path)
-    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
-    assert torch.equal(logits_with_tokens(loaded), logits_with_tokens(merged))
 
 
 def test_merged_in_place_restores_token_embeddings_to_the_bit():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
-from lora_whisper.model.adapter import adapter_parameters, attach, load_adapter, merge
+from lora_whisper.model.adapter import adapter_parameters, attach, load_adapter
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.plain import write_plain
 from lora_whisper.training.averaging import average, to_average
@@ -56,12 +56,12 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def with_mean_of_merged_weights(kind: str, paths: list[Path]) -> nn.Module:
-    """Merge each checkpoint into a base of its own, and average all weights."""
+    """Let PEFT merge each checkpoint into a base of its own, and average all weights."""
     every = []
     for path in paths:
         model = adapted(kind)
         load_parameters(path, adapter_parameters(model))
-        every.append(merge(model).state_dict())
+        every.append(model.merge_and_unload().state_dict())
     found = toy_model()
     names = found.state_dict()
     found.load_state_dict(

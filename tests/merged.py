@@ -1,0 +1,37 @@
+"""A toy with adapters folded into it, as `lora-whisper merge` folds them, but not written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from lora_whisper.model.checkpoint import Checkpoint, weight_files
+from lora_whisper.model.merging import folded, read_change
+from lora_whisper.model.quantized import Nf4
+from lora_whisper.model.weights import TIED
+from tests.toys import toy_model
+
+
+def merged_weights(
+    base: Checkpoint,
+    *adapters: Path | tuple[Path, float],
+    dtype: torch.dtype = torch.float32,
+    nf4: Nf4 | None = None,
+) -> dict[str, Tensor]:
+    """By name, without the output projection; an adapter alone counts whole."""
+    parts = [(one, 1.0) if isinstance(one, Path) else one for one in adapters]
+    return dict(folded(weight_files(base), read_change(parts), dtype, nf4))
+
+
+def merged_toy(
+    base: Checkpoint, *adapters: Path | tuple[Path, float], nf4: Nf4 | None = None
+) -> WhisperForConditionalGeneration:
+    """In fp32 and in evaluation mode."""
+    weights = merged_weights(base, *adapters, nf4=nf4)
+    model = toy_model()
+    found = model.load_state_dict(weights, strict=False)
+    assert (found.missing_keys, found.unexpected_keys) == ([TIED], [])
+    return model
