@@ -110,14 +110,25 @@ def load_consumer(name: str, folder: Path, base: Base, device: torch.device) -> 
     Raises:
         UserError: it does not load there.
     """
-    kind = KINDS[name]
-    unusual = unusual_in(base)
-    if kind.program is not None and not unusual:
+    kind, unusual = KINDS[name], unusual_in(base)
+    if is_program(name, base):
+        assert kind.program is not None
         program = _class(kind.program).load(folder, str(device))
         return Consumer(program.name, lambda *given: _by_program(program, base, *given))
-    hear = _by_engine(name, folder, base, device)
-    engine = f"{kind.engine_shown} {_version(name)}"
-    return Consumer(engine, hear, kind.shown, unusual) if kind.program else Consumer(engine, hear)
+    below = load_engine(name, folder, base, device)
+    is_skipped = kind.program is not None
+    return dataclasses.replace(below, skipped=kind.shown, unusual=unusual) if is_skipped else below
+
+
+def is_program(name: str, base: Base) -> bool:
+    """Whether a format has a program that takes models like this one as they are."""
+    return name in KINDS and KINDS[name].program is not None and not unusual_in(base)
+
+
+def load_engine(name: str, folder: Path, base: Base, device: torch.device) -> Consumer:
+    """Load the export into what lies below its program: the same weights, prompts of ours."""
+    engine = f"{KINDS[name].engine_shown} {_version(name)}"
+    return Consumer(engine, _by_engine(name, folder, base, device))
 
 
 def _version(name: str) -> str:

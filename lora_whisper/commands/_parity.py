@@ -144,6 +144,20 @@ def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
             f"{name} in {one['consumer']}: {rate} {points:+.1f} points from {MERGED} (tolerance "
             f"{limit:g}), {one['identical']} of {one['utterances']} texts the same",
         )
+        if "below" in one:
+            _say("", _diagnosis(one["below"]))
+
+
+def _diagnosis(below: Mapping[str, Any]) -> str:
+    """Whether it is the weights that differ, or how the program goes about it."""
+    points = f"{100 * below['difference']:+.1f} points"
+    same = f"{below['identical']} of {below['utterances']} texts the same"
+    if below["is_within"]:
+        return (
+            f"the weights are right: with prompts and features of ours, {below['consumer']} is at "
+            f"{points}, {same}. It is the program around it that hears otherwise"
+        )
+    return f"below the program, with prompts and features of ours, it is the same: {points}, {same}"
 
 
 def _say(name: str, text: str) -> None:

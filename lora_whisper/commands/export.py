@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.commands._card import CARD_FILE
 from lora_whisper.commands._consumers import (
     adapter_consumer,
+    is_program,
     load_consumer,
+    load_engine,
     require_packages,
     why_untried,
 )
@@ -244,7 +246,11 @@ def _try(
         if name == "adapter"
         else load_consumer(name, place, sample.base, device)
     )
-    parity = compare(f"{name} {dtype}", consumer, models, sample, config.parity.tolerance)
+    title, tolerance = f"{name} {dtype}", config.parity.tolerance
+    parity = compare(title, consumer, models, sample, tolerance)
+    if not parity["is_within"] and is_program(name, sample.base):
+        engine = load_engine(name, place, sample.base, device)
+        parity["below"] = compare(title, engine, models, sample, tolerance)
     made_of = read_json(source.folder.merged / RECIPE_FILE)
     values = {"format": name, "dtype": dtype, "merged": made_of, **parity, "versions": versions()}
     write_json(place / PARITY_FILE, values)

@@ -6,6 +6,7 @@ Models of other windows and vocabularies than the published ones go to
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class FasterWhisperProgram:
             UserError: the package is missing, or the folder does not load.
         """
         whisper_model = _model_class()
+        _quiet()
         kind, _, index = device.partition(":")
         try:
             model = whisper_model(
@@ -75,6 +77,13 @@ class FasterWhisperProgram:
             vad_filter=False,
         )
         return " ".join(segment.text.strip() for segment in segments)
+
+
+def _quiet() -> None:
+    """CTranslate2 warns of each float16 model on a CPU that it computes in float32."""
+    import ctranslate2
+
+    ctranslate2.set_log_level(logging.ERROR)
 
 
 def require_package() -> None:

@@ -45,7 +45,7 @@ def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
             f"{key}={given}: {found}.\n"
             f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
         )
-    return _safe(_downloaded(given, key), given, allow_pickle)
+    return _safe(_downloaded(given, key, allow_pickle), given, allow_pickle)
 
 
 def name_of(given: str) -> str:
@@ -105,20 +105,20 @@ def named_base(folder: Path) -> tuple[str, str | None]:
     return base, revision if isinstance(revision, str) else None
 
 
-def _downloaded(given: str, key: str) -> Path:
+def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
     """The cached snapshot of an adapter on the hub; a copy that is there is used as it is."""
     from huggingface_hub import snapshot_download
 
-    patterns = [CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, PICKLED]
+    files = [CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, *([PICKLED] if allow_pickle else [])]
     for local in (True, False):
         try:
-            folder = Path(snapshot_download(given, allow_patterns=patterns, local_files_only=local))
+            folder = Path(snapshot_download(given, allow_patterns=files, local_files_only=local))
         except Exception as error:  # every way in which a request can fail; the library varies
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             continue
-        if (folder / CONFIG_FILE).is_file():
+        if any((folder / name).is_file() for name in (WEIGHTS_FILE, PICKLED)):
             return folder
-        reason = f"it holds no {CONFIG_FILE}"
+        reason = f"it holds no {WEIGHTS_FILE}; pickled weights are read with allow_pickle=true"
     raise UserError(
         f"{key}={given}: no such folder, and not an adapter of the hub: {reason}\n"
         "Without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; copy "

@@ -6,14 +6,16 @@ import importlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lora_whisper.commands import _consumers
+from lora_whisper.commands import _consumers, export
 from lora_whisper.config import EXPORT_DTYPES
+from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.export import ctranslate2 as writer
 from tests.commands.conftest import Line, World
 from tests.launched import command_line, together
@@ -99,6 +101,30 @@ def test_what_differs_is_exit_code_1(
     printed = capsys.readouterr()
     assert "is not what was measured" in printed.out + printed.err
     assert "DIFFERS" in printed.out
+
+
+def test_a_program_that_hears_otherwise_is_told_from_weights_that_do(
+    here: Path,
+    world: World,
+    line: Line,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As faster-whisper may do with a model of a published size: here it hears nothing."""
+    said_by_adapter(world, here / "own.jsonl")
+
+    def silence(utterances: Sequence[Any], *_: object) -> Hypotheses:
+        count = len(utterances)
+        return Hypotheses(("",) * count, (1.0,) * count, ((),) * count, (), 1.0)
+
+    monkeypatch.setattr(export, "load_consumer", lambda *_: _consumers.Consumer("deaf 1", silence))
+    monkeypatch.setattr(export, "is_program", lambda *_: True)
+    given = ("run=outputs/a", "format=ctranslate2", "dtype=float32", "data.test=own.jsonl")
+    assert line("export", *given) == 1
+    found = parity("ctranslate2")
+    assert (found["consumer"], found["difference"]) == ("deaf 1", 1.0)
+    assert (found["below"]["identical"], found["below"]["is_within"]) == (4, True)
+    assert "the weights are right" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_export_is_replaced_only_when_that_is_asked_for(here: Path, line: Line) -> None:
