@@ -803,6 +803,10 @@ class MergeConfig:
                 self.into == "full" or bool(self.run),
                 "nf4-dequantized takes a run=…, which knows how its base was quantized",
             ),
+            adapter=(
+                len({one.weight is None for one in self.adapters}) <= 1,
+                "expected a weight of each adapter or of none",
+            ),
         )
 
     def _name_rule(self) -> tuple[bool, str]:
@@ -852,10 +856,16 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         require(
-            format=(bool(self.format), f"expected {' or '.join(EXPORT_DTYPES)}, found nothing"),
+            format=self._format_rule(),
             dtype=self._dtype_rule(),
             base=hub_id_rule(self.base) if self.base is not None else (True, ""),
         )
+
+    def _format_rule(self) -> tuple[bool, str]:
+        if not self.format:
+            return False, f"expected {' or '.join(EXPORT_DTYPES)}, found nothing"
+        twice = sorted({name for name in self.format if self.format.count(name) > 1})
+        return not twice, f"{', '.join(twice)} stands there twice"
 
     def _dtype_rule(self) -> tuple[bool, str]:
         if self.dtype is None:

@@ -1,4 +1,4 @@
-"""A toy with adapters folded into it, as `lora-whisper merge` folds them, but not written."""
+"""What `lora-whisper merge` makes: of toys without writing them, or written of any model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
+from lora_whisper.export.huggingface import write_model
 from lora_whisper.model.checkpoint import Checkpoint, weight_files
 from lora_whisper.model.merging import folded, read_change
 from lora_whisper.model.quantized import Nf4
@@ -35,3 +36,12 @@ def merged_toy(
     found = model.load_state_dict(weights, strict=False)
     assert (found.missing_keys, found.unexpected_keys) == ([TIED], [])
     return model
+
+
+def write_merged_folder(
+    model: WhisperForConditionalGeneration, checkpoint: Checkpoint, folder: Path
+) -> None:
+    """As if the model had been merged from the checkpoint, whose other files it takes."""
+    weights = {name: one.detach() for name, one in model.state_dict().items() if name != TIED}
+    shapes = {name: tuple(one.shape) for name, one in weights.items()}
+    write_model(weights.items(), shapes, model.dtype, checkpoint, folder, {})

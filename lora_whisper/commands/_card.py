@@ -467,8 +467,8 @@ tokens = model.generate(**inputs{{ decoding }})
 print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
 ```
 
-So it was scored, in {{ dtype }}. The `pipeline` of Transformers takes 5 beams unless it is told
-`num_beams`.
+So it was scored, with its weights in {{ dtype }}. The `pipeline` of Transformers takes 5 beams
+unless it is told `num_beams`.
 
 {% if is_of_full_vocabulary %}
 With faster-whisper, after a conversion to CTranslate2 in `int8`, `float16` or `float32`:

@@ -120,8 +120,6 @@ def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
         UserError: it is not there, or its files do not belong together.
     """
     checkpoint = locate(config, with_weights)
-    from transformers.utils.logging import disable_progress_bar
-
     from lora_whisper.data.features import LogMel
     from lora_whisper.data.vocabulary import read_vocabulary
     from lora_whisper.model.checkpoint import (
@@ -131,7 +129,6 @@ def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
         window_seconds,
     )
 
-    disable_progress_bar()  # of reading and writing shards; downloads keep theirs
     shape, processor = load_config(checkpoint), load_processor(checkpoint)
     generation = load_generation_config(checkpoint)
     vocabulary = read_vocabulary(processor.tokenizer, generation, shape)

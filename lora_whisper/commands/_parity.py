@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lora_whisper.evaluation.decoding import Hypotheses
     from lora_whisper.evaluation.rows import ScoredRow
 
+PARITY_FILE = "parity.json"  # in the export's folder
 MERGED = "merged"
 SHOWN_TEXTS = 20  # of those that differ
 RATES = ("wer", "cer")

@@ -125,6 +125,8 @@ def _of_adapters(config: MergeConfig) -> Recipe:
             f"{place.path} is a run, whose own adapter merged/ there would be taken for.\n"
             f"Type run={place.path} to merge that, or name=… for another folder."
         )
+    if place.path.exists() and not place.path.is_dir():
+        raise UserError(f"{place.path} is there, and no folder. Type another name=…")
     return Recipe(tuple(parts), _base(config, model), config.into, config.dtype, place)
 
 

@@ -117,8 +117,10 @@ def show_summary(folder: RunFolder) -> None:
     console.print()
     console.print(_scores(summary))
     said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]
-    for line in [*said, *_files(folder)]:
+    for line in said:
         console.print(line, markup=False)
+    for line in _files(folder):
+        console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand
 
 
 def score_table(title: str, scores: dict[str, dict[str, Any] | None], quantization: str) -> Table:
@@ -285,6 +287,7 @@ def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if adapter and merged and abs(merged[rate] - adapter[rate]) > MERGE_TOLERANCE:
         name, difference = rate_name(adapter, rate), percent(abs(merged[rate] - adapter[rate]))
         found.append(("warning", f"the merged model's {name} is {difference} off the adapter's"))
+    found += _merge_remarks(summary)
     skipped_steps = summary.get("skipped_steps", 0)  # which older summaries lack
     if skipped_steps:
         found.append(("warning", f"{skipped_steps} steps were skipped, as train.log says"))
@@ -292,6 +295,23 @@ def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("note", f"training.patience ended training at step {summary['steps']}"))
     if summary["checkpoint"].startswith(EMBEDDED):
         found.append(("note", EMBEDDED_NOTE))
+    return found
+
+
+def _merge_remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """In what the merged model is another than the whole adapter in the base of its training."""
+    made_of, found = summary.get("merge"), []  # which older summaries lack
+    if made_of is None:
+        return []
+    scale, base = made_of["adapters"][0]["weight"], made_of["base"]
+    if scale != 1:
+        found.append(("note", f"the merged model has {scale:g} times what the adapter adds"))
+    if made_of["into"] != "full":
+        found.append(("note", "the merged model's base is the weights as nf4 had them"))
+    trained = {summary["checkpoint_fingerprint"], f"sha256:{summary.get('checkpoint_sha256')}"}
+    if base["fingerprint"] not in trained:
+        exact = base["fingerprint"].replace(":", " ")
+        found.append(("warning", f"the merged model's base is {base['name']} ({exact})"))
     return found
 
 

@@ -120,7 +120,8 @@ def uploads_of(config: PushConfig, run: RunFolder, base: HubBase) -> list[Upload
     whole model, an `adapter_config.json` makes Transformers put the adapter on it a second time.
 
     Raises:
-        UserError: the run was not merged; its base has no name on the hub; files are missing.
+        UserError: the run was not merged, or what was merged not scored; its base has no name on
+            the hub; files are missing.
     """
     summary, found = read_json(run.summary), []
     if config.what in ("merged", "both"):
@@ -192,6 +193,11 @@ def _merged_uploads(
     if missing:
         raise UserError(
             f"{folder} is not whole, {' and '.join(missing)} is missing. Type lora-whisper merge "
+            f"run={config.run} overwrite=true"
+        )
+    if summary["adapter"] is not None and summary["merged"] is None:
+        raise UserError(
+            f"{folder} was not scored, since merging was interrupted. Type lora-whisper merge "
             f"run={config.run} overwrite=true"
         )
     listed = [name for name in names if is_listed(name)]

@@ -55,7 +55,7 @@ from lora_whisper.run_folder import (
     write_json,
     written_whole,
 )
-from lora_whisper.terminal import megabytes
+from lora_whisper.terminal import console, megabytes
 
 if TYPE_CHECKING:
     import torch
@@ -64,8 +64,6 @@ if TYPE_CHECKING:
     from lora_whisper.commands._uploading import HubBase
 
 log = logging.getLogger("lora_whisper")
-
-PARITY_FILE = "parity.json"
 
 
 @dataclass(frozen=True)
@@ -167,9 +165,14 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
             writer.write(source.folder.merged, aside, dtype)
     log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
     if name == "ggml":
-        from lora_whisper.export.ggml import quantize_command
+        _show_quantizer(place)
 
-        log.info("smaller     %s", quantize_command(place))
+
+def _show_quantizer(place: Path) -> None:
+    """Not broken into lines, of which each would be a command of its own when it is pasted."""
+    from lora_whisper.export.ggml import quantize_command
+
+    console.print(f"smaller     {quantize_command(place)}", markup=False, soft_wrap=True)
 
 
 def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: str) -> None:
@@ -206,7 +209,7 @@ def _size(folder: Path) -> int:
 
 def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
     """Hear the sample by all; return whether every export that could be tried is close enough."""
-    from lora_whisper.commands._parity import hear_models, show
+    from lora_whisper.commands._parity import PARITY_FILE, hear_models, show
     from lora_whisper.training.accelerator import new_accelerator
 
     reasons = {name: why_untried(name, config.dtype_for(name)) for name in config.format}
@@ -238,7 +241,7 @@ def _try(
 ) -> dict[str, Any]:
     """Hear one export, and write what was found beside it."""
     from lora_whisper.commands._environment import versions
-    from lora_whisper.commands._parity import compare
+    from lora_whisper.commands._parity import PARITY_FILE, compare
 
     place, dtype = source.folder.export / name, config.dtype_for(name)
     consumer = (

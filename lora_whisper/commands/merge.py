@@ -11,6 +11,7 @@ the folder on disk, loaded as whoever deploys it will.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from lora_whisper.commands._listening import load_model
 from lora_whisper.commands._models import merged_of
 from lora_whisper.commands._recipe import RECIPE_FILE, Recipe, read_recipe
 from lora_whisper.commands._scoring import score_model
-from lora_whisper.config import MergeConfig
+from lora_whisper.config import EXPORT_DTYPES, MergeConfig
 from lora_whisper.data.sources import read_split
 from lora_whisper.run_folder import (
     OWN_SET,
@@ -30,6 +31,7 @@ from lora_whisper.run_folder import (
     existing_run,
     locked,
     read_json,
+    write_json,
 )
 from lora_whisper.terminal import megabytes
 
@@ -53,12 +55,16 @@ def check(config: MergeConfig, path: Path) -> None:
 def run(config: MergeConfig, path: Path) -> None:
     """Write merged/; of a run, score it on its test set and bring up to date what the run says."""
     recipe = read_recipe(config)
-    with locked(recipe.place.path):
+    place = recipe.place
+    with locked(place.path):
         write_merged(recipe)
+        _name_older_exports(place)
         if config.run:
-            score_run(recipe.place)
+            _forget_score(place)
+            score_run(place)
             return
-    log.info("not scored  type lora-whisper evaluate models=[%s] data.test=…", recipe.place.merged)
+    models = shlex.quote(f"models=[{place.merged}]")
+    log.info("not scored  type lora-whisper evaluate %s data.test=…", models)
 
 
 def write_merged(recipe: Recipe) -> None:
@@ -98,6 +104,36 @@ def _nf4(recipe: Recipe) -> Nf4 | None:
         else choose_dtype(config.model.dtype, config.training.precision)
     )
     return Nf4(dtype, config.quantization.double_quantization)
+
+
+def _name_older_exports(place: RunFolder) -> None:
+    """Say which exports are of a model that stood here before: they stay, and are not of this."""
+    from lora_whisper.commands._parity import PARITY_FILE
+
+    made_of, older = read_json(place.merged / RECIPE_FILE), []
+    for name in EXPORT_DTYPES:
+        found = place.export / name / PARITY_FILE
+        is_same = found.is_file() and read_json(found)["merged"] == made_of
+        if found.parent.is_dir() and name != "adapter" and not is_same:
+            older.append(name)
+    if older:
+        given = shlex.join([f"run={place.path}", f"format=[{','.join(older)}]"])
+        log.warning(
+            "older       %s in %s may be of a model that stood here before. Type lora-whisper "
+            "export %s overwrite=true",
+            ", ".join(older),
+            place.export,
+            given,
+        )
+
+
+def _forget_score(folder: RunFolder) -> None:
+    """Take away what the summary says of the model that stood here before.
+
+    If scoring is interrupted, the old figures would be taken for those of the new one.
+    """
+    made_of = read_json(folder.merged / RECIPE_FILE)
+    write_json(folder.summary, read_json(folder.summary) | {"merged": None, "merge": made_of})
 
 
 def score_run(folder: RunFolder) -> None:

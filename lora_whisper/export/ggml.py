@@ -12,6 +12,7 @@ Smaller types than float16 are made by whisper.cpp's own program, `quantize_comm
 from __future__ import annotations
 
 import json
+import shlex
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +77,7 @@ def quantize_command(folder: Path, kind: str = "q5_0") -> str:
     The program is called `whisper-quantize` there (examples/quantize/CMakeLists.txt).
     """
     smaller = folder / f"ggml-model-{kind}.bin"
-    return f"./build/bin/whisper-quantize '{folder / FILE}' '{smaller}' {kind}"
+    return shlex.join(["./build/bin/whisper-quantize", str(folder / FILE), str(smaller), kind])
 
 
 def _write_sizes(file: BinaryIO, sizes: Dimensions, kind: int) -> None:

@@ -165,12 +165,14 @@ def load_base(
             asked for and does not run here.
     """
     from transformers import WhisperForConditionalGeneration
+    from transformers.utils.logging import disable_progress_bar
 
     from lora_whisper.model.attention import choose_attention
     from lora_whisper.model.quantized import bitsandbytes_config, settle
 
     folder = snapshot(checkpoint)
     files = weight_files(checkpoint)
+    disable_progress_bar()  # of reading shards; downloads keep theirs
     pickled = is_pickled([path.name for path in files])
     if pickled:
         read_shapes(files)  # refuses what is more than weights, in one line

@@ -20,17 +20,16 @@ from huggingface_hub import ModelCard
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.commands._card import adapter_card, merged_card
-from lora_whisper.export.huggingface import write_model
 from lora_whisper.model.checkpoint import (
     Checkpoint,
     load_config,
     load_generation_config,
-    load_processor,
 )
 from lora_whisper.model.plain import PlainAdapter, write_plain
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder
 from tests.commands.toy_run import BASE, Heard, toy_run
+from tests.merged import write_merged_folder
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper" / "whisper-tiny"
 HUB = ("data=hub", "data.path=owner/speech", "data.config=sw", "data.train=train")
@@ -251,7 +250,7 @@ def test_faster_whisper_runs_by_what_the_card_says_to_type(
     pytest.importorskip("faster_whisper")
     monkeypatch.chdir(tmp_path)
     run, summary = merged_run(tmp_path / "toy")
-    narrow_model(run.merged)
+    narrow_model(tmp_path / "narrow", run.merged)
     card = ModelCard(merged_card(run, summary))
     (typed,) = re.findall(r"```bash\n(.*?)```", card.text, flags=re.DOTALL)
     joined = typed.replace("\\\n", "")
@@ -263,17 +262,19 @@ def test_faster_whisper_runs_by_what_the_card_says_to_type(
     said(code, {"samples": clip()})
 
 
-def narrow_model(folder: Path) -> None:
-    """A merged folder as `merge` writes it, from the configurations of whisper-tiny."""
-    checkpoint = Checkpoint(str(GENUINE), None, "whisper-tiny", has_weights=False)
+def narrow_model(base: Path, folder: Path) -> None:
+    """A merged folder as `merge` writes it, of a base with the configurations of whisper-tiny."""
+    shutil.copytree(GENUINE, base)
+    checkpoint = Checkpoint(str(base), None, "narrow", has_weights=False)
     config = load_config(checkpoint)
     config.update({"d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "init_std": 0.2})
     config.update({"encoder_attention_heads": 1, "decoder_attention_heads": 1})
     config.update({"encoder_ffn_dim": 64, "decoder_ffn_dim": 64})
     generation = load_generation_config(checkpoint)
     generation.alignment_heads = [[0, 0]]
-    model = WhisperForConditionalGeneration(config)
-    write_model(model, load_processor(checkpoint), generation, checkpoint, folder)
+    config.save_pretrained(base)
+    generation.save_pretrained(base)
+    write_merged_folder(WhisperForConditionalGeneration(config), checkpoint, folder)
 
 
 def clip() -> Any:

@@ -14,9 +14,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lora_whisper.commands import _consumers, export
+from lora_whisper.commands.export import _show_quantizer
 from lora_whisper.config import EXPORT_DTYPES
 from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.export import ctranslate2 as writer
+from lora_whisper.export.ggml import quantize_command
 from tests.commands.conftest import Line, World
 from tests.launched import command_line, together
 from tests.toy_speech import write_manifest
@@ -140,6 +142,12 @@ def test_an_export_is_replaced_only_when_that_is_asked_for(here: Path, line: Lin
     assert not (place / "parity.json").exists()
 
 
+def test_the_quantizers_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    place = Path("outputs/a/export/ggml")
+    _show_quantizer(place)
+    assert quantize_command(place) in capsys.readouterr().out
+
+
 def test_a_merged_model_of_another_adapter_is_not_exported(
     here: Path, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +174,7 @@ def test_an_adapter_alone_is_merged_and_exported(here: Path, world: World, line:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
+        (["format=[ggml,onnx,ggml]"], "format: ggml stands there twice"),
         (["format=tflite"], "expected ctranslate2 or ggml or onnx or openai or adapter"),
         (["format=ggml", "dtype=int8"], "ggml has f16, f32, found int8"),
         (["format=[ctranslate2,onnx]", "dtype=int8"], "onnx has float32, float16, found int8"),

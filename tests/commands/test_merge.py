@@ -206,6 +206,7 @@ def test_an_adapter_of_another_size_is_named_by_its_modules(
         (["adapter=a", "scale=-1"], "scale: expected 0 … 10"),
         (["adapter=a", "dtype=int8"], "dtype"),
         (["adapter=[{path: a, weight: 99}]"], "weight: expected -10 … 10"),
+        (["adapter=[{path: a, weight: 0.7}, b]", "name=x"], "adapter: expected a weight of each"),
     ],
 )
 def test_what_cannot_be_merged_is_named_and_nothing_written(
@@ -250,6 +251,56 @@ def test_what_breaks_off_leaves_what_was_there(
 
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_what_a_run_says_is_of_the_model_that_is_there(
+    world: World,
+    line: Line,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also after scoring was interrupted; and it says what is unusual about the model."""
+    assert line("train", *world.arguments("a", "training.max_steps=1")) == 0
+    assert line("merge", "run=outputs/a") == 0
+    run = RunFolder(Path("outputs/a"))
+    made_of = json.loads((run.merged / RECIPE_FILE).read_text())
+    for name in ("openai", "onnx", "adapter"):
+        write_json(run.export / name / "parity.json", {"merged": made_of})
+    capsys.readouterr()
+    given = ("run=outputs/a", "overwrite=true")
+    with monkeypatch.context() as patch:
+        patch.setattr("lora_whisper.commands.merge.score_model", interrupted)
+        assert line("merge", *given) == 130
+    assert "older" not in capsys.readouterr().out, "the same was merged again"
+    assert json.loads(run.summary.read_text())["merged"] is None
+    assert line("push", "run=outputs/a", "repo=o/n", "what=merged", "dry_run=true") == 2
+    assert "was not scored" in capsys.readouterr().err
+
+    assert line("merge", *given, "scale=0.5") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "older onnx, openai in outputs/a/export" in said
+    assert "run=outputs/a 'format=[onnx,openai]' overwrite=true" in said
+    assert "note the merged model has 0.5 times what the adapter adds" in said
+    for folder in (run.adapter, run.merged):
+        assert "The merged model has 0.5 times" in (folder / "README.md").read_text()
+    assert json.loads(run.summary.read_text())["merged"] is not None
+
+
+def test_a_file_is_not_taken_for_a_folder(
+    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("outputs").mkdir()
+    Path("outputs/x").write_text("mine")
+    assert line("merge", "adapter=a", "name=x") == 2
+    assert "outputs/x is there, and no folder" in capsys.readouterr().err
+    assert Path("outputs/x").read_text() == "mine"
+
+
+def test_what_to_type_next_is_quoted(
+    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("merge", "adapter=a", "name=a b") == 0
+    assert "evaluate 'models=[outputs/a b/merged]'" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_s_folder_is_not_taken_for_another_adapter_s(

@@ -79,5 +79,20 @@ def test_which_is_better_is_told_by_the_rate_that_leads() -> None:
     )
 
 
+def test_a_merged_model_that_is_not_just_the_adapter_in_its_base_says_so() -> None:
+    base = {"name": "x", "fingerprint": f"sha256:{'a' * 64}"}
+    usual = {"adapters": [{"weight": 1.0}], "base": base, "into": "full"}
+    summary = {"base": None, "adapter": None, "merged": None, "checkpoint": "x"}
+    summary |= {"checkpoint_fingerprint": f"commit:{'c' * 40}", "checkpoint_sha256": "a" * 64}
+    assert remarks(summary | {"merge": usual}) == [], "the same weights, from a folder"
+    another = {"name": "y", "fingerprint": f"sha256:{'b' * 64}"}
+    changes = {"adapters": [{"weight": 0.5}], "into": "nf4-dequantized", "base": another}
+    assert [text for _, text in remarks(summary | {"merge": usual | changes})] == [
+        "the merged model has 0.5 times what the adapter adds",
+        "the merged model's base is the weights as nf4 had them",
+        f"the merged model's base is y (sha256 {'b' * 64})",
+    ]
+
+
 def test_summaries_of_older_runs_say_less() -> None:
     assert _effort({"train_seconds": 110.0}) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import math
+import shlex
 import shutil
 import struct
 from pathlib import Path
@@ -230,6 +231,8 @@ def test_the_quantizers_command() -> None:
     source, target = "'outputs/a b/export/ggml/ggml-model.bin'", "ggml-model-q5_0.bin'"
     assert command.startswith(f"./build/bin/whisper-quantize {source} ")
     assert command.endswith(f"{target} q5_0")
+    odd = Path("outputs/anna's/export/ggml")
+    assert shlex.split(ggml.quantize_command(odd))[1] == str(odd / ggml.FILE)
 
 
 def test_filters_and_words_are_the_processors(narrow_folder: Path, narrow: Merged) -> None:

@@ -18,9 +18,9 @@ from lora_whisper.data.features import LogMel
 from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import read_vocabulary
-from lora_whisper.export.huggingface import write_model
 from lora_whisper.model.checkpoint import Checkpoint, load_generation_config
 from tests.evaluation.toy_listener import Toy
+from tests.merged import write_merged_folder
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper"
 LAST_POSITION = 16  # of the decoder, where every text ends
@@ -90,7 +90,7 @@ def merged(folder: Path, name: str, changes: dict[str, float]) -> Merged:
     generation = load_generation_config(checkpoint)
     vocabulary = read_vocabulary(processor.tokenizer, generation, config)
     speak(model, vocabulary.eot)
-    write_model(model, processor, generation, checkpoint, folder / "merged")
+    write_merged_folder(model, checkpoint, folder / "merged")
     model.generation_config = generation
     features = LogMel(config.num_mel_bins, 30.0)
     return Merged(folder / "merged", Toy(model, processor, vocabulary, features))
