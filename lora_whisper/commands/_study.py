@@ -231,8 +231,9 @@ def _states() -> Any:
 def _draw(trial: optuna.Trial, name: str, drawn: Range | Choice) -> Value:
     if isinstance(drawn, Range):
         return trial.suggest_float(name, drawn.lowest, drawn.highest, log=drawn.is_logarithmic)
-    value: Value = trial.suggest_categorical(name, drawn.values)
-    return value
+    found = trial.suggest_categorical(name, drawn.values)
+    assert found is not None, "no choice is null"
+    return found
 
 
 def _pruner(settings: SearchingConfig, total_steps: int) -> BasePruner:

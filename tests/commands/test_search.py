@@ -102,6 +102,7 @@ def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
     assert len(trials_of("a")) == 5
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_nothing_had_happened(
     world: World, line: Line, tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(
     assert "going on from step" in run_of("killed", 1).log.read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_search(world: World, line: Line, tmp_path: Path) -> None:
     arguments = arguments_of(world, "shared", 4)
     both = [started(arguments, tmp_path, "search") for _ in range(2)]

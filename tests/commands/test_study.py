@@ -55,6 +55,7 @@ def carry_out(study: Study) -> dict[str, Any] | None:
         return claim.values
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_the_same_whoever_opens_it(tmp_path: Path) -> None:
     kept = study_in(tmp_path / "kept", "search.trials=13")
     drawn = []
