@@ -150,7 +150,7 @@ def _converted_list(
             _build(typing.cast(type, kind), group, place, problems)
             for group, place in zip(groups, places, strict=True)
         )
-    elif kind is not float and not all(isinstance(item, str) for item in value):
+    elif kind not in (int, float) and not all(isinstance(item, str) for item in value):
         problems.append(f"{path}: expected a list of names, found {_shown(value)}")
     else:
         return tuple(_convert(item, kind, path, problems) for item in value)

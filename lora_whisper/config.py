@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lora_whisper.composing import require, require_positive_counts
 
@@ -571,18 +572,21 @@ class TrainConfig:
     tracking: TrackingConfig
 
     def __post_init__(self) -> None:
-        require(
-            name=name_rule(self.name),
-            seed=seed_rule(self.seed),
-            model=self._dtype_rule(),
-            adapter=self._adapter_rule(),
-            training=self._averaging_rule(),
-            **{"data.train": self.data.training_rule() if self.data else (True, "")},
-            resume=(
+        require(**self._rules())
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        return {
+            "name": name_rule(self.name),
+            "seed": seed_rule(self.seed),
+            "model": self._dtype_rule(),
+            "adapter": self._adapter_rule(),
+            "training": self._averaging_rule(),
+            "data.train": self.data.training_rule() if self.data else (True, ""),
+            "resume": (
                 not (self.overwrite and self.resume),
                 "resume=auto and overwrite=true contradict each other; give one of them",
             ),
-        )
+        }
 
     def _dtype_rule(self) -> tuple[bool, str]:
         if self.model is None or self.training is None:
@@ -610,6 +614,105 @@ class TrainConfig:
             f"{adapter} does not train on quantization={quantization}: {reason}. "
             "Type adapter=lora or quantization=none."
         )
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """What the trials of a search differ in; null: all of them have what `train` would have."""
+
+    learning_rate: tuple[float, ...] | Literal["auto"] | None  # [lowest, highest], drawn evenly on
+    # a logarithmic scale; auto: from a quarter of what `train` would take to four times that
+    rank: tuple[int, ...] | None  # choices
+    alpha_per_rank: tuple[float, ...] | None  # choices; adapter.alpha is so many times the rank
+    dropout: tuple[float, ...] | None  # [lowest, highest]
+    targets: tuple[Literal["attention-qv", "attention", "all-linear"], ...] | None  # choices
+
+    def __post_init__(self) -> None:
+        rates = None if self.learning_rate == "auto" else self.learning_rate
+        require(
+            learning_rate=_bounds_rule(rates, "more than 0", lambda rate: rate > 0),
+            rank=_choices_rule(self.rank, "1 or more each", lambda rank: rank >= 1),
+            alpha_per_rank=_choices_rule(
+                self.alpha_per_rank, "more than 0 each", lambda factor: factor > 0
+            ),
+            dropout=_bounds_rule(self.dropout, "0 … below 1", lambda share: 0 <= share < 1),
+            targets=_choices_rule(self.targets, "at least one", lambda name: True),
+        )
+
+
+def _bounds_rule(
+    bounds: Sequence[float] | None, expected: str, holds: Callable[[float], bool]
+) -> tuple[bool, str]:
+    if bounds is None:
+        return True, ""
+    is_range = len(bounds) == 2 and bounds[0] <= bounds[1] and all(map(holds, bounds))
+    return is_range, f"expected [lowest, highest], {expected}, found {list(bounds)}"
+
+
+def _choices_rule(
+    choices: Sequence[Any] | None, expected: str, holds: Callable[[Any], bool]
+) -> tuple[bool, str]:
+    if choices is None:
+        return True, ""
+    is_fit = 0 < len(choices) == len(set(choices)) and all(map(holds, choices))
+    return is_fit, f"expected a list of choices, {expected}, none twice, found {list(choices)}"
+
+
+@dataclass(frozen=True)
+class SearchingConfig:
+    """How `lora-whisper search` looks for good values, on Optuna: https://optuna.org."""
+
+    trials: int  # of the whole search, whichever processes carry them out; can be raised later
+    timeout_hours: float | None  # after which this process begins no further trial
+    pruning: Literal["median", "hyperband", "none"]  # of trials, which are ended early:
+    # where the best validation WER so far is above the median of the others at that step; or not
+    # among the best third of them, at steps three times apart (Li et al. 2018, arXiv:1603.06560)
+    pruning_after_trials: int  # median: that were carried out to their end
+    pruning_after_share: float  # of a trial's steps, before which it is not ended early
+    space: SpaceConfig
+
+    def __post_init__(self) -> None:
+        hours = self.timeout_hours
+        require(
+            trials=(self.trials >= 1, f"expected 1 or more, found {self.trials}"),
+            timeout_hours=(hours is None or hours > 0, f"expected more than 0, found {hours}"),
+            pruning_after_trials=(
+                self.pruning_after_trials >= 1,
+                f"expected 1 or more, found {self.pruning_after_trials}",
+            ),
+            pruning_after_share=share_rule(self.pruning_after_share),
+            space=(
+                self.space is None or any(value is not None for value in vars(self.space).values()),
+                "expected something to search, found null in every key",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class SearchConfig(TrainConfig):
+    """All of `lora-whisper search`: what `train` takes is what its trials have in common.
+
+    `overwrite` begins the whole search anew. An existing one goes on without `resume`.
+    """
+
+    search: SearchingConfig
+
+    def _rules(self) -> dict[str, tuple[bool, str]]:
+        rules = super()._rules()
+        if self.search is None or self.search.space is None or self.adapter is None:
+            return rules  # one of them is broken, which is said elsewhere
+        space, adapter = self.search.space, self.adapter
+        return rules | {
+            "search.space.rank": (
+                space.rank is None or None in (adapter.encoder_rank, adapter.decoder_rank),
+                "it would change nothing, since adapter.encoder_rank and adapter.decoder_rank go "
+                "first. Type search.space.rank=null, or leave one of them out.",
+            ),
+            "search.space.alpha_per_rank": (
+                space.alpha_per_rank is None or adapter.kind != "adalora",
+                "adalora's alpha is no matter of its rank. Type search.space.alpha_per_rank=null.",
+            ),
+        }
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ outputs/NAME/
     export/FORMAT/    for other programs, after `lora-whisper export`
     report.html       curves, scores, samples and configuration on one page
     summary.json      what the run gave; written when it is complete
+    pruned.json       where a search ended it early; such a run has no summary.json
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / "summary.json"
 
+    @property
+    def pruned(self) -> Path:
+        return self.path / "pruned.json"
+
     def is_run(self) -> bool:
         """Whether config.yaml was written by us: other programs have a file of that name, too."""
         return self.config.is_file() and self.config.read_bytes().startswith(MARKER.encode())
@@ -174,6 +179,12 @@ def existing_run(path: str) -> RunFolder:
         raise UserError(
             f"run={path}: this folder is not a run (it holds no config.yaml of ours)."
             + _known_runs(folder.path)
+        )
+    if folder.pruned.is_file() and not folder.is_complete():
+        raise UserError(
+            f"run={path}: a search ended this run early, since others were better.\n"
+            f"Type the search's best one, or another that is complete."
+            + _known_runs(folder.path.parent)
         )
     if not folder.is_complete():
         raise UserError(

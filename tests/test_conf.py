@@ -15,6 +15,7 @@ from lora_whisper.config import (
     ExportConfig,
     MergeConfig,
     PushConfig,
+    SearchConfig,
     TrainConfig,
 )
 from tests.composed import train_values
@@ -29,7 +30,7 @@ OPTIONS = sorted(
 
 def test_the_options_are_all_known() -> None:
     """A new file has to be counted here, so that none is left untested by accident."""
-    assert len(OPTIONS) == 49
+    assert len(OPTIONS) == 59
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
         "_augmentation_",
         "_hydra_",
@@ -38,6 +39,7 @@ def test_the_options_are_all_known() -> None:
         "export",
         "merge",
         "push",
+        "search",
         "train",
     ]
 
@@ -46,8 +48,9 @@ def test_the_options_are_all_known() -> None:
 def test_each_option_composes(option: str) -> None:
     group, name = option.split("/")
     required = ["data.path=x", "data.config=x"] if group == "data" else []
-    values = train_values(f"{group}={name}", "name=x", "data.train=a.jsonl", *required)
-    config = to_config(TrainConfig, values)
+    primary, kind = ("search", SearchConfig) if group == "search" else ("train", TrainConfig)
+    given = (f"{group}={name}", "name=x", "data.train=a.jsonl", *required)
+    config = to_config(kind, train_values(*given, primary=primary))
     assert config.name == "x"
 
 
@@ -67,6 +70,7 @@ def test_conf_names_every_field_and_no_other() -> None:
     to_config(MergeConfig, train_values("run=x", primary="merge"))
     to_config(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
     to_config(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
+    to_config(SearchConfig, train_values("name=x", "data.train=a.jsonl", primary="search"))
     to_config(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
 
 

@@ -12,15 +12,16 @@ from packaging.version import Version
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGURATION_FILES = {  # folder in conf/ to its number of files; update it with them
-    ".": 8,
+    ".": 9,
     "adapter": 7,
     "augmentation": 8,
     "data": 10,
     "evaluation": 1,
-    "experiment": 2,
+    "experiment": 11,
     "model": 14,
     "optimizer": 1,
     "quantization": 3,
+    "search": 1,
     "tracking": 5,
     "training": 1,
 }

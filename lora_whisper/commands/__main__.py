@@ -10,6 +10,7 @@ from lora_whisper import __version__
 COMMANDS = {
     "check": "look for what is wrong with speech before training on it",
     "train": "adapt a checkpoint to speech, and score base and adapter",
+    "search": "train with many values, and keep the best by validation WER",
     "evaluate": "score a run's base, adapter and merged model",
     "merge": "fold an adapter into its base, and score the result",
     "export": "write the merged model for other programs, and try it there",

@@ -45,6 +45,10 @@ SKIPPED_IN_A_ROW = 3  # then the run is stopped
 RESUME = "resume=auto goes on here"
 
 
+class Diverged(UserError):
+    """The loss or its gradient was not finite for some steps in a row."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """The parts of one run that do not change while it goes on, but for the last two."""
@@ -148,7 +152,7 @@ def main_loop(
 
     Raises:
         Stopped: a signal came; a checkpoint of the last finished step has been written.
-        UserError: the loss has not been finite for some steps in a row.
+        Diverged: the loss has not been finite for some steps in a row.
     """
     validation_steps = validate_every(trainer.total_steps, trainer.settings)
     batches, clock, saved_step, is_last = iter(loader), _Clock(state), state.step, False
@@ -219,7 +223,7 @@ def _name_skipped(
     log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, found, listed)
     if state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
         last = f"The last checkpoint, of step {saved_step}, is sound." if saved_step else ""
-        raise UserError(
+        raise Diverged(
             f"Step {state.step} is the third in a row without a finite loss or gradient (it has "
             f"{found}), so training stops. {last}\n"
             f"Likely causes, and what to type:\n{listing(_likely_causes(trainer))}"

@@ -47,6 +47,7 @@ class Recorder:
     validation: Iterable[list[Batch]] | None  # can be iterated again and again
     decode_validation: Callable[[], float] | None  # WER on the validation sample
     trackers: Trackers = field(default_factory=Trackers)
+    on_validated: Callable[[TrainingState], None] | None = None  # what it raises ends the run
     display: TrainingDisplay | None = None
     _unwritten: list[TimedStep] = field(default_factory=list)  # since the last line
     _recent: deque[TimedStep] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
@@ -153,6 +154,8 @@ class Recorder:
         log.info("step %d: %s%s", state.step, _told(line), ", the best so far" if is_best else "")
         self._keep_if_good(state, found, is_best)
         self._warn_while_running(state, seconds)
+        if self.on_validated is not None:
+            self.on_validated(state)
 
     def _validation_line(self, found: Best, seconds: float) -> Line:
         training_loss = self.curves.training_loss()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands import check, evaluate, export, merge, push, train
+from lora_whisper.commands import check, evaluate, export, merge, push, search, train
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
 MAINS = {
     "check": check.main,
     "train": train.main,
+    "search": search.main,
     "evaluate": evaluate.main,
     "merge": merge.main,
     "export": export.main,

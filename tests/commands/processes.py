@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -23,25 +24,23 @@ LOADED = [  # once, which takes most of what a short run takes
 ]
 
 
-def started(arguments: Sequence[str], folder: Path) -> BaseProcess:
+def started(arguments: Sequence[str], folder: Path, command: str = "train") -> BaseProcess:
     """`lora-whisper train ARGUMENTS` in `folder`, in a session of its own, as from a shell."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LOADED)
-    process = context.Process(target=_train, args=(list(arguments), folder))
+    process = context.Process(target=_carry_out, args=(command, list(arguments), folder))
     process.start()
     return process
 
 
-def _train(arguments: list[str], folder: Path) -> None:
-    from lora_whisper.commands import train
-
+def _carry_out(command: str, arguments: list[str], folder: Path) -> None:
     os.setsid()
     os.chdir(folder)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)  # as in the tests' own process: sums depend on it
-    sys.exit(train.main(arguments))
+    sys.exit(importlib.import_module(f"lora_whisper.commands.{command}").main(arguments))
 
 
 def signalled(process: BaseProcess, number: signal.Signals, group: bool = False) -> int | None:
