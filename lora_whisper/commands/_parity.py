@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lora_whisper.evaluation.rows import ScoredRow
 
 PARITY_FILE = "parity.json"  # in the export's folder
-MERGED = "merged"
+ADAPTER, MERGED = "adapter", "merged"
 SHOWN_TEXTS = 20  # of those that differ
 RATES = ("wer", "cer")
 KEPT = ("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances")
@@ -88,17 +88,26 @@ def hear_models(
 
 
 def compare(
-    name: str, consumer: Consumer, models: Mapping[str, Heard], sample: Sample, tolerance: float
+    name: str,
+    consumer: Consumer,
+    models: Mapping[str, Heard],
+    sample: Sample,
+    tolerance: float,
+    reference: str = MERGED,
 ) -> dict[str, Any]:
-    """Hear the export; return what parity.json holds."""
+    """Hear the export; return what parity.json holds.
+
+    Args:
+        reference: the model that it has to agree with.
+    """
     export = sample.judged(consumer.hear(sample.utterances, sample.settings, sample.seed))
-    merged = models[MERGED]
-    rate = leading(merged.score)
-    difference = export.score[rate] - merged.score[rate]
-    pairs = list(zip(merged.rows, export.rows, strict=True))
+    measured = models[reference]
+    rate = leading(measured.score)
+    difference = export.score[rate] - measured.score[rate]
+    pairs = list(zip(measured.rows, export.rows, strict=True))
     differing = [
         {"row": ours.row, "reference": ours.reference}
-        | {MERGED: ours.hypothesis, name: theirs.hypothesis}
+        | {reference: ours.hypothesis, name: theirs.hypothesis}
         for ours, theirs in pairs
         if ours.hypothesis != theirs.hypothesis
     ]
@@ -108,6 +117,7 @@ def compare(
         "skipped": consumer.skipped,
         "unusual": consumer.unusual,
         "utterances": len(pairs),
+        "reference": reference,
         "rate": rate,
         "difference": difference,
         "tolerance": tolerance,
@@ -140,10 +150,11 @@ def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
         *_, name = one["scores"]
         rate = rate_name(scores[name], one["rate"])
         points, limit = 100 * one["difference"], 100 * one["tolerance"]
+        same = f"{one['identical']} of {one['utterances']} texts the same"
         _say(
             "parity" if one["is_within"] else "DIFFERS",
-            f"{name} in {one['consumer']}: {rate} {points:+.1f} points from {MERGED} (tolerance "
-            f"{limit:g}), {one['identical']} of {one['utterances']} texts the same",
+            f"{name} in {one['consumer']}: {rate} {points:+.1f} points from {one['reference']} "
+            f"(tolerance {limit:g}), {same}",
         )
         if "below" in one:
             _say("", _diagnosis(one["below"]))

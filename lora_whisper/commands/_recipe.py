@@ -5,6 +5,8 @@ byte is written.
 from __future__ import annotations
 
 import logging
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.lineage import compared, lineage_of
 from lora_whisper.model.saved import WEIGHTS_FILE, read_saved
 from lora_whisper.model.weights import TIED, read_shapes
-from lora_whisper.run_folder import RunFolder, existing_run
+from lora_whisper.run_folder import RunFolder, existing_run, read_json
 
 log = logging.getLogger("lora_whisper")
 
@@ -91,6 +93,26 @@ def read_recipe(config: MergeConfig) -> Recipe:
         require_shapes(part.folder, shapes_of_weights(shapes))
         _require_base(part, checkpoint, is_named=config.base is None, force=config.force)
     return recipe
+
+
+def require_current(folder: RunFolder) -> None:
+    """See that a run's merged model was made of the adapter beside it.
+
+    Raises:
+        UserError: it was made of another, or by a version that did not say of which.
+    """
+    recipe = folder.merged / RECIPE_FILE
+    made_of = read_json(recipe)["adapters"] if recipe.is_file() else []
+    if sha256(folder.adapter / WEIGHTS_FILE) not in [one["sha256"] for one in made_of]:
+        raise UserError(
+            f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
+            f"Type lora-whisper merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+        )
+
+
+def is_whole(made_of: Mapping[str, Any]) -> bool:
+    """Whether a recipe is that of one whole adapter in the full weights of its base."""
+    return made_of["into"] == "full" and [one["weight"] for one in made_of["adapters"]] == [1.0]
 
 
 def _of_run(config: MergeConfig) -> Recipe:

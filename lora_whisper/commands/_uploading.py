@@ -24,6 +24,7 @@ from lora_whisper.commands._card import (
     merged_card,
 )
 from lora_whisper.commands._private import findings, own_folders, own_names
+from lora_whisper.commands._recipe import require_current
 from lora_whisper.commands._record import adapter_record
 from lora_whisper.commands._settings import file_name
 from lora_whisper.config import PushConfig
@@ -195,6 +196,7 @@ def _merged_uploads(
             f"{folder} is not whole, {' and '.join(missing)} is missing. Type lora-whisper merge "
             f"run={config.run} overwrite=true"
         )
+    require_current(run)
     if summary["adapter"] is not None and summary["merged"] is None:
         raise UserError(
             f"{folder} was not scored, since merging was interrupted. Type lora-whisper merge "

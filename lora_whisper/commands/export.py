@@ -31,7 +31,7 @@ from lora_whisper.commands._consumers import (
 from lora_whisper.commands._hydra import Command, defaults, run_command
 from lora_whisper.commands._inputs import read_base, read_config
 from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
-from lora_whisper.commands._recipe import RECIPE_FILE
+from lora_whisper.commands._recipe import RECIPE_FILE, is_whole, require_current
 from lora_whisper.commands._test_sets import data_to_score
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
@@ -128,21 +128,11 @@ def _source(config: ExportConfig) -> Source:
     if folder.is_run():
         folder = existing_run(config.run)
         if folder.merged.is_dir():
-            _require_current(folder)
+            require_current(folder)
         return Source(folder, read_config(folder))
     if (folder.merged / RECIPE_FILE).is_file() and "adapter" not in config.format:
         return Source(folder, None)
     return Source(existing_run(config.run), None)  # says what is there
-
-
-def _require_current(folder: RunFolder) -> None:
-    recipe = folder.merged / RECIPE_FILE
-    made_of = read_json(recipe)["adapters"] if recipe.is_file() else []
-    if sha256(folder.adapter / WEIGHTS_FILE) not in [one["sha256"] for one in made_of]:
-        raise UserError(
-            f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
-            f"Type lora-whisper merge run={folder.path} overwrite=true"
-        )
 
 
 def _merge(folder: RunFolder) -> None:
@@ -222,13 +212,19 @@ def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
     contenders = source.contenders()
     device = new_accelerator(contenders[0].precision).device
     models = hear_models(contenders, sample, device)
-    found = {name: _try(name, config, source, models, sample, device) for name in tried}
-    show([*found.values()], source.trained.quantization.kind if source.trained else "none")
+    found = {}
+    for name in tried:
+        try:
+            found[name] = _try(name, config, source, models, sample, device)
+        except UserError as error:  # the other formats may be sound
+            log.error("broken      %s: %s", source.folder.export / name, error)
+    if found:
+        show([*found.values()], source.trained.quantization.kind if source.trained else "none")
     for name, parity in found.items():
         if not parity["is_within"]:
             place = source.folder.export / name
             log.error("differs     %s is not what was measured; see its %s", place, PARITY_FILE)
-    return all(parity["is_within"] for parity in found.values())
+    return len(found) == len(tried) and all(parity["is_within"] for parity in found.values())
 
 
 def _try(
@@ -241,7 +237,7 @@ def _try(
 ) -> dict[str, Any]:
     """Hear one export, and write what was found beside it."""
     from lora_whisper.commands._environment import versions
-    from lora_whisper.commands._parity import PARITY_FILE, compare
+    from lora_whisper.commands._parity import ADAPTER, MERGED, PARITY_FILE, compare
 
     place, dtype = source.folder.export / name, config.dtype_for(name)
     consumer = (
@@ -250,11 +246,14 @@ def _try(
         else load_consumer(name, place, sample.base, device)
     )
     title, tolerance = f"{name} {dtype}", config.parity.tolerance
-    parity = compare(title, consumer, models, sample, tolerance)
+    made_of = read_json(source.folder.merged / RECIPE_FILE)
+    # Of an adapter that was merged in part, or into other weights, the merged model is another one.
+    is_of_adapter = name == "adapter" and not is_whole(made_of)
+    reference = ADAPTER if is_of_adapter else MERGED
+    parity = compare(title, consumer, models, sample, tolerance, reference)
     if not parity["is_within"] and is_program(name, sample.base):
         engine = load_engine(name, place, sample.base, device)
-        parity["below"] = compare(title, engine, models, sample, tolerance)
-    made_of = read_json(source.folder.merged / RECIPE_FILE)
+        parity["below"] = compare(title, engine, models, sample, tolerance, reference)
     values = {"format": name, "dtype": dtype, "merged": made_of, **parity, "versions": versions()}
     write_json(place / PARITY_FILE, values)
     return parity

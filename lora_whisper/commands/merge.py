@@ -31,6 +31,7 @@ from lora_whisper.run_folder import (
     existing_run,
     locked,
     read_json,
+    remove_folder,
     write_json,
 )
 from lora_whisper.terminal import megabytes
@@ -128,10 +129,12 @@ def _name_older_exports(place: RunFolder) -> None:
 
 
 def _forget_score(folder: RunFolder) -> None:
-    """Take away what the summary says of the model that stood here before.
+    """Take away the scores of the model that stood here before.
 
     If scoring is interrupted, the old figures would be taken for those of the new one.
     """
+    if (scores := folder.evaluation / "merged").exists():
+        remove_folder(scores)
     made_of = read_json(folder.merged / RECIPE_FILE)
     write_json(folder.summary, read_json(folder.summary) | {"merged": None, "merge": made_of})
 
