@@ -15,6 +15,7 @@ from lora_whisper.config import (
     ExportConfig,
     MergeConfig,
     PushConfig,
+    ReportConfig,
     TrainConfig,
 )
 from tests.composed import train_values
@@ -38,6 +39,7 @@ def test_the_options_are_all_known() -> None:
         "export",
         "merge",
         "push",
+        "report",
         "train",
     ]
 
@@ -67,6 +69,7 @@ def test_conf_names_every_field_and_no_other() -> None:
     to_config(MergeConfig, train_values("run=x", primary="merge"))
     to_config(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
     to_config(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
+    to_config(ReportConfig, train_values("sweep=x", primary="report"))
     to_config(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
 
 
