@@ -120,12 +120,37 @@ def point_folders(sweep: Path) -> list[Path]:
 def read_points(folders: Sequence[Path]) -> list[Point]:
     """Read the runs in these folders; in the order of what differs between them."""
     points = [_read(RunFolder(folder)) for folder in folders]
+    points = [point if point.config else _by_its_name(point, points) for point in points]
     keys = differing_keys(points)
     with_values = [
         replace(point, values={key: point.config.get(key) for key in keys if point.config})
         for point in points
     ]
-    return sorted(with_values, key=lambda point: [ordered(point.values.get(key)) for key in keys])
+    return sorted(with_values, key=lambda point: _place(point, keys))
+
+
+def _place(point: Point, keys: Sequence[str]) -> tuple[Any, ...]:
+    """What is not known of comes last."""
+    return not point.values, [ordered(point.values.get(key)) for key in keys], point.name
+
+
+def _by_its_name(point: Point, others: Sequence[Point]) -> Point:
+    """A point that failed before it was a run, with the configuration that its folder's name tells.
+
+    Everything else is as in a point beside it; where the name does not tell all, nothing is known.
+    """
+    keys = told_keys(others)
+    parts = point.name.split("_")
+    begins = {key: key.replace("_", "-") + "-" for key in keys}  # as the sweep wrote it
+    found = {
+        key: yaml.safe_load(part.removeprefix(begin))
+        for part in parts
+        for key, begin in begins.items()
+        if part.startswith(begin)
+    }
+    beside = next((other.config for other in others if other.config), {})
+    is_told = len(found) == len(keys) == len(parts)
+    return replace(point, config={**beside, **found}) if is_told else point
 
 
 def differing_keys(points: Sequence[Point]) -> list[str]:

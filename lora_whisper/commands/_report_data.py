@@ -184,9 +184,13 @@ def value_text(value: Any) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """`learning_rate` for `optimizer.learning_rate`, where no other key ends so."""
-    ends = Counter(key.split(".")[-1] for key in keys)
-    return {key: end if ends[end := key.split(".")[-1]] == 1 else key for key in keys}
+    """`learning_rate` for `optimizer.learning_rate`, where no other key ends so.
+
+    `adapter` for `adapter.kind`, as it is typed.
+    """
+    ends = {key: key.removesuffix(".kind").split(".")[-1] for key in keys}
+    count = Counter(ends.values())
+    return {key: end if count[end] == 1 else key for key, end in ends.items()}
 
 
 def _tell_apart(points: Sequence[Point], shown: Mapping[Path, Mapping[str, str]]) -> bool:
@@ -346,10 +350,20 @@ def about(report: Report) -> str:
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     bases = list(dict.fromkeys(_base_name(entry.point) for entry in report.entries))
     based = " and ".join(filter(None, bases))
-    scored = ""
-    if report.best:
-        scored = f". Test set: {_test_set(report.best.point)}"
-    return f"{counted(len(report.entries), 'run')} ({told}) of {based}{scored}"
+    all_alike = [
+        f"{name} {values[0]}"
+        for name, values in ((name, known(report, name)) for name in ("rank", "targets"))
+        if len(values) == 1
+    ]
+    said = [f"{counted(len(report.entries), 'run')} ({told}) of {based}", *all_alike]
+    scored = f". Test set: {_test_set(report.best.point)}" if report.best else ""
+    return ", ".join(said) + scored
+
+
+def known(report: Report, name: str) -> list[str]:
+    """The different `rank`s or `targets` of the runs that have one."""
+    values = [getattr(entry.point, name) for entry in report.entries]
+    return list(dict.fromkeys(value for value in values if value is not None))
 
 
 def _base_name(point: Point) -> str:
@@ -421,12 +435,12 @@ def base_rates(report: Report) -> str:
 
 
 def config_differences(report: Report) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """All keys that differ, and each run's label with its values of them."""
+    """All keys that differ, and the name of each run's folder with its values of them."""
     points = [entry.point for entry in report.entries]
     keys = differing_keys(points)
-    shown = _shown(points, keys)
+    shown, names = _shown(points, keys), _names([point.folder for point in points])
     return keys, [
-        (entry.label, list(shown[entry.point.folder].values()))
+        (names[entry.point.folder], list(shown[entry.point.folder].values()))
         for entry in report.entries
         if entry.point.folder in shown
     ]

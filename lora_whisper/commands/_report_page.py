@@ -178,12 +178,13 @@ TEMPLATE = """{% extends "page.html" %}
 nav { margin: 1.25rem 0 0; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 a { color: var(--blue); }
 .key dd { overflow-wrap: anywhere; }
+.key .long { font-size: 1.15rem; line-height: 1.98; }
 td small { display: block; color: var(--soft); font-size: .8rem; }
 .runs th { vertical-align: bottom; }
 .runs th, .runs td { padding-right: 1.1rem; }
 .runs td:first-child { position: sticky; left: 0; background: var(--page);
   background-clip: padding-box; }
-.runs td.words, .differences td { white-space: normal; overflow-wrap: break-word; }
+.runs td:first-child, .differences td { white-space: normal; overflow-wrap: anywhere; }
 .runs .best td { font-weight: 600; background: var(--tint); }
 .runs .best small { font-weight: 400; }
 .runs .failed td, .runs .unfinished td { color: var(--soft); }
@@ -196,7 +197,8 @@ th[aria-sort=descending] button::after { content: "↓"; opacity: 1; }
 .effect td:first-child { white-space: normal; overflow-wrap: anywhere; }
 .effect th:last-child, .effect td:last-child { padding-right: 0; }
 @media print {
-  nav { display: none; }
+  nav, details { display: none; }
+  h2 + p { break-after: avoid; }
   th button::after { content: none; }
   .wide { overflow: visible; }
   table { font-size: 8.5pt; }
@@ -213,7 +215,8 @@ th[aria-sort=descending] button::after { content: "↓"; opacity: 1; }
 
 <dl class="key">
 {% for title, figure in key_figures.items() %}
-<div><dt>{{ title }}</dt><dd>{{ figure }}</dd></div>
+<div><dt>{{ title }}</dt>
+<dd{% if figure|length > 16 %} class="long"{% endif %}>{{ figure }}</dd></div>
 {% endfor %}
 </dl>
 {% for kind, text in remarks %}
@@ -307,7 +310,8 @@ Dots are named by {{ report.keys|join(" · ") }}.
 {% endfor %}
 </tbody></table>
 {% if not one.is_crossed %}
-<p class="soft">These runs differ in other settings as well: what is seen here may be theirs.</p>
+<p class="soft">Not each value met the same other settings: part of what is seen here may be
+theirs.</p>
 {% endif %}
 </div>
 {% endfor %}

@@ -13,6 +13,7 @@ import numpy as np
 from lora_whisper.commands._page import LIGHT, SERIES, add_legend, new_axes, shorten, svg
 from lora_whisper.commands._points import pareto_front
 from lora_whisper.commands._report_data import Effect, Entry, Report, numbers
+from lora_whisper.commands._summary import rate_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,9 +139,9 @@ def curves(report: Report, lines: Mapping[str, Sequence[Line]]) -> list[tuple[st
         lines: label → metrics.jsonl.
     """
     shown = {
-        "Training loss per token": "loss_per_token",
-        "WER of the validation sample": "validation_wer",
-        "Validation loss per token": "validation_loss_per_token",
+        "Training: loss per token": "loss_per_token",
+        f"Validation: {rate_name(report.score, 'wer')}": "validation_wer",
+        "Validation: loss per token": "validation_loss_per_token",
     }
     drawn = ((caption, _courses(report, lines, key)) for caption, key in shown.items())
     return [(caption, plot) for caption, plot in drawn if plot]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_whisper.commands import _report_data as data
-from lora_whisper.commands._evaluation_words import points, verdict
+from lora_whisper.commands._evaluation_words import p_value, points
 from lora_whisper.commands._points import Point, differing_keys, ordered
 from lora_whisper.commands._report_data import Entry, Report
 from lora_whisper.commands._settings import file_name
@@ -46,24 +46,27 @@ def columns(report: Report) -> list[Column]:
     first, second = both_rates(report.leading)
     names = {rate: rate_name(report.score, rate) for rate in (first, second)}
     return [
-        *([_of_name()] if report.has_folder_names or _is_nameless(report) else []),
+        *([_of_name(report)] if report.has_folder_names or _has_nameless(report) else []),
         *(_of_key(report, key, short) for key, short in data.short_keys(report.keys).items()),
-        *_of_adapter(report),
-        *([] if report.has_one_base else [_of_base(report)]),
         Column(names[first], lambda entry: _rate(entry, first)),
         Column(names[second], lambda entry: _rate(entry, second)),
-        Column("against the best", lambda entry: _against(report, entry), is_text=True),
-        Column("Pareto front", lambda entry: _front(entry)),
+        *([] if report.has_one_base else [_of_base(report)]),
+        Column("Pareto", _front),
+        *_of_adapter(report),
+        Column("points above the best", lambda entry: _against(report, entry), is_text=True),
     ]
 
 
-def _is_nameless(report: Report) -> bool:
-    """Whether runs that never began have nothing but their folders' names."""
+def _has_nameless(report: Report) -> bool:
+    """Whether there are runs that never began, and have nothing but their folders' names."""
     return not report.keys or any(not entry.shown for entry in report.entries)
 
 
-def _of_name() -> Column:
-    return Column("run", lambda entry: Cell(entry.label), is_text=True)
+def _of_name(report: Report) -> Column:
+    def cell(entry: Entry) -> Cell:
+        return Cell(entry.label if report.has_folder_names or not entry.shown else "")
+
+    return Column("run", cell, is_text=True)
 
 
 def _of_key(report: Report, key: str, heading: str) -> Column:
@@ -102,12 +105,21 @@ def _of_adapter(report: Report) -> list[Column]:
 
     told = {key.removeprefix("adapter.") for key in report.keys}
     return [
-        *([] if "rank" in told else [Column("rank", rank)]),
-        *([] if told & {"targets", "stack"} else [Column("targets", _targets, is_text=True)]),
-        Column("trained", parameters),
+        *([] if "rank" in told or _is_one(report, "rank") else [Column("rank", rank)]),
+        *(
+            []
+            if told & {"targets", "stack"} or _is_one(report, "targets")
+            else [Column("targets", _targets, is_text=True)]
+        ),
         Column("adapter", size),
-        Column("time", time),
+        Column("trained for", time),
+        Column("parameters", parameters),
     ]
+
+
+def _is_one(report: Report, name: str) -> bool:
+    """Whether all runs have the same, which is said once above the table."""
+    return len(data.known(report, name)) == 1
 
 
 def _targets(entry: Entry) -> Cell:
@@ -136,7 +148,8 @@ def _against(report: Report, entry: Entry) -> Cell:
     found = entry.beside_best
     if found is None:
         return Cell("")
-    return Cell(verdict(found), points(found), found["difference"])
+    small = f"{points(found).replace(' points', '')}, {p_value(found['p_value'])}"
+    return Cell(found["verdict"], small, found["difference"])
 
 
 def _front(entry: Entry) -> Cell:
