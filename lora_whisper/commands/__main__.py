@@ -21,8 +21,8 @@ USAGE = "\n".join(
     [
         "lora-whisper: LoRA training for OpenAI's Whisper",
         "",
-        "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER]; "
-        "lora-whisper report FOLDER",
+        "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER];",
+        "       lora-whisper report FOLDER",
         "",
         *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
         "",

@@ -34,6 +34,8 @@ from lora_whisper.run_folder import OWN_SET
 from lora_whisper.terminal import percent
 
 SHOWN_WORST = 10  # utterances of the best run
+MARKED_KEYS = 2  # whose values name a dot
+MOST_VALUES = 8  # numbers of a key that were each tried on purpose
 PATH = re.compile(r"(?<![\w.~:/-])(?:/|[A-Z]:\\)(?:[^\s/\\'\":,;()]+[/\\])+([^\s/\\'\":,;()]*)")
 
 
@@ -43,7 +45,7 @@ class Entry:
 
     point: Point
     label: str  # what tells it from the others: `rank 8, dropout 0.1`, or its folder's name
-    mark: str  # the same beside a dot: `8 · 0.1`
+    mark: str  # the same beside a dot: `8 · 0.1`, or its number in the table
     shown: Mapping[str, str]  # told key → value
     is_on_front: bool = False  # of the leading rate against the adapter's size
     beside_best: Mapping[str, Any] | None = None  # comparison with the best run; None: it is it
@@ -57,6 +59,11 @@ class Report:
     entries: Sequence[Entry]
     keys: Sequence[str]  # of the configuration, that tell the runs apart
     has_folder_names: bool  # whether runs go by their folders' names
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether what tells runs apart is too much to stand beside a dot."""
+        return not self.has_folder_names and len(self.keys) > MARKED_KEYS
 
     @cached_property
     def scored(self) -> list[Entry]:
@@ -102,12 +109,13 @@ def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> R
     names = _names([point.folder for point in points])
     front = pareto_front([p.adapter_bytes for p in points], [p.rate for p in points])
     entries = []
-    for point, on_front in zip(points, front, strict=True):
+    for number, (point, on_front) in enumerate(zip(points, front, strict=True), start=1):
         values = shown.get(point.folder, {})
         is_named = has_folder_names or not values
         label = names[point.folder] if is_named else _label(values)
-        mark = label if is_named else " · ".join(values.values())
-        entries.append(Entry(point, label, mark, values, on_front))
+        entries.append(
+            Entry(point, label, _mark(number, label, {} if is_named else values), values, on_front)
+        )
     report = Report(name, entries, keys, has_folder_names)
     _require_one_test_set(report, rows)
     return _compared(report, rows)
@@ -179,7 +187,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(value_text, value)) + "]"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.4g}"
     return str(mapped(value, file_name))
 
 
@@ -202,6 +210,10 @@ def _tell_apart(points: Sequence[Point], shown: Mapping[Path, Mapping[str, str]]
 def _label(values: Mapping[str, str]) -> str:
     short = short_keys(list(values))
     return ", ".join(f"{short[key]} {value}" for key, value in values.items())
+
+
+def _mark(number: int, label: str, values: Mapping[str, str]) -> str:
+    return str(number) if len(values) > MARKED_KEYS else " · ".join(values.values()) or label
 
 
 def anonymous(text: str) -> str:
@@ -296,7 +308,9 @@ def smallest_as_good(report: Report) -> Entry | None:
         if entry.point is (report.best and report.best.point)
         or (entry.beside_best and entry.beside_best["verdict"] == "no difference shown")
     ]
-    return min(as_good, key=lambda entry: entry.point.adapter_bytes or 0, default=None)
+    return min(
+        as_good, key=lambda one: (one.point.adapter_bytes or 0, _goodness(one)), default=None
+    )
 
 
 # ── the effect of each key ───────────────────────────────────────────────────────────────────
@@ -309,6 +323,22 @@ class Effect:
     key: str
     entries: Mapping[str, Sequence[Entry]]  # value → the runs with it, values in order
     is_crossed: bool  # whether each value met the same values of all other keys
+
+    @property
+    def numbers(self) -> list[float] | None:
+        """The values as numbers, one for each key of `entries`; None: some are none."""
+        values = [some[0].point.config.get(self.key) for some in self.entries.values()]
+        found = [
+            float(value)
+            for value in values
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        return found if len(found) == len(values) else None
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether there are so many numbers, as a search draws, that means of each say nothing."""
+        return self.numbers is not None and len(self.entries) > MOST_VALUES
 
 
 def effects(report: Report) -> list[Effect]:
@@ -328,17 +358,6 @@ def _effect(report: Report, key: str) -> Effect:
         for some in by_value.values()
     ]
     return Effect(key, by_value, all(one == others[0] for one in others))
-
-
-def numbers(effect: Effect) -> list[float] | None:
-    """The values as numbers, one for each key of `effect.entries`; None: some are none."""
-    values = [some[0].point.config.get(effect.key) for some in effect.entries.values()]
-    found = [
-        float(value)
-        for value in values
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    return found if len(found) == len(values) else None
 
 
 # ── what is said ─────────────────────────────────────────────────────────────────────────────

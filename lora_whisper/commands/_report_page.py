@@ -89,7 +89,7 @@ def _costs(report: Report) -> list[tuple[str, str]]:
 
 def _effect(report: Report, one: Effect) -> dict[str, Any]:
     rows = []
-    for value, some in one.entries.items():
+    for value, some in () if one.is_scattered else one.entries.items():
         rates = [entry.point.rate or 0 for entry in some]
         spread = f"{percent(min(rates))} – {percent(max(rates))}" if len(rates) > 1 else ""
         rows.append([value, percent(sum(rates) / len(rates)), spread, str(len(rates))])
@@ -178,8 +178,9 @@ TEMPLATE = """{% extends "page.html" %}
 nav { margin: 1.25rem 0 0; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 a { color: var(--blue); }
 .key dd { overflow-wrap: anywhere; }
-.key .long { font-size: 1.15rem; line-height: 1.98; }
+.key .long { font-size: 1.15rem; line-height: 1.4; padding-top: .6rem; }
 td small { display: block; color: var(--soft); font-size: .8rem; }
+.runs { border-collapse: separate; border-spacing: 0; }
 .runs th { vertical-align: bottom; }
 .runs th, .runs td { padding-right: 1.1rem; }
 .runs td:first-child { position: sticky; left: 0; background: var(--page);
@@ -268,7 +269,9 @@ better in one of them.</p>
 {% if costs %}
 <h2 id="cost">Rates against cost</h2>
 <p class="soft">Bars are 95 % intervals.
-{% if report.keys and not report.has_folder_names %}
+{% if report.is_numbered %}
+Dots are named by the numbers in the table.
+{% elif report.keys and not report.has_folder_names %}
 Dots are named by {{ report.keys|join(" · ") }}.
 {% endif %}</p>
 <div class="plots">
@@ -297,6 +300,7 @@ Dots are named by {{ report.keys|join(" · ") }}.
 {% for one in effects %}
 <div class="effect">
 <figure><figcaption>{{ one.key }}</figcaption>{{ one.plot|safe }}</figure>
+{% if one.rows %}
 <table>
 <thead><tr><th>value</th><th class="number">mean {{ report.rate }}</th>
 <th class="number">lowest – highest</th><th class="number">runs</th></tr></thead>
@@ -309,6 +313,7 @@ Dots are named by {{ report.keys|join(" · ") }}.
 </tr>
 {% endfor %}
 </tbody></table>
+{% endif %}
 {% if not one.is_crossed %}
 <p class="soft">Not each value met the same other settings: part of what is seen here may be
 theirs.</p>

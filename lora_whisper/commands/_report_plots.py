@@ -12,7 +12,7 @@ import numpy as np
 
 from lora_whisper.commands._page import LIGHT, SERIES, add_legend, new_axes, shorten, svg
 from lora_whisper.commands._points import pareto_front
-from lora_whisper.commands._report_data import Effect, Entry, Report, numbers
+from lora_whisper.commands._report_data import Effect, Entry, Report
 from lora_whisper.commands._summary import rate_name
 
 if TYPE_CHECKING:
@@ -207,25 +207,24 @@ def _scale_y(axes: Axes, values: np.ndarray, factor: int) -> None:
 
 
 def effect(report: Report, one: Effect) -> str:
-    """Every run's rate over the key's value, and a line through the means."""
-    places = numbers(one)
-    xs = np.array(places if places is not None else range(len(one.entries)), float)
+    """Every run's rate over the key's value, and a line through the means of values tried."""
+    numbers = one.numbers
+    xs = np.array(range(len(one.entries)) if numbers is None else numbers, float)
+    rates = [[100 * (entry.point.rate or 0) for entry in some] for some in one.entries.values()]
     axes = new_axes(2.6)
-    means = []
-    for x, some in zip(xs, one.entries.values(), strict=True):
-        rates = [100 * (entry.point.rate or 0) for entry in some]
-        means.append(np.mean(rates))
-        axes.plot([x] * len(rates), rates, "o", markersize=6, color=LIGHT["grey"], alpha=0.6)
-    axes.plot(
-        xs,
-        means,
-        "-" if places is not None else "",
-        marker="_",
-        markersize=14,
-        markeredgewidth=2,
-        color=SERIES[0],
-    )
-    if places is None:
+    for x, some in zip(xs, rates, strict=True):
+        axes.plot([x] * len(some), some, "o", markersize=6, color=LIGHT["grey"], alpha=0.6)
+    if not one.is_scattered:
+        axes.plot(
+            xs,
+            [np.mean(some) for some in rates],
+            linestyle="none" if numbers is None else "-",
+            marker="_",
+            markersize=14,
+            markeredgewidth=2,
+            color=SERIES[0],
+        )
+    if numbers is None:
         axes.set_xticks(xs, [shorten(value) for value in one.entries])
         axes.set_xlim(-0.5, len(xs) - 0.5)
         axes.set_xlabel(one.key)
@@ -239,17 +238,17 @@ def effect(report: Report, one: Effect) -> str:
 
 def _scale_numbers(axes: Axes, xs: np.ndarray, one: Effect) -> None:
     """Ticks at the values that were tried; a learning rate is always on a logarithmic scale."""
-    from matplotlib.ticker import NullFormatter, NullLocator
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-    is_rate = one.key.endswith("learning_rate")
-    is_log = xs.min() > 0 and (is_rate or xs.max() >= WIDE * xs.min())
-    if is_log:
+    is_learning_rate = one.key.endswith("learning_rate")
+    if xs.min() > 0 and (is_learning_rate or xs.max() >= WIDE * xs.min()):
         axes.set_xscale("log")
         axes.set_xlim(xs.min() / 1.4, xs.max() * 1.4)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if len(xs) <= 8:
-        axes.set_xticks(xs, list(one.entries))
-    else:
+    if one.is_scattered:
         axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_xticks(xs, list(one.entries))
     axes.set_xlabel(one.key)

@@ -46,6 +46,7 @@ def columns(report: Report) -> list[Column]:
     first, second = both_rates(report.leading)
     names = {rate: rate_name(report.score, rate) for rate in (first, second)}
     return [
+        *([_of_number(report)] if report.is_numbered else []),
         *([_of_name(report)] if report.has_folder_names or _has_nameless(report) else []),
         *(_of_key(report, key, short) for key, short in data.short_keys(report.keys).items()),
         Column(names[first], lambda entry: _rate(entry, first)),
@@ -60,6 +61,12 @@ def columns(report: Report) -> list[Column]:
 def _has_nameless(report: Report) -> bool:
     """Whether there are runs that never began, and have nothing but their folders' names."""
     return not report.keys or any(not entry.shown for entry in report.entries)
+
+
+def _of_number(report: Report) -> Column:
+    """What the plots call a run."""
+    numbers = {entry.label: number for number, entry in enumerate(report.entries, start=1)}
+    return Column("no.", lambda entry: Cell(str(numbers[entry.label]), order=numbers[entry.label]))
 
 
 def _of_name(report: Report) -> Column:
@@ -92,8 +99,9 @@ def _of_adapter(report: Report) -> list[Column]:
         return known(entry.point.rank, str(entry.point.rank), highest[1])
 
     def parameters(entry: Entry) -> Cell:
-        count = entry.point.trainable_parameters
-        return known(count, f"{(count or 0) / 1e6:.2f} M", count)
+        count = entry.point.trainable_parameters or 0
+        text = f"{count:,}" if count < 100_000 else f"{count / 1e6:.2f} M"
+        return known(entry.point.trainable_parameters, text, count)
 
     def size(entry: Entry) -> Cell:
         size = entry.point.adapter_bytes

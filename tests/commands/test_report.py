@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.commands import _private
+from lora_whisper.commands import _private, _report_data
 from lora_whisper.commands._page import LIGHT
 from lora_whisper.commands._points import (
     FAILURE_FILE,
@@ -27,6 +27,7 @@ from lora_whisper.commands._points import (
 )
 from lora_whisper.commands._report_data import anonymous, effects, read_report, smallest_as_good
 from lora_whisper.commands._report_plots import against_size, curves, effect
+from lora_whisper.commands._report_tables import columns
 from lora_whisper.commands.report import with_sweep
 from lora_whisper.run_folder import RunFolder, write_json
 from tests.commands.conftest import Line
@@ -389,6 +390,22 @@ def test_the_smallest_that_is_as_good(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [entry.is_on_front for entry in report.entries] == [True, True, False]
 
 
+def test_what_is_too_long_beside_a_dot_has_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        overrides = [f"adapter.rank={4 + number}", f"adapter.alpha={8 + number}"]
+        point(f"{number}", *overrides, f"adapter.dropout=0.{number}")
+    report = read_report("ranks", point_folders(SWEEP), has_folder_names=False)
+    assert report.is_numbered
+    assert [entry.mark for entry in report.entries] == ["1", "2"]
+    assert report.entries[0].label == "rank 4, alpha 8, dropout 0"
+    assert columns(report)[0].heading == "no."
+    report = read_report("ranks", point_folders(SWEEP), has_folder_names=True)
+    assert [entry.mark for entry in report.entries] == ["0", "1"]
+
+
 def test_effects_are_means_over_all_other_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,6 +427,21 @@ def test_effects_are_means_over_all_other_settings(
     RunFolder(SWEEP / "0").summary.unlink()
     report = read_report("grid", point_folders(SWEEP), has_folder_names=False)
     assert not effects(report)[0].is_crossed
+
+
+def test_numbers_that_a_search_drew_have_no_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_report_data, "MOST_VALUES", 2)
+    for number in range(3):
+        point(f"{number}", f"adapter.dropout=0.0{number}", f"adapter.rank={2 + number % 2}")
+    report = read_report("search", point_folders(SWEEP), has_folder_names=False)
+    assert {one.key: one.is_scattered for one in effects(report)} == {
+        "adapter.rank": False,
+        "adapter.dropout": True,
+    }
+    assert all(effect(report, one).startswith("<svg") for one in effects(report))
 
 
 # ── plots ────────────────────────────────────────────────────────────────────────────────────
