@@ -62,7 +62,7 @@ def _key_figures(report: Report) -> dict[str, str]:
         f"{report.rate}, base → best run" if base else f"{report.rate} of the best run": (
             f"{base} → {rate}" if base else rate
         ),
-        "best run": best.label,
+        "best run": f"no. {best.mark}: {best.label}" if report.is_numbered else best.label,
         "its adapter": megabytes(best.point.adapter_bytes or 0),
     }
     small = data.smallest_as_good(report)
