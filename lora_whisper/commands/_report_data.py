@@ -24,7 +24,7 @@ from lora_whisper.commands._points import (
     told_keys,
 )
 from lora_whisper.commands._private import own_folders, own_names
-from lora_whisper.commands._settings import file_name, mapped
+from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._summary import EMBEDDED_NOTE, model_name, rate_name, units_of
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.comparison import compare
@@ -186,9 +186,12 @@ def value_text(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
         return "[" + ", ".join(map(value_text, value)) + "]"
+    if isinstance(value, dict):
+        known = {name: each for name, each in value.items() if each is not None}
+        return "{" + ", ".join(f"{name}: {value_text(each)}" for name, each in known.items()) + "}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(mapped(value, file_name))
+    return file_name(str(value))
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
@@ -342,9 +345,19 @@ class Effect:
 
 
 def effects(report: Report) -> list[Effect]:
-    """Of each key that tells scored runs apart."""
+    """Of each key that tells scored runs apart.
+
+    Where several keys have a value of its own in each run, nobody can say which of them it was.
+    """
     found = [_effect(report, key) for key in report.keys]
-    return [effect for effect in found if len(effect.entries) > 1]
+    return [
+        effect
+        for effect in found
+        if len(effect.entries) > 1
+        and (
+            len(report.keys) == 1 or len(effect.entries) < len(report.scored) or effect.is_scattered
+        )
+    ]
 
 
 def _effect(report: Report, key: str) -> Effect:

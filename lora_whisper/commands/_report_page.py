@@ -186,6 +186,7 @@ td small { display: block; color: var(--soft); font-size: .8rem; }
 .runs td:first-child { position: sticky; left: 0; background: var(--page);
   background-clip: padding-box; }
 .runs td:first-child, .differences td { white-space: normal; overflow-wrap: anywhere; }
+.runs td.words:first-child { min-width: 8rem; }
 .runs .best td { font-weight: 600; background: var(--tint); }
 .runs .best small { font-weight: 400; }
 .runs .failed td, .runs .unfinished td { color: var(--soft); }

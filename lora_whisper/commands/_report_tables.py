@@ -17,6 +17,7 @@ from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._summary import both_rates, interval, rate_name
 from lora_whisper.terminal import clock, megabytes, percent
 
+TOLD_KEYS = 3  # beside the name of a run
 FRONT = "●"  # on the Pareto front
 
 
@@ -45,10 +46,13 @@ def columns(report: Report) -> list[Column]:
     """What tells the runs apart, what they cost, and what they gave."""
     first, second = both_rates(report.leading)
     names = {rate: rate_name(report.score, rate) for rate in (first, second)}
+    keys = data.short_keys(report.keys)
+    if report.has_folder_names and len(keys) > TOLD_KEYS:  # the page has them in a table of theirs
+        keys = {}
     return [
         *([_of_number(report)] if report.is_numbered else []),
         *([_of_name(report)] if report.has_folder_names or _has_nameless(report) else []),
-        *(_of_key(report, key, short) for key, short in data.short_keys(report.keys).items()),
+        *(_of_key(report, key, short) for key, short in keys.items()),
         Column(names[first], lambda entry: _rate(entry, first)),
         Column(names[second], lambda entry: _rate(entry, second)),
         *([] if report.has_one_base else [_of_base(report)]),
@@ -77,7 +81,8 @@ def _of_name(report: Report) -> Column:
 
 
 def _of_key(report: Report, key: str, heading: str) -> Column:
-    values = sorted({entry.point.config.get(key) for entry in report.entries}, key=ordered)
+    known = [entry.point.config.get(key) for entry in report.entries]
+    values = sorted({repr(value): value for value in known}.values(), key=ordered)  # no sets: lists
     place = {repr(value): float(number) for number, value in enumerate(values)}
     numeric = all(isinstance(value, int | float | None) for value in values)
 

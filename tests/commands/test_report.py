@@ -306,6 +306,14 @@ def test_runs_of_anywhere_go_by_their_names(line: Line) -> None:
     assert line("report", "runs=[one/mine,two/mine]", "name=both") == 0, "it may be made again"
 
 
+def test_lists_are_values_like_others(line: Line) -> None:
+    point("a", "data.mix=[{weight: 1.0, train: /srv/speech/old.jsonl}]", wrong=2)
+    point("b", "data.clean=[case,digits]", wrong=3)
+    assert line("report", str(SWEEP)) == 0
+    assert [row["data.mix"] for row in table()] == ["[]", "[{weight: 1, train: old.jsonl}]"]
+    assert "[case, digits]" in Page(html()).text
+
+
 def test_bases_that_differ_have_rates_of_their_own(line: Line) -> None:
     point("none", heard=texts(4, base_wrong=16))
     point("nf4", "quantization=nf4", heard=texts(5, base_wrong=18), quantization="nf4")
