@@ -1023,3 +1023,21 @@ class PushConfig:
             base=hub_id_rule(self.base) if self.base is not None else (True, ""),
             message=(self.message is None or bool(self.message.strip()), "expected a text"),
         )
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """All of `lora-whisper report`."""
+
+    sweep: str | None  # folder of a sweep, which may be typed without its key
+    runs: tuple[str, ...]  # or these: folders that `train` wrote
+    name: str  # without sweep=: the report's folder below outputs/
+
+    def __post_init__(self) -> None:
+        require(
+            sweep=(
+                bool(self.sweep) != bool(self.runs),
+                "expected the folder of a sweep, such as outputs/sweeps/ranks, or runs=[…]",
+            ),
+            name=name_rule(self.name),
+        )

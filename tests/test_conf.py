@@ -15,6 +15,7 @@ from lora_whisper.config import (
     ExportConfig,
     MergeConfig,
     PushConfig,
+    ReportConfig,
     SearchConfig,
     TrainConfig,
 )
@@ -39,6 +40,7 @@ def test_the_options_are_all_known() -> None:
         "export",
         "merge",
         "push",
+        "report",
         "search",
         "train",
     ]
@@ -71,6 +73,7 @@ def test_conf_names_every_field_and_no_other() -> None:
     to_config(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
     to_config(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
     to_config(SearchConfig, train_values("name=x", "data.train=a.jsonl", primary="search"))
+    to_config(ReportConfig, train_values("sweep=x", primary="report"))
     to_config(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
 
 

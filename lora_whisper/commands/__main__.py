@@ -15,13 +15,15 @@ COMMANDS = {
     "merge": "fold an adapter into its base, and score the result",
     "export": "write the merged model for other programs, and try it there",
     "push": "put a run's adapter or merged model on the hub, private by default",
+    "report": "lay the runs of a sweep side by side, on one page",
     "adapters": "list the adapters in a folder, with what each was worth",
 }
 USAGE = "\n".join(
     [
         "lora-whisper: LoRA training for OpenAI's Whisper",
         "",
-        "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER]",
+        "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER];",
+        "       lora-whisper report FOLDER",
         "",
         *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
         "",

@@ -47,7 +47,8 @@ STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
 def render(template: str, **values: Any) -> str:
     """A page from a template that extends `page.html`. Whatever comes from the data is escaped.
 
-    `marks.html` has the macro `marked`, which shows where a hypothesis leaves its reference.
+    `marks.html` has the macro `marked`, which shows where a hypothesis leaves its reference, and
+    around it `article`, an utterance as `_train_page.texts` gives it, and `legend`.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
 
@@ -150,6 +151,25 @@ MARKS = """{% set tags = {"substitute": "mark", "insert": "ins", "delete": "del"
 {%- else %}{{ text }}
 {%- endif %}
 {% endfor %}
+{% endmacro %}
+{% macro article(sample) %}
+<article class="sample">
+<dl class="texts">
+<dt class="file">{{ sample.row }}</dt>
+<dd lang="{{ sample.language }}" dir="auto">{{ sample.reference }}</dd>
+{% if sample.bad_audio %}
+<dt>not heard</dt><dd>{{ sample.bad_audio }}</dd>
+{% endif %}
+{% for line in sample.heard %}
+<dt>{{ line.model }}, {{ line.errors }} wrong</dt>
+<dd lang="{{ sample.language }}" dir="auto">{{ marked(line.stretches, sample.space) }}</dd>
+{% endfor %}
+</dl>
+</article>
+{% endmacro %}
+{% macro legend() %}
+<p class="soft">The reference as it is written; what the models heard, as it is scored.
+<mark>another word</mark> <ins>a word too many</ins> <del>a word missed</del></p>
 {% endmacro %}
 """
 

@@ -64,7 +64,7 @@ def page(report: Report) -> str:
     return render(
         TEMPLATE,
         report=report,
-        samples=[(title, [_texts(one) for one in some]) for title, some in report.samples],
+        samples=[(title, [texts(one) for one in some]) for title, some in report.samples],
         curves=curves(report.lines, report.kept_step),
     )
 
@@ -72,7 +72,7 @@ def page(report: Report) -> str:
 # ── samples ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _texts(sample: Sample) -> dict[str, Any]:
+def texts(sample: Sample) -> dict[str, Any]:
     """A sample's lines: the reference as it was written, and what each model made of it."""
     row = sample.heard["adapter"]
     return {
@@ -179,7 +179,7 @@ def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
 # ── the page ─────────────────────────────────────────────────────────────────────────────────
 
 TEMPLATE = """{% extends "page.html" %}
-{% from "marks.html" import marked %}
+{% from "marks.html" import article, legend %}
 {% block title %}{{ report.name }}: training{% endblock %}
 {% block style %}
 .scores tr:not(.group) td { font-weight: 600; }
@@ -232,24 +232,11 @@ TEMPLATE = """{% extends "page.html" %}
 
 {% if samples %}
 <h2>What was heard</h2>
-<p class="soft">The reference as it is written; what the models heard, as it is scored.
-<mark>another word</mark> <ins>a word too many</ins> <del>a word missed</del></p>
+{{ legend() }}
 {% for title, some in samples %}
 <h3>{{ title }}</h3>
 {% for sample in some %}
-<article class="sample">
-<dl class="texts">
-<dt class="file">{{ sample.row }}</dt>
-<dd lang="{{ sample.language }}" dir="auto">{{ sample.reference }}</dd>
-{% if sample.bad_audio %}
-<dt>not heard</dt><dd>{{ sample.bad_audio }}</dd>
-{% endif %}
-{% for line in sample.heard %}
-<dt>{{ line.model }}, {{ line.errors }} wrong</dt>
-<dd lang="{{ sample.language }}" dir="auto">{{ marked(line.stretches, sample.space) }}</dd>
-{% endfor %}
-</dl>
-</article>
+{{ article(sample) }}
 {% endfor %}
 {% endfor %}
 {% endif %}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands import check, evaluate, export, merge, push, search, train
+from lora_whisper.commands import check, evaluate, export, merge, push, report, search, train
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
@@ -20,6 +20,7 @@ MAINS = {
     "merge": merge.main,
     "export": export.main,
     "push": push.main,
+    "report": report.main,
 }
 Line = Callable[..., int]
 

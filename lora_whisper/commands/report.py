@@ -1,0 +1,138 @@
+"""`lora-whisper report`: the runs of a sweep, or any runs, side by side on one page.
+
+    lora-whisper report outputs/sweeps/ranks
+    lora-whisper report 'runs=[outputs/a,outputs/b]' name=both
+
+`report.html`, `report.md` and `report.csv` are written into the sweep's folder, or into
+outputs/NAME. Nothing is trained and nothing decoded: what the runs' folders hold is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._points import point_folders
+from lora_whisper.config import ReportConfig
+from lora_whisper.errors import UserError, listing
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import RunFolder, write_whole
+from lora_whisper.terminal import console
+
+log = logging.getLogger("lora_whisper")
+
+PAGE, FILES = "report.html", ("report.html", "report.md", "report.csv")
+
+
+def check(config: ReportConfig, path: Path) -> None:
+    """See that there are runs, and that nothing else is replaced."""
+    runs_of(config)
+    report_folder(config, path)
+
+
+def run(config: ReportConfig, path: Path) -> None:
+    """Read, write, and say what was found."""
+    from lora_whisper.commands._report_data import read_report
+    from lora_whisper.commands._report_page import page
+    from lora_whisper.commands._report_tables import csv_text, found, markdown
+    from lora_whisper.commands._summary import short
+
+    folder = report_folder(config, path)
+    report = read_report(folder.absolute().name, runs_of(config), config.sweep is None)
+    for name, text in zip(FILES, (page(report), markdown(report), csv_text(report)), strict=True):
+        write_whole(folder / name, text.encode())
+    if report.best is not None:
+        console.print(found(report), markup=False)
+    for title, name in zip(("report", "Markdown", "CSV"), FILES, strict=True):
+        console.print(f"{title:11} {short(folder / name)}", markup=False)
+
+
+def report_folder(config: ReportConfig, path: Path) -> Path:
+    """The sweep's folder, or the report's own.
+
+    Raises:
+        UserError: something else lies there.
+    """
+    if config.sweep is not None:
+        return local_path(config.sweep)
+    is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if RunFolder(path).is_run() or not (is_free or (path / PAGE).is_file()):
+        what = "is a run" if RunFolder(path).is_run() else f"holds no {PAGE}"
+        raise UserError(f"{path} exists and {what}. It is left alone. Type another name=…")
+    return path
+
+
+def runs_of(config: ReportConfig) -> list[Path]:
+    """Folders of the runs that are meant.
+
+    Raises:
+        UserError: there are none, or what was given is no run.
+    """
+    if config.sweep is not None:
+        return _points_of(config.sweep)
+    folders = list(dict.fromkeys(local_path(given) for given in config.runs))
+    problems = [
+        f"{given}: {_what_it_is(local_path(given))}"
+        for given in config.runs
+        if not RunFolder(local_path(given)).is_run()
+    ]
+    if problems:
+        raise UserError(
+            f"These are not runs:\n{listing(problems)}\n"
+            "A run is a folder that lora-whisper train wrote, such as outputs/quickstart."
+        )
+    return folders
+
+
+def _what_it_is(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder"
+    if points := point_folders(folder):
+        return f"this folder holds {len(points)} runs; type lora-whisper report {folder}"
+    return "it holds no config.yaml of ours"
+
+
+def _points_of(given: str) -> list[Path]:
+    folder = local_path(given)
+    if not folder.is_dir():
+        raise UserError(f"{given}: there is no such folder.{_sweeps_beside(folder)}")
+    if RunFolder(folder).is_run():
+        raise UserError(
+            f"{given}: this is one run; how it went is in {given}/report.html.\n"
+            "Type the folder of a sweep, or lora-whisper report 'runs=[A,B]' for runs side by side."
+        )
+    folders = point_folders(folder)
+    if not folders:
+        raise UserError(
+            f"{given}: no run is in this folder.{_sweeps_beside(folder)}\n"
+            "To make a sweep, type lora-whisper train -m experiment=quickstart "
+            "adapter.rank=2,4,8 name=ranks"
+        )
+    return folders
+
+
+def _sweeps_beside(folder: Path) -> str:
+    """Folders with runs in them, next to one that has none."""
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    known = sorted(path.name for path in beside if path.is_dir() and point_folders(path))
+    return f"\nWith runs, there are in {folder.parent}: {', '.join(known[:10])}" if known else ""
+
+
+def with_sweep(arguments: Sequence[str]) -> list[str]:
+    """The folder that is typed first, as the key that it is."""
+    first, *rest = arguments or [""]
+    is_folder = first and not first.startswith("-") and ("=" not in first or Path(first).is_dir())
+    return [f"sweep={first}", *rest] if is_folder else list(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, with_sweep(sys.argv[1:] if arguments is None else arguments))
+
+
+COMMAND = Command("report", ReportConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())
