@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from lora_whisper.commands._points import Point, pareto_front, read_points
+from lora_whisper.commands._points import Point, pareto_front, read_points, told_keys
 from lora_whisper.commands._summary import (
     both_rates,
     interval,
@@ -48,7 +47,7 @@ class Column:
 
 def show_sweep(folders: Sequence[Path]) -> None:
     """Print a row for each point of a sweep, and below it what became of the others."""
-    points = read_points(folders)
+    points = sorted(read_points(folders), key=lambda point: not point.config)
     console.print()
     for line in _bases(points):
         console.print(line, markup=False, soft_wrap=True)
@@ -69,8 +68,12 @@ def sweep_table(title: str, points: Sequence[Point]) -> Table:
     )
     shown = [column for column in _columns(points) if column.is_needed or column.said is None]
     for column in shown:
-        justify, overflow = ("right", "ellipsis") if column.is_figure else ("left", "fold")
-        table.add_column(column.heading, justify=justify, overflow=overflow)  # type: ignore[arg-type]
+        table.add_column(
+            column.heading,
+            justify="right" if column.is_figure else "left",
+            overflow="fold",  # cut short, points would look alike
+            no_wrap=column.is_figure,
+        )
     for row in zip(*(column.cells for column in shown), strict=True):
         table.add_row(*row)
     return table
@@ -78,61 +81,90 @@ def sweep_table(title: str, points: Sequence[Point]) -> Table:
 
 def _columns(points: Sequence[Point]) -> list[Column]:
     rates = [point.score or {} for point in points]
-    scores = [score for score in rates if score]
-    first, second = both_rates(leading(scores[0] if scores else {}))
-    named = {rate: rate_name(scores[0] if scores else {}, rate) for rate in (first, second)}
+    first, second = both_rates(leading(next(filter(None, rates), {})))
+    named = {rate: rate_name(next(filter(None, rates), {}), rate) for rate in (first, second)}
     front = pareto_front([p.adapter_bytes for p in points], [p.rate for p in points])
-    return [
-        Column("point", _labels(points), is_needed=True, is_figure=False),
-        Column("rank", tuple(point.rank or "" for point in points), "rank {}"),
-        Column("targets", tuple(point.targets or "" for point in points), "{}", is_figure=False),
+    heading, labels, keys = _labels(points)
+    ranks = tuple((point.rank or "").replace(" ", "") for point in points)
+    targets = tuple(point.targets or "" for point in points)
+    columns = [
+        Column(heading, labels, is_needed=True, is_figure=False),
+        Column("rank", ranks, "rank {}"),
+        Column("targets", targets, "{}", is_figure=False),
         Column("trained", tuple(map(_parameters, points)), "{} parameters trained"),
         Column("MB", tuple(map(_megabytes, points)), "adapters of {} MB"),
         Column("time", tuple(map(_time, points)), is_needed=True),
-        Column(named[first], tuple(map(_rate, points)), is_needed=True),
-        Column("95 % interval", tuple(map(_interval, points)), is_needed=True),
-        Column(named[second], tuple(_other(s, second) for s in rates), is_needed=True),
+        Column(f"{named[first]} %", tuple(map(_rate, points)), is_needed=True),
+        Column("interval", tuple(map(_interval, points)), is_needed=True),
+        Column(f"{named[second]} %", tuple(_share(s.get(second)) for s in rates), is_needed=True),
         Column("", tuple(FRONT if is_on else "" for is_on in front), is_needed=True),
     ]
+    told = {"targets"} if {"adapter.targets", "adapter.stack"} & set(keys) else set()
+    is_said = (rank in ("", label) for rank, label in zip(ranks, labels, strict=True))
+    if keys == ["adapter.rank"] and all(is_said):
+        told.add("rank")
+        columns[0] = replace(columns[0], is_figure=True)
+    return [column for column in columns if column.heading not in told or column.is_needed]
 
 
-def _labels(points: Sequence[Point]) -> tuple[str, ...]:
-    """Names of folders without the groups of their keys, where they are told apart without them."""
-    whole = [point.name.split("_") for point in points]
-    brief = tuple(
-        " ".join(re.sub(r"^(?:[a-z][a-z-]*\.)+", "", part) for part in parts) for parts in whole
+def _labels(points: Sequence[Point]) -> tuple[str, tuple[str, ...], list[str]]:
+    """What tells the points apart, below the names of its keys; else the points' own names."""
+    keys = told_keys(points)
+    labels = tuple(
+        "\n".join(f"{point.config.get(key)}" for key in keys)
+        if point.config
+        else _brief(point.name)
+        for point in points
     )
-    return brief if len(set(brief)) == len(brief) else tuple(point.name for point in points)
+    if keys and len(set(labels)) == len(labels):
+        return "\n".join(_last(key) for key in keys), labels, keys
+    return "point", tuple(_brief(point.name) for point in points), []
+
+
+def _last(key: str) -> str:
+    """`rank` of adapter.rank, but `adapter` of adapter.kind."""
+    return key.removesuffix(".kind").split(".")[-1]
+
+
+def _brief(name: str) -> str:
+    """A folder's name without the groups of its keys."""
+    return "\n".join(re.sub(r"^(?:[a-z][a-z-]*\.)+", "", part) for part in name.split("_"))
 
 
 def _parameters(point: Point) -> str:
+    """`3.46 k`, `1.20 M`, `128 M`"""
     count = point.trainable_parameters
     if count is None:
         return ""
-    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
+    number, unit = (count / 1e6, "M") if count >= 1e5 else (count / 1e3, "k")
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
 
 
 def _megabytes(point: Point) -> str:
-    return "" if point.adapter_bytes is None else f"{point.adapter_bytes / 1e6:.1f}"
+    size_bytes = point.adapter_bytes
+    return "" if size_bytes is None else f"{size_bytes / 1e6:.{1 if size_bytes < 1e8 else 0}f}"
 
 
 def _time(point: Point) -> str:
-    return "" if point.train_seconds is None else clock(point.train_seconds)
+    seconds = point.train_seconds
+    if seconds is None:
+        return ""
+    return clock(seconds) if seconds < 36_000 else f"{seconds / 3600:.1f} h"
 
 
 def _rate(point: Point) -> str:
     """The leading rate, or why there is none."""
-    if point.state != "complete":
-        return point.state
-    return "" if point.rate is None else percent(point.rate)
+    return _share(point.rate) if point.state == "complete" else point.state
 
 
 def _interval(point: Point) -> str:
-    return "" if point.interval is None else interval(point.interval).removesuffix(" %")
+    if point.interval is None:
+        return ""
+    return interval(point.interval).removesuffix(" %").replace(" ", "")
 
 
-def _other(score: Mapping[str, Any], rate: str) -> str:
-    return percent(score[rate]) if score else ""
+def _share(rate: float | None) -> str:
+    return "" if rate is None else f"{100 * rate:.1f}"
 
 
 def _bases(points: Sequence[Point]) -> list[str]:

@@ -175,7 +175,7 @@ def _named(problems: Mapping[str, Sequence[str]], count: int) -> str:
     lines = []
     for problem, names in problems.items():
         who = "every point" if len(names) == count > 1 else ", ".join(names)
-        lines.append(f"{who}: {problem}")
+        lines.append(f"{who}: {problem}".replace("\n", "\n    "))
     return listing(lines, shown=len(lines))
 
 

@@ -27,6 +27,8 @@ from lora_whisper.run_folder import is_acquired
 
 log = logging.getLogger("lora_whisper")
 
+terminal.quiet_libraries()  # a worker composes its point before anything else is called
+
 PACKAGES = {  # of launchers, and the extra that brings each
     "hydra_joblib_launcher": "joblib",
     "hydra_submitit_launcher": "submitit",
@@ -57,7 +59,6 @@ class Workers:
             yield
             return
         terminal.log_to_console()
-        terminal.quiet_libraries()
         gpu = self._claim_gpu()
         if not self.are_of_joblib:  # each process has a log of its own, in which all is said
             yield
