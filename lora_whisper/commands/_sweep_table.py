@@ -66,7 +66,11 @@ def sweep_table(title: str, points: Sequence[Point]) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    shown = [column for column in _columns(points) if column.is_needed or column.said is None]
+    shown = [
+        column
+        for column in _columns(points)
+        if column.is_needed or (column.said is None and any(column.cells))
+    ]
     for column in shown:
         table.add_column(
             column.heading,

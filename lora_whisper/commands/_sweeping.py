@@ -232,11 +232,12 @@ def _launched(task: _Point, launcher: Launcher, batch: Sequence[PointPlan]) -> l
     """
     try:
         results = launcher.launch([_with_folder(point) for point in batch], initial_job_idx=0)
-        return [
-            point
-            for point, result in zip(batch, results, strict=True)
-            if result._return_value is not None  # why it failed; the property raises it
-        ]
+        # What `_Point` returned; Hydra's own property would raise what it could not catch.
+        outcomes = [result._return_value for result in results]
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return [point for point, why in zip(batch, outcomes, strict=True) if why is not None]
     except Exception as error:
         log.error("a process of the sweep ended: %s", str(error).strip().splitlines()[0])
         left = [point for point in batch if not RunFolder(point.folder).is_complete()]

@@ -20,16 +20,16 @@ from tests.commands.test_sweeping import short_run
 from tests.toy_speech import tone, write_manifest
 
 SWEEP = Path("outputs/sweeps/s")
-SLURM = {  # programs that do at once what the scheduler would do later
+SLURM = {  # programs that do what a scheduler does, in the background
     "sbatch": """cp "$1" submitted.sh
 export SLURM_JOB_ID=7 SLURM_ARRAY_JOB_ID=7 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0
 export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=here
-for task in 0 1; do SLURM_ARRAY_TASK_ID=$task SLURM_JOB_ID=7_$task bash "$1" >&2; done
+(for task in 0 1; do SLURM_ARRAY_TASK_ID=$task bash "$1"; done) >slurm.txt 2>&1 &
 echo Submitted batch job 7""",
     "srun": """while [ "${1#-}" != "$1" ]; do case "$1" in
   --output|--error) shift 2;; *) shift;; esac; done
 exec "$@" """,
-    "sacct": "echo 'JobID|State|NodeList'; for n in 0 1; do echo \"7_$n|COMPLETED|here\"; done",
+    "sacct": "echo 'JobID|State|NodeList'; for n in 0 1; do echo \"7_$n|RUNNING|here\"; done",
     "scancel": "true",
 }
 

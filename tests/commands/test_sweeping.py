@@ -8,10 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn
 
 from lora_whisper.commands import train
 from lora_whisper.commands._composition import hydra_over
-from lora_whisper.commands._sweeping import _combinations, _parsed, _with_params_of_files
+from lora_whisper.commands._sweeping import (
+    PointPlan,
+    _combinations,
+    _launched,
+    _parsed,
+    _Point,
+    _with_params_of_files,
+)
+from lora_whisper.commands._workers import Workers
 from tests.commands.conftest import Line, World
 
 READY = {  # experiments, and how many points they have
@@ -203,3 +212,27 @@ def test_ready_sweeps_have_their_points_on_any_speech(experiment: str) -> None:
         typed = [f"experiment=[quickstart,{experiment}]"]
         overrides = _with_params_of_files(hydra, "train", typed)
         assert len(_combinations(_parsed(hydra, overrides))) == READY[experiment]
+
+
+class Launcher:
+    """Of a kind that loses all points of a batch when one of them is killed, as joblib does."""
+
+    def __init__(self, killed: str):
+        self.killed, self.launched = killed, list[int]()
+
+    def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.launched.append(len(overrides))
+        if any(self.killed in one for one in overrides):
+            raise RuntimeError("A worker process was terminated")
+        return [JobReturn() for _ in overrides]
+
+
+def test_a_point_whose_process_is_killed_takes_no_other_along(tmp_path: Path) -> None:
+    points = [PointPlan(tmp_path / name, (f"name={name}",), False) for name in ("a", "b", "c")]
+    launcher = Launcher(killed="name=b")
+    task = _Point(train.COMMAND, Workers("joblib", 0, tmp_path, (), None))
+    assert _launched(task, launcher, points) == [points[1]]  # type: ignore[arg-type]
+    assert launcher.launched == [3, 1, 1, 1]
+    failure = json.loads((tmp_path / "b" / "failure.json").read_text())
+    assert failure["reason"] == "its process ended: A worker process was terminated"
+    assert not (tmp_path / "a").exists()
