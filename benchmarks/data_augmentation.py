@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmarks.results import write_result
-from lora_whisper.commands._hydra import configuration_folder
+from lora_whisper.commands._composition import configuration_folder
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig
 from lora_whisper.data.sound.audio import SAMPLING_RATE

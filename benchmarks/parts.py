@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from lora_whisper.commands._hydra import configuration_folder
+from lora_whisper.commands._composition import configuration_folder
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.batches import Batch, collate

@@ -14,6 +14,7 @@ outputs/NAME/
     report.html       curves, scores, samples and configuration on one page
     summary.json      what the run gave; written when it is complete
     pruned.json       where a search ended it early; such a run has no summary.json
+    failure.json      why a point of a sweep failed; gone as soon as it is run again
 """
 
 from __future__ import annotations
@@ -99,6 +100,11 @@ class RunFolder:
     def pruned(self) -> Path:
         return self.path / "pruned.json"
 
+    @property
+    def failure(self) -> Path:
+        """{"reason": …} of a sweep's point that failed; there may be no run beside it."""
+        return self.path / "failure.json"
+
     def is_run(self) -> bool:
         """Whether config.yaml was written by us: other programs have a file of that name, too."""
         return self.config.is_file() and self.config.read_bytes().startswith(MARKER.encode())
@@ -140,15 +146,15 @@ Start = Literal["new", "resume", "complete"]
 def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
     """Say what `train` does with `folder`; nothing is written or removed here.
 
-    A folder that is absent or empty is a new run. An existing run is refused unless `overwrite`
-    (it becomes new) or `resume` (it is continued, or reported as complete) is given. A folder with
-    anything else in it is never touched.
+    A folder that is absent, or empty but for the reason of a failure, is a new run. An existing run
+    is refused unless `overwrite` (it becomes new) or `resume` (it is continued, or reported as
+    complete) is given. A folder with anything else in it is never touched.
 
     Raises:
         UserError: the run exists and neither was given, or the folder is not a run.
     """
     path = folder.path
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and set(path.iterdir()) <= {folder.failure}):
         return "new"
     if not folder.is_run():
         raise UserError(
@@ -199,6 +205,10 @@ def _known_runs(parent: Path) -> str:
     return "\nRuns found there: " + ", ".join(runs[:10]) if runs else ""
 
 
+class InUse(UserError):
+    """Another process has what this one wants to write to."""
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the folder `path` for this process; the lock dies with the process, however it ends.
@@ -206,13 +216,13 @@ def locked(path: Path) -> Iterator[None]:
     The lock lies beside the folder and not in it, so that an overwritten run keeps its holder.
 
     Raises:
-        UserError: another process holds it.
+        InUse: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent / f".{path.name}.lock"
     with open(lock, "w") as handle:
-        if not _is_acquired(handle, lock):
-            raise UserError(
+        if not is_acquired(handle, lock):
+            raise InUse(
                 f"{path} is in use by another process.\nWait for it, or type another name=…"
             )
         try:
@@ -221,7 +231,8 @@ def locked(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _is_acquired(handle: TextIO, lock: Path) -> bool:
+def is_acquired(handle: TextIO, lock: Path) -> bool:
+    """Take the lock of the open file `lock` for this process, if no other one has it."""
     try:
         # Of the process, not of the open file: loader workers that outlive a SIGKILL of it by some
         # seconds have inherited the file, and must not hold the lock.

@@ -57,11 +57,13 @@ def quiet_libraries() -> None:
     """Silence what libraries say of themselves, which is nothing that a user could act on.
 
     bitsandbytes reports a missing optional kernel on every import; transformers warns of a cache
-    that the encoder would not have anyway; transformers and peft warn of each other's deprecations.
+    that the encoder would not have anyway; transformers and peft warn of each other's deprecations;
+    Hydra warns of launchers that have our values instead of their own.
     """
     for name in ("bitsandbytes", "transformers.utils.generic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against")
 
 
 class _LogFile(logging.FileHandler):

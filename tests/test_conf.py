@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands._hydra import configuration_folder
+from lora_whisper.commands._composition import configuration_folder
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
     CheckConfig,
@@ -31,7 +31,7 @@ OPTIONS = sorted(
 
 def test_the_options_are_all_known() -> None:
     """A new file has to be counted here, so that none is left untested by accident."""
-    assert len(OPTIONS) == 59
+    assert len(OPTIONS) == 64
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
         "_augmentation_",
         "_hydra_",

@@ -19,9 +19,9 @@ from lora_whisper.run_folder import (
     MARKER,
     DiskFull,
     RunFolder,
-    _is_acquired,
     append_jsonl,
     existing_run,
+    is_acquired,
     is_disk_full,
     locked,
     rerun_rule,
@@ -146,7 +146,7 @@ def test_a_name_that_the_holder_removed_is_not_taken_for_the_lock(tmp_path: Path
     path = tmp_path / "run"
     with open(tmp_path / ".run.lock", "w") as handle:
         (tmp_path / ".run.lock").unlink()
-        assert not _is_acquired(handle, tmp_path / ".run.lock")
+        assert not is_acquired(handle, tmp_path / ".run.lock")
     with locked(path):
         pass
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lora_whisper.commands._inputs import Base
 from lora_whisper.commands._windows import TrainingWindows
 from lora_whisper.config import TrainConfig
-from lora_whisper.errors import UserError
+from lora_whisper.model.limits import require_eva
 
 if TYPE_CHECKING:
     from lora_whisper.data.batches import Batch
@@ -25,9 +25,7 @@ def watched_windows(
     Raises:
         UserError: it is not said how many.
     """
-    if config.adapter.eva is None:
-        raise UserError("adapter.kind=eva lacks its settings: type adapter=eva instead")
-    wanted = config.adapter.eva.windows
+    wanted = require_eva(config.adapter)
     steps = math.ceil(wanted / config.training.global_batch)
     singles = (batch for step in windows.load_whole(0, steps, 1) for batch in step if batch.rows)
     for batch in islice(singles, wanted):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
-from lora_whisper.commands._hydra import defaults
+from lora_whisper.commands._composition import defaults
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, ModelConfig, TrainConfig
 from lora_whisper.data.checking.leaks import Recordings, Texts

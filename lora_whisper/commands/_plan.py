@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from lora_whisper.commands._composition import defaults
 from lora_whisper.commands._examination import Plan, has_group
-from lora_whisper.commands._hydra import defaults
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import (
     Contender,

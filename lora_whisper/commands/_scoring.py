@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -95,27 +96,35 @@ def hear(
     Returns:
         the hypotheses, and whether they were decoded before
     """
-    from lora_whisper.evaluation.cache import hypotheses_key, read_hypotheses, write_hypotheses_of
+    from lora_whisper.evaluation.cache import (
+        decoded_by_one,
+        hypotheses_key,
+        read_hypotheses,
+        write_hypotheses_of,
+    )
     from lora_whisper.evaluation.conditions import change_for
     from lora_whisper.evaluation.decoding import transcribe
 
     key = processes.from_main(lambda: hypotheses_key(model, utterances, settings, condition, seed))
-    known = processes.from_main(lambda: read_hypotheses(key)) if reuse else None
-    if known is not None:
-        return known, True
-    listener = recognizer()
-    with work(title, len(utterances)) as bar:
-        found = transcribe(
-            listener,
-            utterances,
-            with_batch_size(settings, listener),
-            seed,
-            change=change_for(condition, seed),
-            on_progress=lambda done, total: bar.update(done),
-        )
-    if processes.is_main():
-        write_hypotheses_of(key, found)
-    return found, False
+    # The points of a sweep that run side by side come to their base at the same time.
+    alone = decoded_by_one(key) if reuse else nullcontext()
+    with processes.entered_by_main(alone):
+        known = processes.from_main(lambda: read_hypotheses(key)) if reuse else None
+        if known is not None:
+            return known, True
+        listener = recognizer()
+        with work(title, len(utterances)) as bar:
+            found = transcribe(
+                listener,
+                utterances,
+                with_batch_size(settings, listener),
+                seed,
+                change=change_for(condition, seed),
+                on_progress=lambda done, total: bar.update(done),
+            )
+        if processes.is_main():
+            write_hypotheses_of(key, found)
+        return found, False
 
 
 def with_batch_size(settings: EvaluationConfig, recognizer: Recognizer) -> EvaluationConfig:

@@ -339,33 +339,6 @@ def program() -> str:
     return short(Path(sys.executable).with_name("lora-whisper"))
 
 
-def show_sweep(folders: list[Path]) -> None:
-    """Print a row for each point of a sweep; a point that failed says so."""
-    table = Table(title=short(folders[0].parent), title_justify="left", title_style="bold")
-    table.add_column("point", overflow="fold")  # cut short, points would look alike
-    for heading in ("base", "adapter", "95 % interval", "trained", "size"):
-        table.add_column(heading, justify="right")
-    for folder in map(RunFolder, folders):
-        table.add_row(folder.path.name, *_sweep_cells(folder))
-    console.print()
-    console.print(table)
-
-
-def _sweep_cells(folder: RunFolder) -> list[str]:
-    if not folder.is_complete():
-        return ["failed: see", "train.log"]
-    summary = read_json(folder.summary)
-    size = megabytes(summary["adapter_bytes"])
-    trained = f"{summary['trainable_parameters'] / 1e6:.2f} M"
-    if summary["adapter"] is None:
-        return ["", "", "", trained, size]
-    rate = leading(summary["adapter"])
-    name = rate_name(summary["adapter"], rate)
-    shown, interval, *_ = score_cells(summary["adapter"], rate)
-    base = percent(summary["base"][rate])
-    return [f"{name} {base}", f"{name} {shown}", interval, trained, size]
-
-
 def short(path: Path) -> str:
     """Relative to where the user is, if it lies there."""
     here = Path.cwd()

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_whisper import terminal
-from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._composition import Command
+from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import SPLITS, read_base, train_rows
 from lora_whisper.config import CheckConfig, DataConfig
 from lora_whisper.data.sources import read_split, resolved

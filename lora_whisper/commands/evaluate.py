@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_whisper import processes
-from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._composition import Command
+from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._plan import make_plan
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError

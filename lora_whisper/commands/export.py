@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._card import CARD_FILE
+from lora_whisper.commands._composition import Command, defaults
 from lora_whisper.commands._consumers import (
     adapter_consumer,
     is_program,
@@ -28,7 +29,7 @@ from lora_whisper.commands._consumers import (
     require_packages,
     why_untried,
 )
-from lora_whisper.commands._hydra import Command, defaults, run_command
+from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config
 from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
 from lora_whisper.commands._recipe import RECIPE_FILE, is_whole, require_current

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._composition import Command
+from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config, usable
 from lora_whisper.commands._listening import load_model
 from lora_whisper.commands._models import merged_of

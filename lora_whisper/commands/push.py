@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_whisper import __version__
+from lora_whisper.commands._composition import Command
 from lora_whisper.commands._hub import (
     open_repository,
     published,
@@ -27,7 +28,7 @@ from lora_whisper.commands._hub import (
     send,
     stale_weights,
 )
-from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._uploading import (
     HubBase,
     Upload,

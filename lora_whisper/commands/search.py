@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands import train
-from lora_whisper.commands._hydra import Command, not_the_users, run_command
+from lora_whisper.commands._hydra import Command, run_command
 from lora_whisper.commands._inputs import (
     FREE_TO_CHANGE,
     flat,
@@ -37,6 +37,7 @@ from lora_whisper.commands._space import (
     with_values,
 )
 from lora_whisper.commands._study import Claim, Study, alone_in, require_optuna
+from lora_whisper.commands._sweeping import not_the_users
 from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.errors import UserError, listing

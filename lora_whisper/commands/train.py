@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lora_whisper import processes, terminal
-from lora_whisper.commands._hydra import Command, run_command
+from lora_whisper.commands._composition import Command
+from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._init_from import require_start, saved_start
 from lora_whisper.commands._inputs import (
+    Base,
     Speech,
     has_other_length,
     read_base,
@@ -25,11 +27,11 @@ from lora_whisper.commands._inputs import (
     with_absolute_paths,
     write_config,
 )
-from lora_whisper.commands._run import Run
-from lora_whisper.commands._windows import new_augmenter
+from lora_whisper.commands._run import Run, trained_tokens
+from lora_whisper.commands._windows import new_augmenter, training_windows
 from lora_whisper.config import DataConfig, EvaluationConfig, TrainConfig, TrainingConfig
 from lora_whisper.data.corpus import Corpus
-from lora_whisper.errors import UserError
+from lora_whisper.errors import Problems, UserError
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import (
     DiskFull,
@@ -49,19 +51,37 @@ def check(config: TrainConfig, path: Path) -> None:
     """Find everything that would stop the run, before anything is written.
 
     Raises:
-        UserError: the run exists, or its speech or checkpoint cannot be used.
+        UserError: the run exists, its speech or checkpoint cannot be used, or the adapter that is
+            asked for cannot be trained on it.
     """
-    require_packages(config.tracking.trackers)
-    _require_language_token(config)
     config, folder = with_absolute_paths(config), RunFolder(path)
     start = processes.from_main(lambda: _start(config, folder))
     if start == "complete":
         return
-    saved = saved_start(config, path) if start == "new" else None
-    _check_attention(config)
-    speech = _check_speech(config)
-    if saved is not None:
-        require_start(config, saved, speech)
+    problems = Problems()
+    with problems.noted():
+        require_packages(config.tracking.trackers)
+    with problems.noted():
+        _require_language_token(config)
+    with problems.noted():
+        _check_arithmetic(config)
+    saved = None
+    with problems.noted():
+        saved = saved_start(config, path) if start == "new" else None
+    with problems.noted():
+        speech = _read_speech(config)
+        with problems.noted():
+            _check_speech(config, speech)
+        with problems.noted():
+            _check_adapter(config, speech)
+        if saved is not None:
+            require_start(config, saved, speech)
+    problems.raise_any()
+
+
+def is_finished(config: TrainConfig, path: Path) -> bool:
+    """Whether the run is complete, and nothing that was asked for makes it longer."""
+    return _start(with_absolute_paths(config), RunFolder(path)) == "complete"
 
 
 def _start(config: TrainConfig, folder: RunFolder) -> Start:
@@ -84,8 +104,16 @@ def _require_language_token(config: TrainConfig) -> None:
         )
 
 
-def _check_attention(config: TrainConfig) -> None:
-    """See that FlashAttention runs here; only who asks for it has to wait for torch so early."""
+def _check_arithmetic(config: TrainConfig) -> None:
+    """See that this machine has it; only who asks for it has to wait for torch so early.
+
+    Raises:
+        UserError: fp16 without a GPU, or FlashAttention where it does not run.
+    """
+    if config.training.precision == "fp16":
+        from lora_whisper.training.accelerator import choose_precision
+
+        choose_precision(config.training.precision)
     if config.model.attention != "flash":
         return
     import torch
@@ -98,19 +126,45 @@ def _check_attention(config: TrainConfig) -> None:
     choose_attention(config.model.attention, dtype, device)
 
 
-def _check_speech(config: TrainConfig) -> Speech:
+def _read_speech(config: TrainConfig) -> Speech:
     if config.data.streaming:
         from lora_whisper.data.stream import check_stream
 
         check_stream(config.data, config.training)
-    speech = read_speech(config.model, config.data)
+    return read_speech(config.model, config.data)
+
+
+def _check_speech(config: TrainConfig, speech: Speech) -> None:
     new_augmenter(config.augmentation, read_base(config.model))
     _require_borrowers(config.data, speech)
     if speech.validation is None:
         _refuse_validating(config.training)
     if speech.test is not None:
         _check_scoring(config.evaluation, speech.test)
-    return speech
+
+
+def _check_adapter(config: TrainConfig, speech: Speech) -> None:
+    """See that the checkpoint can get the adapter, and that the run is long enough for it."""
+    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.limits import final_steps, require_adalora, require_possible
+
+    base = read_base(config.model)
+    require_possible(config.adapter, load_config(base.checkpoint))
+    if config.data.language_token is not None:  # else that is what is wrong
+        trained_tokens(config, base)
+    if config.adapter.kind == "adalora":
+        steps = _planned_steps(config, base, speech)
+        final_steps(require_adalora(config.adapter), steps)
+
+
+def _planned_steps(config: TrainConfig, base: Base, speech: Speech) -> int:
+    """Of the run; windows are only counted where its length depends on them."""
+    from lora_whisper.training.defaults import total_steps
+
+    settings = config.training
+    is_known = settings.max_steps is not None and settings.max_epochs is None
+    windows = None if is_known else training_windows(config, base, speech).per_epoch
+    return total_steps(windows, settings)
 
 
 def _check_scoring(settings: EvaluationConfig, test: Corpus) -> None:
@@ -223,7 +277,7 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
 
 
 def report_sweep(folders: list[Path]) -> None:
-    from lora_whisper.commands._summary import show_sweep
+    from lora_whisper.commands._sweep_table import show_sweep
 
     show_sweep(folders)
 
@@ -232,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(COMMAND, arguments)
 
 
-COMMAND = Command("train", TrainConfig, check, run, report_sweep, is_shared=True)
+COMMAND = Command("train", TrainConfig, check, run, report_sweep, is_finished, is_shared=True)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import lora_whisper
 from lora_whisper.config import CLEAN, EvaluationConfig
@@ -82,6 +84,36 @@ def write_hypotheses_of(key: str, found: Hypotheses) -> None:
             file.write(text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         log.warning("cache       cannot be written: %s", error)
+
+
+@contextlib.contextmanager
+def decoded_by_one(key: str) -> Iterator[None]:
+    """Hold what `key` names for this process: who else wants to decode it waits, and then reads it.
+
+    The lock dies with the process. Where files cannot be locked, both decode.
+    """
+    path = _path(key).with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "w")  # noqa: SIM115  closed below
+    except OSError:  # nor can anything be kept there
+        yield
+        return
+    with handle:
+        _wait_for(handle)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _wait_for(handle: TextIO) -> None:
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            log.info("cache       waiting for another process, which decodes the same")
+            fcntl.lockf(handle, fcntl.LOCK_EX)
 
 
 def _path(key: str) -> Path:

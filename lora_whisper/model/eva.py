@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
+from lora_whisper.model.limits import require_directions
 from lora_whisper.model.targets import sees_sound
 
 ROWS = 1024  # of a layer's inputs in one batch, at most: PEFT compares inputs number by number
@@ -59,7 +60,7 @@ def input_directions(
         UserError: too few inputs or too narrow layers for the rank.
     """
     rank = config.r  # the highest, see `kinds`
-    _require_width(base.config.d_model, rank)
+    require_directions(rank, base.config.d_model)
     batches = _batches(list(windows), 2 * rank, base.config.max_source_positions)
     directions: dict[str, Tensor] = get_eva_state_dict(
         base,
@@ -107,14 +108,6 @@ def _collate(windows: list[WatchedWindow], positions: int) -> WatchedBatch:
         has_sound=torch.arange(positions) < sound[:, None],
         has_token=pad_sequence([torch.ones_like(one).bool() for one in tokens], batch_first=True),
     )
-
-
-def _require_width(width: int, rank: int) -> None:
-    if 2 * rank > width:  # PEFT looks for twice as many directions as it keeps
-        raise UserError(
-            f"adapter=eva finds up to {width // 2} directions in layers of width {width}, but the "
-            f"rank is {rank}. Type a smaller adapter.rank=…, or adapter=lora."
-        )
 
 
 def _asking_for_directions(config: LoraConfig) -> LoraConfig:

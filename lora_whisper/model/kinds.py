@@ -20,6 +20,7 @@ from peft.utils.integrations import dequantize_module_weight
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
+from lora_whisper.model.limits import final_steps, require_adalora
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -96,22 +97,14 @@ def _rank_pattern(ranks: dict[str, int]) -> dict[str, int]:
 def _adalora_config(
     config: AdapterConfig, total_steps: int | None, common: dict[str, Any]
 ) -> AdaLoraConfig:
-    settings = config.adalora
-    if settings is None:
-        raise UserError("adapter.kind=adalora lacks its settings: type adapter=adalora instead")
+    settings = require_adalora(config)
     if total_steps is None:
         raise UserError("adapter=adalora plans by the run's steps: type training.max_steps=…")
-    final_steps = int(settings.final_share * total_steps)
-    if total_steps - final_steps < 2:  # what a layer is worth is known from the first step on
-        raise UserError(
-            f"adapter=adalora cannot give out ranks in {total_steps} steps, of which the last "
-            f"{final_steps} keep them. Type a larger training.max_steps=…, or adapter=lora."
-        )
     return AdaLoraConfig(
         target_r=config.rank,
         init_r=settings.initial_rank or math.ceil(1.5 * config.rank),
         tinit=int(settings.start_share * total_steps),
-        tfinal=final_steps,
+        tfinal=final_steps(settings, total_steps),
         deltaT=settings.interval_steps,
         orth_reg_weight=settings.orthogonality_weight,
         total_step=total_steps,

@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lora_whisper.errors import UserError
 from lora_whisper.model.kinds import ADAPTER, lora_layers
+from lora_whisper.model.limits import require_components
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,7 +48,7 @@ def principal_components(model: PeftModel) -> dict[str, Tensor]:
     initial = {}
     for path, layer in lora_layers(model).items():
         weight, rank = layer.get_base_layer().weight.float(), layer.r[ADAPTER]
-        _require_components(min(weight.shape), rank)
+        require_components(rank, min(weight.shape))
         u, values, v = torch.linalg.svd(weight, full_matrices=False)
         root = (values[:rank] / layer.scaling[ADAPTER]).sqrt()
         name_a, name_b = _names(path)
@@ -66,14 +66,6 @@ def start_from_components(model: PeftModel, initial: Mapping[str, Tensor]) -> No
         b.copy_(initial[name_b])
         weight = layer.get_base_layer().weight
         weight.copy_(weight.float() - layer.scaling[ADAPTER] * b @ a)
-
-
-def _require_components(there: int, rank: int) -> None:
-    if rank > there:
-        raise UserError(
-            f"adapter=pissa: a weight of this checkpoint has {there} components, but the rank is "
-            f"{rank}. Type a smaller adapter.rank=…"
-        )
 
 
 def _names(path: str) -> tuple[str, str]:

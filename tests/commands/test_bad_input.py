@@ -196,19 +196,6 @@ def test_a_typo_beside_what_is_swept_is_the_users_to_mend(
     assert not Path("outputs").exists()
 
 
-def test_a_sweep_in_a_file_is_refused(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = tmp_path / "own" / "experiment"
-    own.mkdir(parents=True)
-    (own / "ranks.yaml").write_text(
-        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      adapter.rank: 2,3\n"
-    )
-    arguments = world.arguments("s", "experiment=ranks")
-    assert line("train", "-m", "--config-dir", str(own.parent), *arguments) == 2
-    assert "-m adapter.rank=2,3" in capsys.readouterr().err
-
-
 def test_audio_that_breaks_off_is_named(
     world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

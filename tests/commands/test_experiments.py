@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_whisper.commands._hydra import configuration_folder
+from lora_whisper.commands._composition import configuration_folder
 from lora_whisper.commands._inputs import flat
 from tests.commands.conftest import Line, World
 from tests.composed import train_values

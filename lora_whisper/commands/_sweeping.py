@@ -1,0 +1,305 @@
+"""A sweep: every point is composed and checked before the first is run, and a failed one is noted.
+
+What is swept stands on the command line, or in an experiment's `hydra.sweeper.params`. The points
+are launched here and not by Hydra's sweeper: those that are finished already are left out, and a
+point that fails takes no other along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lora_whisper.commands._composition import Command, compose, plain_config, readable_overrides
+from lora_whisper.commands._workers import Workers, workers_of
+from lora_whisper.errors import UserError, listing
+from lora_whisper.run_folder import InUse, RunFolder, write_json
+
+log = logging.getLogger("lora_whisper")
+
+
+@dataclass(frozen=True)
+class PointPlan:
+    """One point of a sweep that can be run."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+    is_finished: bool
+
+
+def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list[str]) -> int:
+    """Validate every point, then run those that are not finished; a failed one stops no other.
+
+    Returns the exit code: 1 if a point failed.
+    """
+    overrides = _with_params_of_files(hydra, primary, overrides)
+    overrides = [*overrides, *implied_by_multirun(command, _parsed(hydra, overrides))]
+    parsed = _parsed(hydra, overrides)
+    if "name" in swept_keys(parsed):
+        raise UserError("name cannot be swept: it is the name of the sweep's folder. Give it one.")
+    points = _check_points(command, hydra, primary, parsed)
+    master = hydra.compose_config(
+        primary, overrides, RunMode.MULTIRUN, with_log_configuration=False
+    )
+    workers = workers_of(master)
+    waiting = [point for point in points if not point.is_finished]
+    if len(waiting) < len(points):
+        log.info(
+            "finished    %d of %d points, which are left as they are",
+            len(points) - len(waiting),
+            len(points),
+        )
+    failed = _launch(_Point(command, workers), hydra, master, waiting) if waiting else []
+    if command.report_sweep is not None:
+        command.report_sweep([point.folder for point in points])
+    return int(bool(failed))
+
+
+# ── which points there are ───────────────────────────────────────────────────────────────────
+
+
+def _with_params_of_files(hydra: Hydra, primary: str, overrides: list[str]) -> list[str]:
+    """What an experiment sweeps stands before what is typed, where the same key goes first.
+
+    Raises:
+        UserError: a sweeper that is not used here.
+    """
+    try:
+        master = hydra.compose_config(
+            primary, overrides, RunMode.MULTIRUN, with_log_configuration=False
+        )
+    except (HydraException, OmegaConfBaseException):
+        return overrides  # what is wrong is said of every point
+    sweeper = str(master.hydra.sweeper.get("_target_"))
+    if not sweeper.endswith(f".{BasicSweeper.__name__}"):
+        raise UserError(
+            f"hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} is not used: a sweep "
+            "runs every combination. Type lora-whisper search … to look for the best one."
+        )
+    typed = {override.get_key_element() for override in _parsed(hydra, overrides)}
+    params = master.hydra.sweeper.get("params") or {}
+    asked = [f"{key}={value}" for key, value in params.items() if key not in typed]
+    return [*readable_overrides(asked, sweeps=True), *overrides]
+
+
+def implied_by_multirun(command: Command[Any], parsed: list[Override]) -> list[str]:
+    """A sweep that is typed again goes on where it stopped, unless it is to be overwritten."""
+    given = {override.get_key_element(): override for override in parsed}
+    can_resume = "resume" in typing.get_type_hints(command.kind) and "resume" not in given
+    overwrites = "overwrite" in given and given["overwrite"].value()
+    return ["resume=auto"] if can_resume and not overwrites else []
+
+
+def _parsed(hydra: Hydra, overrides: list[str]) -> list[Override]:
+    """Raise `UserError` for an override that no quotes can make readable."""
+    try:
+        return OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
+    except HydraException as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"The command line cannot be used:\n{listing([message])}") from error
+
+
+def swept_keys(parsed: list[Override]) -> list[str]:
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
+
+
+def _check_points(
+    command: Command[Any], hydra: Hydra, primary: str, parsed: list[Override]
+) -> list[PointPlan]:
+    """Compose and check every point before the first is run.
+
+    Raises:
+        UserError: what is wrong with any of the points.
+    """
+    problems: dict[str, list[str]] = {}  # to the points that have it
+    points = []
+    combinations = _combinations(parsed)
+    for overrides in combinations:
+        name = point_name(overrides, swept_keys(parsed))
+        try:
+            points.append(_checked(command, hydra, primary, name, overrides))
+        except UserError as error:
+            problems.setdefault(str(error), []).append(name)
+    folders = [point.folder for point in points]
+    for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
+        problems["two points would share this folder"] = [str(folder)]
+    if problems:
+        raise UserError("The sweep cannot be started:\n" + _named(problems, len(combinations)))
+    return points
+
+
+def _checked(
+    command: Command[Any], hydra: Hydra, primary: str, name: str, overrides: list[str]
+) -> PointPlan:
+    composed = compose(hydra, primary, overrides)
+    config = plain_config(command, composed)
+    folder = Path(composed.hydra.sweep.dir) / name
+    command.check(config, folder)
+    is_finished = command.is_finished is not None and command.is_finished(config, folder)
+    return PointPlan(folder, tuple(overrides), is_finished)
+
+
+def _combinations(parsed: list[Override]) -> list[list[str]]:
+    """The overrides of each point.
+
+    Raises:
+        UserError: a sweep that has no end, such as over an interval.
+    """
+    try:
+        return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    except HydraException as error:
+        raise UserError(f"The sweep cannot be started: {error}") from error
+
+
+def _named(problems: Mapping[str, Sequence[str]], count: int) -> str:
+    """Every problem once, behind the points that have it."""
+    lines = []
+    for problem, names in problems.items():
+        who = "every point" if len(names) == count > 1 else ", ".join(names)
+        lines.append(f"{who}: {problem}".replace("\n", "\n    "))
+    return listing(lines, shown=len(lines))
+
+
+def point_name(overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """A folder's name for one point of a sweep: `adapter.rank-4_seed-1`; no quoting needed.
+
+    Values whose letters had to be replaced carry a short hash, so that two of them never meet.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in keys:
+            plain = re.sub(r"[^A-Za-z0-9.-]+", "-", value).strip("-")
+            mark = "" if plain == value else "-" + hashlib.sha1(value.encode()).hexdigest()[:6]
+            parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", key) + "-" + plain + mark)
+    return "_".join(parts) or "point"
+
+
+# ── launching them ───────────────────────────────────────────────────────────────────────────
+
+
+def _launch(
+    task: _Point, hydra: Hydra, master: DictConfig, points: Sequence[PointPlan]
+) -> list[PointPlan]:
+    """Run the points, so many at a time as there are workers; return those that failed."""
+    callbacks = Callbacks(master)
+    callbacks.on_multirun_start(config=master, config_name=None)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+        task_function=task,
+        config=master,
+    )
+    folder = Path(master.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(master, folder / "multirun.yaml")
+    failed: list[PointPlan] = []
+    for batch in _batches(points, task.workers.batch_size):
+        failed += _launched(task, launcher, batch)
+    callbacks.on_multirun_end(config=master, config_name=None)
+    return failed
+
+
+def _batches(points: Sequence[PointPlan], size: int | None) -> Iterator[Sequence[PointPlan]]:
+    step = size or len(points)
+    for first in range(0, len(points), step):
+        yield points[first : first + step]
+
+
+def _launched(task: _Point, launcher: Launcher, batch: Sequence[PointPlan]) -> list[PointPlan]:
+    """Run points together; return those that failed.
+
+    When a process is killed, as by a system that runs out of memory, joblib ends all others with
+    it. The points that then have no result are run again, each on its own.
+    """
+    try:
+        results = launcher.launch([_with_folder(point) for point in batch], initial_job_idx=0)
+        # What `_Point` returned; Hydra's own property would raise what it could not catch.
+        outcomes = [result._return_value for result in results]
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return [point for point, why in zip(batch, outcomes, strict=True) if why is not None]
+    except Exception as error:
+        log.error("a process of the sweep ended: %s", str(error).strip().splitlines()[0])
+        left = [point for point in batch if not RunFolder(point.folder).is_complete()]
+        if task.workers.are_of_joblib and len(batch) > 1:
+            log.info("the points without a result are run again, one by one")
+            return [one for point in left for one in _launched(task, launcher, [point])]
+        for point in left:
+            if task.workers.are_of_joblib:
+                _note_failure(task.command, point.folder, f"its process ended: {error}")
+        return left
+
+
+def _with_folder(point: PointPlan) -> list[str]:
+    """The overrides of a point, and where Hydra puts what it writes."""
+    return [*point.overrides, f"hydra.sweep.subdir='{point.folder.name}'"]
+
+
+@dataclass
+class _Point:
+    """The task that is called for each point; picklable, so that other processes can take it."""
+
+    command: Command[Any]
+    workers: Workers
+
+    def __call__(self, composed: DictConfig) -> str | None:
+        """Run one point; return why it failed, which its folder says too."""
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with self.workers.at_work(folder.name):
+            _forget_failure(folder)
+            try:
+                if exit_code := self.command.run(plain_config(self.command, composed), folder):
+                    raise UserError(f"exit code {exit_code}")
+            except Exception as error:
+                log.error("%s failed: %s", folder.name, error, exc_info=not_the_users(error))
+                if not isinstance(error, InUse):
+                    _note_failure(self.command, folder, reason(error))
+                return reason(error)
+            return None
+
+
+def not_the_users(error: Exception) -> Exception | None:
+    """The error itself when a traceback helps, else None."""
+    return None if isinstance(error, UserError) else error
+
+
+def reason(error: Exception) -> str:
+    """Why a point failed, in words that stand alone."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _note_failure(command: Command[Any], folder: Path, why: str) -> None:
+    """Write it where a later process finds it; of a command whose folders hold nothing else, not.
+
+    A full disk may have been the reason; then the table says less.
+    """
+    if command.report_sweep is None:
+        return
+    try:
+        write_json(RunFolder(folder).failure, {"reason": why})
+    except (OSError, UserError) as error:
+        log.warning("%s: the reason cannot be written: %s", folder.name, error)
+
+
+def _forget_failure(folder: Path) -> None:
+    RunFolder(folder).failure.unlink(missing_ok=True)
