@@ -12,12 +12,13 @@ from packaging.version import Version
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGURATION_FILES = {  # folder in conf/ to its number of files; update it with them
-    ".": 9,
+    ".": 10,
     "adapter": 7,
     "augmentation": 8,
     "data": 10,
     "evaluation": 1,
-    "experiment": 11,
+    "experiment": 16,
+    "hydra/launcher": 3,
     "model": 14,
     "optimizer": 1,
     "quantization": 3,

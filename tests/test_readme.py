@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.commands._composition import without_alias
+from lora_whisper.commands.report import with_sweep
 from lora_whisper.composing import to_config
 from tests.commands.conftest import Line, World, line, world  # noqa: F401
 from tests.composed import train_values
@@ -21,7 +22,7 @@ COMMANDS = re.findall(r"^\$ lora-whisper (.+)$", README, re.MULTILINE)
 
 def test_the_commands_are_found() -> None:
     """A new one has to be counted here, so that none is left untested by accident."""
-    assert len(COMMANDS) == 29
+    assert len(COMMANDS) == 32
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -30,6 +31,7 @@ def test_each_command_composes(command: str) -> None:
     if name == "adapters":  # which has no keys
         assert not any("=" in word for word in words)
         return
+    words = with_sweep(words) if name == "report" else words
     overrides = [word for word in words if "=" in word and word != "experiment=mine"]
     points = [
         word.split(",")[0] if word.startswith("adapter.rank=") else word for word in overrides
