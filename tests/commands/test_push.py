@@ -16,9 +16,12 @@ from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 
 from lora_whisper.commands import _private, push
+from lora_whisper.commands._recipe import RECIPE_FILE
 from lora_whisper.commands._results import write_results
+from lora_whisper.model.checkpoint import sha256
+from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder
+from lora_whisper.run_folder import RunFolder, write_json
 from tests.commands.conftest import Line, World
 from tests.commands.toy_run import Heard, toy_run
 from tests.hub_uploads import TOKEN, Repository, UploadHub, upload_hub
@@ -67,10 +70,17 @@ def finished_run(folder: Path, merged: bool = False, **settings: Any) -> RunFold
     return RunFolder(shutil.copytree(original, folder))
 
 
+def merged_from_nano(run: RunFolder) -> None:
+    """What `merge` would leave, as far as `push` looks at it."""
+    shutil.copytree(local_path("embedded:nano"), run.merged)
+    part = {"name": "mine", "weight": 1.0, "sha256": sha256(run.adapter / WEIGHTS_FILE)}
+    write_json(run.merged / RECIPE_FILE, {"adapters": [part], "into": "full"})
+
+
 def make_run(folder: Path, merged: bool, **settings: Any) -> None:
     run, summary = toy_run(folder, heard=HEARD, **settings)
     if merged:
-        shutil.copytree(local_path("embedded:nano"), run.merged)
+        merged_from_nano(run)
         (run.merged / "optimizer.pt").write_bytes(b"state")
         (run.merged / "000.opus").write_bytes(b"audio")
     write_results(run, summary)
@@ -319,7 +329,7 @@ def test_names_that_are_public_or_nobodys(
     """The owner of a data set on the hub; tokens of the vocabulary; the repository's own name."""
     data = ("data=hub", "data.path=anna/speech", "data.config=sw", "data.train=train")
     run, summary = toy_run(tmp_path / "outputs" / "mine", *data, heard=HEARD)
-    shutil.copytree(local_path("embedded:nano"), run.merged)
+    merged_from_nano(run)
     (run.merged / "vocab.json").write_text('{"anna": 0}')
     write_results(run, summary)
     assert line("push", "run=outputs/mine", "repo=owner/name", "what=both") == 0
