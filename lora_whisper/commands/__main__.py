@@ -14,6 +14,8 @@ COMMANDS = {
     "merge": "fold an adapter into its base, and score the result",
     "export": "write the merged model for other programs, and try it there",
     "push": "put a run's adapter or merged model on the hub, private by default",
+    "plan": "tell what fits a GPU's memory, without one",
+    "doctor": "tell what this machine can do, and what is missing",
     "adapters": "list the adapters in a folder, with what each was worth",
 }
 USAGE = "\n".join(

@@ -44,7 +44,7 @@ from lora_whisper.errors import UserError, listing
 from lora_whisper.terminal import log_to_console, quiet_libraries
 
 # Keys whose values are text, whatever they look like.
-TEXT_KEYS = {"name", "run", "fix", "model.checkpoint", "repo", "base", "message"} | {
+TEXT_KEYS = {"name", "run", "fix", "model.checkpoint", "repo", "base", "message", "gpu_memory"} | {
     f"data.{key}" for key in ("path", "train", "validation", "test")
 }
 PACKAGE = Path(__file__).resolve().parent.parent
