@@ -66,8 +66,8 @@ class HollowLinear4bit(bitsandbytes.nn.Linear4bit):
         return QuantState(self.absmax, shape, self.code, dtype=dtype, **kind, **nested)
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs, bias = x.to(self.compute_dtype), self.bias
-        bias = None if bias is None else bias.to(self.compute_dtype)
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        inputs = x.to(self.compute_dtype)
         out: Tensor = MatMul4Bit.apply(inputs, self.weight, None, bias, self._state())
         return out.to(x.dtype)
 

@@ -345,12 +345,11 @@ def _autocast(precision: str) -> Iterator[None]:
 
 
 def _compute_as_on_gpu(model: nn.Module, precision: str) -> None:
-    module: Any
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and precision != "fp32":
-            module.forward = functools.partial(_norm_in_fp32, module)
+            vars(module)["forward"] = functools.partial(_norm_in_fp32, module)
         elif isinstance(module, nn.Dropout) and module.p:
-            module.forward = functools.partial(_fused_dropout, module.p)
+            vars(module)["forward"] = functools.partial(_fused_dropout, module.p)
 
 
 def _norm_in_fp32(norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -101,10 +101,12 @@ def test_the_table_of_all(
     rows = as_json(capsys, "gpu_memory=8GB", "adapter=dora")["rows"]
     assert [row["quantization"] for row in rows] == ["none", "int8", "nf4"]
     assert "second forward" in rows[1]["refused"]
-    assert rows[0]["fits"] and rows[0]["micro_batch"] == 16
+    assert rows[0]["fits"]
+    assert rows[0]["micro_batch"] == 16
     assert plan.main(["quantization=nf4"]) == 0
     said = capsys.readouterr().out
-    assert "toy" in said and "int8" not in said
+    assert "toy" in said
+    assert "int8" not in said
 
 
 def test_a_shape_is_known_by_its_published_name() -> None:

@@ -79,7 +79,7 @@ def test_activations_are_what_autograd_keeps_in_a_real_step() -> None:
     model = attach(toy_model(), adapter, "none", False, seed=0)
     model.train()
     whisper: Any = model.get_base_model()
-    windows, frames = 4, 2 * toy_config().max_source_positions
+    windows, frames = 16, 2 * toy_config().max_source_positions
     kept: dict[int, int] = {}
     own = {value.untyped_storage().data_ptr() for value in model.parameters()}
 
@@ -98,7 +98,8 @@ def test_activations_are_what_autograd_keeps_in_a_real_step() -> None:
     steps = fake_step(setting, False, whole(setting)).memory(windows, TOKENS)
     logits_bytes = windows * TOKENS * toy_config().vocab_size * 4
     without_logits = sum(size for size in kept.values() if size != logits_bytes)
-    assert steps[LOSS].activations_bytes == pytest.approx(without_logits, rel=0.05)
+    expected = without_logits + features.nbytes  # which nothing needs again, but which are there
+    assert steps[LOSS].activations_bytes == pytest.approx(expected, rel=0.03)
     assert steps[LOSS].logits_bytes >= 2 * logits_bytes, "themselves and their logarithms"
 
 
