@@ -384,7 +384,7 @@ def overview(rows: Sequence[dict[str, Any]], memory: int | None) -> Table:
     table = _table(f"training {title}: the largest micro-batch, windows of 30 s")
     for name, justify in (
         ("model", "left"),
-        ("quantization", "left"),
+        ("quantized", "left"),
         ("fits", "left"),
         ("micro-batch", "right"),
         ("checkpointed", "right"),

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import re
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig, QuantizationConfig
+from lora_whisper.model.adapter import adapter_parameters
 from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
 from lora_whisper.model.hollow import attach_hollow, hollow_model
 from lora_whisper.model.targets import target_ranks
@@ -216,6 +218,17 @@ class FakeStep:
         )
         total, logits = peak
         return StepMemory(total - logits + more, logits)
+
+    def trained(self) -> tuple[int, int]:
+        """Parameters of the adapter, and the tensors that they lie in, with all layers."""
+        parameters = tensors = 0
+        for name, value in adapter_parameters(self.model).items():
+            times = 1
+            if found := re.search(r"\.(encoder|decoder)\.layers\.(\d+)\.", name):
+                times += self.short.left_out.get((found[1], int(found[2])), 0)
+            if value.requires_grad:
+                parameters, tensors = parameters + times * value.numel(), tensors + times
+        return parameters, tensors
 
     def flops(self, windows: int, tokens: int) -> int:
         """Floating-point operations of one pass forward and backward, of the layers that are run.

@@ -12,11 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import torch
-
 from lora_whisper.config import AdapterConfig
-from lora_whisper.model.adapter import adapter_parameters
-from lora_whisper.model.hollow import attach_hollow, stored_bytes
+from lora_whisper.model.hollow import stored_bytes
 from lora_whisper.training.fake_step import Setup, StepMemory, fake_step, hollow_base
 
 FP32_BYTES = 4  # of what is trained, its gradients and moments
@@ -106,19 +103,12 @@ def make_plan(setup: Setup, tokens: int) -> Plan:
     Raises:
         UserError: a range of layers that the model does not have.
     """
-    base = hollow_base(setup, setup.quantization.kind)
-    weights_bytes = stored_bytes(base)
-    shapes = _trained_shapes(setup)
+    weights_bytes = stored_bytes(hollow_base(setup, setup.quantization.kind))
     steps = {}
     for checkpointing in (False, True):
         step = fake_step(setup, checkpointing)
         steps[checkpointing] = (step.memory(1, tokens), step.memory(2, tokens))
-    return Plan(weights_bytes, sum(map(math.prod, shapes)), len(shapes), steps)
-
-
-def _trained_shapes(setup: Setup) -> list[torch.Size]:
-    model = attach_hollow(hollow_base(setup, "none"), setup.adapter, "none", False)
-    return [value.shape for value in adapter_parameters(model).values() if value.requires_grad]
+    return Plan(weights_bytes, *step.trained(), steps)
 
 
 def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:

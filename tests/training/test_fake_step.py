@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.model.adapter import attach
+from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.model.hollow import attach_hollow, hollow_model
 from lora_whisper.training.fake_step import LOSS, Setup, Shortened, fake_step, shortened, step_flops
 from lora_whisper.training.loss import targets_loss_sum
 from tests.configs import adapter_config, quantization_config
@@ -98,8 +99,9 @@ def test_activations_are_what_autograd_keeps_in_a_real_step() -> None:
     steps = fake_step(setting, False, whole(setting)).memory(windows, TOKENS)
     logits_bytes = windows * TOKENS * toy_config().vocab_size * 4
     without_logits = sum(size for size in kept.values() if size != logits_bytes)
-    expected = without_logits + features.nbytes  # which nothing needs again, but which are there
-    assert steps[LOSS].activations_bytes == pytest.approx(expected, rel=0.03)
+    expected = without_logits + features.nbytes
+    # Some tensors are only passing, such as the hidden states before the projection.
+    assert expected <= steps[LOSS].activations_bytes <= 1.05 * expected
     assert steps[LOSS].logits_bytes >= 2 * logits_bytes, "themselves and their logarithms"
 
 
@@ -141,3 +143,11 @@ def test_operations_are_those_of_a_real_step() -> None:
     setting = dataclasses.replace(setup(toy_config(), precision="fp32"), adapter=adapter)
     fake = step_flops(setting, False, 1, TOKENS)
     assert counter.get_total_flops() <= fake <= 1.15 * counter.get_total_flops()
+
+
+def test_parameters_are_those_of_all_layers() -> None:
+    one = setup(deep(6), encoder_layers="2-", decoder_rank=2)
+    model = attach_hollow(hollow_model(one.shape, "none", one.dtype), one.adapter, "none", False)
+    values = adapter_parameters(model).values()
+    expected = (sum(value.numel() for value in values), len(values))
+    assert fake_step(one, False).trained() == expected
