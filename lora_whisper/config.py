@@ -553,6 +553,29 @@ UNSUPPORTED = {
 }
 
 
+def dtype_rule(model: ModelConfig | None, training: TrainingConfig | None) -> tuple[bool, str]:
+    """Whether weights are of a dtype that is computed with. None: broken, as is said elsewhere."""
+    if model is None or training is None:
+        return True, ""
+    return (model.dtype, training.precision) not in (("float16", "bf16"), ("bfloat16", "fp16")), (
+        f"weights in {model.dtype} are not computed with in {training.precision}; leave "
+        "model.dtype out, which follows training.precision"
+    )
+
+
+def pairing_rule(
+    adapter: AdapterConfig | None, quantization: QuantizationConfig | None
+) -> tuple[bool, str]:
+    """Whether a kind of adapter trains on a quantization. None: as in `dtype_rule`."""
+    if adapter is None or quantization is None:
+        return True, ""
+    reason = UNSUPPORTED.get((adapter.kind, quantization.kind))
+    return reason is None, (
+        f"{adapter.kind} does not train on quantization={quantization.kind}: {reason}. "
+        "Type adapter=lora or quantization=none."
+    )
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """All of `lora-whisper train`."""
@@ -578,8 +601,8 @@ class TrainConfig:
         return {
             "name": name_rule(self.name),
             "seed": seed_rule(self.seed),
-            "model": self._dtype_rule(),
-            "adapter": self._adapter_rule(),
+            "model": dtype_rule(self.model, self.training),
+            "adapter": pairing_rule(self.adapter, self.quantization),
             "training": self._averaging_rule(),
             "data.train": self.data.training_rule() if self.data else (True, ""),
             "resume": (
@@ -588,31 +611,12 @@ class TrainConfig:
             ),
         }
 
-    def _dtype_rule(self) -> tuple[bool, str]:
-        if self.model is None or self.training is None:
-            return True, ""
-        dtype, precision = self.model.dtype, self.training.precision
-        return (dtype, precision) not in (("float16", "bf16"), ("bfloat16", "fp16")), (
-            f"weights in {dtype} are not computed with in {precision}; leave model.dtype out, "
-            "which follows training.precision"
-        )
-
     def _averaging_rule(self) -> tuple[bool, str]:
         if self.adapter is None or self.training is None:
             return True, ""
         return self.adapter.kind != "dora" or self.training.averaging is None, (
             "averaging is for adapters that add to the weights, and each DoRA scales them as well. "
             "Type training.averaging=null or adapter=lora."
-        )
-
-    def _adapter_rule(self) -> tuple[bool, str]:
-        if self.adapter is None or self.quantization is None:
-            return True, ""  # one of them is broken, which is said elsewhere
-        adapter, quantization = self.adapter.kind, self.quantization.kind
-        reason = UNSUPPORTED.get((adapter, quantization))
-        return reason is None, (
-            f"{adapter} does not train on quantization={quantization}: {reason}. "
-            "Type adapter=lora or quantization=none."
         )
 
 
@@ -1040,4 +1044,44 @@ class ReportConfig:
                 "expected the folder of a sweep, such as outputs/sweeps/ranks, or runs=[…]",
             ),
             name=name_rule(self.name),
+        )
+
+
+BYTES = {"B": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
+
+
+def memory_bytes(given: str) -> int | None:
+    """8GB, 7.5 GiB or 6000MB in bytes; None of anything else. A number alone has no unit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", given.strip())
+    if match is None or match[2].upper() not in BYTES:
+        return None
+    return round(float(match[1]) * BYTES[match[2].upper()]) or None
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """All of `lora-whisper plan`."""
+
+    gpu_memory: str | None  # of the card, "8GB", "7.5GiB" or "6000MB"; null: this machine's GPU
+    tokens: int | None  # of each window's text; null: as many as the decoder takes, the worst case
+    json: bool  # print JSON and nothing else
+    model: ModelConfig | None  # null: the table of all published checkpoints
+    quantization: QuantizationConfig | None  # null: none, and in the table all three
+    adapter: AdapterConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        given = self.gpu_memory
+        require(
+            gpu_memory=(
+                given is None or memory_bytes(given) is not None,
+                f'expected an amount with its unit, such as "8GB", found {given!r}',
+            ),
+            tokens=(
+                self.tokens is None or self.tokens >= 1,
+                f"expected 1 or more, found {self.tokens}",
+            ),
+            model=dtype_rule(self.model, self.training),
+            adapter=pairing_rule(self.adapter, self.quantization),
         )

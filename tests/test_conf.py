@@ -14,6 +14,7 @@ from lora_whisper.config import (
     EvaluateConfig,
     ExportConfig,
     MergeConfig,
+    PlanConfig,
     PushConfig,
     ReportConfig,
     SearchConfig,
@@ -39,6 +40,7 @@ def test_the_options_are_all_known() -> None:
         "evaluate",
         "export",
         "merge",
+        "plan",
         "push",
         "report",
         "search",
@@ -71,6 +73,7 @@ def test_conf_names_every_field_and_no_other() -> None:
     to_config(EvaluateConfig, train_values("run=x", primary="evaluate"))
     to_config(MergeConfig, train_values("run=x", primary="merge"))
     to_config(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
+    to_config(PlanConfig, train_values(primary="plan"))
     to_config(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
     to_config(SearchConfig, train_values("name=x", "data.train=a.jsonl", primary="search"))
     to_config(ReportConfig, train_values("sweep=x", primary="report"))

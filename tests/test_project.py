@@ -12,7 +12,7 @@ from packaging.version import Version
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGURATION_FILES = {  # folder in conf/ to its number of files; update it with them
-    ".": 10,
+    ".": 11,
     "adapter": 7,
     "augmentation": 8,
     "data": 10,

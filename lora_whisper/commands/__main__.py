@@ -16,6 +16,8 @@ COMMANDS = {
     "export": "write the merged model for other programs, and try it there",
     "push": "put a run's adapter or merged model on the hub, private by default",
     "report": "lay the runs of a sweep side by side, on one page",
+    "plan": "tell what fits a GPU's memory, without one",
+    "doctor": "tell what this machine can do, and what is missing",
     "adapters": "list the adapters in a folder, with what each was worth",
 }
 USAGE = "\n".join(

@@ -29,9 +29,17 @@ from lora_whisper.composing import to_config
 from lora_whisper.errors import UserError, listing
 
 # Keys whose values are text, whatever they look like.
-TEXT_KEYS = {"name", "run", "fix", "model.checkpoint", "repo", "base", "message", "sweep"} | {
-    f"data.{key}" for key in ("path", "train", "validation", "test")
-}
+TEXT_KEYS = {
+    "name",
+    "run",
+    "fix",
+    "model.checkpoint",
+    "repo",
+    "base",
+    "message",
+    "sweep",
+    "gpu_memory",
+} | {f"data.{key}" for key in ("path", "train", "validation", "test")}
 PACKAGE = Path(__file__).resolve().parent.parent
 Config = TypeVar("Config")
 

@@ -39,11 +39,27 @@ def window_loss_sum(
 
     Shapes: input_features (batch, mel bins, frames), decoder_input and labels (batch, tokens).
     """
+    flat_labels = labels.flatten()
+    positions = (flat_labels != IGNORED).nonzero().squeeze(1)
+    return targets_loss_sum(
+        whisper, input_features, decoder_input, positions, flat_labels[positions]
+    )
+
+
+def targets_loss_sum(
+    whisper: WhisperForConditionalGeneration,
+    input_features: Tensor,
+    decoder_input: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+) -> Tensor:
+    """The same, with the targets found: token ids, and their positions in the flattened batch.
+
+    Shapes: positions and targets (target tokens,), on any device.
+    """
     hidden = whisper.model(
         input_features=input_features, decoder_input_ids=decoder_input, use_cache=False
     ).last_hidden_state
-    flat_labels = labels.flatten()
-    positions = (flat_labels != IGNORED).nonzero().squeeze(1)
-    targets = flat_labels[positions].to(hidden.device, non_blocking=True)
-    chosen = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True))
-    return token_loss_sum(whisper.proj_out(chosen), targets)
+    there = {"device": hidden.device, "non_blocking": True}
+    chosen = hidden.flatten(0, 1).index_select(0, positions.to(**there))
+    return token_loss_sum(whisper.proj_out(chosen), targets.to(**there))

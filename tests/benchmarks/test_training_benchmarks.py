@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_training
+from benchmarks import gpu_memory, gpu_training
 from benchmarks.commands import last_step
 from benchmarks.loop_memory import medians
 from benchmarks.loop_overhead import BareStep, Turns, carry_out
@@ -63,6 +63,15 @@ def test_without_a_gpu_nothing_is_said_to_be_measured() -> None:
     rows = gpu_training.table_rows("large-v3", ["none", "nf4"])
     assert rows.keys() == {"none", "nf4"}
     assert {figure for row in rows.values() for figure in row.values()} == {"not measured"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_without_a_gpu_memory_is_planned_and_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_memory, "shape", lambda name: toy_config())
+    rows = gpu_memory.shape_rows("toy", ["nf4"])
+    assert len(rows) == 2 * len(gpu_memory.MICRO_BATCHES)
+    assert {row["reserved_gigabytes"] for row in rows} == {"not measured"}
+    assert all(row["planned_gigabytes"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("quantization", gpu_training.QUANTIZATIONS)
