@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.errors import UserError
+from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.eva import WatchedWindow, input_directions
 from lora_whisper.model.fitting import require_shapes
@@ -31,7 +31,7 @@ from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, p
 from lora_whisper.model.pissa import principal_components, start_from_components
 from lora_whisper.model.plain import plain_of, token_rows, write_plain
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
-from lora_whisper.model.saved import WEIGHTS_FILE
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
 from lora_whisper.model.targets import target_ranks
 
 
@@ -156,7 +156,16 @@ def load_adapter(base: WhisperForConditionalGeneration, folder: Path) -> PeftMod
         prepare_for_training(base)
     layers = dict(base.named_modules())
     require_shapes(folder, lambda path: _weight_shape(layers.get(path)))
-    return PeftModel.from_pretrained(base, str(folder))
+    try:
+        return PeftModel.from_pretrained(base, str(folder))
+    except RuntimeError as error:  # PyTorch's, which lists every matrix
+        found = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        if not found:
+            raise
+        raise UserError(
+            f"The adapter in {folder} does not fit its base: its matrices are not as its "
+            f"{CONFIG_FILE} says.\n{listing(found, shown=3)}"
+        ) from error
 
 
 def _weight_shape(layer: torch.nn.Module | None) -> tuple[int, ...] | None:
