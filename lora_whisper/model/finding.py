@@ -116,9 +116,12 @@ def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
         except Exception as error:  # every way in which a request can fail; the library varies
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             continue
-        if any((folder / name).is_file() for name in (WEIGHTS_FILE, PICKLED)):
+        if not (folder / CONFIG_FILE).is_file():
+            reason = f"it holds no {CONFIG_FILE}"
+        elif any((folder / name).is_file() for name in (WEIGHTS_FILE, PICKLED)):
             return folder
-        reason = f"it holds no {WEIGHTS_FILE}; pickled weights are read with allow_pickle=true"
+        else:
+            reason = f"it holds no {WEIGHTS_FILE}; pickled weights are read with allow_pickle=true"
     raise UserError(
         f"{key}={given}: no such folder, and not an adapter of the hub: {reason}\n"
         "Without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; copy "
