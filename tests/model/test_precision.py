@@ -142,8 +142,8 @@ def toy_batch(config: WhisperConfig) -> Batch:
     return dataclasses.replace(batch, waveforms=batch.waveforms[:, :16_000])
 
 
-# Each vocabulary, both numbers of mel bins, the narrowest and the widest.
-@pytest.mark.parametrize("name", ["tiny.en", "small", "large-v3"])
+# Wider ones take minutes on a CPU; their shapes are tried below.
+@pytest.mark.parametrize("name", ["tiny.en", "small"])
 def test_sizes_train_at_their_true_width_mels_and_vocabulary(name):
     """A bfloat16 base under bf16, checkpointed from medium on, as `training` has it by default."""
     config = shallow(name)
