@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.checkpoint import weight_names
+from lora_whisper.model import weights
+from lora_whisper.model.weights import TIED, is_pickled, weight_names
 
-TIED = "proj_out.weight"  # to the embeddings; older checkpoints hold it a second time
 FEED_FORWARD_WIDTHS = 4  # of the model, in each feed-forward layer: not among the sizes
 
 PARTS = {
@@ -116,20 +115,12 @@ def _require_plain(checkpoint: Path, config: dict[str, Any], width: int) -> None
 
 
 def read_tensors(checkpoint: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield OpenAI's name and the weight as it is stored, one after the other.
-
-    The file is opened for each, since pages that were read stay resident as long as it is open:
-    large-v3 would take up all its 3 GB.
-    """
-    for shard in weight_names(os.listdir(checkpoint)):
-        path = checkpoint / shard
-        assert path.suffix == ".safetensors", "merged folders hold nothing else"
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-        for name in names:
-            if name != TIED:
-                with safe_open(path, framework="pt") as file:
-                    yield openai_name(name), file.get_tensor(name)
+    """Yield OpenAI's name and the weight as it is stored, one after the other."""
+    names = weight_names(os.listdir(checkpoint))
+    assert not is_pickled(names), "merged folders hold safetensors alone"
+    for name, tensor in weights.read_tensors([checkpoint / one for one in names]):
+        if name != TIED:
+            yield openai_name(name), tensor
 
 
 def openai_name(name: str) -> str:
