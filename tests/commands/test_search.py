@@ -123,7 +123,8 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(
         assert one.intermediate_values == two.intermediate_values
         first, second = adapter_of("killed", one.number), adapter_of("through", one.number)
         assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first)
+        apart = {key: float((first[key] - second[key]).abs().max()) for key in first}
+        assert not any(apart.values()), (one.number, apart)
     assert "going on from step" in run_of("killed", 1).log.read_text()
 
 
