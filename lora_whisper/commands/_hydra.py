@@ -7,6 +7,7 @@ configuration, so single runs are composed and called here, and sweeps in `_swee
 
 from __future__ import annotations
 
+import errno
 import os
 import string
 import sys
@@ -39,6 +40,17 @@ from lora_whisper.commands._sweeping import run_sweep
 from lora_whisper.errors import UserError
 from lora_whisper.terminal import log_to_console, quiet_libraries
 
+# What a disk answers that its owner can mend; the file that it speaks of is named.
+OF_THE_DISK = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
 
 def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line; return its exit code.
@@ -63,10 +75,22 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
     except KeyboardInterrupt as stop:
         message = f"stopped: {stop or 'by Ctrl-C'}"
         return end(getattr(stop, "exit_code", 130), lambda: print(message, file=sys.stderr))
-    except Exception:
+    except Exception as error:
+        if answer := _of_the_disk(error):
+            return end(2, lambda: print(answer, file=sys.stderr))
         if processes.count() == 1:
             raise
         return end(1, traceback.print_exc)
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """The message for a file or a folder that may not be written or read as things are."""
+    if not (isinstance(error, OSError) and error.errno in OF_THE_DISK and error.filename):
+        return None
+    return (
+        f"error: {error.filename}: {error.strerror}.\nWhat is written goes below the folder that "
+        "the command is typed in: type it in one that you may write to, or mend what is named here."
+    )
 
 
 def _carry_out(command: Command[Any], flags: Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,27 @@ def test_what_compares_adapters_needs_a_validation_set(
     assert f"{setting.split('=')[0]}" in message
     assert "Type data.validation=…" in message
     assert not Path("outputs").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("outputs").write_text("a file of mine")
+    for command, arguments in (
+        ("train", world.arguments("a")),
+        ("check", world.arguments("a")[:5]),
+        ("search", world.arguments("a", "search.trials=1")),
+    ):
+        assert line(command, *arguments) == 2, command
+        message = capsys.readouterr().err
+        assert "error: outputs" in message, (command, message)
+    assert Path("outputs").read_text() == "a file of mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o555)
+    assert line("train", *world.arguments("a")) == 2
+    assert "error: outputs: Permission denied" in capsys.readouterr().err
