@@ -108,9 +108,9 @@ def _found(name: str, allow_pickle: bool) -> Contender:
         return replace(merged_of(existing_run(str(parent.path))), what=name)
     model = as_it_is(name, allow_pickle=allow_pickle)
     try:
-        locate(model)
+        locate(model, key="models")
     except UserError as error:
-        reason = str(error).splitlines()[0].removeprefix(f"model.checkpoint={name}").lstrip(": ")
+        reason = str(error).removeprefix(f"models={name}").lstrip(": ")
         raise UserError(
             f"no run, no adapter and no folder of CTranslate2, and as a checkpoint: {reason}"
         ) from error

@@ -84,7 +84,7 @@ def read_recipe(config: MergeConfig) -> Recipe:
     recipe = _of_run(config) if config.run else _of_adapters(config)
     if recipe.place.merged.exists() and not config.overwrite:
         raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
-    checkpoint = locate(recipe.base)
+    checkpoint = locate(recipe.base, key="base")
     shapes = read_shapes(weight_files(checkpoint))
     shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
     _require_whole(checkpoint, shapes)
@@ -203,4 +203,4 @@ def _require_whole(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]) -
     expected = skeleton.keys() - {TIED}
     missing = [f"{name}: missing" for name in sorted(expected - shapes.keys())]
     if missing:
-        raise UserError(f"model.checkpoint={checkpoint.name} lacks weights:\n{listing(missing)}")
+        raise UserError(f"{checkpoint.given} lacks weights:\n{listing(missing)}")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 SMALL_FILES = ("*.json", "*.txt")  # configurations and tokenizer
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in one file
 
+CHECKPOINT_KEY = "model.checkpoint"
+
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
 FRAMES_PER_SECOND = 100  # 16,000 samples a second, 160 a frame
 
@@ -46,12 +48,20 @@ class Checkpoint:
     name: str  # as the user gave it
     has_weights: bool = True  # else only its small files are looked for, and fetched
     allow_pickle: bool = False  # read weights from files that can run code
+    key: str = CHECKPOINT_KEY  # that it was typed for, such as "base"
+
+    @property
+    def given(self) -> str:
+        """What the user typed."""
+        return f"{self.key}={self.name}"
 
 
-def locate(config: ModelConfig, with_weights: bool = True) -> Checkpoint:
+def locate(config: ModelConfig, with_weights: bool = True, key: str = CHECKPOINT_KEY) -> Checkpoint:
     """Find the checkpoint: an embedded one, a folder, or a hub id.
 
-    Without weights, tokenizer and configurations suffice.
+    Args:
+        with_weights: without them, tokenizer and configurations suffice.
+        key: that it was typed for.
 
     Raises:
         UserError: neither a folder nor in the hub's cache nor reachable; or not a complete Whisper.
@@ -59,16 +69,17 @@ def locate(config: ModelConfig, with_weights: bool = True) -> Checkpoint:
     name = config.checkpoint
     folder = local_path(name)
     if folder.is_dir():
-        found = Checkpoint(str(folder.resolve()), None, name, with_weights, config.allow_pickle)
+        path = str(folder.resolve())
+        found = Checkpoint(path, None, name, with_weights, config.allow_pickle, key)
         _require_whisper(folder, found)
         return found
     if name.startswith(EMBEDDED):
-        raise UserError(f"model.checkpoint={name}: no such model in the package, at {folder}")
-    checkpoint = Checkpoint(name, config.revision, name, with_weights, config.allow_pickle)
+        raise UserError(f"{key}={name}: no such model in the package, at {folder}")
+    checkpoint = Checkpoint(name, config.revision, name, with_weights, config.allow_pickle, key)
     cached = _cached_snapshot(checkpoint)
     if cached is None:
         cached_config = _reach(checkpoint)
-        _raise_for(name, _config_problems(cached_config))
+        _raise_for(checkpoint, _config_problems(cached_config))
     else:
         _require_whisper(cached, checkpoint)
     return checkpoint
@@ -107,7 +118,7 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
 def _weight_names(checkpoint: Checkpoint, names: Collection[str]) -> list[str]:
     found = weight_names(names)
     if is_pickled(found):
-        require_allowed(f"model.checkpoint={checkpoint.name}", checkpoint.allow_pickle)
+        require_allowed(checkpoint.given, checkpoint.allow_pickle)
     return found
 
 
@@ -193,7 +204,7 @@ def load_base(
     model, report = loaded
     missing = [f"{key}: missing" for key in sorted(report["missing_keys"])]
     if missing:  # they would have been drawn at random
-        raise UserError(f"model.checkpoint={checkpoint.name} lacks weights:\n{listing(missing)}")
+        raise UserError(f"{checkpoint.given} lacks weights:\n{listing(missing)}")
     # Configurations of 2022 force English here; language and task come from the generation config.
     model.config.forced_decoder_ids = None
     if quantization != "none":
@@ -282,14 +293,16 @@ def _reach(checkpoint: Checkpoint) -> Path:
         reason = "not a folder, and not of the form of a hub id (owner/name)"
     except Exception as error:  # every way in which a request can fail; the network library varies
         reason = f"no such folder, not in the hub's cache, and the hub gives: {_first_line(error)}"
-    raise UserError(
-        f"model.checkpoint={checkpoint.name}: {reason}\n"
-        "  - a published size by its name: model=tiny … model=large-v3\n"
-        "  - a folder: model.checkpoint=path/to/folder\n"
-        "  - without network: on a machine that has it, hf download OWNER/NAME"
-        " --local-dir NAME; copy NAME here and give it as the folder\n"
-        "  - without network and without any download: model=nano, which is in the package"
-    )
+    hints = [
+        f"a folder: {checkpoint.key}=path/to/folder",
+        "without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; "
+        "copy NAME here and give it as the folder",
+    ]
+    if checkpoint.key == CHECKPOINT_KEY:
+        sizes = "a published size by its name: model=tiny … model=large-v3"
+        packaged = "without network and without any download: model=nano, which is in the package"
+        hints = [sizes, *hints, packaged]
+    raise UserError(f"{checkpoint.given}: {reason}\n{listing(hints)}")
 
 
 def _first_line(error: Exception) -> str:
@@ -301,14 +314,14 @@ def _require_whisper(folder: Path, checkpoint: Checkpoint) -> None:
     problems = _missing_files(folder, checkpoint.has_weights)
     if (folder / "config.json").exists():
         problems += _config_problems(folder / "config.json") + _stray_files(folder)
-    _raise_for(checkpoint.name, problems)
+    _raise_for(checkpoint, problems)
     if checkpoint.has_weights:
         _weight_names(checkpoint, os.listdir(folder))
 
 
-def _raise_for(name: str, problems: list[str]) -> None:
+def _raise_for(checkpoint: Checkpoint, problems: list[str]) -> None:
     if problems:
-        raise UserError(f"model.checkpoint={name} is no Whisper checkpoint:\n{listing(problems)}")
+        raise UserError(f"{checkpoint.given} is no Whisper checkpoint:\n{listing(problems)}")
 
 
 def _missing_files(folder: Path, with_weights: bool) -> list[str]:

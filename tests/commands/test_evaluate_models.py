@@ -223,6 +223,7 @@ def test_two_processes_find_out_the_same(runs: Path, world: World, tmp_path: Pat
     [
         (["run=outputs/nowhere"], "no such folder"),
         (["models=[outputs/nowhere,outputs/never]"], "outputs/never: no run, no adapter"),
+        (["models=[outputs]"], "config.json: missing; found a"),
         (["models=[base]"], "expected a run or an adapter beside it"),
         (["run=outputs/a", "evaluation.group_by=shoe_size"], "shoe_size"),
         (["run=outputs/a", "evaluation.keywords=nowhere.txt"], "nowhere.txt"),
