@@ -61,6 +61,7 @@ def run(config: MergeConfig, path: Path) -> None:
     with locked(place.path):
         write_merged(recipe)
         _name_older_exports(place)
+        _name_older_evaluation(place)
         if config.run:
             _forget_score(place)
             score_run(place)
@@ -126,6 +127,23 @@ def _name_older_exports(place: RunFolder) -> None:
             ", ".join(older),
             place.export,
             given,
+        )
+
+
+def _name_older_evaluation(place: RunFolder) -> None:
+    """Say so where `evaluate` has scored a model that stood here before; its report stays."""
+    from lora_whisper.model.checkpoint import fingerprint, locate
+
+    models = read_json(place.results)["models"] if place.results.is_file() else []
+    scored = [one["fingerprint"] for one in models if one["kind"] == "merged"]
+    merged = merged_of(place).model
+    assert merged is not None, "a merged model is a checkpoint"
+    if scored and fingerprint(locate(merged)) not in scored:
+        log.warning(
+            "older       %s is of a merged model that stood here before. Type lora-whisper "
+            "evaluate %s",
+            place.results,
+            shlex.quote(f"run={place.path}"),
         )
 
 

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
+from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._recipe import RECIPE_FILE
 from lora_whisper.commands.merge import write_merged
 from lora_whisper.model import weights as weights_module
 from lora_whisper.model.adapter import attach, load_adapter, save_adapter
-from lora_whisper.model.checkpoint import load_base, locate, weights_sha256
+from lora_whisper.model.checkpoint import fingerprint, load_base, locate, weights_sha256
 from lora_whisper.model.finding import PICKLED
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
 from lora_whisper.run_folder import RunFolder, write_json
@@ -200,6 +201,7 @@ def test_an_adapter_of_another_size_is_named_by_its_modules(
         (["adapter=[a,b]"], "name: expected a name=…"),
         (["adapter=gone"], "there is no such folder"),
         (["adapter=[a,gone]", "name=x"], "adapter=gone"),
+        (["adapter=a", "base=no/where"], "base=no/where: no such folder"),
         (["adapter=a", "name=../up"], "below outputs/"),
         (["adapter=a", "name=/tmp/up"], "below outputs/"),
         (["adapter=a", "into=nf4-dequantized"], "takes a run=…"),
@@ -266,6 +268,8 @@ def test_what_a_run_says_is_of_the_model_that_is_there(
     made_of = json.loads((run.merged / RECIPE_FILE).read_text())
     for name in ("openai", "onnx", "adapter"):
         write_json(run.export / name / "parity.json", {"merged": made_of})
+    scored = {"kind": "merged", "fingerprint": fingerprint(locate(as_it_is(str(run.merged))))}
+    write_json(run.results, {"models": [scored]})
     capsys.readouterr()
     given = ("run=outputs/a", "overwrite=true")
     with monkeypatch.context() as patch:
@@ -280,6 +284,7 @@ def test_what_a_run_says_is_of_the_model_that_is_there(
     said = " ".join(capsys.readouterr().out.split())
     assert "older onnx, openai in outputs/a/export" in said
     assert "run=outputs/a 'format=[onnx,openai]' overwrite=true" in said
+    assert "evaluation.json is of a merged model that stood here before" in said
     assert "note the merged model has 0.5 times what the adapter adds" in said
     for folder in (run.adapter, run.merged):
         assert "The merged model has 0.5 times" in (folder / "README.md").read_text()
