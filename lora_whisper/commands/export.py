@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
+OPENAI_LAYOUT = {"ggml", "openai"}  # formats that hold what OpenAI's own models have, no more
+
 
 @dataclass(frozen=True)
 class Source:
@@ -100,6 +102,8 @@ def check(config: ExportConfig, path: Path) -> None:
             raise UserError(f"{place} exists. Type overwrite=true to replace it.")
     if "adapter" in config.format:
         _base_of_adapter(config, source)
+    if OPENAI_LAYOUT & set(config.format):
+        _require_layout(source)
     if config.parity.utterances:
         _rows(config, source)
 
@@ -131,9 +135,29 @@ def _source(config: ExportConfig) -> Source:
         if folder.merged.is_dir():
             require_current(folder)
         return Source(folder, read_config(folder))
-    if (folder.merged / RECIPE_FILE).is_file() and "adapter" not in config.format:
+    if (folder.merged / RECIPE_FILE).is_file():
+        if "adapter" in config.format:
+            raise UserError(
+                f"run={config.run}: a merged model alone, without the adapter that it was made of. "
+                "format=adapter takes the run."
+            )
         return Source(folder, None)
     return Source(existing_run(config.run), None)  # says what is there
+
+
+def _require_layout(source: Source) -> None:
+    """See that OpenAI's layout has a place for the model.
+
+    Raises:
+        UserError: it has none.
+    """
+    from lora_whisper.export.openai_layout import read_dimensions
+    from lora_whisper.model.checkpoint import locate, snapshot
+
+    merged = source.folder.merged
+    read_dimensions(
+        merged if merged.is_dir() else snapshot(locate(source.base, with_weights=False))
+    )
 
 
 def _merge(folder: RunFolder) -> None:

@@ -159,11 +159,15 @@ def test_a_merged_model_of_another_adapter_is_not_exported(
     assert not Path("outputs/a/export").exists()
 
 
-def test_an_adapter_alone_is_merged_and_exported(here: Path, world: World, line: Line) -> None:
+def test_an_adapter_alone_is_merged_and_exported(
+    here: Path, world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree("outputs/a/adapter", "mine")
     assert line("merge", "adapter=mine") == 0
     given = ("run=outputs/mine", "format=ctranslate2", "dtype=float32")
     assert line("export", *given) == 2  # there is no speech
+    assert line("export", "run=outputs/mine", "format=adapter", "base=o/n") == 2
+    assert "a merged model alone" in capsys.readouterr().err
     speech = (f"data.test={world.speech / 'test.jsonl'}", "data.language=en")
     assert line("export", *given, *speech) == 0
     found = parity("ctranslate2", "outputs/mine")
@@ -180,6 +184,7 @@ def test_an_adapter_alone_is_merged_and_exported(here: Path, world: World, line:
         (["format=[ctranslate2,onnx]", "dtype=int8"], "onnx has float32, float16, found int8"),
         (["format=onnx", "parity.tolerance=2"], "parity.tolerance: expected 0 … 1"),
         (["format=adapter"], "base=owner/name"),
+        (["format=[ctranslate2,openai]"], "encoder_ffn_dim: found 32, expected 64"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is(
