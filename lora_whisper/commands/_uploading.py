@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -181,26 +182,22 @@ def _json(values: Mapping[str, Any]) -> str:
 def _merged_uploads(
     config: PushConfig, run: RunFolder, summary: Summary, base: HubBase
 ) -> list[Upload]:
-    folder = run.merged
+    folder, merge = run.merged, f"lora-whisper merge {shlex.quote(f'run={config.run}')}"
     if not folder.is_dir():
-        raise UserError(
-            f"what={config.what}: the run was not merged yet. Type lora-whisper merge "
-            f"run={config.run}"
-        )
+        raise UserError(f"what={config.what}: the run was not merged yet. Type {merge}")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     missing = [name for name in ("config.json",) if name not in names]
     if not any(name.endswith(".safetensors") for name in weight_names(names)):
         missing.append("weights, model.safetensors or all of its shards")
     if missing:
         raise UserError(
-            f"{folder} is not whole, {' and '.join(missing)} is missing. Type lora-whisper merge "
-            f"run={config.run} overwrite=true"
+            f"{folder} is not whole, {' and '.join(missing)} is missing. Type {merge} "
+            "overwrite=true"
         )
     require_current(run)
     if summary["adapter"] is not None and summary["merged"] is None:
         raise UserError(
-            f"{folder} was not scored, since merging was interrupted. Type lora-whisper merge "
-            f"run={config.run} overwrite=true"
+            f"{folder} was not scored, since merging was interrupted. Type {merge} overwrite=true"
         )
     listed = [name for name in names if is_listed(name)]
     card = _card(config, run, summary, base, "merged")
