@@ -66,7 +66,10 @@ def _build(kind: type, values: Any, path: str, problems: list[str]) -> Any:
         return None
     hints = typing.get_type_hints(kind)
     prefix = f"{path}." if path else ""
-    problems += [f"{prefix}{key}: unknown key" for key in values if key not in hints]
+    unknown = [
+        key for key in values if key not in hints and key not in getattr(kind, "ignored", ())
+    ]
+    problems += [f"{prefix}{key}: unknown key" for key in unknown]
     fields: dict[str, Any] = {}
     own: list[str] = []
     for name, hint in hints.items():

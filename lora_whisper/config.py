@@ -1060,9 +1060,14 @@ def memory_bytes(given: str) -> int | None:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """All of `lora-whisper plan`."""
+    """All of `lora-whisper plan`: what `train` takes, as far as memory hangs on it."""
 
-    gpu_memory: str | None  # of the card, "8GB", "7.5GiB" or "6000MB"; null: this machine's GPU
+    ignored = frozenset(
+        {"name", "seed", "overwrite", "resume", "data", "augmentation", "evaluation", "tracking"}
+    )
+    # Of the card, "8GB", "7.5GiB" or "6000MB"; null: this machine's GPU. A GB is 10^9 bytes: of a
+    # card sold as 8 GB, which has 8 GiB, 0.6 GB are left to the driver and the screen.
+    gpu_memory: str | None
     tokens: int | None  # of each window's text; null: as many as the decoder takes, the worst case
     json: bool  # print JSON and nothing else
     model: ModelConfig | None  # null: the table of all published checkpoints

@@ -34,6 +34,7 @@ from lora_whisper.run_folder import OWN_SET
 from lora_whisper.terminal import percent
 
 SHOWN_WORST = 10  # utterances of the best run
+SHOWN_LABELS = 4  # of runs, in a sentence
 MARKED_KEYS = 2  # whose values name a dot
 MOST_VALUES = 8  # numbers of a key that were each tried on purpose
 PATH = re.compile(r"(?<![\w.~:/-])(?:/|[A-Z]:\\)(?:[^\s/\\'\":,;()]+[/\\])+([^\s/\\'\":,;()]*)")
@@ -260,13 +261,19 @@ def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredRow
             texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
     mixed = sets if len(sets) > 1 else texts
     if len(mixed) > 1:
-        found = [f"{said}: {'; '.join(labels)}" for said, labels in mixed.items()]
+        found = [f"{said}: {_some(labels)}" for said, labels in mixed.items()]
         raise UserError(
             "The runs were scored on different test sets, so that their rates do not compare:\n"
             f"{listing(found)}\n"
             "Give runs of one test set, lora-whisper report 'runs=[…]', or score them all on one:\n"
             "  lora-whisper evaluate 'models=[…]' data.test=…"
         )
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = len(labels) - SHOWN_LABELS
+    told = "; ".join(labels[:SHOWN_LABELS])
+    return f"{told}; and {counted(more, 'other')}" if more > 0 else told
 
 
 def _test_set(point: Point) -> str:
@@ -337,6 +344,11 @@ class Effect:
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
         return found if len(found) == len(values) else None
+
+    @property
+    def has_means(self) -> bool:
+        """Whether some value was tried more than once."""
+        return not self.is_scattered and any(len(some) > 1 for some in self.entries.values())
 
     @property
     def is_scattered(self) -> bool:
@@ -415,7 +427,7 @@ def remarks(report: Report) -> list[tuple[str, str]]:
 def _warnings(report: Report) -> Iterator[str]:
     unfinished = [entry.label for entry in report.entries if entry.point.state == "unfinished"]
     if unfinished:
-        yield f"without scores, since unfinished: {'; '.join(unfinished)}"
+        yield f"without scores, since unfinished: {_some(unfinished)}"
     best = report.best
     if best and best.point.base and best.point.rate >= best.point.base[report.leading]:
         yield "no run is better than its base on this test set"

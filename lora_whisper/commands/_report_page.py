@@ -89,7 +89,7 @@ def _costs(report: Report) -> list[tuple[str, str]]:
 
 def _effect(report: Report, one: Effect) -> dict[str, Any]:
     rows = []
-    for value, some in () if one.is_scattered else one.entries.items():
+    for value, some in one.entries.items() if one.has_means else ():
         rates = [entry.point.rate or 0 for entry in some]
         spread = f"{percent(min(rates))} – {percent(max(rates))}" if len(rates) > 1 else ""
         rows.append([value, percent(sum(rates) / len(rates)), spread, str(len(rates))])
@@ -169,6 +169,13 @@ for (const head of document.querySelectorAll(".sortable th")) {
 
 TEMPLATE = """{% extends "page.html" %}
 {% from "marks.html" import article, legend %}
+{% macro named(what) %}
+{% if report.is_numbered %}
+{{ what }} are named by the numbers in the table.
+{% elif report.keys and not report.has_folder_names %}
+{{ what }} are named by {{ report.keys|join(" · ") }}.
+{% endif %}
+{% endmacro %}
 {% block title %}{{ report.name }}: report{% endblock %}
 {% block head %}
 <meta http-equiv="Content-Security-Policy" content="default-src 'none';
@@ -270,11 +277,7 @@ better in one of them.</p>
 {% if costs %}
 <h2 id="cost">Rates against cost</h2>
 <p class="soft">Bars are 95 % intervals.
-{% if report.is_numbered %}
-Dots are named by the numbers in the table.
-{% elif report.keys and not report.has_folder_names %}
-Dots are named by {{ report.keys|join(" · ") }}.
-{% endif %}</p>
+{{ named("Dots") }}</p>
 <div class="plots">
 {% for caption, drawn in costs %}
 <figure><figcaption>{{ caption }}</figcaption>{{ drawn|safe }}</figure>
@@ -284,9 +287,10 @@ Dots are named by {{ report.keys|join(" · ") }}.
 
 {% if curves %}
 <h2 id="curves">Learning curves</h2>
+<p class="soft">{{ named("Lines") }}
 {% if hidden %}
-<p class="soft">The best {{ report.scored|length - hidden }} in colour, all others in grey.</p>
-{% endif %}
+The best {{ report.scored|length - hidden }} in colour, all others in grey.
+{% endif %}</p>
 <div class="plots">
 {% for caption, drawn in curves %}
 <figure><figcaption>{{ caption }}</figcaption>{{ drawn|safe }}</figure>
@@ -296,7 +300,8 @@ Dots are named by {{ report.keys|join(" · ") }}.
 
 {% if effects %}
 <h2 id="effects">The effect of each setting</h2>
-<p class="soft">Each run is a dot, their mean a bar.</p>
+<p class="soft">Each run is a dot with its 95 % interval; where several have a value, a bar is
+their mean.</p>
 <div class="plots">
 {% for one in effects %}
 <div class="effect">

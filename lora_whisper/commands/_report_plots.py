@@ -99,10 +99,17 @@ def _arms(rated: np.ndarray) -> np.ndarray:
 def _name_dots(
     axes: Axes, entries: Sequence[Entry], xs: np.ndarray, ys: np.ndarray, front: np.ndarray
 ) -> None:
+    """To the right of each, above and below in turn where two are beside each other."""
+    offsets, was_above = {True: (6, 4), False: (6, -12)}, False
     for entry, x, y, is_on_front in zip(entries, xs, ys, front, strict=True):
         if is_on_front or len(entries) <= NAMED_DOTS:
+            was_above = not was_above
             axes.annotate(
-                shorten(entry.mark), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=10
+                shorten(entry.mark),
+                (x, y),
+                xytext=offsets[was_above],
+                textcoords="offset points",
+                fontsize=10,
             )
 
 
@@ -210,16 +217,25 @@ def effect(report: Report, one: Effect) -> str:
     """Every run's rate over the key's value, and a line through the means of values tried."""
     numbers = one.numbers
     xs = np.array(range(len(one.entries)) if numbers is None else numbers, float)
-    rates = [[100 * (entry.point.rate or 0) for entry in some] for some in one.entries.values()]
+    rates = [np.array([_rated(entry) for entry in some]) for some in one.entries.values()]
     axes = new_axes(2.6)
     for x, some in zip(xs, rates, strict=True):
-        axes.plot([x] * len(some), some, "o", markersize=6, color=LIGHT["grey"], alpha=0.6)
+        axes.errorbar(
+            [x] * len(some),
+            some[:, 0],
+            yerr=_arms(some),
+            fmt="o",
+            markersize=6,
+            elinewidth=0.8,
+            color=LIGHT["grey"],
+            alpha=0.6,
+        )
     if not one.is_scattered:
         axes.plot(
             xs,
-            [np.mean(some) for some in rates],
+            [some[:, 0].mean() for some in rates],
             linestyle="none" if numbers is None else "-",
-            marker="_",
+            marker="_" if one.has_means else "",
             markersize=14,
             markeredgewidth=2,
             color=SERIES[0],
@@ -233,6 +249,7 @@ def effect(report: Report, one: Effect) -> str:
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_ylabel(report.rate)
     axes.margins(y=0.15)
+    _begin_low(axes, np.concatenate(rates))
     return svg(axes)
 
 

@@ -2,6 +2,7 @@
 
     lora-whisper plan model=large-v3 quantization=nf4 adapter.rank=32 gpu_memory=8GB
     lora-whisper plan gpu_memory=8GB
+    lora-whisper plan experiment=large-v3-8gb gpu_memory=8GB
 
 Needs neither a GPU nor weights: the shapes of the published checkpoints are in the package.
 """
@@ -79,7 +80,7 @@ def run(config: PlanConfig, path: Path) -> None:
         if config.json:
             print(json.dumps({"gpu_memory_bytes": memory, "rows": rows}, indent=2))
         else:
-            console.print(overview(rows, memory))
+            console.print(overview(rows, memory, config.training.global_batch))
             _print_notes(config)
         return
     answer = plan_of(config, memory)
@@ -135,6 +136,7 @@ def plan_of(config: PlanConfig, memory: int | None) -> dict[str, Any]:
     from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
     from lora_whisper.training.fake_step import step_flops
     from lora_whisper.training.planning import adapter_file_bytes, make_plan
+    from lora_whisper.training.probing import even_shares
 
     assert config.model is not None
     shape, settings = shape_of(config.model), config.training
@@ -152,7 +154,7 @@ def plan_of(config: PlanConfig, memory: int | None) -> dict[str, Any]:
     }
     most = fitting["with_checkpointing" if checkpointing else "without_checkpointing"]
     if settings.micro_batch == "auto" and most:
-        windows = most
+        windows = max(share for share in even_shares(settings.global_batch) if share <= most)
     flops = step_flops(setup, checkpointing, 1, tokens)
     seconds = shape.max_source_positions / 50
     used = plan.memory(windows, checkpointing)
@@ -379,19 +381,16 @@ def _row(config: PlanConfig, shape: WhisperConfig, memory: int | None) -> dict[s
 # ── showing ──────────────────────────────────────────────────────────────────────────────────
 
 
-def overview(rows: Sequence[dict[str, Any]], memory: int | None) -> Table:
+def overview(rows: Sequence[dict[str, Any]], memory: int | None, most: int) -> Table:
     """The table of all checkpoints, in 80 columns."""
-    title = "on one GPU" if memory is None else f"on {gigabytes(memory)}"
-    table = _table(f"training {title}: the largest micro-batch, windows of 30 s")
-    for name, justify in (
-        ("model", "left"),
-        ("quantized", "left"),
-        ("fits", "left"),
-        ("micro-batch", "right"),
-        ("checkpointed", "right"),
-        ("needs", "right"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    title = "training on one GPU: what a window of 30 s needs"
+    if memory is not None:
+        title = f"training on {gigabytes(memory)}: windows in the largest micro-batch, up to {most}"
+    table = _table(title)
+    for name in ("model", "quantized", "fits"):
+        table.add_column(name, no_wrap=True)
+    for name in ("micro-batch", "checkpointed", "needs"):
+        table.add_column(name, justify="right")
     for row in rows:
         table.add_row(row["model"], row["quantization"], *_row_cells(row))
     return table
@@ -401,8 +400,6 @@ def _row_cells(row: dict[str, Any]) -> list[str]:
     if "refused" in row:
         return ["refused", "–", "–", "–"]
     fits = {None: "–", True: "yes", False: "no"}[row["fits"]]
-    if row["fits"] and row["gradient_checkpointing"]:
-        fits = "checkpointed"
     with_it = row["micro_batch_with_checkpointing"]
     plain = 0 if row["gradient_checkpointing"] else row["micro_batch"]
     cells = ["–" if not count else str(count) for count in (plain, with_it)]

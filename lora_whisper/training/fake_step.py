@@ -30,18 +30,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import layer_norm
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig, QuantizationConfig
 from lora_whisper.model.adapter import adapter_parameters
 from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
-from lora_whisper.model.hollow import attach_hollow, hollow_model
+from lora_whisper.model.hollow import attach_hollow, hollow_model, stored_bytes
 from lora_whisper.model.targets import target_ranks
 from lora_whisper.training.accelerator import DTYPES
 from lora_whisper.training.loss import targets_loss_sum
 
 ALLOCATED_IN_BYTES = 512  # PyTorch's CUDA allocator rounds up to a multiple of it
+MANY_WINDOWS = 1009  # of the micro-batch that is tried: a prime, which no width is a multiple of
 LOSS, DECODER, ENCODER = "loss", "decoder", "encoder"  # the moments in which memory may be fullest
 LOGITS = "logits"
 STACKS = (ENCODER, DECODER)
@@ -59,24 +60,40 @@ class StepMemory:
     def total_bytes(self) -> float:
         return self.activations_bytes + self.logits_bytes
 
-    def plus(self, other: StepMemory, times: float) -> StepMemory:
-        return StepMemory(
-            self.activations_bytes + times * other.activations_bytes,
-            self.logits_bytes + times * other.logits_bytes,
-        )
+
+@dataclass(frozen=True)
+class Peak:
+    """What is in the memory at an instant that, for some number of windows, is the fullest."""
+
+    moment: str
+    fixed_bytes: float  # whatever the number of windows
+    window_bytes: float  # more with each window
+    logits_bytes: float  # of each window, beside those
+
+    def at(self, windows: int) -> StepMemory:
+        activations = self.fixed_bytes + windows * self.window_bytes
+        return StepMemory(activations, windows * self.logits_bytes)
+
+
+def fullest(peaks: Iterable[Peak], windows: int) -> StepMemory:
+    """What a micro-batch of so many windows needs."""
+    return max((peak.at(windows) for peak in peaks), key=lambda step: step.total_bytes)
 
 
 class _Watch(TorchDispatchMode):
-    """Follows every storage that comes to be; its peak is kept for each moment of the step."""
+    """Follows every storage that comes to be; the peaks are kept for each moment of the step.
+
+    Of `MANY_WINDOWS`, since a storage whose bytes that prime divides has so many for each window.
+    """
 
     def __init__(self, vocabulary: int):
         super().__init__()
         self.vocabulary = vocabulary
         self.owner: Place | None = None  # layer that is in its forward pass
         self.in_forward = True  # later, a checkpointed layer goes forward again
-        self.live: Counter[Any] = Counter()
-        self.peaks: dict[str, tuple[int, int]] = {}  # all bytes, and those of logits
-        self.total = 0
+        self.fixed: Counter[Any] = Counter()  # owner → bytes that are there now
+        self.growing: Counter[Any] = Counter()  # and of each window
+        self.peaks: dict[str, list[Peak]] = {}
         self._known: set[int] = set()
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
@@ -93,11 +110,12 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
+        if func is torch.ops.prim.device.default:  # two of three calls: autocast asks at each op
+            return args[0].fake_device
         out = func(*args, **(kwargs or {}))
-        if func is not torch.ops.prim.device.default:
-            for value in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(value, Tensor):
-                    self._see(value)
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                self._see(value)
         return out
 
     def _see(self, tensor: Tensor) -> None:
@@ -105,32 +123,45 @@ class _Watch(TorchDispatchMode):
         if id(storage) in self._known:
             return
         self._known.add(id(storage))
-        size = -(-storage.nbytes() // ALLOCATED_IN_BYTES) * ALLOCATED_IN_BYTES
+        each, rest = divmod(storage.nbytes(), MANY_WINDOWS)
+        size = -(-storage.nbytes() // ALLOCATED_IN_BYTES) * ALLOCATED_IN_BYTES if rest else each
         is_wide = tensor.ndim > 1 and tensor.shape[-1] == self.vocabulary
         owner = LOGITS if is_wide else self.owner
-        self.live[owner] += size
-        self.total += size
-        weakref.finalize(storage, self._free, id(storage), owner, size)
+        live = self.fixed if rest else self.growing
+        live[owner] += size
+        weakref.finalize(storage, self._free, id(storage), live, owner, size)
         self._keep_peak()
 
-    def _free(self, key: int, owner: Any, size: int) -> None:
+    def _free(self, key: int, live: Counter[Any], owner: Any, size: int) -> None:
         self._known.discard(key)
-        self.live[owner] -= size
-        self.total -= size
+        live[owner] -= size
 
     def _keep_peak(self) -> None:
-        moment = self._moment()
-        if self.total > self.peaks.get(moment, (0, 0))[0]:
-            self.peaks[moment] = (self.total, self.live[LOGITS])
+        """Unless another instant of this moment has as much of both."""
+        now = Peak(
+            self._moment(),
+            self.fixed.total(),
+            self.growing.total() - self.growing[LOGITS],
+            self.growing[LOGITS],
+        )
+        known = self.peaks.setdefault(now.moment, [])
+        if not any(_covers(peak, now) for peak in known):
+            known[:] = [peak for peak in known if not _covers(now, peak)] + [now]
 
     def _moment(self) -> str:
-        if self.live[LOGITS]:
+        if self.growing[LOGITS]:
             return LOSS
         holds_decoder = any(
             size and isinstance(owner, tuple) and owner[0] == DECODER
-            for owner, size in self.live.items()
+            for owner, size in self.growing.items()
         )
         return DECODER if holds_decoder else ENCODER
+
+
+def _covers(one: Peak, other: Peak) -> bool:
+    """Whether it needs as much, however many windows there are."""
+    growth, others = (peak.window_bytes + peak.logits_bytes for peak in (one, other))
+    return one.fixed_bytes >= other.fixed_bytes and growth >= others
 
 
 @dataclass(frozen=True)
@@ -188,36 +219,42 @@ class FakeStep:
     def whisper(self) -> Any:
         return self.model.get_base_model()
 
-    def memory(self, windows: int, tokens: int) -> dict[str, StepMemory]:
-        """What a micro-batch needs at each moment, with all layers; the largest counts."""
+    def peaks(self, tokens: int) -> list[Peak]:
+        """What a micro-batch needs, with all layers, for any number of windows."""
         watch = _Watch(self.short.shape.vocab_size)
         with self.mode:
             watch.ignore([*self.model.parameters(), *self.model.buffers()])
             watch.ignore(value.grad for value in self.model.parameters() if value.grad is not None)
             with watch, _owned(watch, self.whisper):
-                loss = self._forward(windows, tokens)
-                kept = dict(watch.live)
+                with _autocast(self.precision):
+                    loss = _loss(self.whisper, MANY_WINDOWS, tokens)
+                kept = dict(watch.fixed), dict(watch.growing)
                 watch.in_forward = False
                 loss.backward()
-        return {
-            moment: self._with_all_layers(moment, peak, kept)
-            for moment, peak in watch.peaks.items()
-        }
+        return [
+            self._with_all_layers(peak, *kept) for peaks in watch.peaks.values() for peak in peaks
+        ]
 
     def _with_all_layers(
-        self, moment: str, peak: tuple[int, int], kept: Mapping[Any, int]
-    ) -> StepMemory:
+        self, peak: Peak, fixed: Mapping[Any, int], growing: Mapping[Any, int]
+    ) -> Peak:
         """Add what the layers keep that were left out, as far as it is there at the moment."""
-        stacks = (ENCODER,) if moment == ENCODER else STACKS
+        stacks = (ENCODER,) if peak.moment == ENCODER else STACKS
         # The first of a run may keep less than the others; with checkpointing, what the last one
         # gives out is nobody's input.
-        more = sum(
-            count * max(kept.get((stack, number), 0), kept.get((stack, number - 1), 0))
-            for (stack, number), count in self.short.left_out.items()
-            if stack in stacks and count
+        more_fixed, more_growing = (
+            sum(
+                count * max(kept.get((stack, number), 0), kept.get((stack, number - 1), 0))
+                for (stack, number), count in self.short.left_out.items()
+                if stack in stacks and count
+            )
+            for kept in (fixed, growing)
         )
-        total, logits = peak
-        return StepMemory(total - logits + more, logits)
+        return dataclasses.replace(
+            peak,
+            fixed_bytes=peak.fixed_bytes + more_fixed,
+            window_bytes=peak.window_bytes + more_growing,
+        )
 
     def trained(self) -> tuple[int, int]:
         """Parameters of the adapter, and the tensors that they lie in, with all layers."""
@@ -229,29 +266,6 @@ class FakeStep:
             if value.requires_grad:
                 parameters, tensors = parameters + times * value.numel(), tensors + times
         return parameters, tensors
-
-    def flops(self, windows: int, tokens: int) -> int:
-        """Floating-point operations of one pass forward and backward, of the layers that are run.
-
-        What checkpointing computes twice counts twice.
-        """
-        mapping = {
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,
-        }
-        with self.mode, FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-            self._forward(windows, tokens).backward()
-        return int(counter.get_total_flops())
-
-    def _forward(self, windows: int, tokens: int) -> Tensor:
-        """The loss of so many full windows with `tokens` targets each."""
-        shape, whisper = self.short.shape, self.whisper
-        frames = FRAMES_PER_POSITION * shape.max_source_positions
-        features = torch.empty(windows, shape.num_mel_bins, frames, dtype=whisper.dtype)
-        sequences = torch.empty(windows, tokens, dtype=torch.int64)
-        positions = torch.empty(windows * tokens, dtype=torch.int64)
-        with _autocast(self.precision):
-            return targets_loss_sum(whisper, features, sequences, positions, positions)
 
 
 @dataclass(frozen=True)
@@ -303,21 +317,53 @@ def hollow_base(setup: Setup, kind: str) -> WhisperForConditionalGeneration:
     )
 
 
+def weights_bytes(setup: Setup) -> int:
+    """Of the frozen base as it is stored, all layers."""
+    short = shortened(setup.shape, setup.adapter)
+    base: Any = hollow_base(dataclasses.replace(setup, shape=short.shape), setup.quantization.kind)
+    return stored_bytes(base) + sum(
+        count * stored_bytes(getattr(base.model, stack).layers[number])
+        for (stack, number), count in short.left_out.items()
+    )
+
+
 def step_flops(setup: Setup, gradient_checkpointing: bool, windows: int, tokens: int) -> int:
     """Floating-point operations of a micro-batch forward and backward, with all layers.
 
-    Counted without quantization: reading weights back is not multiplying matrices.
+    Those of matrix products and convolutions; what checkpointing computes twice counts twice. What
+    reading quantized weights back takes, and what FlashAttention computes again, is not counted.
     """
-    plain = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
-    setup = dataclasses.replace(setup, quantization=plain)
     short = shortened(setup.shape, setup.adapter)
-    total = fewest = fake_step(setup, gradient_checkpointing, short).flops(windows, tokens)
+    total = fewest = _flops(setup, short, gradient_checkpointing, windows, tokens)
     for place, count in short.left_out.items():
         if count:
             longer = shortened(setup.shape, setup.adapter, longer=place)
-            flops = fake_step(setup, gradient_checkpointing, longer).flops(windows, tokens)
+            flops = _flops(setup, longer, gradient_checkpointing, windows, tokens)
             total += count * (flops - fewest)
     return total
+
+
+def _flops(
+    setup: Setup, short: Shortened, gradient_checkpointing: bool, windows: int, tokens: int
+) -> int:
+    """Of the layers that are run; in fp32, which saves the casts, since no dtype changes it."""
+    plain = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
+    setup = dataclasses.replace(setup, quantization=plain, dtype=torch.float32, precision="fp32")
+    step = fake_step(setup, gradient_checkpointing, short)
+    step.whisper.set_attn_implementation("eager")  # matrix products, which are counted
+    with step.mode, FlopCounterMode(display=False) as counter:
+        _loss(step.whisper, windows, tokens).backward()
+    return int(counter.get_total_flops())
+
+
+def _loss(whisper: Any, windows: int, tokens: int) -> Tensor:
+    """Of so many full windows with `tokens` targets each."""
+    shape = whisper.config
+    frames = FRAMES_PER_POSITION * shape.max_source_positions
+    features = torch.empty(windows, shape.num_mel_bins, frames, dtype=whisper.dtype)
+    sequences = torch.empty(windows, tokens, dtype=torch.int64)
+    positions = torch.empty(windows * tokens, dtype=torch.int64)
+    return targets_loss_sum(whisper, features, sequences, positions, positions)
 
 
 def _make_fake(model: nn.Module) -> None:
@@ -389,11 +435,3 @@ def _owned(watch: _Watch, whisper: Any) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **more: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **more: Any) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)

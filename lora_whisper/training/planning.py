@@ -1,20 +1,19 @@
 """What training an adapter needs of a GPU's memory, part by part, before it is tried.
 
 Weights, adapter, gradients and the optimizer's moments are counted tensor by tensor. Activations
-come from the real step on fake tensors (`training.fake_step`); they are affine in the number of
-windows, so that a step of one window and one of two tell of all. What lies outside of the step's
+come from the real step on fake tensors (`training.fake_step`). What lies outside of the step's
 tensors is assumed, and said to be.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.model.hollow import stored_bytes
-from lora_whisper.training.fake_step import Setup, StepMemory, fake_step, hollow_base
+from lora_whisper.model.adapter import checkpoint_activations
+from lora_whisper.training.fake_step import Peak, Setup, fake_step, fullest, weights_bytes
 
 FP32_BYTES = 4  # of what is trained, its gradients and moments
 MOMENTS = 2  # of AdamW, for each parameter
@@ -58,12 +57,11 @@ class Plan:
     weights_bytes: int
     trained: int  # parameters of the adapter
     tensors: int  # that they lie in
-    # By whether activations are checkpointed: at each moment of a step with one and two windows.
-    steps: Mapping[bool, tuple[Mapping[str, StepMemory], Mapping[str, StepMemory]]]
+    peaks: Mapping[bool, Sequence[Peak]]  # of a step, by whether activations are checkpointed
 
     def memory(self, windows: int, checkpointing: bool) -> Memory:
         """By part, for a micro-batch of so many windows."""
-        step = self._step(windows, checkpointing)
+        step = fullest(self.peaks[checkpointing], windows)
         trained = FP32_BYTES * self.trained
         return Memory(
             weights=self.weights_bytes,
@@ -85,17 +83,9 @@ class Plan:
         ]
         return max(fits, default=0)
 
-    def _step(self, windows: int, checkpointing: bool) -> StepMemory:
-        one, two = self.steps[checkpointing]
-        moments = [
-            one[moment].plus(two[moment], windows - 1).plus(one[moment], 1 - windows)
-            for moment in one
-        ]
-        return max(moments, key=lambda step: step.total_bytes)
-
 
 def make_plan(setup: Setup, tokens: int) -> Plan:
-    """Count what does not depend on the micro-batch, and try steps of one and two windows.
+    """Count what does not depend on the micro-batch, and try a step.
 
     Args:
         tokens: targets of each window.
@@ -103,12 +93,11 @@ def make_plan(setup: Setup, tokens: int) -> Plan:
     Raises:
         UserError: a range of layers that the model does not have.
     """
-    weights_bytes = stored_bytes(hollow_base(setup, setup.quantization.kind))
-    steps = {}
-    for checkpointing in (False, True):
-        step = fake_step(setup, checkpointing)
-        steps[checkpointing] = (step.memory(1, tokens), step.memory(2, tokens))
-    return Plan(weights_bytes, *step.trained(), steps)
+    step = fake_step(setup, gradient_checkpointing=False)
+    peaks = {False: step.peaks(tokens)}
+    checkpoint_activations(step.whisper)
+    peaks[True] = step.peaks(tokens)
+    return Plan(weights_bytes(setup), *step.trained(), peaks)
 
 
 def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:

@@ -61,7 +61,7 @@ def largest_micro_batch(try_windows: Callable[[int], None], windows: int) -> int
     Raises:
         UserError: the memory does not suffice for one.
     """
-    numbers = iter(_even_shares(windows))
+    numbers = iter(even_shares(windows))
 
     def smaller() -> int:
         number = next(numbers, None)
@@ -82,7 +82,7 @@ def largest_micro_batch(try_windows: Callable[[int], None], windows: int) -> int
     return int(tried())
 
 
-def _even_shares(windows: int) -> list[int]:
+def even_shares(windows: int) -> list[int]:
     """16: 16, 8, 6, 4, 3, 2, 1"""
     return sorted({ceil(windows / passes) for passes in range(1, windows + 1)}, reverse=True)
 

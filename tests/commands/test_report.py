@@ -290,9 +290,7 @@ def test_cer_leads_in_scripts_without_spaces(line: Line) -> None:
     assert page.find("CER, base → best run") == ["20.0 % → 0.0 %"]
     markdown = (SWEEP / "report.md").read_text(encoding="utf-8")
     assert "| rank | CER | error rate of graphemes | Pareto |" in markdown
-    assert "mean CER" in page.text
     assert "of graphemes" in page.text
-    assert "mean WER" not in page.text
     assert [row["leading_rate"] for row in table()] == ["cer", "cer"]
 
 
@@ -376,6 +374,26 @@ def test_rates_of_different_test_sets_do_not_compare(
     assert not (SWEEP / "report.html").exists()
 
 
+def test_of_many_runs_of_another_test_set_some_are_named(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(5):
+        point(f"{number}", f"adapter.rank={number + 1}")
+    point("other", "adapter.rank=8", heard=texts(3)[:8])
+    assert line("report", str(SWEEP)) == 2
+    said = capsys.readouterr().err
+    assert "rank 1; rank 2; rank 3; rank 4; and 1 other" in said
+
+
+def test_a_value_that_was_tried_once_has_no_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ranks()
+    (one,) = effects(read_report("ranks", point_folders(SWEEP), has_folder_names=False))
+    assert not one.has_means
+
+
 def test_runs_without_test_set_have_no_rates(line: Line) -> None:
     for rank in (4, 8):
         point(f"adapter.rank-{rank}", f"adapter.rank={rank}", heard=())
@@ -432,6 +450,7 @@ def test_effects_are_means_over_all_other_settings(
     assert list(means.values()) == pytest.approx([0.0875, 0.0625, 0.0375])
     assert by_rank.is_crossed
     assert by_rate.is_crossed
+    assert by_rate.has_means
     RunFolder(SWEEP / "0").summary.unlink()
     report = read_report("grid", point_folders(SWEEP), has_folder_names=False)
     assert not effects(report)[0].is_crossed
