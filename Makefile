@@ -24,8 +24,9 @@ lint: install  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lora_whisper
 
+# Each half of the tests in one process; who is done takes over from the other.
 test: lint  ## lint, then all tests
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 clean:  ## remove .venv, builds and caches; outputs/ stays
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 from typing import Any
 
 from lora_whisper.composing import to_config
@@ -29,32 +28,27 @@ def data_config(source: str = "manifest", **changes: Any) -> DataConfig:
 
 def adapter_config(kind: str = "lora", **changes: Any) -> AdapterConfig:
     """`conf/adapter/KIND.yaml` with these fields changed, and without dropout."""
-    config = to_config(AdapterConfig, _group(f"adapter={kind}")["adapter"])
+    config = to_config(AdapterConfig, train_values(f"adapter={kind}")["adapter"])
     return dataclasses.replace(config, **({"dropout": 0.0} | changes))
 
 
 def model_config(checkpoint: object, **changes: Any) -> ModelConfig:
-    config = to_config(ModelConfig, _group("model=nano")["model"])
+    config = to_config(ModelConfig, train_values("model=nano")["model"])
     return dataclasses.replace(config, checkpoint=str(checkpoint), **changes)
 
 
 def quantization_config(kind: str, **changes: Any) -> QuantizationConfig:
-    config = to_config(QuantizationConfig, _group(f"quantization={kind}")["quantization"])
+    config = to_config(QuantizationConfig, train_values(f"quantization={kind}")["quantization"])
     return dataclasses.replace(config, **changes)
 
 
 def optimizer_config(**changes: Any) -> OptimizerConfig:
     return dataclasses.replace(
-        to_config(OptimizerConfig, _group("optimizer=adamw")["optimizer"]), **changes
+        to_config(OptimizerConfig, train_values("optimizer=adamw")["optimizer"]), **changes
     )
 
 
 def training_config(**changes: Any) -> TrainingConfig:
     return dataclasses.replace(
-        to_config(TrainingConfig, _group("training=default")["training"]), **changes
+        to_config(TrainingConfig, train_values("training=default")["training"]), **changes
     )
-
-
-@cache
-def _group(override: str) -> dict[str, Any]:
-    return train_values(override)

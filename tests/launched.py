@@ -5,6 +5,7 @@ The processes are forked off a server that has imported what takes seconds.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -62,6 +63,7 @@ def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[
 def _call(
     place: dict[str, int], result: Connection, function: Callable[..., Any], arguments: Any
 ) -> None:
+    gc.freeze()  # what was loaded is for good
     os.environ.update({name: str(value) for name, value in place.items()})
     # One thread, as in the tests' own process and as torchrun has it; accelerate looks here.
     os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")

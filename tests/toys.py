@@ -16,7 +16,10 @@ LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 def toy_config(
-    multilingual: bool = True, languages: int = 3, window_seconds: int = WINDOW_SECONDS
+    multilingual: bool = True,
+    languages: int = 3,
+    window_seconds: int = WINDOW_SECONDS,
+    text_positions: int = 64,
 ) -> WhisperConfig:
     """Two layers of width 16 a side, with the token ids of the toy tokenizer."""
     ids = toy_tokenizer(multilingual, languages, window_seconds).get_vocab()
@@ -32,7 +35,7 @@ def toy_config(
         encoder_ffn_dim=32,
         decoder_ffn_dim=32,
         max_source_positions=window_seconds * POSITIONS_PER_SECOND,
-        max_target_positions=64,
+        max_target_positions=text_positions,
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
         pad_token_id=end_of_text,
@@ -42,18 +45,18 @@ def toy_config(
     )
 
 
-def toy_model(seed: int = 0) -> WhisperForConditionalGeneration:
+def toy_model(seed: int = 0, text_positions: int = 64) -> WhisperForConditionalGeneration:
     """A frozen multilingual fp32 toy in evaluation mode; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = WhisperForConditionalGeneration(toy_config())
+        model = WhisperForConditionalGeneration(toy_config(text_positions=text_positions))
     model.generation_config = toy_generation_config(toy_tokenizer(window_seconds=WINDOW_SECONDS))
     return model.requires_grad_(False).eval()
 
 
-def toy_checkpoint(folder: Path, seed: int = 0) -> Path:
+def toy_checkpoint(folder: Path, seed: int = 0, text_positions: int = 64) -> Path:
     """Write a multilingual toy with tokenizer, generation config and preprocessor; 2-s window."""
-    toy_model(seed).save_pretrained(folder)
+    toy_model(seed, text_positions).save_pretrained(folder)
     write_tokenizer(folder, window_seconds=WINDOW_SECONDS)
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)
     extractor.save_pretrained(folder)

@@ -34,6 +34,8 @@ STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
     "font.family": "sans-serif",
     "font.size": 11,
     "text.parse_math": False,  # a speaker may be called $x$
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.color": LIGHT["soft"],
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -112,10 +114,13 @@ def svg(axes: Axes) -> str:
     """The figure alone, without the head of a file and the names that two figures would share."""
     import warnings
 
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has the fonts
-        figure_of(axes).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        # `savefig` would draw the whole figure once more, for nothing.
+        FigureCanvasSVG(figure_of(axes)).print_svg(buffer, metadata={"Date": None})
     drawn = buffer.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
     names = {light: name for name, light in LIGHT.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ MAINS = {
     "push": push.main,
     "report": report.main,
 }
+QUICK = ("evaluation.probe_clips=0", "evaluation.training_utterances=0")
+STRONG = ("optimizer.learning_rate=0.03",)
 Line = Callable[..., int]
 
 
@@ -56,7 +60,33 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     speech = folder / "speech"
     for seed, (split, count) in enumerate({"train": 20, "validation": 3, "test": 4}.items()):
         toy_speech(speech, count, seed, split)
-    return World(toy_checkpoint(folder / "toy"), speech)
+    # Its texts never end, so that their limit is what decoding them takes.
+    return World(toy_checkpoint(folder / "toy", text_positions=36), speech)
+
+
+@pytest.fixture(scope="session")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run `a`: trained strongly enough to write something else than its base, and scored."""
+    folder = tmp_path_factory.mktemp("trained")
+    with working_in(folder):
+        assert train.main(world.arguments("a", *STRONG)) == 0
+    return folder / "outputs/a"
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """For what several tests share: in a folder and with a cache that are no test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LORA_WHISPER_CACHE", str(folder / "cache"))
+        yield
+
+
+@pytest.fixture
+def finished(trained: Path, world: World, line: Line) -> list[str]:
+    """A copy of it in the current folder; what was typed for it."""
+    shutil.copytree(trained, "outputs/a")
+    return world.arguments("a", *STRONG)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -18,6 +19,9 @@ LOADED = [  # once, which takes most of what a short run takes
     "peft",
     "scipy.stats",
     "evaluate",
+    "matplotlib.backends.backend_svg",
+    "lora_whisper.commands._results",
+    "lora_whisper.commands._train_report",
     "lora_whisper.commands.train",
     "lora_whisper.evaluation.judging",
     "lora_whisper.training.recorder",
@@ -34,6 +38,7 @@ def started(arguments: Sequence[str], folder: Path, command: str = "train") -> B
 
 
 def _carry_out(command: str, arguments: list[str], folder: Path) -> None:
+    gc.freeze()  # what was loaded is for good
     os.setsid()
     os.chdir(folder)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -15,25 +15,23 @@ import soundfile
 from ctranslate2.converters import TransformersConverter
 from safetensors.numpy import load_file, save_file
 
+from lora_whisper.commands import merge, train
 from lora_whisper.evaluation import decoding
-from tests.commands.conftest import Line, World
+from tests.commands.conftest import QUICK, STRONG, Line, World, working_in
 from tests.evaluation.toy_listener import NANO
 from tests.launched import command_line, together
 from tests.toy_speech import write_manifest
 
-QUICK = ("evaluation.probe_clips=0", "evaluation.training_utterances=0")
-
 
 @pytest.fixture(scope="module")
-def runs(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs a and b were trained, and a was merged, in one process."""
+def runs(world: World, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs a and b were trained, and a was merged."""
     folder = tmp_path_factory.mktemp("runs")
-    few = ("training.max_steps=2", "training.validate_every_steps=2")
-    for name, rank in (("a", 2), ("b", 4)):
-        more = (*few, f"adapter.rank={rank}", "optimizer.learning_rate=0.05")
-        (exit_code,) = together(1, command_line, folder, "train", *world.arguments(name, *more))
-        assert exit_code == 0, (folder / "output-0.txt").read_text()
-    assert together(1, command_line, folder, "merge", "run=outputs/a") == [0]
+    shutil.copytree(trained, folder / "outputs/a")
+    few = ("training.max_steps=2", "data.validation=null", "adapter.rank=4")
+    with working_in(folder):
+        assert train.main(world.arguments("b", *few, *STRONG)) == 0
+        assert merge.main(["run=outputs/a"]) == 0
     return folder
 
 

@@ -20,24 +20,7 @@ from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.export import ctranslate2 as writer
 from lora_whisper.export.ggml import quantize_command
 from tests.commands.conftest import Line, World
-from tests.launched import command_line, together
 from tests.toy_speech import write_manifest
-
-
-@pytest.fixture(scope="module")
-def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the run a was trained, strongly enough to write something else than its base."""
-    folder = tmp_path_factory.mktemp("trained")
-    strong = ("training.validate_every_steps=2", "optimizer.learning_rate=0.05")
-    assert together(1, command_line, folder, "train", *world.arguments("a", *strong)) == [0]
-    return folder
-
-
-@pytest.fixture
-def here(trained: Path, line: Line, tmp_path: Path) -> Path:
-    """A copy of the run, in the current folder."""
-    shutil.copytree(trained / "outputs", tmp_path / "outputs")
-    return tmp_path
 
 
 def parity(name: str, run: str = "outputs/a") -> dict[str, Any]:
@@ -60,7 +43,7 @@ def said_by_adapter(world: World, path: Path) -> Path:
 
 
 def test_exports_say_what_the_merged_model_says(
-    here: Path, line: Line, capsys: pytest.CaptureFixture[str]
+    finished: list[str], line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that was not merged is merged first, and scored as `merge` does."""
     formats = "format=[ctranslate2,onnx,adapter]"
@@ -73,7 +56,7 @@ def test_exports_say_what_the_merged_model_says(
         assert found["scores"]["merged"]["wer"] == found["scores"][f"{name} float32"]["wer"]
         assert (found["identical"], found["utterances"], found["difference"]) == (4, 4, 0.0)
         assert f"{name} float32 in {found['consumer']}" in " ".join(said.split())
-        assert str(here) not in Path("outputs/a/export", name, "parity.json").read_text()
+        assert str(tmp_path) not in Path("outputs/a/export", name, "parity.json").read_text()
     assert {one.name for one in Path("outputs/a/export/adapter").iterdir()} >= {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -81,14 +64,14 @@ def test_exports_say_what_the_merged_model_says(
 
 
 def test_what_differs_is_exit_code_1(
-    here: Path,
+    finished: list[str],
     world: World,
     line: Line,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Here the base is exported, as by a converter that does not see the adapter."""
-    said_by_adapter(world, here / "own.jsonl")
+    said_by_adapter(world, Path("own.jsonl"))
     whole = writer.write
     monkeypatch.setattr(
         writer, "write", lambda _, folder, dtype: whole(world.checkpoint, folder, dtype)
@@ -106,14 +89,14 @@ def test_what_differs_is_exit_code_1(
 
 
 def test_a_program_that_hears_otherwise_is_told_from_weights_that_do(
-    here: Path,
+    finished: list[str],
     world: World,
     line: Line,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As faster-whisper may do with a model of a published size: here it hears nothing."""
-    said_by_adapter(world, here / "own.jsonl")
+    said_by_adapter(world, Path("own.jsonl"))
 
     def silence(utterances: Sequence[Any], *_: object) -> Hypotheses:
         count = len(utterances)
@@ -129,7 +112,7 @@ def test_a_program_that_hears_otherwise_is_told_from_weights_that_do(
     assert "the weights are right" in " ".join(capsys.readouterr().out.split())
 
 
-def test_an_export_is_replaced_only_when_that_is_asked_for(here: Path, line: Line) -> None:
+def test_an_export_is_replaced_only_when_that_is_asked_for(finished: list[str], line: Line) -> None:
     given = ("run=outputs/a", "format=ctranslate2", "dtype=float32")
     assert line("export", *given) == 0
     place = Path("outputs/a/export/ctranslate2")
@@ -149,7 +132,7 @@ def test_the_quantizers_command_is_one_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_merged_model_of_another_adapter_is_not_exported(
-    here: Path, line: Line, capsys: pytest.CaptureFixture[str]
+    finished: list[str], line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line("merge", "run=outputs/a") == 0
     path = Path("outputs/a/adapter/adapter_model.safetensors")
@@ -160,7 +143,7 @@ def test_a_merged_model_of_another_adapter_is_not_exported(
 
 
 def test_an_adapter_alone_is_merged_and_exported(
-    here: Path, world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    finished: list[str], world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree("outputs/a/adapter", "mine")
     assert line("merge", "adapter=mine") == 0
@@ -188,7 +171,7 @@ def test_an_adapter_alone_is_merged_and_exported(
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is(
-    here: Path, line: Line, capsys: pytest.CaptureFixture[str], typed: list[str], said: str
+    finished: list[str], line: Line, capsys: pytest.CaptureFixture[str], typed: list[str], said: str
 ) -> None:
     assert line("export", "run=outputs/a", *typed) == 2
     assert said in capsys.readouterr().err
@@ -205,7 +188,7 @@ def test_what_cannot_be_written_is_said_before_anything_is(
     ],
 )
 def test_a_missing_package_is_one_line(
-    here: Path,
+    finished: list[str],
     line: Line,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

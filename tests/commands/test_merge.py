@@ -74,7 +74,7 @@ def written() -> list[str]:
 
 
 def test_a_run_is_merged_scored_and_says_what_it_is_made_of(world: World, line: Line) -> None:
-    assert line("train", *world.arguments("a", "quantization=nf4")) == 0
+    assert line("train", *world.arguments("a", "quantization=nf4", "data.validation=null")) == 0
     assert line("merge", "run=outputs/a", "into=nf4-dequantized") == 0
     run = RunFolder(Path("outputs/a"))
     base = locate(model_config(world.checkpoint))
@@ -100,7 +100,8 @@ def test_a_run_is_merged_scored_and_says_what_it_is_made_of(world: World, line: 
 def test_a_run_without_nf4_is_not_merged_into_nf4(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert line("train", *world.arguments("a", "data.test=null", "training.max_steps=1")) == 0
+    few = ("training.max_steps=1", "data.validation=null", "data.test=null")
+    assert line("train", *world.arguments("a", *few)) == 0
     assert line("merge", "run=outputs/a", "into=nf4-dequantized") == 2
     assert "trained with quantization=none" in capsys.readouterr().err
     assert not Path("outputs/a/merged").exists()
@@ -256,13 +257,12 @@ def interrupted(*_: object) -> None:
 
 
 def test_what_a_run_says_is_of_the_model_that_is_there(
-    world: World,
     line: Line,
+    finished: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Also after scoring was interrupted; and it says what is unusual about the model."""
-    assert line("train", *world.arguments("a", "training.max_steps=1")) == 0
     assert line("merge", "run=outputs/a") == 0
     run = RunFolder(Path("outputs/a"))
     made_of = json.loads((run.merged / RECIPE_FILE).read_text())
@@ -309,9 +309,8 @@ def test_what_to_type_next_is_quoted(
 
 
 def test_a_run_s_folder_is_not_taken_for_another_adapter_s(
-    world: World, line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str], finished: list[str]
 ) -> None:
-    assert line("train", *world.arguments("a", "data.test=null", "training.max_steps=1")) == 0
     assert line("merge", "adapter=b", "name=a") == 2
     assert "outputs/a is a run" in capsys.readouterr().err
 
@@ -341,7 +340,8 @@ def test_a_pickled_base_is_refused_by_every_command_unless_allowed(
     base = Path(shutil.copytree(world.checkpoint, tmp_path / "base"))
     adapter(tmp_path / "mine", base)
     pickled(base / "model.safetensors", "pytorch_model.bin")
-    arguments = world.arguments("a", f"model.checkpoint={base}", "training.max_steps=1")
+    few = ("training.max_steps=1", "data.validation=null")
+    arguments = world.arguments("a", f"model.checkpoint={base}", *few)
     evaluate = ["models=[mine]", f"data.test={world.speech / 'test.jsonl'}", "name=e"]
     commands = {"merge": ["adapter=mine"], "evaluate": evaluate}
     for command, given in {"train": arguments, **commands}.items():
@@ -364,7 +364,7 @@ def test_a_pickled_adapter_is_refused_by_every_command_unless_allowed(
     pickled(folder / WEIGHTS_FILE, PICKLED)
     evaluate = ["models=[mine]", f"data.test={world.speech / 'test.jsonl'}", "name=e"]
     settings = ["adapter.init_from=mine", "adapter.alpha=4", "training.max_steps=1"]
-    arguments = world.arguments("a", *settings)
+    arguments = world.arguments("a", *settings, "data.validation=null", "data.test=null")
     commands = {"merge": ["adapter=mine"], "evaluate": evaluate, "train": arguments}
     for command, given in commands.items():
         assert line(command, *given) == 2

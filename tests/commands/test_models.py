@@ -94,7 +94,7 @@ def test_an_adapter_that_names_no_base_is_named(runs: Path) -> None:
 
 def test_hypotheses_are_of_weights_storage_and_adapter(world: World, line: Line) -> None:
     """Names of what decides on a text: equal where nothing of that differs, else not."""
-    short = ("training.max_steps=1", "training.validate_every_steps=null")
+    short = ("training.max_steps=1", "data.validation=null", "data.test=null")
     for name, more in (("a", ""), ("b", "seed=2"), ("c", "quantization=nf4")):
         assert line("train", *world.arguments(name, *short, *filter(None, [more]))) == 0
     names = {}

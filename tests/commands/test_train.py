@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from lora_whisper.commands import train
 from lora_whisper.training import loop
-from tests.commands.conftest import Line, World
+from tests.commands.conftest import QUICK, Line, World
 from tests.toy_speech import write_manifest
 from tests.toys import toy_inputs
 
@@ -60,7 +60,7 @@ def test_train_merge_evaluate(world: World, line: Line, capsys: pytest.CaptureFi
     check_stock_loading(run)
 
     capsys.readouterr()
-    assert line("evaluate", f"run={run}") == 0
+    assert line("evaluate", f"run={run}", *QUICK) == 0
     again = json.loads((run / "summary.json").read_text())
     assert [again[model]["wer"] for model in ("base", "adapter", "merged")] == [
         summary["base"]["wer"],
@@ -128,11 +128,12 @@ def check_stock_loading(run: Path) -> None:
     assert processor.feature_extractor.feature_size == merged.config.num_mel_bins
 
 
-def test_another_test_set_is_scored_beside_the_summary(world: World, line: Line) -> None:
-    assert line("train", *world.arguments("a")) == 0
+def test_another_test_set_is_scored_beside_the_summary(
+    world: World, line: Line, finished: list[str]
+) -> None:
     before = Path("outputs/a/summary.json").read_text()
     other = world.speech / "validation.jsonl"
-    assert line("evaluate", "run=outputs/a", f"data.test={other}") == 0
+    assert line("evaluate", "run=outputs/a", f"data.test={other}", *QUICK) == 0
     assert Path("outputs/a/summary.json").read_text() == before
     (score,) = Path("outputs/a/evaluation/adapter").glob("*-validation/score.json")
     assert json.loads(score.read_text())["utterances"] == 3
@@ -152,25 +153,25 @@ def test_a_run_can_be_evaluated_from_another_folder(
     assert line("merge", f"run={run}") == 0
 
 
-def test_the_rerun_rule(world: World, line: Line, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = world.arguments("a", "training.max_steps=1")
-    assert line("train", *arguments) == 0
+def test_the_rerun_rule(
+    line: Line, finished: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     written = Path("outputs/a/summary.json").stat().st_mtime_ns
-    assert line("train", *arguments) == 2
+    assert line("train", *finished) == 2
     assert "overwrite=true" in capsys.readouterr().err
-    assert line("train", *arguments, "resume=auto") == 0
+    assert line("train", *finished, "resume=auto") == 0
     assert "complete" in capsys.readouterr().out
     assert Path("outputs/a/summary.json").stat().st_mtime_ns == written
-    assert line("train", *arguments, "overwrite=true") == 0
+    assert line("train", *finished, "training.max_steps=1", "overwrite=true") == 0
     assert Path("outputs/a/summary.json").stat().st_mtime_ns != written
 
 
 def test_an_interrupted_run_goes_on_to_the_same_adapter(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    through = world.arguments("through", "adapter.dropout=0.3", "training.max_steps=6")
-    assert line("train", *through) == 0
-    halves = world.arguments("halves", "adapter.dropout=0.3", "training.max_steps=6")
+    more = ("adapter.dropout=0.3", "training.max_steps=6", "data.test=null")
+    assert line("train", *world.arguments("through", *more)) == 0
+    halves = world.arguments("halves", *more)
     whole_step = loop.train_step
 
     def step_and_ctrl_c(trainer: loop.Trainer, step: int, *rest: object) -> loop.StepResult:
@@ -197,16 +198,18 @@ def test_an_interrupted_run_goes_on_to_the_same_adapter(
 
 
 def test_the_same_seed_gives_the_same_adapter(world: World, line: Line) -> None:
-    assert line("train", *world.arguments("one", "training.loader_workers=2")) == 0
-    assert line("train", *world.arguments("two")) == 0
-    assert line("train", *world.arguments("three", "seed=2")) == 0
+    few = ("data.validation=null", "data.test=null")
+    assert line("train", *world.arguments("one", *few, "training.loader_workers=2")) == 0
+    assert line("train", *world.arguments("two", *few)) == 0
+    assert line("train", *world.arguments("three", *few, "seed=2")) == 0
     assert same("one", "two")
     assert not same("one", "three")
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_quantized_training_and_a_full_precision_merge(world: World, line: Line, kind: str) -> None:
-    assert line("train", *world.arguments("q", f"quantization={kind}")) == 0
+    unscored = ("data.validation=null", "data.test=null")
+    assert line("train", *world.arguments("q", *unscored, f"quantization={kind}")) == 0
     assert any(value.abs().max() > 0 for name, value in adapter("q").items() if "lora_B" in name)
     assert line("merge", "run=outputs/q", "dtype=float16") == 0
     merged = load_file("outputs/q/merged/model.safetensors")
@@ -222,7 +225,8 @@ def test_bad_audio_is_skipped_only_when_told(
     bad = '{"audio": "gone.wav", "text": "x", "language": "en"}\n'
     broken = '{"audio": "broken.wav", "text": "x", "language": "en"}\n'
     manifest.write_text(rows + bad + broken)
-    arguments = world.arguments("a", f"data.train={manifest}", "training.max_steps=1")
+    few = ("training.max_steps=1", "data.validation=null", "data.test=null")
+    arguments = world.arguments("a", f"data.train={manifest}", *few)
     assert line("train", *arguments) == 2
     message = capsys.readouterr().err
     assert "some.jsonl:21" in message
@@ -245,7 +249,7 @@ def test_a_point_that_fails_does_not_take_the_sweep_along(
         real(run)
 
     monkeypatch.setattr(train.Run, "carry_out", fail_at_rank_3)
-    arguments = world.arguments("ranks", "training.max_steps=1")
+    arguments = world.arguments("ranks", "training.max_steps=1", "data.validation=null")
     assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 1
     sweep = Path("outputs/sweeps/ranks")
     done = {path.parent.name for path in sweep.glob("*/summary.json")}
@@ -259,7 +263,8 @@ def test_a_point_that_fails_does_not_take_the_sweep_along(
 
 def test_a_sweep_over_precision_resets_accelerate(world: World, line: Line) -> None:
     """A second `Accelerator` of another precision raises in one process."""
-    arguments = world.arguments("p", "training.max_steps=1", "training.precision=fp32,bf16")
+    few = ("training.max_steps=1", "data.validation=null", "data.test=null")
+    arguments = world.arguments("p", *few, "training.precision=fp32,bf16")
     assert line("train", "-m", *arguments) == 0
 
 
@@ -268,6 +273,7 @@ def test_patience_ends_a_run_early_and_the_summary_says_so(
 ) -> None:
     """At a rate of nothing no validation is better than the first."""
     settings = ["training.validate_every_steps=1", "training.patience=2", "training.max_steps=30"]
+    settings.append("data.test=null")
     arguments = world.arguments("a", *settings, "optimizer.learning_rate=1e-30")
     assert line("train", *arguments) == 0
     summary = json.loads(Path("outputs/a/summary.json").read_text())
@@ -279,7 +285,8 @@ def test_patience_ends_a_run_early_and_the_summary_says_so(
 def test_the_first_batch_is_shown(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert line("train", *world.arguments("a", "training.micro_batch=auto")) == 0
+    few = ("training.max_steps=1", "data.validation=null", "data.test=null")
+    assert line("train", *world.arguments("a", *few, "training.micro_batch=auto")) == 0
     shown = capsys.readouterr().out
     assert "micro-batch 8 windows, by the model's width" in shown
     assert "  reads     <|startoftranscript|><|en|><|transcribe|><|notimestamps|>" in shown
@@ -299,27 +306,27 @@ def test_out_of_memory_says_what_to_type(
     assert "quantization=nf4" in message
 
 
-def test_other_settings_are_scored_beside_the_summary(world: World, line: Line) -> None:
+def test_other_settings_are_scored_beside_the_summary(line: Line, finished: list[str]) -> None:
     """Scores of one utterance and of four do not stand in one table."""
-    assert line("train", *world.arguments("a")) == 0
     before = Path("outputs/a/summary.json").read_text()
-    assert line("evaluate", "run=outputs/a", "evaluation.max_utterances=1") == 0
+    assert line("evaluate", "run=outputs/a", "evaluation.max_utterances=1", *QUICK) == 0
     assert Path("outputs/a/summary.json").read_text() == before
     score = Path("outputs/a/evaluation/adapter/test-max_utterances-1/score.json")
     assert json.loads(score.read_text())["utterances"] == 1
 
 
-def test_several_runs_are_evaluated_with_m(world: World, line: Line) -> None:
-    for name in ("a", "b"):
-        assert line("train", *world.arguments(name, "training.max_steps=1")) == 0
-    assert line("evaluate", "-m", "run=outputs/a,outputs/b") == 0
+def test_several_runs_are_evaluated_with_m(world: World, line: Line, finished: list[str]) -> None:
+    short = ("training.max_steps=1", "data.validation=null")
+    assert line("train", *world.arguments("b", *short)) == 0
+    assert line("evaluate", "-m", "run=outputs/a,outputs/b", *QUICK) == 0
     assert line("merge", "-m", "run=outputs/a,outputs/b") == 0
     assert Path("outputs/b/merged/model.safetensors").exists()
 
 
 def test_every_step_is_in_the_metrics(world: World, line: Line) -> None:
     """Also those after the last multiple of log_every_steps."""
-    arguments = world.arguments("a", "data.validation=null", "training.log_every_steps=3")
+    unscored = ("data.validation=null", "data.test=null")
+    arguments = world.arguments("a", *unscored, "training.log_every_steps=3")
     assert line("train", *arguments) == 0
     rows = Path("outputs/a/metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [3, 4]

@@ -218,11 +218,21 @@ def test_a_kind_without_its_settings_says_what_to_type() -> None:
         attach(toy_model(), config, "none", False, 0, total_steps=10)
 
 
-# ── every checkpoint ─────────────────────────────────────────────────────────────────────────
+# ── every size ───────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", shape_names())
-def test_every_published_checkpoint_carries_the_adapter(name: str) -> None:
+def sizes() -> list[str]:
+    """A published checkpoint of each width and depth."""
+    named = {}
+    for name in shape_names():
+        known = shape(name)
+        named[known.d_model, known.encoder_layers, known.decoder_layers] = name
+    assert len(named) == 6, "tiny, base, small, medium, large, turbo"
+    return list(named.values())
+
+
+@pytest.mark.parametrize("name", sizes())
+def test_every_published_size_carries_the_adapter(name: str) -> None:
     """Counted by hand: 4·2d + 2·5d in an encoder's layer, 4·2d more in a decoder's, by the rank."""
     known = shape(name)
     with torch.device("meta"):
