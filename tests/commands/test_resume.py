@@ -32,6 +32,7 @@ from tests.commands.processes import ended, last_step, signalled, started, wait_
 from tests.composed import train_values
 
 STEPS, KILLS = 18, 3
+UNSCORED = ("data.test=null", "data.validation=null")
 OPEN_END = ["optimizer.schedule=constant", "optimizer.warmup_steps=2"]
 
 
@@ -148,7 +149,7 @@ def test_a_signal_ends_the_scoring_of_the_base_at_once(
     number: signal.Signals,
     exit_code: int,
 ) -> None:
-    arguments = world.arguments("a", "training.max_steps=1")
+    arguments = world.arguments("a", "training.max_steps=1", "data.validation=null")
     with monkeypatch.context() as patch:
         patch.setattr(_run.Run, "_score_base", lambda run: os.kill(os.getpid(), number))
         assert line("train", *arguments) == exit_code
@@ -173,7 +174,7 @@ def full_disk(size_bytes: int) -> Iterator[None]:
 def test_a_full_disk_says_where_the_run_goes_on(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = world.arguments("a", "data.test=null", "training.checkpoint_every_steps=1")
+    arguments = world.arguments("a", *UNSCORED, "training.checkpoint_every_steps=1")
     whole_save = Checkpoints.save
 
     def save_on_a_full_disk(checkpoints: Checkpoints, state: Any, *more: Any) -> None:
@@ -198,7 +199,7 @@ def test_a_full_disk_at_the_end_loses_no_step(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Libraries write the adapter and the report, and have their own ways to say it."""
-    arguments = world.arguments("a", "data.test=null", "training.max_steps=2")
+    arguments = world.arguments("a", *UNSCORED, "training.max_steps=2")
     for part in ("model.adapter.save_adapter", "commands._run.Run._finish"):
         with monkeypatch.context() as patch:
             patch.setattr(f"lora_whisper.{part}", on_a_full_disk(f"lora_whisper.{part}"))
@@ -341,8 +342,7 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 def test_each_kind_goes_on_to_the_same_adapter(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
-    none = ["data.test=null", "data.validation=null", "adapter.dropout=0.2"]
-    arguments = world.arguments("a", *none, *settings)
+    arguments = world.arguments("a", *UNSCORED, "adapter.dropout=0.2", *settings)
     stopped_run(line, arguments, monkeypatch)
     assert line("train", *arguments, "resume=auto") == 0
     assert line("train", *renamed(arguments, "through")) == 0
@@ -353,7 +353,7 @@ def test_what_the_checkpoint_was_made_with_is_what_counts(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not config.yaml, which can be edited, nor the folder, into which one can be copied."""
-    arguments = world.arguments("a", "data.test=null")
+    arguments = world.arguments("a", *UNSCORED)
     stopped_run(line, arguments, monkeypatch)
     config = Path("outputs/a/config.yaml")
     values = yaml.safe_load(config.read_text())
@@ -390,7 +390,7 @@ def _hold(folder: Path, say: Callable[[], None], wait: Callable[[], Any]) -> Non
 def test_a_second_process_is_refused_in_a_sweep_as_well(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = world.arguments("a", "data.test=null", "training.max_steps=1")
+    arguments = world.arguments("a", *UNSCORED, "training.max_steps=1")
     with held_by_another(Path("outputs/a")):
         assert line("train", *arguments) == 2
         assert "outputs/a is in use by another process" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.run_folder import read_json
-from tests.commands.conftest import Line, World
+from tests.commands.conftest import QUICK, Line, World
 from tests.toy_hub import write_plain
 from tests.toy_speech import toy_speech, write_manifest
 
@@ -86,7 +86,7 @@ def test_one_file_without_splits_is_enough(world: World, line: Line) -> None:
     assert line("train", *given, *speech, "data.validation_share=0") == 0
     tested = read_json(Path("outputs/divided/summary.json"))["adapter"]["utterances"]
     assert 0 < tested < 20
-    assert line("evaluate", "run=outputs/divided") == 0
+    assert line("evaluate", "run=outputs/divided", *QUICK) == 0
 
 
 @pytest.mark.parametrize(
