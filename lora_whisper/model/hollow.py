@@ -20,7 +20,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.model.adapter import attach
-from lora_whisper.model.quantized import prepare_for_training
+from lora_whisper.model.quantized import forget_input, prepare_for_training
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -92,6 +92,7 @@ class HollowLinear8bit(bitsandbytes.nn.Linear8bitLt):
         state: Any = self.state
         state.CB, state.SCB = self.weight.data, self.scales
         out: Tensor = MatMul8bitLt.apply(x, self.weight, None, self.bias, state)
+        forget_input(out)
         return out
 
 

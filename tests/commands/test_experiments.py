@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
+from lora_whisper.commands import plan
 from lora_whisper.commands._composition import configuration_folder
 from lora_whisper.commands._inputs import flat
 from tests.commands.conftest import Line, World
 from tests.composed import train_values
+from tests.data.sources.test_common_voice import release, row
 from tests.toy_hub import write_fleurs
+from tests.toy_speech import write_clip
 
 FOLDER = configuration_folder() / "experiment"
-TOY_CONFIG = "cmn_hans_cn"
+CV_TABLES = {"train": "train", "validation": "dev", "test": "test"}
 # What each is about, as its run has it.
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "large-v3-8gb": {"quantization.kind": "nf4", "training.micro_batch": "auto"},
@@ -52,6 +55,8 @@ def toys(world: World, tmp_path: Path) -> list[str]:
         "training.max_steps=2",
         "training.loader_workers=0",
         "evaluation.bootstrap_samples=20",
+        "evaluation.max_utterances=1",
+        "evaluation.max_validation_utterances=1",
     ]
 
 
@@ -59,7 +64,7 @@ def toys(world: World, tmp_path: Path) -> list[str]:
 def test_it_trains_two_steps(name: str, line: Line, toys: list[str], tmp_path: Path) -> None:
     arguments = [f"experiment={name}", *toys]
     if name == "low-resource-language":
-        arguments += _fleurs(tmp_path)
+        arguments += _common_voice_and_fleurs(tmp_path)
     if name == "domain-vocabulary":
         arguments.append("evaluation.keywords=words.txt")
     assert line("train", *arguments) == 0
@@ -69,15 +74,21 @@ def test_it_trains_two_steps(name: str, line: Line, toys: list[str], tmp_path: P
     assert yaml.safe_load((run / "summary.json").read_text(encoding="utf-8"))["steps"] == 2
 
 
-def _fleurs(folder: Path) -> list[str]:
-    """FLEURS itself is not here: a toy of it, in a language that the toy model has."""
-    fleurs = write_fleurs(folder / "fleurs", TOY_CONFIG, {"train": 8, "validation": 2, "test": 2})
+def _common_voice_and_fleurs(folder: Path) -> list[str]:
+    """Neither is here: a toy release, and a toy of FLEURS beside it as the experiment has English.
+
+    Both in a language that the toy model has.
+    """
+    rows = [row(f"{number}.wav", "一二", f"c{number}", "zh-CN") for number in range(4)]
+    spoken = release(folder / "cv/zh-CN", train=rows[:2], dev=rows[2:3], test=rows[3:])
+    for number in range(4):
+        write_clip(spoken / "clips" / f"{number}.wav", 0.5 + number / 10)
+    fleurs = write_fleurs(folder / "fleurs", "cmn_hans_cn", {"train": 4})
     text = (FOLDER / "low-resource-language.yaml").read_text(encoding="utf-8")
     (mix,) = yaml.safe_load(text)["data"]["mix"]
-    mixed = json.dumps(mix | {"path": str(fleurs), "config": TOY_CONFIG}).replace('"', "")
-    splits = [f"data.{split}={split}" for split in ("train", "validation", "test")]
-    place = [f"data.path={fleurs}", f"data.config={TOY_CONFIG}", f"data.mix=[{mixed}]"]
-    return ["data=fleurs", *splits, *place]
+    mixed = json.dumps(mix | {"path": str(fleurs), "config": "cmn_hans_cn"}).replace('"', "")
+    splits = [f"data.{split}={name}" for split, name in CV_TABLES.items()]
+    return ["data=common_voice", *splits, f"data.path={spoken}", f"data.mix=[{mixed}]"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -108,3 +119,32 @@ def test_its_head_says_how_to_type_it_and_what_it_takes(name: str) -> None:
     for word in ("Needs", "Costs", "Gave"):
         assert re.search(rf"^# {word}: \S", head, re.MULTILINE), word
     assert "memory: not measured" in head or re.search(r"memory: [\d.]+ GB", head)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "small-cpu"])
+def test_its_head_has_an_estimate_that_fits_its_card(name: str) -> None:
+    card = re.search(r"(\d+)gb", name)
+    told, _ = estimate(name)
+    assert told < float(card[1] if card else 8)
+
+
+@pytest.mark.slow
+def test_the_estimate_is_that_of_plan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_whisper.training.fake_step.step_flops", lambda *_: 0)
+    given = ["experiment=large-v3-8gb", "gpu_memory=8GB", "json=true"]
+    assert plan.main(given) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["fits"] is True
+    told, windows = estimate("large-v3-8gb")
+    assert answer["micro_batch"] == windows
+    assert answer["memory_bytes"]["total"] / 1e9 == pytest.approx(told, abs=0.15)
+
+
+def estimate(name: str) -> tuple[float, int]:
+    """Gigabytes and windows that the head tells."""
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    told = re.search(r"estimates ([\d.]+) GB\n# \(micro-batches of (\d+) windows", text)
+    assert told is not None
+    return float(told[1]), int(told[2])

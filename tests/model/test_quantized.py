@@ -1,14 +1,16 @@
 """int8 and nf4 bases really run on the CPU, and give what their codes say."""
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.autograd._functions import MatMul8bitFp, MatMul8bitLt
 from bitsandbytes.functional import get_4bit_type, quantize_4bit
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
-from lora_whisper.model.quantized import is_quantized, prepare_for_training
+from lora_whisper.model.quantized import forget_input, is_quantized, prepare_for_training
 from tests.configs import model_config
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 
@@ -56,6 +58,35 @@ def test_int8_is_near_the_full_base(checkpoint):
     quantized = load_base(checkpoint, "int8", torch.float32, CPU)
     error = (quantized(**toy_inputs()).logits - exact).norm() / exact.norm()
     assert 0 < error < 0.03
+
+
+@pytest.mark.parametrize("function", [MatMul8bitLt, MatMul8bitFp])  # of GPUs and of CPUs
+def test_int8_has_its_gradients_without_its_inputs(checkpoint, function):
+    layer = load_base(checkpoint, "int8", torch.float32, CPU).model.encoder.layers[0].fc1
+    torch.manual_seed(0)
+    x = torch.randn(3, 7, layer.in_features, requires_grad=True)
+    layer(x)  # lays out the weights
+
+    def multiplied() -> torch.Tensor:
+        return function.apply(2 * x, layer.weight, None, layer.bias, layer.state)
+
+    (expected,) = torch.autograd.grad(multiplied().square().sum(), x)
+    out = multiplied()
+    forget_input(out)
+    (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    torch.testing.assert_close(gradient, expected, atol=0, rtol=0)
+
+
+def test_an_int8_layer_forgets_its_input(checkpoint):
+    layer = load_base(checkpoint, "int8", torch.float32, CPU).train().model.encoder.layers[0].fc1
+    x = torch.randn(3, 7, layer.in_features, requires_grad=True)
+    inputs = 2 * x
+    gone = weakref.ref(inputs)
+    out = layer(inputs)
+    del inputs
+    assert gone() is None
+    out.sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
