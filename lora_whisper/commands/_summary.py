@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -328,7 +329,7 @@ def _files(folder: RunFolder) -> list[str]:
             "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
         ]
     else:
-        lines.append(f"next        {program()} merge run={short(path)}")
+        lines.append(f"next        {program()} merge {shlex.quote(f'run={short(path)}')}")
     return lines
 
 
