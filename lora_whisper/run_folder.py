@@ -26,6 +26,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +206,24 @@ def _known_runs(parent: Path) -> str:
     return "\nRuns found there: " + ", ".join(runs[:10]) if runs else ""
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder that is to be written to, if it is not there.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(
+            f"{path} cannot be written to: {error.strerror or error}.\n"
+            "Type another name=…, or go to a folder of yours."
+        ) from error
+
+
 class InUse(UserError):
     """Another process has what this one wants to write to."""
 
@@ -217,8 +236,9 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
         InUse: another process holds it.
+        UserError: nothing can be written beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = path.parent / f".{path.name}.lock"
     with open(lock, "w") as handle:
         if not is_acquired(handle, lock):
@@ -268,9 +288,14 @@ def room_for(path: Path, size_bytes: int | None = None) -> Iterator[None]:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether it is the system's word for that; safetensors has the number in its text alone."""
+    """Whether it is the system's word for that, or SQLite's, behind what Optuna makes of it.
+
+    safetensors has the number in its text alone.
+    """
     if isinstance(error, OSError | UserError):
         return isinstance(error, OSError) and error.errno in NO_ROOM
+    if "database or disk is full" in f"{error} {error.__cause__}":
+        return True
     number = re.search(r"\(os error (\d+)\)", str(error))
     return number is not None and int(number[1]) in NO_ROOM
 

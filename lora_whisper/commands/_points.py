@@ -225,7 +225,7 @@ def _read(run: RunFolder) -> Point:
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
         return Point(run.path, "failed", "config.yaml cannot be read as YAML")
     failure = _failure(run)
-    if run.is_complete():
+    if run.is_complete() and not run.failure.is_file():  # else it is an older result
         try:
             return Point(run.path, "complete", config=config, summary=_summary(run))
         except (ValueError, KeyError):

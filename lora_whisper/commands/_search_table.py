@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,11 @@ def show_trials(study: Study, train: TrainConfig) -> None:
         if trial.state.name == "FAIL":
             reason = f"trial-{trial.number}: {trial.user_attrs.get(REASON, 'failed')}"
             console.print(textwrap.shorten(reason, 300), markup=False, style="yellow")
+    if failed := sum(trial.state.name == "FAIL" for trial in trials):
+        console.print(
+            "What failed is not carried out again; as many others are with "
+            f"search.trials={len(trials) + failed}"
+        )
 
 
 def _order(trial: FrozenTrial) -> tuple[int, float, int]:
@@ -97,9 +103,9 @@ def _next(study: Study, train: TrainConfig, best: FrozenTrial, place: str) -> li
     values = typed_values(study.space, with_values(train, best.params))
     typed = " ".join(f"{key}={shown(value)}" for key, value in values.items())
     return [
-        f"next        {program()} merge run={place}",
+        f"next        {program()} merge {shlex.quote(f'run={place}')}",
         "to train with its values, longer or on more speech, what you typed here, but as",
-        f"  {program()} train … name={Path(train.name).name}-best \\",
+        f"  {program()} train … {shlex.quote(f'name={Path(train.name).name}-best')} \\",
         f"    {typed}",
-        f"and to go on from its adapter: adapter.init_from={place}",
+        f"and to go on from its adapter: {shlex.quote(f'adapter.init_from={place}')}",
     ]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.commands._space import Choice, Range, Space, Value
 from lora_whisper.config import SearchingConfig
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, locked
+from lora_whisper.run_folder import InUse, RunFolder, is_disk_full, locked
 
 if TYPE_CHECKING:
     import optuna
@@ -85,23 +85,36 @@ class Study:
 
         Args:
             total_steps: of each trial.
+
+        Raises:
+            UserError: the database is none of Optuna's, or not whole.
         """
         import optuna
         from optuna.storages import RDBStorage
+        from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.settings, self.space, self.seed = folder, settings, space, seed
-        storage = RDBStorage(
-            f"sqlite:///{(folder / DATABASE).absolute()}",
-            engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
-        )
-        self.optuna: optuna.Study = optuna.create_study(
-            storage=storage,
-            pruner=_pruner(settings, total_steps),
-            study_name="search",
-            direction="minimize",
-            load_if_exists=True,
-        )
+        try:
+            storage = RDBStorage(
+                f"sqlite:///{(folder / DATABASE).absolute()}",
+                engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
+            )
+            self.optuna: optuna.Study = optuna.create_study(
+                storage=storage,
+                pruner=_pruner(settings, total_steps),
+                study_name="search",
+                direction="minimize",
+                load_if_exists=True,
+            )
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+            if is_disk_full(error):
+                raise
+            raise UserError(
+                f"{folder / DATABASE} cannot be used as a study of Optuna {optuna.__version__}: "
+                f"{str(error).splitlines()[0]}\n"
+                "Type another name=…, or overwrite=true to begin anew."
+            ) from error
 
     # ── who carries out what ─────────────────────────────────────────────────────────────────
 
@@ -153,7 +166,7 @@ class Study:
         """Take a trial's folder, unless another process holds it."""
         try:
             held.enter_context(locked(self.run_folder(number).path))
-        except UserError:
+        except InUse:
             return False
         return True
 
@@ -217,7 +230,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             try:
                 held.enter_context(locked(folder))
                 break
-            except UserError:
+            except InUse:
                 time.sleep(LOOK_AGAIN_SECONDS)
         yield
 

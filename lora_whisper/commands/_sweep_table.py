@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -172,21 +174,30 @@ def _share(rate: float | None) -> str:
 
 
 def _bases(points: Sequence[Point]) -> list[str]:
-    """The score of every base, once: points differ in theirs by checkpoint or quantization."""
-    found = {}
+    """Every score of a base, once: by checkpoint, quantization, and what it was scored on."""
+    found: dict[tuple[str, str], dict[tuple[float, ...], Point]] = {}
     for point in points:
         if point.summary is None or point.base is None:
             continue
-        base, summary = point.base, point.summary
-        first, second = both_rates(leading(base))
-        key = (summary["checkpoint"], summary["quantization"])
-        rates = [f"{rate_name(base, rate)} {percent(base[rate])}" for rate in (first, second)]
-        found[key] = f"{rates[0]} ({interval(base[f'{first}_ci95'])}), {rates[1]}"
+        base, model = point.base, (point.summary["checkpoint"], point.summary["quantization"])
+        scored = (base["wer"], base["cer"], base["utterances"], base["reference_words"])
+        found.setdefault(model, {}).setdefault(scored, point)
     several = len({checkpoint for checkpoint, _ in found}) > 1
-    return [
-        f"{model_name('base', quantization)}{f' {checkpoint}' * several}: {scores}"
-        for (checkpoint, quantization), scores in found.items()
-    ]
+    lines = []
+    for (checkpoint, quantization), scores in found.items():
+        name = f"{model_name('base', quantization)}{f' {checkpoint}' * several}"
+        lines += [
+            f"{name}{f', of {point.name}' * (len(scores) > 1)}: {_rates(point.base)}"
+            for point in scores.values()
+            if point.base is not None
+        ]
+    return lines
+
+
+def _rates(base: Mapping[str, Any]) -> str:
+    first, second = both_rates(leading(base))
+    rates = [f"{rate_name(base, rate)} {percent(base[rate])}" for rate in (first, second)]
+    return f"{rates[0]} ({interval(base[f'{first}_ci95'])}), {rates[1]}"
 
 
 def _notes(points: Sequence[Point]) -> Iterator[str]:
@@ -212,5 +223,5 @@ def _notes(points: Sequence[Point]) -> Iterator[str]:
     if any(point.state != "complete" for point in points):
         yield "The same command again skips what is complete, and goes on with the others."
     else:
-        path = short(points[0].folder.parent)
+        path = shlex.quote(short(points[0].folder.parent))
         yield f"next        {program()} report {path}"

@@ -32,9 +32,14 @@ from omegaconf.errors import OmegaConfBaseException
 from lora_whisper.commands._composition import Command, compose, plain_config, readable_overrides
 from lora_whisper.commands._workers import Workers, workers_of
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import InUse, RunFolder, write_json
+from lora_whisper.run_folder import InUse, RunFolder, make_folder, write_json
+from lora_whisper.training.stopping import Stopped, ended_by_signals
 
 log = logging.getLogger("lora_whisper")
+
+PART = re.compile(r"=_\w+_$")  # an option of a group that others consist of
+GOES_ON = "the same command goes on from here"
+LONGEST_NAME = 200  # letters; file systems allow 255, and locks and copies have longer names
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class PointPlan:
 def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list[str]) -> int:
     """Validate every point, then run those that are not finished; a failed one stops no other.
 
-    Returns the exit code: 1 if a point failed.
+    Returns the exit code: 1 if a point failed, and no other process has carried it out meanwhile.
     """
     overrides = _with_params_of_files(hydra, primary, overrides)
     overrides = [*overrides, *implied_by_multirun(command, _parsed(hydra, overrides))]
@@ -62,16 +67,22 @@ def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list
     )
     workers = workers_of(master)
     waiting = [point for point in points if not point.is_finished]
+    for point in points:
+        if point.is_finished:
+            _forget_failure(point.folder)
     if len(waiting) < len(points):
         log.info(
             "finished    %d of %d points, which are left as they are",
             len(points) - len(waiting),
             len(points),
         )
-    failed = _launch(_Point(command, workers), hydra, master, waiting) if waiting else []
+    failed: list[PointPlan] = []
+    if waiting:
+        with ended_by_signals(GOES_ON):
+            failed = _launch(_Point(command, workers), hydra, master, waiting)
     if command.report_sweep is not None:
         command.report_sweep([point.folder for point in points])
-    return int(bool(failed))
+    return int(any(not _is_carried_out(point.folder) for point in failed))
 
 
 # ── which points there are ───────────────────────────────────────────────────────────────────
@@ -137,8 +148,9 @@ def _check_points(
         name = point_name(overrides, swept_keys(parsed))
         try:
             points.append(_checked(command, hydra, primary, name, overrides))
-        except UserError as error:
-            problems.setdefault(str(error), []).append(name)
+        except UserError as error:  # said once of all points, where their names alone differ
+            problem = str(error).replace(f"/{name} ", "/… ")
+            problems.setdefault(problem, []).append(name)
     folders = [point.folder for point in points]
     for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
         problems["two points would share this folder"] = [str(folder)]
@@ -159,15 +171,19 @@ def _checked(
 
 
 def _combinations(parsed: list[Override]) -> list[list[str]]:
-    """The overrides of each point.
+    """The overrides of each point, without the parts of options that `adapter=glob(*)` finds, too.
 
     Raises:
-        UserError: a sweep that has no end, such as over an interval.
+        UserError: a sweep that has no end, such as over an interval, or no points.
     """
     try:
-        return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+        found = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         raise UserError(f"The sweep cannot be started: {error}") from error
+    points = [one for one in found if not any(PART.search(override) for override in one)]
+    if not points:
+        raise UserError(f"The sweep has no points: {', '.join(swept_keys(parsed))} has no values.")
+    return points
 
 
 def _named(problems: Mapping[str, Sequence[str]], count: int) -> str:
@@ -191,7 +207,10 @@ def point_name(overrides: Sequence[str], keys: Sequence[str]) -> str:
             plain = re.sub(r"[^A-Za-z0-9.-]+", "-", value).strip("-")
             mark = "" if plain == value else "-" + hashlib.sha1(value.encode()).hexdigest()[:6]
             parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", key) + "-" + plain + mark)
-    return "_".join(parts) or "point"
+    name = "_".join(parts) or "point"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha1(name.encode()).hexdigest()[:6]}"
+    return name
 
 
 # ── launching them ───────────────────────────────────────────────────────────────────────────
@@ -209,8 +228,10 @@ def _launch(
         config=master,
     )
     folder = Path(master.hydra.sweep.dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     OmegaConf.save(master, folder / "multirun.yaml")
+    if task.workers.launcher.startswith("submitit"):  # of whose points nothing is shown here
+        log.info("points      %d; what each prints is in %s/.submitit", len(points), folder)
     failed: list[PointPlan] = []
     for batch in _batches(points, task.workers.batch_size):
         failed += _launched(task, launcher, batch)
@@ -270,10 +291,14 @@ class _Point:
             try:
                 if exit_code := self.command.run(plain_config(self.command, composed), folder):
                     raise UserError(f"exit code {exit_code}")
+            except Stopped as stop:
+                raise Stopped(stop.exit_code - 128, f"in {folder.name}; {GOES_ON}") from stop
+            except InUse as error:
+                log.warning("%s is left to another process, which has it in hand", folder.name)
+                return reason(error)
             except Exception as error:
                 log.error("%s failed: %s", folder.name, error, exc_info=not_the_users(error))
-                if not isinstance(error, InUse):
-                    _note_failure(self.command, folder, reason(error))
+                _note_failure(self.command, folder, reason(error))
                 return reason(error)
             return None
 
@@ -303,3 +328,9 @@ def _note_failure(command: Command[Any], folder: Path, why: str) -> None:
 
 def _forget_failure(folder: Path) -> None:
     RunFolder(folder).failure.unlink(missing_ok=True)
+
+
+def _is_carried_out(folder: Path) -> bool:
+    """Whether there is a result, and not an older one that a failed attempt left as it was."""
+    run = RunFolder(folder)
+    return run.is_complete() and not run.failure.is_file()

@@ -14,6 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from lora_whisper.commands._space import (
     with_values,
 )
 from lora_whisper.commands._study import Claim, Study, alone_in, require_optuna
-from lora_whisper.commands._sweeping import not_the_users
+from lora_whisper.commands._sweeping import GOES_ON, not_the_users
 from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
@@ -59,7 +60,6 @@ log = logging.getLogger("lora_whisper")
 
 SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
 FREE = FREE_TO_CHANGE | {"search.trials", "search.timeout_hours"}
-GOES_ON = "the same command goes on from here"
 
 
 def check(config: SearchConfig, path: Path) -> None:
@@ -129,6 +129,16 @@ def _description(config: SearchConfig) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in FREE}
 
 
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path / SEARCH_FILE))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path / SEARCH_FILE} cannot be read: it is broken, or of another program.\n"
+            "Type another name=…, or overwrite=true to begin anew."
+        ) from error
+
+
 def _require_search(path: Path) -> None:
     if not (path / SEARCH_FILE).is_file() and any(path.iterdir()):
         raise UserError(
@@ -148,7 +158,7 @@ def _require_same(config: SearchConfig, path: Path) -> None:
     _require_search(path)
     if not (path / SEARCH_FILE).is_file():
         return
-    before, now = read_json(path / SEARCH_FILE), _description(config)
+    before, now = _described(path), _description(config)
     changed = [
         f"{key}: was {before.get(key)}, is {now.get(key)}"
         for key in before | now
@@ -200,12 +210,22 @@ def run(config: SearchConfig, path: Path) -> int:
     common = with_absolute_paths(train_config(config))
     hours = config.search.timeout_hours
     deadline = time.monotonic() + 3600 * hours if hours else float("inf")
-    with ended_by_signals(GOES_ON):
+    with ended_by_signals(GOES_ON), _full_disk_explained():
         study = _open(config, common, path)
         _announce(study, config)
         while _carry_out_next(study, common, may_begin=time.monotonic() < deadline):
             pass
         return _conclude(study, common)
+
+
+@contextmanager
+def _full_disk_explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, DiskFull) or is_disk_full(error)):
+            raise
+        raise UserError(f"The disk is full. {error}\nFree some space: {GOES_ON}.") from error
 
 
 def _announce(study: Study, config: SearchConfig) -> None:
@@ -231,8 +251,7 @@ def _carry_out_next(study: Study, common: TrainConfig, may_begin: bool) -> bool:
         log.info("")
         log.info("%-11s %s", name, _told(typed_values(study.space, config)))
         try:
-            with train.full_disk_explained(claim.folder):
-                _carry_out(study, claim, config)
+            _carry_out(study, claim, config)
         except Stopped as stop:
             raise Stopped(stop.exit_code - 128, f"in {name}; {GOES_ON}") from stop
     return True

@@ -52,6 +52,9 @@ def test_point_names_need_no_quoting_and_never_meet() -> None:
     one = point_name(["adapter.rank=4", "data.train=/a b/c"], keys)
     two = point_name(["adapter.rank=4", "data.train=/a/b/c"], keys)
     assert one != two
+    long = [point_name([f"data.train=/{'x' * 250}/{split}"], keys) for split in ("a", "b")]
+    assert len({*long}) == 2
+    assert max(map(len, long)) < 220, "file systems allow 255 letters"
     assert not set(one + two) - set(
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
     )

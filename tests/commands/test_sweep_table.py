@@ -94,4 +94,7 @@ def test_points_of_other_test_sets_are_not_compared_unsaid(show: Console) -> Non
         for number, heard in enumerate((GOOD, GOOD + BAD))
     ]
     show_sweep(folders)
-    assert "different test sets" in show.export_text()
+    shown = show.export_text()
+    assert "different test sets" in shown
+    for number in range(2):
+        assert f"base, of data.test-{number}: WER 100.0 %" in shown

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hydra.core.utils import JobReturn
 
 from lora_whisper.commands import train
-from lora_whisper.commands._composition import hydra_over
+from lora_whisper.commands._composition import configuration_folder, hydra_over
 from lora_whisper.commands._sweeping import (
     PointPlan,
     _combinations,
@@ -21,7 +26,13 @@ from lora_whisper.commands._sweeping import (
     _with_params_of_files,
 )
 from lora_whisper.commands._workers import Workers
+from lora_whisper.config import TrainConfig
+from lora_whisper.errors import UserError
+from lora_whisper.run_folder import InUse, RunFolder, write_json
 from tests.commands.conftest import Line, World
+from tests.commands.toy_run import toy_run
+
+SWEEP = Path("outputs/sweeps/s")
 
 READY = {  # experiments, and how many points they have
     "sweep-rank": 5,
@@ -55,41 +66,67 @@ def ranks(tmp_path: Path) -> list[str]:
     return ["--config-dir", str(folder.parent), "experiment=ranks"]
 
 
+class Quick:
+    """In place of a run: a result at once, unless the point is to meet with something."""
+
+    meets: ClassVar[dict[int, Callable[[RunFolder], object]]] = {}  # by rank, when it is loaded
+    begun: ClassVar[list[int]] = []  # ranks
+    result: ClassVar[Path]  # what a training would have written
+
+    def __init__(self, config: TrainConfig, folder: RunFolder):
+        self.folder = folder
+        self.begun.append(config.adapter.rank)
+        self.meets.get(config.adapter.rank, bool)(folder)
+
+    def carry_out(self) -> None:
+        shutil.copytree(
+            self.result,
+            self.folder.path,
+            ignore=shutil.ignore_patterns("config.yaml"),
+            dirs_exist_ok=True,
+        )
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Quick]:
+    made, summary = toy_run(tmp_path / "made")
+    write_json(made.summary, summary)
+    monkeypatch.setattr(train, "Run", Quick)
+    monkeypatch.setattr(Quick, "result", made.path, raising=False)
+    monkeypatch.setattr(Quick, "meets", {})
+    monkeypatch.setattr(Quick, "begun", [])
+    return Quick
+
+
+def out_of_luck(folder: RunFolder) -> None:
+    raise RuntimeError("out of luck")
+
+
+def in_use(folder: RunFolder) -> None:
+    raise InUse(f"{folder.path} is in use by another process.")
+
+
 def test_a_failed_point_says_why_and_the_same_command_goes_on(
     world: World,
     line: Line,
     ranks: list[str],
+    quick: type[Quick],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    begun: list[int] = []
-    real = train.Run.__init__
-
-    def fail_at_rank_2(run: train.Run, config: train.TrainConfig, folder: train.RunFolder) -> None:
-        begun.append(config.adapter.rank)
-        if config.adapter.rank == 2:
-            raise RuntimeError("out of luck")
-        real(run, config, folder)
-
-    monkeypatch.setattr(train.Run, "__init__", fail_at_rank_2)
+    quick.meets[2] = out_of_luck
     command = ["-m", *ranks, *short_run(world)]
     assert line("train", *command) == 1
-    sweep = Path("outputs/sweeps/s")
-    failure = sweep / "adapter.rank-2" / "failure.json"
+    failure = SWEEP / "adapter.rank-2" / "failure.json"
     assert json.loads(failure.read_text()) == {"reason": "RuntimeError: out of luck"}
-    assert (sweep / "adapter.rank-3" / "summary.json").is_file()
+    assert (SWEEP / "adapter.rank-3" / "summary.json").is_file()
     shown = capsys.readouterr().out
     assert "failed: adapter.rank-2: RuntimeError: out of luck" in shown
-    assert shown.count("base: WER 100.0 %") == 1
+    assert shown.count("base: WER") == 1
 
-    monkeypatch.setattr(
-        train.Run,
-        "__init__",
-        lambda run, *more: begun.append(more[0].adapter.rank) or real(run, *more),
-    )
+    quick.meets.clear()
     assert line("train", *command) == 0
-    assert begun == [2, 3, 2]
+    assert quick.begun == [2, 3, 2]
     assert not failure.exists()
     assert "finished    1 of 2 points" in capsys.readouterr().out
 
@@ -102,6 +139,88 @@ def test_a_failed_point_says_why_and_the_same_command_goes_on(
     )
     assert "2 of 2 points" in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == "0 False", "nothing heavy is loaded"
+
+
+def test_a_point_that_fails_to_be_overwritten_is_not_shown_with_its_older_result(
+    world: World, line: Line, quick: type[Quick], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-m", *short_run(world, "adapter.rank=2,3")]
+    assert line("train", *command) == 0
+    quick.meets[2] = out_of_luck
+    capsys.readouterr()
+    assert line("train", *command, "overwrite=true") == 1
+    assert "failed: adapter.rank-2: RuntimeError: out of luck" in capsys.readouterr().out
+    assert line("train", *command) == 0, "what was there is as it was, and all that is asked for"
+    assert "failed" not in capsys.readouterr().out
+    assert quick.begun == [2, 3, 2, 3]
+
+
+def test_who_stops_a_sweep_is_told_to_type_it_again(
+    world: World, line: Line, quick: type[Quick], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick.meets[3] = lambda folder: os.kill(os.getpid(), signal.SIGTERM)
+    command = ["-m", *short_run(world, "adapter.rank=2,3")]
+    assert line("train", *command) == 143
+    assert "stopped: in adapter.rank-3; the same command goes on" in capsys.readouterr().err
+    assert not list(SWEEP.glob("*/failure.json"))
+    quick.meets.clear()
+    assert line("train", *command) == 0
+    assert quick.begun == [2, 3, 3]
+
+
+def test_a_point_of_another_process_is_left_to_it(
+    world: World, line: Line, quick: type[Quick], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-m", *short_run(world, "adapter.rank=2,3")]
+    quick.meets[3] = in_use
+    assert line("train", *command) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "adapter.rank-3 is left to another process" in shown
+    assert "failed" not in shown
+
+    def done_meanwhile(folder: RunFolder) -> None:
+        shutil.copytree(SWEEP / "adapter.rank-2", folder.path, dirs_exist_ok=True)
+        in_use(folder)
+
+    quick.meets[3] = done_meanwhile
+    assert line("train", *command) == 0, "all points have a result"
+
+
+def test_a_change_that_no_point_can_take_up_is_said_once(
+    world: World, line: Line, quick: type[Quick], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", "-m", *short_run(world, "adapter.rank=2,3")) == 0
+    assert line("train", "-m", *short_run(world, "adapter.rank=2,3,4", "seed=9")) == 2
+    message = capsys.readouterr().err
+    assert message.count("seed: was 1, is 9") == 1
+    assert "adapter.rank-2, adapter.rank-3: The run outputs/sweeps/s/… has another" in message
+
+
+@pytest.mark.parametrize("command", [["train"], ["train", "-m"], ["search"]])
+def test_a_folder_that_cannot_be_written_to_is_said(
+    world: World,
+    line: Line,
+    quick: type[Quick],
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:
+    if command == ["search"]:
+        pytest.importorskip("optuna")
+    Path("outputs").touch()
+    assert line(*command, *world.arguments("s")) == 2
+    message = capsys.readouterr().err
+    assert "outputs" in message
+    assert "cannot be written to" in message
+    assert len(message.splitlines()) == 2
+
+
+def test_parts_of_options_are_no_points() -> None:
+    with hydra_over("train", None) as hydra:
+        kinds = _combinations(_parsed(hydra, ["adapter=glob(*)"]))
+        options = [path.stem for path in (configuration_folder() / "adapter").glob("*.yaml")]
+        assert len(kinds) == len(options) - 1
+        with pytest.raises(UserError, match="adapter has no values"):
+            _combinations(_parsed(hydra, ["adapter=glob(x*)"]))
 
 
 def test_what_is_typed_goes_before_what_an_experiment_sweeps(
