@@ -183,6 +183,7 @@ def _bars(measured: Mapping[str, Measured], field: str) -> str:
 # ── the page ─────────────────────────────────────────────────────────────────────────────────
 
 TEMPLATE = """{% extends "page.html" %}
+{% from "parts.html" import plots %}
 {% block title %}{{ report.name }}: check{% endblock %}
 {% block body %}
 <h1>{{ report.name }}</h1>
@@ -250,11 +251,7 @@ with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
 {% endif %}
 
 <h2>How it is distributed</h2>
-<div class="plots">
-{% for caption, svg in figures %}
-<figure><figcaption>{{ caption }}</figcaption>{{ svg|safe }}</figure>
-{% endfor %}
-</div>
+{{ plots(figures) }}
 
 <h2>Limits</h2>
 <p class="soft">{% for name, value in report.settings.items() %}{{ name|replace("_", " ") }}

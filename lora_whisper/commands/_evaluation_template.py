@@ -24,6 +24,7 @@ document.addEventListener("play", ({target}) => {
 """
 
 TEMPLATE = """{% extends "page.html" %}
+{% from "parts.html" import key %}
 {% from "marks.html" import marked %}
 {% block title %}{{ results.name }}: evaluation{% endblock %}
 {% block head %}
@@ -124,11 +125,7 @@ audio { height: 2.2rem; width: 100%; max-width: 24rem; margin-top: .3rem; }
 </ul>
 {% endif %}
 
-<dl class="key">
-{% for title, figure in key_figures.items() %}
-<div><dt>{{ title }}</dt><dd>{{ figure }}</dd></div>
-{% endfor %}
-</dl>
+{{ key(key_figures) }}
 {% if remarks %}
 <div class="remark">
 {% for kind, text in remarks %}

@@ -50,12 +50,13 @@ def render(template: str, **values: Any) -> str:
     """A page from a template that extends `page.html`. Whatever comes from the data is escaped.
 
     `marks.html` has the macro `marked`, which shows where a hypothesis leaves its reference, and
-    around it `article`, an utterance as `_train_page.texts` gives it, and `legend`.
+    around it `article`, an utterance as `_train_page.texts` gives it, and `legend`; `parts.html`
+    has `key`, `remarked` and `plots`.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     environment = Environment(
-        loader=DictLoader({"page.html": FRAME, "marks.html": MARKS}),
+        loader=DictLoader({"page.html": FRAME, "parts.html": PARTS, "marks.html": MARKS}),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -145,6 +146,29 @@ FRAME = """<!doctype html>
 </html>
 """
 
+# What several pages have: figures at a glance, remarks below them, and plots under their captions.
+PARTS = """{% macro key(figures) %}
+<dl class="key">
+{% for title, figure in figures.items() %}
+<div><dt>{{ title }}</dt>
+<dd{% if figure|length > 16 %} class="long"{% endif %}>{{ figure }}</dd></div>
+{% endfor %}
+</dl>
+{% endmacro %}
+{% macro remarked(remarks) %}
+{% for kind, text in remarks %}
+<p class="remark {{ kind }}">{{ text[0]|upper }}{{ text[1:] }}.</p>
+{% endfor %}
+{% endmacro %}
+{% macro plots(drawn) %}
+<div class="plots">
+{% for caption, plot in drawn %}
+<figure><figcaption>{{ caption }}</figcaption>{{ plot|safe }}</figure>
+{% endfor %}
+</div>
+{% endmacro %}
+"""
+
 # A hypothesis as `evaluation.alignment.align` cuts it; a wrong word's title is what was said.
 MARKS = """{% set tags = {"substitute": "mark", "insert": "ins", "delete": "del"} %}
 {% macro marked(stretches, space) %}
@@ -189,6 +213,8 @@ p { margin: .3rem 0; }
 .key { display: flex; flex-wrap: wrap; gap: .75rem 2.5rem; margin: 1.25rem 0; padding: 0; }
 .key div { display: flex; flex-direction: column-reverse; }
 .key dd { margin: 0; font-size: 1.9rem; line-height: 1.2; font-weight: 600; }
+.key dd { overflow-wrap: anywhere; }
+.key .long { font-size: 1.15rem; line-height: 1.4; padding-top: .6rem; }
 .key dt { color: var(--soft); font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; min-width: 60%; white-space: nowrap;

@@ -168,6 +168,7 @@ for (const head of document.querySelectorAll(".sortable th")) {
 """
 
 TEMPLATE = """{% extends "page.html" %}
+{% from "parts.html" import key, plots, remarked %}
 {% from "marks.html" import article, legend %}
 {% macro named(what) %}
 {% if report.is_numbered %}
@@ -184,8 +185,6 @@ TEMPLATE = """{% extends "page.html" %}
 {% block style %}
 nav { margin: 1.25rem 0 0; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 a { color: var(--blue); }
-.key dd { overflow-wrap: anywhere; }
-.key .long { font-size: 1.15rem; line-height: 1.4; padding-top: .6rem; }
 td small { display: block; color: var(--soft); font-size: .8rem; }
 .runs { border-collapse: separate; border-spacing: 0; }
 .runs th { vertical-align: bottom; }
@@ -222,15 +221,8 @@ th[aria-sort=descending] button::after { content: "↓"; opacity: 1; }
 <h1>{{ report.name }}</h1>
 <p class="soft">{{ about }}</p>
 
-<dl class="key">
-{% for title, figure in key_figures.items() %}
-<div><dt>{{ title }}</dt>
-<dd{% if figure|length > 16 %} class="long"{% endif %}>{{ figure }}</dd></div>
-{% endfor %}
-</dl>
-{% for kind, text in remarks %}
-<p class="remark {{ kind }}">{{ text[0]|upper }}{{ text[1:] }}.</p>
-{% endfor %}
+{{ key(key_figures) }}
+{{ remarked(remarks) }}
 
 <nav>
 <a href="#runs">Runs</a>
@@ -278,11 +270,7 @@ better in one of them.</p>
 <h2 id="cost">Rates against cost</h2>
 <p class="soft">Bars are 95 % intervals.
 {{ named("Dots") }}</p>
-<div class="plots">
-{% for caption, drawn in costs %}
-<figure><figcaption>{{ caption }}</figcaption>{{ drawn|safe }}</figure>
-{% endfor %}
-</div>
+{{ plots(costs) }}
 {% endif %}
 
 {% if curves %}
@@ -291,11 +279,7 @@ better in one of them.</p>
 {% if hidden %}
 The best {{ report.scored|length - hidden }} in colour, all others in grey.
 {% endif %}</p>
-<div class="plots">
-{% for caption, drawn in curves %}
-<figure><figcaption>{{ caption }}</figcaption>{{ drawn|safe }}</figure>
-{% endfor %}
-</div>
+{{ plots(curves) }}
 {% endif %}
 
 {% if effects %}

@@ -179,6 +179,7 @@ def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
 # ── the page ─────────────────────────────────────────────────────────────────────────────────
 
 TEMPLATE = """{% extends "page.html" %}
+{% from "parts.html" import key, plots, remarked %}
 {% from "marks.html" import article, legend %}
 {% block title %}{{ report.name }}: training{% endblock %}
 {% block style %}
@@ -190,14 +191,8 @@ TEMPLATE = """{% extends "page.html" %}
 <h1>{{ report.name }}</h1>
 <p class="soft">{{ report.about }}</p>
 
-<dl class="key">
-{% for title, figure in report.key_figures.items() %}
-<div><dt>{{ title }}</dt><dd>{{ figure }}</dd></div>
-{% endfor %}
-</dl>
-{% for kind, text in report.remarks %}
-<p class="remark {{ kind }}">{{ text[0]|upper }}{{ text[1:] }}.</p>
-{% endfor %}
+{{ key(report.key_figures) }}
+{{ remarked(report.remarks) }}
 
 <h2>Scores on the test set</h2>
 {% if report.scores %}
@@ -223,11 +218,7 @@ TEMPLATE = """{% extends "page.html" %}
 
 {% if curves %}
 <h2>How it was trained</h2>
-<div class="plots">
-{% for caption, drawn in curves %}
-<figure><figcaption>{{ caption }}</figcaption>{{ drawn|safe }}</figure>
-{% endfor %}
-</div>
+{{ plots(curves) }}
 {% endif %}
 
 {% if samples %}

@@ -242,10 +242,14 @@ def suggestions(
     smaller = plan.largest_micro_batch(memory, checkpointing, most)
     if smaller:
         return [_suggestion(plan, [], smaller, checkpointing, memory)]
-    typed: list[str] = ["training.gradient_checkpointing=true"]
-    tried = [_suggestion(plan, typed, plan.largest_micro_batch(memory, True, most), True, memory)]
+    typed: list[str] = []
+    tried: list[dict[str, Any]] = []
+    if not checkpointing:
+        typed = ["training.gradient_checkpointing=true"]
+        fitting = plan.largest_micro_batch(memory, True, most)
+        tried = [_suggestion(plan, typed, fitting, True, memory)]
     for override, one, its_shape in _steps_down(config, shape):
-        if tried[-1]["fits"]:
+        if tried and tried[-1]["fits"]:
             break
         its_plan = _plan_for(one, its_shape, config.tokens)
         typed = [word for word in typed if word.split("=")[0] != override.split("=")[0]]
@@ -442,7 +446,7 @@ def _lines(answer: dict[str, Any]) -> Iterator[str]:
     for one in answer["suggestions"]:
         word = "fits" if one["fits"] else "not yet"
         yield f"{word}, {gigabytes(one['total_bytes'])}: type {one['type']}"
-    if answer["suggestions"] and not answer["suggestions"][-1]["fits"]:
+    if answer["fits"] is False and not any(one["fits"] for one in answer["suggestions"]):
         yield "nothing fits: take a card with more memory, or train model=tiny on the CPU"
     yield (
         f"adapter: {answer['trained_parameters']:,} parameters, "

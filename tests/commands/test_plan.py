@@ -96,6 +96,10 @@ def test_what_to_change_when_nothing_fits(
         "adapter.rank=8",
     )
     assert typed == [" ".join(steps[: count + 1]) for count in range(len(steps))]
+    assert plan.main([*given[:3], *steps]) == 0
+    said = capsys.readouterr().out
+    assert "not yet" not in said, "all of it is typed already"
+    assert "nothing fits" in said
 
 
 def test_what_is_advised_fits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
