@@ -114,8 +114,13 @@ def test_a_typo_and_a_missing_file_are_answered_without_torch(tmp_path: Path) ->
     assert done.stdout == "[2, 2] False False\n", done.stderr
 
 
-def test_sweeps_name_their_folders_by_the_swept_keys(world: World, line: Line) -> None:
-    arguments = world.arguments("two", "training.max_steps=1", "adapter.rank=2,3", "seed=1,2")
+def test_sweeps_name_their_folders_by_the_swept_keys_and_decode_the_base_once(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["training.max_steps=1", "data.validation=null", "training.validate_every_steps=null"]
+    arguments = world.arguments("two", *short, "adapter.rank=2,3", "seed=range(1,2)")
     assert line("train", "-m", *arguments) == 0
     done = {path.parent.name for path in Path("outputs/sweeps/two").glob("*/summary.json")}
-    assert done == {f"adapter.rank-{rank}_seed-{seed}" for rank in (2, 3) for seed in (1, 2)}
+    assert done == {f"adapter.rank-{rank}_seed-1" for rank in (2, 3)}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("decoded before") == 1

@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-import soundfile
 
 from lora_whisper.commands._workers import Workers
 from lora_whisper.evaluation.cache import decoded_by_one, read_hypotheses, write_hypotheses_of
 from lora_whisper.evaluation.decoding import Hypotheses
-from tests.commands.conftest import Line, World
+from tests.commands.conftest import World
+from tests.commands.light_command import light, real
 from tests.commands.test_sweeping import short_run
-from tests.toy_speech import tone, write_manifest
 
 SWEEP = Path("outputs/sweeps/s")
 SLURM = {  # programs that do what a scheduler does, in the background
@@ -34,85 +33,66 @@ exec "$@" """,
 }
 
 
-def outcome() -> dict[str, str]:
-    """What each point's folder says of it."""
-    found = {}
-    for folder in sorted(SWEEP.glob("data*")):
-        failure = folder / "failure.json"
-        is_complete = (folder / "summary.json").is_file()
-        reason = json.loads(failure.read_text())["reason"] if failure.is_file() else ""
-        found[folder.name.rsplit("-", 1)[1]] = "complete" if is_complete else reason
-    return found
-
-
 @pytest.fixture
-def points(tmp_path: Path) -> list[str]:
-    """Two points, of which one meets a clip that breaks off; its header is sound."""
-    clip = tmp_path / "cut.flac"
-    soundfile.write(clip, tone(1.0), 16_000)
-    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    rows = [{"audio": str(clip), "text": "one", "language": "en"}]
-    test = write_manifest(tmp_path / "cut.jsonl", rows)
-    return [f"data.test={test}", "data.bad_audio=fail,drop", "adapter.rank=1"]
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, from which workers find the tests' own modules."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")  # names are passed on as they are
+    return tmp_path
 
 
-def require_outcome() -> None:
-    found = outcome()
-    assert found["drop"] == "complete"
-    assert "Audio does not decode" in found["fail"]
+SEEDS = ["-m", "name=s", "data.train=a.jsonl", "seed=1,2"]
+
+
+def require_seeds() -> list[dict[str, str | int]]:
+    """See that seed 1 ran and seed 2 failed, each in a process of its own; return what they saw."""
+    failure = json.loads((SWEEP / "seed-2" / "failure.json").read_text())
+    assert failure["reason"] == "seed 2 is unlucky"
+    assert not (SWEEP / "seed-1" / "failure.json").exists()
+    seen = [json.loads((SWEEP / f"seed-{seed}.json").read_text()) for seed in (1, 2)]
+    assert len({os.getpid(), *(one["process"] for one in seen)}) == 3
+    return seen
 
 
 @pytest.mark.slow
 def test_joblib_gives_each_worker_a_gpu_and_notes_what_failed(
-    world: World,
-    line: Line,
-    points: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    world: World, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")  # names are passed on as they are
-    given = ["hydra/launcher=joblib", *points]
-    assert line("train", "-m", *short_run(world, *given)) == 1
-    require_outcome()
+    given = short_run(world, "hydra/launcher=joblib", "seed=1,2", "adapter.rank=1")
+    assert real("-m", *given) == 1
+    assert sorted(str(one["gpu"]) for one in require_seeds()) == ["4", "5"]
+    assert (SWEEP / "seed-1" / "summary.json").is_file()
     shown = capfd.readouterr()
     gpus = re.findall(r"begins \(process \d+, GPU (\d)\)", shown.err)
     assert sorted(gpus) == ["4", "5"]
-    assert "failed: data.bad-audio-fail: Audio does not decode" in shown.out
+    assert "failed: seed-2: seed 2 is unlucky" in shown.out
     assert "first batch" not in shown.out, "workers leave the terminal to the table"
 
 
-@pytest.mark.slow
-def test_submitit_runs_points_as_processes_of_this_machine(
-    world: World, line: Line, points: list[str]
-) -> None:
+def test_submitit_runs_points_as_processes_of_this_machine(here: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    given = ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2", *points]
-    assert line("train", "-m", *short_run(world, *given)) == 1
-    require_outcome()
+    assert light(*SEEDS, "hydra/launcher=submitit_local") == 1
+    assert {str(one["gpu"]) for one in require_seeds()} <= {"4", "5"}
     assert list(SWEEP.glob(".submitit/*/*_log.out")), "what each printed is kept"
 
 
-@pytest.mark.slow
 def test_slurm_is_asked_for_what_the_configuration_says(
-    world: World, line: Line, points: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    programs = tmp_path / "bin"
+    programs = here / "bin"
     programs.mkdir()
     for name, script in SLURM.items():
         (programs / name).write_text(f"#!/bin/bash\n{script}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    given = [
-        "hydra/launcher=submitit_slurm",
-        "hydra.launcher.partition=gpu",
-        "hydra.launcher.timeout_min=90",
-        *points,
-    ]
-    assert line("train", "-m", *short_run(world, *given)) == 1
-    require_outcome()
-    asked = (tmp_path / "submitted.sh").read_text()
+    given = ["submitit_slurm", "partition=gpu", "timeout_min=90"]
+    launcher = [f"hydra/launcher={given[0]}", *(f"hydra.launcher.{one}" for one in given[1:])]
+    assert light(*SEEDS, *launcher) == 1
+    assert {str(one["gpu"]) for one in require_seeds()} == {"4,5"}, "SLURM's business"
+    asked = (here / "submitted.sh").read_text()
     for setting in ("partition=gpu", "time=90", "gpus-per-node=1", "cpus-per-task=8", "mem=32GB"):
         assert f"#SBATCH --{setting}" in asked
     assert "#SBATCH --array=0-1%" in asked

@@ -23,6 +23,7 @@ from tests.commands.conftest import Line, World
 from tests.commands.processes import ended, signalled, started, wait_for_step
 
 optuna = pytest.importorskip("optuna")
+sqlalchemy = pytest.importorskip("sqlalchemy")
 
 ONLY_RATE = [f"search.space.{key}=null" for key in ("rank", "alpha_per_rank", "dropout", "targets")]
 
@@ -68,12 +69,12 @@ def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
 ) -> None:
     monkeypatch.setattr(_run, "validation_wer", wer_by_rate)
     pruning = ["search.pruning_after_trials=1", "search.pruning_after_share=0"]
-    arguments = arguments_of(world, "a", 4, *pruning, *ONLY_RATE, "optimizer.learning_rate=1e-3")
+    arguments = arguments_of(world, "a", 3, *pruning, *ONLY_RATE, "optimizer.learning_rate=1e-3")
     assert line("search", *arguments) == 0
     shown = capsys.readouterr().out
     first, *others = trials_of("a")
     assert first.params["learning_rate"] == first.value + 1e-3 == 1e-3, "as train would have it"
-    assert [trial.state.name for trial in others] == ["PRUNED"] * 3
+    assert [trial.state.name for trial in others] == ["PRUNED"] * 2
     for trial in others:
         run = run_of("a", trial.number)
         kept = read_config(run).optimizer.learning_rate
@@ -97,9 +98,9 @@ def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
 
     # Typed again, it is done; with more trials, it goes on.
     assert line("search", *arguments) == 0
+    assert len(trials_of("a")) == 3
+    assert line("search", *arguments, "search.trials=4") == 0
     assert len(trials_of("a")) == 4
-    assert line("search", *arguments, "search.trials=5") == 0
-    assert len(trials_of("a")) == 5
 
 
 @pytest.mark.slow
@@ -107,35 +108,35 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(
     world: World, line: Line, tmp_path: Path
 ) -> None:
     more = ["training.checkpoint_every_steps=1", "training.max_steps=8", "data.test=null"]
-    arguments = arguments_of(world, "killed", 2, *more, "training.validate_every_steps=4")
+    arguments = arguments_of(world, "killed", 1, *more, "training.validate_every_steps=4")
     process = started(arguments, tmp_path, "search")
-    wait_for_step(run_of("killed", 1).path, 1, process)
+    wait_for_step(run_of("killed", 0).path, 1, process)
     assert process.is_alive(), (tmp_path / "output.txt").read_text()
     assert signalled(process, signal.SIGKILL) == -signal.SIGKILL
-    assert states_of("killed") == ["COMPLETE", "RUNNING"]
+    assert states_of("killed") == ["RUNNING"]
     assert line("search", *arguments) == 0
     through = [one.replace("name=killed", "name=through") for one in arguments]
     assert line("search", *through) == 0
     for name in ("killed", "through"):
-        assert states_of(name) == ["COMPLETE"] * 2
-    for one, two in zip(trials_of("killed"), trials_of("through"), strict=True):
-        assert (one.params, one.value) == (two.params, two.value)
-        assert one.intermediate_values == two.intermediate_values
-        first, second = adapter_of("killed", one.number), adapter_of("through", one.number)
-        assert first.keys() == second.keys()
-        apart = {key: float((first[key] - second[key]).abs().max()) for key in first}
-        assert not any(apart.values()), (one.number, apart)
-    assert "going on from step" in run_of("killed", 1).log.read_text()
+        assert states_of(name) == ["COMPLETE"]
+    (one,), (two,) = trials_of("killed"), trials_of("through")
+    assert (one.params, one.value) == (two.params, two.value)
+    assert one.intermediate_values == two.intermediate_values
+    first, second = adapter_of("killed", 0), adapter_of("through", 0)
+    assert first.keys() == second.keys()
+    apart = {key: float((first[key] - second[key]).abs().max()) for key in first}
+    assert not any(apart.values()), apart
+    assert "going on from step" in run_of("killed", 0).log.read_text()
 
 
 @pytest.mark.slow
 def test_two_processes_share_one_search(world: World, line: Line, tmp_path: Path) -> None:
-    arguments = arguments_of(world, "shared", 4)
+    arguments = arguments_of(world, "shared", 3)
     both = [started(arguments, tmp_path, "search") for _ in range(2)]
     output = tmp_path / "output.txt"
     assert [ended(process) for process in both] == [0, 0], output.read_text()
-    assert states_of("shared") == ["COMPLETE"] * 4
-    assert len({str(trial.params) for trial in trials_of("shared")}) == 4
+    assert states_of("shared") == ["COMPLETE"] * 3
+    assert len({str(trial.params) for trial in trials_of("shared")}) == 3
     assert len(scored("shared")) == 1
     heads = output.read_text().count("search      outputs/searches/shared")
     assert heads == 2
@@ -171,6 +172,7 @@ def test_a_failed_trial_stops_no_other_and_one_that_diverged_is_a_bad_one(
     assert states_of("a") == ["FAIL", "COMPLETE", "PRUNED", "FAIL"]
     shown = capsys.readouterr().out
     assert "trial-0: no room for rank" in shown
+    assert "search.trials=6" in shown, "two failed"
     assert "25.0 %" in shown
     monkeypatch.setattr(_trial, "carry_out", lambda *given: 1 / 0)
     assert line("search", *arguments_of(world, "b", 1, "data.test=null")) == 1
@@ -235,3 +237,53 @@ def test_a_folder_is_another_searchs_or_nobodys(
     for more in ([], ["overwrite=true"]):
         assert line("search", *arguments_of(world, "b", 1, *more)) == 2
         assert "is not a search" in capsys.readouterr().err
+
+
+def test_files_of_another_program_are_named_and_overwrite_begins_anew(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_trial, "carry_out", lambda *given: 0.5)
+    arguments = arguments_of(world, "a", 1, "data.test=null", *ONLY_RATE)
+    assert line("search", *arguments) == 0
+    for file in ("study.db", "search.json"):
+        broken = Path("outputs/searches/a", file)
+        broken.write_text("{ no database, and no JSON")
+        assert line("search", *arguments) == 2
+        said = capsys.readouterr().err
+        assert file in said
+        assert "overwrite=true" in said
+        assert "Traceback" not in said
+        assert broken.read_text() == "{ no database, and no JSON", "it is left alone"
+    assert line("search", *arguments, "overwrite=true") == 0
+    assert states_of("a") == ["COMPLETE"]
+
+
+def test_a_disk_that_is_full_for_the_study_is_said_and_the_trial_goes_on(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite's own limit of a file's size stands for the disk's."""
+
+    def limit(connection: Any, record: Any) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    def report_much(config: TrainConfig, claim: _study.Claim) -> float:
+        claim.trial.set_user_attr("much", "x" * 1_000_000)
+        return 0.5
+
+    monkeypatch.setattr(_trial, "carry_out", lambda *given: 0.25)
+    assert line("search", *arguments_of(world, "a", 1, "data.test=null", *ONLY_RATE)) == 0
+    arguments = arguments_of(world, "a", 2, "data.test=null", *ONLY_RATE)
+    with monkeypatch.context() as patch:
+        patch.setattr(_trial, "carry_out", report_much)
+        sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", limit)
+        try:
+            assert line("search", *arguments) == 2
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", limit)
+    said = capsys.readouterr().err
+    assert "The disk is full" in said
+    assert "the same command goes on from here" in said
+    assert states_of("a")[0] == "COMPLETE"
+    assert line("search", *arguments) == 0
+    assert states_of("a") == ["COMPLETE"] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,17 @@ def carry_out(study: Study) -> dict[str, Any] | None:
 @pytest.mark.slow
 def test_a_study_goes_on_the_same_whoever_opens_it(tmp_path: Path) -> None:
     kept = study_in(tmp_path / "kept", "search.trials=13")
-    drawn = []
-    while (values := carry_out(kept)) is not None:
+    drawn: list[dict[str, Any]] = []
+    opened_anew = {}
+    for number in range(13):
+        if number in (0, 1, 10, 12):  # the usual values; at random; by what was found
+            copy = shutil.copytree(tmp_path / "kept", tmp_path / f"kept-{number}")
+            opened_anew[number] = carry_out(study_in(copy, "search.trials=13"))
+        values = carry_out(kept)
+        assert values is not None
         drawn.append(values)
-        assert carry_out(study_in(tmp_path / "anew", "search.trials=13")) == values
-    assert len(drawn) == 13
+    assert carry_out(kept) is None
+    assert opened_anew == {number: drawn[number] for number in opened_anew}
     assert len({str(values) for values in drawn}) == 13
     early, late = drawn[:10], drawn[10:]
     assert sum(map(loss_of, late)) / 3 < sum(map(loss_of, early)) / 10, "it learns"
