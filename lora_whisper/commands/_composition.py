@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper.composing import to_config
-from lora_whisper.errors import UserError, listing
+from lora_whisper.errors import Problems, UserError, listing
 
 # Keys whose values are text, whatever they look like.
 TEXT_KEYS = {
@@ -138,22 +138,40 @@ def _parses(parser: OverridesParser, override: str) -> bool:
 
 
 def compose(hydra: Hydra, primary: str, overrides: list[str]) -> DictConfig:
-    """Compose one configuration; every override that fits nothing is named at once."""
-    problems, usable = [], list(overrides)
-    while True:
+    """Compose one configuration.
+
+    Raises:
+        UserError: names every override that fits nothing.
+    """
+    problems = Problems()
+    composed = compose_what_fits(hydra, primary, overrides, problems)
+    problems.raise_any()
+    assert composed is not None, "else there was a problem"
+    return composed
+
+
+def compose_what_fits(
+    hydra: Hydra, primary: str, overrides: list[str], problems: Problems
+) -> DictConfig | None:
+    """Compose without the overrides that fit nothing, which are noted as one problem.
+
+    Returns None where that is not enough.
+    """
+    wrong, usable = [], list(overrides)
+    composed = None
+    while composed is None:
         try:
             composed = hydra.compose_config(
                 primary, usable, RunMode.RUN, with_log_configuration=False
             )
-            break
         except (HydraException, OmegaConfBaseException) as error:
-            problems.append(_explained(error, hydra, primary))
+            wrong.append(_explained(error, hydra, primary))
             blamed = _blamed(str(error), usable)
             if blamed is None:
                 break
             usable.remove(blamed)
-    if problems:
-        raise UserError("The command line cannot be used:\n" + listing(problems))
+    if wrong:
+        problems.found.append("The command line cannot be used:\n" + listing(wrong))
     return composed
 
 

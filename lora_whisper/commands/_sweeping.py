@@ -29,9 +29,14 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lora_whisper.commands._composition import Command, compose, plain_config, readable_overrides
+from lora_whisper.commands._composition import (
+    Command,
+    compose_what_fits,
+    plain_config,
+    readable_overrides,
+)
 from lora_whisper.commands._workers import Workers, workers_of
-from lora_whisper.errors import UserError, listing
+from lora_whisper.errors import Problems, UserError, listing
 from lora_whisper.run_folder import InUse, RunFolder, make_folder, write_json
 from lora_whisper.training.stopping import Stopped, ended_by_signals
 
@@ -146,11 +151,12 @@ def _check_points(
     combinations = _combinations(parsed)
     for overrides in combinations:
         name = point_name(overrides, swept_keys(parsed))
-        try:
-            points.append(_checked(command, hydra, primary, name, overrides))
-        except UserError as error:  # said once of all points, where their names alone differ
-            problem = str(error).replace(f"/{name} ", "/… ")
-            problems.setdefault(problem, []).append(name)
+        found = Problems()
+        point = _checked(command, hydra, primary, name, overrides, found)
+        if point is not None:
+            points.append(point)
+        for problem in found.found:  # said once of all points, where their names alone differ
+            problems.setdefault(problem.replace(f"/{name} ", "/… "), []).append(name)
     folders = [point.folder for point in points]
     for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
         problems["two points would share this folder"] = [str(folder)]
@@ -160,14 +166,24 @@ def _check_points(
 
 
 def _checked(
-    command: Command[Any], hydra: Hydra, primary: str, name: str, overrides: list[str]
-) -> PointPlan:
-    composed = compose(hydra, primary, overrides)
-    config = plain_config(command, composed)
-    folder = Path(composed.hydra.sweep.dir) / name
-    command.check(config, folder)
-    is_finished = command.is_finished is not None and command.is_finished(config, folder)
-    return PointPlan(folder, tuple(overrides), is_finished)
+    command: Command[Any],
+    hydra: Hydra,
+    primary: str,
+    name: str,
+    overrides: list[str],
+    problems: Problems,
+) -> PointPlan | None:
+    """A point that can be run, or None; a misspelt key does not hide what is wrong beside it."""
+    composed = compose_what_fits(hydra, primary, overrides, problems)
+    if composed is None:
+        return None
+    with problems.noted():
+        config = plain_config(command, composed)
+        folder = Path(composed.hydra.sweep.dir) / name
+        command.check(config, folder)
+        is_finished = command.is_finished is not None and command.is_finished(config, folder)
+        return PointPlan(folder, tuple(overrides), is_finished)
+    return None
 
 
 def _combinations(parsed: list[Override]) -> list[list[str]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_whisper.commands import _run, _study, _trial
+from lora_whisper.commands import _results, _run, _study, _trial
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
@@ -24,6 +24,13 @@ from tests.commands.processes import ended, signalled, started, wait_for_step
 
 optuna = pytest.importorskip("optuna")
 sqlalchemy = pytest.importorskip("sqlalchemy")
+
+
+@pytest.fixture(autouse=True)
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a trial's curves takes a third of its time, and nobody looks at them here."""
+    monkeypatch.setattr(_results, "write_report", lambda *given: None)
+
 
 ONLY_RATE = [f"search.space.{key}=null" for key in ("rank", "alpha_per_rank", "dropout", "targets")]
 
@@ -103,25 +110,33 @@ def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
     assert len(trials_of("a")) == 4
 
 
+def losses_of(name: str) -> list[tuple[int, float | None]]:
+    """By step; where two runs part tells what parted them."""
+    lines = map(json.loads, run_of(name, 0).metrics.read_text().splitlines())
+    return [(line["step"], line.get("loss_per_token")) for line in lines]
+
+
 @pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_nothing_had_happened(
-    world: World, line: Line, tmp_path: Path
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ["training.checkpoint_every_steps=1", "training.max_steps=8", "data.test=null"]
-    arguments = arguments_of(world, "killed", 1, *more, "training.validate_every_steps=4")
-    process = started(arguments, tmp_path, "search")
+    """In processes of the same kind: what other tests have done to this one changes no sum."""
+    monkeypatch.chdir(tmp_path)
+    each_step = ["training.checkpoint_every_steps=1", "training.log_every_steps=1"]
+    more = [*each_step, "training.max_steps=8", "training.validate_every_steps=4", "data.test=null"]
+    killed, through = (arguments_of(world, name, 1, *more) for name in ("killed", "through"))
+    process, output = started(killed, tmp_path, "search"), tmp_path / "output.txt"
     wait_for_step(run_of("killed", 0).path, 1, process)
-    assert process.is_alive(), (tmp_path / "output.txt").read_text()
+    assert process.is_alive(), output.read_text()
     assert signalled(process, signal.SIGKILL) == -signal.SIGKILL
     assert states_of("killed") == ["RUNNING"]
-    assert line("search", *arguments) == 0
-    through = [one.replace("name=killed", "name=through") for one in arguments]
-    assert line("search", *through) == 0
-    for name in ("killed", "through"):
-        assert states_of(name) == ["COMPLETE"]
+    for arguments in (killed, through):
+        assert ended(started(arguments, tmp_path, "search")) == 0, output.read_text()
+    assert states_of("killed") == states_of("through") == ["COMPLETE"]
     (one,), (two,) = trials_of("killed"), trials_of("through")
     assert (one.params, one.value) == (two.params, two.value)
     assert one.intermediate_values == two.intermediate_values
+    assert losses_of("killed") == losses_of("through")
     first, second = adapter_of("killed", 0), adapter_of("through", 0)
     assert first.keys() == second.keys()
     apart = {key: float((first[key] - second[key]).abs().max()) for key in first}

@@ -281,10 +281,12 @@ def test_layers_that_are_not_there_and_unknown_keys_are_refused(
     for point in ("_adapter.alpha-1, ", "_adapter.alpha-2: "):  # that have it, and no others
         assert point in message
     assert "layers-0-1" not in message
-    assert line("train", "-m", *short_run(world, "adapter.rnak=1,2", "sede=1")) == 2
+    given = ["adapter.rnak=1", "sede=1", "adapter.rank=0,2"]
+    assert line("train", "-m", *short_run(world, *given)) == 2
     message = capsys.readouterr().err
     assert message.count("adapter.rnak: there is no such key") == 1
     assert "every point" in message
+    assert "adapter.rank-0: The configuration cannot be used" in message, "not hidden by the typo"
     assert "sede" in message
     assert not Path("outputs").exists()
 
