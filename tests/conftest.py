@@ -23,6 +23,13 @@ def one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_torch_thread_again() -> Iterator[None]:
+    """CTranslate2 sets OpenMP's threads, which are PyTorch's too: the last bits of sums change."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def whole_collection_at_the_end() -> Iterator[None]:
     """Some libraries look at the exit whether all of theirs is gone."""
