@@ -159,6 +159,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 text`, `12 texts`"""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def percent(share: float) -> str:
     """`12.3 %`"""
     return f"{100 * share:.1f} %"

@@ -92,7 +92,8 @@ def _announce_speech(config: TrainConfig, speech: Speech) -> None:
     if speech.train is None:
         log.info("train       streamed from %s, nothing of it is kept", config.data.path)
     for name, corpus in speech.parts.items():
-        log.info("%-11s %d utterances, %.2f h", name, len(corpus.utterances), corpus.hours)
+        utterances = terminal.counted(len(corpus.utterances), "utterance")
+        log.info("%-11s %s, %.2f h", name, utterances, corpus.hours)
         for reason, rows in corpus.left_out.items():
             log.warning(
                 "%-11s left out %d: %s\n%s", name, len(rows), reason, listing(list(rows), 3)

@@ -32,7 +32,7 @@ from lora_whisper.config import DataConfig, MixConfig, TrainConfig
 from lora_whisper.model.finding import name_of
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import RunFolder, read_json, write_whole
-from lora_whisper.terminal import megabytes, percent
+from lora_whisper.terminal import counted, megabytes, percent
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -293,8 +293,9 @@ def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
         yield "Nothing was scored: the run had no test set."
         return
     yield (
-        f"The test set is {score['utterances']:,} utterances with {score['reference_words']:,} "
-        f"{units_of(score)}; the intervals say how far off another such set may be scored."
+        f"The test set is {counted(score['utterances'], 'utterance')} with "
+        f"{score['reference_words']:,} {units_of(score)}; the intervals say how far off another "
+        "such set may be scored."
     )
     spoken = speakers_line(summary)
     yield (

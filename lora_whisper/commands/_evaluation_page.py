@@ -17,7 +17,6 @@ from lora_whisper.commands._evaluation_words import (
     Results,
     Scores,
     against,
-    counted,
     last_model,
     leading,
     method,
@@ -35,7 +34,7 @@ from lora_whisper.commands._evaluation_words import (
 from lora_whisper.commands._page import STYLE, render
 from lora_whisper.commands._summary import interval
 from lora_whisper.evaluation.alignment import align, separator
-from lora_whisper.terminal import percent
+from lora_whisper.terminal import counted, percent
 
 SHOWN_UTTERANCES = 500  # of a set, the worst ones
 SHOWN_CHARACTERS = 1_000_000  # of a set's texts: recordings of an hour are shown in smaller numbers

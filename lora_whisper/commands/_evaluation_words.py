@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lora_whisper.commands import _summary
-from lora_whisper.terminal import percent
+from lora_whisper.terminal import counted, percent
 
 Results = Mapping[str, Any]  # of evaluation.json
 Scores = Mapping[str, Any]  # of one model on one set
@@ -129,11 +129,6 @@ def _listed(names: Iterable[str]) -> str:
 def share(part: float | None) -> str:
     """`12.3 %`, or a dash where there was nothing to divide by."""
     return "–" if part is None else percent(part)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 text`, `12 texts`"""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 # ── what has to be said beside the scores ────────────────────────────────────────────────────

@@ -18,6 +18,7 @@ from lora_whisper.config import CLEAN, Dtype, EvaluationConfig, RescoringConfig
 from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
+from lora_whisper.terminal import counted
 
 if TYPE_CHECKING:
     import torch
@@ -123,8 +124,9 @@ def announce(plan: Plan, speech: Sequence[Speech]) -> None:
         kind = "" if one.kind == one.name else f"{one.kind} "
         log.info("model       %s: %s%s%s", one.name, kind, one.what, storage)
     for each in speech:
+        utterances = counted(each.count, "utterance")
         hours = each.corpus.hours
-        log.info("%-11s %s: %d utterances, %.2f h", each.role, each.name, each.count, hours)
+        log.info("%-11s %s: %s, %.2f h", each.role, each.name, utterances, hours)
 
 
 class Examination:

@@ -19,7 +19,7 @@ from lora_whisper.commands._models import Contender
 from lora_whisper.commands._summary import leading, rate_name, score_table
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.table import Utterances
-from lora_whisper.terminal import console
+from lora_whisper.terminal import console, counted
 
 if TYPE_CHECKING:
     import torch
@@ -134,9 +134,9 @@ def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
     scores = {
         model: score | {"groups": {}} for one in found for model, score in one["scores"].items()
     }
-    count = found[0]["utterances"]
+    heard = counted(found[0]["utterances"], "utterance")
     console.print()
-    console.print(score_table(f"{count} utterances, heard greedily", scores, quantization))
+    console.print(score_table(f"{heard}, heard greedily", scores, quantization))
     skipped = dict.fromkeys(one["skipped"] for one in found if one["skipped"])
     if skipped:
         unusual = next(one["unusual"] for one in found if one["unusual"])

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.commands._evaluation_words import counted
 from lora_whisper.commands._points import (
     Point,
     differing_keys,
@@ -31,7 +30,7 @@ from lora_whisper.evaluation.comparison import compare
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.run_folder import OWN_SET
-from lora_whisper.terminal import percent
+from lora_whisper.terminal import counted, percent
 
 SHOWN_WORST = 10  # utterances of the best run
 SHOWN_LABELS = 4  # of runs, in a sentence

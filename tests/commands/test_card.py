@@ -110,7 +110,7 @@ def test_scores_with_intervals_and_their_limits(tmp_path: Path) -> None:
     assert [row[0] for row in table] == ["base (nf4)", "adapter (nf4)", "merged"]
     assert table[0][1].split(" | ")[:2] == ["66.7 %", "66.7 – 66.7 %"]
     assert len(table[0][1].split(" | ")) == 4
-    assert "1 utterances with 3 words" in text
+    assert "1 utterance with 3 words" in text
     assert "1 of the test set's 3 speakers" in text
     assert "scored on nf4 weights" in text
     unknown = card_of(tmp_path / "second", test_speakers=0, test_speakers_in_training=0).text
