@@ -401,5 +401,6 @@ def test_a_second_process_is_refused_in_a_sweep_as_well(
     sweep = Path("outputs/sweeps/a")
     with held_by_another(sweep / "adapter.rank-2"):
         assert line("train", "-m", *arguments, "adapter.rank=2,3") == 1
-    assert "in use by another process" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "adapter.rank-2 is left to another process" in shown
     assert [path.parent.name for path in sweep.glob("*/summary.json")] == ["adapter.rank-3"]
