@@ -46,6 +46,9 @@ EXTRAS = {  # of the package, and a module that each brings
     "wandb": "wandb",
     "mlflow": "mlflow",
     "trackio": "trackio",
+    "search": "optuna",
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "submitit": "hydra_plugins.hydra_submitit_launcher",
 }
 
 
@@ -206,14 +209,21 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _extras() -> Iterator[Finding]:
-    from importlib.util import find_spec
-
-    there = [name for name, module in EXTRAS.items() if find_spec(module) is not None]
+    there = [name for name, module in EXTRAS.items() if _is_installed(module)]
     if there:
         yield Finding("extras", "good", listed(there))
     if absent := [name for name in EXTRAS if name not in there]:
         command = f"{PIP} 'lora-whisper[{','.join(absent)}]', or those that you need"
         yield Finding("extras", "missing", listed(absent), command)
+
+
+def _is_installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it lies in
+        return False
 
 
 def _hub() -> Iterator[Finding]:

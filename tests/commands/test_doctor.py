@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from lora_whisper.commands import doctor
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_this_machine_works(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,6 +20,15 @@ def test_this_machine_works(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("torch", "bitsandbytes", "libsndfile", "FFmpeg", "disk", "HF_HUB_OFFLINE"):
         assert word in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+def test_it_knows_every_extra_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"dev"}
+    assert {"search", "joblib", "submitit"} <= {
+        name for name, module in doctor.EXTRAS.items() if doctor._is_installed(module)
+    }
+    assert not doctor._is_installed("no_such_package.module")
 
 
 def test_json_says_the_same(
