@@ -1,0 +1,128 @@
+"""What a split holds, as hashes: whether it is still the same, and which rows are not.
+
+A row counts by all that decides on what is learnt from it or scored by it: text, slice, language,
+task, speaker, previous text, and its sound. The folder that the sound lies in does not count, nor
+the number of the line: a set that was moved, or given another first line, is the same set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from lora_whisper.data.table import Utterances
+from lora_whisper.data.utterance import EncodedAudio
+
+# By what a file of sound counts. Scored speech by its bytes: it is decoded anyway, and a file that
+# was cleaned of noise has the length of the one before. Training speech, of which there may be
+# hundreds of gigabytes, by its size alone.
+Sound = Literal["bytes", "size"]
+
+FIELDS = ("start", "end", "text", "language", "task", "speaker", "previous_text")
+
+
+def contents_hash(utterances: Utterances, sound: Sound = "bytes") -> str:
+    """Name a set by its rows, texts and sound, in their order; 32 hexadecimal digits."""
+    return hash_of(row_hashes(utterances, sound))
+
+
+def hash_of(hashes: np.ndarray) -> str:
+    """Of a whole set, from those of its rows."""
+    return hashlib.blake2b(hashes.astype("<u8").tobytes(), digest_size=16).hexdigest()
+
+
+def row_hashes(utterances: Utterances, sound: Sound) -> np.ndarray:
+    """(n,) uint64, one for each row."""
+    columns = (utterances.column(name).to_pylist() for name in FIELDS)
+    token = utterances.defaults.language_token
+    rows = zip(_sounds(utterances, sound), *columns, strict=True)
+    return np.fromiter((_short_hash((*row, token)) for row in rows), "<u8", len(utterances))
+
+
+def _short_hash(values: object) -> int:
+    data = repr(values).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
+    """Of each row, its recording's name and what it counts by; each file is looked at once."""
+    found = np.empty(len(utterances), object)
+    for table, indices, rows in utterances.by_table():
+        paths = table.column("audio").take(pa.array(rows)).to_pylist()
+        if table.audio_of is None:
+            states = _of_files(sorted(set(paths)), _hash_of_file if sound == "bytes" else _size_of)
+            found[indices] = [f"{Path(path).name} {states[path]}" for path in paths]
+        else:
+            audio = (table.audio(row, path) for row, path in zip(rows.tolist(), paths, strict=True))
+            found[indices] = list(_of_data_set(audio, sound))
+    return found.tolist()
+
+
+def _of_files(paths: list[str], state: Callable[[str], str]) -> dict[str, str]:
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(paths, pool.map(state, paths), strict=True))
+
+
+def _size_of(path: str) -> str:
+    try:
+        return str(os.stat(path).st_size)
+    except OSError:
+        return "gone"
+
+
+def _hash_of_file(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha1").hexdigest()
+    except OSError:
+        return "gone"
+
+
+def _of_data_set(audio: Iterator[Path | EncodedAudio], sound: Sound) -> Iterator[str]:
+    for one in audio:
+        if sound == "bytes" and isinstance(one, EncodedAudio):
+            yield hashlib.sha1(one.load()).hexdigest()
+        else:
+            yield one.name
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a set differs from what it was."""
+
+    before: int  # rows
+    now: int
+    new: tuple[int, ...]  # indices of rows that were not there so; a changed row is one
+    gone: int  # rows that are not there so any more; what a changed row was is one
+
+    def __str__(self) -> str:
+        """`20 rows before, 3 now; 17 are gone`"""
+        parts = []
+        if self.new:
+            parts.append(f"{len(self.new)} new or with another text, sound or slice")
+        if self.gone:
+            parts.append(f"{self.gone} that were there are not any more")
+        told = " and ".join(parts) or "the same rows, in another order"
+        return f"{self.before} rows before, {self.now} now: {told}"
+
+
+def change(before: np.ndarray, now: np.ndarray) -> Change | None:
+    """Compare the hashes of a set's rows with what they were; None where all are the same."""
+    if np.array_equal(before, now):
+        return None
+    left, new = Counter(before.tolist()), []
+    for index, row in enumerate(now.tolist()):
+        if left[row]:
+            left[row] -= 1
+        else:
+            new.append(index)
+    return Change(len(before), len(now), tuple(new), sum(left.values()))

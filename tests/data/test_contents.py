@@ -1,0 +1,105 @@
+"""Whether a set is still the same: its rows, texts and sound, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_whisper.data.contents import change, contents_hash, row_hashes
+from lora_whisper.data.table import Utterances
+from lora_whisper.data.utterance import EncodedAudio
+from tests.toy_utterances import toy_row, toy_utterances
+
+
+def three(folder: Path, **changed: Any) -> Utterances:
+    """Three rows with a file of sound each; `changed` are fields of the second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        (folder / f"{number}.wav").write_bytes(b"sound" + bytes([number]))
+    rows = [{"audio": str(folder / f"{number}.wav"), "text": f"t{number}"} for number in range(3)]
+    rows[1] |= changed
+    return toy_utterances(rows)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"text": "t1 "},
+        {"text": "T1"},
+        {"language": "sw"},
+        {"task": "translate"},
+        {"start": 0.5},
+        {"end": 1.5},
+        {"speaker": "ana"},
+        {"previous_text": "t0"},
+        {"audio": "/absent/1.wav"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_whatever_decides_on_a_row_changes_its_hash(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    before = row_hashes(three(tmp_path), "bytes")
+    now = row_hashes(three(tmp_path, **changed), "bytes")
+    assert (before != now).tolist() == [False, True, False]
+
+
+def test_a_set_that_was_moved_is_the_same(tmp_path: Path) -> None:
+    one, other = three(tmp_path / "a"), three(tmp_path / "b", place="b.csv:7")
+    assert contents_hash(one) == contents_hash(other)
+    assert contents_hash(one, "size") == contents_hash(other, "size")
+
+
+def test_order_and_number_of_rows_count(tmp_path: Path) -> None:
+    whole = three(tmp_path)
+    found = {contents_hash(whole.select(rows)) for rows in ([0, 1, 2], [0, 2, 1], [0, 1], [])}
+    assert len(found) == 4
+
+
+def test_sound_of_the_same_length_under_the_same_name(tmp_path: Path) -> None:
+    """Scored speech is read for it, training speech is not."""
+    before = [contents_hash(three(tmp_path), sound) for sound in ("bytes", "size")]
+    one = three(tmp_path)
+    (tmp_path / "1.wav").write_bytes(b"noise\x01")
+    now = [contents_hash(one, sound) for sound in ("bytes", "size")]
+    assert [old == new for old, new in zip(before, now, strict=True)] == [False, True]
+    (tmp_path / "1.wav").write_bytes(b"longer sound")
+    assert contents_hash(one, "size") != before[1]
+
+
+def test_sound_inside_a_data_set_counts_by_its_bytes() -> None:
+    def in_data_set(sound: bytes) -> Utterances:
+        utterances = toy_utterances([{"audio": ""}])
+        utterances.tables[0].audio_of = lambda row: EncodedAudio("set train:0", lambda: sound)
+        return utterances
+
+    assert contents_hash(in_data_set(b"a")) == contents_hash(in_data_set(b"a"))
+    assert contents_hash(in_data_set(b"a")) != contents_hash(in_data_set(b"b"))
+
+
+def test_the_default_language_counts_as_that_of_the_rows(tmp_path: Path) -> None:
+    whole = three(tmp_path)
+    assert contents_hash(whole.with_codes({"en": "de"}, None)) != contents_hash(whole)
+    assert contents_hash(whole.with_codes({"en": "en"}, "fr")) != contents_hash(whole)
+
+
+def test_what_changed_is_counted() -> None:
+    before = np.array([1, 2, 2, 3], "<u8")
+    assert change(before, before.copy()) is None
+    found = change(before, np.array([1, 2, 4, 3, 5], "<u8"))
+    assert found is not None
+    assert (found.before, found.now, found.new, found.gone) == (4, 5, (2, 4), 1)
+    assert str(found).startswith("4 rows before, 5 now: 2 new")
+    reordered = change(before, before[::-1])
+    assert reordered is not None
+    assert "in another order" in str(reordered)
+
+
+def test_the_row_is_all_that_counts() -> None:
+    """A field of `Row` that is new has to be decided on here."""
+    decided = {"place", "audio", "split", "columns"}  # do not count, or by another way
+    fields = {"start", "end", "text", "language", "task", "speaker", "previous_text"}
+    assert set(toy_row(0).__slots__) == decided | fields
