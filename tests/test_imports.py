@@ -12,6 +12,7 @@ GROUND = (
     "composing",
     "config",
     "errors",
+    "json_files",
     "paths",
     "processes",
     "run_folder",
