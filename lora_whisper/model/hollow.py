@@ -20,7 +20,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.model.adapter import attach
-from lora_whisper.model.quantized import forget_input, prepare_for_training
+from lora_whisper.model.quantized import ReadLinear4bit, forget_input, prepare_for_training
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,7 +32,7 @@ FIRST_TOKEN = 0  # stands for whichever token's embedding is trained
 ANY_STEPS = 10_000  # of the run, on which AdaLoRA's shapes do not depend
 
 
-class HollowLinear4bit(bitsandbytes.nn.Linear4bit):
+class HollowLinear4bit(ReadLinear4bit):
     """What `Linear4bit` stores of a layer, and the code that it runs on a GPU."""
 
     def __init__(self, layer: nn.Linear, compute_dtype: torch.dtype, double_quantization: bool):

@@ -53,7 +53,7 @@ def read_back(weight: Tensor, nf4: Nf4) -> Tensor:
 
 
 def _dequantized(quantized: Tensor, state: Any) -> Tensor:
-    """(1, weights), see `CpuLinear4bit`."""
+    """(1, weights): read as one long row, they are right. See `ReadLinear4bit`."""
     state = copy.copy(state)
     state.shape = torch.Size((1, state.shape.numel()))
     return bitsandbytes.functional.dequantize_4bit(quantized, state)
@@ -106,20 +106,37 @@ class FrozenLinear8bit(bitsandbytes.nn.Linear8bitLt):
         return out
 
 
-class CpuLinear4bit(bitsandbytes.nn.Linear4bit):
-    """A 4-bit layer that reads its weights on a CPU as they were written.
+class ReadLinear4bit(bitsandbytes.nn.Linear4bit):
+    """A 4-bit layer that reads its weights itself, wherever they are asked for.
 
     bitsandbytes 0.50.2 quantizes blocks of 64 over the whole matrix, but on CPUs with AVX-512 reads
     them row by row: for input widths that 64 does not divide (the embedded nano has 160) the
-    weights come back with 24 % error instead of 9 %. Read as one long row, they are right. It also
-    repacks weights for inference where there is AVX512-BF16, and then fails on output widths that
-    32 does not divide. Published Whisper widths are multiples of 64.
+    weights come back with 24 % error instead of 9 %. Published Whisper widths are multiples of 64.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert isinstance(self.weight, bitsandbytes.nn.Params4bit)
-        weight = _dequantized(self.weight.data, self.weight.quant_state)
-        weight = weight.reshape(self.out_features, self.in_features)
+    @property
+    def W_q(self) -> Tensor:
+        """The codes. PEFT's DoRA asks a layer with this name (HQQ's) for its `dequantize`."""
+        return self.weight
+
+    def dequantize(self) -> Tensor:
+        """The weights (outputs, inputs) as they were written, in the dtype that they had."""
+        weight = _dequantized(self.weight.data, self._state())
+        return weight.reshape(self.out_features, self.in_features)
+
+    def _state(self) -> Any:
+        return self.weight.quant_state
+
+
+class CpuLinear4bit(ReadLinear4bit):
+    """A 4-bit layer that computes on a CPU with the weights that it reads.
+
+    bitsandbytes would repack them for inference where there is AVX512-BF16, and then fails on
+    output widths that 32 does not divide.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
         dtype = self.compute_dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        return torch.nn.functional.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
+        weight = self.dequantize().to(dtype)
+        return torch.nn.functional.linear(x.to(dtype), weight, bias).to(x.dtype)

@@ -225,7 +225,7 @@ class FakeStep:
         with self.mode:
             watch.ignore([*self.model.parameters(), *self.model.buffers()])
             watch.ignore(value.grad for value in self.model.parameters() if value.grad is not None)
-            with watch, _owned(watch, self.whisper):
+            with watch, _owned(watch, self.whisper), _as_on_cuda(self.precision):
                 with _autocast(self.precision):
                     loss = _loss(self.whisper, MANY_WINDOWS, tokens)
                 kept = dict(watch.fixed), dict(watch.growing)
@@ -284,9 +284,6 @@ def fake_step(
 ) -> FakeStep:
     """A step on one GPU as `train` would make it.
 
-    DoRA on nf4 is run on layers that are not quantized: PEFT reads its weights back in a way that
-    needs a real device.
-
     Args:
         short: which layers to run; without it, as few as tell of the others.
 
@@ -295,7 +292,7 @@ def fake_step(
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 warns at each layer
     short = short or shortened(setup.shape, setup.adapter)
-    kind = "none" if setup.adapter.kind == "dora" else setup.quantization.kind
+    kind = setup.quantization.kind
     base = hollow_base(dataclasses.replace(setup, shape=short.shape), kind)
     model = attach_hollow(base, short.adapter, kind, gradient_checkpointing)
     mode = FakeTensorMode()
@@ -390,15 +387,24 @@ def _fake_of(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _autocast(precision: str) -> Iterator[None]:
-    """As accelerate has it on a GPU. PEFT asks CUDA's switch, which fake CPU tensors do not."""
+    """As accelerate has it on a GPU."""
     if precision == "fp32":
         yield
         return
+    with torch.autocast("cpu", DTYPES[precision]):
+        yield
+
+
+@contextmanager
+def _as_on_cuda(precision: str) -> Iterator[None]:
+    """PEFT asks CUDA's switch of autocast, which fake CPU tensors do not turn.
+
+    On the way back, too: checkpointing turns it on again where it computes what it did not keep.
+    """
     was = torch.is_autocast_enabled("cuda")
-    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_enabled("cuda", precision != "fp32")
     try:
-        with torch.autocast("cpu", DTYPES[precision]):
-            yield
+        yield
     finally:
         torch.set_autocast_enabled("cuda", was)
 

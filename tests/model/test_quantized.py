@@ -2,20 +2,44 @@
 
 import weakref
 from pathlib import Path
+from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 from bitsandbytes.autograd._functions import MatMul8bitFp, MatMul8bitLt
-from bitsandbytes.functional import get_4bit_type, quantize_4bit
+from bitsandbytes.functional import QuantState, quantize_4bit
+from peft import PeftModel
+from peft.utils.integrations import dequantize_module_weight
 from transformers import WhisperForConditionalGeneration
 
+from lora_whisper.model.adapter import adapter_parameters, attach, load_adapter, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
-from lora_whisper.model.quantized import forget_input, is_quantized, prepare_for_training
-from tests.configs import model_config
+from lora_whisper.model.hollow import HollowLinear4bit
+from lora_whisper.model.quantized import (
+    Nf4,
+    forget_input,
+    is_quantized,
+    prepare_for_training,
+    read_back,
+    settle,
+)
+from tests.configs import adapter_config, model_config
+from tests.model.test_plain import filled
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
 BLOCK = 64  # weights that share a scale in nf4
+SCALES = 256  # of blocks that share one of their own
+# The 16 levels of nf4, as QLoRA has them (appendix E).
+LEVELS = [
+    float(level)
+    for level in """
+    -1.0 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635
+    -0.18477343022823334 -0.09105003625154495 0.0 0.07958029955625534 0.16093020141124725
+    0.24611230194568634 0.33791524171829224 0.44070982933044434 0.5626170039176941
+    0.7229568362236023 1.0""".split()
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +53,59 @@ def linear_layers(model: WhisperForConditionalGeneration) -> dict[str, torch.nn.
     return {name: layer for name, layer in modules if isinstance(layer, torch.nn.Linear)}
 
 
+def read_by_hand(codes: torch.Tensor, state: QuantState) -> torch.Tensor:
+    """Two codes a byte, each a level of its block's scale; blocks go on from row to row."""
+    levels = torch.stack((codes.view(-1) >> 4, codes.view(-1) & 15), dim=1).view(-1)
+    scales = state.absmax
+    if state.nested:
+        each = state.state2.absmax.repeat_interleave(SCALES)[: len(scales)]
+        scales = state.offset + each * state.state2.code[scales.long()]
+    each = scales.repeat_interleave(BLOCK)[: len(levels)]
+    return (torch.tensor(LEVELS)[levels.long()] * each).view(state.shape)
+
+
 def nf4_by_hand(weight: torch.Tensor) -> torch.Tensor:
-    """Round to the nearest of nf4's 16 levels in blocks of 64; bitsandbytes' own block scales."""
-    codes, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-    codes = codes.view(-1)
-    levels = torch.stack((codes >> 4, codes & 15), dim=1).view(-1)
-    scales = state.offset + state.state2.absmax * state.state2.code[state.absmax.long()]
-    values = get_4bit_type("nf4", device="cpu")[levels.long()]
-    return (values.view(-1, BLOCK) * scales.view(-1, 1)).view(weight.shape)
+    return read_by_hand(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True))
+
+
+def in_nf4(weight: torch.Tensor, double: bool) -> Any:
+    """A layer with this weight, as `load_base` leaves it."""
+    outputs, inputs = weight.shape
+    layer = bitsandbytes.nn.Linear4bit(
+        inputs, outputs, bias=False, compute_dtype=torch.float32, compress_statistics=double,
+        quant_type="nf4",
+    )  # fmt: skip
+    layer.weight = bitsandbytes.nn.Params4bit(
+        weight, requires_grad=False, quant_type="nf4", compress_statistics=double, module=layer
+    )
+    model: Any = torch.nn.Sequential(layer).to(CPU)
+    settle(model)
+    return model[0]
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(160, 160), (640, 160), (160, 640), (24, 80), (20, 16), (5, 6), (128, 192), (1, 100)]
+)
+def test_whoever_reads_nf4_reads_what_was_written(shape, double):
+    """Its product, our merging, and PEFT; of widths that 64 divides, or not."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    layer = in_nf4(weight, double)
+    expected = read_by_hand(layer.weight.data, layer.weight.quant_state)
+    assert (expected - weight).norm() < 0.13 * weight.norm()
+    near = {"atol": 1e-6, "rtol": 1e-6}
+    for training in (False, True):
+        product = layer.train(training)(torch.eye(shape[1]))
+        torch.testing.assert_close(product.T, expected, **near)
+    torch.testing.assert_close(dequantize_module_weight(layer), expected, **near)
+    torch.testing.assert_close(read_back(weight, Nf4(torch.float32, double)), expected, **near)
+
+
+def test_a_layer_without_weights_has_the_shape_of_what_is_read():
+    with torch.device("meta"):
+        layer = HollowLinear4bit(torch.nn.Linear(160, 24), torch.bfloat16, True)
+        weight = dequantize_module_weight(layer)
+    assert (weight.shape, weight.dtype) == ((24, 160), torch.bfloat16)
 
 
 def test_nf4_computes_with_the_weights_that_its_codes_say(checkpoint):
@@ -51,6 +120,35 @@ def test_nf4_computes_with_the_weights_that_its_codes_say(checkpoint):
     for training in (False, True):
         logits = quantized.train(training)(**toy_inputs()).logits
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def a_step(model: PeftModel) -> list[torch.Tensor]:
+    """Logits and gradients of a training step; the same inputs are dropped out each time."""
+    torch.manual_seed(0)
+    logits = model.train()(**toy_inputs()).logits
+    logits.square().sum().backward()
+    return [logits.detach(), *(one.grad for one in adapter_parameters(model).values())]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])  # with it, DoRA reads the weights once more
+def test_dora_on_nf4_is_peft_s_on_full_weights_that_were_rounded_by_hand(
+    checkpoint, dropout, tmp_path
+):
+    """Widths of 16 and 32, which blocks of 64 do not divide."""
+    config = adapter_config("dora", rank=4, alpha=6.0, dropout=dropout)
+    rounded = toy_model()
+    for layer in linear_layers(rounded).values():
+        layer.weight.data.copy_(nf4_by_hand(layer.weight))
+    reference = filled(attach(rounded, config, "none", False, 0))
+    model = filled(
+        attach(load_base(checkpoint, "nf4", torch.float32, CPU), config, "nf4", False, 0)
+    )
+    save_adapter(model, tmp_path, checkpoint)
+    loaded = load_adapter(load_base(checkpoint, "nf4", torch.float32, CPU), tmp_path).eval()
+    heard, expected = loaded(**toy_inputs()).logits, reference(**toy_inputs()).logits
+    torch.testing.assert_close(heard, expected, atol=1e-5, rtol=0)
+    for ours, theirs in zip(a_step(model), a_step(reference), strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
 
 
 def test_int8_is_near_the_full_base(checkpoint):
