@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from peft import PeftModel
+from torch import Tensor
 
 from lora_whisper.config import TrainingConfig
 from lora_whisper.data.batches import Batch, collate
@@ -29,8 +32,12 @@ def toy_adapter(dropout: float = 0.0, seed: int = 3) -> PeftModel:
 
 
 def toy_trainer(model: PeftModel, seed: int = 1, **changes: Any) -> Trainer:
-    """A trainer whose rate is constant, so that steps are easy to compare."""
-    parameters = adapter_parameters(model)
+    """A trainer whose rate is constant, so that steps are easy to compare.
+
+    Args:
+        new_optimizer: takes the place of the loop's own.
+    """
+    parameters, rate = adapter_parameters(model), changes.get("rate", 1e-2)
     accelerator = new_accelerator("fp32")
     schedule = optimizer_config(
         warmup_share=0.0,
@@ -38,20 +45,53 @@ def toy_trainer(model: PeftModel, seed: int = 1, **changes: Any) -> Trainer:
         max_gradient_norm=changes.get("max_gradient_norm", 1e9),
     )
     whisper: Any = model.get_base_model()
+    optimizer = changes.get("new_optimizer", new_optimizer)(parameters, schedule, rate)
     model.train()
     return Trainer(
         accelerator=accelerator,
         whisper=whisper,
         parameters=parameters,
-        optimizer=accelerator.prepare(new_optimizer(parameters, schedule, 1e-2)),
+        optimizer=accelerator.prepare(optimizer),
         features=LogMel(MEL_BINS, WINDOW_SECONDS),
         total_steps=changes.get("total_steps", 10),
-        peak_learning_rate=1e-2,
+        peak_learning_rate=rate,
         schedule=schedule,
         settings=training_settings(**changes),
         seed=seed,
         rank_schedule=rank_schedule_of(model),
     )
+
+
+def descent(parameters: Mapping[str, Tensor], _: object, rate: float) -> torch.optim.Optimizer:
+    """Steps as long as the gradient, for comparing sums that are added up in another order.
+
+    Of a gradient that is zero but for rounding, Adam makes a step of full length.
+    """
+    return torch.optim.SGD([{"params": [*parameters.values()], "rate_factor": 1.0}], rate)
+
+
+Gradients = dict[str, np.ndarray]  # of each matrix; other processes can send them
+
+
+def note_gradients(trainer: Trainer) -> list[Gradients]:
+    """Those that each step from now on is made of, clipped as they are."""
+    noted: list[Gradients] = []
+
+    def note(*_: object) -> None:
+        named = trainer.parameters.items()
+        noted.append({name: one.grad.numpy().copy() for name, one in named})
+
+    trainer.optimizer.optimizer.register_step_pre_hook(note)
+    return noted
+
+
+def require_same(found: list[Gradients], expected: list[Gradients], rtol: float = 1e-4) -> None:
+    """See that each matrix has the same gradient in each step, relative to its norm."""
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, gradient in theirs.items():
+            error = np.linalg.norm(ours[name] - gradient)
+            assert error <= rtol * np.linalg.norm(gradient), name
 
 
 def training_settings(**changes: Any) -> TrainingConfig:

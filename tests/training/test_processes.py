@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,52 +21,79 @@ from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.recognizer import BrokenModel
 from lora_whisper.training.accelerator import join_processes, take_from_main
 from lora_whisper.training.loop import StepResult, mean_loss, train_step
+from lora_whisper.training.optimizer import new_optimizer
 from lora_whisper.training.stopping import Stopped, StopRequest
 from tests.evaluation.toy_listener import IN_BATCHES, make_toy, utterance
 from tests.launched import together
 from tests.toy_speech import write_clip
-from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
+from tests.training.parts import (
+    Gradients,
+    descent,
+    micro_batches,
+    note_gradients,
+    require_same,
+    toy_adapter,
+    toy_trainer,
+    toy_windows,
+)
 
 WINDOWS = (8, 5, 1)  # of each step: unequal parts at first, at last none for the second process
 
-Trained = tuple[list[StepResult], dict[str, np.ndarray], float]
 
-
-def train() -> Trained:
+@dataclass(frozen=True)
+class Trained:
     """Some steps on this process's part of the windows, and the loss of the last adapter."""
-    trainer = toy_trainer(toy_adapter(), total_steps=len(WINDOWS), max_gradient_norm=0.5)
-    results = []
+
+    results: list[StepResult]
+    gradients: list[Gradients]
+    parameters: Gradients
+    loss: float
+
+
+def train(new_optimizer: Any = descent, rate: float = 1.0) -> Trained:
+    trainer = toy_trainer(
+        toy_adapter(), total_steps=len(WINDOWS), max_gradient_norm=0.5,
+        new_optimizer=new_optimizer, rate=rate,
+    )  # fmt: skip
+    results, gradients = [], note_gradients(trainer)
     for step, count in enumerate(WINDOWS):
         windows = toy_windows(count, seed=step)[processes.rank() :: processes.count()]
         results.append(train_step(trainer, step, micro_batches(windows, 3)))
     parameters = {name: one.detach().numpy() for name, one in trainer.parameters.items()}
     own = toy_windows(5, seed=9)[processes.rank() :: processes.count()]
-    return results, parameters, mean_loss(trainer, [micro_batches(own, 2)])
+    return Trained(results, gradients, parameters, mean_loss(trainer, [micro_batches(own, 2)]))
+
+
+def train_twice() -> tuple[Trained, Trained]:
+    """By plain descent, whose steps can be compared, and by the loop's own optimizer."""
+    return train(), train(new_optimizer, rate=1e-2)
 
 
 @pytest.fixture(scope="module")
-def of_two() -> list[Trained]:
-    return together(2, train)
+def of_two() -> list[tuple[Trained, Trained]]:
+    return together(2, train_twice)
 
 
-def test_two_processes_train_the_adapter_of_one(of_two: list[Trained]) -> None:
+def test_two_processes_take_the_steps_of_one(of_two: list[tuple[Trained, Trained]]) -> None:
     """Though clips and texts are of unequal lengths, and a process may have none of them."""
-    results, parameters, loss = train()
-    for others, other_parameters, other_loss in of_two:
-        for one, other in zip(results, others, strict=True):
-            assert other.target_tokens == one.target_tokens
-            assert other.audio_seconds == pytest.approx(one.audio_seconds)
-            assert other.loss == pytest.approx(one.loss, rel=1e-5)
-            assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
-        for name, value in parameters.items():
-            np.testing.assert_allclose(other_parameters[name], value, rtol=1e-3, atol=5e-6)
-        assert other_loss == pytest.approx(loss, rel=1e-5)
+    alone = train()
+    for other, _ in of_two:
+        for one, two in zip(alone.results, other.results, strict=True):
+            assert two.target_tokens == one.target_tokens
+            assert two.audio_seconds == pytest.approx(one.audio_seconds)
+            assert two.loss == pytest.approx(one.loss, rel=1e-5)
+            assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+        require_same(other.gradients, alone.gradients)
+        assert other.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
-def test_all_processes_have_the_same_adapter_to_the_last_bit(of_two: list[Trained]) -> None:
-    (_, first, loss), (_, second, other_loss) = of_two
-    assert all(np.array_equal(first[name], second[name]) for name in first)
-    assert loss == other_loss
+def test_all_processes_have_the_same_adapter_to_the_last_bit(
+    of_two: list[tuple[Trained, Trained]],
+) -> None:
+    for first, second in zip(*of_two, strict=True):
+        for name, value in first.parameters.items():
+            assert np.array_equal(value, second.parameters[name]), name
+        assert first.loss == second.loss
 
 
 def exchange() -> dict[str, Any]:
