@@ -125,7 +125,8 @@ class ReadLinear4bit(bitsandbytes.nn.Linear4bit):
         return weight.reshape(self.out_features, self.in_features)
 
     def _state(self) -> Any:
-        return self.weight.quant_state
+        weight: Any = self.weight  # Params4bit
+        return weight.quant_state
 
 
 class CpuLinear4bit(ReadLinear4bit):
