@@ -258,6 +258,9 @@ class DataConfig:
     revision: str | None  # hub: branch, tag or commit
     streaming: bool  # hub: read training speech over the network, and keep none of it
     columns: ColumnsConfig
+    quoted: (
+        bool  # CSV and TSV: cells may be quoted; false: a quotation mark is a letter of its text
+    )
     language: str | None  # Whisper's code ("sw") or name ("swahili"); a row's own goes first
     language_token: str | None  # for a language that Whisper lacks: the one whose token it borrows
     task: Task  # a row's own goes first
@@ -738,6 +741,7 @@ class TestDataConfig:
     revision: str | None
     streaming: bool | None
     columns: ColumnsConfig
+    quoted: bool | None
     language: str | None
     language_token: str | None
     task: Task | None

@@ -21,7 +21,7 @@ from lora_whisper.data.checking.repair import LEFT_OUT, SPLITS, UNUSABLE, Repair
 from lora_whisper.terminal import console
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning
-SHOWN_LETTERS = 60  # of the first example of a finding
+SHOWN_LETTERS = 180  # of the first example of a finding
 
 Report = dict[str, Any]
 

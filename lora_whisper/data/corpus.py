@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
+from lora_whisper.data.absent import why_absent
 from lora_whisper.data.durations import measure
 from lora_whisper.data.long_audio import TIMESTAMP, split_long
 from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError
@@ -67,7 +68,7 @@ def load_corpus(
     """
     measured, problems = measure(utterances)
     sieve = _Sieve(measured)
-    sieve.leave_out(BAD_AUDIO, {index: str(error) for index, error in problems.items()})
+    sieve.leave_out(BAD_AUDIO, _explained(measured, problems))
     samples = np.rint(np.nan_to_num(measured.durations_seconds) * SAMPLING_RATE)
     too_long = np.flatnonzero(samples > np.rint(window_seconds * SAMPLING_RATE)).tolist()
     longer = f"longer than the window of {window_seconds:g} s"
@@ -82,6 +83,13 @@ def load_corpus(
     pieces = _without_marks(measured, set(sieve.indices) | pieces.keys()) | pieces
     source = getattr(config, split) or config.path
     return sieve.corpus(config, f"split {split!r} of {source}", pieces)
+
+
+def _explained(utterances: Utterances, problems: Mapping[int, AudioError]) -> dict[int, str]:
+    """What is wrong with the audio of rows; of a file that is not there, what is near."""
+    return {
+        index: f"{error}{why_absent(utterances[index].audio)}" for index, error in problems.items()
+    }
 
 
 def keep_what_fits(

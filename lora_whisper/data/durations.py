@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lora_whisper.data.sound.audio import AudioError, read_header, slice_seconds
+from lora_whisper.data.sound.audio import (
+    END_TOLERANCE_SECONDS,
+    AudioError,
+    Header,
+    read_header,
+    slice_seconds,
+)
 from lora_whisper.data.table import ROWS_ON_DISK, Table, Utterances, published
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.terminal import work
@@ -103,11 +109,24 @@ class _TableDurations:
             try:
                 begin, stop = slice_seconds(audio, header, start, end)
             except AudioError as error:
-                problems[row] = error
+                problems[row] = AudioError(f"{error}{other_unit(header, start, end)}")
             else:
                 self.known[row] = (stop - begin, *state, True)
                 self.is_new = True
         return problems
+
+
+def other_unit(header: Header, start: float | None, end: float | None) -> str:
+    """What unit the times of a slice seem to be in, where they lie outside of the file."""
+    last = max(start or 0.0, end or 0.0)
+    if last <= header.seconds + END_TOLERANCE_SECONDS:
+        return ""
+    units = {"milliseconds": 1_000, f"samples at {header.rate:g} a second": header.rate}
+    for unit, in_second in units.items():
+        if last / in_second <= header.seconds + END_TOLERANCE_SECONDS and last >= in_second / 10:
+            seconds = ", ".join(f"{(time or 0.0) / in_second:g}" for time in (start, end))
+            return f"; are its times {unit}? Expected seconds: {seconds}"
+    return ""
 
 
 def _among(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_whisper.data.absent import why_absent
 from lora_whisper.data.checking.leaks import Recordings
 from lora_whisper.data.checking.measuring import (
     FULL_SCALE,
@@ -225,7 +226,7 @@ def _with_problem(problem: str) -> Mask:
 
 
 def _problem_detail(one: Measured, row: int) -> str:
-    return one.details[row]
+    return one.details[row] + why_absent(one.utterances[int(row)].audio)
 
 
 def _clipped_detail(one: Measured, row: int) -> str:

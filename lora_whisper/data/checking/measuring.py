@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import regex
 
+from lora_whisper.data.durations import other_unit
 from lora_whisper.data.sound.audio import (
     END_TOLERANCE_SECONDS,
     SHORTEST_SECONDS,
@@ -180,7 +181,8 @@ def audio_name(audio: Path | EncodedAudio) -> str:
 def _cut_off(utterance: Utterance, header: Header, start: float, end: float) -> str:
     """How the file is shorter than its row says, or ""."""
     if end > header.seconds + END_TOLERANCE_SECONDS or start > header.seconds:
-        return f"ends at {header.seconds:.2f} s, its row at {max(start, end):.2f} s"
+        times = other_unit(header, utterance.start_seconds, utterance.end_seconds)
+        return f"ends at {header.seconds:.2f} s, its row at {max(start, end):.2f} s{times}"
     declared = utterance.columns.get("duration")
     is_whole = utterance.start_seconds is None and utterance.end_seconds is None
     if is_whole and isinstance(declared, int | float) and math.isfinite(declared):

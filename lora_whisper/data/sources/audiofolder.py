@@ -23,7 +23,9 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 NAMES = replace(USUAL_NAMES, audio=("file_name", "audio_file_name", "*_file_name"))
 
 
-def rows(folder: Path, columns: ColumnsConfig, metadata: list[Path]) -> Iterator[Row]:
+def rows(
+    folder: Path, columns: ColumnsConfig, metadata: list[Path], *, quoted: bool = True
+) -> Iterator[Row]:
     """Read metadata files of the folder, one after the other.
 
     Raises:
@@ -32,7 +34,7 @@ def rows(folder: Path, columns: ColumnsConfig, metadata: list[Path]) -> Iterator
     for path in metadata:
         label = path.relative_to(folder).as_posix()
         split_of = _splits_by_folder(folder, path)
-        for row in manifest.rows(path, columns, NAMES, label=label):
+        for row in manifest.rows(path, columns, NAMES, label=label, quoted=quoted):
             if row.split is None:
                 row.split = split_of(row.audio.rpartition("/")[0])
             yield row
@@ -48,8 +50,10 @@ def parts(folder: Path, config: DataConfig) -> list[Part]:
         found = "is a file: for a manifest, type data=manifest" if folder.exists() else "is missing"
         raise UserError(f"data.path={folder} {found}. Expected a folder with {METADATA[0]}.")
     metadata = _metadata(folder)
-    key = table_key("audiofolder", READERS_VERSION, metadata, config.columns)
-    return [Part("", str(folder), key, partial(rows, folder, config.columns, metadata))]
+    settings = (config.columns, config.quoted)
+    key = table_key("audiofolder", READERS_VERSION, metadata, settings)
+    read = partial(rows, folder, config.columns, metadata, quoted=config.quoted)
+    return [Part("", str(folder), key, read)]
 
 
 def _metadata(folder: Path) -> list[Path]:

@@ -64,7 +64,7 @@ def rows(
     problems = Problems(label or path.name)
     with open_text(path, GIVE) as file:
         has_json = is_json(path, file)
-        make = RowMaker(audio_folder or path.parent.absolute(), names, columns, cells=not has_json)
+        make = RowMaker(audio_folder or path.parent.absolute(), names, columns)
         last: tuple[int, tuple[str, ...]] | None = None
         for line, values, text in _records(path, file, make, problems, has_json, quoted):
             last = line, tuple(values)
@@ -87,7 +87,7 @@ def _records(
     table = TableFile(path, file, quoted)
     if table.header and not _require_columns(make, 1, table.header, problems):
         return iter(())
-    return table.records(problems, always=make.names.text)
+    return table.records(problems, always=make.text_columns(table.header))
 
 
 def _require_columns(make: RowMaker, line: int, keys: tuple[str, ...], problems: Problems) -> bool:
@@ -111,8 +111,10 @@ def part(name: str, path: Path, config: DataConfig, names: Names = USUAL_NAMES) 
     """
     with open_text(path, GIVE):  # what cannot be opened has no key
         pass
-    key = table_key("manifest", READERS_VERSION, [path], (names, config.columns))
-    return Part(name, str(path), key, partial(rows, path, config.columns, names))
+    settings = (names, config.columns, config.quoted)
+    key = table_key("manifest", READERS_VERSION, [path], settings)
+    read = partial(rows, path, config.columns, names, quoted=config.quoted)
+    return Part(name, str(path), key, read)
 
 
 def parts(place: Path, config: DataConfig, names: Names = USUAL_NAMES) -> list[Part]:
@@ -125,6 +127,11 @@ def parts(place: Path, config: DataConfig, names: Names = USUAL_NAMES) -> list[P
         return [part("", place, config, names)]
     files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
     if not files:
+        if any(place.glob("**/*.parquet")):
+            raise UserError(
+                f"The folder {place} has Parquet files and no manifest. Type data=hub "
+                f"data.path={place}"
+            )
         raise UserError(
             f"The folder {place} has no manifest ({', '.join(SUFFIXES)}). Name a file, "
             "data.train=FILE.jsonl, or say what kind of folder it is: data=audiofolder, "

@@ -1,26 +1,41 @@
 """From a file of text to its records: JSON lines, a JSON array, or a table with delimiters.
 
 Each record comes with the line that it begins on and its own JSON. What cannot be parsed goes to
-`Problems`, and reading goes on behind it.
+`Problems`, and reading goes on behind it. A quoted cell that may have swallowed rows is refused, or
+said with its lines: whoever wrote `"Where is he?` and no second mark would lose the next row.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from lora_whisper.data.sources.rows import Problems, RowError, is_encodable, listed, shown
-from lora_whisper.errors import UserError
+from lora_whisper.data.absent import absent
+from lora_whisper.data.sources.foreign import LARGEST_JSON_BYTES, other_json, what_it_is
+from lora_whisper.data.sources.rows import (
+    LOOKS_LIKE_AUDIO,
+    Problems,
+    RowError,
+    is_encodable,
+    listed,
+    shown,
+    trimmed,
+    why_no_columns,
+)
+from lora_whisper.errors import UserError, listing
+
+log = logging.getLogger("lora_whisper")
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 JSON_SUFFIXES = (*LINE_SUFFIXES, ".json")
 DELIMITERS = {".tsv": "\t", ".tab": "\t"}
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".tab")
-SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 EXPECTED_ENCODING = "expected UTF-8 (save the file as that, or iconv -f CP1252 -t UTF-8)"
 BEGINNING_BYTES = 4096  # looked at to see what kind of file it is
 
@@ -48,15 +63,16 @@ def open_text(path: Path, expected: str) -> Iterator[TextIO]:
 
 
 def _beginning(path: Path, expected: str) -> bytes:
-    if path.suffix.lower() in SHEETS:
-        raise UserError(f"{path} is a spreadsheet. Save it as CSV (UTF-8) and give that file.")
     try:
         with open(path, "rb") as file:
-            return file.read(BEGINNING_BYTES)
+            beginning = file.read(BEGINNING_BYTES)
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         reason = getattr(error, "strerror", None) or error
         found = "is a folder" if path.is_dir() else f"cannot be read ({reason})"
-        raise UserError(f"{path} {found}. {expected}") from None
+        raise UserError(f"{path} {found}{absent(path)}. {expected}") from None
+    if problem := what_it_is(path, beginning, expected):
+        raise UserError(problem)
+    return beginning
 
 
 def _encoding(path: Path, beginning: bytes) -> str:
@@ -98,11 +114,53 @@ def first_character(file: TextIO) -> str:
 
 
 def json_records(path: Path, file: TextIO, problems: Problems) -> Iterator[Record]:
-    """One object a line, or one array of them: what is called .json may be either."""
-    may_be_array = path.suffix.lower() not in LINE_SUFFIXES
-    if may_be_array and first_character(file) == "[":
+    """One object a line, or one array of them, whatever the file is called.
+
+    Raises:
+        UserError: one object over the whole file, whose rows stand in it.
+    """
+    first = first_character(file)
+    if first == "[" and not _is_lines_of_arrays(file):
         return array_records(file.read(), problems)
+    if first == "{" and (problem := _one_object(path, file)):
+        raise UserError(problem)
     return line_records(file, problems)
+
+
+def _is_lines_of_arrays(file: TextIO) -> bool:
+    """Whether a line is an array of its own, and another one follows it."""
+    lines = [line for line in (file.readline() for _ in range(100)) if line.strip()]
+    file.seek(0)
+    return (
+        len(lines) > 1
+        and all(line.strip()[:1] == "[" for line in lines[:2])
+        and (lines[0].strip()[-1:] == "]")
+    )
+
+
+def _one_object(path: Path, file: TextIO) -> str | None:
+    """What to say of a file that is one object with the rows in it; None of JSON lines."""
+    first, second = "", ""
+    for line in file:
+        if line.strip():
+            first, second = (line, "") if not first else (first, line)
+        if second:
+            break
+    file.seek(0)
+    is_line = _is_whole_json(first)
+    if (is_line and second) or path.stat().st_size > LARGEST_JSON_BYTES:
+        return None
+    text = first if is_line else file.read()
+    file.seek(0)
+    return other_json(path, text)
+
+
+def _is_whole_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def line_records(lines: Iterable[str], problems: Problems) -> Iterator[Record]:
@@ -173,12 +231,15 @@ class TableFile:
         Raises:
             UserError: a header that names a column twice, or that cannot be read.
         """
-        self.path = path
+        self.path, self._quoted = path, quoted
         first = file.readline()
         while first.isspace():
             first = file.readline()
-        file.seek(0)
-        self._delimiter = DELIMITERS.get(path.suffix.lower()) or _delimiter(first)
+        stated = STATED_DELIMITER.fullmatch(first.strip("\ufeff\r\n"))  # the line that Excel writes
+        if stated is None:
+            file.seek(0)
+        self._lines_before = 0 if stated is None else 1
+        self._delimiter = stated[1] if stated else _delimiter(first, path.suffix.lower())
         self._rows = csv.reader(
             file,
             delimiter=self._delimiter,
@@ -192,17 +253,30 @@ class TableFile:
             cells = next((cells for cells in self._rows if any(map(str.strip, cells))), [])
         except csv.Error as error:
             raise UserError(f"{self.path}: the header cannot be read ({error}).") from None
-        header = tuple(cell.strip() for cell in cells)
+        header = tuple(map(trimmed, cells))
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice or not all(map(is_encodable, header)):
             wrong = f"names {listed(twice)} twice" if twice else "is no UTF-8"
             found = listed(header)
-            raise UserError(f"{self.path}: the header {wrong}; found {found}. Rename the columns.")
+            raise UserError(
+                f"{self.path}: the header {wrong}; found {found}{why_no_columns(header)}. "
+                "Rename the columns."
+            )
         return header
 
     def records(self, problems: Problems, always: tuple[str, ...]) -> Iterator[Record]:
-        """Each row's cells by column, without the empty ones but for the columns in `always`."""
-        for line, cells in self._numbered(problems):
+        """Each row's cells by column, without the empty ones but for the columns in `always`.
+
+        Cells that go over several lines are said at the end, with these lines.
+        """
+        several: list[str] = []
+        for line, last, cells in self._numbered(problems):
+            if last > line:
+                if swallowed := self._swallowed(cells):
+                    found = f"found a quoted cell that goes on to line {last}, over {swallowed}"
+                    problems.add(line, f"{found}, expected {QUOTING}")
+                    continue
+                several.append(f"{problems.file}:{line}–{last}")
             if len(cells) != len(self.header):
                 if any(cells):  # a row of nothing is what spreadsheets leave at the end
                     found = f"found {len(cells)} cells, expected {len(self.header)}"
@@ -215,11 +289,34 @@ class TableFile:
                 problems.add(line, f"found {found}, {EXPECTED_ENCODING}")
             elif any(cells):
                 yield line, {k: v for k, v in values.items() if v or k in always}, text
+        if several:
+            self._tell_of_lines(several)
 
-    def _numbered(self, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-        """Each row with the line that it begins on."""
+    def _swallowed(self, cells: list[str]) -> str:
+        """The rows that a quoted cell took for a part of itself; "" where it is only long.
+
+        A row has as many cells as the header, one of which names a file; the first of those found
+        may be the row that begins the cell.
+        """
+        lines = LINE_END.split(self._delimiter.join(cells))
+        rows = [line for line in lines if self._is_row(line)]
+        return f"what looks like {len(rows)} rows, the last {shown(rows[-1])}" if rows[1:] else ""
+
+    def _is_row(self, line: str) -> bool:
+        cells = line.split(self._delimiter)
+        return len(cells) == len(self.header) and any(map(LOOKS_LIKE_AUDIO.search, cells))
+
+    def _tell_of_lines(self, places: list[str]) -> None:
+        log.warning(
+            "%-11s %s has %d quoted cells that go over several lines, and are read as one text each"
+            " (data.quoted=false reads each line as a row):\n%s",
+            *("table", self.path.name, len(places), listing(places, 5)),
+        )
+
+    def _numbered(self, problems: Problems) -> Iterator[tuple[int, int, list[str]]]:
+        """Each row with the line that it begins on, and its last one."""
         while True:
-            line = self._rows.line_num + 1
+            line = self._rows.line_num + 1 + self._lines_before
             try:
                 cells = next(self._rows)
             except StopIteration:
@@ -228,12 +325,20 @@ class TableFile:
                 problems.add(line, f"found {error}, expected {QUOTING}")
                 continue
             if cells:
-                yield line, cells
+                yield line, self._rows.line_num + self._lines_before, cells
 
 
-QUOTING = 'cells with quotation marks in them quoted, and those doubled: "say ""yes"" now"'
+QUOTING = (
+    'cells with quotation marks in them quoted, and those doubled: "say ""yes"" now"; where the '
+    "marks are letters of the text and each line is a row, type data.quoted=false"
+)
+STATED_DELIMITER = re.compile(r'"?sep=(.)"?')
+LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def _delimiter(header: str) -> str:
-    """The one that the header has most of; a comma where it has none."""
-    return max((",", ";", "\t"), key=header.count)
+def _delimiter(header: str, suffix: str) -> str:
+    """A tab where the name says so and there is one; else the one that the header has most of."""
+    named = DELIMITERS.get(suffix)
+    if named is not None and (named in header or not any(map(header.count, ",;|"))):
+        return named
+    return max((",", ";", "\t", "|"), key=header.count)

@@ -13,17 +13,24 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.splits import split_name
 from lora_whisper.data.table import Row
 from lora_whisper.errors import UserError, listing
 
-READERS_VERSION = 1  # of what the readers make of a file; cached tables of another are read anew
+READERS_VERSION = 2  # of what the readers make of a file; cached tables of another are read anew
 TASKS = ("transcribe", "translate")
 LOCALE = re.compile(r"([a-z]{2,3})(?:[_-]\w+)+", re.IGNORECASE)  # sw_ke, pt-BR, cmn_hans_cn
 WHISPER_CODES = {"cmn": "zh", "fil": "tl", "nb": "no", "jv": "jw"}  # of locales it calls otherwise
 LONGEST_SECONDS = 1e9  # more than thirty years, so a mistake
+LOOKS_LIKE_AUDIO = re.compile(
+    r"\.(wav|flac|ogg|oga|opus|mp3|m4a|mp4|aac|webm|wma|amr|aiff?|wv|mkv)\W*$", re.IGNORECASE
+)
+DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")  # 1:02:03.5
+WITH_UNIT = re.compile(r"([\d.]+)\s*(ms|s|sec|seconds?)\.?", re.IGNORECASE)
 SHOWN = 10  # problems of a file, or its columns, that are named; the rest are counted
 
 
@@ -109,11 +116,10 @@ class Problems:
 class RowMaker:
     """Makes rows of the values that a reader found, a million of them in seconds."""
 
-    def __init__(self, folder: Path, names: Names, chosen: ColumnsConfig, cells: bool = False):
-        """`folder` is what audio is relative to; `cells` are text even where they hold numbers."""
+    def __init__(self, folder: Path, names: Names, chosen: ColumnsConfig):
+        """`folder` is what audio is relative to."""
         self.folder = str(folder)
         self.names = names.chosen(chosen)
-        self.cells = cells
         self.unseen = {name for name in vars(chosen).values() if name is not None}
         self._present = lru_cache(maxsize=1_000)(self._columns_of)  # most rows are alike
         self._folder = lru_cache(maxsize=10_000)(self._absolute)
@@ -148,19 +154,21 @@ class RowMaker:
         self._present(keys)
         missing = [f"{name!r} (see data.columns)" for name in sorted(self.unseen)]
         for names in (self.names.audio, self.names.text):
-            given = (*keys, *self.unseen)
-            if not any(_matches(key, name) for key in given for name in names):
+            if not matching((*keys, *self.unseen), names):
                 missing.append(f"one of {', '.join(names)}")
         if missing:
-            raise RowError(f"found the columns {listed(keys)}; expected {' and '.join(missing)}")
+            found = f"found the columns {listed(keys)}; expected {' and '.join(missing)}"
+            raise RowError(found + why_no_columns(keys))
+
+    def text_columns(self, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of a table that may hold the text, where an empty cell says something."""
+        return matching(keys, self.names.text)
 
     def _columns_of(self, keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
         """For each part of a row, the keys that may hold it."""
-        self.unseen -= set(keys)
+        self.unseen = {name for name in self.unseen if not matching(keys, (name,))}
         parts = (getattr(self.names, part.name) for part in fields(Names))
-        return tuple(
-            tuple(key for name in names for key in keys if _matches(key, name)) for names in parts
-        )
+        return tuple(matching(keys, names) for names in parts)
 
     def _path(self, values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
         key, path = _first(values, keys)
@@ -168,6 +176,8 @@ class RowMaker:
             raise RowError(_lacking(values, self.names.audio))
         if not _is_text(path) or not path.strip():
             raise RowError(f"found {key} {shown(path)}, expected a path")
+        if path.lower().startswith("file:/"):
+            path = unquote(urlsplit(path).path)
         head, separator, tail = path.rpartition("/")
         return self._folder(head + separator) + tail
 
@@ -209,15 +219,59 @@ class RowMaker:
         key, found = _first(values, keys)
         if found is None:
             return key, None
-        seconds: Any = _number(found) if self.cells else found
+        seconds: Any = _number(found) if isinstance(found, str) else found
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if is_number and 0 <= seconds < LONGEST_SECONDS:  # no for NaN, too
             return key, float(seconds)
-        raise RowError(f"found {key} {shown(found)}, expected seconds from 0 on")
+        raise RowError(f"found {key} {shown(found)}, expected seconds from 0 on{_as(found)}")
+
+
+def matching(keys: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys that are called like one of the names, in the order of these.
+
+    Exactly so first; else in capitals, with spaces around or a space or hyphen for the underscore.
+    """
+    exact = [key for name in names for key in keys if _matches(key, name)]
+    alike = [key for name in names for key in keys if _matches(_plain(key), _plain(name))]
+    return tuple(dict.fromkeys(exact + alike))
 
 
 def _matches(key: str, name: str) -> bool:
     return key == name or (name.startswith("*_") and key.endswith(name[1:]))
+
+
+@lru_cache(maxsize=1_000)
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", trimmed(name).lower())
+
+
+def trimmed(name: str) -> str:
+    """Without spaces and marks of byte order around it."""
+    return name.strip("\ufeff\u200b \t\r\n\xa0").strip()
+
+
+def why_no_columns(keys: tuple[str, ...]) -> str:
+    """What else the first line of a table may be, for the message."""
+    if any(map(LOOKS_LIKE_AUDIO.search, keys)):
+        return (
+            "; the first line looks like a row and not like names of columns: put one on top of it"
+        )
+    if len(keys) == 1 and re.search(r"\w\W+\w", keys[0]):
+        return "; columns are parted by commas, semicolons, tabs or |"
+    return ""
+
+
+def _as(found: Any) -> str:
+    """How a time that is written in another way would be, for the message."""
+    text = found.strip() if isinstance(found, str) else ""
+    if DECIMAL_COMMA.fullmatch(text):
+        return f": with a decimal point, {text.replace(',', '.')}"
+    if clock := CLOCK.fullmatch(text):
+        hours, minutes = int(clock[1] or 0), int(clock[2])
+        return f": {3600 * hours + 60 * minutes + float(clock[3].replace(',', '.')):g}"
+    if (unit := WITH_UNIT.fullmatch(text)) and (number := _number(unit[1])) is not None:
+        return f": {number / 1000 if unit[2].lower() == 'ms' else number:g}"
+    return ""
 
 
 def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, Any]:
@@ -288,8 +342,9 @@ def is_encodable(text: str) -> bool:
 
 
 def _number(cell: str) -> float | None:
+    """A number in digits; `float` alone would read 1_500 too, which is a slip."""
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)
     except ValueError:
         return None
 
