@@ -586,7 +586,9 @@ class TrainConfig:
     name: str  # the run's name, and its folder's below outputs/
     seed: int  # fixes data order, adapter initialisation and dropout
     overwrite: bool  # replace an existing run of this name
-    resume: Literal["auto"] | None  # auto: continue an existing run of this name
+    resume: Literal["auto", "anyway"] | None  # auto: continue an existing run of this name; anyway:
+    # also where its speech has changed since, which is then scored anew, or its best adapter is
+    # damaged, in whose place the best from here on ships
     model: ModelConfig
     quantization: QuantizationConfig
     adapter: AdapterConfig
@@ -610,7 +612,7 @@ class TrainConfig:
             "data.train": self.data.training_rule() if self.data else (True, ""),
             "resume": (
                 not (self.overwrite and self.resume),
-                "resume=auto and overwrite=true contradict each other; give one of them",
+                f"resume={self.resume} and overwrite=true contradict each other; give one of them",
             ),
         }
 

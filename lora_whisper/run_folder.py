@@ -133,8 +133,9 @@ class RunFolder:
 
 
 def step_folders(checkpoints: Path) -> list[Path]:
-    """The checkpoints after so many steps, the last one last."""
-    return sorted(checkpoints.glob("step-*"), key=step_of)
+    """The checkpoints after so many steps, the last one last; what else lies there is none."""
+    found = (path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+    return sorted((path for path in found if path.is_dir()), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

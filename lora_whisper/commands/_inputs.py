@@ -25,7 +25,7 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import MARKER, RunFolder, step_of, write_whole
+from lora_whisper.run_folder import MARKER, RunFolder, write_whole
 from lora_whisper.training.schedule import is_open_ended
 
 if TYPE_CHECKING:
@@ -362,17 +362,16 @@ def require_checkpoint(folder: RunFolder) -> None:
         )
 
 
-def require_steps_left(folder: RunFolder, total_steps: int) -> None:
+def require_steps_left(folder: RunFolder, done_steps: int, total_steps: int) -> None:
     """Refuse to go on with a run that is to have fewer steps than it has done.
 
     Raises:
         UserError: it has done more.
     """
-    last = folder.last_checkpoint()
-    if last is not None and step_of(last) > total_steps:
+    if done_steps > total_steps:
         raise UserError(
-            f"The run {folder.path} has done {step_of(last)} steps, and is now to have "
-            f"{total_steps}.\nType training.max_steps={step_of(last)} or more, another name=…, or "
+            f"The run {folder.path} has done {done_steps} steps, and is now to have "
+            f"{total_steps}.\nType training.max_steps={done_steps} or more, another name=…, or "
             "overwrite=true to begin anew."
         )
 

@@ -46,7 +46,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
-    write_whole,
+    step_of,
 )
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ class Run:
         self.base.features.to(self.accelerator.device)
         self.windows: TrainingWindows = training_windows(config, self.base, self.speech)
         self.total_steps = total_steps(self.windows.per_epoch, config.training)
-        if config.resume == "auto":
-            require_steps_left(folder, self.total_steps)
         self.checkpoints: Checkpoints = self._checkpoints()
+        self.resumed_step: int | None = self._resumed_step()
+        if self.resumed_step is not None:
+            require_steps_left(folder, self.resumed_step, self.total_steps)
         self.model: PeftModel = self._load_model()
 
     def carry_out(self) -> None:
@@ -140,8 +141,20 @@ class Run:
         return model
 
     def _goes_on(self) -> bool:
-        """Whether the adapter's matrices come from a checkpoint; `overwrite` leaves old ones be."""
-        return self.config.resume == "auto" and self.checkpoints.latest() is not None
+        """Whether the adapter's matrices come from a checkpoint."""
+        return self.resumed_step is not None
+
+    def _resumed_step(self) -> int | None:
+        """The step of the checkpoint to go on from, if any; `overwrite` leaves old ones be.
+
+        Raises:
+            UserError: there are checkpoints, and none of them will do.
+        """
+        if self.config.resume is None:
+            return None
+        without_best = self.config.resume == "anyway"
+        path = processes.from_main(lambda: self.checkpoints.find(without_best)).path
+        return None if path is None else step_of(path)
 
     @property
     def _initial(self) -> Path:
@@ -223,7 +236,7 @@ class Run:
         micro_batch, missing = choose_micro_batch(trainer), Missing(self.config)
         recorder = self._recorder(trainer, micro_batch)
         self._keep_start(trainer)
-        state = recorder.resume()
+        state = recorder.resume(without_best=self.config.resume == "anyway")
         with (
             self.checkpoints,
             training_display(self.total_steps, state.step) as recorder.display,
@@ -243,13 +256,10 @@ class Run:
 
     def _keep_start(self, trainer: Trainer) -> None:
         """Write PiSSA's start once: the base's weights lack it, and what ships is the change."""
-        from safetensors.torch import save
+        from lora_whisper.model.pissa import write_initial
 
-        if self.config.adapter.kind != "pissa" or self._initial.is_file():
-            return
-        if processes.is_main():
-            start = {name: value.detach().cpu() for name, value in trainer.parameters.items()}
-            write_whole(self._initial, save(start))
+        if self.config.adapter.kind == "pissa" and processes.is_main():
+            write_initial(self._initial, trainer.parameters)
 
     # ── what ships ───────────────────────────────────────────────────────────────────────────
 
@@ -264,6 +274,7 @@ class Run:
         for _, path in processes.from_main(self.checkpoints.bests)[:1]:
             load_parameters(path, trainer.parameters)
         initial = read_initial(self._initial)
+        assert initial or self.config.adapter.kind != "pissa", "it was written when training began"
         processes.from_main(
             lambda: save_adapter(self.model, self.folder.adapter, self.base.checkpoint, initial)
         )

@@ -86,7 +86,7 @@ def is_finished(config: TrainConfig, path: Path) -> bool:
 
 def _start(config: TrainConfig, folder: RunFolder) -> Start:
     """What the run does with its folder, which is the main process's to look at."""
-    start = rerun_rule(folder, config.overwrite, config.resume == "auto")
+    start = rerun_rule(folder, config.overwrite, config.resume is not None)
     if start in ("resume", "complete"):
         require_same(folder, config)
     if start == "complete" and has_other_length(folder, config):
@@ -218,6 +218,7 @@ def run(config: TrainConfig, path: Path) -> None:
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
                 full_disk_explained(folder),
+                damage_explained(),
                 out_of_memory_explained(config),
             ):
                 one = Run(config, folder)  # loads everything: what fails here costs nothing
@@ -253,6 +254,20 @@ def full_disk_explained(folder: RunFolder) -> Iterator[None]:
         raise UserError(
             f"The disk is full. {error}\n{last} Free some space, and type the same command with "
             "resume=auto."
+        ) from error
+
+
+@contextmanager
+def damage_explained() -> Iterator[None]:
+    """Say what to type when a checkpoint is damaged after the run has begun to need it."""
+    from lora_whisper.training.checkpoints import Damaged
+
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(
+            f"A checkpoint was damaged after it was written: {error}.\n"
+            "Type the same command with resume=auto: it goes on from one that is sound."
         ) from error
 
 

@@ -13,26 +13,58 @@ ones out of the weights, and a bfloat16 toy started 0.02 off in logits of magnit
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lora_whisper.model.kinds import ADAPTER, lora_layers
 from lora_whisper.model.limits import require_components
+from lora_whisper.run_folder import write_whole
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+log = logging.getLogger("lora_whisper")
+
 INITIAL_FILE = "initial.safetensors"  # beside the checkpoints
 
 
+def write_initial(path: Path, initial: Mapping[str, Tensor]) -> None:
+    """Write A0 and B0 with their hash."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in initial.items()}
+    write_whole(path, save(tensors, {"sha256": _hash_of(tensors)}))
+
+
 def read_initial(path: Path) -> dict[str, Tensor] | None:
-    """A0 and B0 by the full names of the parameters that started as them; None without a file."""
-    return load_file(path) if path.is_file() else None
+    """A0 and B0 by the full names of the parameters that started as them.
+
+    None without a file, and where it is not what was written: they are then computed again, which
+    gives the same ones but for rounding.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        initial = load_file(path)
+    except (SafetensorError, OSError):
+        metadata, initial = None, {}
+    # Without metadata, it is of an older version.
+    if not initial or (metadata and metadata.get("sha256") != _hash_of(initial)):
+        log.warning("checkpoint  %s is not what was written: it is computed again", path)
+        return None
+    return initial
+
+
+def _hash_of(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(save({name: tensors[name] for name in sorted(tensors)})).hexdigest()
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
 from lora_whisper.model.plain import PlainAdapter, cut, mean, plain_of
-from lora_whisper.run_folder import read_json
-from lora_whisper.training.checkpoints import STATE, Checkpoints, load_parameters
+from lora_whisper.run_folder import step_of
+from lora_whisper.training.checkpoints import Checkpoints, load_parameters
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,7 +37,7 @@ def to_average(checkpoints: Checkpoints, config: AveragingConfig) -> list[Path]:
         found = [path for _, path in checkpoints.bests()[: config.count]]
     else:
         found = checkpoints.lasts()[-config.count :]
-    return sorted(found, key=_step)
+    return sorted(found, key=step_of)
 
 
 def average(
@@ -61,9 +61,4 @@ def average(
     found, error = mean(adapters), 0.0
     if rank is not None:
         found, error = cut(found, rank)
-    return found, Average(tuple(map(_step, paths)), max(found.ranks.values()), error)
-
-
-def _step(path: Path) -> int:
-    step: int = read_json(path / STATE)["step"]
-    return step
+    return found, Average(tuple(map(step_of, paths)), max(found.ranks.values()), error)

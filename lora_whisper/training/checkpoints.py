@@ -7,15 +7,24 @@ The order of the data, augmentation and dropout are functions of seed and step (
 `data.windows`, `loop`), and so is the learning rate (`schedule`). The step therefore says where all
 of them stand, and no random state and no sampler's position has to be kept; the seed is part of
 the configuration, whose hash each checkpoint carries.
+
+state.json has the SHA-256 of each file, and of itself. A checkpoint that is not what was written is
+named and set aside, and the run goes on from the one before it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import io
+import json
+import logging
+import math
+import re
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +32,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_of
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from lora_whisper import processes
-from lora_whisper.errors import UserError
+from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import (
-    read_json,
     remove_folder,
     step_folders,
     step_of,
@@ -41,8 +50,20 @@ from lora_whisper.run_folder import (
     written_whole,
 )
 
+log = logging.getLogger("lora_whisper")
+
 ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.pt", "state.json"
+SHA256, CONFIG_HASH = "sha256", "config_hash"  # keys of state.json
+BEST = re.compile(r"best-\d+")
+ASIDE = "unused-"  # before the name of one that a run went back behind
+# What else lies beside them: PiSSA's start, and the mean while it is judged.
+BESIDE = re.compile(rf"initial\.safetensors|average|{ASIDE}.*")
+HALF = re.compile(r"\.(step-.*|best-.*|average|initial\.safetensors)\.(part|replaced)")
 MOST_WAITING = 2  # copies in memory that are not on disk yet: of a step, and of its best adapter
+
+
+class Damaged(UserError):
+    """A checkpoint is not what was written; the message is what is wrong with which file."""
 
 
 class HasState(Protocol):
@@ -61,8 +82,14 @@ class Best:
     wer: float
     loss: float
 
+    @property
+    def worth(self) -> tuple[float, float]:
+        """The lower, the better; what is no number is worse than any."""
+        wer, loss = (math.inf if math.isnan(each) else each for each in (self.wer, self.loss))
+        return wer, loss
+
     def is_beaten_by(self, other: Best) -> bool:
-        return (other.wer, other.loss) < (self.wer, self.loss)
+        return other.worth < self.worth
 
 
 @dataclass
@@ -79,11 +106,22 @@ class TrainingState:
     validations_without_gain: int = 0  # since the best one
     validation_due: bool = False  # of this step, which a signal broke off
     best: Best | None = None
+    metrics_sha256: str = ""  # of metrics.jsonl up to here
 
     @property
     def validated(self) -> int:
         """The last step whose validation, if it was to have one, is done."""
         return self.step - 1 if self.validation_due else self.step
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to go on from."""
+
+    path: Path | None  # the last checkpoint that is sound; None: there is none yet
+    damaged: Mapping[Path, str]  # why the run cannot go on from these, or use them
+    strange: tuple[str, ...]  # names in the folder that are none of ours
+    best_is_lost: bool = False  # the best adapter is damaged, and was asked to be done without
 
 
 class Checkpoints:
@@ -193,11 +231,14 @@ class Checkpoints:
         if isinstance(state, Best) and self._is_surpassed(state):
             return
         with written_whole(path) as aside:
-            write_synced(aside / ADAPTER, safetensors_bytes(tensors))
+            files = {ADAPTER: safetensors_bytes(tensors)}
             if optimizer is not None:
-                write_synced(aside / OPTIMIZER, _pickled(optimizer))
+                files[OPTIMIZER] = _pickled(optimizer)
+            for name, data in files.items():
+                write_synced(aside / name, data)
+            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
             values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
-            write_json(aside / STATE, values)
+            write_json(aside / STATE, values | {SHA256: hashes | {STATE: _hash_of(values, hashes)}})
         self._remove_old()
 
     def _is_surpassed(self, best: Best) -> bool:
@@ -205,16 +246,19 @@ class Checkpoints:
         return len(better) >= self.keep_best
 
     def _remove_old(self) -> None:
-        """Keep the last ones, and the best of all as well as of those before the last checkpoint.
+        """Keep the last ones, and the best of all as well as of those before each of the last.
 
         The latter are what a run knows that goes on from there: should a validation after it turn
-        out otherwise the second time, as it may on a GPU, its best one is still on disk.
+        out otherwise the second time, as it may on a GPU, its best one is still on disk. And one
+        that is damaged can only be gone back behind where the one before it has its best, too.
         """
         latest, bests = self.latest(), self.bests()
-        validated = self._read_state(latest).validated if latest else 0
-        known = [(best, path) for best, path in bests if best.step <= validated]
-        kept = {path for _, path in [*bests[: self.keep_best], *known[: self.keep_best]]}
-        kept |= {*self.lasts(), *([latest] if latest else [])}
+        steps = {*self.lasts(), *([latest] if latest else [])}
+        kept = {*steps, *(path for _, path in bests[: self.keep_best])}
+        for step in steps:
+            validated = _training_state(step, _values_of(step)).validated
+            known = [path for best, path in bests if best.step <= validated]
+            kept |= {*known[: self.keep_best]}
         for path in {*step_folders(self.folder), *(path for _, path in bests)} - kept:
             remove_folder(path)
 
@@ -232,8 +276,73 @@ class Checkpoints:
 
     def bests(self) -> list[tuple[Best, Path]]:
         """What was validated and kept, the best first; of equals, the earlier."""
-        found = [(_best(path), path) for path in self.folder.glob("best-*")]
-        return sorted(found, key=lambda one: (one[0].wer, one[0].loss, one[0].step))
+        found = [(_best(path), path) for path in best_folders(self.folder)]
+        return sorted(found, key=lambda one: (*one[0].worth, one[0].step))
+
+    def find(self, without_best: bool = False) -> Found:
+        """Look for the last checkpoint from which the run can go on; nothing is changed.
+
+        It has to be sound, and so has the best adapter that it knows: without that, another one
+        would ship.
+
+        Args:
+            without_best: whether the run may go on without the best adapter where it is damaged.
+
+        Raises:
+            UserError: there are checkpoints and none of them will do, or one is of another
+                configuration.
+        """
+        steps = step_folders(self.folder)
+        damaged = self._damaged([*best_folders(self.folder), *steps])
+        sound = [path for path in reversed(steps) if path not in damaged]
+        lacking = {path: why for path in sound if (why := self._lacks_best(path, damaged))}
+        usable = next((path for path in sound if path not in lacking), None)
+        if usable is None and without_best:
+            usable = next(iter(sound), None)
+        passed = sound[: sound.index(usable)] if usable else sound
+        damaged |= {path: lacking[path] for path in passed}
+        if steps and usable is None:
+            raise UserError(_nothing_left(self.folder, damaged, bool(sound)))
+        return Found(usable, damaged, tuple(self._strange()), usable in lacking)
+
+    def _damaged(self, paths: list[Path]) -> dict[Path, str]:
+        found = {}
+        for path in paths:
+            try:
+                self._check(path)
+            except Damaged as error:
+                found[path] = str(error)
+        return found
+
+    def _check(self, path: Path) -> None:
+        """Raises Damaged: the checkpoint is not what was written there."""
+        values = _values_of(path)
+        for name in (ADAPTER, *([] if BEST.fullmatch(path.name) else [OPTIMIZER])):
+            _read(path, name, values.get(SHA256))
+        if BEST.fullmatch(path.name):
+            _best(path)
+        else:
+            _training_state(path, values)
+
+    def _lacks_best(self, path: Path, damaged: Mapping[Path, str]) -> str | None:
+        """Why the best adapter that a sound checkpoint knows is not there."""
+        best = self._read_state(path).best
+        if best is None:
+            return None
+        kept = next((one for one in best_folders(self.folder) if step_of(one) == best.step), None)
+        if kept is None:
+            return f"{path.name} needs the best adapter so far, best-{best.step:06d}: it is missing"
+        if kept in damaged:
+            return f"{path.name} needs the best adapter so far: {damaged[kept]}"
+        return None
+
+    def _strange(self) -> list[str]:
+        """What is none of ours, such as a copy under another name."""
+        if not self.folder.is_dir():
+            return []
+        ours = {*step_folders(self.folder), *best_folders(self.folder)}
+        names = sorted(path.name for path in self.folder.iterdir() if path not in ours)
+        return [name for name in names if not (BESIDE.fullmatch(name) or HALF.fullmatch(name))]
 
     def resume(
         self,
@@ -241,18 +350,52 @@ class Checkpoints:
         optimizer: Optimizer,
         scaler: GradScaler | None = None,
         rank_schedule: HasState | None = None,
+        without_best: bool = False,
     ) -> TrainingState:
-        """Go back to the last checkpoint, if there is one, and forget what came after it.
+        """Go back to the last sound checkpoint, if there is one, and forget what came after it.
 
         Raises:
-            UserError: it is of another configuration.
+            UserError: see `find`.
         """
-        path, state = processes.from_main(self.latest), TrainingState()
-        if path is not None:
-            state = self.load(path, parameters, optimizer, scaler, rank_schedule)
+        found, state = processes.from_main(lambda: self.find(without_best)), TrainingState()
+        if found.path is not None:
+            state = self.load(found.path, parameters, optimizer, scaler, rank_schedule)
+        if found.best_is_lost:
+            state = without_validations(state)
         if self.is_writer:
+            self._say(found)
+            self._set_aside(found.damaged)
             self._forget_after(state)
         return state
+
+    def _say(self, found: Found) -> None:
+        """Name what is damaged, what that costs, and what is left alone."""
+        for path, why in found.damaged.items():
+            log.warning("checkpoint  %s; kept as %s", why, _aside(path))
+        last = max(
+            (step_of(path) for path in found.damaged if not BEST.match(path.name)), default=0
+        )
+        done = step_of(found.path) if found.path else 0
+        if last > done:
+            log.warning(
+                "checkpoint  going back to step %d: what was done up to step %d is done again",
+                done,
+                last,
+            )
+        if found.best_is_lost:
+            log.warning("checkpoint  the best adapter so far is lost; the best from here on counts")
+        if found.strange:
+            names = ", ".join(found.strange)
+            log.warning(
+                "checkpoint  in %s and none of the run's, left alone: %s", self.folder, names
+            )
+
+    def _set_aside(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            aside = path.with_name(_aside(path))
+            if aside.exists():
+                remove_folder(aside)
+            path.rename(aside)
 
     def load(
         self,
@@ -269,7 +412,8 @@ class Checkpoints:
         """
         state = self._read_state(path)
         load_parameters(path, parameters)
-        kept = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
+        pickled = io.BytesIO(_read(path, OPTIMIZER, _values_of(path).get(SHA256)))
+        kept = torch.load(pickled, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(kept["optimizer"])
         if scaler is not None and "scaler" in kept:
             scaler.load_state_dict(kept["scaler"])
@@ -278,38 +422,146 @@ class Checkpoints:
         return state
 
     def _read_state(self, path: Path) -> TrainingState:
-        values = read_json(path / STATE)
-        if values.pop("config_hash") != self.config_hash:
+        values = _values_of(path)
+        if values["config_hash"] != self.config_hash:
             raise UserError(
                 f"{path} is of another configuration than this run: it was copied here, or "
                 "config.yaml was edited.\n"
                 "Take it away, and resume=auto goes on from the checkpoint before it, or begin "
                 "anew with overwrite=true."
             )
-        best = values.pop("best")
-        return TrainingState(**values, best=Best(**best) if best else None)
+        return _training_state(path, values)
 
     def _forget_after(self, state: TrainingState) -> None:
         """Remove what a process left half, and the validations that are to come again."""
         for path in self.folder.glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+            if HALF.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         for best, path in self.bests():
             if best.step > state.validated:
                 remove_folder(path)
 
 
+def without_validations(state: TrainingState) -> TrainingState:
+    """As if nothing had been validated yet; the adapter of this step is, before the next one."""
+    due = state.step > 0
+    return dataclasses.replace(state, best=None, validations_without_gain=0, validation_due=due)
+
+
+def best_folders(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("best-*") if BEST.fullmatch(path.name) and path.is_dir()]
+
+
+def _aside(path: Path) -> str:
+    return f"{ASIDE}{path.name}"
+
+
 def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Set the adapter's matrices to those of the checkpoint at `path`."""
-    saved = load_file(path / ADAPTER)
-    assert saved.keys() == parameters.keys(), "the checkpoint is of another adapter"
+    """Set the adapter's matrices to those of the checkpoint at `path`.
+
+    Raises:
+        Damaged: they are not what was written.
+    """
+    data = _read(path, ADAPTER, _values_of(path).get(SHA256))
+    try:
+        saved = safetensors_of(data)
+    except SafetensorError as error:  # of an older version, which wrote no hashes
+        raise Damaged(f"{path.name}/{ADAPTER} cannot be read: {error}") from error
+    shapes = {name: value.shape for name, value in saved.items()}
+    if shapes != {name: value.shape for name, value in parameters.items()}:
+        raise Damaged(f"{path.name}/{ADAPTER} is of another adapter")
+    if not all(bool(value.isfinite().all()) for value in saved.values()):
+        raise Damaged(f"{path.name}/{ADAPTER} has values that are not finite")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
 
 
+# ── files of a checkpoint, checked against what was written ──────────────────────────────────
+
+
+def _hash_of(values: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """Of state.json, which names the hashes of the others."""
+    text = json.dumps([values, {name: hashes[name] for name in hashes if name != STATE}])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _values_of(path: Path) -> dict[str, Any]:
+    """What state.json says; without hashes if an older version wrote it.
+
+    Raises:
+        Damaged: it is not what was written, or not in the folder that it was written into.
+    """
+    data = _read(path, STATE, None)
+    try:
+        values = json.loads(data)
+        hashes = values.get(SHA256)
+        own = {key: value for key, value in values.items() if key != SHA256}
+        is_sound = hashes is None or hashes[STATE] == _hash_of(own, hashes)
+        step = int(values["step"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_sound = False
+    if not is_sound:
+        raise Damaged(f"{path.name}/{STATE} is not what was written")
+    if step != step_of(path):
+        raise Damaged(f"{path.name}/{STATE} is of step {step}, and was copied here")
+    return values  # type: ignore[no-any-return]
+
+
+def _read(path: Path, name: str, hashes: Mapping[str, str] | None) -> bytes:
+    """A file's content.
+
+    Raises:
+        Damaged: it is not there, or not what was written.
+        UserError: it may not be read.
+    """
+    try:
+        data = (path / name).read_bytes()
+    except PermissionError as error:
+        raise UserError(
+            f"{path / name} may not be read: {error.strerror}.\n"
+            "Give yourself the right to (chmod u+rX), and type the same command again."
+        ) from error
+    except OSError as error:
+        is_missing = error.errno == errno.ENOENT
+        why = "is missing" if is_missing else f"cannot be read: {error.strerror}"
+        raise Damaged(f"{path.name}/{name} {why}") from error
+    if hashes is not None and hashes.get(name) != hashlib.sha256(data).hexdigest():
+        raise Damaged(f"{path.name}/{name} is not what was written")
+    return data
+
+
+def _training_state(path: Path, values: Mapping[str, Any]) -> TrainingState:
+    """Raises Damaged: something else is in there; only where no hash says that it was written."""
+    given = {key: value for key, value in values.items() if key not in (CONFIG_HASH, SHA256)}
+    best = given.pop("best", None)
+    try:
+        return TrainingState(**given, best=Best(**best) if best else None)
+    except TypeError as error:
+        raise Damaged(f"{path.name}/{STATE} is not what was written") from error
+
+
 def _best(path: Path) -> Best:
-    values = read_json(path / STATE)
-    return Best(values["step"], values["wer"], values["loss"])
+    values = _values_of(path)
+    try:
+        return Best(values["step"], float(values["wer"]), float(values["loss"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{path.name}/{STATE} is not what was written") from error
+
+
+def _nothing_left(folder: Path, damaged: Mapping[Path, str], is_best_lost: bool) -> str:
+    told = listing([*damaged.values()])
+    anyway = (
+        "\nOr type resume=anyway: it goes on without that adapter, and the best one from here on "
+        "ships."
+        if is_best_lost
+        else ""
+    )
+    return (
+        f"The run cannot go on: no checkpoint in {folder} is sound.\n{told}\n"
+        "Bring one back from a copy, if you have one, and type the same command again; or type "
+        f"overwrite=true instead of resume to begin anew.{anyway}"
+    )
 
 
 def _copied(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import json
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from typing import Any
 from lora_whisper import processes
 from lora_whisper.run_folder import append_jsonl, write_whole
 
+Number = int | float | None
 Line = dict[str, Any]  # units in the keys; a line with "validation_wer" is of a validation
 VALIDATIONS_OF_OVERFITTING = 3
 
@@ -23,6 +26,8 @@ class Curves:
     validations: list[Line] = field(default_factory=list)
     _loss_sum: float = 0.0  # of training, since the last validation
     _tokens: int = 0
+    _hash: Any = field(default_factory=hashlib.sha256)  # of all lines
+    _without_last: str = ""  # of those before the last one, where that is of a validation
 
     def go_back_to(self, step: int, validated: int) -> None:
         """Read the file, and drop what will come again: the steps after `step`, and the validations
@@ -36,8 +41,7 @@ class Curves:
         for line in kept:
             self._note(line)
         if processes.is_main() and self.path.is_file():
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            write_whole(self.path, text.encode())
+            write_whole(self.path, "".join(map(_text, kept)).encode())
 
     def add(self, line: Line) -> None:
         """Append a line; the main process writes.
@@ -53,7 +57,19 @@ class Curves:
         """Mean per target token since the last validation; None without a finite step."""
         return self._loss_sum / self._tokens if self._tokens else None
 
+    def sha256(self, validated: int) -> str:
+        """Of the lines that are there after going back to this step.
+
+        Args:
+            validated: the last step whose validation is done.
+        """
+        comes_again = self._without_last and self.validations[-1]["step"] > validated
+        return self._without_last if comes_again else self._hash.hexdigest()
+
     def _note(self, line: Line) -> None:
+        is_validation = "validation_wer" in line
+        self._without_last = self._hash.hexdigest() if is_validation else ""
+        self._hash.update(_text(line).encode())
         if "validation_wer" in line:
             self.validations.append(line)
             self._loss_sum, self._tokens = 0.0, 0
@@ -86,14 +102,26 @@ def memory_peaks(path: Path) -> dict[str, int]:
     return {key: max(line.get(key, 0) for line in lines) for key in keys}
 
 
+def _text(line: Line) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
 def _read(path: Path) -> list[Line]:
-    """All lines but one that was cut by a crash."""
+    """All lines but those that were damaged, or cut by a crash."""
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            if _is_line(line := json.loads(text)):
+                lines.append(line)
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    """Whether it is one of ours, of a step or of a validation."""
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return False
+    of_validation = ("validation_wer", "loss_gap_per_token")
+    keys = of_validation if "validation_wer" in line else ("loss_per_token", "target_tokens")
+    return all(key in line and isinstance(line[key], Number) for key in keys)

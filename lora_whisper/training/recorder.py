@@ -57,19 +57,31 @@ class Recorder:
     def __post_init__(self) -> None:
         self.curves = Curves(self.folder.metrics)
 
-    def resume(self) -> TrainingState:
-        """Go back to the last checkpoint, if there is one, and forget what came after it."""
+    def resume(self, without_best: bool = False) -> TrainingState:
+        """Go back to the last sound checkpoint, if there is one, and forget what came after it.
+
+        Args:
+            without_best: see `Checkpoints.find`.
+        """
         trainer = self.trainer
         state = self.checkpoints.resume(
             trainer.parameters,
             trainer.optimizer,
             trainer.accelerator.scaler,
             trainer.rank_schedule,
+            without_best,
         )
         if state.step:
             log.info("going on from step %d of %d", state.step, trainer.total_steps)
         self._trained_seconds = _trained_seconds(state)
         self.curves.go_back_to(state.step, state.validated)
+        if state.metrics_sha256 not in ("", self.curves.sha256(state.validated)):
+            log.warning(
+                "%s is not what it was at step %d: lines that cannot be read are left out of the "
+                "curves; the adapter does not depend on them",
+                self.folder.metrics.name,
+                state.step,
+            )
         return state
 
     # ── a step ───────────────────────────────────────────────────────────────────────────────
@@ -225,6 +237,7 @@ class Recorder:
     def checkpoint(self, state: TrainingState) -> None:
         """Save everything, and first what a resumed run would not log any more."""
         self._write_steps(state)
+        state.metrics_sha256 = self.curves.sha256(state.validated)
         trainer = self.trainer
         self.checkpoints.save(
             state,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import random
+import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +44,7 @@ def matrices(trainer: Trainer) -> dict[str, Tensor]:
 
 def one_matrix(value: float = 0.0) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
     parameter = nn.Parameter(torch.full((2, 3), value))
-    return {"lora_A": parameter}, torch.optim.AdamW([parameter])
+    return {"lora_A": parameter}, torch.optim.AdamW([parameter], 1e-3 * (1 + value))
 
 
 def names(folder: Path) -> list[str]:
@@ -313,3 +318,195 @@ def test_best_can_be_replaced_and_loaded(tmp_path: Path) -> None:
 )
 def test_lower_wer_first_then_lower_loss(wer: float, loss: float, beaten: bool) -> None:
     assert Best(1, 0.5, 1.0).is_beaten_by(Best(2, wer, loss)) == beaten
+
+
+def test_a_loss_that_is_no_number_is_worse_than_any() -> None:
+    nan = float("nan")
+    assert Best(1, 0.5, nan).is_beaten_by(Best(2, 0.5, 9.0))
+    assert not Best(1, 0.5, 9.0).is_beaten_by(Best(2, 0.5, nan))
+    assert Best(1, nan, 0.1).is_beaten_by(Best(2, 0.9, 0.2))
+
+
+# ── damage ───────────────────────────────────────────────────────────────────────────────────
+
+VALUES = {"best-000001": 1.0, "step-000002": 2.0, "best-000003": 3.0, "step-000004": 4.0}
+
+
+def four_in(folder: Path, **changes: Any) -> Path:
+    """Two checkpoints and the best adapters that they know, each with values of its own."""
+    first, second = Best(1, 0.5, 1.0), Best(3, 0.4, 1.0)
+    with checkpoints_in(folder, **changes) as checkpoints:
+        checkpoints.save_best(first, one_matrix(1.0)[0])
+        checkpoints.save(TrainingState(2, best=first), *one_matrix(2.0))
+        checkpoints.save_best(second, one_matrix(3.0)[0])
+        checkpoints.save(TrainingState(4, best=second), *one_matrix(4.0))
+    assert names(folder) == sorted(VALUES)
+    return folder
+
+
+def resumed(folder: Path, **named: Any) -> tuple[int, float, float | None]:
+    """The step, its matrix's value, and that of the best adapter."""
+    parameters, optimizer = one_matrix()
+    checkpoints = checkpoints_in(folder)
+    state = checkpoints.resume(parameters, optimizer, **named)
+    value, best = parameters["lora_A"][0, 0].item(), None
+    for _, path in checkpoints.bests()[:1]:
+        load_parameters(path, parameters)
+        best = parameters["lora_A"][0, 0].item()
+    return state.step, value, best
+
+
+def flip(path: Path, place: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def a_folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flip at its end": flip,
+    "flip at its begin": lambda path: flip(path, 0),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+    "a folder": a_folder_instead,
+    "of another step": lambda path: path.write_bytes(
+        (
+            path.parent.parent / path.parent.name.replace("4", "2").replace("3", "1") / path.name
+        ).read_bytes()
+    ),
+    "no JSON object": lambda path: path.write_text("[1]"),
+    "nested": lambda path: path.write_text("[" * 100_000),
+}
+
+
+FILES = [f"step-000004/{name}" for name in ("adapter.safetensors", "optimizer.pt", "state.json")]
+FILES += [f"best-000003/{name}" for name in ("adapter.safetensors", "state.json")]
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_one_is_named_and_the_one_before_it_is_taken(
+    tmp_path: Path, kind: str, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the best adapter of the last one is damaged: without it, another would ship."""
+    folder = four_in(tmp_path)
+    DAMAGE[kind](folder / file)
+    with heard(caplog):
+        assert resumed(folder) == (2, 2.0, 1.0)
+    assert file in caplog.text
+    assert "going back to step 2: what was done up to step 4 is done again" in caplog.text
+    assert (folder / f"unused-{Path(file).parent}").is_dir(), "nothing is thrown away"
+    with heard(caplog):
+        assert resumed(folder) == (2, 2.0, 1.0)
+    assert not caplog.text, "it is said once"
+
+
+@contextmanager
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever made the logger silent towards its parents; what was heard before is forgotten."""
+    log = logging.getLogger("lora_whisper")
+    caplog.clear()
+    log.addHandler(caplog.handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(caplog.handler)
+
+
+def test_a_best_one_that_is_gone_is_damage_too(tmp_path: Path) -> None:
+    folder = four_in(tmp_path)
+    shutil.rmtree(folder / "best-000003")
+    assert resumed(folder) == (2, 2.0, 1.0)
+
+
+def test_whatever_bit_is_flipped_no_other_adapter_comes_of_it(tmp_path: Path) -> None:
+    """Seeded damage to any file: what is found is what was written, or the run is refused."""
+    whole, chance, outcomes = four_in(tmp_path / "whole"), random.Random(5), set()
+    for number in range(150):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        for _ in range(chance.choice([1, 1, 2])):
+            file = chance.choice(sorted(path for path in folder.glob("*/*") if path.stat().st_size))
+            data = bytearray(file.read_bytes())
+            place = chance.randrange(len(data))
+            if chance.random() < 0.8:
+                data[place] ^= 1 << chance.randrange(8)
+            else:
+                del data[place:]
+            file.write_bytes(bytes(data))
+        with suppress(UserError):
+            outcomes.add(resumed(folder))
+    assert outcomes == {(4, 4.0, 3.0), (2, 2.0, 1.0)}
+
+
+def test_none_left_is_refused_with_what_to_type(tmp_path: Path) -> None:
+    folder = four_in(tmp_path)
+    for path in folder.glob("step-*/optimizer.pt"):
+        flip(path)
+    before = names(folder)
+    with pytest.raises(UserError, match=r"step-000004/optimizer.pt is not(.|\n)*overwrite=true"):
+        resumed(folder)
+    assert names(folder) == before, "a refusal changes nothing"
+
+
+def test_a_lost_best_one_can_be_done_without(tmp_path: Path) -> None:
+    folder = four_in(tmp_path)
+    for path in ("best-000001", "best-000003"):
+        flip(folder / path / "adapter.safetensors")
+    with pytest.raises(UserError, match="resume=anyway"):
+        resumed(folder)
+    assert resumed(folder, without_best=True) == (4, 4.0, None)
+
+
+def test_copies_and_notes_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = four_in(tmp_path)
+    strange = ["step-old", "step-000004 copy", "best-", "step-", "notes.txt", "best-x", ".keep"]
+    for name in strange[:-2]:
+        (folder / name).mkdir()
+    for name in strange[-2:]:
+        (folder / name).touch()
+    (folder / "step-000007").touch()  # no folder
+    (folder / "initial.safetensors").touch()
+    with heard(caplog):
+        assert resumed(folder) == (4, 4.0, 3.0)
+    assert all(name in caplog.text for name in [*strange, "step-000007"])
+    assert "initial.safetensors" not in caplog.text
+    assert set(names(folder)) >= set(strange)
+
+
+def test_a_copy_under_the_name_of_a_later_step_is_no_checkpoint(tmp_path: Path) -> None:
+    folder = four_in(tmp_path)
+    shutil.copytree(folder / "step-000002", folder / "step-000099")
+    shutil.copytree(folder / "best-000001", folder / "best-000098")
+    assert resumed(folder) == (4, 4.0, 3.0)
+
+
+def test_what_may_not_be_read_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read all files, so the system's answer is made up."""
+    folder = four_in(tmp_path)
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(UserError, match="may not be read"):
+        resumed(folder)
+
+
+def test_checkpoints_of_an_older_version_have_no_hashes(tmp_path: Path) -> None:
+    """They are taken as they are; what cannot be read at all is damaged all the same."""
+    folder = four_in(tmp_path)
+    for path in folder.glob("*/state.json"):
+        values = json.loads(path.read_text())
+        del values["sha256"]
+        path.write_text(json.dumps(values))
+    assert resumed(folder) == (4, 4.0, 3.0)
+    (folder / "step-000004" / "state.json").write_text("{}")
+    assert resumed(folder) == (2, 2.0, 1.0)

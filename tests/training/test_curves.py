@@ -54,6 +54,43 @@ def test_a_validation_that_a_signal_broke_off_once_its_line_was_written_stands_t
     assert resumed.training_loss() == 1.0
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("2.0", "3.0"),
+        lambda text: text[text.index("\n") + 1 :],
+        lambda text: "",
+        lambda text: "[1]\n" + text.replace("target_tokens", "target_tokenz"),
+        lambda text: text.replace('"step": 5', '"step": "5"'),
+        lambda text: text.replace("{", "\udc80", 1),
+        lambda text: "[" * 100_000 + text,
+    ],
+)
+def test_damage_is_seen_and_what_cannot_be_read_is_left_out(tmp_path: Path, damage: Any) -> None:
+    curves = Curves(tmp_path / "metrics.jsonl")
+    for line in (trained(5, 2.0), validated(5, 0.5), trained(10, 1.0)):
+        curves.add(line)
+    before = curves.sha256(validated=10)
+    same = Curves(curves.path)
+    same.go_back_to(10, validated=10)
+    assert same.sha256(validated=10) == before
+    text = damage(curves.path.read_text())
+    curves.path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    damaged = Curves(curves.path)
+    damaged.go_back_to(10, validated=10)
+    assert damaged.sha256(validated=10) != before
+
+
+def test_a_validation_that_comes_again_is_not_taken_for_damage(tmp_path: Path) -> None:
+    curves = Curves(tmp_path / "metrics.jsonl")
+    for line in (trained(5, 2.0), validated(5, 0.5)):
+        curves.add(line)
+    before = curves.sha256(validated=4)
+    resumed = Curves(curves.path)
+    resumed.go_back_to(5, validated=4)
+    assert resumed.sha256(validated=4) == before
+
+
 def test_training_loss_is_weighed_by_tokens_and_begins_anew_with_each_validation(
     tmp_path: Path,
 ) -> None:
