@@ -2,6 +2,7 @@
 
 outputs/NAME/
     config.yaml       resolved configuration; makes the folder a run
+    rows.npz          hashes of the rows that it began with
     metrics.jsonl     one object a logged step, units in the keys
     tracking/         files of trackers such as TensorBoard, where one was asked for
     train.log         what the terminal showed, with time stamps
@@ -54,6 +55,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def rows(self) -> Path:
+        return self.path / "rows.npz"
 
     @property
     def log(self) -> Path:

@@ -347,6 +347,19 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
         )
 
 
+def require_same_speech(config: TrainConfig, folder: RunFolder, speech: Speech) -> None:
+    """Refuse to go on with other speech than the run began with, unless that was asked for.
+
+    Raises:
+        UserError: names the splits that changed, and rows.
+    """
+    from lora_whisper.training.resume import changes, require_unchanged, rows_of
+
+    if config.resume == "auto":
+        changed = changes(folder.rows, rows_of(speech.parts))
+        require_unchanged(folder.path, changed, speech.parts)
+
+
 def has_other_length(folder: RunFolder, config: TrainConfig) -> bool:
     """Whether a run that can be made longer is asked to be of another length than it was."""
     before, now = read_config(folder).training, config.training

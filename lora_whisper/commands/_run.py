@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,15 @@ from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
+    remove_folder,
     step_of,
+)
+from lora_whisper.training.resume import (
+    changes,
+    require_unchanged,
+    rows_of,
+    say_changed,
+    write_rows,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +62,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
+    from lora_whisper.data.contents import Change
     from lora_whisper.training.averaging import Average
     from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
     from lora_whisper.training.loop import StepResult, Trainer
@@ -78,6 +87,8 @@ class Run:
         self.speech: Speech = read_speech(config.model, config.data)
         self.accelerator: Accelerator = new_accelerator(config.training.precision)
         self.base.features.to(self.accelerator.device)
+        self.rows = rows_of(self.speech.parts)
+        self.changed: Mapping[str, Change] = self._changed()
         self.windows: TrainingWindows = training_windows(config, self.base, self.speech)
         self.total_steps = total_steps(self.windows.per_epoch, config.training)
         self.checkpoints: Checkpoints = self._checkpoints()
@@ -88,6 +99,7 @@ class Run:
 
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
+        processes.from_main(self._keep_rows)
         announce(self.config, self.folder, self.base, self.speech, self.windows, self.model)
         with tracked_run(self.config, self.folder) as self.trackers:
             base_score = self._score_base()
@@ -101,6 +113,37 @@ class Run:
             self._finish(state, counts, averaging, base_score, adapter_score)
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
+
+    def _changed(self) -> Mapping[str, Change]:
+        """What of the speech is not as the run began with it.
+
+        Raises:
+            UserError: something is not, and nobody asked to go on all the same.
+        """
+        if self.config.resume is None:
+            return {}
+        changed = changes(self.folder.rows, self.rows)
+        if self.config.resume == "auto":
+            require_unchanged(self.folder.path, changed, self.speech.parts)
+        return changed
+
+    def _keep_rows(self) -> None:
+        """Write what the run is of, and drop the scores that are of other speech.
+
+        Where a validation set changed, that is written when the validations are dropped.
+        """
+        if self._goes_on() and self.config.data.streaming:
+            log.warning("train       is streamed: whether it is what it was, nobody can see")
+        if self._goes_on() and not self.folder.rows.is_file():
+            log.warning("resume      the run has no hashes of its speech, which is not compared")
+        say_changed(self.changed, self.speech.parts)
+        if "test" in self.changed:
+            for model in ("base", "adapter"):
+                path = self.folder.evaluation / model / OWN_SET
+                if path.exists():
+                    remove_folder(path)
+        if "validation" not in self.changed:
+            write_rows(self.folder.rows, self.rows)
 
     def _load_base(self) -> WhisperForConditionalGeneration:
         config = self.config
@@ -236,7 +279,11 @@ class Run:
         micro_batch, missing = choose_micro_batch(trainer), Missing(self.config)
         recorder = self._recorder(trainer, micro_batch)
         self._keep_start(trainer)
-        state = recorder.resume(without_best=self.config.resume == "anyway")
+        state = recorder.resume(
+            without_best=self.config.resume == "anyway",
+            anew="validation" in self.changed,
+        )
+        processes.from_main(lambda: write_rows(self.folder.rows, self.rows))
         with (
             self.checkpoints,
             training_display(self.total_steps, state.step) as recorder.display,

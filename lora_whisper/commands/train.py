@@ -24,6 +24,7 @@ from lora_whisper.commands._inputs import (
     read_speech,
     require_checkpoint,
     require_same,
+    require_same_speech,
     with_absolute_paths,
     write_config,
 )
@@ -74,6 +75,8 @@ def check(config: TrainConfig, path: Path) -> None:
             _check_speech(config, speech)
         with problems.noted():
             _check_adapter(config, speech)
+        if start == "resume":
+            require_same_speech(config, folder, speech)
         if saved is not None:
             require_start(config, saved, speech)
     problems.raise_any()

@@ -106,13 +106,15 @@ class Change:
 
     def __str__(self) -> str:
         """`20 rows before, 3 now; 17 are gone`"""
-        parts = []
-        if self.new:
-            parts.append(f"{len(self.new)} new or with another text, sound or slice")
-        if self.gone:
-            parts.append(f"{self.gone} that were there are not any more")
-        told = " and ".join(parts) or "the same rows, in another order"
-        return f"{self.before} rows before, {self.now} now: {told}"
+        return f"{self.before} rows before, {self.now} now: {self._told()}"
+
+    def _told(self) -> str:
+        if not (self.new or self.gone):
+            return "the same ones in another order"
+        if len(self.new) == self.gone:
+            return f"{self.gone} with another text, sound or slice"
+        gone = f"{self.gone} not there any more" if self.gone else ""
+        return " and ".join(filter(None, (gone, f"{len(self.new)} new" if self.new else "")))
 
 
 def change(before: np.ndarray, now: np.ndarray) -> Change | None:

@@ -351,8 +351,12 @@ class Checkpoints:
         scaler: GradScaler | None = None,
         rank_schedule: HasState | None = None,
         without_best: bool = False,
+        anew: bool = False,
     ) -> TrainingState:
         """Go back to the last sound checkpoint, if there is one, and forget what came after it.
+
+        Args:
+            anew: whether all validations are forgotten, which were of another set.
 
         Raises:
             UserError: see `find`.
@@ -360,12 +364,15 @@ class Checkpoints:
         found, state = processes.from_main(lambda: self.find(without_best)), TrainingState()
         if found.path is not None:
             state = self.load(found.path, parameters, optimizer, scaler, rank_schedule)
-        if found.best_is_lost:
-            state = without_validations(state)
         if self.is_writer:
             self._say(found)
             self._set_aside(found.damaged)
             self._forget_after(state)
+        if found.path is not None and (anew or found.best_is_lost):
+            state = without_validations(state)
+            self.save(state, parameters, optimizer, scaler, rank_schedule)
+            self.finish()
+            self._forget_bests()
         return state
 
     def _say(self, found: Found) -> None:
@@ -389,6 +396,10 @@ class Checkpoints:
             log.warning(
                 "checkpoint  in %s and none of the run's, left alone: %s", self.folder, names
             )
+
+    def _forget_bests(self) -> None:
+        for path in best_folders(self.folder) if self.is_writer else []:
+            remove_folder(path)
 
     def _set_aside(self, paths: Iterable[Path]) -> None:
         for path in paths:
@@ -444,8 +455,9 @@ class Checkpoints:
 
 def without_validations(state: TrainingState) -> TrainingState:
     """As if nothing had been validated yet; the adapter of this step is, before the next one."""
-    due = state.step > 0
-    return dataclasses.replace(state, best=None, validations_without_gain=0, validation_due=due)
+    return dataclasses.replace(
+        state, best=None, validations_without_gain=0, validation_due=True, metrics_sha256=""
+    )
 
 
 def best_folders(folder: Path) -> list[Path]:

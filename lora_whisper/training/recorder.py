@@ -57,11 +57,12 @@ class Recorder:
     def __post_init__(self) -> None:
         self.curves = Curves(self.folder.metrics)
 
-    def resume(self, without_best: bool = False) -> TrainingState:
+    def resume(self, without_best: bool = False, anew: bool = False) -> TrainingState:
         """Go back to the last sound checkpoint, if there is one, and forget what came after it.
 
         Args:
             without_best: see `Checkpoints.find`.
+            anew: whether all validations are dropped, which were of another set.
         """
         trainer = self.trainer
         state = self.checkpoints.resume(
@@ -69,12 +70,13 @@ class Recorder:
             trainer.optimizer,
             trainer.accelerator.scaler,
             trainer.rank_schedule,
-            without_best,
+            without_best or anew,
+            anew,
         )
         if state.step:
             log.info("going on from step %d of %d", state.step, trainer.total_steps)
         self._trained_seconds = _trained_seconds(state)
-        self.curves.go_back_to(state.step, state.validated)
+        self.curves.go_back_to(state.step, -1 if anew else state.validated)
         if state.metrics_sha256 not in ("", self.curves.sha256(state.validated)):
             log.warning(
                 "%s is not what it was at step %d: lines that cannot be read are left out of the "

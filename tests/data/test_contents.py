@@ -92,7 +92,7 @@ def test_what_changed_is_counted() -> None:
     found = change(before, np.array([1, 2, 4, 3, 5], "<u8"))
     assert found is not None
     assert (found.before, found.now, found.new, found.gone) == (4, 5, (2, 4), 1)
-    assert str(found).startswith("4 rows before, 5 now: 2 new")
+    assert str(found).endswith("4 rows before, 5 now: 1 not there any more and 2 new")
     reordered = change(before, before[::-1])
     assert reordered is not None
     assert "in another order" in str(reordered)

@@ -461,6 +461,15 @@ def test_a_lost_best_one_can_be_done_without(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resume=anyway"):
         resumed(folder)
     assert resumed(folder, without_best=True) == (4, 4.0, None)
+    assert resumed(folder) == (4, 4.0, None), "from then on, it is a run without validations"
+
+
+def test_validations_of_another_set_are_forgotten(tmp_path: Path) -> None:
+    folder = four_in(tmp_path)
+    parameters, optimizer = one_matrix()
+    state = checkpoints_in(folder).resume(parameters, optimizer, anew=True)
+    assert (state.step, state.best, state.validation_due) == (4, None, True)
+    assert resumed(folder) == (4, 4.0, None)
 
 
 def test_copies_and_notes_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,118 @@
+"""Whether the speech of a run that goes on is still what the run began with.
+
+    rows.npz    a hash for each row of each split, written when the run begins
+
+What was trained, chosen or scored on other rows would else stand in one table with the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_whisper.data.contents import Change, change, row_hashes
+from lora_whisper.data.corpus import Corpus
+from lora_whisper.errors import UserError, listing
+from lora_whisper.run_folder import write_whole
+
+log = logging.getLogger("lora_whisper")
+
+Rows = Mapping[str, np.ndarray]  # by part: "train", "validation", "test", "mix 1", …
+SCORED = ("validation", "test")  # whose sound counts by its bytes
+SHOWN_ROWS = 5
+AGAIN = {  # what becomes of a changed part where the run goes on all the same
+    "test": "base and adapter are scored on the test set as it is now",
+    "validation": "earlier validations are dropped, and the best adapter from here on ships",
+}
+LEARNT = "the steps that are still to come train on the speech as it is now"
+
+
+def rows_of(parts: Mapping[str, Corpus]) -> dict[str, np.ndarray]:
+    """The hashes of what a run trains on, validates with and scores."""
+    return {
+        name: row_hashes(corpus.utterances, "bytes" if name in SCORED else "size")
+        for name, corpus in parts.items()
+    }
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    buffer, arrays = io.BytesIO(), dict[str, Any](rows)
+    np.savez(buffer, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def read_rows(path: Path) -> dict[str, np.ndarray] | None:
+    """What `write_rows` wrote; None where nothing was.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as e:
+        raise UserError(
+            f"{path} is damaged, so that nobody can tell whether the run's speech is still what it "
+            "began with.\nIf you know that it is, delete that file and type the same command again."
+        ) from e
+
+
+def changes(path: Path, rows: Rows) -> dict[str, Change]:
+    """How the speech differs from that with which the run began, by part; empty if it does not.
+
+    Raises:
+        UserError: what was written of it is damaged.
+    """
+    before = read_rows(path)
+    if before is None:
+        return {}
+    none = np.zeros(0, "<u8")
+    found = {
+        name: change(before.get(name, none), rows.get(name, none)) for name in {**before, **rows}
+    }
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def require_unchanged(
+    folder: Path, changed: Mapping[str, Change], parts: Mapping[str, Corpus]
+) -> None:
+    """Refuse to go on with other speech.
+
+    Raises:
+        UserError: names each part that changed, and rows.
+    """
+    if not changed:
+        return
+    told = [_told(name, one, parts.get(name)) for name, one in changed.items()]
+    anyway = dict.fromkeys(AGAIN.get(name, LEARNT) for name in changed)
+    raise UserError(
+        f"The speech of {folder} is not what it was when the run began:\n{listing(told)}\n"
+        "Bring it back as it was, and type the same command again. Or type one of\n"
+        f"  resume=anyway   to go on: {'; '.join(anyway)}\n"
+        "  overwrite=true  instead of resume, to begin anew"
+    )
+
+
+def say_changed(changed: Mapping[str, Change], parts: Mapping[str, Corpus]) -> None:
+    """Of a run that goes on all the same."""
+    for name, one in changed.items():
+        log.warning(
+            "changed     %s: %s", _told(name, one, parts.get(name)), AGAIN.get(name, LEARNT)
+        )
+
+
+def _told(name: str, one: Change, corpus: Corpus | None) -> str:
+    """With the places of some rows that are not as they were."""
+    if corpus is None or not one.new:
+        return f"{name}: {one}"
+    some = [corpus.utterances.row(index).place for index in one.new[:SHOWN_ROWS]]
+    more = ", …" if len(one.new) > SHOWN_ROWS else ""
+    return f"{name}: {one} ({', '.join(some)}{more})"
