@@ -4,25 +4,40 @@ Which decoder reads what is decided here, by measurement (a core, real speech): 
 and FLAC 6 and 1.1 times as fast as ffmpeg's libraries; those read Opus 2.2 times as fast, find the
 length of an MP3 without a tag (libsndfile states 18 s for 10 s), notice holes in an Ogg, and read
 everything else.
+
+Plain WAV and FLAC are read in this process. Whatever else there is, is read in another one
+(`isolation`): a decoder that crashes or hangs costs the file that it was given, which is named.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
 import soxr
 
 from lora_whisper.data.sound import containers
+from lora_whisper.data.sound.channels import Mixer
 from lora_whisper.data.sound.containers import Damaged, Source, reason
-from lora_whisper.data.sound.endings import Ends, end_early, ogg_length, read_ends
+from lora_whisper.data.sound.endings import (
+    UNKNOWN_SIZE,
+    Ends,
+    end_early,
+    missing_share,
+    ogg_length,
+    read_ends,
+)
+from lora_whisper.data.sound.isolation import Allow, Answer, Crashed, Fields, Pool, TookTooLong
+from lora_whisper.data.sound.isolation import serve as serve_requests
 from lora_whisper.data.utterance import EncodedAudio
 
 SAMPLING_RATE = 16_000  # samples a second, of every Whisper checkpoint
@@ -30,10 +45,29 @@ SHORTEST_SECONDS = 0.1  # nobody says anything in less; usually a wrong cut
 END_TOLERANCE_SECONDS = 0.1  # rounding by which a slice may end after its file
 GRID_SECONDS = 0.04  # whole samples of every usual rate (441 at 11 025 Hz); what the resampler
 # hears of both sides of a slice, so that a slice equals a cut of the whole
+SLOWEST_RATE, FASTEST_RATE = 2_000, 1_000_000  # beyond them a header is wrong: at 1 Hz, 200 kB of
+# samples would be a day, and 6 GB at 16 kHz
+LONGEST_HOURS = 24.0  # of one file
+LONGEST_READ_HOURS = 6.0  # of what is decoded in one piece: 1.4 GB at 16 kHz
+BLOCK_SAMPLES = 1 << 20  # of all channels, that libsndfile reads at a time
 READABLE = "WAV, FLAC, Ogg, Opus, MP3, M4A, AAC, WebM and MP4 are read; ffmpeg converts the rest"
 # TypeError: headerless .raw files; MemoryError: a header that speaks of years.
 UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, MemoryError)
 UNKNOWN_FRAMES = 2**62  # libsndfile's answer for streams that do not say how long they are
+
+# What a decoder of foreign files may take: processor time, and memory beyond what it began with.
+HEADER_SECONDS, LONGEST_HEADER_SECONDS = 10.0, 60.0
+HEADER_BYTES_A_SECOND = 20e6  # where all packets must be read to know the length; usually 10 ×
+LEAST_SPEED = 10.0  # times real time; 8 channels of AAC take 50 ×, Opus 300 ×
+LEAST_BYTES = 1e9
+COPIES = 5  # of the samples, in float32 at the file's rate: pieces, joined, cut, resampled
+
+REMARKS = {
+    "short": "whose end is missing by up to 5 %, and read as far as there is",
+    "unstated": "whose header states no length, and read to the end of the file",
+    "cancelling": "whose channels cancel each other, and read from one channel",
+    "beyond_scale": "that go beyond full scale, and turned down as a whole",
+}
 
 
 class AudioError(Exception):
@@ -49,16 +83,34 @@ class CutOff(Damaged):
 
 
 @dataclass(frozen=True)
+class Remark:
+    """Something about a file that was read all the same, and that its owner should know."""
+
+    kind: str  # in REMARKS
+    detail: str
+
+
+@dataclass(frozen=True)
 class Header:
     """What a file says of itself, before anything is decoded."""
 
     rate: int  # samples a second in the file
     frames: int  # samples in one channel
     decoder: Literal["libsndfile", "ffmpeg"]  # what reads the samples
+    are_floats: bool = False  # samples are stored as numbers that may go beyond full scale
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def seconds(self) -> float:
         return self.frames / self.rate
+
+
+@dataclass(frozen=True)
+class DecodedAudio:
+    """The sound of a file or a slice, and what there is to say of it."""
+
+    samples: np.ndarray  # (samples,) float32 at 16 kHz
+    remarks: tuple[Remark, ...] = ()
 
 
 def read_header(audio: Path | EncodedAudio) -> Header:
@@ -68,7 +120,8 @@ def read_header(audio: Path | EncodedAudio) -> Header:
         AudioError: no such file, no sound that can be read, or a file that ends too early.
     """
     with _named(audio):
-        return _header(_source(audio))
+        source = _source(audio)
+        return _own_header(source) or _asked_for_header(source)
 
 
 def slice_seconds(
@@ -82,17 +135,8 @@ def slice_seconds(
     Raises:
         AudioError: the slice lies outside the file, or is shorter than a word could be.
     """
-    start = start_seconds or 0.0
-    end = header.seconds if end_seconds is None else min(end_seconds, header.seconds)
     with _named(audio):
-        if end_seconds is not None and end_seconds > header.seconds + END_TOLERANCE_SECONDS:
-            raise Damaged(f"ends at {header.seconds:.2f} s, before {end_seconds:.2f} s")
-        if end - start < SHORTEST_SECONDS:
-            raise Damaged(
-                f"{max(end - start, 0.0):.2f} s from {start:.2f} s on, "
-                f"shorter than {SHORTEST_SECONDS} s"
-            )
-    return start, end
+        return _slice(header, start_seconds, end_seconds)
 
 
 def read_audio(
@@ -100,26 +144,30 @@ def read_audio(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
 ) -> np.ndarray:
-    """Decode a file, or the slice of it, to (samples,) float32 at 16 kHz.
+    """The samples of `read_sound`, (samples,) float32 at 16 kHz."""
+    return read_sound(audio, start_seconds, end_seconds).samples
 
-    Channels are averaged. A slice is found by seeking: hours of audio may stand in one file.
+
+def read_sound(
+    audio: Path | EncodedAudio,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> DecodedAudio:
+    """Decode a file, or the slice of it.
+
+    Channels are averaged, but for those that cancel each other: then it is one of them. Stored
+    floats beyond full scale are turned down by what the whole file needs. A slice is found by
+    seeking: hours of audio may stand in one file.
 
     Raises:
         AudioError: missing, unreadable, cut off, empty or not made of finite numbers.
     """
     with _named(audio):
         source = _source(audio)
-        header = _header(source)
-        start, end = slice_seconds(audio, header, start_seconds, end_seconds)
-        first = max(math.floor(start / GRID_SECONDS) - 1, 0) * GRID_SECONDS
-        last = min(end + GRID_SECONDS, header.seconds)
-        decode = _by_libsndfile if header.decoder == "libsndfile" else _by_ffmpeg
-        mono, rate = decode(source, header, first, last)
-        if not np.isfinite(mono).all():
-            raise Damaged("holds samples that are not finite numbers")
-    offset = round((start - first) * SAMPLING_RATE)
-    # Rounding to the file's frames and back must not make a slice longer than it was said to be.
-    return resample(mono, rate)[offset : offset + round((end - start) * SAMPLING_RATE)]
+        header = _own_header(source)
+        if header is not None and header.decoder == "libsndfile":
+            return _read(source, header, start_seconds, end_seconds)
+        return _asked_for_sound(source, start_seconds, end_seconds)
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -152,59 +200,187 @@ def _source(audio: Path | EncodedAudio) -> Source:
     return str(audio)
 
 
-def _header(source: Source) -> Header:
+# ── headers ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _own_header(source: Source) -> Header | None:
+    """The header of what needs no foreign decoder to read it: plain WAV, FLAC, Ogg."""
     ends = read_ends(source)
-    header = _stated_header(source, ends)
-    if end_early(ends):
-        raise CutOff(f"cut off at {header.seconds:.2f} s; its end is missing")
-    if header.frames <= 0:
-        raise Damaged("no samples")
-    return header
-
-
-def _stated_header(source: Source, ends: Ends) -> Header:
-    """What a whole Ogg file says itself; else by libsndfile where that is right, else by ffmpeg."""
     length = None if end_early(ends) else ogg_length(ends)
     if length is not None and length[0] > 0:
-        return Header(*length, "ffmpeg")
+        return _checked(Header(*length, "ffmpeg"), ends)
+    if not ends.is_plain:
+        return None
+    header = _header_by_libsndfile(source)
+    return None if header is None else _checked(header, ends)
+
+
+def _foreign_header(source: Source) -> Header:
+    """The header of anything else, by libsndfile where that is right, and else by ffmpeg."""
+    ends = read_ends(source)
+    if ends.wave is not None and ends.wave.is_empty:
+        raise Damaged("no samples")
+    header = None if ends.wave is not None else _header_by_libsndfile(source)
+    return _checked(header or _header_by_ffmpeg(source), ends)
+
+
+def _header_by_libsndfile(source: Source) -> Header | None:
+    """None for what it does not read, or not as it should."""
     try:
-        info = soundfile.info(_for_libsndfile(source))
+        with soundfile.SoundFile(_for_libsndfile(source)) as file:
+            is_reliable = file.format not in ("OGG", "MP3") and file.seekable()
+            if not is_reliable or file.frames >= UNKNOWN_FRAMES:
+                return None
+            are_floats = file.subtype in ("FLOAT", "DOUBLE")
+            return Header(file.samplerate, file.frames, "libsndfile", are_floats)
     except UNREADABLE:
-        return _header_by_ffmpeg(source)
-    if info.format in ("OGG", "MP3") or info.frames >= UNKNOWN_FRAMES:
-        return _header_by_ffmpeg(source)
-    return Header(info.samplerate, info.frames, "libsndfile")
+        return None
 
 
 def _header_by_ffmpeg(source: Source) -> Header:
     try:
-        rate, seconds = containers.read_length(source)
+        rate, seconds, are_floats = containers.read_length(source)
     except Damaged as error:
         raise Damaged(f"{error}; {READABLE}") from None
-    return Header(rate, round(seconds * rate), "ffmpeg")
+    return Header(rate, round(seconds * rate), "ffmpeg", are_floats)
+
+
+def _checked(header: Header, ends: Ends) -> Header:
+    """The same with remarks, if it can be true."""
+    if not SLOWEST_RATE <= header.rate <= FASTEST_RATE:
+        raise Damaged(
+            f"states {header.rate:,} samples a second; "
+            f"{SLOWEST_RATE:,} to {FASTEST_RATE:,} are read"
+        )
+    share = missing_share(ends)
+    if end_early(ends):
+        raise CutOff(f"cut off at {header.seconds:.2f} s; its end is missing")
+    if header.frames <= 0:
+        raise Damaged("no samples")
+    if header.seconds > LONGEST_HOURS * 3600:
+        hours = header.seconds / 3600
+        raise Damaged(f"states {hours:,.1f} hours; up to {LONGEST_HOURS:g} are read. Cut it up")
+    remarks = []
+    if share:
+        remarks.append(Remark("short", f"{100 * share:.1f} % of what its header states is missing"))
+    if ends.wave is not None and not 0 < ends.wave.stated_bytes < UNKNOWN_SIZE:
+        remarks.append(Remark("unstated", f"lasts {header.seconds:.2f} s"))
+    return replace(header, remarks=tuple(remarks))
+
+
+# ── samples ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _slice(
+    header: Header, start_seconds: float | None, end_seconds: float | None
+) -> tuple[float, float]:
+    start = start_seconds or 0.0
+    end = header.seconds if end_seconds is None else min(end_seconds, header.seconds)
+    if end_seconds is not None and end_seconds > header.seconds + END_TOLERANCE_SECONDS:
+        raise Damaged(f"ends at {header.seconds:.2f} s, before {end_seconds:.2f} s")
+    if end - start < SHORTEST_SECONDS:
+        raise Damaged(
+            f"{max(end - start, 0.0):.2f} s from {start:.2f} s on, "
+            f"shorter than {SHORTEST_SECONDS} s"
+        )
+    return start, end
+
+
+def _read(
+    source: Source, header: Header, start_seconds: float | None, end_seconds: float | None
+) -> DecodedAudio:
+    """Decode in this process."""
+    start, end = _slice(header, start_seconds, end_seconds)
+    if end - start > LONGEST_READ_HOURS * 3600:
+        raise Damaged(
+            f"{(end - start) / 3600:.1f} hours in one piece; "
+            f"up to {LONGEST_READ_HOURS:g} are decoded. Give its parts start and end"
+        )
+    first = max(math.floor(start / GRID_SECONDS) - 1, 0) * GRID_SECONDS
+    last = min(end + GRID_SECONDS, header.seconds)
+    mono, rate, remarks = _mixed(source, header, first, last)
+    if not np.isfinite(mono).all():
+        raise Damaged("holds samples that are not finite numbers")
+    if header.are_floats:
+        peak = _peak(mono) if (first, last) == (0.0, header.seconds) else _peak_of(source, header)
+        if peak > 1.0:
+            mono = mono / np.float32(peak)
+            remarks += (Remark("beyond_scale", f"its peak is {peak:,.2f}"),)
+    offset = round((start - first) * SAMPLING_RATE)
+    # Rounding to the file's frames and back must not make a slice longer than it was said to be.
+    samples = resample(mono, rate)[offset : offset + round((end - start) * SAMPLING_RATE)]
+    return DecodedAudio(samples, header.remarks + remarks)
+
+
+def _mixed(
+    source: Source, header: Header, first_seconds: float, last_seconds: float
+) -> tuple[np.ndarray, int, tuple[Remark, ...]]:
+    """One channel as (samples,) at the file's rate; the rate; and how it came about."""
+    by = _by_libsndfile if header.decoder == "libsndfile" else _by_ffmpeg
+    decode = partial(by, source, header, first_seconds, last_seconds)
+    mix = Mixer()
+    mono, rate = decode(mix)
+    if not mix.cancels:
+        return mono, rate, ()
+    channel = mix.stand_in()
+    mono, rate = decode(Mixer(channel))
+    return mono, rate, (Remark("cancelling", f"channel {channel + 1} is taken"),)
+
+
+def _peak(samples: np.ndarray) -> float:
+    """The largest finite one; 0 where there is none."""
+    sizes = np.abs(samples)
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
+
+
+def _peak_of(source: Source, header: Header) -> float:
+    """The same of a whole file, so that all slices of it are turned down alike."""
+    if isinstance(source, bytes):
+        return _peak_in_parts(source, header)
+    found = os.stat(source)
+    return _peak_of_file(source, header, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=65_536)
+def _peak_of_file(path: str, header: Header, changed_ns: int, size_bytes: int) -> float:
+    return _peak_in_parts(path, header)
+
+
+def _peak_in_parts(source: Source, header: Header) -> float:
+    step = 600.0  # seconds, of which the samples are held at once
+    starts = np.arange(0.0, header.seconds, step)
+    return max(
+        _peak(_mixed(source, header, start, min(start + step, header.seconds))[0])
+        for start in starts.tolist()
+    )
 
 
 def _by_libsndfile(
-    source: Source, header: Header, start_seconds: float, end_seconds: float
+    source: Source, header: Header, start_seconds: float, end_seconds: float, mix: Mixer
 ) -> tuple[np.ndarray, int]:
     """A slice as (samples,) at the file's rate; and the rate."""
     first_frame = round(start_seconds * header.rate)
     frames = min(round((end_seconds - start_seconds) * header.rate), header.frames - first_frame)
+    pieces, missing = [np.zeros(0, np.float32)], frames
     with soundfile.SoundFile(_for_libsndfile(source)) as file:
         file.seek(first_frame)
-        channels = file.read(frames, dtype="float32", always_2d=True)
-    if len(channels) < frames:
-        found = (first_frame + len(channels)) / header.rate
-        raise CutOff(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
-    return channels.mean(axis=1), header.rate
+        block_frames = max(BLOCK_SAMPLES // file.channels, 1)
+        while missing:
+            channels = file.read(min(missing, block_frames), dtype="float32", always_2d=True)
+            if not len(channels):
+                found = (first_frame + frames - missing) / header.rate
+                raise CutOff(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
+            pieces.append(mix.mono(channels.T))
+            missing -= len(channels)
+    return np.concatenate(pieces), header.rate
 
 
 def _by_ffmpeg(
-    source: Source, header: Header, start_seconds: float, end_seconds: float
+    source: Source, header: Header, start_seconds: float, end_seconds: float, mix: Mixer
 ) -> tuple[np.ndarray, int]:
     """The same. What reaches to the end is decoded to the end, which may not be as stated."""
     whole = end_seconds >= header.seconds
-    mono, rate = containers.decode(source, start_seconds, None if whole else end_seconds)
+    mono, rate = containers.decode(source, start_seconds, None if whole else end_seconds, mix)
     found = start_seconds + len(mono) / rate
     if found < end_seconds - END_TOLERANCE_SECONDS:
         raise CutOff(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
@@ -213,5 +389,76 @@ def _by_ffmpeg(
     return mono, rate
 
 
-def _for_libsndfile(source: Source) -> str | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+def _for_libsndfile(source: Source) -> bytes | io.BytesIO:
+    """What soundfile opens; a name as the disk has it, which need not be UTF-8."""
+    return io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
+
+
+# ── in a process of its own ──────────────────────────────────────────────────────────────────
+
+_POOL = Pool(f"{__name__}:serve")
+
+
+def _asked_for_header(source: Source) -> Header:
+    fields, _ = _asked({"what": "header"}, source)
+    remarks = tuple(Remark(**one) for one in fields.pop("remarks"))
+    return Header(**fields, remarks=remarks)
+
+
+def _asked_for_sound(
+    source: Source, start_seconds: float | None, end_seconds: float | None
+) -> DecodedAudio:
+    request = {"what": "sound", "start_seconds": start_seconds, "end_seconds": end_seconds}
+    fields, samples = _asked(request, source)
+    assert samples is not None
+    return DecodedAudio(samples, tuple(Remark(**one) for one in fields["remarks"]))
+
+
+def _asked(request: Fields, source: Source) -> Answer:
+    """What the other process found; its errors are raised here."""
+    content = source if isinstance(source, bytes) else b""
+    path = None if isinstance(source, bytes) else os.path.abspath(source)
+    try:
+        fields, samples = _POOL.ask(request | {"path": path}, content)
+    except TookTooLong as error:
+        raise Damaged(f"took its decoder longer than {error}, and was given up") from None
+    except Crashed as error:
+        raise Damaged(f"its decoder crashed on it ({error})") from None
+    if "damaged" in fields:
+        raise (CutOff if fields["is_cut_off"] else Damaged)(fields["damaged"])
+    return fields, samples
+
+
+def serve() -> None:
+    """What the other process does."""
+    serve_requests(_answer)
+
+
+def _answer(request: Fields, content: bytes, allow: Allow) -> Answer:
+    try:
+        return _found(request, content, allow)
+    except Damaged as error:
+        return {"damaged": str(error), "is_cut_off": isinstance(error, CutOff)}, None
+    except MemoryError:
+        return {"damaged": "takes more memory than its length explains", "is_cut_off": False}, None
+    except Exception as error:  # of libraries that met what they did not expect
+        return {"damaged": f"does not decode ({reason(error)})", "is_cut_off": False}, None
+
+
+def _found(request: Fields, content: bytes, allow: Allow) -> Answer:
+    source: Source = content if request["path"] is None else request["path"]
+    size_bytes = len(content) or os.stat(source).st_size
+    seconds = HEADER_SECONDS + size_bytes / HEADER_BYTES_A_SECOND
+    allow(min(seconds, LONGEST_HEADER_SECONDS), LEAST_BYTES + 2 * len(content))
+    header = _own_header(source) or _foreign_header(source)
+    if request["what"] == "header":
+        return asdict(header), None
+    start, end = _slice(header, request["start_seconds"], request["end_seconds"])
+    samples = (end - start) * header.rate
+    allow(
+        HEADER_SECONDS + end / LEAST_SPEED,
+        LEAST_BYTES + 2 * len(content) + 4 * COPIES * samples,
+    )
+    sound = _read(source, header, request["start_seconds"], request["end_seconds"])
+    told: dict[str, Any] = {"remarks": [asdict(one) for one in sound.remarks]}
+    return told, np.ascontiguousarray(sound.samples)

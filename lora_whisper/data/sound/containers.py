@@ -12,15 +12,19 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import av
 import numpy as np
 from av import AudioFrame, AudioStream
+from av.audio.plane import AudioPlane
 from av.container import InputContainer
 from av.stream import Discard
+
+from lora_whisper.data.sound.channels import Mixer
 
 Source = str | bytes  # a path, or the file itself
 
@@ -36,6 +40,8 @@ DEMUXERS = (
 )
 # Of others the length is a guess from the first packets' bit rate (an AMR of 10.0 s: 10.3 s).
 STATE_THEIR_LENGTH = {"asf", "avi", "caf", "flac", "flv", "matroska", "mov", "mpegts", "ogg", "wav"}
+
+SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
 # What reading raises; IndexError is PyAV's for a stream that appears midway.
 READING_ERRORS = (av.FFmpegError, IndexError)
@@ -70,10 +76,12 @@ def opened(source: Source) -> Iterator[Sound]:
     Raises:
         Damaged: what ffmpeg does not read, or what has no sound.
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
     options = {"format_whitelist": DEMUXERS}
     try:
-        with av.open(file, "r", options=options, metadata_errors="replace") as container:
+        with (
+            _file(source) as file,
+            av.open(file, "r", options=options, metadata_errors="replace") as container,
+        ):
             stream = container.streams.best("audio")
             if not isinstance(stream, AudioStream) or stream.time_base is None:
                 raise Damaged("holds no sound")
@@ -90,18 +98,33 @@ def opened(source: Source) -> Iterator[Sound]:
         raise Damaged(f"does not decode ({reason(error)})") from None
 
 
-def read_length(source: Source) -> tuple[int, float]:
-    """Sampling rate and seconds, without decoding.
+def _file(source: Source) -> AbstractContextManager[Any]:
+    """What PyAV opens: an address that can only be a file's, or the file where it cannot write it.
+
+    (Its paths are UTF-8; those of a disk that was written elsewhere need not be.)
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    is_utf8 = not any("\ud800" <= letter <= "\udfff" for letter in source)
+    return nullcontext(f"file:{source}") if is_utf8 else open(os.open(source, os.O_RDONLY), "rb")
+
+
+def read_length(source: Source) -> tuple[int, float, bool]:
+    """Sampling rate, seconds, and whether samples are stored as floats; without decoding.
 
     Raises:
         Damaged: not read, without sound, or of a length that cannot be found.
     """
     with opened(source) as sound:
-        rate = sound.stream.rate
+        rate, codec = sound.stream.rate, sound.stream.codec_context
+        sample_format = codec.format.name if codec.format else ""
+        are_floats = codec.name.startswith("pcm_f") or (
+            codec.name == "wavpack" and sample_format.startswith("flt")
+        )
         seconds = _stated_seconds(sound)
     if seconds is None:
         seconds = _counted_seconds(source)
-    return rate, seconds
+    return rate, seconds, are_floats
 
 
 def _stated_seconds(sound: Sound) -> float | None:
@@ -157,15 +180,16 @@ def _end_of_packets(source: Source) -> float:
 
 
 def decode(
-    source: Source, start_seconds: float, end_seconds: float | None
+    source: Source, start_seconds: float, end_seconds: float | None, mix: Mixer | None = None
 ) -> tuple[np.ndarray, int]:
-    """Decode a slice to (samples,) float32, the mean of the channels, at the file's own rate.
+    """Decode a slice to (samples,) float32, mixed to one channel, at the file's own rate.
 
     It ends with the file where that is shorter; None stands for the end of the file.
 
     Raises:
         Damaged: the slice does not decode, or has holes.
     """
+    mix = mix or Mixer()
     attempts = [back for back in SEEK_BACK_SECONDS if back < start_seconds]
     for back in (*attempts, math.inf):
         with opened(source) as sound:
@@ -173,7 +197,8 @@ def decode(
             first = next(frames, None)
             if back == math.inf or _settles_before(sound, first, start_seconds):
                 begun = [] if first is None else [first]
-                return _cut(sound, itertools.chain(begun, frames), start_seconds, end_seconds)
+                pieces = itertools.chain(begun, frames)
+                return _cut(sound, pieces, start_seconds, end_seconds, mix)
     raise AssertionError("the last attempt reads from the beginning")
 
 
@@ -198,7 +223,11 @@ def _settles_before(sound: Sound, first: AudioFrame | None, start_seconds: float
 
 
 def _cut(
-    sound: Sound, frames: Iterator[AudioFrame], start_seconds: float, end_seconds: float | None
+    sound: Sound,
+    frames: Iterator[AudioFrame],
+    start_seconds: float,
+    end_seconds: float | None,
+    mix: Mixer,
 ) -> tuple[np.ndarray, int]:
     """The samples between two moments out of frames that begin before them; and their rate."""
     pieces: list[np.ndarray] = []
@@ -208,7 +237,7 @@ def _cut(
             rate = frame.sample_rate  # AAC's header may state half of it
             begin = end = _position(sound, frame, 0)
         _check_joint(sound, frame, rate, end)
-        pieces.append(_mono(frame))
+        pieces.append(mix.mono(_channels(frame)))
         end += frame.samples
         if end_seconds is not None and end >= round(end_seconds * rate):
             break
@@ -245,22 +274,37 @@ def _silence_before(begin: int, start: int, rate: int) -> np.ndarray:
     return np.zeros(max(begin - start, 0), dtype=np.float32)
 
 
-def _mono(frame: AudioFrame) -> np.ndarray:
-    """(samples,) float32 in -1 … 1 of a frame, the mean of its channels."""
-    values = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
-    mono = values[0] if len(values) == 1 else values.mean(axis=0)
-    if values.dtype.kind == "f":
-        return mono.astype(np.float32, copy=False)
-    return _from_integers(mono, values.dtype)
+def _channels(frame: AudioFrame) -> np.ndarray:
+    """(channels, samples) float32 in -1 … 1 of a frame.
+
+    Not by PyAV's `to_ndarray` nor its `planes`, which count the planes up to a null pointer. FFmpeg
+    puts none behind them: with 8 channels PyAV 18 goes on into the fields that follow, with more
+    past the end of the list, and the process dies (SIGSEGV).
+    """
+    name, count = frame.format.name, frame.layout.nb_channels
+    try:
+        dtype = np.dtype(SAMPLE_TYPES[name.removesuffix("p")])
+    except KeyError:
+        raise Damaged(f"has samples of a kind that is not read ({name})") from None
+    if not count:
+        raise Damaged("has no channels")
+    if frame.format.is_planar:
+        values = np.stack([_plane(frame, one, dtype, frame.samples) for one in range(count)])
+    else:
+        values = _plane(frame, 0, dtype, count * frame.samples).reshape(-1, count).T
+    return values.astype(np.float32) if dtype.kind == "f" else _from_integers(values)
 
 
-def _from_integers(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _plane(frame: AudioFrame, index: int, dtype: np.dtype, count: int) -> np.ndarray:
+    plane: Any = AudioPlane(frame, index)
+    return np.frombuffer(plane, dtype, count)
+
+
+def _from_integers(samples: np.ndarray) -> np.ndarray:
     """Bring integers to -1 … 1; the middle of unsigned ones is silence."""
-    full_scale = 2 ** (8 * dtype.itemsize - 1)
-    middle = full_scale if dtype.kind == "u" else 0
-    return ((samples.astype(np.float64) - middle) / full_scale).astype(np.float32)
+    full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    middle = full_scale if samples.dtype.kind == "u" else 0.0
+    return ((samples - middle) / full_scale).astype(np.float32)
 
 
 def reason(error: Exception) -> str:

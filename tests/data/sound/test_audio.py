@@ -140,7 +140,7 @@ def test_a_header_that_speaks_of_years(tmp_path: Path) -> None:
     content = bytearray(clip.read_bytes())
     content[21:26] = bytes([content[21] | 0x0F]) + b"\xff" * 4
     clip.write_bytes(content)
-    with pytest.raises(AudioError, match=r"a\.flac: (does not decode|cut off)"):
+    with pytest.raises(AudioError, match=r"a\.flac: states 1,193\.0 hours; up to 24 are"):
         read_audio(clip)
 
 

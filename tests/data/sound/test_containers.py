@@ -107,14 +107,14 @@ def test_a_late_slice_does_not_decode_what_is_before(
 ) -> None:
     clip = encode(tmp_path / "a.m4a", babble(20.0, 44_100), KINDS["m4a"])
     counted = 0
-    real = containers._mono
+    real = containers._channels
 
     def counting(frame: av.AudioFrame) -> np.ndarray:
         nonlocal counted
         counted += frame.samples
         return real(frame)
 
-    monkeypatch.setattr(containers, "_mono", counting)
+    monkeypatch.setattr(containers, "_channels", counting)
     decode(str(clip), 15.0, 16.0)
     assert counted / 44_100 < 2.5
 
