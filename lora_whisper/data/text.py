@@ -1,11 +1,10 @@
-"""Transcripts as they are trained on: Unicode's composed form, and the clean-up that was asked for.
+"""Transcripts as they are trained on: as they are seen, and the clean-up that was asked for.
 
 Only training texts are cleaned: a reference that is scored stays as its speaker was transcribed.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import regex
 
+from lora_whisper.data.unseen import without_unseen
 from lora_whisper.data.vocabulary import code_of
 from lora_whisper.errors import UserError, listing
 
@@ -59,14 +59,16 @@ NUM2WORDS_CODES = {"kk": "kz"}  # where it deviates from Whisper's
 
 
 def clean(text: str, steps: Sequence[str], language: str | None) -> str:
-    """Compose the text (NFC) and clean it up; with steps, words are parted by single spaces.
+    """Compose the text (NFC), drop what is not seen, and clean up.
+
+    With steps, words are parted by single spaces.
 
     The steps of `data.clean` have an order of their own, that of `STEPS`.
 
     Args:
         language: Whisper's code of what the text is written in; None stands for English.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = without_unseen(text)
     for name, step in STEPS.items():
         if name in steps:
             text = step(text, language)
@@ -156,7 +158,7 @@ class CleaningReport:
     """What cleaning changed in a set of texts."""
 
     texts: int
-    changed: Mapping[str, int]  # step ("unicode" is NFC) → texts that it changed
+    changed: Mapping[str, int]  # step ("unicode": NFC, unseen) → texts that it changed
     emptied: int  # texts of which nothing is left: their windows teach silence
     with_digits: int  # texts in which digits are left after their step; 0 without it
     examples: tuple[str, ...]  # "before → after"
@@ -177,7 +179,7 @@ def cleaning_report(
     total = emptied = with_digits = 0
     examples: list[str] = []
     for before, language in texts:
-        after = unicodedata.normalize("NFC", before)
+        after = without_unseen(before)
         changed["unicode"] += after != before
         for name in (name for name in STEPS if name in steps):
             text, after = after, STEPS[name](after, language)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from lora_whisper.data.unseen import without_unseen
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError, listing
 
@@ -245,12 +245,12 @@ def _unknown_language(vocabulary: Vocabulary, language: str) -> str:
 def text_tokens(tokenizer: Any, text: str, language: str | None) -> list[int]:
     """Token ids of a transcript, in Whisper's own convention.
 
-    NFC, single spaces, and one in front unless `language` (a code) is written without. Nothing in
-    the text can become a special token, whatever it looks like: the text goes past the tokenizer's
-    list of added tokens (`split_special_tokens` would still let timestamps through, which are
-    added but not special), straight to its byte-level BPE.
+    NFC, nothing that is not seen, single spaces, and one in front unless `language` (a code) is
+    written without. Nothing in the text can become a special token, whatever it looks like: the
+    text goes past the tokenizer's list of added tokens (`split_special_tokens` would still let
+    timestamps through, which are added but not special), straight to its byte-level BPE.
     """
-    words = " ".join(unicodedata.normalize("NFC", text).split())
+    words = " ".join(without_unseen(text).split())
     spaced = words if not words or language in SPACELESS_LANGUAGES else f" {words}"
     backend = tokenizer.backend_tokenizer
     pieces = backend.pre_tokenizer.pre_tokenize_str(spaced)

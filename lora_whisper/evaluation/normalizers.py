@@ -5,6 +5,8 @@ oddities stay: "so..." ends in a word "."). Only of a text without letters and d
 left here, where Whisper's would leave "." of "...".
 Every other language: Whisper's basic normalizer, except that combining marks stay. Whisper's own
 drops them, and with them the vowels of Indic, Thai, Arabic and Hebrew scripts.
+Of what is not seen (soft hyphens, marks of direction, joiners, …) nothing is compared, in whatever
+language: what looks alike is alike. Where a joiner makes another letter, the letter is compared.
 
 Units are words, parted by spaces, but for two cases. Scripts without spaces are scored by grapheme
 (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Cantonese). Tibetan has a tsheg after each syllable
@@ -25,12 +27,12 @@ import regex
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from lora_whisper.data.text import ARMENIAN_ACCENTS, TURKIC_LANGUAGES, TURKIC_LOWERCASE
+from lora_whisper.data.unseen import ZERO_WIDTH_SPACE, without_unseen
 from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
 
 # [music] and <noise>, then (laughs); the order is Whisper's and matters where they are nested
 BRACKETED = (regex.compile(r"[<\[][^>\]]*[>\]]"), regex.compile(r"\([^)]+?\)"))
-ZERO_WIDTH_SPACE = "\u200b"  # ends a word in Thai and Khmer text, where nothing is seen
-# Format characters and variation selectors say how a letter is drawn, not which it is.
+# What `without_unseen` leaves to its script says how a letter is drawn, not which it is.
 INVISIBLE = regex.compile(r"[\p{Cf}\p{Variation_Selector}\p{Me}]")
 FREE_ACCENT = regex.compile(r"\p{Sk}")
 SYMBOL = regex.compile(r"[\p{P}\p{S}]")
@@ -40,6 +42,9 @@ VOWEL_AM = (("\u0e4d\u0e32", "\u0e33"), ("\u0ecd\u0eb2", "\u0eb3"))
 # Bengali khanda ta (The Unicode Standard, chapter 12). Without its joiner it would be another one.
 JOINED_LETTERS = str.maketrans("ണനരലളകত", "ൺൻർൽൾൿৎ")
 JOINED = regex.compile("([ണനരലളക])\u0d4d\u200d|(ত)\u09cd\u200d")
+# Marathi writes the eyelash ra with either ra (the same chapter, R5a), and without its joiner it
+# would be another letter: दर्‍या are valleys, दर्या is the sea.
+EYELASH_RA = ("\u0930\u094d\u200d", "\u0931\u094d")
 STRAY_MARKS = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{M}+")  # the letter they stood on is gone
 SPOKEN = regex.compile(r"[\p{L}\p{N}]")
 # A letter below another one belongs to it (Khmer coeng, Burmese virama); older versions of `regex`
@@ -89,19 +94,25 @@ def multilingual(text: str) -> str:
     accents go before it: it would turn them into a space and a combining mark, which then stays.
     Armenian marks of tone stand on a vowel, so they go without leaving a space in the word.
     """
+    text = _seen(text)
     for bracketed in BRACKETED:
         text = bracketed.sub("", text.lower())
-    text = JOINED.sub(lambda found: found[0][0].translate(JOINED_LETTERS), text)
-    text = ARMENIAN_ACCENTS.sub("", text.replace(ZERO_WIDTH_SPACE, " "))
-    text = INVISIBLE.sub("", text)
+    text = ARMENIAN_ACCENTS.sub("", text)
     text = unicodedata.normalize("NFKC", FREE_ACCENT.sub(" ", text))
     for apart, whole in VOWEL_AM:
         text = text.replace(apart, whole)
     return STRAY_MARKS.sub("", SYMBOL.sub(" ", text)).lower()
 
 
+def _seen(text: str) -> str:
+    """Without what is not seen. The zero width space ends a word in scripts like Thai and Khmer."""
+    text = without_unseen(text).replace(ZERO_WIDTH_SPACE, " ").replace(*EYELASH_RA)
+    text = JOINED.sub(lambda found: found[0][0].translate(JOINED_LETTERS), text)
+    return INVISIBLE.sub("", text)
+
+
 def _english(whispers: Callable[[str], str], text: str) -> str:
-    normalized = whispers(text)
+    normalized = whispers(_seen(text))
     return normalized if SPOKEN.search(normalized) else ""
 
 
@@ -125,10 +136,11 @@ def _graphemes(text: str) -> str:
 def as_written(text: str, language: str | None) -> str:
     """Text for the orthographic rates: nothing is changed but its encoding and its spaces.
 
-    One encoding for what is written the same: NFC, as the training texts have it. Words are parted
-    by single spaces; without them (`SPACELESS_LANGUAGES`), graphemes are, as when normalized.
+    One encoding for what is written the same, as the training texts have it: NFC, without what is
+    not seen. Words are parted by single spaces; without them (`SPACELESS_LANGUAGES`), graphemes
+    are, as when normalized.
     """
-    text = unicodedata.normalize("NFC", text.replace(ZERO_WIDTH_SPACE, " "))
+    text = without_unseen(text).replace(ZERO_WIDTH_SPACE, " ")
     return _graphemes(text) if language in SPACELESS_LANGUAGES else fold_spaces(text)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import regex
 
+from lora_whisper.data.sources.rows import LOOKS_LIKE_AUDIO, USUAL_NAMES, matching
+
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 AS_CSV = "Save it as CSV (UTF-8) and give that file."
 AS_HUB = "Type data=hub data.path={folder} in the place of data.train=…"
@@ -85,7 +87,7 @@ def other_json(path: Path, text: str) -> str | None:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or _is_row(found):
         return None
     lists = [key for key, value in found.items() if _is_rows(value)]
     if lists:
@@ -96,6 +98,14 @@ def other_json(path: Path, text: str) -> str | None:
             "to_json(FILE, orient='records', lines=True)."
         )
     return None
+
+
+def _is_row(values: dict[str, Any]) -> bool:
+    """Whether the object is a row itself, which may have segments or words in it."""
+    names = matching(tuple(values), USUAL_NAMES.audio)
+    texts = [value for value in values.values() if isinstance(value, str)]
+    is_named = any(isinstance(values[name], str) for name in names)
+    return is_named or any(map(LOOKS_LIKE_AUDIO.search, texts))
 
 
 def _is_rows(value: Any) -> bool:

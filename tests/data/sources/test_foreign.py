@@ -212,3 +212,9 @@ def test_rows_below_a_key_of_one_object(tmp_path: Path, indent: int | None) -> N
 def test_arrays_a_line_are_refused_by_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.jsonl:2: found .*expected an object"):
         read(tmp_path / "a.jsonl", '["1.wav", "moja"]\n["2.wav", "mbili"]\n')
+
+
+@pytest.mark.parametrize("audio", ["audio", "Datei"])
+def test_one_row_with_segments_in_it_is_a_row(tmp_path: Path, audio: str) -> None:
+    row = {audio: "1.wav", "text": "moja", "segments": [{"start": 0, "text": "moja"}]}
+    assert texts(read(tmp_path / "a.jsonl", json.dumps(row), audio=audio)) == [("1.wav", "moja")]
