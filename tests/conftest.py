@@ -1,4 +1,4 @@
-"""Every test runs offline, on one torch thread, and with a cache of its own."""
+"""Every test runs offline, on one torch thread or `tests.threads`, and with a cache of its own."""
 
 import atexit
 import gc
@@ -17,17 +17,19 @@ atexit.register(shutil.rmtree, os.environ["LORA_WHISPER_CACHE"], ignore_errors=T
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests.threads import THREADS  # noqa: E402
+
 
 @pytest.fixture(autouse=True, scope="session")
-def one_torch_thread() -> None:
-    torch.set_num_threads(1)
+def torch_threads() -> None:
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)
-def one_torch_thread_again() -> Iterator[None]:
+def same_torch_threads_again() -> Iterator[None]:
     """CTranslate2 sets OpenMP's threads, which are PyTorch's too: the last bits of sums change."""
     yield
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tests.commands.processes import LOADED
+from tests.threads import THREADS
 
 PATIENCE_SECONDS = 120
 
@@ -65,9 +66,9 @@ def _call(
 ) -> None:
     gc.freeze()  # what was loaded is for good
     os.environ.update({name: str(value) for name, value in place.items()})
-    # One thread, as in the tests' own process and as torchrun has it; accelerate looks here.
-    os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
-    torch.set_num_threads(1)
+    # As in the tests' own process: one, which torchrun has, too. Accelerate looks here.
+    os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS=str(THREADS))
+    torch.set_num_threads(THREADS)
     result.send(function(*arguments))
 
 

@@ -103,3 +103,13 @@ def test_figures_with_their_units() -> None:
     assert terminal.percent(0.1234) == "12.3 %"
     assert terminal.megabytes(3_140_000) == "3.1 MB"
     assert terminal.gigabytes(10_350_000_000) == "10.3 GB"
+
+
+def test_what_libraries_say_of_themselves_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """bitsandbytes misses a kernel on import, on processors with AVX512-BF16."""
+    terminal.quiet_libraries()
+    library = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    library.warning("Failed to load CPU gemm_4bit_forward from kernels-community")
+    assert not caplog.records
+    library.error("broken")
+    assert [record.message for record in caplog.records] == ["broken"]

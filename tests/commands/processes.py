@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from tests.threads import THREADS
+
 LOADED = [  # once, which takes most of what a short run takes
     "peft",
     "scipy.stats",
@@ -44,7 +46,7 @@ def _carry_out(command: str, arguments: list[str], folder: Path) -> None:
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    torch.set_num_threads(1)  # as in the tests' own process: sums depend on it
+    torch.set_num_threads(THREADS)  # as in the tests' own process: sums depend on it
     sys.exit(importlib.import_module(f"lora_whisper.commands.{command}").main(arguments))
 
 

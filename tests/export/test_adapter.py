@@ -40,8 +40,8 @@ LEFT = {
     "a token": ["re-learnt token embeddings are not served"],
     "a token of dora": ["DoRA is not served", "re-learnt token embeddings are not served"],
 }
-# Largest difference of logits up to 2; what was seen is half of it.
-NEAR = {"float32": 2e-6, "float16": 5e-3, "bfloat16": 6e-2}
+# Largest difference of logits up to 2; of the short types what was seen is half of it.
+NEAR = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 6e-2}
 
 
 def trained(name: str, folder: Path) -> PeftModel:

@@ -63,6 +63,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return locate(model_config(folder))
 
 
+def require_same_logits(
+    found: torch.Tensor, expected: torch.Tensor, atol: float = MERGE_TOLERANCE
+) -> None:
+    """Of the same weights elsewhere in the memory, by which kernels may add in another order."""
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fresh_adapter_changes_no_bit(dtype):
     inputs = toy_inputs()
@@ -138,9 +145,9 @@ def test_stock_peft_loads_it_on_the_base_that_it_names(checkpoint, tmp_path):
     assert Path(named).is_absolute()
     base = WhisperForConditionalGeneration.from_pretrained(named)
     stock = PeftModel.from_pretrained(base, tmp_path)
-    assert torch.equal(logits(stock), logits(model))
+    require_same_logits(logits(stock), logits(model))
     ours = load_adapter(load_base(checkpoint, "none", torch.float32, CPU), tmp_path)
-    assert torch.equal(logits(ours), logits(model))
+    require_same_logits(logits(ours), logits(model))
     assert not any(value.requires_grad for value in ours.parameters())
 
 
@@ -262,9 +269,10 @@ def test_a_quantized_base_saves_and_loads_but_is_not_merged_in_place(
     model = with_random_b(attach(base, lora(), quantization, False, 0)).eval()
     save_adapter(model, tmp_path, checkpoint)
     loaded = load_adapter(load_base(checkpoint, quantization, torch.bfloat16, CPU), tmp_path)
-    assert torch.equal(logits(loaded), logits(model))
+    before = logits(model)
     with merged_in_place(model):
-        assert torch.equal(logits(model), logits(loaded))
+        assert torch.equal(logits(model), before)
+    require_same_logits(logits(loaded), before, atol=0.02)  # bfloat16
 
 
 def test_an_unquantized_base_keeps_its_dtype():
@@ -329,7 +337,7 @@ def test_a_trained_token_acts_where_it_is_read_and_where_it_is_written():
     weight = by_hand.get_base_model().proj_out.weight
     with torch.no_grad():
         weight[list(TOKENS)] = token_embedding(model)
-    assert torch.equal(logits_with_tokens(model), logits_with_tokens(by_hand))
+    require_same_logits(logits_with_tokens(model), logits_with_tokens(by_hand))
     assert not torch.equal(logits(model)[..., TOKENS[0]], logits(adapted())[..., TOKENS[0]])
 
 
@@ -343,7 +351,7 @@ def test_our_loss_is_that_of_the_stock_forward():
     stock = torch.nn.functional.cross_entropy(
         model(**inputs).logits.flatten(0, 1), labels.flatten(), reduction="sum"
     )
-    torch.testing.assert_close(ours, stock, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours, stock, rtol=1e-5, atol=0)
     ours.backward()
     assert token_embedding(model).grad.abs().sum(dim=1).all()
 
@@ -380,12 +388,12 @@ def test_stock_peft_loads_token_embeddings(checkpoint, quantization, tmp_path):
     }
     assert saved.keys() == expected.keys(), "two rows, and not the whole embedding"
     ours = load_adapter(load_base(checkpoint, quantization, torch.float32, CPU), tmp_path)
-    assert torch.equal(logits_with_tokens(ours), logits_with_tokens(model))
+    require_same_logits(logits_with_tokens(ours), logits_with_tokens(model))
     assert not any(value.requires_grad for value in ours.parameters())
     if quantization == "none":
         stock = WhisperForConditionalGeneration.from_pretrained(checkpoint.path)
         stock = PeftModel.from_pretrained(stock, tmp_path)
-        assert torch.equal(logits_with_tokens(stock), logits_with_tokens(model))
+        require_same_logits(logits_with_tokens(stock), logits_with_tokens(model))
 
 
 def test_merged_in_place_restores_token_embeddings_to_the_bit():

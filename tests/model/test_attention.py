@@ -74,7 +74,8 @@ def test_the_kernel_reaches_every_layer(tmp_path, monkeypatch):
     monkeypatch.setattr(attention, "choose_attention", lambda *_: "eager")
     eager = load_base(checkpoint, "none", torch.float32, CPU, attention="flash")
     assert eager.model.encoder.layers[0].self_attn.config._attn_implementation == "eager"
-    torch.testing.assert_close(eager(**toy_inputs()).logits, base(**toy_inputs()).logits)
+    heard, expected = eager(**toy_inputs()).logits, base(**toy_inputs()).logits
+    torch.testing.assert_close(heard, expected, atol=1e-4, rtol=0)
 
 
 def test_load_base_refuses_flash_before_it_reads_weights(tmp_path):

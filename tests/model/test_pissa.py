@@ -88,7 +88,7 @@ def test_there_is_no_start_where_none_was_written(tmp_path: Path) -> None:
 def test_an_untrained_adapter_adds_nothing(tmp_path: Path) -> None:
     model = pissa()
     matrices = plain_of(model, start_of(model, tmp_path)).matrices
-    assert max((b @ a).abs().max().item() for a, b in matrices.values()) < 1e-6
+    assert max((b @ a).abs().max().item() for a, b in matrices.values()) < 1e-5
 
 
 def test_the_change_ships_at_twice_the_rank_and_fits_the_whole_base(tmp_path: Path) -> None:

@@ -208,5 +208,5 @@ def test_checkpointing_gives_the_same_gradients_from_less_memory(checkpoint, qua
     assert any(".encoder." in name for name in plain)
     for name, gradient in plain.items():
         assert gradient.any(), name
-        assert torch.equal(again[name], gradient), name
+        assert (again[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
     assert again_bytes < plain_bytes / 2

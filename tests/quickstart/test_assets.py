@@ -45,7 +45,6 @@ def processor() -> WhisperProcessor:
 
 @pytest.fixture(scope="module")
 def model() -> WhisperForConditionalGeneration:
-    torch.set_num_threads(1)
     return WhisperForConditionalGeneration.from_pretrained(NANO).eval()
 
 

@@ -164,7 +164,7 @@ def test_mean_loss_is_the_loss_of_a_step_and_trains_nothing() -> None:
     before = snapshot(model)
     loss = mean_loss(trainer, [batches[:1], batches[1:]])
     assert all(torch.equal(before[name], value) for name, value in snapshot(model).items())
-    assert loss == pytest.approx(train_step(trainer, 0, batches).loss, rel=1e-6)
+    assert loss == pytest.approx(train_step(trainer, 0, batches).loss, rel=1e-5)
 
 
 class Calls:
@@ -229,7 +229,7 @@ def test_the_forward_pass_projects_targets_only() -> None:
         input_features=trainer.features(batch.waveforms), decoder_input_ids=batch.decoder_input
     ).logits
     everywhere = token_loss_sum(logits.flatten(0, 1), batch.labels.flatten())
-    torch.testing.assert_close(forward(trainer, batch), everywhere)
+    torch.testing.assert_close(forward(trainer, batch), everywhere, rtol=1e-5, atol=0)
 
 
 # ── steps that are not finite ────────────────────────────────────────────────────────────────
@@ -376,20 +376,21 @@ def with_memory_for(windows: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The gradients of what did fit are not counted twice: the adapter is that of enough memory."""
+    """The gradients of what did fit are not counted twice: the steps are those of enough memory."""
     steps = [[*micro_batches(toy_windows(7, seed), 5)] for seed in (0, 1)]  # 5 and 2 windows
     steps[0].reverse()  # the one that fits comes first
-    expected = toy_trainer(toy_adapter())
-    losses = [train_step(expected, step, batches).loss for step, batches in enumerate(steps)]
+    trainer = toy_trainer(toy_adapter(), new_optimizer=descent, rate=1.0)
+    expected = note_gradients(trainer)
+    losses = [train_step(trainer, step, batches).loss for step, batches in enumerate(steps)]
     tried = with_memory_for(2, monkeypatch)
-    trainer = toy_trainer(toy_adapter())
+    trainer = toy_trainer(toy_adapter(), new_optimizer=descent, rate=1.0)
+    gradients = note_gradients(trainer)
     with caplog.at_level("WARNING", "lora_whisper"):
         found = [train_step(trainer, step, batches).loss for step, batches in enumerate(steps)]
     assert tried == [2, 5, 2, 2, 2, 1, 2, 2, 1, 2]
     assert "out of memory; going on with 2 windows in a micro-batch" in caplog.text
     assert found == pytest.approx(losses, rel=1e-5)
-    for name, value in trainer.parameters.items():
-        torch.testing.assert_close(value, expected.parameters[name], rtol=1e-4, atol=2e-6)
+    require_same(gradients, expected)
 
 
 def test_validation_keeps_to_the_smaller_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
