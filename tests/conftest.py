@@ -16,6 +16,11 @@ atexit.register(shutil.rmtree, os.environ["LORA_WHISPER_CACHE"], ignore_errors=T
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import yaml  # noqa: E402
+
+# Hydra reads some twenty files for each of a thousand command lines, in Python letter by letter;
+# libyaml gives the same values.
+yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment,misc]
 
 from tests.threads import THREADS  # noqa: E402
 

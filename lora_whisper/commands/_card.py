@@ -7,6 +7,7 @@ choose. Both say the same, but for their scores in the metadata and for how they
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ from lora_whisper.terminal import counted, megabytes, percent
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
+    from jinja2 import Template
 
 TASK = "automatic-speech-recognition"
 CARD_FILE = "README.md"
@@ -97,12 +99,9 @@ def _rendered(
         model: of MODELS, whose scores are those of the card.
         what: the model in a few words, which end with its base.
     """
-    from jinja2 import Environment, StrictUndefined
-
     config = read_config(folder)
     score = summary[model]
-    template = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    text = template.from_string(TEMPLATE + use).render(
+    text = _compiled(TEMPLATE + use).render(
         summary=summary,
         what=what,
         base=_base(summary),
@@ -119,6 +118,14 @@ def _rendered(
         **about_use,
     )
     return text.rstrip() + "\n"
+
+
+@functools.cache
+def _compiled(template: str) -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.from_string(template)
 
 
 # ── metadata, as on https://huggingface.co/docs/hub/model-cards ──────────────────────────────

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -53,6 +55,11 @@ def render(template: str, **values: Any) -> str:
     around it `article`, an utterance as `_train_page.texts` gives it, and `legend`; `parts.html`
     has `key`, `remarked` and `plots`.
     """
+    return _compiled(template).render(css=_colours() + CSS, **values)
+
+
+@functools.cache  # a sweep writes the same page for each of its runs
+def _compiled(template: str) -> Template:
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     environment = Environment(
@@ -62,7 +69,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    return environment.from_string(template).render(css=_colours() + CSS, **values)
+    return environment.from_string(template)
 
 
 def _colours() -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from lora_whisper.commands import check, evaluate, export, merge, push, report, search, train
 from tests.toy_speech import toy_speech
@@ -87,6 +88,13 @@ def finished(trained: Path, world: World, line: Line) -> list[str]:
     """A copy of it in the current folder; what was typed for it."""
     shutil.copytree(trained, "outputs/a")
     return world.arguments("a", *STRONG)
+
+
+@pytest.fixture(autouse=True)
+def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave plots empty where no test looks into them: drawing took a sixth of a toy run."""
+    if "drawn" not in request.keywords:
+        monkeypatch.setattr(Figure, "draw", lambda *_: None)
 
 
 @pytest.fixture

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import pytest
+
 from lora_whisper.commands._check_page import SHOWN_BARS, figures
 from lora_whisper.data.checking.measuring import Names
 from tests.data.checking.test_inspection import split
+
+pytestmark = pytest.mark.drawn
 
 TEXT = "{http://www.w3.org/2000/svg}text"
 

@@ -362,6 +362,7 @@ def test_cer_comes_first_where_it_leads() -> None:
     assert "10.0 % CER against 45.0 % of base" in found
 
 
+@pytest.mark.drawn
 def test_a_part_of_the_plots() -> None:
     svgs = re.findall("<svg.*?</svg>", html_of(everything()), re.DOTALL)
     assert len(svgs) == 4  # models and sets, conditions, scale, accents: no set must not get worse

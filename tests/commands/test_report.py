@@ -222,6 +222,7 @@ def test_a_sweep_becomes_a_page_a_table_and_markdown(
     assert "worse" in page.text.split("30.0 %")[1].split("10.0 %")[0]
 
 
+@pytest.mark.drawn
 def test_the_page_fetches_nothing_and_runs_its_own_script_alone(line: Line) -> None:
     ranks()
     assert line("report", str(SWEEP)) == 0
@@ -474,6 +475,7 @@ def test_numbers_that_a_search_drew_have_no_means(
 # ── plots ────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.drawn
 def test_many_runs_of_many_steps_make_no_page_of_megabytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def test_as_many_words_are_marked_as_are_wrong(tmp_path: Path) -> None:
     assert all(wrong == marked for wrong, marked in counted)
 
 
+@pytest.mark.drawn
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
     run, summary = toy_run(tmp_path / "toy", lines=LINES)
     write_report(run, summary)
@@ -197,6 +198,7 @@ def test_what_there_is_not_is_not_drawn() -> None:
     assert drawn([]) == {}
 
 
+@pytest.mark.drawn
 def test_norms_that_were_not_finite_leave_no_gap() -> None:
     without = drawn([training(1), training(3)])
     gap = drawn([training(1), training(2, norm=None), training(3)])
@@ -205,6 +207,7 @@ def test_norms_that_were_not_finite_leave_no_gap() -> None:
     assert list(none) == ["Loss per token", "Learning rate"]
 
 
+@pytest.mark.drawn
 def test_a_run_of_days_makes_no_page_of_megabytes() -> None:
     generator = random.Random(0)
     lines = [training(step, generator.random(), generator.random()) for step in range(1, 20_000)]
