@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,90 @@ def shown(value: Any) -> str:
         return f"a list of {len(value)}"
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+# ── schemas: what was expected where a value is not it, None where it is ─────────────────────
+
+Check = Callable[[Any], str | None]
+
+
+def whole(low: int, high: int) -> Check:
+    """A whole number; True is none, and neither is 3.0."""
+
+    def check(value: Any) -> str | None:
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return None if fits else f"a whole number from {low:,} to {high:,}"
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    def check(value: Any) -> str | None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return (
+            None if is_number and low <= value <= high else f"a number from {low:,g} to {high:,g}"
+        )
+
+    return check
+
+
+def flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "true or false"
+
+
+def text(value: Any) -> str | None:
+    return None if isinstance(value, str) else "text"
+
+
+def one_of(*choices: Any) -> Check:
+    def check(value: Any) -> str | None:
+        # 1 and true are equal in Python, and not in JSON.
+        fits = any(type(value) is type(choice) and value == choice for choice in choices)
+        return None if fits else f"{' or '.join(map(shown, choices))}"
+
+    return check
+
+
+def listed(check: Check, length: int | None = None) -> Check:
+    """A list, of so many values if that is given."""
+
+    def check_all(value: Any) -> str | None:
+        if not isinstance(value, list) or (length is not None and len(value) != length):
+            return "a list" if length is None else f"a list of {length}"
+        return next(
+            (f"{wrong} at {at}" for at, one in enumerate(value) if (wrong := check(one))), None
+        )
+
+    return check_all
+
+
+def named(check: Check) -> Check:
+    """An object with any names."""
+
+    def check_all(value: Any) -> str | None:
+        if not isinstance(value, dict):
+            return "names with their values"
+        return next(
+            (f"{wrong} for {shown(key)}" for key, one in value.items() if (wrong := check(one))),
+            None,
+        )
+
+    return check_all
+
+
+def optional(check: Check) -> Check:
+    """Or null."""
+    return lambda value: None if value is None else check(value)
+
+
+def problems_with(
+    file: str, values: Mapping[str, Any], schema: Mapping[str, Check], required: Iterable[str] = ()
+) -> list[str]:
+    """Every key of a file that is missing, or is not as its schema has it, in a line each."""
+    missing = [f"{file}: {key}: missing" for key in required if key not in values]
+    wrong = [
+        f"{file}: {key}: expected {expected}, found {shown(values[key])}"
+        for key, check in schema.items()
+        if key in values and (expected := check(values[key]))
+    ]
+    return missing + wrong

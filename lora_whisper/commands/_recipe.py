@@ -16,11 +16,10 @@ from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
-from lora_whisper.errors import UserError, listing
+from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import (
     Checkpoint,
     fingerprint,
-    load_config,
     locate,
     sha256,
     weight_files,
@@ -87,7 +86,6 @@ def read_recipe(config: MergeConfig) -> Recipe:
     checkpoint = locate(recipe.base, key="base")
     shapes = read_shapes(weight_files(checkpoint))
     shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
-    _require_whole(checkpoint, shapes)
     for part in recipe.parts:
         read_saved(part.folder, with_dora=True)
         require_shapes(part.folder, shapes_of_weights(shapes))
@@ -187,20 +185,3 @@ def _require_base(part: Part, checkpoint: Checkpoint, is_named: bool, force: boo
         "What it adds means nothing there. Type base=… with the base that it was trained on, or "
         "force=true to merge it all the same."
     )
-
-
-def _require_whole(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> None:
-    """See that the files hold the weights of the whole model, under their usual names.
-
-    Raises:
-        UserError: some are missing.
-    """
-    import torch
-    from transformers import WhisperForConditionalGeneration
-
-    with torch.device("meta"):
-        skeleton = WhisperForConditionalGeneration(load_config(checkpoint)).state_dict()
-    expected = skeleton.keys() - {TIED}
-    missing = [f"{name}: missing" for name in sorted(expected - shapes.keys())]
-    if missing:
-        raise UserError(f"{checkpoint.given} lacks weights:\n{listing(missing)}")

@@ -108,14 +108,12 @@ def shape_of(config: ModelConfig) -> WhisperConfig:
     Raises:
         UserError: neither is there.
     """
-    from transformers import WhisperConfig
-
-    from lora_whisper.model.checkpoint import load_config, locate
+    from lora_whisper.model.checkpoint import load_config, load_shape, locate
     from lora_whisper.model.shapes import shape, shape_names
 
     folder = local_path(config.checkpoint)
     if (folder / "config.json").is_file():
-        return WhisperConfig.from_pretrained(folder, local_files_only=True)
+        return load_shape(config)
     name = config.checkpoint.removeprefix("openai/whisper-")
     if not folder.exists() and name in shape_names():
         return shape(name)

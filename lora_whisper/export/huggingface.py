@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
+from lora_whisper.json_files import read_object
+from lora_whisper.model.base_files import TOKENIZER_CONFIG
 from lora_whisper.model.checkpoint import (
     Checkpoint,
     load_config,
@@ -64,7 +66,6 @@ def write_model(
     with written_whole(folder) as aside:
         config = load_config(checkpoint)
         config.dtype, config.architectures = dtype, [WhisperForConditionalGeneration.__name__]
-        config.forced_decoder_ids = None  # configurations of 2022 force English
         config.save_pretrained(aside)
         load_generation_config(checkpoint).save_pretrained(aside)
         processor.save_pretrained(aside)
@@ -187,6 +188,14 @@ def _write_tokenizer(tokenizer: WhisperTokenizer, base: Path, folder: Path) -> N
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
+    _name_no_code(folder / TOKENIZER_CONFIG)
+
+
+def _name_no_code(path: Path) -> None:
+    """Whoever loads the folder is not to be asked whether to run what a base's maker wrote."""
+    values = read_object(path)
+    if values.pop("auto_map", None) is not None:
+        _write_json(path, values)
 
 
 def _write_json(path: Path, values: Mapping[str, object]) -> None:

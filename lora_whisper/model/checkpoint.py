@@ -1,16 +1,20 @@
 """The base checkpoint: where it lies, what its files say, and its weights.
 
-`locate` looks at folders and at the hub's cache without importing torch, so that a checkpoint which
-is not there is reported at once. A hub checkpoint is read from its cached snapshot: everything
-below `snapshot` sees a local folder, and nothing in that folder is ever run as code.
+`locate` is the one door for folders that somebody else made, whichever command they were given to:
+it looks at all of their files (`base_files`) without importing torch, so that what is not there or
+not sound is reported at once. A hub checkpoint is read from its cached snapshot: everything below
+`snapshot` sees a local folder. Classes are named outright, so that nothing in that folder is ever
+run as code, nor asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import json
+import logging
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.weights import is_pickled, read_shapes, require_allowed, weight_names
+from lora_whisper.json_files import read_object
+from lora_whisper.model import base_files
+from lora_whisper.model.generation import completed, is_complete
+from lora_whisper.model.weights import (
+    is_pickled,
+    read_tensors,
+    require_allowed,
+    require_finite,
+    weight_names,
+)
 from lora_whisper.paths import EMBEDDED, local_path
 
 if TYPE_CHECKING:
@@ -26,12 +39,19 @@ if TYPE_CHECKING:
     from transformers import (
         GenerationConfig,
         WhisperConfig,
+        WhisperFeatureExtractor,
         WhisperForConditionalGeneration,
         WhisperProcessor,
+        WhisperTokenizer,
     )
+
+log = logging.getLogger("lora_whisper")
 
 SMALL_FILES = ("*.json", "*.txt")  # configurations and tokenizer
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in one file
+
+# Transformers takes such a file for the whole checkpoint, whatever else is there.
+SHARD_OF_A_PROCESS = re.compile(r"shard-[0-9]{5}-model-")
 
 CHECKPOINT_KEY = "model.checkpoint"
 
@@ -123,27 +143,95 @@ def _weight_names(checkpoint: Checkpoint, names: Collection[str]) -> list[str]:
 
 
 def load_processor(checkpoint: Checkpoint) -> WhisperProcessor:
-    """Load tokenizer and feature extractor."""
+    """Load tokenizer and feature extractor.
+
+    Raises:
+        UserError: the tokenizer's files do not load.
+    """
     from transformers import WhisperProcessor
 
-    return WhisperProcessor.from_pretrained(snapshot(checkpoint), local_files_only=True)
+    return WhisperProcessor(_load_extractor(checkpoint), load_tokenizer(snapshot(checkpoint)))
+
+
+def load_tokenizer(folder: Path) -> WhisperTokenizer:
+    """Load the tokenizer of a folder, by Whisper's class whatever class the folder names.
+
+    Raises:
+        UserError: its files do not load.
+    """
+    from transformers import WhisperTokenizer
+
+    try:
+        return WhisperTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # of Transformers and of the tokenizers' library, as files have it
+        raise UserError(
+            f"The tokenizer in {folder} does not load: {_first_line(error)}\n"
+            "Take its files from the checkpoint that the model was made of."
+        ) from error
+
+
+def _load_extractor(checkpoint: Checkpoint) -> WhisperFeatureExtractor:
+    """As the checkpoint's window and mel bins have it, with which its file was compared."""
+    from transformers import WhisperFeatureExtractor
+
+    config = _read_config(checkpoint)
+    seconds = config["max_source_positions"] / base_files.POSITIONS_PER_SECOND
+    return WhisperFeatureExtractor(
+        feature_size=config["num_mel_bins"],
+        chunk_length=int(seconds) if seconds.is_integer() else seconds,
+        **base_files.LOG_MEL,
+    )
+
+
+def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    return read_object(snapshot(checkpoint) / base_files.CONFIG)
 
 
 def load_config(checkpoint: Checkpoint) -> WhisperConfig:
-    """Load the model's shape and token ids."""
+    """Load the model's shape and token ids, and nothing else that config.json may hold."""
     from transformers import WhisperConfig
 
-    return WhisperConfig.from_pretrained(snapshot(checkpoint), local_files_only=True)
+    values = _read_config(checkpoint)
+    known = {*base_files.SIZES, *base_files.config_schema(values["vocab_size"])} - {"max_length"}
+    taken = {key: value for key, value in values.items() if key in known}
+    taken["dtype"] = taken.pop("dtype", None) or taken.pop("torch_dtype", None)
+    # Whisper's defaults are ids of a published vocabulary, not of every one.
+    usual = dict.fromkeys(("bos_token_id", "pad_token_id"), values["eos_token_id"])
+    return WhisperConfig(**usual | {"begin_suppress_tokens": None} | taken)
+
+
+def load_shape(config: ModelConfig) -> WhisperConfig:
+    """`load_config` of a folder that need not hold anything but config.json.
+
+    Raises:
+        UserError: what it holds is not sound.
+    """
+    folder = local_path(config.checkpoint)
+    checkpoint = Checkpoint(str(folder.resolve()), None, config.checkpoint, has_weights=False)
+    if _missing_files(folder, with_weights=False):
+        _raise_for(checkpoint, _config_problems(folder / base_files.CONFIG))
+    else:
+        _require_whisper(folder, checkpoint)
+    return load_config(checkpoint)
 
 
 def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
-    """Load what decoding reads: languages, tasks, suppressed tokens, alignment heads."""
+    """Load what decoding reads: languages, tasks, suppressed tokens, alignment heads.
+
+    What the folder leaves out is completed from its vocabulary.
+    """
     from transformers import GenerationConfig
 
-    folder = snapshot(checkpoint)
-    if not (folder / "generation_config.json").exists():
-        return GenerationConfig.from_model_config(load_config(checkpoint))
-    return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    folder, config = snapshot(checkpoint), _read_config(checkpoint)
+    stated: dict[str, Any] = {}
+    if (folder / base_files.GENERATION).is_file():
+        values, known = read_object(folder / base_files.GENERATION), base_files.generation_schema
+        stated = {key: values[key] for key in known(config) if key in values}
+    if not is_complete(stated):
+        stated = completed(stated, config, load_tokenizer(folder))
+    return GenerationConfig(**stated)
 
 
 def window_seconds(config: WhisperConfig) -> float:
@@ -185,10 +273,13 @@ def load_base(
     files = weight_files(checkpoint)
     disable_progress_bar()  # of reading shards; downloads keep theirs
     pickled = is_pickled([path.name for path in files])
-    if pickled:
-        read_shapes(files)  # refuses what is more than weights, in one line
+    if quantization != "none":  # whose values cannot be looked at afterwards
+        for _ in read_tensors(files):
+            pass
     loaded: Any = WhisperForConditionalGeneration.from_pretrained(
         folder,
+        config=load_config(checkpoint),
+        generation_config=load_generation_config(checkpoint),
         dtype=dtype,
         device_map={"": device},
         quantization_config=(
@@ -199,14 +290,16 @@ def load_base(
         attn_implementation=choose_attention(attention, dtype, device),
         use_safetensors=not pickled,
         local_files_only=True,
+        trust_remote_code=False,
         output_loading_info=True,
     )
     model, report = loaded
     missing = [f"{key}: missing" for key in sorted(report["missing_keys"])]
     if missing:  # they would have been drawn at random
         raise UserError(f"{checkpoint.given} lacks weights:\n{listing(missing)}")
-    # Configurations of 2022 force English here; language and task come from the generation config.
-    model.config.forced_decoder_ids = None
+    if quantization == "none":
+        for name, value in model.named_parameters():
+            require_finite(checkpoint.given, name, value)
     if quantization != "none":
         settle(model)
     return model.requires_grad_(False).eval()
@@ -306,17 +399,49 @@ def _reach(checkpoint: Checkpoint) -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _require_whisper(folder: Path, checkpoint: Checkpoint) -> None:
     """Raise for a folder that lacks files or holds another architecture, naming all problems."""
     problems = _missing_files(folder, checkpoint.has_weights)
-    if (folder / "config.json").exists():
-        problems += _config_problems(folder / "config.json") + _stray_files(folder)
+    if (folder / base_files.CONFIG).exists():
+        problems += _stray_files(folder)
+        if not problems:
+            problems = _unsound_files(folder, checkpoint)
+        else:
+            problems += _config_problems(folder / base_files.CONFIG)
     _raise_for(checkpoint, problems)
+
+
+def _unsound_files(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """What the files say that cannot be; weights are looked at where they are, needed or not."""
+    names = weight_names(os.listdir(folder))
     if checkpoint.has_weights:
-        _weight_names(checkpoint, os.listdir(folder))
+        names = _weight_names(checkpoint, names)
+    elif is_pickled(names) and not checkpoint.allow_pickle:
+        names = []
+    return list(_problems_of(folder, tuple(names), _state_of(folder)))
+
+
+def _state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """By which it is known that the files are still the same."""
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        state = entry.stat(follow_symlinks=False)
+        with contextlib.suppress(OSError):  # a link to nowhere
+            state = entry.stat()
+        found.append((entry.name, state.st_size, state.st_mtime_ns))
+    return tuple(found)
+
+
+@functools.lru_cache
+def _problems_of(
+    folder: Path, weights: tuple[str, ...], state: tuple[tuple[str, int, int], ...]
+) -> tuple[str, ...]:
+    if code := base_files.names_code(folder):
+        log.warning("not run     code that %s in %s names", " and ".join(code), folder)
+    return tuple(base_files.problems_of(folder, weights))
 
 
 def _raise_for(checkpoint: Checkpoint, problems: list[str]) -> None:
@@ -355,6 +480,8 @@ def _stray_files(folder: Path) -> list[str]:
             "found an adapter beside the whole model, which would be loaded with it: take "
             "adapter_config.json out of the folder"
         ]
+    if of_processes := [name for name in names if SHARD_OF_A_PROCESS.match(name)]:
+        return [f"found {of_processes[0]}, which would be loaded in place of the weights"]
     chosen = weight_names(names)
     if not chosen or chosen[0] in WHOLE_FILES:
         return []
@@ -368,8 +495,8 @@ def _stray_files(folder: Path) -> list[str]:
 def _indexed(index: Path) -> set[str]:
     """The files in which an index says that the weights are; what is no index names none."""
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        files = read_object(index)["weight_map"].values()
+    except (ValueError, LookupError, AttributeError):
         return set()
     return set(map(str, files))
 
@@ -377,10 +504,6 @@ def _indexed(index: Path) -> set[str]:
 def _config_problems(path: Path) -> list[str]:
     """Say what is wrong with config.json, if anything."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return base_files.config_problems(read_object(path))
     except ValueError as error:
-        return [f"config.json: expected JSON, {error}"]
-    kind = values.get("model_type") if isinstance(values, dict) else None
-    if kind == "whisper":
-        return []
-    return [f"config.json: expected model_type 'whisper', found {kind!r}"]
+        return [f"config.json: {error}"]

@@ -22,10 +22,9 @@ from lora_whisper.model.plain import PlainAdapter, plain_from
 from lora_whisper.model.quantized import Nf4, read_back
 from lora_whisper.model.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, read_saved
 from lora_whisper.model.targets import PRESETS
-from lora_whisper.model.weights import TIED, read_tensors
+from lora_whisper.model.weights import EMBEDDINGS, TIED, read_tensors
 
 ROWS_AT_ONCE = 256
-EMBEDDINGS = "model.decoder.embed_tokens.weight"
 
 
 @dataclass(frozen=True)

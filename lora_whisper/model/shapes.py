@@ -1,14 +1,16 @@
 """The shapes of the published Whisper checkpoints, as configurations without weights.
 
-A shape is six numbers (`shapes/*.json`); the rest follows from them in every published checkpoint.
+A shape is six numbers (`shapes/*.json`, with the alignment heads where the shape tells them); the
+rest follows from them in every published checkpoint.
 Radford et al. 2022, https://arxiv.org/abs/2212.04356, table 1; large-v3 and turbo: model cards.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_whisper.errors import UserError
 
@@ -26,6 +28,30 @@ SPACE_TOKEN = 220  # " "; suppressed as first token, like <|endoftext|>
 def shape_names() -> list[str]:
     """Names that `shape` knows."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def alignment_heads(config: Mapping[str, Any]) -> list[list[int]] | None:
+    """[decoder layer, head] of those whose attention follows the sound, from which times of words
+    are taken; None for a shape that is no published one's, or large's, which two have.
+
+    Args:
+        config: values of a config.json.
+    """
+    keys = {
+        "encoder_layers": "encoder_layers",
+        "decoder_layers": "decoder_layers",
+        "width": "d_model",
+        "mel_bins": "num_mel_bins",
+        "encoder_positions": "max_source_positions",
+        "vocabulary_tokens": "vocab_size",
+    }
+    ours = {key: config[name] for key, name in keys.items()}
+    for name in shape_names():
+        values = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+        heads: list[list[int]] | None = values.pop("alignment_heads", None)
+        if values == ours:
+            return heads
+    return None
 
 
 def shape(name: str) -> WhisperConfig:
