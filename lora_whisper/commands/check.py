@@ -58,6 +58,7 @@ def check(config: CheckConfig, folder: Path) -> None:
     if config.fix is not None:
         _require_repairable(config.fix, folder, splits, config.overwrite)
     base = read_base(config.model, False)
+    _tell_of_language(base, splits)
     _require_cleanable(config.data, splits)
     if config.listen:
         _augmenter(config, base)
@@ -76,6 +77,15 @@ def refuse_replacing(folder: Path, overwrite: bool) -> None:
         raise UserError(
             f"The report {folder} exists. Type overwrite=true to replace it, or another name=…"
         )
+
+
+def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
+    """A `data.language` that is none is a finding where rows are in it, else `train` refuses it."""
+    from lora_whisper.data.corpus import require_language
+
+    for rows in splits.values():
+        if rows.defaults.language not in rows.column("language").unique().to_pylist():
+            require_language(rows.defaults, base.vocabulary)
 
 
 def _require_repairable(
@@ -137,8 +147,8 @@ def _measured(splits: dict[str, Utterances], rules: TextRules) -> dict[str, Meas
 
 
 def _require_cleanable(data: DataConfig, splits: dict[str, Utterances]) -> None:
+    from lora_whisper.data.languages import code_of
     from lora_whisper.data.text import require_cleanable
-    from lora_whisper.data.vocabulary import code_of
 
     named = {
         language

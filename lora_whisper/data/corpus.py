@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data.absent import why_absent
 from lora_whisper.data.durations import measure
+from lora_whisper.data.languages import code_of
 from lora_whisper.data.long_audio import TIMESTAMP, split_long
 from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError
-from lora_whisper.data.table import Utterances
+from lora_whisper.data.table import Defaults, Utterances
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.text import require_cleanable
 from lora_whisper.data.utterance import Utterance
@@ -282,8 +285,47 @@ def _with_codes(utterances: Utterances, vocabulary: Vocabulary) -> Utterances:
             problems.append(f"{_first_place(utterances, tasks, task)}: {error}")
     if problems:
         raise UserError("\n".join(problems))
+    require_language(defaults, vocabulary)
+    _tell_of_overruled(utterances, languages)
     token = defaults.language_token and language_code(vocabulary, defaults.language_token)
     return utterances.with_codes(codes, token)
+
+
+def require_language(defaults: Defaults, vocabulary: Vocabulary) -> None:
+    """See that `data.language` is one, also where every row names its own.
+
+    Raises:
+        UserError: the checkpoint does not know it, and no token is borrowed for it.
+    """
+    if defaults.language is None or defaults.language_token is not None:
+        return
+    try:
+        language_code(vocabulary, defaults.language)
+    except UserError as error:
+        raise UserError(f"data.language={defaults.language}: {error}") from None
+
+
+def _tell_of_overruled(utterances: Utterances, languages: pa.ChunkedArray) -> None:
+    """Say that rows name another language than `data.language`: theirs counts."""
+    given = utterances.defaults.language
+    counts: Counter[str] = Counter()
+    for each in languages.value_counts().to_pylist():
+        counts[code_of(each["values"] or "")] += each["counts"]
+    own = counts.pop(code_of(given or ""), 0)
+    if given is not None and counts:
+        named = ", ".join(f"{count:,} {code}" for code, count in counts.most_common(3))
+        more = f" and {len(counts) - 3} more" if len(counts) > 3 else ""
+        _warn_once(
+            f"language    data.language={given}, but rows name their own, which counts: {named}"
+            f"{more}; {'no row is' if not own else f'{own:,} are'} {code_of(given)} "
+            f"({utterances.row(0).place} …)"
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Several models hear the same rows."""
+    log.warning("%s", message)
 
 
 def _written_languages(utterances: Utterances, vocabulary: Vocabulary) -> set[str | None]:

@@ -12,9 +12,9 @@ from os import stat_result
 from pathlib import Path
 from typing import Any
 
+from lora_whisper.data.languages import code_of
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio
-from lora_whisper.data.vocabulary import code_of
 
 SPOKEN = ("start", "end", "language", "task")  # what a row says of its audio
 SAID = ("text", "previous_text")

@@ -12,8 +12,8 @@ from typing import Any
 
 import regex
 
+from lora_whisper.data.languages import code_of
 from lora_whisper.data.unseen import without_unseen
-from lora_whisper.data.vocabulary import code_of
 from lora_whisper.errors import UserError, listing
 
 Step = Callable[[str, str | None], str]

@@ -10,9 +10,9 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+from lora_whisper.data.languages import NO_LANGUAGE, code_of
 from lora_whisper.data.unseen import without_unseen
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError, listing
@@ -21,6 +21,8 @@ ENGLISH_ONLY_SIZE = 51_864  # openai/whisper tells `.en` checkpoints by this siz
 LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02  # one position of the encoder, in every checkpoint
+# That older checkpoints lack: those that have it, and the related one whose token it may borrow.
+NEWER_LANGUAGES = {"yue": ("large-v3, turbo", "zh")}
 # Written without spaces between words; Whisper's own transcripts of them begin without one.
 SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "km", "yue"})
 
@@ -155,7 +157,7 @@ def _languages(ids: Mapping[str, int], generation_config: Any | None) -> dict[st
 
 
 def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
-    """Whisper's code for a language given by code or English name, in any case.
+    """Whisper's code for a language given by code, locale or name, in any case.
 
     Returns None for English-only checkpoints, which have no language token.
 
@@ -163,7 +165,7 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
         UserError: a language that the checkpoint does not know, or none where one is needed.
     """
     if not vocabulary.multilingual:
-        if language is not None and language.lower() not in ("en", "english"):
+        if language is not None and code_of(language) != "en":
             raise UserError(
                 f"The checkpoint reads English only, but the language is {language!r}. "
                 "Choose a multilingual one (model=small, not model=small.en) or say "
@@ -177,7 +179,7 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
         )
     code = code_of(language)
     if code not in vocabulary.languages:
-        raise UserError(_unknown_language(vocabulary, language))
+        raise UserError(_unknown_language(vocabulary, language, code))
     return code
 
 
@@ -205,20 +207,6 @@ def written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None
     return language_code(vocabulary, utterance.language_token or utterance.language)
 
 
-def code_of(language: str) -> str:
-    """Whisper's code for a language that it has a name for; any other stays as it is called."""
-    name = language.strip().lower()
-    return _codes_by_name().get(name, name)
-
-
-@cache
-def _codes_by_name() -> Mapping[str, str]:
-    """Codes by English name; imported late, so that a missing manifest is answered at once."""
-    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-    return TO_LANGUAGE_CODE
-
-
 def check_task(vocabulary: Vocabulary, task: str) -> None:
     """Raise UserError when the checkpoint has not learnt `task`."""
     if task != "transcribe" and task not in vocabulary.tasks:
@@ -228,11 +216,26 @@ def check_task(vocabulary: Vocabulary, task: str) -> None:
         )
 
 
-def _unknown_language(vocabulary: Vocabulary, language: str) -> str:
-    names = [name for name, code in _codes_by_name().items() if code in vocabulary.languages]
-    known = [*names, *vocabulary.languages]
-    near = difflib.get_close_matches(language.lower(), known, n=3)
-    examples = ", ".join(near or sorted(vocabulary.languages)[:10])
+def _unknown_language(vocabulary: Vocabulary, language: str, code: str) -> str:
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    if code in NO_LANGUAGE:
+        return (
+            f"{language!r} stands for {NO_LANGUAGE[code]}, and Whisper has to be told which is "
+            "spoken: say data.language=CODE, such as sw, or give each row its own."
+        )
+    if code in NEWER_LANGUAGES and code not in vocabulary.languages:
+        known = ", ".join(NEWER_LANGUAGES[code][1:])
+        return (
+            f"The checkpoint does not know the language {language!r} ({LANGUAGES.get(code, code)}),"
+            f" which came with large-v3: say model=large-v3 or model=turbo. Any other multilingual "
+            f"one can borrow the token of a related language: data.language_token={known}."
+        )
+    names = [name for name, known in TO_LANGUAGE_CODE.items() if known in vocabulary.languages]
+    near = difflib.get_close_matches(language.lower(), [*names, *vocabulary.languages], n=3)
+    codes = [TO_LANGUAGE_CODE.get(one, one) for one in near]
+    named = [one if one == of else f"{one} ({of})" for one, of in zip(near, codes, strict=True)]
+    examples = ", ".join(named or sorted(vocabulary.languages)[:10])
     kind = "the nearest being" if near else "such as"
     return (
         f"The checkpoint does not know the language {language!r}; it knows "

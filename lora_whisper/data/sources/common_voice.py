@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from lora_whisper.config import ColumnsConfig, DataConfig
+from lora_whisper.data.languages import code_of
 from lora_whisper.data.sources import manifest
-from lora_whisper.data.sources.rows import READERS_VERSION, USUAL_NAMES, Part, language_of_locale
+from lora_whisper.data.sources.rows import READERS_VERSION, USUAL_NAMES, Part
 from lora_whisper.data.table import Row, table_key
 from lora_whisper.errors import UserError
 
@@ -35,7 +36,7 @@ def rows(table: Path, columns: ColumnsConfig) -> Iterator[Row]:
         if "." not in row.audio.rpartition("/")[2]:
             row.audio += ".mp3"  # releases 1 and 2 leave it out
         if row.language is not None:
-            row.language = language_of_locale(row.language)
+            row.language = code_of(row.language)
         row.text = unquoted(row.text)
         yield row
 

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lora_whisper.config import ColumnsConfig
-from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names, language_of_locale
+from lora_whisper.data.languages import code_of
+from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names
 from lora_whisper.data.table import Row
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError, listing
@@ -192,7 +193,7 @@ def _language(value: str | None) -> str | None:
     """Whisper's code of a locale; what is none stays as it is."""
     if not value or not value.strip():
         return None
-    return language_of_locale(value.strip())
+    return code_of(value.strip())
 
 
 def _speaker(value: Any) -> str | None:

@@ -22,8 +22,6 @@ from lora_whisper.errors import UserError, listing
 
 READERS_VERSION = 2  # of what the readers make of a file; cached tables of another are read anew
 TASKS = ("transcribe", "translate")
-LOCALE = re.compile(r"([a-z]{2,3})(?:[_-]\w+)+", re.IGNORECASE)  # sw_ke, pt-BR, cmn_hans_cn
-WHISPER_CODES = {"cmn": "zh", "fil": "tl", "nb": "no", "jv": "jw"}  # of locales it calls otherwise
 LONGEST_SECONDS = 1e9  # more than thirty years, so a mistake
 LOOKS_LIKE_AUDIO = re.compile(
     r"\.(wav|flac|ogg|oga|opus|mp3|m4a|mp4|aac|webm|wma|amr|aiff?|wv|mkv)\W*$", re.IGNORECASE
@@ -321,15 +319,6 @@ def _is_text(value: Any) -> bool:
     if not isinstance(value, str) or "\0" in value:
         return False
     return value.isascii() or is_encodable(value)
-
-
-def language_of_locale(name: str) -> str:
-    """Whisper's code of a locale; what is none stays as it is."""
-    locale = LOCALE.fullmatch(name)
-    if locale is None:
-        return name
-    code = locale[1].lower()
-    return WHISPER_CODES.get(code, code)
 
 
 def is_encodable(text: str) -> bool:
