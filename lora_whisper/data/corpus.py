@@ -20,6 +20,7 @@ from lora_whisper.config import DataConfig
 from lora_whisper.data.absent import why_absent
 from lora_whisper.data.durations import measure
 from lora_whisper.data.languages import code_of
+from lora_whisper.data.leftovers import leftovers, suspects
 from lora_whisper.data.long_audio import TIMESTAMP, split_long
 from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError
 from lora_whisper.data.table import Defaults, Utterances
@@ -70,6 +71,7 @@ def load_corpus(
             leaving out.
     """
     measured, problems = measure(utterances)
+    _tell_of_leftovers(utterances, split)
     sieve = _Sieve(measured)
     sieve.leave_out(BAD_AUDIO, _explained(measured, problems))
     samples = np.rint(np.nan_to_num(measured.durations_seconds) * SAMPLING_RATE)
@@ -86,6 +88,21 @@ def load_corpus(
     pieces = _without_marks(measured, set(sieve.indices) | pieces.keys()) | pieces
     source = getattr(config, split) or config.path
     return sieve.corpus(config, f"split {split!r} of {source}", pieces)
+
+
+def _tell_of_leftovers(utterances: Utterances, split: str) -> None:
+    """Say that texts hold what nobody says; they stay as they are."""
+    found = {}
+    for index in np.flatnonzero(suspects(utterances.column("text")).to_numpy()).tolist():
+        one = utterances[index]
+        language = code_of(one.language) if one.language else None
+        if what := leftovers(one.text, language):
+            found[f"{one.row}: {', '.join(what)}"] = True
+    if found:
+        _warn_once(
+            f"{split:<11} {len(found)} texts that are no transcripts are used as they are "
+            f"(check lists them):\n{listing(list(found), 3)}"
+        )
 
 
 def _explained(utterances: Utterances, problems: Mapping[int, AudioError]) -> dict[int, str]:

@@ -26,8 +26,10 @@ from lora_whisper.data.checking.measuring import (
     digits,
     mixed_scripts,
 )
+from lora_whisper.data.leftovers import leftovers
 from lora_whisper.data.sound.audio import SAMPLING_RATE, SHORTEST_SECONDS
 from lora_whisper.data.table import Utterances
+from lora_whisper.data.utterance import Utterance
 
 Splits = Mapping[str, Measured]
 Row = dict[str, Any]
@@ -63,6 +65,11 @@ MEANINGS = {
     "too_short": Meaning("Clips too short to hold a word", "Look at their start and end."),
     "labels_over_limit": Meaning(
         "Texts longer than the decoder", "Cut clip and text, or leave them out."
+    ),
+    "no_transcript": Meaning(
+        "Text that is no transcript",
+        "Nothing of it is changed: mend the texts, or take the rows out. Tags go by "
+        "data.clean=[annotations]; what is not seen is neither learnt nor scored.",
     ),
     "empty_texts": Meaning(
         "Empty texts", "Right for clips without speech; give the others their text."
@@ -181,6 +188,10 @@ def _of_text(rules: TextRules) -> dict[str, Test]:
             lambda one, row: f"{one.records[row]['tokens']} tokens, room for {limit}",
         ),
         "empty_texts": (lambda records: records["characters"] == 0, lambda one, row: "no text"),
+        "no_transcript": (
+            lambda records: records["has_leftovers"],
+            lambda one, row: _leftovers_detail(rules, one.utterances[row]),
+        ),
         "split_badly": (
             lambda records: records["is_spelled_in_bytes"],
             lambda one, row: _bytes_detail(rules, one.utterances[row].text),
@@ -240,6 +251,10 @@ def _silent_detail(one: Measured, row: int) -> str:
 def _mostly_silent_detail(one: Measured, row: int) -> str:
     share, seconds = one.records[row]["quiet_share"], one.records[row]["seconds"]
     return f"{share * seconds:.1f} of {seconds:.1f} s without speech"
+
+
+def _leftovers_detail(rules: TextRules, utterance: Utterance) -> str:
+    return ", ".join(leftovers(utterance.text, rules.written(utterance)))
 
 
 def _bytes_detail(rules: TextRules, text: str) -> str:

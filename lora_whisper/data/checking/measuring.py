@@ -26,6 +26,7 @@ import numpy as np
 import regex
 
 from lora_whisper.data.durations import other_unit
+from lora_whisper.data.leftovers import leftovers
 from lora_whisper.data.sound.audio import (
     END_TOLERANCE_SECONDS,
     SHORTEST_SECONDS,
@@ -336,6 +337,7 @@ RECORD = np.dtype(
         ("has_mixed_scripts", "?"),
         ("is_spelled_in_bytes", "?"),
         ("has_unknown_language", "?"),
+        ("has_leftovers", "?"),
     ]
 )
 
@@ -408,3 +410,4 @@ def _fill(measured: Measured, index: int, sound: Sound, rules: TextRules) -> Non
     record["has_mixed_scripts"] = bool(mixed_scripts(text))
     record["is_spelled_in_bytes"] = bool(rules.spelled_in_bytes(text))
     record["has_unknown_language"] = bool(rules.language_problem(utterance))
+    record["has_leftovers"] = bool(leftovers(utterance.text, rules.written(utterance)))
