@@ -89,6 +89,8 @@ def _table(rows: list[TableRow]) -> Iterator[str]:
 
 
 def _announce_speech(config: TrainConfig, speech: Speech) -> None:
+    from lora_whisper.data.sound.audio import REMARKS
+
     if speech.train is None:
         log.info("train       streamed from %s, nothing of it is kept", config.data.path)
     for name, corpus in speech.parts.items():
@@ -98,6 +100,9 @@ def _announce_speech(config: TrainConfig, speech: Speech) -> None:
             log.warning(
                 "%-11s left out %d: %s\n%s", name, len(rows), reason, listing(list(rows), 3)
             )
+        for kind, rows in corpus.remarks.items():
+            recordings = terminal.counted(len(rows), "recording")
+            log.warning("%-11s %s %s\n%s", name, recordings, REMARKS[kind], listing(list(rows), 3))
 
 
 def _announce_windows(

@@ -276,7 +276,8 @@ class Run:
         from lora_whisper.training.probing import choose_micro_batch
 
         self.model.train()
-        micro_batch, missing = choose_micro_batch(trainer), Missing(self.config)
+        remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
+        micro_batch, missing = choose_micro_batch(trainer), Missing(self.config, remarked)
         recorder = self._recorder(trainer, micro_batch)
         self._keep_start(trainer)
         state = recorder.resume(

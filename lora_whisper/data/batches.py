@@ -24,6 +24,7 @@ from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
 
 if TYPE_CHECKING:
+    from lora_whisper.data.sound.audio import Remark
     from lora_whisper.data.sound.augmentation import Mask
 
 
@@ -38,6 +39,7 @@ class Batch:
     rows: tuple[str, ...]  # all utterances in it
     bad: tuple[BadAudio, ...]  # what is missing from the batch
     masks: tuple[tuple[Mask, ...], ...] = ()  # of each window
+    remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
 
     @property
     def target_tokens(self) -> int:
@@ -67,6 +69,7 @@ def collate(windows: Sequence[Window | BadAudio], eot: int) -> Batch:
         rows=tuple(row for window in good for row in window.rows),
         bad=tuple(bad for window in windows for bad in _missing(window)),
         masks=tuple(window.masks for window in good),
+        remarks=tuple(remark for window in good for remark in window.remarks),
     )
 
 

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from lora_whisper.data.durations import measure
 from lora_whisper.data.languages import code_of
 from lora_whisper.data.leftovers import leftovers, suspects
 from lora_whisper.data.long_audio import TIMESTAMP, split_long
-from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError
+from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, Remark
 from lora_whisper.data.table import Defaults, Utterances
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.text import require_cleanable
@@ -48,6 +48,7 @@ class Corpus:
 
     utterances: Utterances
     left_out: Mapping[str, tuple[str, ...]]  # reason → "row: detail" of each
+    remarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the same, of what stays
 
     @property
     def seconds(self) -> float:
@@ -70,7 +71,7 @@ def load_corpus(
             configuration says fail (every such row in one message); a split that is empty after
             leaving out.
     """
-    measured, problems = measure(utterances)
+    measured, problems, remarks = measure(utterances)
     _tell_of_leftovers(utterances, split)
     sieve = _Sieve(measured)
     sieve.leave_out(BAD_AUDIO, _explained(measured, problems))
@@ -87,7 +88,20 @@ def load_corpus(
         sieve.leave_out(longer, {index: _clip(measured[index]) for index in too_long})
     pieces = _without_marks(measured, set(sieve.indices) | pieces.keys()) | pieces
     source = getattr(config, split) or config.path
-    return sieve.corpus(config, f"split {split!r} of {source}", pieces)
+    corpus = sieve.corpus(config, f"split {split!r} of {source}", pieces)
+    return dataclasses.replace(corpus, remarks=_by_kind(measured, remarks))
+
+
+def _by_kind(
+    utterances: Utterances, remarks: Mapping[int, Sequence[Remark]]
+) -> dict[str, tuple[str, ...]]:
+    """Remarks of the headers, as lines."""
+    lines: dict[str, list[str]] = {}
+    for index, said in sorted(remarks.items()):
+        for one in said:
+            line = f"{utterances.row(index).place}: {one.detail}"
+            lines.setdefault(one.kind, []).append(line)
+    return {kind: tuple(of_kind) for kind, of_kind in lines.items()}
 
 
 def _tell_of_leftovers(utterances: Utterances, split: str) -> None:
@@ -144,7 +158,7 @@ def keep_what_fits(
             too_long[index] = f"{tokens} tokens"
     sieve = _Sieve(utterances, corpus.left_out)
     sieve.leave_out(f"with a text longer than {vocabulary.max_tokens} tokens", too_long)
-    return sieve.corpus(config, "corpus")
+    return dataclasses.replace(sieve.corpus(config, "corpus"), remarks=corpus.remarks)
 
 
 def with_codes(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from lora_whisper.data.sound.audio import (
     END_TOLERANCE_SECONDS,
     AudioError,
     Header,
+    Remark,
     read_header,
     slice_seconds,
 )
@@ -33,22 +35,33 @@ KNOWN = np.dtype(
 Slice = tuple[int, str, float | None, float | None, tuple[float, int, int, bool]]
 
 
-def measure(utterances: Utterances) -> tuple[Utterances, dict[int, AudioError]]:
+class Durations(NamedTuple):
+    """What the headers of all files tell, by the index of an utterance."""
+
+    utterances: Utterances  # with their durations, NaN where the audio cannot be read
+    problems: dict[int, AudioError]  # why it cannot
+    remarks: dict[int, tuple[Remark, ...]]  # on what can be read
+
+
+def measure(utterances: Utterances) -> Durations:
     """Read the headers of all files, in threads; nothing is decoded.
 
-    Returns the utterances with their durations (NaN where the audio cannot be read), and by index
-    why it cannot. What is known already is not read again, unless the file has changed since.
+    What is known already is not read again, unless the file has changed since.
     """
     seconds = utterances.durations_seconds.copy()
     problems: dict[int, AudioError] = {}
+    remarks: dict[int, tuple[Remark, ...]] = {}
     with _progress(int(np.isnan(seconds).sum())) as advance:
         for table, indices, rows in utterances.by_table():
             unknown = np.isnan(seconds[indices])
             indices, rows = indices[unknown], rows[unknown]
-            found, reasons = _TableDurations(table).of(rows, advance)
+            durations = _TableDurations(table)
+            found, reasons = durations.of(rows, advance)
             seconds[indices] = found
             problems |= {int(index): reasons[row] for index, row in _among(indices, rows, reasons)}
-    return utterances.with_durations(seconds), problems
+            said = durations.remarks
+            remarks |= {index: said[row] for index, row in _among(indices, rows, said)}
+    return Durations(utterances.with_durations(seconds), problems, remarks)
 
 
 class _TableDurations:
@@ -59,6 +72,7 @@ class _TableDurations:
         self.file = table.path and table.path.with_suffix(".durations.npy")
         self.known = _read(self.file, len(table))
         self.is_new = False
+        self.remarks: dict[int, tuple[Remark, ...]] = {}  # by row
 
     def of(
         self, rows: np.ndarray, advance: Callable[[int], None]
@@ -111,8 +125,11 @@ class _TableDurations:
             except AudioError as error:
                 problems[row] = AudioError(f"{error}{other_unit(header, start, end)}")
             else:
-                self.known[row] = (stop - begin, *state, True)
+                # What there is a remark on is looked at in the next run, too, which says it again.
+                self.known[row] = (stop - begin, *state, not header.remarks)
                 self.is_new = True
+                if header.remarks:
+                    self.remarks[row] = header.remarks
         return problems
 
 
@@ -130,7 +147,7 @@ def other_unit(header: Header, start: float | None, end: float | None) -> str:
 
 
 def _among(
-    indices: np.ndarray, rows: np.ndarray, chosen: dict[int, AudioError]
+    indices: np.ndarray, rows: np.ndarray, chosen: Collection[int]
 ) -> Iterator[tuple[int, int]]:
     mask = np.isin(rows, list(chosen))
     return zip(indices[mask].tolist(), rows[mask].tolist(), strict=True)

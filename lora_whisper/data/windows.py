@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_whisper.data.packing import TIMESTAMPS_A_TEXT, Plan
-from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_audio
+from lora_whisper.data.sound.audio import (
+    SAMPLING_RATE,
+    AudioError,
+    DecodedAudio,
+    Remark,
+    read_sound,
+)
 from lora_whisper.data.sound.noise import NOISE_KINDS, generated_noise
 from lora_whisper.data.text import clean
 from lora_whisper.data.utterance import Utterance
@@ -63,6 +69,7 @@ class Window:
     labels: list[int]
     masks: tuple[Mask, ...] = ()
     bad: tuple[BadAudio, ...] = ()  # utterances that should be in it
+    remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ class WindowMaker:
         if len(decoder_input) > self.vocabulary.max_tokens:
             return LeftOut(like.row, _too_many(decoder_input, self.vocabulary))
         rows = tuple(place.utterance.row for place in heard.places)
-        return Window(rows, samples, decoder_input, labels, masks, heard.bad)
+        return Window(rows, samples, decoder_input, labels, masks, heard.bad, heard.remarks)
 
     def no_speech(
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
@@ -286,6 +293,7 @@ class _Heard:
     samples: np.ndarray  # (samples,) float32
     places: tuple[_Place, ...]
     bad: tuple[BadAudio, ...]
+    remarks: tuple[tuple[str, Remark], ...] = ()
 
 
 def _hear(
@@ -293,6 +301,7 @@ def _hear(
 ) -> _Heard:
     """Read and join the audio; slices with a known gap between them are read in one go."""
     samples, places, bad = [np.zeros(0, np.float32)], list[_Place](), list[BadAudio]()
+    remarks: list[tuple[str, Remark]] = []
     for stretch in _stretches(utterances, gaps_seconds):
         before_samples = sum(map(len, samples))
         try:
@@ -300,9 +309,11 @@ def _hear(
         except AudioError as error:
             bad += [BadAudio(one.row, str(error)) for one in stretch]
             continue
-        places += _places(stretch, before_samples / SAMPLING_RATE, len(found) / SAMPLING_RATE)
-        samples.append(found)
-    return _Heard(np.concatenate(samples), tuple(places), tuple(bad))
+        seconds = len(found.samples) / SAMPLING_RATE
+        places += _places(stretch, before_samples / SAMPLING_RATE, seconds)
+        samples.append(found.samples)
+        remarks += [(stretch[0].row, remark) for remark in found.remarks]
+    return _Heard(np.concatenate(samples), tuple(places), tuple(bad), tuple(remarks))
 
 
 def _stretches(
@@ -317,13 +328,13 @@ def _stretches(
     return stretches
 
 
-def _read(stretch: Sequence[Utterance], room_samples: int) -> np.ndarray:
+def _read(stretch: Sequence[Utterance], room_samples: int) -> DecodedAudio:
     first, last = stretch[0], stretch[-1]
-    samples = read_audio(first.audio, first.start_seconds, last.end_seconds)
-    if len(samples) > room_samples:  # a header may promise less than there is
-        seconds, room = len(samples) / SAMPLING_RATE, room_samples / SAMPLING_RATE
+    sound = read_sound(first.audio, first.start_seconds, last.end_seconds)
+    if len(sound.samples) > room_samples:  # a header may promise less than there is
+        seconds, room = len(sound.samples) / SAMPLING_RATE, room_samples / SAMPLING_RATE
         raise AudioError(f"{first.audio}: {seconds:.2f} s, where {room:.2f} s were planned")
-    return samples
+    return sound
 
 
 def _places(

@@ -339,3 +339,25 @@ def test_only_training_speech_is_cut_at_pauses(tmp_path: Path) -> None:
     tested = load_corpus(utterances, "test", splitting, 4.0)
     assert len(tested.utterances) == 1
     assert list(tested.left_out) == ["longer than the window of 4 s that cannot be split"]
+
+
+def test_remarks_of_headers_are_kept_and_said_in_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recording apps state a little too much; durations are known on the second run."""
+    monkeypatch.setenv("LORA_WHISPER_CACHE", str(tmp_path / "cache"))
+    for name in ("a.wav", "b.wav", "whole.wav"):
+        write_clip(tmp_path / name, 1.0)
+    for name in ("a.wav", "b.wav"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: round(0.97 * len(content))])
+    rows = [toy_row(number, audio=tmp_path / f"{name}.wav") for number, name in enumerate("ab")]
+    rows.append(toy_row(2, audio=tmp_path / "whole.wav"))
+    for _ in range(2):
+        table = Table.cached("remarks-1", lambda: rows)
+        corpus = load_corpus(Utterances([table], Defaults("en", "transcribe")), "train", FAIL, 5.0)
+        assert len(corpus.utterances) == 3
+        assert list(corpus.remarks) == ["short"]
+        first, second = corpus.remarks["short"]
+        assert first.endswith(": 3.0 % of what its header states is missing")
+        assert first != second

@@ -50,7 +50,7 @@ EXPECTED = [2.5, 1.0, 0.25, 1.5, 2.0, 2.5, 3.0]
 
 
 def test_a_file_is_opened_once_for_its_slices(tmp_path: Path, opened: list[Path]) -> None:
-    measured, problems = measure(speech(tmp_path))
+    measured, problems, _ = measure(speech(tmp_path))
     assert measured.durations_seconds[:7].tolist() == EXPECTED
     assert np.isnan(measured.durations_seconds[7])
     assert list(problems) == [7]
@@ -66,14 +66,14 @@ def test_the_next_run_reads_only_what_failed_or_changed(tmp_path: Path, opened: 
     utterances = speech(tmp_path)
     write_clip(tmp_path / "4.wav", 0.5)
     os.utime(tmp_path / "3.wav", ns=(1, 1))
-    measured, problems = measure(utterances.select([4, 3, 7, 5]))
+    measured, problems, _ = measure(utterances.select([4, 3, 7, 5]))
     assert measured.durations_seconds[:2].tolist() == [0.5, 1.5]
     assert list(problems) == [2]
     assert {path.name for path in opened} == {"3.wav", "4.wav", "5.wav", "gone.wav"}
     opened.clear()
     (tmp_path / "5.wav").unlink()
     write_clip(tmp_path / "gone.wav", 7.0)
-    measured, problems = measure(utterances)
+    measured, problems, _ = measure(utterances)
     assert measured.durations_seconds[[0, 3, 4, 7]].tolist() == [2.5, 1.5, 0.5, 7.0]
     assert list(problems) == [5]
     assert {path.name for path in opened} == {"long.wav", "5.wav", "6.wav", "gone.wav"}
@@ -89,14 +89,14 @@ def test_damaged_durations_are_measured_again(
         np.save(kept, np.zeros(3))
     else:
         kept.write_bytes(content)
-    measured, _ = measure(speech(tmp_path))
+    measured, _, _ = measure(speech(tmp_path))
     assert measured.durations_seconds[:7].tolist() == EXPECTED
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path: Path, opened: list[Path]) -> None:
-    once, _ = measure(speech(tmp_path)[:7])
+    once = measure(speech(tmp_path)[:7]).utterances
     opened.clear()
-    again, problems = measure(once)
+    again, problems, _ = measure(once)
     assert again.durations_seconds.tolist() == EXPECTED
     assert (opened, problems) == ([], {})
 

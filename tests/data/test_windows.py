@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from lora_whisper.config import AugmentationConfig, SpeedConfig
+from lora_whisper.data.batches import collate
 from lora_whisper.data.packing import plan
 from lora_whisper.data.sound.audio import read_audio
 from lora_whisper.data.sound.augmentation import Augmenter
@@ -33,7 +35,7 @@ from lora_whisper.data.windows import (
     window_tokens,
 )
 from tests.data.test_vocabulary import GENUINE, model_config, needs_genuine
-from tests.toy_speech import write_clip
+from tests.toy_speech import tone, write_clip
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toy_utterances import recorded, toy_utterances
 
@@ -465,3 +467,13 @@ def test_the_plain_sequence_for_whoever_counts_tokens(tmp_path: Path) -> None:
     (one,) = toy_utterances([{"text": "hi there"}])
     whole = ids(make.tokenizer, SOT, "<|en|>", "<|transcribe|>", NO_TIMES, " hi there", EOT)
     assert window_tokens(one, make.tokenizer, make.vocabulary) == whole
+
+
+def test_what_is_remarked_on_the_sound_goes_with_the_window(tmp_path: Path) -> None:
+    samples = tone(1.0)
+    soundfile.write(tmp_path / "a.wav", np.stack([samples, -samples], 1), 16_000)
+    make = maker()
+    window = made(source(sliced(tmp_path / "a.wav", (0.0, 1.0)), make), make)
+    assert [remark.kind for _, remark in window.remarks] == ["cancelling"]
+    np.testing.assert_allclose(window.samples, samples, atol=1e-4)
+    assert collate([window], 0).remarks == window.remarks

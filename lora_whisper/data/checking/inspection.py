@@ -17,6 +17,7 @@ from lora_whisper.data.absent import why_absent
 from lora_whisper.data.checking.leaks import Recordings
 from lora_whisper.data.checking.measuring import (
     FULL_SCALE,
+    KINDS,
     QUIET_DB,
     RECORD,
     SOUND_PROBLEMS,
@@ -58,6 +59,14 @@ MEANINGS = {
     "truncated": Meaning(
         "Audio that is cut off", "Fetch or convert the files again, or leave them out."
     ),
+    "short": Meaning(
+        "Audio a little shorter than its header states",
+        "It is read as far as there is sound; hear whether the last word is whole.",
+    ),
+    "unstated": Meaning(
+        "Audio whose header states no length",
+        "It is read to the end of its file; whether that is its own end nobody can tell.",
+    ),
     "over_window": Meaning(
         "Clips longer than the window",
         "data.long_audio=split cuts them at pauses, drop leaves them out.",
@@ -87,6 +96,14 @@ MEANINGS = {
         "Divide by speaker; else the score is for known voices only.",
     ),
     "clipped": Meaning("Clipped audio", "Record with less gain; a few are no harm."),
+    "beyond_scale": Meaning(
+        "Samples beyond full scale",
+        "Each file is turned down to full scale as a whole; export floats between -1 and 1.",
+    ),
+    "cancelling": Meaning(
+        "Channels that cancel each other",
+        "One of them is taken, for their mean is near silence; turn the other's polarity.",
+    ),
     "silent": Meaning("Silent clips with a text", "Leave them out: they teach to invent text."),
     "mostly_silent": Meaning("Clips that are mostly pause", "Cut them closer to the speech."),
     "rate_outliers": Meaning(
@@ -174,6 +191,7 @@ def _of_sound(window_seconds: float) -> dict[str, Test]:
             lambda records: over_window(records, window_seconds),
             lambda one, row: f"{one.records[row]['seconds']:.2f} s, room for {window_seconds:g} s",
         ),
+        **{kind: (_with_remark(kind), _remark_detail(kind)) for kind in KINDS},
         "clipped": (lambda records: records["clipped_share"] > CLIPPED_SHARE, _clipped_detail),
         "silent": (silent, _silent_detail),
         "mostly_silent": (mostly_silent, _mostly_silent_detail),
@@ -234,6 +252,14 @@ def mostly_silent(records: np.ndarray) -> np.ndarray:
 
 def _with_problem(problem: str) -> Mask:
     return lambda records: records["problem"] == SOUND_PROBLEMS.index(problem)
+
+
+def _with_remark(kind: str) -> Mask:
+    return lambda records: records["remarks"] & (1 << KINDS.index(kind)) != 0
+
+
+def _remark_detail(kind: str) -> Detail:
+    return lambda one, row: next(said.detail for said in one.remarks[row] if said.kind == kind)
 
 
 def _problem_detail(one: Measured, row: int) -> str:

@@ -29,12 +29,14 @@ from lora_whisper.data.durations import other_unit
 from lora_whisper.data.leftovers import leftovers
 from lora_whisper.data.sound.audio import (
     END_TOLERANCE_SECONDS,
+    REMARKS,
     SHORTEST_SECONDS,
     AudioCutOff,
     AudioError,
     Header,
-    read_audio,
+    Remark,
     read_header,
+    read_sound,
 )
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio, Utterance
@@ -93,6 +95,7 @@ class Sound:
     quiet_share: float = math.nan  # of the frames, QUIET_DB below the loudest or more
     clipped_share: float = math.nan  # of the samples
     fingerprint: int = 0  # 64 bits of the samples' hash; 0 where nothing was decoded
+    remarks: tuple[Remark, ...] = ()  # on what was read all the same
 
 
 def measure_sounds(utterances: Sequence[Utterance]) -> Iterator[Sound]:
@@ -196,10 +199,13 @@ def _cut_off(utterance: Utterance, header: Header, start: float, end: float) -> 
 def _level(audio: Path | EncodedAudio, start: float, end: float) -> dict[str, Any]:
     """Decode from `start` to `end` (seconds), a stretch at a time, and measure levels."""
     digest, clipped, powers = hashlib.blake2b(digest_size=8), 0, []
+    remarks: dict[str, Remark] = {}
     samples_read = 0
     stretches = max(1, math.ceil((end - start - SHORTEST_SECONDS) / STRETCH_SECONDS))
     for begin in start + STRETCH_SECONDS * np.arange(stretches):
-        samples = read_audio(audio, begin, min(begin + STRETCH_SECONDS, end))
+        sound = read_sound(audio, begin, min(begin + STRETCH_SECONDS, end))
+        samples = sound.samples
+        remarks |= {one.kind: one for one in sound.remarks}
         digest.update((samples * 32_768).round().clip(-32_768, 32_767).astype("<i2").tobytes())
         clipped += int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
         samples_read += len(samples)
@@ -213,6 +219,7 @@ def _level(audio: Path | EncodedAudio, start: float, end: float) -> dict[str, An
         "quiet_share": float(quiet.mean()),
         "clipped_share": clipped / samples_read,
         "fingerprint": int.from_bytes(digest.digest(), "little") or 1,
+        "remarks": tuple(remarks.values()),
     }
 
 
@@ -317,9 +324,11 @@ class TextRules:
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────
 
+KINDS = tuple(REMARKS)
 RECORD = np.dtype(
     [
         ("problem", "u1"),  # index of SOUND_PROBLEMS
+        ("remarks", "u1"),  # a bit for each of REMARKS
         ("seconds", "f8"),
         ("rms_dbfs", "f4"),
         ("loudest_dbfs", "f4"),
@@ -372,6 +381,7 @@ class Measured:
     languages: Names
     speakers: Names
     formats: Names
+    remarks: dict[int, tuple[Remark, ...]] = field(default_factory=dict)  # on rows' sound
 
 
 def measure(
@@ -396,6 +406,9 @@ def _fill(measured: Measured, index: int, sound: Sound, rules: TextRules) -> Non
     record["problem"] = SOUND_PROBLEMS.index(sound.problem)
     if sound.problem:
         measured.details[index] = sound.detail
+    if sound.remarks:
+        measured.remarks[index] = sound.remarks
+        record["remarks"] = sum(1 << KINDS.index(one.kind) for one in sound.remarks)
     for name in ("seconds", "rms_dbfs", "loudest_dbfs", "quiet_share", "clipped_share", "rate"):
         record[name] = getattr(sound, name)
     record["fingerprint"] = sound.fingerprint

@@ -63,10 +63,10 @@ LEAST_BYTES = 1e9
 COPIES = 5  # of the samples, in float32 at the file's rate: pieces, joined, cut, resampled
 
 REMARKS = {
-    "short": "whose end is missing by up to 5 %, and read as far as there is",
-    "unstated": "whose header states no length, and read to the end of the file",
-    "cancelling": "whose channels cancel each other, and read from one channel",
-    "beyond_scale": "that go beyond full scale, and turned down as a whole",
+    "short": "up to 5 % shorter than the header states; read as far as there is sound",
+    "unstated": "with no length in the header; read to the end of the file",
+    "cancelling": "with channels that cancel each other; read from one of them",
+    "beyond_scale": "with samples beyond full scale; turned down as a whole",
 }
 
 
@@ -249,8 +249,8 @@ def _checked(header: Header, ends: Ends) -> Header:
     """The same with remarks, if it can be true."""
     if not SLOWEST_RATE <= header.rate <= FASTEST_RATE:
         raise Damaged(
-            f"states {header.rate:,} samples a second; "
-            f"{SLOWEST_RATE:,} to {FASTEST_RATE:,} are read"
+            f"states a rate of {header.rate:,} Hz; "
+            f"from {SLOWEST_RATE:,} to {FASTEST_RATE:,} Hz are read"
         )
     share = missing_share(ends)
     if end_early(ends):

@@ -13,20 +13,25 @@ import pytest
 import soundfile
 
 from lora_whisper.data.checking import measuring
+from lora_whisper.data.checking.inspection import inspect
 from lora_whisper.data.checking.measuring import (
     Names,
     TextRules,
     digits,
+    measure,
     measure_sound,
     measure_sounds,
     mixed_scripts,
     text_key,
 )
+from lora_whisper.data.sound.audio import REMARKS
+from lora_whisper.data.table import Defaults, Table, Utterances
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.vocabulary import read_vocabulary
 from lora_whisper.data.windows import window_tokens
 from lora_whisper.errors import UserError
 from tests.toy_speech import tone, write_clip
+from tests.toy_tables import toy_row
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toys import toy_config
 
@@ -231,3 +236,25 @@ def test_names_are_numbered_once() -> None:
     names = Names()
     assert [names.number(name) for name in ("b", "a", None, "b", "")] == [0, 1, -1, 0, -1]
     assert [names[0], names[1], names[-1]] == ["b", "a", ""]
+
+
+def test_what_was_read_all_the_same_is_found_by_check(tmp_path: Path, rules: TextRules) -> None:
+    samples = tone(1.0)
+    written(tmp_path / "cancelling.wav", np.stack([samples, -samples], 1))
+    soundfile.write(tmp_path / "beyond_scale.wav", 300 * samples, 16_000, subtype="FLOAT")
+    for name, data_bytes in (("short", 33_000), ("unstated", 0)):
+        content = bytearray(write_clip(tmp_path / f"{name}.wav", 1.0).read_bytes())
+        content[40:44] = data_bytes.to_bytes(4, "little")
+        (tmp_path / f"{name}.wav").write_bytes(content)
+    write_clip(tmp_path / "sound.wav", 1.0)
+    rows = [
+        toy_row(n, audio=tmp_path / f"{name}.wav") for n, name in enumerate([*REMARKS, "sound"])
+    ]
+    utterances = Utterances([Table.from_rows(rows)], Defaults("en", "transcribe"))
+    measured = measure({"train": utterances}, rules)
+    found = {one.key: one for one in inspect(measured, rules, 30.0)}
+    for number, kind in enumerate(REMARKS):
+        assert found[kind].places["train"].tolist() == [number]
+        assert next(found[kind].rows())["detail"]
+    assert not found["unreadable"].count
+    assert not found["silent"].count
