@@ -310,9 +310,18 @@ def read_config(folder: RunFolder) -> TrainConfig:
     """The configuration that a run was started with, or continued with.
 
     Keys that an older version had not are as they are by default today.
+
+    Raises:
+        UserError: it is damaged.
     """
-    values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    return to_config(TrainConfig, _completed(values, defaults("train")))
+    try:
+        values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        return to_config(TrainConfig, _completed(values, defaults("train")))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{folder.config} is damaged: {error}\n"
+            "Bring it back from a copy, or begin the run anew with overwrite=true."
+        ) from error
 
 
 def _completed(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

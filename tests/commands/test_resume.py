@@ -20,7 +20,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lora_whisper.commands import _run
+from lora_whisper.commands import _inputs, _run
 from lora_whisper.commands._inputs import with_absolute_paths, write_config
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
@@ -365,6 +365,87 @@ def test_what_the_checkpoint_was_made_with_is_what_counts(
     config.write_text(MARKER + yaml.safe_dump(values))
     assert line("train", *arguments, "resume=auto", "optimizer.learning_rate=0.5") == 2
     assert "step-000002 is of another configuration" in capsys.readouterr().err
+
+
+# ── speech that changed in between, and damage ───────────────────────────────────────────────
+
+
+def manifests_of_ones_own(world: World) -> list[str]:
+    """Copies that can be edited, as arguments."""
+    for split in ("train", "validation", "test"):
+        rows = [json.loads(row) for row in (world.speech / f"{split}.jsonl").open()]
+        for row in rows:
+            row["audio"] = str(world.speech / row["audio"])
+        Path(f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [f"data.{split}={split}.jsonl" for split in ("train", "validation", "test")]
+
+
+def edited(name: str, change: Callable[[list[str]], list[str]]) -> None:
+    file = Path(f"{name}.jsonl")
+    file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
+    _inputs.read_speech.cache_clear()  # as in another process
+
+
+def references(model: str) -> list[str]:
+    path = Path("outputs/a/evaluation", model, "test/hypotheses.jsonl")
+    return [json.loads(line)["reference"] for line in path.read_text().splitlines()]
+
+
+def test_speech_that_changed_is_named_and_scored_anew_where_asked_for(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("a", *manifests_of_ones_own(world))
+    stopped_run(line, arguments, monkeypatch)
+    assert len(references("base")) == 4
+    edited("train", lambda rows: rows[:-1])
+    edited("validation", lambda rows: rows[::-1])
+    edited("test", lambda rows: [*rows[:2], rows[2].replace('"text": "', '"text": "nine ')])
+    assert line("train", *arguments, "resume=auto") == 2
+    message = capsys.readouterr().err
+    assert "train: 20 rows before, 19 now: 1 not there any more" in message
+    assert "validation: 3 rows before, 3 now: the same ones in another order" in message
+    assert "test: 4 rows before, 3 now: 2 not there any more and 1 new (test.jsonl:3)" in message
+    assert line("train", *arguments, "resume=anyway") == 0
+    assert references("base") == references("adapter")
+    assert references("base")[2].startswith("nine")
+    assert [step for step, *_ in metrics("a", "validation_wer")] == [2, 4], "none of before"
+    edited("test", lambda rows: rows)
+    assert line("train", *arguments, "resume=auto") == 0
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_no_more(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The adapter is that of an uninterrupted run; also PiSSA's, whose start is damaged too."""
+    arguments = world.arguments("a", "data.test=null", "adapter=pissa")
+    frequent = [*arguments, "training.checkpoint_every_steps=1"]
+    stopped_run(line, frequent, monkeypatch)
+    checkpoints = Path("outputs/a/checkpoints")
+    for file in ("step-000002/optimizer.pt", "initial.safetensors"):
+        data = bytearray((checkpoints / file).read_bytes())
+        data[-3] ^= 4
+        (checkpoints / file).write_bytes(bytes(data))
+    assert line("train", *frequent, "resume=auto") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "step-000002/optimizer.pt is not what was written" in shown
+    assert "going back to step 1" in shown
+    assert "initial.safetensors is not what was written" in shown
+    assert line("train", *renamed(frequent, "through")) == 0
+    assert same("a", "through")
+
+
+@pytest.mark.parametrize("damage", ["model: [", "adapter:\n  rnak: 4\n", "\udcff", "- 1\n", ""])
+def test_a_damaged_configuration_is_named(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    arguments = world.arguments("a")
+    written_run(arguments)
+    config = Path("outputs/a/config.yaml")
+    config.write_bytes((MARKER + damage).encode("utf-8", "surrogateescape"))
+    assert line("train", *arguments, "resume=auto") == 2
+    message = capsys.readouterr().err
+    assert "outputs/a/config.yaml is damaged" in message
+    assert "overwrite=true" in message
 
 
 # ── two at a time ────────────────────────────────────────────────────────────────────────────
