@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 EMBEDDED = "embedded:"  # prefix of what is in the package
@@ -26,5 +27,9 @@ def cache_folder(kind: str) -> Path:
     own = os.environ.get("LORA_WHISPER_CACHE")
     if own:
         return Path(own) / kind
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "lora_whisper" / kind
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        home = Path(given) if given else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in some containers
+        home = Path(tempfile.gettempdir())
+    return home / "lora_whisper" / kind

@@ -1,15 +1,21 @@
-"""What people see: one console for log lines, progress bars and tables, 80 columns wide or more."""
+"""What people see: one console for log lines, progress bars and tables, 80 columns wide or more.
+
+Nothing that keeps it from being seen ends work: a terminal that was closed, a pipe whose reader has
+left, a full disk behind standard output, an encoding that lacks a letter. `guarded` stands between.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -22,9 +28,109 @@ from rich.progress import (
 )
 
 from lora_whisper import processes
+from lora_whisper.errors import UserError
 
+STREAMS = ("stdout", "stderr")
 console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
+
+
+# ── streams ──────────────────────────────────────────────────────────────────────────────────
+
+
+class _Guard:
+    """A stream that takes whatever it is given; what cannot be shown is replaced, or lost."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream  # None where the process was started without one
+        self.failure: OSError | None = None  # why what was printed did not arrive
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream or sys.__stdout__, name)
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        with suppress(ValueError, OSError, AttributeError):
+            return cast(TextIO, self._stream).isatty()
+        return False
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            self._attempt(lambda stream: self._write_some(stream, text))
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            self._attempt(lambda stream: stream.flush())
+
+    def _write_some(self, stream: TextIO, text: str) -> None:
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+
+    def _attempt(self, action: Callable[[TextIO], object]) -> None:
+        try:
+            action(cast(TextIO, self._stream))
+        except ValueError:  # somebody closed it
+            self._stream = None
+        except OSError as error:
+            self.failure = error
+            if error.errno not in (errno.EAGAIN, errno.EINTR):
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Send what is still waiting nowhere: Python would try it again at the exit, and fail."""
+        stream, self._stream = cast(TextIO, self._stream), None
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """See that nothing that is printed in here can fail, by whatever library."""
+    _occupy_closed()
+    before = {name: getattr(sys, name) for name in STREAMS}
+    try:
+        for name, stream in before.items():
+            if not isinstance(stream, _Guard):
+                setattr(sys, name, _Guard(stream))
+        yield
+    finally:
+        for name, stream in before.items():
+            guard = getattr(sys, name)
+            if isinstance(guard, _Guard) and guard is not stream:
+                guard.flush()
+                setattr(sys, name, stream)
+
+
+def _occupy_closed() -> None:
+    """Open what was closed (`>&-`) onto nothing: the next file would else be standard output."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+
+
+def print_result(text: str) -> None:
+    """Print what a command is there for, such as JSON for a program that reads it.
+
+    Raises:
+        UserError: it did not arrive, and not because its reader has left.
+    """
+    print(text, flush=True)
+    failure = getattr(sys.stdout, "failure", None)
+    if failure is not None and failure.errno != errno.EPIPE:
+        raise UserError(f"standard output cannot be written to: {failure.strerror}.")
+
+
+# ── log lines and bars ───────────────────────────────────────────────────────────────────────
 
 
 def is_live() -> bool:

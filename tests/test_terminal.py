@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from lora_whisper import terminal
+from lora_whisper.errors import UserError
 
 
 @pytest.fixture
@@ -113,3 +119,91 @@ def test_what_libraries_say_of_themselves_is_not_shown(caplog: pytest.LogCapture
     assert not caplog.records
     library.error("broken")
     assert [record.message for record in caplog.records] == ["broken"]
+
+
+# ── streams ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Broken(io.TextIOWrapper):
+    """A stream whose writing fails."""
+
+    def __init__(self, error: Exception):
+        super().__init__(io.BytesIO(), encoding="utf-8")
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EIO, "Input/output error"),
+        BlockingIOError(errno.EAGAIN, "would block"),
+        ValueError("I/O operation on closed file"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", terminal.STREAMS)
+def test_work_goes_on_without_the_display(
+    monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
+) -> None:
+    monkeypatch.setattr(sys, name, Broken(error))
+    shown = Console(width=80, stderr=name == "stderr")
+    with terminal.guarded():
+        for _ in range(2):
+            print("a line", file=getattr(sys, name), flush=True)
+            shown.print("a line", Table("a table"))
+
+
+@pytest.mark.parametrize("name", terminal.STREAMS)
+def test_a_stream_may_be_missing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Where a process is started with `>&-`, Python has None."""
+    monkeypatch.setattr(sys, name, None)
+    with terminal.guarded():
+        print("a line", file=getattr(sys, name), flush=True)
+        Console(width=80, stderr=name == "stderr").print(Table("a table"))
+        assert not getattr(sys, name).isatty()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_replaced(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with terminal.guarded():
+        print("a – … ☃ \udcff b")
+        Console(width=80).print("ሰላም …", Table("ቀን"))
+    stream.seek(0)
+    assert "a " in stream.read()
+
+
+def test_a_guard_is_one_and_goes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sys.stdout
+    with terminal.guarded():
+        guard = sys.stdout
+        with terminal.guarded():
+            assert sys.stdout is guard
+        assert sys.stdout is guard
+    assert sys.stdout is before
+
+
+def test_a_result_that_does_not_arrive_is_an_error_unless_nobody_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for error, is_refused in ((errno.ENOSPC, True), (errno.EPIPE, False)):
+        monkeypatch.setattr(sys, "stdout", Broken(OSError(error, "why")))
+        with terminal.guarded():
+            refused = pytest.raises(UserError) if is_refused else nullcontext()
+            with refused:
+                terminal.print_result("{}")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "> /dev/full", "| true"])
+@pytest.mark.parametrize("variables", ["", "LC_ALL=POSIX HOME=/dev/null COLUMNS=20 TERM=dumb"])
+def test_help_ends_well_whatever_becomes_of_it(closed: str, variables: str) -> None:
+    python = f"{variables} PYTHONIOENCODING=latin-1 {sys.executable}"
+    line = f"set -o pipefail; {python} -m lora_whisper.commands --help {closed}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

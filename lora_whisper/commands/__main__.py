@@ -6,6 +6,8 @@ import importlib
 import sys
 
 from lora_whisper import __version__
+from lora_whisper.terminal import guarded
+from lora_whisper.training.stopping import ended_by_signals
 
 COMMANDS = {
     "check": "look for what is wrong with speech before training on it",
@@ -37,6 +39,16 @@ USAGE = "\n".join(
 
 def main() -> None:
     """Run the command that the first word names; exit with its code."""
+    with guarded():
+        try:
+            with ended_by_signals():  # importing takes seconds, in which people press Ctrl-C
+                _main()
+        except KeyboardInterrupt as stop:
+            print(f"stopped: {str(stop) or 'by Ctrl-C'}", file=sys.stderr)
+            sys.exit(getattr(stop, "exit_code", 130))
+
+
+def _main() -> None:
     name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if name in ("--help", "-h"):
         print(USAGE)

@@ -13,7 +13,7 @@ import string
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from lora_whisper.commands._composition import (
 from lora_whisper.commands._launch import end, leave, meet
 from lora_whisper.commands._sweeping import run_sweep
 from lora_whisper.errors import UserError
-from lora_whisper.terminal import log_to_console, quiet_libraries
+from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
+from lora_whisper.training.stopping import ended_by_signals
 
 # What a disk answers that its owner can mend; the file that it speaks of is named.
 OF_THE_DISK = (
@@ -57,23 +58,45 @@ def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -
 
     0: done; 1: a failure of ours; 2: the user's to mend; 130 and 143: stopped by SIGINT, SIGTERM.
     """
+    with guarded(), ended_by_signals():
+        return _exit_code_of(lambda: _run_command(command, arguments))
+
+
+def _run_command(command: Command[Any], arguments: Sequence[str] | None) -> int:
     log_to_console()
     quiet_libraries()
     # Before torch is imported: OpenMP's threads are to sleep while they wait for each other. On two
     # cores that other programs use too, spinning took 30 s for a step of nano, sleeping 2.2 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if flags.config_path or flags.experimental_rerun:
+        raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
+    _require_current_folder()
+    exit_code = _carry_out(command, flags)
+    leave()
+    return exit_code
+
+
+def _require_current_folder() -> None:
+    """Raises UserError: it was deleted, so that no path of it leads anywhere."""
     try:
-        flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-        if flags.config_path or flags.experimental_rerun:
-            raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
-        exit_code = _carry_out(command, flags)
-        leave()
-        return exit_code
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"The current folder is not there any more ({error.strerror}).\n"
+            "Type cd FOLDER, with one that is there, and the command again."
+        ) from error
+
+
+def _exit_code_of(carry_out: Callable[[], int]) -> int:
+    """Say how a command ended where it did not end well."""
+    try:
+        return carry_out()
     except UserError as error:
         message = f"error: {error}"
         return end(2, lambda: print(message, file=sys.stderr))
     except KeyboardInterrupt as stop:
-        message = f"stopped: {stop or 'by Ctrl-C'}"
+        message = f"stopped: {str(stop) or 'by Ctrl-C'}"
         return end(getattr(stop, "exit_code", 130), lambda: print(message, file=sys.stderr))
     except Exception as error:
         if answer := _of_the_disk(error):

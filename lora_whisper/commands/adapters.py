@@ -28,7 +28,7 @@ from lora_whisper.model.record import read_record
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import console, log_to_console, megabytes, percent
+from lora_whisper.terminal import console, guarded, log_to_console, megabytes, percent, print_result
 
 UNKNOWN = "–"
 
@@ -242,12 +242,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    log_to_console()
-    try:
-        return _list(given.folder, given.json)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with guarded():
+        log_to_console()
+        try:
+            return _list(given.folder, given.json)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
 
 
 def _list(given: str, as_json: bool) -> int:
@@ -265,7 +266,8 @@ def _list(given: str, as_json: bool) -> int:
         )
     if as_json:
         listed = [asdict(adapter) for adapter in found]
-        print(json.dumps({"adapters": listed, "broken": broken}, indent=2, ensure_ascii=False))
+        found_json = {"adapters": listed, "broken": broken}
+        print_result(json.dumps(found_json, indent=2, ensure_ascii=False))
     else:
         if found:
             console.print(adapter_table(found, given))

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from lora_whisper.commands._environment import CHECKOUT
 from lora_whisper.paths import cache_folder
-from lora_whisper.terminal import console, gigabytes, log_to_console, quiet_libraries
+from lora_whisper.terminal import console, gigabytes, log_to_console, print_result, quiet_libraries
 
 Verdict = Literal["good", "missing", "broken"]  # missing: something can be done without it
 
@@ -348,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allowed = [] if is_broken else allowances()
     if given.json:
         answer: dict[str, Any] = {"findings": [asdict(one) for one in found], "allows": allowed}
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        print_result(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         show(found, allowed)
     return 1 if is_broken else 0

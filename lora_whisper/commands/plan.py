@@ -33,7 +33,7 @@ from lora_whisper.config import (
 )
 from lora_whisper.errors import UserError
 from lora_whisper.paths import local_path
-from lora_whisper.terminal import console, gigabytes, megabytes, work
+from lora_whisper.terminal import console, gigabytes, megabytes, print_result, work
 
 if TYPE_CHECKING:
     from transformers import WhisperConfig
@@ -78,14 +78,14 @@ def run(config: PlanConfig, path: Path) -> None:
     if config.model is None:
         rows = list(table_rows(config, memory))
         if config.json:
-            print(json.dumps({"gpu_memory_bytes": memory, "rows": rows}, indent=2))
+            print_result(json.dumps({"gpu_memory_bytes": memory, "rows": rows}, indent=2))
         else:
             console.print(overview(rows, memory, config.training.global_batch))
             _print_notes(config)
         return
     answer = plan_of(config, memory)
     if config.json:
-        print(json.dumps(answer, indent=2))
+        print_result(json.dumps(answer, indent=2))
     else:
         show(answer)
         _print_notes(config)

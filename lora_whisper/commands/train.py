@@ -222,6 +222,7 @@ def run(config: TrainConfig, path: Path) -> None:
                 ended_by_signals("the same command with resume=auto goes on from here"),
                 full_disk_explained(folder),
                 damage_explained(),
+                dead_loader_explained(folder),
                 out_of_memory_explained(config),
             ):
                 one = Run(config, folder)  # loads everything: what fails here costs nothing
@@ -271,6 +272,25 @@ def damage_explained() -> Iterator[None]:
         raise UserError(
             f"A checkpoint was damaged after it was written: {error}.\n"
             "Type the same command with resume=auto: it goes on from one that is sound."
+        ) from error
+
+
+@contextmanager
+def dead_loader_explained(folder: RunFolder) -> Iterator[None]:
+    """Say where the run goes on after a process that loads speech was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader worker" not in text or not ("killed" in text or "exited" in text):
+            raise
+        path = folder.last_checkpoint()
+        last = f"The last checkpoint is {path}." if path else "There is no checkpoint yet."
+        raise UserError(
+            f"A process that loads speech ended: {text.splitlines()[0]}\n"
+            "Often the system ends one when the computer's memory runs out.\n"
+            f"{last} Type the same command with resume=auto, and training.loader_workers=1 or 0 "
+            "if memory is short."
         ) from error
 
 

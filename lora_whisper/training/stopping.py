@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 import time
@@ -15,7 +16,10 @@ from lora_whisper import processes
 
 log = logging.getLogger("lora_whisper")
 
+_last = {"seconds": -math.inf}  # when a signal came to this process
+_handlers: list[Callable[[int, FrameType | None], None]] = []  # in place, the outermost first
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NAMES = {signal.SIGINT: "by Ctrl-C", signal.SIGTERM: "by SIGTERM"}
 # A batch system sends its signal to all processes of a job, and torchrun passes it on to them.
 ONE_SIGNAL_SECONDS = 1.0
 
@@ -45,7 +49,6 @@ class StopRequest:
 
     def __init__(self, breaks_off: bool = True) -> None:
         self.signal_number: int | None = None
-        self._noted_seconds = 0.0
         self._breaks_off, self._is_breakable = breaks_off, False
         self._handlers = contextlib.ExitStack()
 
@@ -87,11 +90,11 @@ class StopRequest:
         return Stopped(next(filter(None, processes.gather([self.signal_number]))), message)
 
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
+        if _is_the_same_as_before():
+            return
         if self.signal_number is not None:
-            if time.monotonic() - self._noted_seconds < ONE_SIGNAL_SECONDS:
-                return
             raise KeyboardInterrupt("at once; the last checkpoint is older than the last step")
-        self.signal_number, self._noted_seconds = signal_number, time.monotonic()
+        self.signal_number = signal_number
         log.warning("stopping after this step (once more to stop at once)")
         if self._is_breakable:
             self._is_breakable = False
@@ -99,18 +102,30 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def ended_by_signals(message: str) -> Iterator[None]:
+def ended_by_signals(message: str = "") -> Iterator[None]:
     """Outside the loop, where no step is lost: SIGINT and SIGTERM end the work at once.
+
+    Several within a second are one: a second one must not break off what the first one tidies up.
 
     Raises:
         Stopped: with the signal's exit code, and `message` for the user.
     """
 
     def end(signal_number: int, frame: FrameType | None) -> None:
-        raise Stopped(signal_number, message)
+        if not _is_the_same_as_before():
+            raise Stopped(signal_number, message or NAMES[signal.Signals(signal_number)])
 
     with _handled_by(end):
         yield
+
+
+def _is_the_same_as_before() -> bool:
+    """Whether another one came just before, also to a handler that is not in place any more."""
+    now = time.monotonic()
+    is_same = now - _last["seconds"] < ONE_SIGNAL_SECONDS
+    if not is_same:
+        _last["seconds"] = now
+    return is_same
 
 
 @contextlib.contextmanager
@@ -118,9 +133,14 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     """Python lets the main thread alone handle signals; in another, nothing changes."""
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
+        if not _handlers:  # else a signal may have come to the one around this
+            _last["seconds"] = -math.inf
         previous = {number: signal.signal(number, handler) for number in SIGNALS}
+        _handlers.append(handler)
     try:
         yield
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+        if previous:
+            _handlers.pop()

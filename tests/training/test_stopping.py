@@ -96,3 +96,29 @@ def test_a_loop_outside_the_main_thread_leaves_signals_alone() -> None:
     thread.join()
     assert failures == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_at_once_breaks_off_nothing_that_the_first_one_tidies_up(
+    number: signal.Signals,
+) -> None:
+    """Not even where the handler of the first one is not in place any more."""
+    done: list[str] = []
+
+    def work() -> None:
+        try:
+            with ended_by_signals("go on"):
+                send(number)
+        finally:
+            send(number)
+            done.append("tidied up")
+
+    with pytest.raises(Stopped) as stopped, ended_by_signals():
+        work()
+    assert done == ["tidied up"]
+    assert str(stopped.value) == "go on"
+
+
+def test_without_a_word_of_its_own_it_says_which_signal_it_was() -> None:
+    with pytest.raises(Stopped, match="by Ctrl-C"), ended_by_signals():
+        send(signal.SIGINT)
