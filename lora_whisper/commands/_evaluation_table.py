@@ -15,6 +15,7 @@ from lora_whisper.commands._evaluation_words import (
     Results,
     Scores,
     against,
+    cautions_of,
     last_model,
     leading,
     losses,
@@ -247,7 +248,8 @@ def markdown(results: Results) -> str:
     ]
     for name, models in results["scores"].items():
         lines += [_line(results, name, model, score) for model, score in models.items()]
-    return "\n".join([*lines, "", method(results), ""])
+    said = [f"\n**Warning:** {text}." for text in cautions_of(results)]
+    return "\n".join([*lines, "", method(results), *said, ""])
 
 
 def _line(results: Results, name: str, model: str, score: Scores | None) -> str:

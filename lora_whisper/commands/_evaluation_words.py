@@ -136,7 +136,7 @@ def share(part: float | None) -> str:
 
 def remarks(results: Results) -> list[tuple[str, str]]:
     """A "warning" or a "note", and its text."""
-    warnings = [*_failures(results), *results["warnings"], *_leaks(results)]
+    warnings = [*_failures(results), *results["warnings"], *_leaks(results), *cautions_of(results)]
     notes = [*_unheard(results), *_left_out(results)]
     return [("warning", text) for text in warnings] + [("note", text) for text in notes]
 
@@ -145,6 +145,15 @@ def _failures(results: Results) -> Iterator[str]:
     for model in results["models"]:
         if model["failed"]:
             yield f"the model {model['name']} failed: {model['failed']}"
+
+
+def cautions_of(results: Results) -> Iterator[str]:
+    """Sets whose scored words are not those that were spoken."""
+    from lora_whisper.evaluation.scored_words import cautions
+
+    for name in results["scores"]:
+        if said := cautions(scored(results, name)):
+            yield f"{name}: {said}"
 
 
 def _leaks(results: Results) -> Iterator[str]:

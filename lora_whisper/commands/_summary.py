@@ -280,6 +280,8 @@ def is_mean(summary: Mapping[str, Any]) -> bool:
 
 def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What has to be said beside the scores: a warning or a note, and its text."""
+    from lora_whisper.evaluation.scored_words import cautions
+
     found = []
     base, adapter, merged = (summary[model] for model in MODELS)
     rate = leading(adapter or {})
@@ -288,6 +290,8 @@ def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if adapter and merged and abs(merged[rate] - adapter[rate]) > MERGE_TOLERANCE:
         name, difference = rate_name(adapter, rate), percent(abs(merged[rate] - adapter[rate]))
         found.append(("warning", f"the merged model's {name} is {difference} off the adapter's"))
+    if caution := cautions({model: summary[model] for model in MODELS}):
+        found.append(("warning", caution))
     found += _merge_remarks(summary)
     skipped_steps = summary.get("skipped_steps", 0)  # which older summaries lack
     if skipped_steps:

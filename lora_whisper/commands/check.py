@@ -117,10 +117,11 @@ def run(config: CheckConfig, folder: Path) -> int:
     from lora_whisper.commands import _check_page, _check_report
     from lora_whisper.data.checking.inspection import inspect
     from lora_whisper.data.checking.measuring import TextRules
+    from lora_whisper.evaluation.scored_words import words_of
 
     refuse_replacing(folder, config.overwrite)
     base = read_base(config.model, False)
-    rules = TextRules(base.processor.tokenizer, base.vocabulary)
+    rules = TextRules(base.processor.tokenizer, base.vocabulary, words_of)
     measured = _measured(read_splits(config.data), rules)
     findings = inspect(measured, rules, base.window_seconds)
     report = _check_report.summary(config, base, measured, findings)

@@ -19,6 +19,7 @@ from lora_whisper.evaluation.metrics import (
 from lora_whisper.evaluation.normalizers import as_written, characters_of, normalizer_for
 from lora_whisper.evaluation.resampling import Interval, Units, bootstrap_interval, sampling_units
 from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
 
 Rate = Literal["wer", "cer"]
 
@@ -45,6 +46,10 @@ class Score:
     units: str  # "words", or what stands for them in the texts: "graphemes", "graphemes and words"
     resampled: Literal["speakers", "utterances"]  # what is drawn for the intervals
     bad_audio: int  # utterances whose audio did not decode; scored as if nothing was heard
+    written_words: int  # of the references as written: what was spoken, whatever is scored of it
+    emptied: int  # references with a text of which nothing is left to score
+    cer_unspaced: float | None  # of normalized characters without spaces, where words are not
+    # those that were spoken (`scored_words`); else None
     audio_seconds: float | None = None
     decode_seconds: float | None = None  # known of the whole, not of its groups
     groups: dict[str, dict[str, Score]] = field(default_factory=dict)  # column → label, worst first
@@ -152,12 +157,16 @@ def _characters(
 
 def _score(rows: Sequence[ScoredRow], counted: _Counted, samples: int, seed: int) -> Score:
     units = sampling_units([row.speaker for row in rows])
-    words = total(counted.words)
+    words, characters = total(counted.words), total(counted.characters)
+    written = sum(written_words(row.reference, row.language) for row in rows)
+    is_other = is_off(written, words.reference_length) or (
+        is_unspaced(characters.reference_length, words.reference_length)
+    )
     normalizers = {normalizer_for(row.language) for row in rows}
     return Score(
         wer=words.rate,
         wer_orthographic=total(counted.words_written).rate,
-        cer=total(counted.characters).rate,
+        cer=characters.rate,
         cer_orthographic=total(counted.characters_written).rate,
         wer_ci95=_interval(counted.words, units, samples, seed),
         cer_ci95=_interval(counted.characters, units, samples, seed),
@@ -173,8 +182,20 @@ def _score(rows: Sequence[ScoredRow], counted: _Counted, samples: int, seed: int
         units=" and ".join(sorted({one.units for one in normalizers})),
         resampled=units.resampled,
         bad_audio=sum(row.bad_audio is not None for row in rows),
+        written_words=written,
+        emptied=sum(bool(row.reference.strip()) and not row.reference_normalized for row in rows),
+        cer_unspaced=_unspaced(rows) if is_other else None,
         audio_seconds=sum(row.seconds for row in rows),
     )
+
+
+def _unspaced(rows: Sequence[ScoredRow]) -> float:
+    """CER of the normalized texts without any space, which no joining of words changes."""
+    pairs = [
+        (row.reference_normalized.replace(" ", ""), row.hypothesis_normalized.replace(" ", ""))
+        for row in rows
+    ]
+    return total(_edits(CharacterErrorRate(), pairs)).rate
 
 
 def _interval(counts: Sequence[Counts], units: Units, samples: int, seed: int) -> Interval:

@@ -43,6 +43,9 @@ RATE_DEVIATIONS = 4.0  # from the median, in robust standard deviations of the l
 RATE_RATIO = 1.5  # and at least this far off the median, however alike the others are
 LOWEST_RATE, HIGHEST_RATE = 0.5, 40.0  # characters a second, in whatever language
 NORMAL = 1.4826  # median absolute deviation → standard deviation, of a normal distribution
+FEWEST_SHARE = 0.8  # scored of the written words; English with its numbers and fillers has 0.9
+MOST_SHARE = 1.25  # contractions that are written out make 1.05 of English
+LONGEST_WORD = 20.0  # characters on average: more is a sentence without spaces
 HELD_OUT = ("validation", "test")  # splits that nothing else may share speech with
 
 
@@ -79,6 +82,11 @@ MEANINGS = {
         "Text that is no transcript",
         "Nothing of it is changed: mend the texts, or take the rows out. Tags go by "
         "data.clean=[annotations]; what is not seen is neither learnt nor scored.",
+    ),
+    "scored_words": Meaning(
+        "Words that are scored otherwise than they are spoken",
+        "The normalizer joins them (connected digits, abbreviations), finds none, or there are no "
+        "spaces: look at CER and at the rates as written, and not at WER alone.",
     ),
     "empty_texts": Meaning(
         "Empty texts", "Right for clips without speech; give the others their text."
@@ -165,6 +173,7 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
     tests = _of_sound(window_seconds) | _of_text(rules)
     found = {key: _where(key, splits, *test) for key, test in tests.items()}
     found["split_badly"] = _with_characters(found["split_badly"], rules)
+    found["scored_words"] = scored_words(splits)
     found["duplicates"] = duplicates(splits)
     found["rate_outliers"] = rate_outliers(splits)
     found |= {key: shared(splits, key, field) for key, field in SHARED_FIELDS.items()}
@@ -296,6 +305,40 @@ def _with_characters(finding: Finding, rules: TextRules) -> Finding:
         for number in numbers:
             counts.update(rules.spelled_in_bytes(utterances[int(number)].text))
     return replace(finding, more={"characters": dict(counts.most_common())})
+
+
+def scored_words(splits: Splits) -> Finding:
+    """References whose scored words are not those that are spoken, in held-out splits.
+
+    Texts of which nothing is left, always; others where most of their split is so, since a number
+    in a sentence is no matter.
+    """
+    places = {}
+    for name, one in splits.items():
+        written, scored, letters = (
+            one.records[field].astype(np.int64)
+            for field in ("written_words", "scored_words", "characters")
+        )
+        rows = (scored == 0) & (letters > 0) & bool(scored.any() or written.any())
+        if _is_off(written.sum(), scored.sum()):
+            rows |= _is_off(written, scored)
+        if _is_unspaced(letters.sum(), scored.sum()):
+            rows |= _is_unspaced(letters, scored)
+        places[name] = np.flatnonzero(rows if name in HELD_OUT else np.zeros(len(rows), bool))
+
+    def detail(one: Measured, row: int) -> str:
+        record = one.records[row]
+        return f"{record['written_words']} words are scored as {record['scored_words']}"
+
+    return Finding("scored_words", splits, places, detail)
+
+
+def _is_off(written: Any, scored: Any) -> Any:
+    return (written > 0) & ((scored < FEWEST_SHARE * written) | (scored > MOST_SHARE * written))
+
+
+def _is_unspaced(letters: Any, scored: Any) -> Any:
+    return (scored > 0) & (letters > LONGEST_WORD * scored)
 
 
 # ── rows beside rows ─────────────────────────────────────────────────────────────────────────

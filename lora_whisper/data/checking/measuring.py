@@ -267,12 +267,16 @@ def mixed_scripts(text: str) -> list[str]:
     return sorted(found, key=lambda name: [script(one) for one in text].index(name))
 
 
+CountWords = Callable[[str, str | None], tuple[int, int]]  # of a text in a language
+
+
 @dataclass(frozen=True)
 class TextRules:
     """What a checkpoint's tokenizer and vocabulary say of a text."""
 
     tokenizer: Any
     vocabulary: Vocabulary
+    words_of: CountWords | None = None  # how many are written and scored; None: nobody asks
     _tokens: dict[str, int] = field(default_factory=dict)  # of a character
     _problems: dict[tuple[str | None, ...], str] = field(default_factory=dict)  # of a language
 
@@ -287,6 +291,12 @@ class TextRules:
         if len(text.encode("utf-8")) + 1 + start <= self.vocabulary.max_tokens:
             return 0
         return start + len(text_tokens(self.tokenizer, text, self.written(utterance)))
+
+    def words(self, utterance: Utterance) -> tuple[int, int]:
+        """How many words of the text are written, and how many scored."""
+        if self.words_of is None:
+            return 0, 0
+        return self.words_of(utterance.text, self.written(utterance))
 
     def language_problem(self, utterance: Utterance) -> str:
         """Why the checkpoint cannot be told the utterance's language and task, or ""."""
@@ -347,6 +357,8 @@ RECORD = np.dtype(
         ("is_spelled_in_bytes", "?"),
         ("has_unknown_language", "?"),
         ("has_leftovers", "?"),
+        ("written_words", "u4"),
+        ("scored_words", "u4"),
     ]
 )
 
@@ -423,4 +435,5 @@ def _fill(measured: Measured, index: int, sound: Sound, rules: TextRules) -> Non
     record["has_mixed_scripts"] = bool(mixed_scripts(text))
     record["is_spelled_in_bytes"] = bool(rules.spelled_in_bytes(text))
     record["has_unknown_language"] = bool(rules.language_problem(utterance))
+    record["written_words"], record["scored_words"] = rules.words(utterance)
     record["has_leftovers"] = bool(leftovers(utterance.text, rules.written(utterance)))
