@@ -853,7 +853,8 @@ class EvaluateConfig:
 
     run: str | None  # folder that `train` wrote: its base, its adapter and, if there, merged/
     models: tuple[str, ...]  # or these: "base", runs, adapters, checkpoints, CTranslate2 folders
-    name: str  # without run=: the report's folder below outputs/
+    name: str  # the report's folder below outputs/; with run=, "evaluation" is the run's own
+    overwrite: bool  # replace a report that was asked for with other values
     seed: int | None  # of intervals, samples, noise and drawn texts; null: the run's, or 1
     dtype: Dtype  # of checkpoints; auto: their own, but float32 for float16 on a CPU. Bases and
     # adapters of runs are scored as they were trained
@@ -1042,6 +1043,7 @@ class ReportConfig:
     sweep: str | None  # folder of a sweep, which may be typed without its key
     runs: tuple[str, ...]  # or these: folders that `train` wrote
     name: str  # without sweep=: the report's folder below outputs/
+    overwrite: bool  # replace a report of other runs
 
     def __post_init__(self) -> None:
         require(

@@ -21,11 +21,13 @@ outputs/NAME/
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,7 +40,9 @@ from lora_whisper.errors import UserError
 SUMMARY_FORMAT = 2  # raised when a key of summary.json changes its meaning
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 RECORD_FILE = "lora_whisper.json"  # in an adapter's folder: what it is, and was worth
+RECIPE_FILE = "merge.json"  # in a merged folder: what it was made from
 OWN_SET = "test"  # folder below evaluation/MODEL/ of the scores that summary.json holds
+SCORE, HYPOTHESES = "score.json", "hypotheses.jsonl"  # in such a folder, and written together
 MARKER = "# A run of lora_whisper; this file makes its folder one.\n"
 
 
@@ -153,7 +157,8 @@ Start = Literal["new", "resume", "complete"]
 def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
     """Say what `train` does with `folder`; nothing is written or removed here.
 
-    A folder that is absent, or empty but for the reason of a failure, is a new run. An existing run
+    A folder that is absent, or empty but for the reason of a failure and for what a killed start
+    left, is a new run. An existing run
     is refused unless `overwrite` (it becomes new) or `resume` (it is continued, or reported as
     complete) is given. A folder with anything else in it is never touched.
 
@@ -161,7 +166,7 @@ def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
         UserError: the run exists and neither was given, or the folder is not a run.
     """
     path = folder.path
-    if not path.exists() or (path.is_dir() and set(path.iterdir()) <= {folder.failure}):
+    if not path.exists() or (path.is_dir() and contents(path) <= {folder.failure.name}):
         return "new"
     if not folder.is_run():
         raise UserError(
@@ -238,6 +243,8 @@ class InUse(UserError):
 def locked(path: Path) -> Iterator[None]:
     """Hold the folder `path` for this process; the lock dies with the process, however it ends.
 
+    What a killed process left there is taken away, see `tidy_run`.
+
     The lock lies beside the folder and not in it, so that an overwritten run keeps its holder.
 
     Raises:
@@ -252,6 +259,7 @@ def locked(path: Path) -> Iterator[None]:
                 f"{path} is in use by another process.\nWait for it, or type another name=…"
             )
         try:
+            tidy_run(path)
             yield
         finally:
             lock.unlink(missing_ok=True)
@@ -272,10 +280,21 @@ def is_acquired(handle: TextIO, lock: Path) -> bool:
 
 
 # ── writing: whole files and folders, or none; a full disk is said ───────────────────────────
+#
+# Every file of a run is written here, or into a folder that `written_whole` gives; a test walks the
+# sources for others. What a killed process leaves has a name of its own, which `tidy` knows.
+
+UNFINISHED, REPLACED, REMOVED = "part", "replaced", "removed"  # .NAME.part and so on, beside NAME
+LEFTOVER = re.compile(rf"\.(.+)\.(?:{UNFINISHED}|{REPLACED}|{REMOVED})")
+PARTS = ("adapter", "merged", "export", "checkpoints", "evaluation")  # folders in a run's
 
 
 class DiskFull(UserError):
-    """There is no room for a file."""
+    """There is no room for a file, for the reason that is said; `advice` is what helps."""
+
+    def __init__(self, message: str, advice: str):
+        super().__init__(message)
+        self.advice = advice
 
 
 @contextlib.contextmanager
@@ -284,30 +303,62 @@ def room_for(path: Path, size_bytes: int | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_disk_full(error):
+        if isinstance(error, DiskFull) or not is_disk_full(error):
             raise
-        needed = "" if size_bytes is None else f"it needs {size_bytes / 1e6:.1f} MB; "
-        free = shutil.disk_usage(path.parent).free / 1e6
-        raise DiskFull(
-            f"{path} could not be written ({error}): {needed}{free:.1f} MB are free there."
-        ) from error
+        raise no_room(error, path, size_bytes) from error
+
+
+def no_room(error: Exception, path: Path | None = None, size_bytes: int | None = None) -> DiskFull:
+    """What the system's refusal means: a full disk, a quota or a limit have different cures."""
+    if isinstance(error, DiskFull):
+        return error
+    what = "" if path is None else f" {path} could not be written:"
+    needed = "" if size_bytes is None else f" it needs {size_bytes / 1e6:.1f} MB;"
+    number = _refusal(error)
+    if number == errno.EDQUOT:
+        message = f"Your quota on this disk is used up.{what}{needed} {error}."
+        return DiskFull(message, "Free some of what is yours there")
+    if number != errno.EFBIG:
+        free = shutil.disk_usage(_existing(path or Path.cwd())).free / 1e6
+        message = f"The disk is full.{what}{needed} {free:.1f} MB are free there ({error})."
+        return DiskFull(message, "Free some space")
+    limit_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit_bytes == resource.RLIM_INFINITY:
+        message = f"The file is too large for its file system.{what}{needed} {error}."
+        return DiskFull(message, "Write to another disk")
+    limit = f"{limit_bytes / 1e6:.1f} MB a file are allowed (ulimit -f)"
+    message = f"The file is larger than this process may write.{what}{needed} {limit}."
+    return DiskFull(message, "Raise the limit")
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether it is the system's word for that, or SQLite's, behind what Optuna makes of it.
+    """Whether there is no room: on the disk, within a quota or a file's largest size."""
+    return _refusal(error) is not None
+
+
+def _refusal(error: Exception) -> int | None:
+    """The system's number for that, or SQLite's word, behind what Optuna makes of it.
 
     safetensors has the number in its text alone.
     """
-    if isinstance(error, OSError | UserError):
-        return isinstance(error, OSError) and error.errno in NO_ROOM
+    if isinstance(error, OSError):
+        return error.errno if error.errno in NO_ROOM else None
+    if isinstance(error, DiskFull):
+        return errno.ENOSPC
+    if isinstance(error, UserError):
+        return None
     if "database or disk is full" in f"{error} {error.__cause__}":
-        return True
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return number is not None and int(number[1]) in NO_ROOM
+        return errno.ENOSPC
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found is not None and int(found[1]) in NO_ROOM else None
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file to the disk.
+    """Write a new file to the disk, inside what `written_whole` gives.
 
     Raises:
         DiskFull: there is no room.
@@ -329,15 +380,15 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         DiskFull: there is no room; the old one is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with room_for(path, len(data)):
+    with room_for(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = _beside(path, UNFINISHED)
+        try:
             _write(aside, data)
-        os.replace(aside, path)
-        sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+            os.replace(aside, path)
+            sync(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -346,31 +397,99 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
     A reader finds the old folder or the new one; when writing fails, nothing has changed.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "replaced"))
-    for path in (aside, old):
-        shutil.rmtree(path, ignore_errors=True)
-    aside.mkdir()
-    try:
-        with room_for(folder):
+    with room_for(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tidy(folder)
+        aside = _beside(folder, UNFINISHED)
+        aside.mkdir()
+        try:
             yield aside
             for written in [*aside.rglob("*"), aside]:
                 sync(written)
-        if folder.exists():
-            folder.rename(old)
+            _put_in_place(aside, folder)
+            sync(folder.parent)
+        finally:
+            tidy(folder)
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """Let `aside` have the name; what had it before is left at one of the names that `tidy` knows.
+
+    Linux exchanges two folders at once. Where a file system does not, there is a moment without
+    either; killed in it, `tidy` puts the old one back.
+    """
+    if folder.exists() and not _is_exchanged(aside, folder):
+        folder.rename(_beside(folder, REPLACED))
+    if aside.exists() and not folder.exists():
         aside.rename(folder)
-        sync(folder.parent)
-    finally:
-        for path in (aside, old):
-            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_exchanged(first: Path, second: Path) -> bool:
+    """Exchange the names of two folders, if the system can."""
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if exchange is None:
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    names = (os.fsencode(first.absolute()), os.fsencode(second.absolute()))
+    return bool(exchange(here, names[0], here, names[1], swap) == 0)
+
+
+def tidy(path: Path) -> None:
+    """Take away what a killed process left of writing or removing `path`, beside it.
+
+    A folder that it had put aside, and nothing in its place yet, is put back.
+    """
+    replaced = _beside(path, REPLACED)
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)
+    for end in (UNFINISHED, REPLACED, REMOVED):
+        _remove(_beside(path, end))
+
+
+def tidy_run(path: Path) -> None:
+    """The same of the folder of a run, or of a report, and of all that is written in it.
+
+    Only what this process holds: a search's folder has runs in it that others may be at.
+    """
+    tidy(path)
+    if not path.is_dir():
+        return
+    inside = [one for part in PARTS for one in (path / part).rglob(".*")]
+    mine = [one for one in path.iterdir() if one.is_file() or leftover_of(one) in PARTS]
+    for one in mine + inside:
+        if (name := leftover_of(one)) is not None:
+            tidy(one.with_name(name))
+
+
+def leftover_of(path: Path) -> str | None:
+    """The name that a killed process was writing or removing, where this is what it left."""
+    found = LEFTOVER.fullmatch(path.name)
+    return found and found[1]
+
+
+def contents(path: Path) -> set[str]:
+    """The names in a folder, if there is one, without what a killed process left."""
+    names = path.iterdir() if path.is_dir() else ()
+    return {one.name for one in names if leftover_of(one) is None}
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(f".{path.name}.{end}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
     """Delete a folder, under another name first: cut short, it leaves no half of one."""
-    aside = path.with_name(f".{path.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = _beside(path, REMOVED)
+    _remove(aside)
     path.rename(aside)
-    shutil.rmtree(aside)
+    _remove(aside)
 
 
 def sync(path: Path) -> None:
@@ -396,5 +515,18 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, value: dict[str, Any]) -> None:
-    with room_for(path), open(path, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """Add a line, or nothing.
+
+    Raises:
+        DiskFull: there is no room; the lines before are as they were.
+    """
+    line = f"{json.dumps(value, ensure_ascii=False)}\n".encode()
+    with room_for(path), open(path, "ab", buffering=0) as handle:
+        size_bytes = os.fstat(handle.fileno()).st_size
+        try:
+            if handle.write(line) < len(line):  # the rest says why
+                handle.write(line[handle.tell() - size_bytes :])
+        except OSError:
+            with contextlib.suppress(OSError):  # /dev/full has no size
+                handle.truncate(size_bytes)
+            raise

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from lora_whisper import run_folder
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import (
     MARKER,
@@ -24,10 +30,41 @@ from lora_whisper.run_folder import (
     is_acquired,
     is_disk_full,
     locked,
+    read_json,
     rerun_rule,
     write_json,
     written_whole,
 )
+
+
+class Killed(BaseException):
+    """Nothing is tidied up after it, as after SIGKILL."""
+
+
+def killed_at(point: int, exchanges: bool, action: Callable[[], None]) -> bool:
+    """Carry it out until that many names have changed; return whether it came to its end."""
+    count = itertools.count()
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **named: Any) -> Any:
+            if next(count) >= point:
+                raise Killed
+            return call(*args, **named)
+
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.replace", dying(os.replace))
+        patch.setattr("shutil.rmtree", dying(shutil.rmtree))
+        for name in ("rename", "unlink"):
+            patch.setattr(Path, name, dying(getattr(Path, name)))
+        exchange = dying(run_folder._is_exchanged) if exchanges else lambda first, second: False
+        patch.setattr(run_folder, "_is_exchanged", exchange)
+        try:
+            action()
+        except Killed:
+            return False
+    return True
 
 
 def a_run(path: Path, complete: bool) -> RunFolder:
@@ -43,6 +80,13 @@ def test_absent_and_empty_folders_are_new(tmp_path: Path) -> None:
     assert rerun_rule(RunFolder(tmp_path / "none"), overwrite=False, resume=False) == "new"
     (tmp_path / "empty").mkdir()
     assert rerun_rule(RunFolder(tmp_path / "empty"), overwrite=False, resume=True) == "new"
+
+
+@pytest.mark.parametrize("name", [".config.yaml.part", ".failure.json.part", "failure.json"])
+def test_what_a_killed_start_left_is_no_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("half")
+    for resume in (False, True):
+        assert rerun_rule(RunFolder(tmp_path), overwrite=False, resume=resume) == "new"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +185,55 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_killed_at_any_rename_there_is_the_old_folder_or_the_new_one(
+    tmp_path: Path, exchanges: bool
+) -> None:
+    if exchanges:
+        (tmp_path / "x").mkdir()
+        (tmp_path / "y").mkdir()
+        if not run_folder._is_exchanged(tmp_path / "x", tmp_path / "y"):
+            pytest.skip("this system does not exchange names")
+    folder = tmp_path / "runs" / "a" / "merged"
+
+    def write(text: str) -> None:
+        with written_whole(folder) as aside:
+            write_json(aside / "said.json", text)
+
+    for point in itertools.count():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        write("old")
+        survived = killed_at(point, exchanges, lambda: write("new"))
+        if exchanges:
+            assert read_json(folder / "said.json") in ("old", "new")
+        with locked(folder.parent):
+            assert read_json(folder / "said.json") in (("new",) if survived else ("old", "new"))
+            assert [path.name for path in folder.parent.iterdir()] == ["merged"]
+        if survived:
+            break
+    assert point > 2
+
+
+def test_a_run_that_is_removed_half_is_not_put_back(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run", complete=True)
+    assert not killed_at(2, True, folder.remove)
+    assert not folder.path.exists()
+    with locked(folder.path):
+        assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
+
+
+def test_what_a_killed_process_left_is_taken_away_where_this_one_holds(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "search")
+    mine = (".summary.json.part", "evaluation/base/.test.part/score.json", "export/.ggml.removed/a")
+    others = ("trial-1/.summary.json.part", ".trial-2.removed/config.yaml", ".hidden", "a.part")
+    for name in (*mine, *others):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text("")
+    with locked(run.path):
+        left = {str(one.relative_to(run.path)) for one in run.path.rglob("*") if one.is_file()}
+        assert left == {*others}
+
+
 def test_a_name_that_the_holder_removed_is_not_taken_for_the_lock(tmp_path: Path) -> None:
     """Two processes would hold it: one the file without a name, the next a new one."""
     path = tmp_path / "run"
@@ -191,13 +284,48 @@ def full_disk(size_bytes: int) -> Iterator[None]:
 def test_a_full_disk_is_said_and_nothing_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
-    with full_disk(100), pytest.raises(DiskFull, match=r"needs 0\.0 MB; .* MB are free") as error:
+    with full_disk(100), pytest.raises(DiskFull) as error:
         write_json(path, {"a": "x" * 200})
-    assert str(path) in str(error.value)
+    assert f"{path} could not be written: it needs 0.0 MB" in str(error.value)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
     with full_disk(100), pytest.raises(DiskFull, match=r"m\.jsonl could not be written"):
         append_jsonl(tmp_path / "m.jsonl", {"a": "x" * 200})
+    assert (tmp_path / "m.jsonl").read_bytes() == b""
+    append_jsonl(tmp_path / "m.jsonl", {"a": 1})
+    with full_disk(20), pytest.raises(DiskFull):
+        append_jsonl(tmp_path / "m.jsonl", {"a": "x" * 200})
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("number", "cause", "advice"),
+    [
+        (errno.ENOSPC, r"^The disk is full\. .*a\.json .* MB are free there", "Free some space"),
+        (errno.EDQUOT, r"^Your quota on this disk is used up\. .*a\.json", "what is yours"),
+        (errno.EFBIG, r"^The file is too large for its file system\. .*a\.json", "another"),
+    ],
+)
+def test_a_disk_a_quota_and_a_limit_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, cause: str, advice: str
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(DiskFull, match=cause) as error:
+        write_json(tmp_path / "a.json", {})
+    assert advice in error.value.advice
+    assert ("MB are free" in str(error.value)) == (number == errno.ENOSPC)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_of_the_process_is_named(tmp_path: Path) -> None:
+    with (
+        full_disk(2_000_000),
+        pytest.raises(DiskFull, match=r"2\.0 MB .*ulimit -f"),
+    ):
+        write_json(tmp_path / "a.json", {"a": "x" * 2_000_000})
 
 
 def test_what_a_library_says_of_a_full_disk_is_understood(tmp_path: Path) -> None:

@@ -304,6 +304,8 @@ def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
         f"{score['reference_words']:,} {units_of(score)}; the intervals say how far off another "
         "such set may be scored."
     )
+    if "of" in score:
+        yield _what_it_is_of(score["of"])
     spoken = speakers_line(summary)
     yield (
         f"{spoken}."
@@ -320,6 +322,16 @@ def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
     yield (
         "Not tested: other recordings, accents and noise than the test set's, long recordings, "
         "timestamps, and what the base could in other languages, which training can take away."
+    )
+
+
+def _what_it_is_of(of: Mapping[str, Any]) -> str:
+    """Hashes, by which others know weights and test set again."""
+    weights = of["weights"].get("adapter") or of["weights"]["checkpoint"]
+    decoding = ", ".join(f"{name} {json.dumps(value)}" for name, value in of["decoding"].items())
+    return (
+        f"The scores are of these weights (sha256 {weights}) on these rows (sha256 {of['rows']}) "
+        f"with these texts (sha256 {of['texts']}), decoded with {decoding}."
     )
 
 

@@ -25,13 +25,21 @@ FORMAT = 1  # raised when a key of evaluation.json changes its meaning
 
 
 def write(
-    folder: RunFolder, plan: Plan, speech: Sequence[Speech], findings: Findings
+    folder: RunFolder,
+    plan: Plan,
+    speech: Sequence[Speech],
+    findings: Findings,
+    asked: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write evaluation.json, .html and .md; return what the first one holds."""
+    """Write evaluation.json, .html and .md; return what the first one holds.
+
+    Args:
+        asked: what was typed and decides on it.
+    """
     from lora_whisper.commands._evaluation_page import page
     from lora_whisper.commands._evaluation_table import markdown
 
-    results = new_results(folder, plan, speech, findings)
+    results = new_results(folder, plan, speech, findings) | {"asked": dict(asked)}
     rows = {
         name: {model: [dataclasses.asdict(row) for row in some] for model, some in models.items()}
         for name, models in findings.rows.items()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
 from lora_whisper.commands._listening import Listening
-from lora_whisper.commands._models import Contender
+from lora_whisper.commands._models import Contender, weights_of
 from lora_whisper.commands._scoring import report_bad_audio, write_scored
 from lora_whisper.commands._test_sets import Role, TestSet
 from lora_whisper.config import CLEAN, Dtype, EvaluationConfig, RescoringConfig
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("lora_whisper")
 
 MISTAKES = 20  # of each kind that are kept
-BRIEF = ("wer", "wer_ci95", "cer", "cer_ci95", "leading", "utterances")  # of a score in a condition
+BRIEF = (
+    "wer",
+    "wer_ci95",
+    "cer",
+    "cer_ci95",
+    "leading",
+    "utterances",
+    "of",
+)  # of a score in a condition
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model's score on a set, the lines behind it, and whether they were decoded before."""
+    """A model's score on a set, the lines behind it, what it is of, and whether it was decoded
+    before."""
 
     score: Score
     rows: Sequence[ScoredRow]
+    of: Mapping[str, Any]
     is_known: bool
 
     def written(self, folder: Path) -> dict[str, Any]:
         """Write them; return what score.json holds."""
-        return write_scored(self.score, self.rows, folder, self.is_known)
+        return write_scored(self.score, self.rows, self.of, folder, self.is_known)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.score.to_dict() | {"of": self.of}
 
 
 @dataclass(frozen=True)
@@ -183,6 +196,7 @@ class Examination:
     ) -> Judged:
         """Decode a set, or take what was decoded before, and score it."""
         from lora_whisper.evaluation.judging import judge
+        from lora_whisper.evaluation.provenance import provenance
 
         seed, name = self.plan.seed, listening.contender.name
         part = "" if scale == 1.0 else f" × {scale:g}"
@@ -194,7 +208,11 @@ class Examination:
         score, rows = processes.from_main(
             lambda: judge(utterances, heard, listening.vocabulary, settings, seed)
         )
-        return Judged(score, rows, is_known)
+        vocabulary, weights = listening.vocabulary, weights_of(listening.contender, scale)
+        of = processes.from_main(
+            lambda: provenance(weights, utterances, vocabulary, settings, seed, condition)
+        )
+        return Judged(score, rows, of, is_known)
 
     # ── scores ───────────────────────────────────────────────────────────────────────────────
 
@@ -258,9 +276,7 @@ class Examination:
         for scale in self.plan.more.adapter_scales:
             scores = {
                 one.name: _brief(
-                    self._judged(
-                        listening, one, utterances, self._ungrouped, scale=scale
-                    ).score.to_dict()
+                    self._judged(listening, one, utterances, self._ungrouped, scale=scale).to_dict()
                 )
                 for one, utterances in held_out
             }

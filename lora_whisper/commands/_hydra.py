@@ -38,6 +38,7 @@ from lora_whisper.commands._composition import (
 from lora_whisper.commands._launch import end, leave, meet
 from lora_whisper.commands._sweeping import run_sweep
 from lora_whisper.errors import UserError
+from lora_whisper.run_folder import DiskFull, is_disk_full, no_room
 from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
 from lora_whisper.training.stopping import ended_by_signals
 
@@ -93,17 +94,25 @@ def _exit_code_of(carry_out: Callable[[], int]) -> int:
     try:
         return carry_out()
     except UserError as error:
-        message = f"error: {error}"
+        message = f"error: {error}" + _advice(error)
         return end(2, lambda: print(message, file=sys.stderr))
     except KeyboardInterrupt as stop:
         message = f"stopped: {str(stop) or 'by Ctrl-C'}"
         return end(getattr(stop, "exit_code", 130), lambda: print(message, file=sys.stderr))
     except Exception as error:
+        if is_disk_full(error):
+            refusal = no_room(error)
+            message = f"error: {refusal}" + _advice(refusal)
+            return end(2, lambda: print(message, file=sys.stderr))
         if answer := _of_the_disk(error):
             return end(2, lambda: print(answer, file=sys.stderr))
         if processes.count() == 1:
             raise
         return end(1, traceback.print_exc)
+
+
+def _advice(error: UserError) -> str:
+    return f"\n{error.advice}, and type it again." if isinstance(error, DiskFull) else ""
 
 
 def _of_the_disk(error: Exception) -> str | None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_whisper.commands._inputs import Base, read_base, read_config
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.checkpoint import SMALL_FILES, fingerprint, locate, sha256, snapshot
+from lora_whisper.model.checkpoint import (
+    SMALL_FILES,
+    fingerprint,
+    locate,
+    sha256,
+    snapshot,
+    weights_sha256,
+)
 from lora_whisper.model.finding import find_adapter, is_adapter_on_hub, named_base
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, require_adapter
 from lora_whisper.paths import local_path
@@ -195,6 +202,19 @@ def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
         where,
     )
     return " ".join(map(str, parts))
+
+
+def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, Any]:
+    """What names the weights exactly wherever they lie, as scores keep it."""
+    if contender.folder is not None:
+        return {"checkpoint": sha256(contender.folder / "model.bin")}
+    found: dict[str, Any] = {
+        "checkpoint": weights_sha256(base_of(contender).checkpoint),
+        "quantization": contender.quantization.kind,
+    }
+    if contender.adapter is not None and scale:
+        found["adapter"] = sha256(contender.adapter / WEIGHTS_FILE)
+    return found | ({"scale": scale} if scale not in (0.0, 1.0) else {})
 
 
 def _files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:

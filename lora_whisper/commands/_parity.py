@@ -10,15 +10,17 @@ import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._consumers import Consumer
 from lora_whisper.commands._inputs import Base
 from lora_whisper.commands._listening import Listening
-from lora_whisper.commands._models import Contender
+from lora_whisper.commands._models import Contender, weights_of
 from lora_whisper.commands._summary import leading, rate_name, score_table
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.table import Utterances
+from lora_whisper.model.checkpoint import sha256
 from lora_whisper.terminal import console, counted
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ PARITY_FILE = "parity.json"  # in the export's folder
 ADAPTER, MERGED = "adapter", "merged"
 SHOWN_TEXTS = 20  # of those that differ
 RATES = ("wer", "cer")
-KEPT = ("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances")
+KEPT = ("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances", "of")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Sample:
     settings: EvaluationConfig
     seed: int
 
-    def judged(self, found: Hypotheses) -> Heard:
+    def judged(self, found: Hypotheses, weights: Mapping[str, Any]) -> Heard:
         from lora_whisper.evaluation.judging import judge
+        from lora_whisper.evaluation.provenance import provenance
 
-        score, rows = judge(self.utterances, found, self.base.vocabulary, self.settings, self.seed)
-        return Heard(score.to_dict(), rows)
+        given = (self.base.vocabulary, self.settings, self.seed)
+        score, rows = judge(self.utterances, found, *given)
+        return Heard(score.to_dict() | {"of": provenance(weights, self.utterances, *given)}, rows)
 
 
 def greedily(settings: EvaluationConfig) -> EvaluationConfig:
@@ -83,13 +87,14 @@ def hear_models(
             )
         finally:
             listening.close()
-        heard[one.name] = sample.judged(found)
+        heard[one.name] = sample.judged(found, weights_of(one))
     return heard
 
 
 def compare(
     name: str,
     consumer: Consumer,
+    place: Path,
     models: Mapping[str, Heard],
     sample: Sample,
     tolerance: float,
@@ -98,9 +103,11 @@ def compare(
     """Hear the export; return what parity.json holds.
 
     Args:
+        place: the export's folder.
         reference: the model that it has to agree with.
     """
-    export = sample.judged(consumer.hear(sample.utterances, sample.settings, sample.seed))
+    found = consumer.hear(sample.utterances, sample.settings, sample.seed)
+    export = sample.judged(found, {"export": sha256(*_files(place))})
     measured = models[reference]
     rate = leading(measured.score)
     difference = export.score[rate] - measured.score[rate]
@@ -127,6 +134,12 @@ def compare(
         "scores": {model: {key: score[key] for key in KEPT} for model, score in scores.items()},
         "differing": differing[:SHOWN_TEXTS],
     }
+
+
+def _files(place: Path) -> list[Path]:
+    """All that the export consists of."""
+    files = (path for path in place.rglob("*") if path.is_file() and path.name != PARITY_FILE)
+    return sorted(files)
 
 
 def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:

@@ -18,16 +18,17 @@ import yaml
 from lora_whisper.commands._composition import defaults
 from lora_whisper.commands._inputs import FREE_TO_CHANGE, flat
 from lora_whisper.commands._settings import config_text
-from lora_whisper.commands._summary import leading, shipped_rank
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.commands._summary import leading, read_summary, shipped_rank
+from lora_whisper.run_folder import RunFolder, read_json, write_json
 
 FAILURE_FILE = (
     "failure.json"  # {"reason": …}: in a point's folder since it failed, until it is done
 )
+PLAN_FILE = "sweep.json"  # {"points": […]}: the names of all points that a sweep has
 LOG_RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ([A-Z]+) (.*)$", re.MULTILINE)
 STOPPED = ("KeyboardInterrupt", "Stopped")  # by somebody, who may go on: no failure
 
-State = Literal["complete", "failed", "unfinished"]
+State = Literal["complete", "failed", "unfinished", "never begun"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,21 @@ def point_folders(sweep: Path) -> list[Path]:
         if not path.name.startswith(".")
         and (RunFolder(path).is_run() or (path / FAILURE_FILE).is_file())
     )
+
+
+def write_plan(sweep: Path, names: Sequence[str]) -> None:
+    """Keep which points a sweep has, so that those that are never begun are missed."""
+    write_json(sweep / PLAN_FILE, {"points": list(names)})
+
+
+def folders_of(sweep: Path) -> list[Path]:
+    """Of the points that were begun, and of those that were planned and never begun."""
+    begun = point_folders(sweep)
+    try:
+        planned = [sweep / name for name in read_json(sweep / PLAN_FILE)["points"]]
+    except (OSError, ValueError, TypeError, KeyError):  # older sweeps have no plan
+        planned = []
+    return sorted({*begun, *planned})
 
 
 def read_points(folders: Sequence[Path]) -> list[Point]:
@@ -231,7 +247,8 @@ def _read(run: RunFolder) -> Point:
         except (ValueError, KeyError):
             failure = "summary.json cannot be read: it is broken, or of another program"
     if failure is None:
-        return Point(run.path, "unfinished", config=config)
+        state: State = "unfinished" if run.is_run() else "never begun"
+        return Point(run.path, state, config=config)
     return Point(run.path, "failed", failure, config)
 
 
@@ -242,7 +259,7 @@ def _config(run: RunFolder) -> dict[str, Any]:
 
 def _summary(run: RunFolder) -> dict[str, Any]:
     """Raises ValueError and KeyError for what is none."""
-    summary: dict[str, Any] = read_json(run.summary)
+    summary = read_summary(run)
     for key in ("base", "adapter", "adapter_bytes", "trainable_parameters", "train_seconds"):
         summary[key]
     return summary

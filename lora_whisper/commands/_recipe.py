@@ -14,6 +14,7 @@ from typing import Any
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._settings import file_name
+from lora_whisper.commands._summary import read_summary
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
 from lora_whisper.errors import UserError
@@ -29,11 +30,9 @@ from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.lineage import compared, lineage_of
 from lora_whisper.model.saved import WEIGHTS_FILE, read_saved
 from lora_whisper.model.weights import TIED, read_shapes
-from lora_whisper.run_folder import RunFolder, existing_run, read_json
+from lora_whisper.run_folder import RECIPE_FILE, RunFolder, existing_run, read_json
 
 log = logging.getLogger("lora_whisper")
-
-RECIPE_FILE = "merge.json"  # in the merged folder: what it was made from
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def read_recipe(config: MergeConfig) -> Recipe:
             would be replaced unasked.
     """
     recipe = _of_run(config) if config.run else _of_adapters(config)
-    if recipe.place.merged.exists() and not config.overwrite:
+    if recipe.place.merged.exists() and not (config.overwrite or is_unfinished(recipe)):
         raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
     checkpoint = locate(recipe.base, key="base")
     shapes = read_shapes(weight_files(checkpoint))
@@ -106,6 +105,17 @@ def require_current(folder: RunFolder) -> None:
             f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
             f"Type lora-whisper merge {shlex.quote(f'run={folder.path}')} overwrite=true"
         )
+
+
+def is_unfinished(recipe: Recipe) -> bool:
+    """Whether merged/ is just what is asked for, and a killed process had not scored it."""
+    run = recipe.place
+    is_there = run.is_complete() and (run.merged / RECIPE_FILE).is_file()
+    if not is_there or read_json(run.merged / RECIPE_FILE) != recipe.to_dict():
+        return False
+    summary = read_summary(run)
+    is_known = summary.get("merge") == recipe.to_dict()
+    return not is_known or (summary["adapter"] is not None and summary["merged"] is None)
 
 
 def is_whole(made_of: Mapping[str, Any]) -> bool:

@@ -89,19 +89,24 @@ def _data(config: TrainConfig, summary: Summary) -> dict[str, Any]:
     }
 
 
+def _rates(score: Mapping[str, Any]) -> dict[str, Any]:
+    """With the hashes of the weights that they are of, which older scores lack."""
+    weights = score.get("of", {}).get("weights")
+    return {key: score[key] for key in RATES} | ({"weights": weights} if weights else {})
+
+
 def _scores(summary: Summary) -> dict[str, Any] | None:
     """What the models made of the run's test set; None where it had none."""
     score = summary["adapter"]
     if score is None:
         return None
-    rates = {
-        model: {key: summary[model][key] for key in RATES} if summary[model] else None
-        for model in MODELS
-    }
+    rates = {model: _rates(summary[model]) if summary[model] else None for model in MODELS}
     return {
         "units": units_of(score),
         "metric": leading(score),
         "normalizer": score["normalizer"],
         "utterances": score["utterances"],
+        "of": {key: value for key, value in score.get("of", {}).items() if key != "weights"}
+        or None,
         **rates,
     }

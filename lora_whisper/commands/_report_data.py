@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import logging
 import math
 import re
 from collections import Counter
@@ -27,10 +27,18 @@ from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._summary import EMBEDDED_NOTE, model_name, rate_name, units_of
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.comparison import compare
+from lora_whisper.evaluation.provenance import (
+    REFERENCES,
+    differences,
+    groups_that_compare,
+    texts_hash,
+)
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.run_folder import OWN_SET
 from lora_whisper.terminal import counted, percent
+
+log = logging.getLogger("lora_whisper")
 
 SHOWN_WORST = 10  # utterances of the best run
 SHOWN_LABELS = 4  # of runs, in a sentence
@@ -240,33 +248,58 @@ def hypotheses(point: Point, model: str) -> list[dict[str, Any]]:
 def _scored_rows(point: Point) -> list[ScoredRow]:
     known = {field.name for field in dataclasses.fields(ScoredRow)}
     try:
-        return [
+        rows = [
             ScoredRow(**{key: value for key, value in row.items() if key in known})
             for row in hypotheses(point, "adapter")
         ]
     except TypeError:  # lines of another version
         return []
+    of = (point.score or {}).get("of")
+    if of is not None and _digest(rows) != of[REFERENCES]:
+        log.warning("not compared %s has hypotheses of another test set than its score", point.name)
+        return []
+    return rows
 
 
 def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> None:
     """See that the rates are of the same texts, which were normalized in the same way."""
-    sets: dict[str, list[str]] = {}
-    for entry in report.scored:
-        sets.setdefault(_test_set(entry.point), []).append(entry.label)
-    texts: dict[str, list[str]] = {}
-    for entry in report.scored:
-        if rows[entry.point.folder]:
-            digest = _digest(rows[entry.point.folder])
-            texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
-    mixed = sets if len(sets) > 1 else texts
-    if len(mixed) > 1:
-        found = [f"{said}: {_some(labels)}" for said, labels in mixed.items()]
+    mixed = _by_test_set(report.scored) or _by_texts(report.scored, rows)
+    if mixed:
+        found = [f"{said}: {_some(labels)}" for said, labels in mixed]
         raise UserError(
             "The runs were scored on different test sets, so that their rates do not compare:\n"
             f"{listing(found)}\n"
             "Give runs of one test set, lora-whisper report 'runs=[…]', or score them all on one:\n"
             "  lora-whisper evaluate 'models=[…]' data.test=…"
         )
+
+
+def _by_test_set(scored: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """What sets each group of runs apart from the first one; empty where all are of one set."""
+    scores = {entry.label: entry.point.score or {} for entry in scored}
+    points = {entry.label: entry.point for entry in scored}
+    groups = groups_that_compare([*scores.items()])
+    if len(groups) < 2:
+        return []
+    first = groups[0][0]
+    said = [_test_set(points[labels[0]]) for labels in groups]
+    apart = ["", *("; ".join(differences(scores[first], scores[one[0]])) for one in groups[1:])]
+    return [
+        (f"{text} ({why})" if why else text, labels)
+        for text, why, labels in zip(said, apart, groups, strict=True)
+    ]
+
+
+def _by_texts(
+    scored: Sequence[Entry], rows: Mapping[Path, Sequence[ScoredRow]]
+) -> list[tuple[str, list[str]]]:
+    """The same by the texts that were kept, which is all that older scores have of them."""
+    texts: dict[str, list[str]] = {}
+    for entry in scored:
+        if rows[entry.point.folder]:
+            digest = _digest(rows[entry.point.folder])
+            texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
+    return [*texts.items()] if len(texts) > 1 else []
 
 
 def _some(labels: Sequence[str]) -> str:
@@ -283,8 +316,7 @@ def _test_set(point: Point) -> str:
 
 
 def _digest(rows: Sequence[ScoredRow]) -> str:
-    texts = "\n".join(row.reference_normalized for row in rows)
-    return hashlib.sha256(texts.encode()).hexdigest()
+    return texts_hash(row.reference_normalized for row in rows)
 
 
 def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> Report:
@@ -427,9 +459,18 @@ def _warnings(report: Report) -> Iterator[str]:
     unfinished = [entry.label for entry in report.entries if entry.point.state == "unfinished"]
     if unfinished:
         yield f"without scores, since unfinished: {_some(unfinished)}"
+    if absent := never_begun(report):
+        yield absent
     best = report.best
     if best and best.point.base and best.point.rate >= best.point.base[report.leading]:
         yield "no run is better than its base on this test set"
+
+
+def never_begun(report: Report) -> str:
+    """Names the points of a sweep that nobody has begun; empty where there are none."""
+    labels = [entry.label for entry in report.entries if entry.point.state == "never begun"]
+    again = "The command of the sweep begins them, typed again"
+    return f"never begun: {_some(labels)}. {again}" if labels else ""
 
 
 def _notes(report: Report) -> Iterator[str]:

@@ -195,7 +195,7 @@ td small { display: block; color: var(--soft); font-size: .8rem; }
 .runs td.words:first-child { min-width: 8rem; }
 .runs .best td { font-weight: 600; background: var(--tint); }
 .runs .best small { font-weight: 400; }
-.runs .failed td, .runs .unfinished td { color: var(--soft); }
+.runs .failed td, .runs .unfinished td, .runs .begun td { color: var(--soft); }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 0;
   cursor: pointer; text-align: inherit; white-space: nowrap; }
 th button::after { content: "↕"; opacity: .35; padding-left: .25rem; }

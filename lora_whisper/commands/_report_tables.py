@@ -190,6 +190,7 @@ def markdown(report: Report) -> str:
         for entry in report.entries
         if entry.point.state == "failed"
     ]
+    absent = data.never_begun(report)
     parts = [
         f"# {escaped(report.name)}",
         f"{escaped(data.about(report))}.",
@@ -197,6 +198,7 @@ def markdown(report: Report) -> str:
         "\n".join(table),
         *([escaped(data.method(report))] if report.best else []),
         *(["Failed:", "\n".join(failed)] if failed else []),
+        *([escaped(f"{absent[0].upper()}{absent[1:]}.")] if absent else []),
     ]
     return "\n\n".join(parts) + "\n"
 

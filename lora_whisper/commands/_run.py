@@ -48,6 +48,7 @@ from lora_whisper.run_folder import (
     RunFolder,
     remove_folder,
     step_of,
+    written_whole,
 )
 from lora_whisper.training.resume import (
     changes,
@@ -60,6 +61,7 @@ from lora_whisper.training.resume import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
+    from torch import Tensor
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.data.contents import Change
@@ -313,7 +315,6 @@ class Run:
 
     def _train_and_keep(self) -> tuple[TrainingState, Average | None]:
         """Train; write the best adapter by validation WER, or the last if nothing was validated."""
-        from lora_whisper.model.adapter import save_adapter
         from lora_whisper.model.pissa import read_initial
         from lora_whisper.training.checkpoints import load_parameters
 
@@ -323,9 +324,7 @@ class Run:
             load_parameters(path, trainer.parameters)
         initial = read_initial(self._initial)
         assert initial or self.config.adapter.kind != "pissa", "it was written when training began"
-        processes.from_main(
-            lambda: save_adapter(self.model, self.folder.adapter, self.base.checkpoint, initial)
-        )
+        processes.from_main(lambda: self._save_adapter(initial))
         return state, processes.from_main(
             lambda: write_average(
                 self.folder,
@@ -337,6 +336,12 @@ class Run:
                 initial,
             )
         )
+
+    def _save_adapter(self, initial: Mapping[str, Tensor] | None) -> None:
+        from lora_whisper.model.adapter import save_adapter
+
+        with written_whole(self.folder.adapter) as aside:
+            save_adapter(self.model, aside, self.base.checkpoint, initial)
 
     def _drop_model(self) -> tuple[int, int]:
         """Free the memory for the model that is loaded with what ships.
@@ -374,7 +379,15 @@ class Run:
 
     def _score_base(self) -> Scored:
         """Score the base before training; a resumed run keeps the score that it has."""
-        earlier = earlier_score(self.folder.evaluation / "base" / OWN_SET)
+        if self.speech.test is None:
+            return None
+        earlier = earlier_score(
+            trained(self.config, "base", None),
+            self.speech.test.utterances,
+            self.base,
+            self.config,
+            self.folder.evaluation / "base" / OWN_SET,
+        )
         if earlier is not None:
             return earlier
         if self.config.adapter.kind == "pissa":  # without its adapter, the base is not whole

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_whisper import processes
 from lora_whisper.commands._inputs import Base, Speech
-from lora_whisper.commands._models import Contender, identity
+from lora_whisper.commands._models import Contender, identity, weights_of
 from lora_whisper.config import (
     CLEAN,
     DataConfig,
@@ -25,7 +25,14 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import read_json, write_json
+from lora_whisper.run_folder import (
+    HYPOTHESES,
+    SCORE,
+    read_json,
+    write_json,
+    write_synced,
+    written_whole,
+)
 from lora_whisper.terminal import percent, work
 
 if TYPE_CHECKING:
@@ -200,13 +207,15 @@ def score_model(
     """
     from lora_whisper.commands._summary import both_rates, interval, leading, rate_name
     from lora_whisper.evaluation.judging import judge
+    from lora_whisper.evaluation.provenance import provenance
 
     settings = config.evaluation
+    chosen = sample(utterances, settings.max_utterances, config.seed)
     found, is_known = hear(
         f"scoring {contender.name}",
         identity(contender, "auto", whisper.device),
         lambda: recognizer_of(whisper, base),
-        chosen := sample(utterances, settings.max_utterances, config.seed),
+        chosen,
         settings,
         config.seed,
     )
@@ -214,7 +223,10 @@ def score_model(
     score, rows = processes.from_main(
         lambda: judge(chosen, found, base.vocabulary, settings, config.seed)
     )
-    values = write_scored(score, rows, folder, is_known)
+    of = processes.from_main(
+        lambda: provenance(weights_of(contender), chosen, base.vocabulary, settings, config.seed)
+    )
+    values = write_scored(score, rows, of, folder, is_known)
     first, second = both_rates(leading(values))
     log.info(
         f"{contender.name:11} {rate_name(values, first)} {percent(values[first])} "
@@ -226,24 +238,44 @@ def score_model(
 
 
 def write_scored(
-    score: Score, rows: Sequence[ScoredRow], folder: Path, is_known: bool
+    score: Score, rows: Sequence[ScoredRow], of: Mapping[str, Any], folder: Path, is_known: bool
 ) -> dict[str, Any]:
-    """Write score.json and hypotheses.jsonl; return what score.json holds.
+    """Write score.json and hypotheses.jsonl, both or none; return what score.json holds.
 
     Args:
+        of: what the score is of, see `evaluation.provenance`.
         is_known: whether the hypotheses were decoded by an earlier command.
     """
-    from lora_whisper.evaluation.judging import write_hypotheses
+    from lora_whisper.evaluation.judging import hypotheses_jsonl
 
-    values = score.to_dict() | {"cached": is_known}
+    values = score.to_dict() | {"cached": is_known, "of": dict(of)}
     if processes.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_hypotheses(folder / "hypotheses.jsonl", rows)
-        write_json(folder / "score.json", values)
+        with written_whole(folder) as aside:
+            write_synced(aside / HYPOTHESES, hypotheses_jsonl(rows))
+            write_json(aside / SCORE, values)
     return values
 
 
-def earlier_score(folder: Path) -> dict[str, Any] | None:
-    """The score that an interrupted run had written already."""
-    path = folder / "score.json"
-    return processes.from_main(lambda: read_json(path) if path.is_file() else None)
+def earlier_score(
+    contender: Contender, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
+) -> dict[str, Any] | None:
+    """The score that an interrupted run had written already, unless it is of something else."""
+    return processes.from_main(lambda: _earlier(contender, utterances, base, config, folder))
+
+
+def _earlier(
+    contender: Contender, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
+) -> dict[str, Any] | None:
+    from lora_whisper.evaluation.provenance import between, is_of, provenance
+
+    found: dict[str, Any] | None = read_json(folder / SCORE) if (folder / SCORE).is_file() else None
+    if found is None or "of" not in found:  # older versions did not say what it is of
+        return None
+    settings, weights = config.evaluation, weights_of(contender)
+    chosen = sample(utterances, settings.max_utterances, config.seed)
+    of = provenance(weights, chosen, base.vocabulary, settings, config.seed)
+    changed = between(found["of"], of) + ["other weights"] * (not is_of(found, weights))
+    if not changed:
+        return found
+    log.warning("%-11s is scored anew: its score was of %s", contender.name, ", ".join(changed))
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import shutil
 import sys
@@ -17,12 +18,23 @@ from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
-from lora_whisper.model.checkpoint import EMBEDDED, fingerprint, weights_bytes, weights_sha256
-from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder, read_json
+from lora_whisper.evaluation.provenance import differences, is_of
+from lora_whisper.model.checkpoint import (
+    EMBEDDED,
+    fingerprint,
+    sha256,
+    weights_bytes,
+    weights_sha256,
+)
+from lora_whisper.model.saved import WEIGHTS_FILE
+from lora_whisper.model.weights import weight_names
+from lora_whisper.run_folder import RECIPE_FILE, SUMMARY_FORMAT, RunFolder, read_json
 from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
 
 if TYPE_CHECKING:
     from lora_whisper.training.checkpoints import TrainingState
+
+log = logging.getLogger("lora_whisper")
 
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
 MODELS = ("base", "adapter", "merged")
@@ -83,6 +95,56 @@ def new_summary(
     }
 
 
+def read_summary(folder: RunFolder) -> dict[str, Any]:
+    """What summary.json says, without what is not true any more.
+
+    Killed or edited in between, a run's folder can hold other weights than those that were scored,
+    or scores of different test sets. Such a score is left out, and that is said.
+    """
+    summary: dict[str, Any] = read_json(folder.summary)
+    for model in ("adapter", "merged"):
+        if summary.get(model) and not _is_of_what_is_there(folder, summary, model):
+            place = getattr(folder, model)
+            _leave_out(summary, model, folder, f"is of other weights than those in {short(place)}")
+    return with_one_test_set(folder, summary)
+
+
+def _is_of_what_is_there(folder: RunFolder, summary: Mapping[str, Any], model: str) -> bool:
+    place: Path = getattr(folder, model)
+    if not place.is_dir():
+        return True
+    if "of" in summary[model]:
+        return is_of(summary[model], _weights_in(place, model))
+    recipe = place / RECIPE_FILE  # all that older versions knew of a merged model
+    return model == "adapter" or not recipe.is_file() or summary.get("merge") == read_json(recipe)
+
+
+def _weights_in(place: Path, model: str) -> dict[str, str]:
+    if model == "adapter":
+        files = [place / WEIGHTS_FILE]
+    else:
+        files = [place / name for name in weight_names([one.name for one in place.iterdir()])]
+    kind = "adapter" if model == "adapter" else "checkpoint"
+    return {kind: sha256(*files)} if files and all(one.is_file() for one in files) else {}
+
+
+def with_one_test_set(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    """The same, with scores that compare with the adapter's alone."""
+    adapter = summary.get("adapter")
+    for model in ("base", "merged"):
+        score = summary.get(model)
+        if adapter and score and (found := differences(adapter, score)):
+            told = f"and the adapter's are of different test sets or decodings ({'; '.join(found)})"
+            _leave_out(summary, model, folder, told)
+    return summary
+
+
+def _leave_out(summary: dict[str, Any], model: str, folder: RunFolder, why: str) -> None:
+    summary[model] = None
+    again = shlex.join([f"run={short(folder.path)}", "overwrite=true"])
+    log.warning("left out    the %s's score %s. Type lora-whisper evaluate %s", model, why, again)
+
+
 def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, Any]:
     """Languages and speakers, as far as the rows name them."""
     learnt = [corpus.utterances for corpus in speech.learnt]
@@ -114,7 +176,7 @@ def _named(utterances: list[Utterances], column: str) -> set[str]:
 
 def show_summary(folder: RunFolder) -> None:
     """Print what a run gave: scores, sizes, times, files, and what to type next."""
-    summary = read_json(folder.summary)
+    summary = read_summary(folder)
     console.print()
     console.print(_scores(summary))
     said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]

@@ -22,6 +22,7 @@ from lora_whisper.commands._summary import (
     rate_name,
     short,
 )
+from lora_whisper.evaluation.provenance import groups_that_compare
 from lora_whisper.terminal import clock, console, percent
 
 FRONT = "*"
@@ -210,12 +211,8 @@ def _notes(points: Sequence[Point]) -> Iterator[str]:
         yield f"all points: {', '.join(same)}"
     if any(point.rate is not None for point in points):
         yield FRONT_NOTE
-    sizes = {
-        (score["utterances"], score["reference_words"])
-        for score in (p.score for p in points)
-        if score
-    }
-    if len(sizes) > 1:
+    scores = [(point.name, point.score) for point in points if point.score]
+    if len(groups_that_compare(scores)) > 1:
         yield "note: the points were scored on different test sets, so that rates do not compare"
     for point in points:
         if point.state == "failed":

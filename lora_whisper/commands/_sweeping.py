@@ -35,9 +35,10 @@ from lora_whisper.commands._composition import (
     plain_config,
     readable_overrides,
 )
+from lora_whisper.commands._points import write_plan
 from lora_whisper.commands._workers import Workers, workers_of
 from lora_whisper.errors import Problems, UserError, listing
-from lora_whisper.run_folder import InUse, RunFolder, make_folder, write_json
+from lora_whisper.run_folder import InUse, RunFolder, make_folder, write_json, write_whole
 from lora_whisper.training.stopping import Stopped, ended_by_signals
 
 log = logging.getLogger("lora_whisper")
@@ -82,6 +83,10 @@ def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list
             len(points),
         )
     failed: list[PointPlan] = []
+    if command.report_sweep is not None:
+        folder = Path(master.hydra.sweep.dir)
+        make_folder(folder)
+        write_plan(folder, [point.folder.name for point in points])
     if waiting:
         with ended_by_signals(GOES_ON):
             failed = _launch(_Point(command, workers), hydra, master, waiting)
@@ -245,7 +250,7 @@ def _launch(
     )
     folder = Path(master.hydra.sweep.dir)
     make_folder(folder)
-    OmegaConf.save(master, folder / "multirun.yaml")
+    write_whole(folder / "multirun.yaml", OmegaConf.to_yaml(master).encode())
     if task.workers.launcher.startswith("submitit"):  # of whose points nothing is shown here
         log.info("points      %d; what each prints is in %s/.submitit", len(points), folder)
     failed: list[PointPlan] = []

@@ -156,6 +156,6 @@ def score_kept(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     with merged_in_place(model):
         whisper = whisper_inside(model)
         scores["adapter"] = score("adapter")
-    summary: dict[str, Any] = read_json(folder.summary) | scores
+    summary = read_json(folder.summary) | scores
     write_results(folder, summary)
     return summary

@@ -28,6 +28,7 @@ from lora_whisper.commands._private import findings, own_folders, own_names
 from lora_whisper.commands._recipe import require_current
 from lora_whisper.commands._record import adapter_record
 from lora_whisper.commands._settings import file_name
+from lora_whisper.commands._summary import read_summary
 from lora_whisper.config import PushConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import weight_names
@@ -125,7 +126,7 @@ def uploads_of(config: PushConfig, run: RunFolder, base: HubBase) -> list[Upload
         UserError: the run was not merged, or what was merged not scored; its base has no name on
             the hub; files are missing.
     """
-    summary, found = read_json(run.summary), []
+    summary, found = read_summary(run), []
     if config.what in ("merged", "both"):
         found += _merged_uploads(config, run, summary, base)
     if config.what == "adapter":
@@ -143,6 +144,11 @@ def _adapter_uploads(
 ) -> list[Upload]:
     require_base_name(base, summary)
     require_adapter(run.adapter)
+    if summary["adapter"] is None and read_json(run.summary)["adapter"] is not None:
+        raise UserError(
+            f"{run.adapter} is not the adapter that was scored. Type lora-whisper evaluate "
+            f"{shlex.quote(f'run={config.run}')} overwrite=true"
+        )
     folder = run.adapter
     return [
         Upload(prefix + WEIGHTS_FILE, folder / WEIGHTS_FILE),
@@ -182,7 +188,8 @@ def _json(values: Mapping[str, Any]) -> str:
 def _merged_uploads(
     config: PushConfig, run: RunFolder, summary: Summary, base: HubBase
 ) -> list[Upload]:
-    folder, merge = run.merged, f"lora-whisper merge {shlex.quote(f'run={config.run}')}"
+    folder, given = run.merged, shlex.quote(f"run={config.run}")
+    merge, evaluate = (f"lora-whisper {one} {given}" for one in ("merge", "evaluate"))
     if not folder.is_dir():
         raise UserError(f"what={config.what}: the run was not merged yet. Type {merge}")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -197,7 +204,8 @@ def _merged_uploads(
     require_current(run)
     if summary["adapter"] is not None and summary["merged"] is None:
         raise UserError(
-            f"{folder} was not scored, since merging was interrupted. Type {merge} overwrite=true"
+            f"{folder} was not scored, or on another test set than the adapter. Type {merge}, or, "
+            f"where that changes nothing, {evaluate} overwrite=true"
         )
     listed = [name for name in names if is_listed(name)]
     card = _card(config, run, summary, base, "merged")

@@ -23,7 +23,7 @@ from lora_whisper.data.sources import read_split, resolved
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.paths import local_path
-from lora_whisper.run_folder import written_whole
+from lora_whisper.run_folder import contents, write_whole, written_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +70,8 @@ def refuse_replacing(folder: Path, overwrite: bool) -> None:
     Raises:
         UserError: there is something, and it stays.
     """
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if folder.exists() and (not folder.is_dir() or set(found) - {REPORT, PAGE, EXAMPLES}):
+    found = contents(folder)
+    if folder.exists() and (not folder.is_dir() or found - {REPORT, PAGE, EXAMPLES}):
         raise UserError(f"{folder} exists and is no report of check. Type another name=…")
     if found and not overwrite:
         raise UserError(
@@ -132,7 +132,7 @@ def run(config: CheckConfig, folder: Path) -> int:
     with written_whole(folder) as aside:
         _check_report.write(aside / REPORT, report, findings)
         page = _check_page.page(report, measured, findings)
-        (aside / PAGE).write_text(page, encoding="utf-8")
+        write_whole(aside / PAGE, page.encode())
         if config.listen:
             _write_examples(config, base, measured["train"], aside / EXAMPLES)
     _check_report.show(folder, report, findings)

@@ -11,25 +11,42 @@ brings its summary.json up to date.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lora_whisper import processes
 from lora_whisper.commands._composition import Command
 from lora_whisper.commands._hydra import run_command
+from lora_whisper.commands._inputs import flat
 from lora_whisper.commands._plan import make_plan
+from lora_whisper.commands._settings import below_home, mapped
 from lora_whisper.config import EvaluateConfig
-from lora_whisper.errors import UserError
-from lora_whisper.run_folder import OWN_SET, RunFolder, existing_run, locked, read_json
+from lora_whisper.errors import UserError, listing
+from lora_whisper.run_folder import OWN_SET, RunFolder, contents, existing_run, locked, read_json
 
 log = logging.getLogger("lora_whisper")
+
+OWN_NAME = "evaluation"  # of a run's own report, which lies in the run
+# Keys that change nothing of what is found, or say where it goes.
+FREE = {
+    "run",
+    "name",
+    "overwrite",
+    "allow_pickle",
+    "evaluation.batch_size",
+    "evaluation.cache",
+    "evaluation.players",
+}
 
 
 def check(config: EvaluateConfig, path: Path) -> None:
     """Find models and test sets, and see that nothing else is replaced, before anything loads."""
-    results_folder(config, path)
+    _refuse_replacing(config, results_folder(config, path))
     make_plan(config)
 
 
@@ -47,7 +64,7 @@ def run(config: EvaluateConfig, path: Path) -> int:
         device = new_accelerator(plan.contenders[0].precision).device
         findings = Examination(plan, speech, folder.evaluation, device).carry_out()
         if processes.is_main():
-            results = write(folder, plan, speech, findings)
+            results = write(folder, plan, speech, findings, asked(config))
             if folder.is_run():
                 update_summary(folder, results["scores"].get(OWN_SET))
             show(folder, results)
@@ -60,26 +77,57 @@ def results_folder(config: EvaluateConfig, path: Path) -> RunFolder:
     Raises:
         UserError: something else lies there.
     """
-    if config.run:
+    if config.run and config.name == OWN_NAME:
         return existing_run(config.run)
     folder = RunFolder(path)
     ours = {folder.evaluation.name}  # all that there is where a report was broken off
-    is_free = not path.exists() or (
-        path.is_dir() and {one.name for one in path.iterdir() if one.name[0] != "."} <= ours
-    )
+    is_free = not path.exists() or (path.is_dir() and contents(path) <= ours)
     if folder.is_run() or not (is_free or folder.results.is_file()):
         what = "is a run" if folder.is_run() else f"holds no {folder.results.name}"
         raise UserError(f"{path} exists and {what}. It is left alone. Type another name=…")
     return folder
 
 
+def _refuse_replacing(config: EvaluateConfig, folder: RunFolder) -> None:
+    """What is asked for again is made again; another report is replaced when that is asked for.
+
+    Raises:
+        UserError: the report that is there was asked for with other values.
+    """
+    if config.overwrite or not folder.results.is_file():
+        return
+    before, now = read_json(folder.results).get("asked"), asked(config)
+    if before is None:
+        changed = ["it was written by an older version, which did not say what was asked for"]
+    else:
+        changed = [
+            f"{key}: was {before.get(key)}, is {now.get(key)}"
+            for key in before | now
+            if before.get(key) != now.get(key)
+        ]
+    if changed:
+        raise UserError(
+            f"{folder.results} exists and is of other values:\n{listing(changed)}\n"
+            "Type overwrite=true to replace it, or name=… to write this one to outputs/NAME."
+        )
+
+
+def asked(config: EvaluateConfig) -> dict[str, Any]:
+    """What decides on a report, by key; kept in it. The run is the one that it lies in."""
+    values = flat(dataclasses.asdict(config))
+    kept = {key: value for key, value in values.items() if key not in FREE}
+    plain: dict[str, Any] = mapped(json.loads(json.dumps(kept)), below_home)
+    return plain
+
+
 def update_summary(folder: RunFolder, scores: dict[str, object] | None) -> None:
     """Bring what a run says of its own test set up to date; a broken model changes nothing."""
     from lora_whisper.commands._results import write_results
+    from lora_whisper.commands._summary import with_one_test_set
 
     known = {model: score for model, score in (scores or {}).items() if score is not None}
     if known:
-        write_results(folder, read_json(folder.summary) | known)
+        write_results(folder, with_one_test_set(folder, read_json(folder.summary) | known))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

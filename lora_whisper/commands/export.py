@@ -32,7 +32,8 @@ from lora_whisper.commands._consumers import (
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config
 from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
-from lora_whisper.commands._recipe import RECIPE_FILE, is_whole, require_current
+from lora_whisper.commands._recipe import is_whole, require_current
+from lora_whisper.commands._summary import read_summary
 from lora_whisper.commands._test_sets import data_to_score
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
@@ -48,12 +49,14 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.run_folder import (
+    RECIPE_FILE,
     RECORD_FILE,
     RunFolder,
     existing_run,
     locked,
     read_json,
     write_json,
+    write_whole,
     written_whole,
 )
 from lora_whisper.terminal import console, megabytes
@@ -98,7 +101,7 @@ def check(config: ExportConfig, path: Path) -> None:
     for name in config.format:
         require_packages(name)
         place = source.folder.export / name
-        if place.exists() and not config.overwrite:
+        if place.exists() and not (config.overwrite or _is_untried(name, config, source)):
             raise UserError(f"{place} exists. Type overwrite=true to replace it.")
     if "adapter" in config.format:
         _base_of_adapter(config, source)
@@ -111,12 +114,14 @@ def check(config: ExportConfig, path: Path) -> None:
 def run(config: ExportConfig, path: Path) -> int:
     """Merge if need be, write each format, try each; the exit code is 1 where one is off."""
     source = _source(config)
-    if not source.folder.merged.is_dir():
-        _merge(source.folder)
+    _merge_if_need_be(source)
     sample = _sample(config, source) if config.parity.utterances else None
     with locked(source.folder.path):
         for name in config.format:
-            _write(name, config, source)
+            if _is_untried(name, config, source) and not config.overwrite:
+                log.info("export      %s is there, and is tried now", source.folder.export / name)
+            else:
+                _write(name, config, source)
         if sample is None:
             log.warning("not tried   since parity.utterances=0: nobody knows what it hears")
             return 0
@@ -160,17 +165,40 @@ def _require_layout(source: Source) -> None:
     )
 
 
-def _merge(folder: RunFolder) -> None:
+def _merge_if_need_be(source: Source) -> None:
+    """Merge a run that was not merged yet, or finish what was interrupted."""
     from lora_whisper.commands import merge
 
+    folder = source.folder
     values = defaults("merge") | {"run": str(folder.path)}
-    merge.run(to_config(MergeConfig, values), folder.path)
+    if not folder.merged.is_dir():
+        merge.run(to_config(MergeConfig, values), folder.path)
+    elif source.trained is not None:
+        summary = read_summary(folder)
+        if summary["adapter"] is not None and summary["merged"] is None:
+            with locked(folder.path):
+                merge.score_anew(folder)
+
+
+def _is_untried(name: str, config: ExportConfig, source: Source) -> bool:
+    """Whether the export is there, just as it is asked for, and was not tried: it was killed."""
+    from lora_whisper.commands._parity import PARITY_FILE
+
+    known = source.folder.export / name / PARITY_FILE
+    made_of = source.folder.merged / RECIPE_FILE
+    if not (config.parity.utterances and known.is_file() and made_of.is_file()):
+        return False
+    found = read_json(known)
+    asked = {"format": name, "dtype": config.dtype_for(name), "merged": read_json(made_of)}
+    return "scores" not in found and all(found[key] == value for key, value in asked.items())
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────
 
 
 def _write(name: str, config: ExportConfig, source: Source) -> None:
+    from lora_whisper.commands._parity import PARITY_FILE
+
     dtype, place = config.dtype_for(name), source.folder.export / name
     with written_whole(place) as aside:
         if name == "adapter":
@@ -178,9 +206,18 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
         else:
             writer = importlib.import_module(f"lora_whisper.export.{name}")
             writer.write(source.folder.merged, aside, dtype)
+        write_json(aside / PARITY_FILE, _made(name, dtype, source))
     log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
     if name == "ggml":
         _show_quantizer(place)
+
+
+def _made(name: str, dtype: str, source: Source) -> dict[str, Any]:
+    """What parity.json says of an export that was not tried yet."""
+    from lora_whisper.commands._environment import versions
+
+    made_of = read_json(source.folder.merged / RECIPE_FILE)
+    return {"format": name, "dtype": dtype, "merged": made_of, "versions": versions()}
 
 
 def _show_quantizer(place: Path) -> None:
@@ -195,7 +232,7 @@ def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: st
     from lora_whisper.commands._uploading import card_of, record_of
     from lora_whisper.export.adapter import write
 
-    run, summary = source.folder, read_json(source.folder.summary)
+    run, summary = source.folder, read_summary(source.folder)
     base, name = _base_of_adapter(config, source)
     obstacles = write(run.adapter, name, base.revision, folder, dtype)
     for obstacle in obstacles:
@@ -203,14 +240,14 @@ def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: st
     weights, record = folder / WEIGHTS_FILE, record_of(run, summary, base)
     record["adapter"] |= {"sha256": sha256(weights), "bytes": weights.stat().st_size}
     write_json(folder / RECORD_FILE, record)
-    (folder / CARD_FILE).write_text(card_of(run, summary, base, "adapter"), encoding="utf-8")
+    write_whole(folder / CARD_FILE, card_of(run, summary, base, "adapter").encode())
 
 
 def _base_of_adapter(config: ExportConfig, source: Source) -> tuple[HubBase, str]:
     """The hub id by which others find the base, and its commit."""
     from lora_whisper.commands._uploading import hub_base, require_base_name
 
-    summary = read_json(source.folder.summary)
+    summary = read_summary(source.folder)
     base = hub_base(config.base, summary)
     return base, require_base_name(base, summary)
 
@@ -261,7 +298,6 @@ def _try(
     device: torch.device,
 ) -> dict[str, Any]:
     """Hear one export, and write what was found beside it."""
-    from lora_whisper.commands._environment import versions
     from lora_whisper.commands._parity import ADAPTER, MERGED, PARITY_FILE, compare
 
     place, dtype = source.folder.export / name, config.dtype_for(name)
@@ -275,12 +311,11 @@ def _try(
     # Of an adapter that was merged in part, or into other weights, the merged model is another one.
     is_of_adapter = name == "adapter" and not is_whole(made_of)
     reference = ADAPTER if is_of_adapter else MERGED
-    parity = compare(title, consumer, models, sample, tolerance, reference)
+    parity = compare(title, consumer, place, models, sample, tolerance, reference)
     if not parity["is_within"] and is_program(name, sample.base):
         engine = load_engine(name, place, sample.base, device)
-        parity["below"] = compare(title, engine, models, sample, tolerance, reference)
-    values = {"format": name, "dtype": dtype, "merged": made_of, **parity, "versions": versions()}
-    write_json(place / PARITY_FILE, values)
+        parity["below"] = compare(title, engine, place, models, sample, tolerance, reference)
+    write_json(place / PARITY_FILE, _made(name, dtype, source) | parity)
     return parity
 
 

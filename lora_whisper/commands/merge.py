@@ -13,21 +13,23 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._composition import Command
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config, usable
 from lora_whisper.commands._listening import load_model
-from lora_whisper.commands._models import merged_of
-from lora_whisper.commands._recipe import RECIPE_FILE, Recipe, read_recipe
+from lora_whisper.commands._models import merged_of, weights_of
+from lora_whisper.commands._recipe import Recipe, is_unfinished, read_recipe
 from lora_whisper.commands._scoring import score_model
 from lora_whisper.config import EXPORT_DTYPES, MergeConfig
+from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
 from lora_whisper.run_folder import (
     OWN_SET,
+    RECIPE_FILE,
     RunFolder,
     existing_run,
     locked,
@@ -59,12 +61,14 @@ def run(config: MergeConfig, path: Path) -> None:
     recipe = read_recipe(config)
     place = recipe.place
     with locked(place.path):
-        write_merged(recipe)
+        if place.merged.exists() and is_unfinished(recipe) and not config.overwrite:
+            log.info("merged      %s is there, and is scored now", place.merged)
+        else:
+            write_merged(recipe)
         _name_older_exports(place)
         _name_older_evaluation(place)
         if config.run:
-            _forget_score(place)
-            score_run(place)
+            score_anew(place)
             return
     models = shlex.quote(f"models=[{place.merged}]")
     log.info("not scored  type lora-whisper evaluate %s data.test=…", models)
@@ -143,7 +147,7 @@ def _name_older_evaluation(place: RunFolder) -> None:
             "older       %s is of a merged model that stood here before. Type lora-whisper "
             "evaluate %s",
             place.results,
-            shlex.quote(f"run={place.path}"),
+            shlex.join([f"run={place.path}", "overwrite=true"]),
         )
 
 
@@ -158,16 +162,20 @@ def _forget_score(folder: RunFolder) -> None:
     write_json(folder.summary, read_json(folder.summary) | {"merged": None, "merge": made_of})
 
 
-def score_run(folder: RunFolder) -> None:
+def score_anew(folder: RunFolder) -> None:
     """Score the merged model as base and adapter were, and bring up to date what the run says."""
     from lora_whisper.commands._results import write_results
-    from lora_whisper.commands._summary import show_summary
+    from lora_whisper.commands._summary import read_summary, show_summary
 
-    write_results(folder, read_json(folder.summary) | {"merged": _score(folder)})
+    _forget_score(folder)
+    summary = read_summary(folder)
+    write_results(folder, summary | {"merged": _score(folder, summary["adapter"])})
     show_summary(folder)
 
 
-def _score(folder: RunFolder) -> dict[str, object] | None:
+def _score(folder: RunFolder, beside: Mapping[str, Any] | None) -> dict[str, object] | None:
+    """Hear the run's test set, if it is still the one that the adapter's score is of."""
+    from lora_whisper.evaluation.provenance import between, provenance
     from lora_whisper.training.accelerator import new_accelerator
 
     config = read_config(folder)
@@ -176,8 +184,18 @@ def _score(folder: RunFolder) -> dict[str, object] | None:
     if rows is None:
         return None
     corpus = usable(rows, "test", config.data, base)
+    merged, settings = merged_of(folder), config.evaluation
+    chosen = sample(corpus.utterances, settings.max_utterances, config.seed)
+    now = provenance(weights_of(merged), chosen, base.vocabulary, settings, config.seed)
+    if changed := between(beside["of"], now) if beside and "of" in beside else []:
+        log.warning(
+            "not scored  the test set is not what the adapter was scored on (%s). To score base, "
+            "adapter and merged model on what it is now, type lora-whisper evaluate %s",
+            ", ".join(changed),
+            shlex.join([f"run={folder.path}", "overwrite=true"]),
+        )
+        return None
     device = new_accelerator(config.training.precision).device
-    merged = merged_of(folder)
     return score_model(
         merged,
         load_model(merged, "auto", device),

@@ -29,6 +29,7 @@ from lora_whisper.commands._hub import (
     stale_weights,
 )
 from lora_whisper.commands._hydra import run_command
+from lora_whisper.commands._summary import read_summary
 from lora_whisper.commands._uploading import (
     HubBase,
     Upload,
@@ -37,7 +38,7 @@ from lora_whisper.commands._uploading import (
     uploads_of,
 )
 from lora_whisper.config import PushConfig
-from lora_whisper.run_folder import existing_run, locked, read_json
+from lora_whisper.run_folder import existing_run, locked
 from lora_whisper.terminal import console, megabytes
 
 log = logging.getLogger("lora_whisper")
@@ -50,7 +51,7 @@ def check(config: PushConfig, path: Path) -> None:
         UserError: no complete run, files are missing or name this machine, or there is no token.
     """
     run = existing_run(config.run)
-    base = hub_base(config.base, read_json(run.summary))
+    base = hub_base(config.base, read_summary(run))
     require_nothing_private(uploads_of(config, run, base), run, _public(config))
     if not config.dry_run:
         require_access()
@@ -60,7 +61,7 @@ def run(config: PushConfig, path: Path) -> None:
     """Show what goes up, and send it."""
     folder = existing_run(config.run)
     with locked(folder.path):
-        summary = read_json(folder.summary)
+        summary = read_summary(folder)
         base = hub_base(config.base, summary)
         if base.is_given and not config.dry_run:
             base = _pinned(base, summary)

@@ -9,33 +9,35 @@ outputs/NAME. Nothing is trained and nothing decoded: what the runs' folders hol
 
 from __future__ import annotations
 
+import csv
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lora_whisper.commands._hydra import Command, run_command
-from lora_whisper.commands._points import point_folders
+from lora_whisper.commands._points import folders_of, point_folders
 from lora_whisper.config import ReportConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder, write_whole
+from lora_whisper.run_folder import RunFolder, contents, write_whole
 from lora_whisper.terminal import console
 
 log = logging.getLogger("lora_whisper")
 
-PAGE, FILES = "report.html", ("report.html", "report.md", "report.csv")
+PAGE, TABLE = "report.html", "report.csv"
+FILES = (PAGE, "report.md", TABLE)
 
 
 def check(config: ReportConfig, path: Path) -> None:
     """See that there are runs, and that nothing else is replaced."""
     runs_of(config)
-    report_folder(config, path)
+    _refuse_replacing(config, report_folder(config, path))
 
 
 def run(config: ReportConfig, path: Path) -> None:
     """Read, write, and say what was found."""
-    from lora_whisper.commands._report_data import read_report
+    from lora_whisper.commands._report_data import never_begun, read_report
     from lora_whisper.commands._report_page import page
     from lora_whisper.commands._report_tables import csv_text, found, markdown
     from lora_whisper.commands._summary import short
@@ -46,8 +48,25 @@ def run(config: ReportConfig, path: Path) -> None:
         write_whole(folder / name, text.encode())
     if report.best is not None:
         console.print(found(report), markup=False)
+    if absent := never_begun(report):
+        console.print(f"{'warning':11} {absent}", markup=False)
     for title, name in zip(("report", "Markdown", "CSV"), FILES, strict=True):
         console.print(f"{title:11} {short(folder / name)}", markup=False)
+
+
+def _refuse_replacing(config: ReportConfig, path: Path) -> None:
+    """A report of the same runs is made again, one of others only when that is asked for."""
+    table = path / TABLE
+    if config.sweep is not None or config.overwrite or not table.is_file():
+        return
+    with table.open(encoding="utf-8", newline="") as file:
+        before = sorted(row.get("run", "") for row in csv.DictReader(file))
+    now = sorted(folder.name for folder in runs_of(config))
+    if before != now:
+        raise UserError(
+            f"The report {path} is of other runs: {', '.join(before[:10])}.\n"
+            "Type overwrite=true to replace it, or another name=…"
+        )
 
 
 def report_folder(config: ReportConfig, path: Path) -> Path:
@@ -58,7 +77,7 @@ def report_folder(config: ReportConfig, path: Path) -> Path:
     """
     if config.sweep is not None:
         return local_path(config.sweep)
-    is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    is_free = not path.exists() or (path.is_dir() and not contents(path))
     if RunFolder(path).is_run() or not (is_free or (path / PAGE).is_file()):
         what = "is a run" if RunFolder(path).is_run() else f"holds no {PAGE}"
         raise UserError(f"{path} exists and {what}. It is left alone. Type another name=…")
@@ -111,7 +130,7 @@ def _points_of(given: str) -> list[Path]:
             "To make a sweep, type lora-whisper train -m experiment=quickstart "
             "adapter.rank=2,4,8 name=ranks"
         )
-    return folders
+    return folders_of(folder)
 
 
 def _sweeps_beside(folder: Path) -> str:

@@ -38,14 +38,16 @@ from lora_whisper.commands._space import (
     with_values,
 )
 from lora_whisper.commands._study import Claim, Study, alone_in, require_optuna
+from lora_whisper.commands._summary import read_summary
 from lora_whisper.commands._sweeping import GOES_ON, not_the_users
 from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import (
-    DiskFull,
+    contents,
     is_disk_full,
     locked,
+    no_room,
     read_json,
     remove_folder,
     write_json,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
+SPEECH = "speech"  # in that file: the hashes of each split
 SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
 FREE = FREE_TO_CHANGE | {"search.trials", "search.timeout_hours"}
 
@@ -126,7 +129,19 @@ def _description(config: SearchConfig) -> dict[str, Any]:
     common = with_absolute_paths(train_config(config))
     values = flat(dataclasses.asdict(common) | {"search": dataclasses.asdict(config.search)})
     plain: dict[str, Any] = json.loads(json.dumps(values))
-    return {key: value for key, value in plain.items() if key not in FREE}
+    kept = {key: value for key, value in plain.items() if key not in FREE}
+    return kept | {SPEECH: _speech_hashes(common)}
+
+
+def _speech_hashes(common: TrainConfig) -> dict[str, dict[str, str]]:
+    """Of each split: trials that heard different speech do not compare, nor is one of them best."""
+    from lora_whisper.data.contents import speech_hashes
+
+    splits = read_speech(common.model, common.data).splits
+    return {
+        name: vars(speech_hashes(corpus.utterances, "size" if name == "train" else "bytes"))
+        for name, corpus in splits.items()
+    }
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -140,7 +155,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _require_search(path: Path) -> None:
-    if not (path / SEARCH_FILE).is_file() and any(path.iterdir()):
+    if not (path / SEARCH_FILE).is_file() and contents(path):
         raise UserError(
             f"{path} exists and is not a search (it holds no {SEARCH_FILE}).\n"
             "It is left alone. Type another name=…"
@@ -159,7 +174,13 @@ def _require_same(config: SearchConfig, path: Path) -> None:
     if not (path / SEARCH_FILE).is_file():
         return
     before, now = _described(path), _description(config)
+    # Older searches did not keep what their speech was.
+    heard, hears = before.pop(SPEECH, now[SPEECH]), now.pop(SPEECH)
     changed = [
+        f"data.{split}: its rows, texts or sound have changed"
+        for split in heard | hears
+        if heard.get(split) != hears.get(split)
+    ] + [
         f"{key}: was {before.get(key)}, is {now.get(key)}"
         for key in before | now
         if before.get(key) != now.get(key)
@@ -223,9 +244,10 @@ def _full_disk_explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not (isinstance(error, DiskFull) or is_disk_full(error)):
+        if not is_disk_full(error):
             raise
-        raise UserError(f"The disk is full. {error}\nFree some space: {GOES_ON}.") from error
+        refusal = no_room(error)
+        raise UserError(f"{refusal}\n{refusal.advice}: {GOES_ON}.") from error
 
 
 def _announce(study: Study, config: SearchConfig) -> None:
@@ -277,7 +299,7 @@ def _carry_out(study: Study, claim: Claim, config: TrainConfig) -> None:
         study.prune(claim, str(error).splitlines()[0])
         log.warning("%-11s pruned: %s", name, error)
     except Exception as error:
-        if isinstance(error, DiskFull) or is_disk_full(error):
+        if is_disk_full(error):
             raise
         study.fail(claim, f"{type(error).__name__}: {error}".removeprefix("UserError: "))
         log.error("%s failed: %s", name, error, exc_info=not_the_users(error))
@@ -312,7 +334,7 @@ def _scored(study: Study, common: TrainConfig, best: FrozenTrial) -> dict[str, A
     folder = study.run_folder(best.number)
     config = with_values(common, best.params)
     with alone_in(folder.path), train.out_of_memory_explained(config):
-        summary: dict[str, Any] = read_json(folder.summary)
+        summary = read_summary(folder)
         return summary if summary["adapter"] else score_kept(config, folder)
 
 

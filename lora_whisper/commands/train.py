@@ -35,11 +35,11 @@ from lora_whisper.data.corpus import Corpus
 from lora_whisper.errors import Problems, UserError
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import (
-    DiskFull,
     RunFolder,
     Start,
     is_disk_full,
     locked,
+    no_room,
     rerun_rule,
 )
 from lora_whisper.training.stopping import ended_by_signals
@@ -251,13 +251,12 @@ def full_disk_explained(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not (isinstance(error, DiskFull) or is_disk_full(error)):
+        if not is_disk_full(error):
             raise
-        path = folder.last_checkpoint()
+        refusal, path = no_room(error), folder.last_checkpoint()
         last = f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
         raise UserError(
-            f"The disk is full. {error}\n{last} Free some space, and type the same command with "
-            "resume=auto."
+            f"{refusal}\n{last} {refusal.advice}, and type the same command with resume=auto."
         ) from error
 
 

@@ -7,18 +7,20 @@ the number of the line: a set that was moved, or given another first line, is th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from lora_whisper.data.languages import code_of
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio
 
@@ -27,7 +29,9 @@ from lora_whisper.data.utterance import EncodedAudio
 # hundreds of gigabytes, by its size alone.
 Sound = Literal["bytes", "size"]
 
-FIELDS = ("start", "end", "text", "language", "task", "speaker", "previous_text")
+HEARD = ("start", "end", "language", "task", "speaker")
+SAID = ("text", "previous_text")
+FIELDS = (*HEARD, *SAID)
 
 
 def contents_hash(utterances: Utterances, sound: Sound = "bytes") -> str:
@@ -35,17 +39,44 @@ def contents_hash(utterances: Utterances, sound: Sound = "bytes") -> str:
     return hash_of(row_hashes(utterances, sound))
 
 
+@dataclass(frozen=True)
+class SpeechHashes:
+    """Of what is heard in a set and of what is said there, to tell which of them has changed."""
+
+    rows: str  # audio, slice, language, task and speaker of each utterance
+    texts: str  # as they are written, and what was said before
+
+
+def speech_hashes(utterances: Utterances, sound: Sound = "bytes") -> SpeechHashes:
+    """The two halves of `contents_hash`."""
+    heard, said = row_hashes(utterances, sound, HEARD), row_hashes(utterances, None, SAID)
+    return SpeechHashes(hash_of(heard), hash_of(said))
+
+
 def hash_of(hashes: np.ndarray) -> str:
     """Of a whole set, from those of its rows."""
     return hashlib.blake2b(hashes.astype("<u8").tobytes(), digest_size=16).hexdigest()
 
 
-def row_hashes(utterances: Utterances, sound: Sound) -> np.ndarray:
-    """(n,) uint64, one for each row."""
-    columns = (utterances.column(name).to_pylist() for name in FIELDS)
-    token = utterances.defaults.language_token
-    rows = zip(_sounds(utterances, sound), *columns, strict=True)
-    return np.fromiter((_short_hash((*row, token)) for row in rows), "<u8", len(utterances))
+def row_hashes(
+    utterances: Utterances, sound: Sound | None, fields: Sequence[str] = FIELDS
+) -> np.ndarray:
+    """(n,) uint64, one for each row; of these fields, and without sound where that is None."""
+    columns = [_values(utterances, name) for name in fields]
+    if sound is not None:
+        tokens = [utterances.defaults.language_token] * len(utterances)
+        columns = [_sounds(utterances, sound), *columns, tokens]
+    rows = zip(*columns, strict=True)
+    return np.fromiter(map(_short_hash, rows), "<u8", len(utterances))
+
+
+def _values(utterances: Utterances, name: str) -> list[Any]:
+    """Languages by code, whichever checkpoint has read them: those for English alone have none."""
+    found = utterances.column(name).to_pylist()
+    if name != "language":
+        return found
+    codes = {one: code_of(one or "en") for one in set(found)}
+    return [codes[one] for one in found]
 
 
 def _short_hash(values: object) -> int:
@@ -81,10 +112,17 @@ def _size_of(path: str) -> str:
 
 def _hash_of_file(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha1").hexdigest()
+        stat = os.stat(path)
+        return _hash_of_bytes(path, stat.st_size, stat.st_mtime_ns)
     except OSError:
         return "gone"
+
+
+@functools.lru_cache(maxsize=100_000)
+def _hash_of_bytes(path: str, size_bytes: int, modified_ns: int) -> str:
+    """Read once as long as it stays the same: all models are scored on the same files."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()
 
 
 def _of_data_set(audio: Iterator[Path | EncodedAudio], sound: Sound) -> Iterator[str]:

@@ -26,11 +26,11 @@ from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.evaluation.long_form import Segment
+from lora_whisper.evaluation.provenance import DECODING
 from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
 
-DECODING = ("beams", "temperature_fallback", "timestamps", "previous_text")  # decide on a text
 SOURCES = ("evaluation", "data", "model")  # packages whose code does
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "ctranslate2", "soxr", "scipy", "av")
 

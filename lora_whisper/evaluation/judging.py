@@ -54,10 +54,10 @@ def judge(
     return dataclasses.replace(result, decode_seconds=heard.decode_seconds), rows
 
 
-def write_hypotheses(path: Path, rows: Iterable[ScoredRow]) -> None:
-    """Write one JSON object a line, UTF-8."""
+def hypotheses_jsonl(rows: Iterable[ScoredRow]) -> bytes:
+    """One JSON object a line, UTF-8."""
     lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
+    return "".join(lines).encode()
 
 
 def _other_columns(utterance: Utterance) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def test_what_was_decoded_before_is_not_decoded_again(
     with pytest.raises(AssertionError, match="decoded before"):
         line("evaluate", "run=outputs/a", *QUICK, "evaluation.cache=false")
     with pytest.raises(AssertionError, match="decoded before"):
-        line("evaluate", "run=outputs/a", *QUICK, "evaluation.beams=2")
+        line("evaluate", "run=outputs/a", *QUICK, "evaluation.beams=2", "overwrite=true")
 
 
 def test_the_points_of_a_sweep_pay_for_their_base_once(

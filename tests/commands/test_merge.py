@@ -15,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.commands._models import as_it_is
-from lora_whisper.commands._recipe import RECIPE_FILE
 from lora_whisper.commands.merge import write_merged
 from lora_whisper.model import weights as weights_module
 from lora_whisper.model.adapter import attach, load_adapter, save_adapter
 from lora_whisper.model.checkpoint import fingerprint, load_base, locate, weights_sha256
 from lora_whisper.model.finding import PICKLED
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
-from lora_whisper.run_folder import RunFolder, write_json
+from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
 from tests.commands.conftest import Line, World
 from tests.configs import adapter_config, model_config
 from tests.merged import merged_weights

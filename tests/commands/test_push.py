@@ -16,12 +16,11 @@ from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 
 from lora_whisper.commands import _private, push
-from lora_whisper.commands._recipe import RECIPE_FILE
 from lora_whisper.commands._results import write_results
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder, write_json
+from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
 from tests.commands.conftest import Line, World
 from tests.commands.toy_run import Heard, toy_run
 from tests.hub_uploads import TOKEN, Repository, UploadHub, upload_hub

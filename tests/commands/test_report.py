@@ -24,12 +24,13 @@ from lora_whisper.commands._points import (
     point_folders,
     read_points,
     told_keys,
+    write_plan,
 )
 from lora_whisper.commands._report_data import anonymous, effects, read_report, smallest_as_good
 from lora_whisper.commands._report_plots import against_size, curves, effect
 from lora_whisper.commands._report_tables import columns
 from lora_whisper.commands.report import with_sweep
-from lora_whisper.run_folder import RunFolder, write_json
+from lora_whisper.run_folder import RunFolder, read_json, write_json
 from tests.commands.conftest import Line
 from tests.commands.read_page import Page
 from tests.commands.toy_run import Heard, toy_run
@@ -220,6 +221,49 @@ def test_a_sweep_becomes_a_page_a_table_and_markdown(
     assert page.find("smallest not shown to be worse") == ["rank 4, 0.4 MB"]
     assert "3 runs (3 complete) of openai/whisper-small, targets all-linear" in page.text
     assert "worse" in page.text.split("30.0 %")[1].split("10.0 %")[0]
+
+
+def test_points_that_were_never_begun_are_named(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks()
+    absent = ("adapter.rank-32", "adapter.rank-64")
+    write_plan(SWEEP, ["adapter.rank-2", "adapter.rank-4", "adapter.rank-16", *absent])
+    (SWEEP / absent[0]).mkdir()
+    (SWEEP / absent[0] / ".config.yaml.part").touch()  # a start that was killed
+    assert line("report", str(SWEEP)) == 0
+    assert "never begun: rank 32; rank 64" in " ".join(capsys.readouterr().out.split())
+    assert [row["state"] for row in table()] == ["complete"] * 3 + ["never begun"] * 2
+    assert "Never begun: rank 32; rank 64" in (SWEEP / "report.md").read_text(encoding="utf-8")
+    assert "ever begun: rank 32; rank 64" in " ".join(Page(html()).text.split())
+
+
+def test_a_report_of_other_runs_is_replaced_only_when_that_is_asked_for(line: Line) -> None:
+    ranks()
+    runs = f"runs=[{','.join(map(str, sorted(SWEEP.iterdir())))}]"
+    one = f"runs=[{SWEEP / 'adapter.rank-2'}]"
+    assert line("report", runs) == 0
+    assert line("report", runs) == 0, "of the same runs it is made again"
+    assert line("report", one) == 2
+    assert line("report", one, "overwrite=true") == 0
+    assert line("report", runs, "name=both") == 0
+
+
+def test_runs_of_other_texts_or_decoding_do_not_stand_side_by_side(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many utterances and words do not make it the same test set."""
+    ranks()
+    of = {"weights": {}, "rows": "a", "texts": "b", "references": "c", "decoding": {"beams": 1}}
+    for number, folder in enumerate(sorted(SWEEP.iterdir())):
+        summary = read_json(folder / "summary.json")
+        for model in ("base", "adapter"):
+            summary[model]["of"] = of | ({"decoding": {"beams": 5}} if number == 1 else {})
+        write_json(folder / "summary.json", summary)
+    assert line("report", str(SWEEP)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "do not compare" in said
+    assert "beams 5 and 1): rank 4; rank 16" in said
 
 
 @pytest.mark.drawn

@@ -13,7 +13,7 @@ from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import write_config
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
-from lora_whisper.evaluation.judging import write_hypotheses
+from lora_whisper.evaluation.judging import hypotheses_jsonl
 from lora_whisper.evaluation.rows import scored_row
 from lora_whisper.evaluation.score import score
 from lora_whisper.model.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def _scored(run: RunFolder, model: str, heard: Sequence[Heard]) -> dict[str, Any
         )
         for number, (one, text) in enumerate(zip(heard, texts, strict=True), start=1)
     ]
-    write_hypotheses(folder / "hypotheses.jsonl", rows)
+    (folder / "hypotheses.jsonl").write_bytes(hypotheses_jsonl(rows))
     voices = [one.voice for one in heard if one.voice is not None]
     return score(rows, 10, seed=0, groups={"voice": voices} if voices else None).to_dict()
 

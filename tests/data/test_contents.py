@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_whisper.data.contents import change, contents_hash, row_hashes
+from lora_whisper.data.contents import change, contents_hash, row_hashes, speech_hashes
+from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio
+from tests.data.test_vocabulary import toy_vocabulary
 from tests.toy_utterances import toy_row, toy_utterances
 
 
@@ -84,6 +86,27 @@ def test_the_default_language_counts_as_that_of_the_rows(tmp_path: Path) -> None
     whole = three(tmp_path)
     assert contents_hash(whole.with_codes({"en": "de"}, None)) != contents_hash(whole)
     assert contents_hash(whole.with_codes({"en": "en"}, "fr")) != contents_hash(whole)
+
+
+@pytest.mark.parametrize("multilingual", [True, False])
+def test_the_checkpoint_that_reads_a_language_does_not_count(
+    tmp_path: Path, multilingual: bool
+) -> None:
+    """Those for English alone know no languages, and are scored beside others."""
+    whole = three(tmp_path)
+    coded = with_codes(Corpus(whole, {}), toy_vocabulary(multilingual=multilingual)).utterances
+    assert contents_hash(coded) == contents_hash(whole)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [({"text": "T1"}, "texts"), ({"previous_text": "t"}, "texts"), ({"end": 1.5}, "rows")],
+)
+def test_what_is_heard_and_what_is_said_are_told_apart(
+    tmp_path: Path, changed: dict[str, Any], expected: str
+) -> None:
+    before, now = speech_hashes(three(tmp_path)), speech_hashes(three(tmp_path, **changed))
+    assert [name for name, value in vars(before).items() if vars(now)[name] != value] == [expected]
 
 
 def test_what_changed_is_counted() -> None:

@@ -11,7 +11,7 @@ from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import Hypotheses
-from lora_whisper.evaluation.judging import judge, write_hypotheses
+from lora_whisper.evaluation.judging import hypotheses_jsonl, judge
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.evaluation.score import Score
 from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, utterance
@@ -139,12 +139,11 @@ def test_translations_are_normalized_as_english(judged: Judged) -> None:
     assert result.normalizer == "multilingual+whisper-english"
 
 
-def test_hypotheses_file_has_a_line_a_row(judged: Judged, tmp_path: Path) -> None:
+def test_hypotheses_file_has_a_line_a_row(judged: Judged) -> None:
     _, scored = judged(
         [row("größe\u2028zwei", language="de"), row("", 2, language="de")], ["", "x"]
     )
-    write_hypotheses(tmp_path / "hypotheses.jsonl", scored)
-    content = (tmp_path / "hypotheses.jsonl").read_text(encoding="utf-8")
+    content = hypotheses_jsonl(scored).decode()
     lines = [json.loads(line) for line in content.split("\n")[:-1]]
     assert [line["reference"] for line in lines] == ["größe\u2028zwei", ""]
     assert [(line["errors"], line["wer"]) for line in lines] == [(2, 1.0), (1, 1.0)]

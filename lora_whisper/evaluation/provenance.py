@@ -1,0 +1,115 @@
+"""What a score is of: weights, rows, texts and decoding, which stand in it as `of`.
+
+Scores are compared, in a table or by a person, as what models made of the same speech. Whatever
+puts two side by side asks `differences` whether they are; figures alone do not show it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lora_whisper.config import CLEAN, EvaluationConfig
+from lora_whisper.data.contents import speech_hashes
+from lora_whisper.data.table import Utterances
+from lora_whisper.data.vocabulary import Vocabulary, written_language
+from lora_whisper.evaluation.normalizers import normalizer_for
+
+Score = Mapping[str, Any]  # as score.json holds it
+Weights = Mapping[str, Any]  # sha256 of "checkpoint" and "adapter", and how they are stored
+
+DECODING = ("beams", "temperature_fallback", "timestamps", "previous_text")  # decide on a text
+ROWS, TEXTS, REFERENCES = "rows", "texts", "references"
+
+
+def provenance(
+    weights: Weights,
+    utterances: Utterances,
+    vocabulary: Vocabulary,
+    settings: EvaluationConfig,
+    seed: int,
+    condition: str = CLEAN,
+) -> dict[str, Any]:
+    """What a score of these utterances is of, known before anything is decoded."""
+    hashes = speech_hashes(utterances)
+    is_drawn = settings.temperature_fallback or condition != CLEAN
+    return {
+        "weights": dict(weights),
+        ROWS: hashes.rows,
+        TEXTS: hashes.texts,
+        REFERENCES: _references(utterances, vocabulary),  # the texts as they are compared
+        "decoding": {name: getattr(settings, name) for name in DECODING}
+        | {"condition": condition, "seed": seed if is_drawn else None},
+    }
+
+
+def _references(utterances: Utterances, vocabulary: Vocabulary) -> str:
+    normalized = (normalizer_for(written_language(vocabulary, one))(one.text) for one in utterances)
+    return texts_hash(normalized)
+
+
+def texts_hash(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{text}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def differences(one: Score, other: Score) -> list[str]:
+    """In what two scores are not of the same speech and decoding; empty where they compare.
+
+    Of older scores that do not say what they are of, sizes and normalizer are all that is known.
+    """
+    ours, theirs = one.get("of"), other.get("of")
+    if ours is None or theirs is None:
+        return _differing_sizes(one, other)
+    return between(ours, theirs) or _differing_sizes(one, other)
+
+
+def between(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The same of two values of `of`."""
+    found = []
+    if ours[ROWS] != theirs[ROWS]:
+        found.append("other rows")
+    if ours[TEXTS] != theirs[TEXTS]:
+        found.append("other texts")
+    elif ours[REFERENCES] != theirs[REFERENCES] and ours[ROWS] == theirs[ROWS]:
+        found.append("texts that were normalized otherwise")
+    before, now = ours["decoding"], theirs["decoding"]
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            found.append(f"{name} {_shown(before.get(name))} and {_shown(now.get(name))}")
+    return found
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value or "none")
+
+
+def _differing_sizes(one: Score, other: Score) -> list[str]:
+    keys = ("utterances", "reference_words", "normalizer")
+    return [
+        f"{key.replace('_', ' ')} {one[key]} and {other[key]}"
+        for key in keys
+        if one[key] != other[key]
+    ]
+
+
+def groups_that_compare(scores: Sequence[tuple[str, Score]]) -> list[list[str]]:
+    """The names of scores that are of one speech and decoding, together."""
+    found: list[tuple[Score, list[str]]] = []
+    for name, score in scores:
+        for first, names in found:
+            if not differences(first, score):
+                names.append(name)
+                break
+        else:
+            found.append((score, [name]))
+    return [names for _, names in found]
+
+
+def is_of(score: Score, weights: Weights) -> bool:
+    """Whether a score is of weights that are there now; older ones do not say, and are believed."""
+    known = score.get("of", {}).get("weights", {})
+    return all(known.get(name, value) == value for name, value in weights.items())
