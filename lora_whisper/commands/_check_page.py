@@ -51,7 +51,7 @@ def page(
 def _section(finding: Finding) -> dict[str, Any]:
     meaning = MEANINGS[finding.key]
     return {
-        "title": meaning.title,
+        "title": finding.title,
         "advice": meaning.advice,
         "is_unusable": finding.key in UNUSABLE,
         "count": finding.count,

@@ -132,7 +132,7 @@ def _finding_table(found: Sequence[Finding]) -> Table:
         table.add_section()
         meaning = MEANINGS[finding.key]
         style = "bold yellow" if finding.key in UNUSABLE else "bold"
-        what = Text.assemble((meaning.title, style), "\n", meaning.advice)
+        what = Text.assemble((finding.title, style), "\n", meaning.advice)
         table.add_row(f"{finding.count:,}", what, Text(_example(finding)))
     return table
 

@@ -58,6 +58,10 @@ class Meaning:
 
 
 MEANINGS = {
+    "contradicted": Meaning(
+        "The same sound under different texts",
+        "One of the texts is wrong, or belongs to another clip: listen, and keep the right one.",
+    ),
     "unreadable": Meaning("Audio that cannot be read", "Mend the files, or leave them out."),
     "truncated": Meaning(
         "Audio that is cut off", "Fetch or convert the files again, or leave them out."
@@ -93,14 +97,14 @@ MEANINGS = {
     ),
     "duplicates": Meaning("The same sound twice in a split", "Keep one of each."),
     "shared_audio": Meaning(
-        "Sound in training and in a held-out split", "Take it out of training: the score is false."
+        "Sound in two splits", "Take it out of the earlier one, else a score on it is false."
     ),
     "shared_texts": Meaning(
-        "Texts in training and in a held-out split",
-        "Take them out of training, or score words that were learnt by heart.",
+        "Texts in two splits",
+        "Take them out of the earlier one, or score words that were learnt by heart.",
     ),
     "shared_speakers": Meaning(
-        "Speakers in training and in a held-out split",
+        "Speakers in two splits",
         "Divide by speaker; else the score is for known voices only.",
     ),
     "clipped": Meaning("Clipped audio", "Record with less gain; a few are no harm."),
@@ -146,6 +150,15 @@ class Finding:
     more: Mapping[str, Any] = field(default_factory=dict)  # for check.json
 
     @property
+    def title(self) -> str:
+        """What it is called, with the pairs of splits that have something in common."""
+        pairs = self.more.get("pairs", {})
+        named = ", ".join(
+            f"{pair.replace(', ', ' and ')} {count:,}" for pair, count in pairs.items() if count
+        )
+        return f"{MEANINGS[self.key].title}{f' ({named})' if named else ''}"
+
+    @property
     def count(self) -> int:
         return self.row_count if self.distinct is None else self.distinct
 
@@ -175,6 +188,7 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
     found["split_badly"] = _with_characters(found["split_badly"], rules)
     found["scored_words"] = scored_words(splits)
     found["duplicates"] = duplicates(splits)
+    found["contradicted"] = contradicted(splits)
     found["rate_outliers"] = rate_outliers(splits)
     found |= {key: shared(splits, key, field) for key, field in SHARED_FIELDS.items()}
     found["shared_audio"] = _with_overlaps(found["shared_audio"])
@@ -363,6 +377,35 @@ def duplicates(splits: Splits) -> Finding:
         return f"sounds as {twin.row} does" + ("" if same else f", whose text is “{twin.text}”")
 
     return Finding("duplicates", splits, places, detail)
+
+
+def contradicted(splits: Splits) -> Finding:
+    """Rows of any split that sound the same, sample by sample, and have different texts.
+
+    Counted is each sound; silence and what was not decoded say nothing.
+    """
+    sounds = {
+        name: np.where(silent(one.records), 0, one.records["fingerprint"])
+        for name, one in splits.items()
+    }
+    texts = {name: one.records["text_key"] for name, one in splits.items()}
+    both = np.stack([np.concatenate(list(each.values())) for each in (sounds, texts)], axis=1)
+    heard, counts = np.unique(np.unique(both, axis=0)[:, 0], return_counts=True)
+    several = heard[(counts > 1) & (heard != 0)]
+    places = {name: np.flatnonzero(np.isin(each, several)) for name, each in sounds.items()}
+    of_sound: dict[int, list[tuple[str, int]]] = {}
+    for name, rows in places.items():
+        for row in rows.tolist():
+            of_sound.setdefault(int(sounds[name][row]), []).append((name, row))
+
+    def detail(one: Measured, row: int) -> str:
+        key = texts[one.split][row]
+        others = of_sound[int(sounds[one.split][row])]
+        name, other = next(pair for pair in others if texts[pair[0]][pair[1]] != key)
+        twin = splits[name].utterances[other]
+        return f"in {one.split} so, and in {name}, {twin.row}, as “{twin.text}”"
+
+    return Finding("contradicted", splits, places, detail, len(several))
 
 
 SHARED_FIELDS = {

@@ -11,6 +11,7 @@ import pytest
 from lora_whisper.data.checking.inspection import (
     MEANINGS,
     Finding,
+    contradicted,
     duplicates,
     inspect,
     over_window,
@@ -71,6 +72,32 @@ def test_duplicates_are_all_but_the_first() -> None:
         ("train.jsonl:3", "sounds as train.jsonl:1 does"),
         ("train.jsonl:4", "sounds as train.jsonl:1 does, whose text is “what was said”"),
     ]
+
+
+def test_the_same_sound_under_different_texts_comes_first(rules: TextRules) -> None:
+    """Between validation and test as within a split; silence and equal texts are no finding."""
+    silence = {"fingerprint": 5, "loudest_dbfs": -120.0}
+    splits = {
+        "train": split("train", *({"fingerprint": 7, "text_key": key} for key in (1, 1))),
+        "validation": split(
+            "validation", {"fingerprint": 2**63 + 1, "text_key": 3, "text": "moja"}
+        ),
+        "test": split(
+            "test",
+            *({"fingerprint": 2**63 + 1, "text_key": key, "text": "mbili"} for key in (4, 3)),
+            *(silence | {"text_key": key} for key in (8, 9)),
+        ),
+    }
+    finding = contradicted(splits)
+    assert finding.count == 1
+    assert found(finding) == [
+        ("validation.jsonl:1", "in validation so, and in test, test.jsonl:1, as “mbili”"),
+        ("test.jsonl:1", "in test so, and in validation, validation.jsonl:1, as “moja”"),
+        ("test.jsonl:2", "in test so, and in test, test.jsonl:1, as “mbili”"),
+    ]
+    findings = [each for each in inspect(splits, rules, 30.0) if each.count]
+    assert findings[0].title == "The same sound under different texts"
+    assert "Sound in two splits (validation and test 1)" in [each.title for each in findings]
 
 
 def test_texts_are_shared_with_held_out_splits_only() -> None:
