@@ -35,6 +35,7 @@ def announce(
         log.info("processes   %d, which share each global batch", processes.count())
     _announce_model(config, base, model)
     _announce_speech(config, speech)
+    _announce_test(speech)
     _announce_windows(config, base, speech, windows)
 
 
@@ -103,6 +104,14 @@ def _announce_speech(config: TrainConfig, speech: Speech) -> None:
         for kind, rows in corpus.remarks.items():
             recordings = terminal.counted(len(rows), "recording")
             log.warning("%-11s %s %s\n%s", name, recordings, REMARKS[kind], listing(list(rows), 3))
+
+
+def _announce_test(speech: Speech) -> None:
+    if speech.test is None:
+        log.warning(
+            "test        none, so that nothing will be scored, neither before nor after: type "
+            "data.test=… (a file, or the name of a split in data.path)"
+        )
 
 
 def _announce_windows(

@@ -123,6 +123,8 @@ def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | N
     """The split of `data.path`, by the name that the configuration gives it, or by its own."""
     given = getattr(config, split)
     parts = PARTS[config.source](place, config)
+    if split == "train":
+        _tell_of_other_parts(parts, config, place)
     named = _named(parts, given or split)
     if named is not None:
         return _own_rows(named, split_name(given or split), config)
@@ -133,6 +135,28 @@ def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | N
     if found is None and (given is not None or split == "train"):
         raise UserError(_unknown_split(config, split, parts, place))
     return found
+
+
+def _tell_of_other_parts(parts: Sequence[Part], config: DataConfig, place: Path) -> None:
+    """Parts that nobody asked for, test_seen beside test_unseen, and how they are used."""
+    asked = _asked(config)
+    others = [part for part in parts if part.name and split_name(part.name) not in asked]
+    if not others or config.source == "common_voice":  # which has others in every release
+        return
+    names = ", ".join(part.name for part in others)
+    files = ",".join(part.place for part in others)
+    log.warning(
+        "%-11s %s has others, which are left out: %s\n"
+        "            data.test=%s scores one when it is trained; all of them, later:\n"
+        "            evaluate run=outputs/NAME 'sets=[%s]'",
+        *("splits", place, names, others[0].name, files),
+    )
+
+
+def _asked(config: DataConfig) -> set[str]:
+    """The splits that a run reads, by their usual names."""
+    given = {split: getattr(config, split) or split for split in SPLITS}
+    return set(map(split_name, given.values()))
 
 
 def _named(parts: Sequence[Part], name: str) -> Part | None:
@@ -170,8 +194,7 @@ def _rows_by_column(config: DataConfig, split: Split, part: Part, place: Path) -
 
 def _tell_of_other_splits(table: Table, config: DataConfig, place: Path) -> None:
     """Rows of a split that nobody asked for, "eval" for "test", are not lost without a word."""
-    given = filter(None, (config.train, config.validation, config.test))
-    asked = {*SPLITS, *map(split_name, given)}
+    asked = _asked(config)
     counts = {
         each["values"]: each["counts"]
         for each in table.column("split").value_counts().to_pylist()
@@ -179,7 +202,10 @@ def _tell_of_other_splits(table: Table, config: DataConfig, place: Path) -> None
     }
     if counts:
         named = ", ".join(f"{name} {count}" for name, count in counts.items())
-        log.warning("%-11s %s has rows of others, which are left out: %s", "splits", place, named)
+        log.warning(
+            "%-11s %s has rows of others, which are left out: %s; data.test=NAME scores one",
+            *("splits", place, named),
+        )
 
 
 def _own_rows(part: Part, split: str, config: DataConfig) -> Utterances:

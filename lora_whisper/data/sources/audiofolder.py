@@ -15,7 +15,7 @@ from pathlib import Path
 from lora_whisper.config import ColumnsConfig, DataConfig
 from lora_whisper.data.sources import manifest
 from lora_whisper.data.sources.rows import READERS_VERSION, USUAL_NAMES, Part
-from lora_whisper.data.splits import folder_split
+from lora_whisper.data.splits import folder_split, split_name
 from lora_whisper.data.table import Row, table_key
 from lora_whisper.errors import UserError
 
@@ -31,9 +31,11 @@ def rows(
     Raises:
         UserError: one cannot be read, or, after its last row, all those that cannot be used.
     """
+    root = folder.absolute()
+    is_divided = any(folder_split(path.parent.absolute(), root) for path in metadata)
     for path in metadata:
         label = path.relative_to(folder).as_posix()
-        split_of = _splits_by_folder(folder, path)
+        split_of = _splits_by_folder(folder, path, is_divided)
         for row in manifest.rows(path, columns, NAMES, label=label, quoted=quoted):
             if row.split is None:
                 row.split = split_of(row.audio.rpartition("/")[0])
@@ -74,10 +76,17 @@ def _metadata(folder: Path) -> list[Path]:
     return files
 
 
-def _splits_by_folder(folder: Path, metadata: Path) -> Callable[[str], str | None]:
-    """What split the recordings of a folder belong to, where their rows do not say it."""
+def _splits_by_folder(
+    folder: Path, metadata: Path, is_divided: bool
+) -> Callable[[str], str | None]:
+    """What split the recordings of a folder belong to, where their rows do not say it.
+
+    Beside folders that are called like splits (`is_divided`), any other is one of its own name.
+    """
     root = folder.absolute()
     own = folder_split(metadata.parent.absolute(), root)
+    if own is None and is_divided and metadata.parent.absolute() != root:
+        own = split_name(metadata.parent.name)
 
     @lru_cache(maxsize=10_000)
     def split_of(recordings: str) -> str | None:

@@ -313,3 +313,34 @@ def test_a_mixed_source_without_splits_is_mixed_in_whole(tmp_path: Path) -> None
     config = undivided(tmp_path)
     found = resolved(replace(CONFIG, path="main"), mix(path=config.path))
     assert len(read_split(found, "train") or ()) == COUNT
+
+
+# ── splits of other names ────────────────────────────────────────────────────────────────────
+
+
+def test_other_parts_of_a_folder_are_named_and_how_to_use_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train", "validation", "test_seen", "test_unseen"):
+        write_splits(tmp_path / f"{name}.jsonl", None)
+    config = replace(CONFIG, path=str(tmp_path))
+    assert texts(read_split(config, "train")) == ["sentence 0"]
+    assert read_split(config, "test") is None
+    assert "test_seen, test_unseen" in caplog.text
+    assert f"'sets=[{tmp_path}/test_seen.jsonl,{tmp_path}/test_unseen.jsonl]'" in caplog.text
+    caplog.clear()
+    config = replace(config, test="test_seen")  # as it says
+    read_split(config, "train")
+    assert texts(read_split(config, "test")) == ["sentence 0"]
+    assert "left out: test_unseen" in caplog.text
+
+
+def test_other_folders_of_an_audio_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "test_seen", "test_unseen"):
+        (tmp_path / name).mkdir()
+        row = {"file_name": f"{name}.wav", "text": name}
+        write_manifest(tmp_path / name / "metadata.jsonl", [row])
+    config = replace(data_config("audiofolder"), path=str(tmp_path), train=None)
+    assert texts(read_split(config, "train")) == ["train"]
+    assert "test_seen 1, test_unseen 1; data.test=NAME" in caplog.text
+    assert texts(read_split(replace(config, test="test_unseen"), "test")) == ["test_unseen"]
