@@ -206,6 +206,8 @@ def _source(audio: Path | EncodedAudio) -> Source:
 def _own_header(source: Source) -> Header | None:
     """The header of what needs no foreign decoder to read it: plain WAV, FLAC, Ogg."""
     ends = read_ends(source)
+    if not ends.size_bytes:
+        raise Damaged("does not decode (the file is empty)")
     length = None if end_early(ends) else ogg_length(ends)
     if length is not None and length[0] > 0:
         return _checked(Header(*length, "ffmpeg"), ends)
@@ -447,7 +449,7 @@ def _answer(request: Fields, content: bytes, allow: Allow) -> Answer:
 
 def _found(request: Fields, content: bytes, allow: Allow) -> Answer:
     source: Source = content if request["path"] is None else request["path"]
-    size_bytes = len(content) or os.stat(source).st_size
+    size_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     seconds = HEADER_SECONDS + size_bytes / HEADER_BYTES_A_SECOND
     allow(min(seconds, LONGEST_HEADER_SECONDS), LEAST_BYTES + 2 * len(content))
     header = _own_header(source) or _foreign_header(source)

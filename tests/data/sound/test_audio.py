@@ -114,7 +114,7 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
         text: "does not decode",
         headerless: "does not decode",
         tmp_path / ("x" * 300): "File name too long",
-        empty: "does not decode",
+        empty: "the file is empty",
         silent: "no samples",
         broken: "not finite",
     }.items():

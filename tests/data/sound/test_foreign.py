@@ -275,6 +275,13 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.Monke
         read_audio(Path("round.opus"))
 
 
+@pytest.mark.parametrize("content", [b"", b"\0", b"RIFF", b"text, and not sound", bytes(10_000)])
+def test_what_is_no_sound_is_refused_inside_a_data_set_too(content: bytes) -> None:
+    for read in (read_header, read_audio):
+        with pytest.raises(AudioError, match=r"set train:17: (does not decode|holds no sound)"):
+            read(inside(content))
+
+
 def test_a_relative_path_and_one_that_is_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
