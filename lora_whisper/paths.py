@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from lora_whisper.errors import UserError
+
 EMBEDDED = "embedded:"  # prefix of what is in the package
 
 
@@ -20,6 +22,17 @@ def local_path(name: str) -> Path:
         return Path(name).expanduser().absolute()
     except RuntimeError:  # "~nobody": no such user, so a file may be called that
         return Path(name).absolute()
+
+
+def require_current_folder() -> None:
+    """Raises UserError: it was deleted, so that no path of it leads anywhere."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"The current folder is not there any more ({error.strerror}).\n"
+            "Type cd FOLDER, with one that is there, and the command again."
+        ) from error
 
 
 def cache_folder(kind: str) -> Path:

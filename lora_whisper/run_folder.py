@@ -154,7 +154,9 @@ def step_of(checkpoint: Path) -> int:
 Start = Literal["new", "resume", "complete"]
 
 
-def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
+def rerun_rule(
+    folder: RunFolder, overwrite: bool, resume: bool, can_be_longer: bool = False
+) -> Start:
     """Say what `train` does with `folder`; nothing is written or removed here.
 
     A folder that is absent, or empty but for the reason of a failure and for what a killed start
@@ -165,6 +167,7 @@ def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
     Raises:
         UserError: the run exists and neither was given, or the folder is not a run.
     """
+    # `can_be_longer`: whether its settings allow more steps, see `free_to_change`.
     path = folder.path
     if not path.exists() or (path.is_dir() and contents(path) <= {folder.failure.name}):
         return "new"
@@ -177,11 +180,21 @@ def rerun_rule(folder: RunFolder, overwrite: bool, resume: bool) -> Start:
         return "new"
     if resume:
         return "complete" if folder.is_complete() else "resume"
-    state = "complete" if folder.is_complete() else "unfinished"
+    if not folder.is_complete():
+        raise UserError(
+            f"The run {path} exists and is unfinished.\n"
+            "Type resume=auto to continue it, overwrite=true to replace it, or another name=…"
+        )
+    longer = "resume=auto training.max_steps=… to make it longer, " if can_be_longer else ""
     raise UserError(
-        f"The run {path} exists and is {state}.\n"
-        "Type resume=auto to continue it, overwrite=true to replace it, or another name=…"
+        f"The run {path} exists and is complete.\n"
+        f"Type {further(path)}, {longer}overwrite=true to replace it, or another name=…"
     )
+
+
+def further(run: Path) -> str:
+    """What to type to train on where a complete run has ended."""
+    return f"adapter.init_from={run} name=… to train its adapter further"
 
 
 def existing_run(path: str) -> RunFolder:

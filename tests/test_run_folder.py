@@ -109,7 +109,8 @@ def test_an_existing_run_does_what_was_asked(
 @pytest.mark.parametrize("complete", [True, False])
 def test_an_existing_run_is_refused_unasked(tmp_path: Path, complete: bool) -> None:
     folder = a_run(tmp_path / "run", complete)
-    with pytest.raises(UserError, match=r"resume=auto .* overwrite=true"):
+    given = "adapter.init_from" if complete else "resume=auto"
+    with pytest.raises(UserError, match=rf"{given}.* overwrite=true"):
         rerun_rule(folder, overwrite=False, resume=False)
 
 

@@ -6,6 +6,8 @@ import importlib
 import sys
 
 from lora_whisper import __version__
+from lora_whisper.errors import UserError
+from lora_whisper.paths import require_current_folder
 from lora_whisper.terminal import guarded
 from lora_whisper.training.stopping import ended_by_signals
 
@@ -42,7 +44,11 @@ def main() -> None:
     with guarded():
         try:
             with ended_by_signals():  # importing takes seconds, in which people press Ctrl-C
+                require_current_folder()  # MKL ends the process where there is none
                 _main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt as stop:
             print(f"stopped: {str(stop) or 'by Ctrl-C'}", file=sys.stderr)
             sys.exit(getattr(stop, "exit_code", 130))

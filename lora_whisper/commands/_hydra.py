@@ -38,6 +38,7 @@ from lora_whisper.commands._composition import (
 from lora_whisper.commands._launch import end, leave, meet
 from lora_whisper.commands._sweeping import run_sweep
 from lora_whisper.errors import UserError
+from lora_whisper.paths import require_current_folder
 from lora_whisper.run_folder import DiskFull, is_disk_full, no_room
 from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
 from lora_whisper.training.stopping import ended_by_signals
@@ -72,21 +73,10 @@ def _run_command(command: Command[Any], arguments: Sequence[str] | None) -> int:
     flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     if flags.config_path or flags.experimental_rerun:
         raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
-    _require_current_folder()
+    require_current_folder()
     exit_code = _carry_out(command, flags)
     leave()
     return exit_code
-
-
-def _require_current_folder() -> None:
-    """Raises UserError: it was deleted, so that no path of it leads anywhere."""
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise UserError(
-            f"The current folder is not there any more ({error.strerror}).\n"
-            "Type cd FOLDER, with one that is there, and the command again."
-        ) from error
 
 
 def _exit_code_of(carry_out: Callable[[], int]) -> int:

@@ -25,7 +25,7 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import MARKER, RunFolder, write_whole
+from lora_whisper.run_folder import MARKER, RunFolder, further, write_whole
 from lora_whisper.training.schedule import is_open_ended
 
 if TYPE_CHECKING:
@@ -350,9 +350,11 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
         if key not in free and before.get(key) != now.get(key)
     ]
     if changed:
+        is_longer = folder.is_complete() and all(line.startswith(tuple(LENGTH)) for line in changed)
+        first = f"Type {further(folder.path)}, or g" if is_longer else "G"
         raise UserError(
             f"The run {folder.path} has another configuration:\n{listing(changed)}\n"
-            "Give it the same values, type another name=…, or overwrite=true to begin anew."
+            f"{first}ive it the same values, type another name=…, or overwrite=true to begin anew."
         )
 
 

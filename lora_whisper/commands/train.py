@@ -17,8 +17,10 @@ from lora_whisper.commands._composition import Command
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._init_from import require_start, saved_start
 from lora_whisper.commands._inputs import (
+    LENGTH,
     Base,
     Speech,
+    free_to_change,
     has_other_length,
     read_base,
     read_speech,
@@ -89,7 +91,8 @@ def is_finished(config: TrainConfig, path: Path) -> bool:
 
 def _start(config: TrainConfig, folder: RunFolder) -> Start:
     """What the run does with its folder, which is the main process's to look at."""
-    start = rerun_rule(folder, config.overwrite, config.resume is not None)
+    can_be_longer = free_to_change(config) >= LENGTH
+    start = rerun_rule(folder, config.overwrite, config.resume is not None, can_be_longer)
     if start in ("resume", "complete"):
         require_same(folder, config)
     if start == "complete" and has_other_length(folder, config):

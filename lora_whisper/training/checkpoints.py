@@ -58,7 +58,7 @@ BEST = re.compile(r"best-\d+")
 ASIDE = "unused-"  # before the name of one that a run went back behind
 # What else lies beside them: PiSSA's start, and the mean while it is judged.
 BESIDE = re.compile(rf"initial\.safetensors|average|{ASIDE}.*")
-HALF = re.compile(r"\.(step-.*|best-.*|average|initial\.safetensors)\.(part|replaced)")
+HALF = re.compile(r"\.(step-.*|best-.*|average|initial\.safetensors)\.(part|replaced|removed)")
 MOST_WAITING = 2  # copies in memory that are not on disk yet: of a step, and of its best adapter
 
 

@@ -202,8 +202,9 @@ class Recorder:
             self._warn_of_overfitting(state)
 
     def warn_of_slow_validation(self, state: TrainingState) -> None:
-        """At the end, name the settings when validation took more than a fifth of the time."""
-        self._warn_of_slow_validation(state, state.train_seconds)
+        """At the end, name the settings when validation took too long, if nobody has yet."""
+        if "slow" not in self._warned:
+            self._warn_of_slow_validation(state, state.train_seconds)
 
     def _warn_of_slow_validation(self, state: TrainingState, so_far_seconds: float) -> None:
         spent = state.validation_seconds

@@ -124,3 +124,14 @@ def test_sweeps_name_their_folders_by_the_swept_keys_and_decode_the_base_once(
     assert done == {f"adapter.rank-{rank}_seed-1" for rank in (2, 3)}
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.count("decoded before") == 1
+
+
+def test_a_current_folder_that_was_deleted_is_named(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert line("check", "data.train=a.jsonl") == 2
+    assert "current folder is not there any more" in capsys.readouterr().err

@@ -280,6 +280,11 @@ def test_a_run_with_a_plan_for_all_its_steps_cannot(
     message = capsys.readouterr().err
     assert "training.max_steps: was 4, is 14" in message
     assert reason in message
+    for more in (["resume=auto", "training.max_steps=14"], []):
+        assert line("train", *arguments, *more) == 2
+        message = capsys.readouterr().err
+        assert "Type adapter.init_from=outputs/a name=…" in message
+        assert "resume=auto" not in message
 
 
 def test_a_complete_run_without_checkpoints_is_not_begun_anew(
@@ -287,6 +292,8 @@ def test_a_complete_run_without_checkpoints_is_not_begun_anew(
 ) -> None:
     arguments = world.arguments("a", *OPEN_END)
     written_run(arguments)
+    assert line("train", *arguments) == 2
+    assert "resume=auto training.max_steps=… to make it longer" in capsys.readouterr().err
     assert line("train", *arguments, "resume=auto", "training.max_steps=14") == 2
     assert "checkpoints were removed" in capsys.readouterr().err
     assert Path("outputs/a/summary.json").exists()
