@@ -205,6 +205,8 @@ def _by_program(
         for done, one in enumerate(utterances, start=1):
             try:
                 samples = read_audio(one.audio, one.start_seconds, one.end_seconds)
+                if done == 1 and hasattr(program, "try_out"):
+                    program.try_out(samples)
                 language = token_language(base.vocabulary, one)
                 texts.append(program.hear(samples, language, one.task).strip())
                 seconds.append(len(samples) / SAMPLING_RATE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -29,11 +30,21 @@ from lora_whisper.evaluation.recognizer import (
     DecodingResult,
     DecodingTask,
 )
+from lora_whisper.json_files import (
+    listed,
+    optional,
+    problems_with,
+    read_object,
+    require_file,
+    whole,
+)
+from lora_whisper.model.checkpoint import load_tokenizer
 
 if TYPE_CHECKING:
     from ctranslate2.models import Whisper
 
 WEIGHTS = "model.bin"
+ITEM_BYTES = {0: 4, 1: 1, 2: 2, 3: 4, 4: 2, 5: 2}  # float32, int8, int16, int32, float16, bfloat16
 BINARY_VERSION = 6  # of its layout
 VOCABULARIES = ("vocabulary.json", "vocabulary.txt")
 FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
@@ -132,8 +143,9 @@ def read_exported(folder: Path) -> ExportedFolder:
     _require_files(folder)
     try:
         shapes = read_shapes(folder / WEIGHTS)
-        tokenizer = _read_tokenizer(folder)
         size, width = shapes[EMBEDDINGS]
+        _require_ids(folder, size)
+        tokenizer = load_tokenizer(folder)
         most_tokens, positions = shapes[DECODER_POSITIONS][0], shapes[ENCODER_POSITIONS][0]
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise UserError(f"{folder} does not load as a CTranslate2 Whisper: {error}") from None
@@ -156,6 +168,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         ValueError: not a Whisper of a layout that is known.
         struct.error: the file ends too early.
     """
+    require_file(path)
+    size_bytes = path.stat().st_size
     with path.open("rb") as file:
         version = _number(file, "<I")
         name = _string(file) if version == BINARY_VERSION else "unknown"
@@ -167,9 +181,30 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             variable = _string(file)
             rank = _number(file, "<B")
             shapes[variable] = tuple(_number(file, "<I") for _ in range(rank))
-            _number(file, "<B")  # the type
-            file.seek(_number(file, "<I"), 1)
+            item_bytes = ITEM_BYTES.get(_number(file, "<B"), 0)
+            stored = _number(file, "<I")
+            if stored != item_bytes * math.prod(shapes[variable]):
+                raise ValueError(f"{variable}: {stored:,} bytes for the shape {shapes[variable]}")
+            if file.seek(stored, os.SEEK_CUR) > size_bytes:
+                raise ValueError(f"{variable}: the file ends before it does")
     return shapes
+
+
+def _require_ids(folder: Path, vocabulary: int) -> None:
+    """CTranslate2 takes ids and heads from config.json as they are.
+
+    Raises:
+        ValueError: they are not of this vocabulary.
+    """
+    token = whole(0, vocabulary - 1)
+    schema = {
+        "suppress_ids": optional(listed(token)),
+        "suppress_ids_begin": optional(listed(token)),
+        "lang_ids": optional(listed(token)),
+        "alignment_heads": optional(listed(listed(whole(0, 1_000), 2))),
+    }
+    if problems := problems_with("config.json", read_object(folder / "config.json"), schema):
+        raise ValueError(problems[0])
 
 
 def _number(file: BinaryIO, layout: str) -> int:
@@ -239,9 +274,3 @@ def _quiet() -> None:
     import ctranslate2
 
     ctranslate2.set_log_level(logging.ERROR)
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    from transformers import WhisperTokenizer
-
-    return WhisperTokenizer.from_pretrained(folder, local_files_only=True)

@@ -78,6 +78,22 @@ class FasterWhisperProgram:
         )
         return " ".join(segment.text.strip() for segment in segments)
 
+    def try_out(self, samples: np.ndarray) -> None:
+        """Detect the language and ask for timestamps, which `hear` does not and most people do.
+
+        Raises:
+            UserError: it fails.
+        """
+        try:
+            segments, _ = self.model.transcribe(samples, beam_size=1, temperature=0.0)
+            for _ in segments:
+                pass
+        except Exception as error:  # an IndexError, where config.json has no languages
+            raise UserError(
+                f"faster-whisper fails where it is told no language and gives timestamps: "
+                f"{error!r:.200}.\nMerge again (overwrite=true), which completes the ids."
+            ) from error
+
 
 def _quiet() -> None:
     """CTranslate2 warns of each float16 model on a CPU that it computes in float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.ctranslate2_recognizer import (
     CTranslate2Recognizer,
     is_ctranslate2,
+    read_exported,
     read_shapes,
 )
 from lora_whisper.evaluation.decoding import transcribe
@@ -176,3 +178,22 @@ def test_the_missing_package_is_named(nano_folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "ctranslate2.models", None)
     with pytest.raises(UserError, match=r"pip install 'lora-whisper\[ctranslate2\]'"):
         CTranslate2Recognizer.load(nano_folder)
+
+
+@pytest.mark.parametrize("key", ["suppress_ids", "lang_ids"])
+def test_ids_beyond_the_vocabulary_are_refused_before_ctranslate2_takes_them(
+    key, nano_folder, tmp_path
+):
+    folder = Path(shutil.copytree(nano_folder, tmp_path / "copy"))
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {key: [10**9]}))
+    with pytest.raises(UserError, match=rf"config\.json: {key}: expected a whole number"):
+        read_exported(folder)
+
+
+def test_weights_that_say_more_than_they_hold_are_refused(nano_folder, tmp_path):
+    folder = Path(shutil.copytree(nano_folder, tmp_path / "copy"))
+    data = (folder / "model.bin").read_bytes()
+    (folder / "model.bin").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="does not load as a CTranslate2 Whisper"):
+        read_exported(folder)

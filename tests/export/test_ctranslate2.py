@@ -7,7 +7,9 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from lora_whisper.data.sound.audio import read_audio
@@ -109,3 +111,15 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ctranslate2, faster_whisper):
         with pytest.raises(UserError, match=r"pip install 'lora-whisper\[ctranslate2\]'"):
             module.require_package()
+
+
+def test_a_program_that_detects_no_language_is_named() -> None:
+    """What `hear` does not show: it is told the language, and asks for no timestamps."""
+
+    def transcribe(*_: object, **__: object) -> None:
+        raise IndexError("list index out of range")
+
+    inner = SimpleNamespace(is_multilingual=True)
+    program = FasterWhisperProgram(SimpleNamespace(model=inner, transcribe=transcribe))
+    with pytest.raises(UserError, match=r"told no language .* IndexError"):
+        program.try_out(np.zeros(16_000, dtype=np.float32))
