@@ -543,3 +543,18 @@ def append_jsonl(path: Path, value: dict[str, Any]) -> None:
             with contextlib.suppress(OSError):  # /dev/full has no size
                 handle.truncate(size_bytes)
             raise
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All lines but one that was cut by a crash; none where there is no file."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines

@@ -6,7 +6,6 @@ page.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -284,18 +283,3 @@ def _logged_failure(log: Path) -> str | None:
         return None
     said = ended[2].strip("'\"").replace("\\n", "\n")
     return said if ended[1] == "UserError" else f"{ended[1]}: {said}"
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All lines but one that was cut by a crash; none where there is no file."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import re
 from collections import Counter
@@ -18,27 +17,29 @@ from lora_whisper.commands._points import (
     differing_keys,
     ordered,
     pareto_front,
-    read_jsonl,
     read_points,
     told_keys,
 )
 from lora_whisper.commands._private import own_folders, own_names
 from lora_whisper.commands._settings import file_name
-from lora_whisper.commands._summary import EMBEDDED_NOTE, model_name, rate_name, units_of
+from lora_whisper.commands._summary import (
+    EMBEDDED_NOTE,
+    hypotheses_of,
+    model_name,
+    rate_name,
+    units_of,
+)
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.comparison import compare
 from lora_whisper.evaluation.provenance import (
-    REFERENCES,
     differences,
     groups_that_compare,
     texts_hash,
 )
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.model.checkpoint import EMBEDDED
-from lora_whisper.run_folder import OWN_SET
+from lora_whisper.run_folder import RunFolder, read_jsonl
 from lora_whisper.terminal import counted, percent
-
-log = logging.getLogger("lora_whisper")
 
 SHOWN_WORST = 10  # utterances of the best run
 SHOWN_LABELS = 4  # of runs, in a sentence
@@ -242,23 +243,19 @@ def anonymous(text: str) -> str:
 
 def hypotheses(point: Point, model: str) -> list[dict[str, Any]]:
     """What was heard of the run's own test set; empty where the file is gone."""
-    return read_jsonl(point.folder / "evaluation" / model / OWN_SET / "hypotheses.jsonl")
+    score = point.score if model == "adapter" else point.base
+    return hypotheses_of(RunFolder(point.folder), model, score) if score else []
 
 
 def _scored_rows(point: Point) -> list[ScoredRow]:
     known = {field.name for field in dataclasses.fields(ScoredRow)}
     try:
-        rows = [
+        return [
             ScoredRow(**{key: value for key, value in row.items() if key in known})
             for row in hypotheses(point, "adapter")
         ]
     except TypeError:  # lines of another version
         return []
-    of = (point.score or {}).get("of")
-    if of is not None and _digest(rows) != of[REFERENCES]:
-        log.warning("not compared %s has hypotheses of another test set than its score", point.name)
-        return []
-    return rows
 
 
 def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> None:

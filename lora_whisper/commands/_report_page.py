@@ -12,9 +12,9 @@ from lora_whisper.commands import _report_plots as plots
 from lora_whisper.commands import _report_tables as tables
 from lora_whisper.commands._evaluation_page import badness
 from lora_whisper.commands._page import STYLE, render
-from lora_whisper.commands._points import read_jsonl
 from lora_whisper.commands._report_data import Effect, Entry, Report
 from lora_whisper.commands._train_page import Sample, texts
+from lora_whisper.run_folder import read_jsonl
 from lora_whisper.terminal import megabytes, percent
 
 

@@ -18,7 +18,7 @@ from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
-from lora_whisper.evaluation.provenance import differences, is_of
+from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
     fingerprint,
@@ -28,7 +28,15 @@ from lora_whisper.model.checkpoint import (
 )
 from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.model.weights import weight_names
-from lora_whisper.run_folder import RECIPE_FILE, SUMMARY_FORMAT, RunFolder, read_json
+from lora_whisper.run_folder import (
+    HYPOTHESES,
+    OWN_SET,
+    RECIPE_FILE,
+    SUMMARY_FORMAT,
+    RunFolder,
+    read_json,
+    read_jsonl,
+)
 from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
 
 if TYPE_CHECKING:
@@ -115,8 +123,9 @@ def _is_of_what_is_there(folder: RunFolder, summary: Mapping[str, Any], model: s
         return True
     if "of" in summary[model]:
         return is_of(summary[model], _weights_in(place, model))
-    recipe = place / RECIPE_FILE  # all that older versions knew of a merged model
-    return model == "adapter" or not recipe.is_file() or summary.get("merge") == read_json(recipe)
+    recipe, made_of = place / RECIPE_FILE, summary.get("merge")  # all that older versions knew
+    is_unknown = model == "adapter" or made_of is None or not recipe.is_file()
+    return is_unknown or made_of == read_json(recipe)
 
 
 def _weights_in(place: Path, model: str) -> dict[str, str]:
@@ -126,6 +135,23 @@ def _weights_in(place: Path, model: str) -> dict[str, str]:
         files = [place / name for name in weight_names([one.name for one in place.iterdir()])]
     kind = "adapter" if model == "adapter" else "checkpoint"
     return {kind: sha256(*files)} if files and all(one.is_file() for one in files) else {}
+
+
+def hypotheses_of(folder: RunFolder, model: str, score: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines behind a score of the run's own test set; none where they are gone, or of others.
+
+    An evaluation that was killed has left new lines beside the summary of the one before.
+    """
+    rows = read_jsonl(folder.evaluation / model / OWN_SET / HYPOTHESES)
+    of = score.get("of")  # which older scores lack
+    if (
+        of is None
+        or texts_hash(str(row.get("reference_normalized")) for row in rows) == of[REFERENCES]
+    ):
+        return rows
+    if rows:
+        log.warning("not shown   %s: hypotheses of another test set than its score", model)
+    return []
 
 
 def with_one_test_set(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:

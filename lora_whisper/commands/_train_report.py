@@ -14,6 +14,7 @@ from lora_whisper.commands._summary import (
     both_rates,
     figures,
     groups_of,
+    hypotheses_of,
     is_mean,
     leading,
     model_name,
@@ -25,7 +26,7 @@ from lora_whisper.commands._summary import (
     units_of,
 )
 from lora_whisper.commands._train_page import Report, Sample, page
-from lora_whisper.run_folder import OWN_SET, RunFolder, write_whole
+from lora_whisper.run_folder import RunFolder, write_whole
 from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind
@@ -85,8 +86,9 @@ def _key_figures(summary: Summary) -> dict[str, str]:
         return effort
     name = rate_name(adapter, "wer")
     titles = {"wer": "word error rate" if name == "WER" else name, "cer": "character error rate"}
+    before = {rate: f"{percent(base[rate])} → " for rate in titles} if base else {}
     return {
-        titles[rate]: f"{percent(base[rate])} → {percent(adapter[rate])}"
+        titles[rate]: f"{before.get(rate, '')}{percent(adapter[rate])}"
         for rate in both_rates(leading(adapter))
     } | effort
 
@@ -169,12 +171,13 @@ def _environment(summary: Summary) -> dict[str, str]:
 
 def _samples(folder: RunFolder, summary: Summary) -> list[Sample]:
     """Every utterance of the test set, in its order."""
-    files = {
-        model: folder.evaluation / model / OWN_SET / "hypotheses.jsonl"
+    heard = {
+        model: found
         for model in MODELS
-        if summary[model]
+        if summary[model] and (found := hypotheses_of(folder, model, summary[model]))
     }
-    heard = {model: _read_jsonl(path) for model, path in files.items()}
+    if not {"base", "adapter"} <= heard.keys() or len({*map(len, heard.values())}) > 1:
+        return []
     rows = zip(*heard.values(), strict=True)
     return [Sample(dict(zip(heard, row, strict=True))) for row in rows]
 
