@@ -403,7 +403,7 @@ def contradicted(splits: Splits) -> Finding:
         others = of_sound[int(sounds[one.split][row])]
         name, other = next(pair for pair in others if texts[pair[0]][pair[1]] != key)
         twin = splits[name].utterances[other]
-        return f"in {one.split} so, and in {name}, {twin.row}, as “{twin.text}”"
+        return f"also in {name}, {twin.row}, as “{twin.text}”"
 
     return Finding("contradicted", splits, places, detail, len(several))
 

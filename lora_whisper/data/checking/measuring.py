@@ -26,6 +26,7 @@ import numpy as np
 import regex
 
 from lora_whisper.data.durations import other_unit
+from lora_whisper.data.languages import code_of
 from lora_whisper.data.leftovers import leftovers
 from lora_whisper.data.sound.audio import (
     END_TOLERANCE_SECONDS,
@@ -39,6 +40,7 @@ from lora_whisper.data.sound.audio import (
     read_sound,
 )
 from lora_whisper.data.table import Utterances
+from lora_whisper.data.unseen import without_unseen
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.vocabulary import (
     Vocabulary,
@@ -237,8 +239,8 @@ def decibels(power: float) -> float:
 
 
 def comparable(text: str) -> str:
-    """The text as it is compared with others: NFC, without case, single spaces."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    """The text as it is compared with others: as it is seen, without case, single spaces."""
+    return " ".join(without_unseen(text).casefold().split())
 
 
 def text_key(text: str) -> int:
@@ -425,7 +427,9 @@ def _fill(measured: Measured, index: int, sound: Sound, rules: TextRules) -> Non
         record[name] = getattr(sound, name)
     record["fingerprint"] = sound.fingerprint
     record["format"] = measured.formats.number(sound.format)
-    record["language"] = measured.languages.number(utterance.language)
+    record["language"] = measured.languages.number(
+        utterance.language and code_of(utterance.language)
+    )
     record["speaker"] = measured.speakers.number(utterance.speaker)
     text = unicodedata.normalize("NFC", utterance.text).strip()
     record["characters"] = len(text)

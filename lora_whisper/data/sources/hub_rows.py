@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.languages import code_of
-from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names
+from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names, matching
 from lora_whisper.data.table import Row
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError, listing
@@ -119,7 +119,7 @@ def _found_columns(
     found: dict[str, str] = {}
     problems = []
     for part, fits, expected in PARTS:
-        column = next((name for name in getattr(names, part) if name in features), None)
+        column = next(iter(matching(tuple(features), getattr(names, part))), None)
         wanted = getattr(columns, part, None)
         if column is None and wanted is not None:
             problems.append(f"data.columns.{part}={wanted}: there is no such column")

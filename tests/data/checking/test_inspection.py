@@ -91,9 +91,9 @@ def test_the_same_sound_under_different_texts_comes_first(rules: TextRules) -> N
     finding = contradicted(splits)
     assert finding.count == 1
     assert found(finding) == [
-        ("validation.jsonl:1", "in validation so, and in test, test.jsonl:1, as “mbili”"),
-        ("test.jsonl:1", "in test so, and in validation, validation.jsonl:1, as “moja”"),
-        ("test.jsonl:2", "in test so, and in test, test.jsonl:1, as “mbili”"),
+        ("validation.jsonl:1", "also in test, test.jsonl:1, as “mbili”"),
+        ("test.jsonl:1", "also in validation, validation.jsonl:1, as “moja”"),
+        ("test.jsonl:2", "also in test, test.jsonl:1, as “mbili”"),
     ]
     findings = [each for each in inspect(splits, rules, 30.0) if each.count]
     assert findings[0].title == "The same sound under different texts"
