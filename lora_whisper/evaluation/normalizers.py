@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 import regex
-from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from lora_whisper.data.text import ARMENIAN_ACCENTS, TURKIC_LANGUAGES, TURKIC_LOWERCASE
 from lora_whisper.data.unseen import ZERO_WIDTH_SPACE, without_unseen
@@ -71,6 +70,9 @@ class Normalizer:
 def normalizer_for(language: str | None) -> Normalizer:
     """Choose by Whisper's language code; `None` stands for an English-only checkpoint."""
     if language in (None, "en"):
+        # Late: names of normalizers are asked for by commands that answer within a second.
+        from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
         whispers = EnglishTextNormalizer(_english_spelling())
         return Normalizer("whisper-english", functools.partial(_english, whispers))
     if language in TURKIC_LANGUAGES:
