@@ -197,6 +197,7 @@ def load_config(checkpoint: Checkpoint) -> WhisperConfig:
     known = {*base_files.SIZES, *base_files.config_schema(values["vocab_size"])} - {"max_length"}
     taken = {key: value for key, value in values.items() if key in known}
     taken["dtype"] = taken.pop("dtype", None) or taken.pop("torch_dtype", None)
+    taken["init_std"] = float(taken.get("init_std", 0.02))  # a whole one is no float to it
     # Whisper's defaults are ids of a published vocabulary, not of every one.
     usual = dict.fromkeys(("bos_token_id", "pad_token_id"), values["eos_token_id"])
     return WhisperConfig(**usual | {"begin_suppress_tokens": None} | taken)

@@ -58,7 +58,7 @@ def refused(folder: Path) -> str:
 
 @pytest.mark.parametrize("block", range(4))
 def test_whatever_is_changed_ends_in_a_model_or_in_words(block, sound, tmp_path):
-    """Seeded; 2,000 of them were tried, see the commit."""
+    """Seeded; 800 of them were tried when this was written."""
     for seed in range(12 * block, 12 * block + 12):
         folder = Path(shutil.copytree(sound, tmp_path / str(seed)))
         said = break_one(folder, seed)
@@ -210,7 +210,13 @@ def test_the_log_mel_is_ours():
 def test_habits_of_uploads_are_sound(folder):
     """Configurations of 2022, old names of the dtype, decoders that were cut, keys of others."""
     change(folder / "config.json", torch_dtype="float16", dtype=..., decoder_layers=1, evil=[1])
-    change(folder / "config.json", forced_decoder_ids=[[1, 5]], _name_or_path="x", max_length=448)
+    change(
+        folder / "config.json",
+        init_std=1,
+        forced_decoder_ids=[[1, 5]],
+        _name_or_path="x",
+        max_length=448,
+    )
     change(folder / "generation_config.json", alignment_heads=..., language="hindi", evil={"a": 1})
     tensors = load_file(folder / "model.safetensors")
     kept = {name: value.half() for name, value in tensors.items() if "decoder.layers.1" not in name}
