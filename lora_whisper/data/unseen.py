@@ -56,7 +56,9 @@ ACCIDENTAL = regex.compile(
 def without_unseen(text: str) -> str:
     """The text as it is seen, in Unicode's composed form (NFC)."""
     text = unicodedata.normalize("NFC", text)
-    return ACCIDENTAL.sub("", text) if _may_hold_unseen(text) else text
+    if not _may_hold_unseen(text):
+        return text
+    return unicodedata.normalize("NFC", ACCIDENTAL.sub("", text))  # what it parted may compose
 
 
 def unseen(text: str) -> list[str]:
