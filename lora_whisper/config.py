@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_whisper.composing import require, require_positive_counts
+from lora_whisper.paths import local_path
 
 
 def name_rule(name: str) -> tuple[bool, str]:
@@ -853,6 +854,7 @@ class EvaluateConfig:
 
     run: str | None  # folder that `train` wrote: its base, its adapter and, if there, merged/
     models: tuple[str, ...]  # or these: "base", runs, adapters, checkpoints, CTranslate2 folders
+    base: str | None  # a folder or hub id in place of the base that runs and adapters name
     name: str  # the report's folder below outputs/; with run=, "evaluation" is the run's own
     overwrite: bool  # replace a report that was asked for with other values
     seed: int | None  # of intervals, samples, noise and drawn texts; null: the run's, or 1
@@ -963,7 +965,7 @@ class ExportConfig:
     run: str  # folder that `train` wrote, or one that `merge adapter=…` did
     format: tuple[Format, ...]  # one or several
     dtype: str | None  # of the written weights; null: a format's usual one
-    base: str | None  # format=adapter: hub id of a base that lay in a folder
+    base: str | None  # a folder in place of the run's base; format=adapter: its hub id
     overwrite: bool  # replace what was exported before
     data: TestDataConfig  # null: the run's own test set
     parity: ParityConfig
@@ -972,7 +974,7 @@ class ExportConfig:
         require(
             format=self._format_rule(),
             dtype=self._dtype_rule(),
-            base=hub_id_rule(self.base) if self.base is not None else (True, ""),
+            base=self._base_rule(),
         )
 
     def _format_rule(self) -> tuple[bool, str]:
@@ -980,6 +982,11 @@ class ExportConfig:
             return False, f"expected {' or '.join(EXPORT_DTYPES)}, found nothing"
         twice = sorted({name for name in self.format if self.format.count(name) > 1})
         return not twice, f"{', '.join(twice)} stands there twice"
+
+    def _base_rule(self) -> tuple[bool, str]:
+        if self.base is None or local_path(self.base).is_dir():
+            return True, ""
+        return hub_id_rule(self.base)
 
     def _dtype_rule(self) -> tuple[bool, str]:
         if self.dtype is None:

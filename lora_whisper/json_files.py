@@ -6,9 +6,10 @@ import codecs
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MOST_BYTES = 64_000_000  # the largest tokenizer.json of a Whisper has 4 MB
 SHOWN_CHARACTERS = 60  # of a value that is not as it should be
@@ -22,7 +23,7 @@ def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """
     try:
         text = read_bytes(path, most_bytes).decode("utf-8")
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError(f"expected JSON in UTF-8, found other bytes at {error.start}") from None
     except RecursionError:
@@ -32,6 +33,19 @@ def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"expected a JSON object, found {shown(values)}")
     return values
+
+
+def _without_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values for one key, each program takes the one that it likes."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"expected each key once, found {shown(twice)} twice")
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"expected JSON, found {name}, which is no number of it")
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lora_whisper")
 
 MISTAKES = 20  # of each kind that are kept
+UNKNOWN = {"dtype": "–", "fingerprint": "–"}  # of a model that was never loaded
 BRIEF = (
     "wer",
     "wer_ci95",
@@ -155,6 +156,9 @@ class Examination:
 
         for contender in self.plan.contenders:
             try:
+                if contender.broken:
+                    self.findings.storage[contender.name] = UNKNOWN
+                    raise BrokenModel(contender.broken)
                 self._examine(contender)
             except BrokenModel as error:
                 log.error("%-11s %s", contender.name, error)

@@ -22,7 +22,7 @@ from lora_whisper.data.durations import measure
 from lora_whisper.data.sources import resolved
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
-from lora_whisper.model.saved import SavedAdapter, read_saved
+from lora_whisper.model.saved import SavedAdapter, open_adapter, require_sum
 from lora_whisper.model.start import find_start, require_fit, require_same_base
 from lora_whisper.run_folder import RunFolder
 
@@ -43,7 +43,9 @@ def saved_start(config: TrainConfig, path: Path) -> SavedAdapter | None:
             f"adapter.init_from={folder} is of the run that overwrite=true replaces.\n"
             "Type another name=…, so that it stays."
         )
-    return read_saved(folder)
+    saved = open_adapter(folder)
+    require_sum(saved)
+    return saved
 
 
 def require_start(config: TrainConfig, saved: SavedAdapter, speech: Speech) -> None:
@@ -56,9 +58,9 @@ def require_start(config: TrainConfig, saved: SavedAdapter, speech: Speech) -> N
     from lora_whisper.model.checkpoint import load_config
 
     base = read_base(config.model)
-    require_same_base(saved, base.checkpoint)
     languages, tokens = base.vocabulary.languages, trained_tokens(config, base)
     require_fit(saved, config.adapter, load_config(base.checkpoint), languages, tokens)
+    require_same_base(saved, base.checkpoint)
     scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
     try:
         learnt = [rows for run in _earlier_runs(saved.folder) for rows in _learnt(run)]

@@ -19,8 +19,13 @@ from lora_whisper.model.checkpoint import (
     snapshot,
     weights_sha256,
 )
-from lora_whisper.model.finding import find_adapter, is_adapter_on_hub, named_base
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, require_adapter
+from lora_whisper.model.finding import (
+    adapters_below,
+    find_adapter,
+    is_adapter_on_hub,
+    named_base,
+)
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder, existing_run
 
@@ -48,19 +53,23 @@ class Contender:
     adapter: Path | None = None
     run: RunFolder | None = None  # that made it
     folder: Path | None = None  # of CTranslate2
+    broken: str = ""  # why it cannot be scored, known before anything is loaded
 
 
 # ── what was typed ───────────────────────────────────────────────────────────────────────────
 
 
-def contenders_of_run(path: str) -> list[Contender]:
+def contenders_of_run(path: str, base: str | None = None) -> list[Contender]:
     """The base, the adapter and, where it was merged, the merged model of a complete run.
+
+    Args:
+        base: where its base lies now.
 
     Raises:
         UserError: there is no such run, or it is unfinished.
     """
     run = existing_run(path)
-    adapter = _of_run(run, "adapter", path)
+    adapter = on_base(_of_run(run, "adapter", path), base)
     found = [_base_of(adapter), adapter]
     return [*found, merged_of(run)] if run.merged.is_dir() else found
 
@@ -78,8 +87,20 @@ def as_it_is(
     return ModelConfig(checkpoint, revision, "auto", "auto", allow_pickle)
 
 
-def find_contenders(given: Sequence[str], allow_pickle: bool = False) -> list[Contender]:
-    """What each name of `models=[…]` stands for, in their order.
+def on_base(adapter: Contender, base: str | None) -> Contender:
+    """With its base where it lies now, if that was typed."""
+    if base is None or adapter.model is None or adapter.kind != "adapter":
+        return adapter
+    return replace(adapter, model=replace(adapter.model, checkpoint=base, revision=None))
+
+
+def find_contenders(
+    given: Sequence[str], allow_pickle: bool = False, base: str | None = None
+) -> list[Contender]:
+    """What each name of `models=[…]` stands for, in their order; an unsound adapter says so itself.
+
+    Args:
+        base: of all adapters, in place of those that they name.
 
     Raises:
         UserError: names all that stand for nothing, or for the same folder of results.
@@ -88,18 +109,22 @@ def find_contenders(given: Sequence[str], allow_pickle: bool = False) -> list[Co
     problems = []
     for name in given:
         try:
-            found.append(None if name == BASE else _found(name, allow_pickle))
+            one = None if name == BASE else _found(name, allow_pickle, base)
+            found.append(one and on_base(one, base))
+        except UnsoundAdapter as error:
+            found.append(Contender(Path(name).name, name, "adapter", None, broken=str(error)))
         except UserError as error:
             problems.append(f"{name}: {error}")
-    adapters = [one for one in found if one is not None and one.kind == "adapter"]
+    adapters = [one for one in found if one is not None and one.kind == "adapter" and one.model]
     if BASE in given and not adapters:
         problems.append("base: expected a run or an adapter beside it, whose base it is")
     if problems:
+        problems += [f"{one.what}: {one.broken}" for one in found if one and one.broken]
         raise UserError(f"models=[{','.join(given)}] cannot be used:\n{listing(problems)}")
     return _with_own_names([_base_of(adapters[0]) if one is None else one for one in found])
 
 
-def _found(name: str, allow_pickle: bool) -> Contender:
+def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
     from lora_whisper.evaluation.ctranslate2_recognizer import is_ctranslate2
 
     path = local_path(name)
@@ -107,7 +132,7 @@ def _found(name: str, allow_pickle: bool) -> Contender:
     if run.is_run():
         return _of_run(existing_run(name), path.name, name)
     if (path / CONFIG_FILE).is_file() or (not path.exists() and is_adapter_on_hub(name)):
-        return _of_adapter(find_adapter(name, "models", allow_pickle), name, allow_pickle)
+        return _of_adapter(find_adapter(name, "models", allow_pickle), name, allow_pickle, base)
     if is_ctranslate2(path):
         return Contender(path.name, name, "ctranslate2", None, folder=path)
     parent = RunFolder(path.parent)
@@ -118,6 +143,9 @@ def _found(name: str, allow_pickle: bool) -> Contender:
         locate(model, key="models")
     except UserError as error:
         reason = str(error).removeprefix(f"models={name}").lstrip(": ")
+        if below := adapters_below(path):
+            typed = " or ".join(f"models=[{Path(name) / one.relative_to(path)}]" for one in below)
+            raise UserError(f"an adapter lies below it. Type {typed}") from error
         raise UserError(
             f"no run, no adapter and no folder of CTranslate2, and as a checkpoint: {reason}"
         ) from error
@@ -144,13 +172,13 @@ def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
     )
 
 
-def _of_adapter(folder: Path, what: str, allow_pickle: bool) -> Contender:
+def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -> Contender:
     """An adapter alone; its own file says on which base it was trained."""
     run = RunFolder(folder.parent)
     if folder == run.adapter and run.is_run():
         return _of_run(existing_run(str(run.path)), run.path.name, what)
-    require_adapter(folder)
-    model = as_it_is(*named_base(folder), allow_pickle=allow_pickle)
+    saved = read_saved(folder)
+    model = as_it_is(*((base, None) if base else named_base(saved)), allow_pickle=allow_pickle)
     return Contender(local_path(what).name, what, "adapter", model, adapter=folder)
 
 
@@ -229,7 +257,7 @@ def require_files(contender: Contender) -> None:
         UserError: it is not; or CTranslate2 is not installed.
     """
     if contender.model is not None:
-        locate(contender.model)
+        locate(contender.model, key="base" if contender.kind in ("base", "adapter") else "models")
         return
     from lora_whisper.evaluation.ctranslate2_recognizer import require_package
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from lora_whisper.commands._examination import Plan, has_group
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import (
     Contender,
+    base_of,
     contenders_of_run,
     find_contenders,
     require_files,
@@ -37,12 +39,16 @@ def make_plan(config: EvaluateConfig) -> Plan:
     from lora_whisper.evaluation.conditions import chosen_conditions
 
     contenders = (
-        contenders_of_run(config.run)
+        contenders_of_run(config.run, config.base)
         if config.run
-        else find_contenders(config.models, config.allow_pickle)
+        else find_contenders(config.models, config.allow_pickle, config.base)
     )
     for contender in contenders:
-        require_files(contender)
+        if not contender.broken:
+            require_files(contender)
+    contenders = [_opened(one, config.base is not None) for one in contenders]
+    if all(one.broken or one.kind == "base" for one in contenders):
+        raise UserError("\n".join(one.broken for one in contenders if one.broken))
     trained = _only_run(contenders)
     settings = settings_for(config, trained)
     usual_seed = trained.seed if trained else defaults("train")["seed"]
@@ -50,7 +56,8 @@ def make_plan(config: EvaluateConfig) -> Plan:
     sets = read_test_sets(config, trained, settings, seed)
     _require_groups(config.evaluation.group_by, sets)
     for contender in contenders:
-        _require_able(contender, config, settings, sets)
+        if not contender.broken:
+            _require_able(contender, config, settings, sets)
     return Plan(
         contenders=contenders,
         sets=sets,
@@ -61,6 +68,32 @@ def make_plan(config: EvaluateConfig) -> Plan:
         seed=seed,
         dtype=config.dtype,
     )
+
+
+def _opened(contender: Contender, has_other_base: bool) -> Contender:
+    """With the reason where its adapter is unsound: the others are scored all the same.
+
+    Raises:
+        UserError: the base that was typed is not the one that it was trained on.
+    """
+    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.fitting import require_shapes
+    from lora_whisper.model.lineage import require_base
+    from lora_whisper.model.saved import open_adapter
+    from lora_whisper.model.targets import layer_shapes
+
+    if contender.adapter is None or contender.broken:
+        return contender
+    checkpoint = base_of(contender).checkpoint
+    try:
+        saved = open_adapter(contender.adapter)
+        require_shapes(saved, layer_shapes(load_config(checkpoint)))
+    except UserError as error:
+        return dataclasses.replace(contender, broken=str(error))
+    if has_other_base:
+        named = dataclasses.replace(checkpoint, key="base")
+        require_base(saved, contender.name, named, "Type base=… with the base that it was made on.")
+    return contender
 
 
 def _only_run(contenders: Sequence[Contender]) -> TrainConfig | None:
@@ -96,13 +129,13 @@ def _require_able(
         UserError: a language that its tokenizer lacks; drawing, with CTranslate2; parts of an
             adapter that is no sum with the weights.
     """
-    from lora_whisper.model.saved import read_saved
+    from lora_whisper.model.saved import read_saved, require_sum
 
     try:
         for one in sets:
             with_codes(Corpus(one.rows, {}), vocabulary_of(contender))
         if config.evaluation.adapter_scales and contender.adapter is not None:
-            read_saved(contender.adapter)
+            require_sum(read_saved(contender.adapter))
         if settings.temperature_fallback and contender.folder is not None:
             raise UserError(
                 "CTranslate2 cannot draw the same tokens twice, so that no score could be "

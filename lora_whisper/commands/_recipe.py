@@ -19,7 +19,6 @@ from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import (
-    Checkpoint,
     fingerprint,
     locate,
     sha256,
@@ -27,12 +26,17 @@ from lora_whisper.model.checkpoint import (
 )
 from lora_whisper.model.finding import find_adapter, name_of, named_base
 from lora_whisper.model.fitting import require_shapes, shapes_of_weights
-from lora_whisper.model.lineage import compared, lineage_of
-from lora_whisper.model.saved import WEIGHTS_FILE, read_saved
+from lora_whisper.model.lineage import require_base
+from lora_whisper.model.saved import WEIGHTS_FILE, open_adapter, read_saved
 from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, existing_run, read_json
 
 log = logging.getLogger("lora_whisper")
+
+ANOTHER_BASE = (
+    "What it adds means nothing there. Type base=… with the base that it was trained on, or "
+    "force=true to merge it all the same."
+)
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,9 @@ def read_recipe(config: MergeConfig) -> Recipe:
     shapes = read_shapes(weight_files(checkpoint))
     shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
     for part in recipe.parts:
-        read_saved(part.folder, with_dora=True)
-        require_shapes(part.folder, shapes_of_weights(shapes))
-        _require_base(part, checkpoint, is_named=config.base is None, force=config.force)
+        saved = open_adapter(part.folder)
+        require_shapes(saved, shapes_of_weights(shapes))
+        require_base(saved, part.name, checkpoint, ANOTHER_BASE, config.force)
     return recipe
 
 
@@ -135,7 +139,9 @@ def _of_run(config: MergeConfig) -> Recipe:
         )
     model = replace(trained.model, allow_pickle=config.allow_pickle or trained.model.allow_pickle)
     part = Part(run.path.name, run.adapter, config.scale)
-    return Recipe((part,), _base(config, model), config.into, config.dtype, run)
+    if config.base is not None:
+        model = replace(model, checkpoint=config.base, revision=None)
+    return Recipe((part,), model, config.into, config.dtype, run)
 
 
 def _of_adapters(config: MergeConfig) -> Recipe:
@@ -148,7 +154,9 @@ def _of_adapters(config: MergeConfig) -> Recipe:
         )
         for one in config.adapters
     ]
-    model = as_it_is(*named_base(parts[0].folder), allow_pickle=config.allow_pickle)
+    first = read_saved(parts[0].folder)
+    base = (config.base, None) if config.base else named_base(first)
+    model = as_it_is(*base, allow_pickle=config.allow_pickle)
     place = RunFolder(Path("outputs") / (config.name or plain_name(Path(parts[0].name).name)))
     if place.is_run():
         raise UserError(
@@ -157,41 +165,4 @@ def _of_adapters(config: MergeConfig) -> Recipe:
         )
     if place.path.exists() and not place.path.is_dir():
         raise UserError(f"{place.path} is there, and no folder. Type another name=…")
-    return Recipe(tuple(parts), _base(config, model), config.into, config.dtype, place)
-
-
-def _base(config: MergeConfig, model: ModelConfig) -> ModelConfig:
-    if config.base is None:
-        return model
-    return replace(model, checkpoint=config.base, revision=None)
-
-
-def _require_base(part: Part, checkpoint: Checkpoint, is_named: bool, force: bool) -> None:
-    """See that the adapter is a change of these weights.
-
-    Args:
-        is_named: whether the base is the one that the first of the adapters names.
-
-    Raises:
-        UserError: it is of others, and that was not forced.
-    """
-    lineage = lineage_of(part.folder)
-    verdict, found = compared(lineage, checkpoint)
-    known = str(lineage)
-    if verdict == "unknown":
-        known, found = named_base(part.folder)[0], checkpoint.path
-        if known == found and is_named:
-            log.warning("not checked %s does not say which weights it was trained on", part.name)
-            return
-    if verdict == "same":
-        return
-    if force:
-        log.warning("forced      %s was trained on %s, the base is %s", part.name, known, found)
-        return
-    raise UserError(
-        f"{part.name} was trained on other weights than those of {checkpoint.name}:\n"
-        f"  trained on {known}\n"
-        f"  found      {found}\n"
-        "What it adds means nothing there. Type base=… with the base that it was trained on, or "
-        "force=true to merge it all the same."
-    )
+    return Recipe(tuple(parts), model, config.into, config.dtype, place)

@@ -33,7 +33,7 @@ from lora_whisper.config import PushConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import weight_names
 from lora_whisper.model.record import RECORD_FILE, read_record
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, require_adapter
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from lora_whisper.paths import EMBEDDED
 from lora_whisper.run_folder import RunFolder, read_json
 
@@ -143,7 +143,7 @@ def _adapter_uploads(
     config: PushConfig, run: RunFolder, summary: Summary, base: HubBase, prefix: str
 ) -> list[Upload]:
     require_base_name(base, summary)
-    require_adapter(run.adapter)
+    open_adapter(run.adapter)
     if summary["adapter"] is None and read_json(run.summary)["adapter"] is not None:
         raise UserError(
             f"{run.adapter} is not the adapter that was scored. Type lora-whisper evaluate "

@@ -25,7 +25,13 @@ from rich.text import Text
 
 from lora_whisper.errors import UserError
 from lora_whisper.model.record import read_record
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
+from lora_whisper.model.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    SavedAdapter,
+    UnsoundAdapter,
+    read_saved,
+)
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console, guarded, log_to_console, megabytes, percent, print_result
@@ -63,6 +69,8 @@ def find_adapters(root: Path) -> tuple[list[Listed], dict[str, str]]:
         path = _path_below(root, folder)
         try:
             found.append(_listed(folder, path))
+        except UnsoundAdapter as error:
+            broken[path] = "; ".join(error.problems)
         except (UserError, OSError) as error:
             broken[path] = str(error)
     return found, broken
@@ -95,14 +103,15 @@ def _listed(folder: Path, path: str) -> Listed:
     Raises:
         UserError: its files are broken, or it holds no weights that are read.
     """
-    config, weights = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
+    weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         others = sorted(one.name for one in folder.glob("adapter_model.*"))
         found = f"; found {', '.join(others)}, which is not read" if others else ""
         raise UserError(f"{WEIGHTS_FILE} is missing{found}")
+    saved = read_saved(folder)
     record, run = read_record(folder), RunFolder(folder.parent)
     is_unfinished = folder == run.adapter and run.is_run() and not run.is_complete()
-    known = _by_peft(config, folder) if record is None else _by_record(record)
+    known = _by_peft(saved) if record is None else _by_record(record)
     size, seconds = weights.stat().st_size, weights.stat().st_mtime
     about = {"date": datetime.fromtimestamp(seconds, UTC).date().isoformat()} | known
     if is_unfinished:  # what was said of an earlier adapter in this place
@@ -114,16 +123,6 @@ def _listed(folder: Path, path: str) -> Listed:
         bytes=size,
         **about,
     )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{CONFIG_FILE} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict) or "peft_type" not in config:
-        raise UserError(f"{CONFIG_FILE} is not PEFT's: it names no peft_type")
-    return config
 
 
 def _by_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,16 +143,14 @@ def _by_record(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _by_peft(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What PEFT's file says, which may be of any program: whatever is odd counts as not said."""
-    base, patterns = config.get("base_model_name_or_path"), config.get("rank_pattern")
-    ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
-    known = [rank for rank in ranks if isinstance(rank, int) and not isinstance(rank, bool)]
+def _by_peft(saved: SavedAdapter) -> dict[str, Any]:
+    """What the adapter's own files say, which may be of any program."""
+    ranks = saved.ranks.values()
     return {
-        "name": folder.name,
-        "base": base if isinstance(base, str) and base else None,
-        "rank": max(known, default=None),
-        "lowest_rank": min(known, default=None),
+        "name": saved.folder.name,
+        "base": saved.base,
+        "rank": max(ranks),
+        "lowest_rank": min(ranks),
         "hours": None,
         "languages": (),
         "metric": None,

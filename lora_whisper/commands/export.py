@@ -32,7 +32,7 @@ from lora_whisper.commands._consumers import (
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config
 from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
-from lora_whisper.commands._recipe import is_whole, require_current
+from lora_whisper.commands._recipe import is_whole, read_recipe, require_current
 from lora_whisper.commands._summary import read_summary
 from lora_whisper.commands._test_sets import data_to_score
 from lora_whisper.composing import to_config
@@ -46,8 +46,11 @@ from lora_whisper.config import (
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import sha256
-from lora_whisper.model.saved import WEIGHTS_FILE
+from lora_whisper.model.checkpoint import at_hand, locate, sha256
+from lora_whisper.model.lineage import require_base
+from lora_whisper.model.saved import WEIGHTS_FILE, open_adapter
+from lora_whisper.model.weights import require_range
+from lora_whisper.paths import local_path
 from lora_whisper.run_folder import (
     RECIPE_FILE,
     RECORD_FILE,
@@ -78,16 +81,20 @@ class Source:
 
     folder: RunFolder
     trained: TrainConfig | None
+    given: str | None  # where the run's base lies now, if it was typed
 
     @property
     def base(self) -> ModelConfig:
         """That the adapter was trained on."""
         assert self.trained is not None, "an adapter is exported of a run alone"
-        return self.trained.model
+        model = self.trained.model
+        if self.given is None:
+            return model
+        return dataclasses.replace(model, checkpoint=self.given, revision=None)
 
     def contenders(self) -> Sequence[Contender]:
         if self.trained is not None:
-            return contenders_of_run(str(self.folder.path))
+            return contenders_of_run(str(self.folder.path), self.given)
         return [merged_of(self.folder)]
 
 
@@ -105,6 +112,7 @@ def check(config: ExportConfig, path: Path) -> None:
             raise UserError(f"{place} exists. Type overwrite=true to replace it.")
     if "adapter" in config.format:
         _base_of_adapter(config, source)
+    _require_sound(config, source)
     if OPENAI_LAYOUT & set(config.format):
         _require_layout(source)
     if config.parity.utterances:
@@ -114,7 +122,7 @@ def check(config: ExportConfig, path: Path) -> None:
 def run(config: ExportConfig, path: Path) -> int:
     """Merge if need be, write each format, try each; the exit code is 1 where one is off."""
     source = _source(config)
-    _merge_if_need_be(source)
+    _merge_if_need_be(config, source)
     sample = _sample(config, source) if config.parity.utterances else None
     with locked(source.folder.path):
         for name in config.format:
@@ -139,15 +147,51 @@ def _source(config: ExportConfig) -> Source:
         folder = existing_run(config.run)
         if folder.merged.is_dir():
             require_current(folder)
-        return Source(folder, read_config(folder))
+        trained = read_config(folder)
+        return Source(folder, trained, _place_of_base(config, trained))
     if (folder.merged / RECIPE_FILE).is_file():
         if "adapter" in config.format:
             raise UserError(
                 f"run={config.run}: a merged model alone, without the adapter that it was made of. "
                 "format=adapter takes the run."
             )
-        return Source(folder, None)
-    return Source(existing_run(config.run), None)  # says what is there
+        return Source(folder, None, None)
+    return Source(existing_run(config.run), None, None)  # says what is there
+
+
+def _place_of_base(config: ExportConfig, trained: TrainConfig) -> str | None:
+    """Where the base is read from, if not where the run had it.
+
+    A hub id is what others call it, and is read where the run's own is gone.
+    """
+    own, given = trained.model, config.base
+    if given is None or local_path(given).is_dir():
+        return given
+    return None if at_hand(own.checkpoint, own.revision) else given
+
+
+def _is_to_be_merged(config: ExportConfig, source: Source) -> bool:
+    """An adapter alone can be written without the model that it makes."""
+    is_needed = config.parity.utterances > 0 or set(config.format) != {"adapter"}
+    return is_needed and not source.folder.merged.is_dir()
+
+
+def _require_sound(config: ExportConfig, source: Source) -> None:
+    """See that what is needed of a run's adapter and base is there, and belongs together.
+
+    Raises:
+        UserError: the adapter is unsound; or the base is gone, or another one.
+    """
+    if source.trained is None:
+        return
+    saved = open_adapter(source.folder.adapter)
+    if _is_to_be_merged(config, source):
+        read_recipe(_merging(source))
+    elif config.parity.utterances:
+        checkpoint = locate(source.base, key="base")
+        if source.given is not None:
+            name = source.folder.path.name
+            require_base(saved, name, checkpoint, "Type base=… with the one that it was made on.")
 
 
 def _require_layout(source: Source) -> None:
@@ -157,7 +201,7 @@ def _require_layout(source: Source) -> None:
         UserError: it has none.
     """
     from lora_whisper.export.openai_layout import read_dimensions
-    from lora_whisper.model.checkpoint import locate, snapshot
+    from lora_whisper.model.checkpoint import snapshot
 
     merged = source.folder.merged
     read_dimensions(
@@ -165,19 +209,23 @@ def _require_layout(source: Source) -> None:
     )
 
 
-def _merge_if_need_be(source: Source) -> None:
+def _merge_if_need_be(config: ExportConfig, source: Source) -> None:
     """Merge a run that was not merged yet, or finish what was interrupted."""
     from lora_whisper.commands import merge
 
     folder = source.folder
-    values = defaults("merge") | {"run": str(folder.path)}
-    if not folder.merged.is_dir():
-        merge.run(to_config(MergeConfig, values), folder.path)
-    elif source.trained is not None:
+    if _is_to_be_merged(config, source):
+        merge.run(_merging(source), folder.path)
+    elif source.trained is not None and folder.merged.is_dir():
         summary = read_summary(folder)
         if summary["adapter"] is not None and summary["merged"] is None:
             with locked(folder.path):
-                merge.score_anew(folder)
+                merge.score_anew(folder, source.base)
+
+
+def _merging(source: Source) -> MergeConfig:
+    values = {"run": str(source.folder.path), "base": source.given}
+    return to_config(MergeConfig, defaults("merge") | values)
 
 
 def _is_untried(name: str, config: ExportConfig, source: Source) -> bool:
@@ -204,6 +252,7 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
         if name == "adapter":
             _write_adapter(config, source, aside, dtype)
         else:
+            require_range(sorted(source.folder.merged.glob("*.safetensors")), dtype)
             writer = importlib.import_module(f"lora_whisper.export.{name}")
             writer.write(source.folder.merged, aside, dtype)
         write_json(aside / PARITY_FILE, _made(name, dtype, source))
@@ -248,7 +297,8 @@ def _base_of_adapter(config: ExportConfig, source: Source) -> tuple[HubBase, str
     from lora_whisper.commands._uploading import hub_base, require_base_name
 
     summary = read_summary(source.folder)
-    base = hub_base(config.base, summary)
+    is_folder = config.base is not None and local_path(config.base).is_dir()
+    base = hub_base(None if is_folder else config.base, summary)
     return base, require_base_name(base, summary)
 
 

@@ -24,7 +24,7 @@ from lora_whisper.commands._listening import load_model
 from lora_whisper.commands._models import merged_of, weights_of
 from lora_whisper.commands._recipe import Recipe, is_unfinished, read_recipe
 from lora_whisper.commands._scoring import score_model
-from lora_whisper.config import EXPORT_DTYPES, MergeConfig
+from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
 from lora_whisper.run_folder import (
@@ -68,7 +68,7 @@ def run(config: MergeConfig, path: Path) -> None:
         _name_older_exports(place)
         _name_older_evaluation(place)
         if config.run:
-            score_anew(place)
+            score_anew(place, recipe.base)
             return
     models = shlex.quote(f"models=[{place.merged}]")
     log.info("not scored  type lora-whisper evaluate %s data.test=…", models)
@@ -162,24 +162,30 @@ def _forget_score(folder: RunFolder) -> None:
     write_json(folder.summary, read_json(folder.summary) | {"merged": None, "merge": made_of})
 
 
-def score_anew(folder: RunFolder) -> None:
-    """Score the merged model as base and adapter were, and bring up to date what the run says."""
+def score_anew(folder: RunFolder, base: ModelConfig) -> None:
+    """Score the merged model as base and adapter were, and bring up to date what the run says.
+
+    Args:
+        base: that it was made of, whose tokenizer it has.
+    """
     from lora_whisper.commands._results import write_results
     from lora_whisper.commands._summary import read_summary, show_summary
 
     _forget_score(folder)
     summary = read_summary(folder)
-    write_results(folder, summary | {"merged": _score(folder, summary["adapter"])})
+    write_results(folder, summary | {"merged": _score(folder, base, summary["adapter"])})
     show_summary(folder)
 
 
-def _score(folder: RunFolder, beside: Mapping[str, Any] | None) -> dict[str, object] | None:
+def _score(
+    folder: RunFolder, model: ModelConfig, beside: Mapping[str, Any] | None
+) -> dict[str, object] | None:
     """Hear the run's test set, if it is still the one that the adapter's score is of."""
     from lora_whisper.evaluation.provenance import between, provenance
     from lora_whisper.training.accelerator import new_accelerator
 
     config = read_config(folder)
-    base = read_base(config.model)
+    base = read_base(model)
     rows = read_split(config.data, "test")
     if rows is None:
         return None

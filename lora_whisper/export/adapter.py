@@ -5,34 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
+from lora_whisper.model.kinds import config_of_saved
 from lora_whisper.model.plain import (
     AUTO_MAPPING,
     PlainAdapter,
-    read_plain,
+    is_finite,
+    plain_from,
     write_plain,
 )
-from lora_whisper.model.saved import WEIGHTS_FILE, require_adapter
+from lora_whisper.model.saved import WEIGHTS_FILE, SavedAdapter, open_adapter
 from lora_whisper.model.shipped import vllm_obstacles
 
 DTYPES = ("float32", "float16", "bfloat16")  # float32 as it was trained
-
-# What a DoRA adapter computes with. The rest of its configuration is of its training: dropout, how
-# it started, and on what.
-KEPT = (
-    "r",
-    "lora_alpha",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-    "use_dora",
-    "trainable_token_indices",
-)
 
 
 def write(
@@ -59,35 +48,45 @@ def write(
     assert dtype in DTYPES
     if Path(base_name).is_absolute():
         raise UserError(f"The base's name: expected a hub id (owner/name), found {base_name}")
-    require_adapter(adapter)
+    saved = open_adapter(adapter)
     base, precision = Checkpoint(base_name, revision, base_name), getattr(torch, dtype)
-    if LoraConfig.from_pretrained(str(adapter)).use_dora:
-        _write_dora(adapter, folder, base, precision)
+    if saved.is_dora:
+        _write_dora(saved, folder, base, precision)
     else:
-        write_plain(_rounded(read_plain(adapter), precision), folder, base)
+        write_plain(_rounded(plain_from(saved), precision), folder, base)
     return vllm_obstacles(folder)
 
 
 def _rounded(plain: PlainAdapter, dtype: torch.dtype) -> PlainAdapter:
     """In the type that it is to be written in."""
-    matrices = {path: (a.to(dtype), b.to(dtype)) for path, (a, b) in plain.matrices.items()}
-    return PlainAdapter(matrices, {token: row.to(dtype) for token, row in plain.embeddings.items()})
+    matrices = {
+        path: (_in_range(path, a, dtype), _in_range(path, b, dtype))
+        for path, (a, b) in plain.matrices.items()
+    }
+    rows = {
+        token: _in_range(f"token {token}", row, dtype) for token, row in plain.embeddings.items()
+    }
+    return PlainAdapter(matrices, rows)
 
 
-def _write_dora(adapter: Path, folder: Path, base: Checkpoint, dtype: torch.dtype) -> None:
-    trained = LoraConfig.from_pretrained(str(adapter))
-    modules = trained.target_modules
-    config = LoraConfig(
-        **{key: getattr(trained, key) for key in KEPT},
-        target_modules=modules if isinstance(modules, str) else sorted(modules or ()),
-        base_model_name_or_path=base.path,
-        revision=base.revision,
-        inference_mode=True,
-        auto_mapping=AUTO_MAPPING,
-    )
-    tensors: dict[str, Tensor] = load_file(adapter / WEIGHTS_FILE)
+def _in_range(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Raises UserError: a number is too large for `dtype`."""
+    rounded = tensor.to(dtype).contiguous()
+    if not is_finite(rounded):
+        shown = str(dtype).removeprefix("torch.")
+        raise UserError(f"{name} has numbers beyond {shown}. Type dtype=float32, or bfloat16.")
+    return rounded
+
+
+def _write_dora(saved: SavedAdapter, folder: Path, base: Checkpoint, dtype: torch.dtype) -> None:
+    config = config_of_saved(saved)
+    config.base_model_name_or_path, config.revision = base.path, base.revision
+    config.auto_mapping = AUTO_MAPPING
+    config.rank_pattern = {path: layer.rank for path, layer in saved.layers.items()}
+    config.alpha_pattern = {path: layer.alpha for path, layer in saved.layers.items()}
+    tensors: dict[str, Tensor] = load_file(saved.folder / WEIGHTS_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    rounded = {key: value.to(dtype).contiguous() for key, value in tensors.items()}
+    rounded = {key: _in_range(key, value, dtype) for key, value in tensors.items()}
     save_file(rounded, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     open_to_readers(folder)

@@ -23,15 +23,21 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.errors import UserError, listing
+from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.eva import WatchedWindow, input_directions
 from lora_whisper.model.fitting import require_shapes
-from lora_whisper.model.kinds import ADAPTER, lora_layers, measure_magnitudes, peft_config
+from lora_whisper.model.kinds import (
+    ADAPTER,
+    config_of_saved,
+    lora_layers,
+    measure_magnitudes,
+    peft_config,
+)
 from lora_whisper.model.pissa import principal_components, start_from_components
 from lora_whisper.model.plain import plain_of, token_rows, write_plain
 from lora_whisper.model.quantized import is_quantized, prepare_for_training
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
+from lora_whisper.model.saved import WEIGHTS_FILE, open_adapter
 from lora_whisper.model.targets import target_ranks
 
 
@@ -149,28 +155,25 @@ def save_adapter(
 def load_adapter(base: WhisperForConditionalGeneration, folder: Path) -> PeftModel:
     """Put the saved adapter on `base`, which is changed in place.
 
+    PEFT is told the layers, ranks and scales that were read, and no setting of the folder's own.
+
     Raises:
-        UserError: `folder` holds no adapter, or one that does not fit.
+        UserError: `folder` holds no sound adapter, or one that does not fit.
     """
+    saved = open_adapter(folder)
+    require_shapes(saved, dict(_weight_shapes(base)))
     if is_quantized(base):
         prepare_for_training(base)
-    layers = dict(base.named_modules())
-    require_shapes(folder, lambda path: _weight_shape(layers.get(path)))
-    try:
-        return PeftModel.from_pretrained(base, str(folder))
-    except RuntimeError as error:  # PyTorch's, which lists every matrix
-        found = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-        if not found:
-            raise
-        raise UserError(
-            f"The adapter in {folder} does not fit its base: its matrices are not as its "
-            f"{CONFIG_FILE} says.\n{listing(found, shown=3)}"
-        ) from error
+    return PeftModel.from_pretrained(base, str(folder), config=config_of_saved(saved))
 
 
-def _weight_shape(layer: torch.nn.Module | None) -> tuple[int, ...] | None:
-    """Of a linear layer, quantized or not."""
-    return (layer.out_features, layer.in_features) if isinstance(layer, torch.nn.Linear) else None
+def _weight_shapes(base: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Of each module with a weight; a quantized one has the shape of what it stands for."""
+    for path, module in base.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            yield path, (module.out_features, module.in_features)
+        elif isinstance(weight := getattr(module, "weight", None), Tensor):
+            yield path, tuple(weight.shape)
 
 
 def adapter_bytes(folder: Path) -> int:

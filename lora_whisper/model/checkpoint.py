@@ -129,6 +129,17 @@ def snapshot(checkpoint: Checkpoint) -> Path:
     return folder
 
 
+def at_hand(name: str, revision: str | None) -> Checkpoint | None:
+    """A checkpoint in a folder or in the hub's cache, found without asking the hub."""
+    try:
+        is_cached = _cached_snapshot(Checkpoint(name, revision, name)) is not None
+        if is_cached or local_path(name).is_dir():
+            return locate(ModelConfig(name, revision, "auto", "auto", allow_pickle=False))
+    except UserError:  # such as a folder of something else
+        pass
+    return None
+
+
 def weight_files(checkpoint: Checkpoint) -> list[Path]:
     """The files with the checkpoint's weights, all shards in their order."""
     folder = snapshot(checkpoint)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import shutil
 from pathlib import Path
 
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.record import RECORD_FILE, read_record
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.weights import read_pickled, require_allowed
 from lora_whisper.paths import cache_folder, local_path
 from lora_whisper.run_folder import RunFolder, written_whole
@@ -41,11 +41,26 @@ def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
             return _safe(folder, given, allow_pickle)
     if path.exists() or not is_hub_id(given):
         found = "holds no adapter" if path.exists() else "there is no such folder"
-        raise UserError(
-            f"{key}={given}: {found}.\n"
-            f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
-        )
+        raise UserError(f"{key}={given}: {found}.\n{_what_to_type(given, path, key)}")
     return _safe(_downloaded(given, key, allow_pickle), given, allow_pickle)
+
+
+def _what_to_type(given: str, path: Path, key: str) -> str:
+    below = adapters_below(path)
+    if not below:
+        return f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
+    typed = [f"{key}={Path(given) / folder.relative_to(path)}" for folder in below]
+    return f"Below it lies an adapter: type {' or '.join(typed)}"
+
+
+def adapters_below(path: Path) -> list[Path]:
+    """Folders with an adapter one or two below, as trainers leave them; the last three."""
+    found = [
+        file.parent
+        for pattern in (f"*/{CONFIG_FILE}", f"*/*/{CONFIG_FILE}")
+        for file in itertools.islice(path.glob(pattern), 1000)
+    ]
+    return sorted(found, key=lambda folder: (len(folder.name), folder))[-3:]
 
 
 def name_of(given: str) -> str:
@@ -82,7 +97,7 @@ def is_adapter_on_hub(given: str) -> bool:
         return False
 
 
-def named_base(folder: Path) -> tuple[str, str | None]:
+def named_base(saved: SavedAdapter) -> tuple[str, str | None]:
     """The base that an adapter names, and its revision on the hub.
 
     PEFT's file has the path of a base that lay in a folder; elsewhere, the record's name may do.
@@ -90,19 +105,15 @@ def named_base(folder: Path) -> tuple[str, str | None]:
     Raises:
         UserError: neither file names one.
     """
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    record = read_record(folder)
+    base, revision, record = saved.base, saved.revision, read_record(saved.folder)
     if record is not None and base and Path(base).is_absolute() and not Path(base).exists():
         base, revision = record["base"]["name"], record["base"]["revision"]
-    if not isinstance(base, str) or not base:
-        raise UserError(f"{folder / CONFIG_FILE} names no base (base_model_name_or_path)")
-    if not base.isprintable():  # it may have been downloaded, and will be shown
+    if base is None:
         raise UserError(
-            f"{folder / CONFIG_FILE}: base_model_name_or_path: expected a path or a hub id of one "
-            f"line, found {base!a}"
+            f"{saved.folder / CONFIG_FILE} names no base (base_model_name_or_path).\n"
+            "Type base=… with the checkpoint that it was trained on, a folder or a hub id."
         )
-    return base, revision if isinstance(revision, str) else None
+    return base, revision
 
 
 def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
@@ -145,7 +156,7 @@ def _unpickled(folder: Path) -> Path:
     if not place.is_dir():
         tensors = read_pickled(folder / PICKLED)
         with written_whole(place) as aside:
-            whole = {name: value.contiguous() for name, value in tensors.items()}
+            whole = {name: value.clone().contiguous() for name, value in tensors.items()}
             save_file(whole, aside / WEIGHTS_FILE, metadata={"format": "pt"})
             for name in (CONFIG_FILE, RECORD_FILE):
                 if (folder / name).is_file():

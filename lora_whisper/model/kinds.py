@@ -11,6 +11,9 @@ Matrices by kind, each below the path of its layer (all fp32, all trained):
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +24,7 @@ from peft.utils.integrations import dequantize_module_weight
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model.limits import final_steps, require_adalora
+from lora_whisper.model.saved import SavedAdapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -61,6 +65,40 @@ def peft_config(
         use_dora=config.kind == "dora",
         **common,
     )
+
+
+def config_of_saved(saved: SavedAdapter) -> LoraConfig:
+    """What PEFT is told of an adapter that was opened: what was found in it, layer by layer."""
+    ranks = saved.ranks
+    alphas = {path: layer.alpha for path, layer in saved.layers.items()}
+    rank, alpha = _commonest(ranks), _commonest(alphas)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        rank_pattern=_alternatives(ranks, rank),
+        alpha_pattern=_alternatives(alphas, alpha),
+        target_modules=list(ranks),
+        trainable_token_indices=list(saved.tokens) or None,
+        use_rslora=bool(saved.config.get("use_rslora")),
+        use_dora=saved.is_dora,
+        base_model_name_or_path=saved.base,
+        revision=saved.revision,
+        inference_mode=True,
+    )
+
+
+def _commonest(values: Mapping[str, Any]) -> Any:
+    (found, _), *_ = Counter(values.values()).most_common(1)
+    return found
+
+
+def _alternatives(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """The paths of each value but the usual one, as one expression of PEFT's."""
+    return {
+        "|".join(re.escape(path) for path, one in values.items() if one == value): value
+        for value in dict.fromkeys(values.values())
+        if value != usual
+    }
 
 
 def lora_layers(model: PeftModel) -> dict[str, Any]:

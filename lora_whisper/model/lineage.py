@@ -1,17 +1,25 @@
 """On which weights an adapter was trained: it is a change of those, and of no others.
 
-Runs and adapters with a record know their base's weights by commit and hash. Others only name it.
+Runs and adapters with a record know their base's weights by commit and hash. Others only name it,
+by a path of another machine perhaps, or not at all: a base of which nobody knows is not another
+base. Where what is named is here, its weights are compared.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lora_whisper.model.checkpoint import Checkpoint, fingerprint, weights_sha256
+from lora_whisper.errors import UserError
+from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, weights_sha256
+from lora_whisper.model.finding import is_hub_id
 from lora_whisper.model.record import read_record
+from lora_whisper.model.saved import SavedAdapter
 from lora_whisper.run_folder import RunFolder, read_json
+
+log = logging.getLogger("lora_whisper")
 
 Verdict = Literal["same", "another", "unknown"]
 
@@ -26,6 +34,64 @@ class Lineage:
     def __str__(self) -> str:
         known = {"commit": self.commit, "sha256": self.sha256}
         return " ".join(f"{name}:{value}" for name, value in known.items() if value)
+
+
+def require_base(
+    saved: SavedAdapter, name: str, checkpoint: Checkpoint, advice: str, force: bool = False
+) -> None:
+    """See that an adapter is a change of these weights, as far as anybody can say.
+
+    Args:
+        name: of the adapter, for messages.
+        advice: what to do about it.
+        force: only warn.
+
+    Raises:
+        UserError: it is of others.
+    """
+    lineage = lineage_of(saved.folder)
+    verdict, found = compared(lineage, checkpoint)
+    known = str(lineage)
+    if verdict == "unknown":
+        verdict, known, found = _compared_by_name(saved, checkpoint)
+    if verdict == "same":
+        return
+    if verdict == "unknown":
+        log.warning(
+            "not checked whether %s was trained on these weights: it names %s, this is %s. Its "
+            "layers are of the same shapes",
+            name,
+            known,
+            found,
+        )
+    elif force:
+        log.warning("forced      %s was trained on %s, the base is %s", name, known, found)
+    else:
+        raise UserError(
+            f"{name} was trained on other weights than those of {checkpoint.given}:\n"
+            f"  trained on {known}\n  found      {found}\n{advice}"
+        )
+
+
+def _compared_by_name(saved: SavedAdapter, checkpoint: Checkpoint) -> tuple[Verdict, str, str]:
+    """Whether the base that PEFT's file names is `checkpoint`; what it is called, and what found.
+
+    A path says nothing unless it is there: it is of the machine that it was trained on. Ids of the
+    hub are everywhere the same.
+    """
+    name, revision = saved.base, saved.revision or "main"
+    if name is None:
+        return "unknown", "no base", checkpoint.path
+    if (name, revision) == (checkpoint.path, checkpoint.revision or "main"):
+        return "unknown", f"{name} and not its weights", "that of this name"
+    named = at_hand(name, saved.revision)
+    if named is not None:
+        known, found = weights_sha256(named), weights_sha256(checkpoint)
+        verdict: Verdict = "same" if found == known else "another"
+        return verdict, f"{name} (sha256:{known})", f"sha256:{found}"
+    both_of_hub = is_hub_id(name) and not Path(checkpoint.path).is_absolute()
+    found = f"{checkpoint.path} ({checkpoint.revision or 'main'})"
+    return ("another" if both_of_hub else "unknown"), f"{name} ({revision})", found
 
 
 def lineage_of(adapter: Path) -> Lineage:

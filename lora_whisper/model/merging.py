@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.plain import PlainAdapter, plain_from
+from lora_whisper.model.plain import PlainAdapter, is_finite, plain_from
 from lora_whisper.model.quantized import Nf4, read_back
-from lora_whisper.model.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, read_saved
+from lora_whisper.model.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, open_adapter
 from lora_whisper.model.targets import PRESETS
 from lora_whisper.model.weights import EMBEDDINGS, TIED, read_tensors
 
@@ -42,10 +42,10 @@ def read_change(parts: Sequence[tuple[Path, float]]) -> Change:
     """What the adapters in these folders do together, each times its weight.
 
     Raises:
-        UserError: no adapter is there, or one of a kind that is not known here; or a DoRA adapter
-            beside another, or at another weight than 1.
+        UserError: no sound adapter is there; or one of DoRA beside another, or at another weight
+            than 1.
     """
-    adapters = [(read_saved(folder, with_dora=True), weight) for folder, weight in parts]
+    adapters = [(open_adapter(folder), weight) for folder, weight in parts]
     change = weighted([(plain_from(saved), weight) for saved, weight in adapters])
     scaling = [saved for saved, _ in adapters if saved.is_dora]
     if not scaling:
@@ -93,12 +93,15 @@ def folded(
 
     Args:
         nf4: the linear layers' weights are what nf4 makes of them; None: as they are.
+
+    Raises:
+        UserError: a number in them is not finite, or too large for `dtype`.
     """
     left = set(change.matrices)
     for name, tensor in read_tensors(files):
         left.discard(name.removesuffix(".weight"))
         if name != TIED:
-            yield name, _fold(name, tensor, change, dtype, nf4)
+            yield name, _require_finite(name, _fold(name, tensor, change, dtype, nf4), dtype)
     assert not left, f"no such layers: {sorted(left)}"
 
 
@@ -115,6 +118,16 @@ def _fold(name: str, tensor: Tensor, change: Change, dtype: torch.dtype, nf4: Nf
             rows[token] = (1 - weight) * rows[token] + moved
         return rows.to(dtype)
     return tensor.to(dtype)
+
+
+def _require_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not is_finite(tensor):
+        shown = str(dtype).removeprefix("torch.")
+        other = "" if dtype == torch.float32 else ", which dtype=float32 may hold"
+        raise UserError(
+            f"{name}: with the adapter in it, it has numbers that are not finite in {shown}{other}."
+        )
+    return tensor
 
 
 def _sum(

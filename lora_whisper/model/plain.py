@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.adalora import AdaLoraLayer
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
@@ -28,8 +27,11 @@ from lora_whisper.model.saved import (
     TOKENS_KEY,
     WEIGHTS_FILE,
     SavedAdapter,
-    read_saved,
+    UnsoundAdapter,
+    open_adapter,
+    require_sum,
 )
+from lora_whisper.model.weights import is_finite
 
 # What stock PEFT notes of a model for which it has no task type.
 AUTO_MAPPING = {
@@ -79,21 +81,29 @@ def read_plain(folder: Path) -> PlainAdapter:
     Raises:
         UserError: no adapter is there, or one that is more than a sum with the weights.
     """
-    return plain_from(read_saved(folder))
+    saved = open_adapter(folder)
+    require_sum(saved)
+    return plain_from(saved)
 
 
 def plain_from(saved: SavedAdapter) -> PlainAdapter:
-    """The matrices of an adapter whose headers were read; of DoRA, all but its lengths."""
-    config = LoraConfig.from_pretrained(str(saved.folder))
+    """The matrices of an adapter that was opened; of DoRA, all but its lengths.
+
+    Raises:
+        UserError: with its scale, a matrix is beyond float32.
+    """
     stored = load_file(saved.folder / WEIGHTS_FILE)
     tensors = {key: value.float() for key, value in stored.items()}
     matrices = {
         path: (
             tensors[f"{PREFIX}{path}{A_SUFFIX}"],
-            scale_of(config, path, rank) * tensors[f"{PREFIX}{path}{B_SUFFIX}"],
+            layer.scale * tensors[f"{PREFIX}{path}{B_SUFFIX}"],
         )
-        for path, rank in saved.ranks.items()
+        for path, layer in saved.layers.items()
     }
+    beyond = [f"{path}: beyond float32" for path, (_, b) in matrices.items() if not is_finite(b)]
+    if beyond:
+        raise UnsoundAdapter(saved.folder, beyond)
     rows = tensors[TOKENS_KEY].unbind() if saved.tokens else ()
     return PlainAdapter(matrices, dict(zip(saved.tokens, rows, strict=True)))
 
@@ -178,13 +188,6 @@ def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     qb, rb = torch.linalg.qr(b.double())
     u, values, v = torch.linalg.svd(rb @ ra.T, full_matrices=False)
     return qb @ u, values, v @ qa.T
-
-
-def scale_of(config: LoraConfig, path: str, rank: int) -> float:
-    """alpha / rank of one layer, as PEFT finds it."""
-    pattern = config.alpha_pattern or {}
-    alpha = pattern.get(get_pattern_key(list(pattern), path), config.lora_alpha)
-    return alpha / (rank**0.5 if config.use_rslora else rank)
 
 
 def _lora_factors(layer: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,10 @@
-"""A saved adapter's folder, read without torch: which layers it adapts, and of which rank."""
+"""The one door for adapters' folders, whoever wrote them: what is in them is sound, or is refused.
+
+Both files are read without torch and without PEFT, which would believe them: settings by their
+types and ranges, tensors by their header, and numbers one by one. What comes out of here says which
+layers are adapted, of which rank and at which scale; nothing below looks into the folder's
+settings again.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lora_whisper.errors import UserError, listing
+from lora_whisper.json_files import read_object
+from lora_whisper.model.adapter_config import USUAL, alphas_of, config_problems, way_on
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's, before the path of a layer
@@ -18,87 +27,130 @@ A_SUFFIX, B_SUFFIX = ".lora_A.weight", ".lora_B.weight"
 MAGNITUDE_SUFFIX = ".lora_magnitude_vector"  # of DoRA
 TOKENS_KEY = f"{PREFIX}model.decoder.embed_tokens.token_adapter.trainable_tokens_delta"
 
-# Values of init_lora_weights that leave the base as it is; others, such as "pissa", subtract the
-# start from its weights, and the saved matrices are of those weights.
-HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+# Numbers that adapters are saved in, as they lie in the file. NumPy knows no bfloat16: its bits are
+# the upper half of float32's.
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+VALUES_AT_ONCE = 1 << 22
+
+MOST_BYTES = 2_000_000  # of adapter_config.json; the largest that are known have about 100,000
+
+Shape = tuple[int, ...]
+
+
+class UnsoundAdapter(UserError):
+    """An adapter that is there and cannot be used, with all that is wrong with it."""
+
+    def __init__(self, folder: Path, problems: list[str], advice: str = ""):
+        self.problems = problems
+        said = f" {problems[0]}" if len(problems) == 1 else f"\n{listing(problems, shown=5)}"
+        super().__init__(
+            f"The adapter in {folder} cannot be used:{said}" + (f"\n{advice}" if advice else "")
+        )
+
+
+@dataclass(frozen=True)
+class SavedLayer:
+    """What is added to one linear layer's weight: scale · B·A."""
+
+    rank: int
+    alpha: float
+    scale: float
+    shape: tuple[int, int]  # (outputs, inputs)
 
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """What the headers of an adapter's files say."""
+    """What the files of an adapter say."""
 
     folder: Path
-    config: Mapping[str, Any]  # adapter_config.json
-    ranks: Mapping[str, int]  # by the layer's path, such as model.encoder.layers.0.fc1
+    config: Mapping[str, Any]  # adapter_config.json, of known types
+    layers: Mapping[str, SavedLayer]  # by the layer's path, such as model.encoder.layers.0.fc1
     tokens: tuple[int, ...]  # whose embeddings were trained as well
+    token_width: int | None  # of those
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {path: layer.rank for path, layer in self.layers.items()}
 
     @property
     def is_dora(self) -> bool:
         return bool(self.config.get("use_dora"))
 
+    @property
+    def base(self) -> str | None:
+        """What it calls its base: a path where it was trained, or a hub id."""
+        return self.config.get("base_model_name_or_path") or None
 
-def read_saved(folder: Path, with_dora: bool = False) -> SavedAdapter:
-    """Read the headers of a LoRA adapter that adds B·A to the weights of linear layers.
+    @property
+    def revision(self) -> str | None:
+        return self.config.get("revision") or None
 
-    Args:
-        with_dora: whether it may scale them, too.
+
+@dataclass(frozen=True)
+class _Tensor:
+    """An entry of a safetensors file's header."""
+
+    shape: Shape
+    dtype: str
+
+
+def open_adapter(folder: Path) -> SavedAdapter:
+    """Read an adapter whose numbers are going to be used.
 
     Raises:
-        UserError: `folder` holds no adapter, or one of another kind.
+        UserError: see `read_saved`; or a number is infinite or none.
     """
-    config, shapes = _headers(folder)
-    reasons = _not_plain(config, shapes, with_dora)
-    if reasons:
-        raise UserError(
-            f"The adapter in {folder} is no plain LoRA of linear layers:\n{listing(reasons)}"
+    saved = read_saved(folder)
+    broken = [
+        f"{_layer_of(key)}: {count:,} of the {total:,} numbers in {_tensor_of(key)} are not finite"
+        for key, count, total in _not_finite(folder / WEIGHTS_FILE)
+    ]
+    if broken:
+        raise UnsoundAdapter(
+            folder, broken, "Its training went wrong, or the file is damaged: take another copy."
         )
-    return SavedAdapter(
-        folder,
-        config,
-        {key.removeprefix(PREFIX).removesuffix(A_SUFFIX): a[0] for key, a, _ in _pairs(shapes)},
-        tuple(config.get("trainable_token_indices") or ()),
-    )
+    return saved
 
 
-def read_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of what is added to each linear layer's weight, by its path.
-
-    Of an adapter of any kind: what it has besides pairs of matrices A and B is passed over.
+def read_saved(folder: Path) -> SavedAdapter:
+    """Read what an adapter's files say of it, but for its numbers.
 
     Raises:
-        UserError: `folder` holds no adapter.
+        UserError: `folder` holds no adapter; one that adds something else than B·A to the weights
+            of linear layers, which DoRA may scale; or one of which anything is missing.
     """
-    _, shapes = _headers(folder)
-    return {
-        key.removeprefix(PREFIX).removesuffix(A_SUFFIX): (b[0], a[1])
-        for key, a, b in _pairs(shapes)
-    }
-
-
-def _pairs(shapes: Mapping[str, list[int]]) -> Iterator[tuple[str, list[int], list[int]]]:
-    """The name of each A, with its shape and that of its B."""
-    for key, shape in shapes.items():
-        other = shapes.get(_partner(key), [])
-        if key.endswith(A_SUFFIX) and len(shape) == len(other) == 2:
-            yield key, shape, other
-
-
-def _headers(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """The configuration, and the shape of each tensor."""
     require_adapter(folder)
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        shapes = _shapes(folder / WEIGHTS_FILE)
-    except (ValueError, SafetensorError) as error:
-        raise UserError(f"The adapter in {folder} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG_FILE}: expected an object, found {config!r}")
-    if config.get("megatron_config"):  # PEFT would import the package that megatron_core names
-        raise UserError(f"{folder / CONFIG_FILE}: megatron_config is for language models only")
-    broken = [f"{key!a}: expected a name of one line" for key in shapes if not key.isprintable()]
-    if broken:
-        raise UserError(f"{folder / WEIGHTS_FILE} cannot be used:\n{listing(broken)}")
-    return config, shapes
+        config = read_object(folder / CONFIG_FILE, MOST_BYTES)
+        tensors = _header(folder / WEIGHTS_FILE)
+    except ValueError as error:
+        raise UnsoundAdapter(folder, [f"{CONFIG_FILE} cannot be read: {error}"]) from error
+    except UserError as error:
+        raise UnsoundAdapter(folder, [str(error)]) from error
+    if problems := config_problems(config):
+        is_foldable = config.get("peft_type") != "LORA" or bool(config.get("modules_to_save"))
+        raise UnsoundAdapter(folder, problems, way_on(config, folder) if is_foldable else "")
+    if problems := list(_tensor_problems(config, tensors)):
+        is_foldable = any(len(a.shape) > 2 for _, a in _as(tensors))  # of convolutions
+        raise UnsoundAdapter(folder, problems, way_on(config, folder) if is_foldable else "")
+    pairs = {_layer_of(key): (tensor, tensors[_partner(key)]) for key, tensor in _as(tensors)}
+    try:
+        alphas = alphas_of(config, pairs)
+    except UserError as error:
+        raise UnsoundAdapter(folder, [str(error)]) from error
+    power = 0.5 if config.get("use_rslora") else 1.0
+    layers = {
+        path: SavedLayer(
+            a.shape[0],
+            alphas[path],
+            alphas[path] / a.shape[0] ** power,
+            (b.shape[0], a.shape[1]),
+        )
+        for path, (a, b) in pairs.items()
+    }
+    rows = tensors.get(TOKENS_KEY)
+    tokens = tuple(config.get("trainable_token_indices") or ())
+    return SavedAdapter(folder, config, layers, tokens, rows.shape[1] if rows else None)
 
 
 def require_adapter(folder: Path) -> None:
@@ -112,45 +164,156 @@ def require_adapter(folder: Path) -> None:
         raise UserError(f"{folder} holds no adapter: expected {' and '.join(missing)}")
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
-    with safe_open(path, framework="np") as file:
-        return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+def require_sum(saved: SavedAdapter) -> None:
+    """See that the adapter is a sum with the weights, which can be scaled, and added to others.
+
+    Raises:
+        UserError: it is of DoRA.
+    """
+    if saved.is_dora:
+        raise UserError(
+            f"The adapter in {saved.folder} is no sum with the weights:\n"
+            "  - use_dora: DoRA scales the weights too"
+        )
 
 
-def _not_plain(config: Any, shapes: Mapping[str, list[int]], with_dora: bool) -> list[str]:
-    """Why the saved matrices alone do not say what is added to the weights; none is good."""
-    kind = config.get("peft_type") if isinstance(config, dict) else config
-    if kind != "LORA":
-        return [f"peft_type: expected LORA, found {kind}"]
-    rules = {
-        "use_dora: DoRA scales the weights too": with_dora or not config.get("use_dora"),
-        f"init_lora_weights: {config.get('init_lora_weights')} changed the base's weights": (
-            config.get("init_lora_weights", True) in HARMLESS_STARTS
-        ),
-        "trainable_token_indices: expected a list of tokens": (
-            isinstance(config.get("trainable_token_indices") or [], list)
-        ),
+# ── what the header says ─────────────────────────────────────────────────────────────────────
+
+
+def _header(path: Path) -> dict[str, _Tensor]:
+    """Each tensor by its name; sizes, offsets and the file's length were compared."""
+    try:
+        with safe_open(path, framework="np") as file:
+            views = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            return {
+                key: _Tensor(tuple(view.get_shape()), view.get_dtype())
+                for key, view in views.items()
+            }
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}") from error
+
+
+def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> Iterator[str]:
+    """What is missing, of another shape, or more than an adapter has."""
+    ranks = {config.get("r", USUAL["r"]), *(config.get("rank_pattern") or {}).values()}
+    for key, tensor in tensors.items():
+        name = key.removeprefix(PREFIX)
+        if not key.isprintable() or len(key) > 300:
+            yield f"{key[:60]!a}: expected a name of one line"
+        elif tensor.dtype not in FLOATS:
+            yield f"{name}: expected numbers of float32, float16 or bfloat16, found {tensor.dtype}"
+        elif key == TOKENS_KEY:
+            continue
+        elif config.get("use_dora") and key.endswith(MAGNITUDE_SUFFIX):
+            if f"{key.removesuffix(MAGNITUDE_SUFFIX)}{A_SUFFIX}" not in tensors:
+                yield f"{name}: of a layer without matrices"
+        elif key.startswith(PREFIX) and key.endswith((A_SUFFIX, B_SUFFIX)):
+            yield from _pair_problems(key, tensor, tensors, ranks)
+        else:
+            yield f"{name}: not a matrix A or B of a pair{_why_not(key, config)}"
+    if not any(_as(tensors)):
+        yield f"{WEIGHTS_FILE} holds no matrices of any layer"
+    if config.get("use_dora"):
+        yield from _magnitude_problems(tensors)
+    yield from _token_problems(config, tensors.get(TOKENS_KEY))
+
+
+def _pair_problems(
+    key: str, tensor: _Tensor, tensors: Mapping[str, _Tensor], ranks: set[int]
+) -> Iterator[str]:
+    """Of one half of a pair; what both are wrong about is said of A."""
+    path, is_a = _layer_of(key), key.endswith(A_SUFFIX)
+    other, name = tensors.get(_partner(key)), "B" if is_a else "A"
+    if other is None:
+        yield f"{path}: its matrix {name} is missing"
+    elif len(tensor.shape) != 2 or 0 in tensor.shape:
+        yield f"{path}: expected matrices of a linear layer, found a shape of {tensor.shape}"
+    elif is_a and len(other.shape) == 2 and other.shape[1] != tensor.shape[0]:
+        yield f"{path}: A is of rank {tensor.shape[0]}, B of rank {other.shape[1]}"
+    elif is_a and tensor.shape[0] not in ranks:
+        yield (
+            f"{path}: its matrices are of rank {tensor.shape[0]}, where r and rank_pattern say "
+            f"{', '.join(map(str, sorted(ranks)[:5]))}"
+        )
+
+
+def _why_not(key: str, config: Mapping[str, Any]) -> str:
+    """A guess at what somebody has left there."""
+    reasons = {
+        MAGNITUDE_SUFFIX: "; of DoRA, and use_dora is off",
+        ".lora_embedding_A": "; of the embeddings",
+        ".lora_embedding_B": "; of the embeddings",
+        ".lora_B.bias": "; B has a bias",
     }
-    unknown = [
-        f"{key}: not a matrix A or B of a pair"
-        for key, shape in shapes.items()
-        if key != TOKENS_KEY and not _is_known(key, shape, shapes, with_dora)
-    ]
-    return [reason for reason, holds in rules.items() if not holds] + unknown
+    return next((why for end, why in reasons.items() if key.endswith(end)), "")
 
 
-def _is_known(key: str, shape: list[int], shapes: Mapping[str, list[int]], with_dora: bool) -> bool:
-    """Whether a tensor is one half of a pair of one rank, or DoRA's."""
-    if with_dora and key.endswith(MAGNITUDE_SUFFIX):
-        return True
-    if not key.endswith((A_SUFFIX, B_SUFFIX)) or len(shape) != 2:
-        return False
-    other = shapes.get(_partner(key), [])
-    ranks = (shape[0], other[1:]) if key.endswith(A_SUFFIX) else (shape[1], other[:1])
-    return len(other) == 2 and [ranks[0]] == ranks[1]
+def _magnitude_problems(tensors: Mapping[str, _Tensor]) -> Iterator[str]:
+    for key, _ in _as(tensors):
+        expected = tensors[_partner(key)].shape[:1] if _partner(key) in tensors else None
+        found = tensors.get(f"{key.removesuffix(A_SUFFIX)}{MAGNITUDE_SUFFIX}")
+        if found is None:
+            yield f"{_layer_of(key)}: use_dora is on, and its lengths are missing"
+        elif found.shape != expected:
+            yield f"{_layer_of(key)}: expected lengths of shape {expected}, found {found.shape}"
+
+
+def _token_problems(config: Mapping[str, Any], rows: _Tensor | None) -> Iterator[str]:
+    tokens = config.get("trainable_token_indices") or ()
+    if rows is None and tokens:
+        yield f"the embeddings of {len(tokens)} trained tokens are missing"
+    elif rows is not None and (len(rows.shape) != 2 or rows.shape[0] != len(tokens) or not tokens):
+        yield f"expected embeddings of {len(tokens)} trained tokens, found {rows.shape}"
+
+
+def _as(tensors: Mapping[str, _Tensor]) -> Iterator[tuple[str, _Tensor]]:
+    """The matrices A."""
+    return ((key, one) for key, one in tensors.items() if key.endswith(A_SUFFIX))
 
 
 def _partner(key: str) -> str:
     """The name of B where `key` is that of A, and the other way round."""
     ends = (A_SUFFIX, B_SUFFIX) if key.endswith(A_SUFFIX) else (B_SUFFIX, A_SUFFIX)
     return key.removesuffix(ends[0]) + ends[1]
+
+
+def _layer_of(key: str) -> str:
+    """The path of the layer that a tensor is of."""
+    path = key.removeprefix(PREFIX)
+    for end in (A_SUFFIX, B_SUFFIX, MAGNITUDE_SUFFIX):
+        path = path.removesuffix(end)
+    return path
+
+
+def _tensor_of(key: str) -> str:
+    """What the tensor is to its layer: lora_A, lora_B, …"""
+    return key.removeprefix(f"{PREFIX}{_layer_of(key)}").removesuffix(".weight").lstrip(".") or key
+
+
+# ── what the numbers are ─────────────────────────────────────────────────────────────────────
+
+
+def _not_finite(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Tensors with numbers that are none in float32: how many, of how many."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(size))
+    values = np.memmap(path, np.uint8, "r", offset=8 + size)
+    for key, entry in entries.items():
+        if key == "__metadata__":
+            continue
+        start, end = entry["data_offsets"]
+        numbers = np.frombuffer(values[start:end], FLOATS[entry["dtype"]])
+        count = sum(
+            _count_not_finite(numbers[first : first + VALUES_AT_ONCE], entry["dtype"])
+            for first in range(0, len(numbers), VALUES_AT_ONCE)
+        )
+        if count:
+            yield key, count, len(numbers)
+
+
+def _count_not_finite(numbers: np.ndarray, dtype: str) -> int:
+    if dtype == "BF16":
+        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        return int(np.count_nonzero(~np.isfinite(numbers.astype(np.float32, copy=False))))

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peft import LoraConfig
-from safetensors import safe_open
-
-from lora_whisper.model.plain import scale_of
-from lora_whisper.model.saved import A_SUFFIX, PREFIX, WEIGHTS_FILE
+from lora_whisper.model.adapter_config import USUAL
+from lora_whisper.model.saved import read_saved
 from lora_whisper.model.targets import sees_sound
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
@@ -20,7 +17,7 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank take
 
 def shipped_ranks(folder: Path) -> tuple[int, int]:
     """The lowest and the highest rank of a layer."""
-    ranks = _ranks(folder).values()
+    ranks = read_saved(folder).ranks.values()
     return min(ranks), max(ranks)
 
 
@@ -31,17 +28,16 @@ def vllm_max_rank(folder: Path) -> int:
 
 def vllm_obstacles(folder: Path) -> list[str]:
     """Why vLLM does not serve the adapter; empty where it does."""
-    config, ranks = LoraConfig.from_pretrained(str(folder)), _ranks(folder)
-    highest = max(ranks.values())
+    saved = read_saved(folder)
+    highest = max(saved.ranks.values())
+    alpha, rank = (saved.config.get(name, USUAL[name]) for name in ("lora_alpha", "r"))
+    one_scale = alpha / (rank**0.5 if saved.config.get("use_rslora") else rank)
     reasons = {
-        "DoRA is not served": config.use_dora,
-        "re-learnt token embeddings are not served": config.trainable_token_indices is not None,
-        "whole trained modules are not served": config.modules_to_save is not None,
-        "trained biases are not served": config.bias != "none" or config.lora_bias,
+        "DoRA is not served": saved.is_dora,
+        "re-learnt token embeddings are not served": bool(saved.tokens),
         f"rank {highest} is over its limit of {VLLM_RANKS[-1]}": highest > VLLM_RANKS[-1],
         "the layers' scales differ, and it takes lora_alpha / r for all of them": (
-            {scale_of(config, path, rank) for path, rank in ranks.items()}
-            != {scale_of(config, "", config.r)}
+            {layer.scale for layer in saved.layers.values()} != {one_scale}
         ),
     }
     return [reason for reason, holds in reasons.items() if holds]
@@ -54,14 +50,4 @@ def vllm_is_to_be_compared(folder: Path) -> bool:
     Whisper has no `get_mm_mapping`, by which other models count the encoder's rows apart. Read in
     vllm/lora/model_manager.py and vllm/model_executor/models/whisper.py, not run.
     """
-    return any(map(sees_sound, _ranks(folder)))
-
-
-def _ranks(folder: Path) -> dict[str, int]:
-    """Of each layer, by its path; from the file's header."""
-    with safe_open(folder / WEIGHTS_FILE, framework="np") as file:
-        return {
-            key.removeprefix(PREFIX).removesuffix(A_SUFFIX): file.get_slice(key).get_shape()[0]
-            for key in file.keys()  # noqa: SIM118
-            if key.endswith(A_SUFFIX)
-        }
+    return any(map(sees_sound, read_saved(folder).layers))

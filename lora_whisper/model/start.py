@@ -16,9 +16,10 @@ from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.finding import find_adapter
-from lora_whisper.model.lineage import compared, lineage_of
+from lora_whisper.model.fitting import require_shapes
+from lora_whisper.model.lineage import require_base
 from lora_whisper.model.saved import CONFIG_FILE, SavedAdapter
-from lora_whisper.model.targets import PRESETS, target_ranks
+from lora_whisper.model.targets import PRESETS, layer_shapes, target_ranks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,29 +36,16 @@ def find_start(given: str, allow_pickle: bool = False) -> Path:
 def require_same_base(saved: SavedAdapter, checkpoint: Checkpoint) -> None:
     """See that the adapter was trained on the weights of `checkpoint`: it is a change of those.
 
-    A run knows what its base's weights were; other adapters only name their base.
+    A run knows what its base's weights were; other adapters only name their base, if that.
 
     Raises:
         UserError: it was trained on others.
     """
-    lineage = lineage_of(saved.folder)
-    verdict, found = compared(lineage, checkpoint)
-    if verdict == "another":
-        raise UserError(
-            f"The adapter in {saved.folder} was trained on other weights than those of "
-            f"model.checkpoint={checkpoint.name}: on {lineage}, found {found}"
-        )
-    if verdict == "same":
-        return
-    named = saved.config.get("base_model_name_or_path")
-    revision = saved.config.get("revision") or "main"
-    if (named, revision) != (checkpoint.path, checkpoint.revision or "main"):
-        raise UserError(
-            f"The adapter in {saved.folder} was trained on {named} ({revision}), this run's base "
-            f"is {checkpoint.path} ({checkpoint.revision or 'main'}).\nType model.checkpoint="
-            f"{named}; or if these are the same weights, write the name of yours as "
-            f"base_model_name_or_path into its {CONFIG_FILE}."
-        )
+    advice = (
+        "Type model.checkpoint=… with the base that it was trained on; or if these are the same "
+        f"weights, write the name of yours as base_model_name_or_path into its {CONFIG_FILE}."
+    )
+    require_base(saved, f"The adapter in {saved.folder}", checkpoint, advice)
 
 
 def require_fit(
@@ -76,6 +64,7 @@ def require_fit(
     Raises:
         UserError: says what does not fit, and what to type.
     """
+    require_shapes(saved, layer_shapes(shape))
     problems, settings = _layers_without_room(saved, config, shape)
     for token in saved.tokens:
         if token not in tokens:

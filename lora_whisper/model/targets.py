@@ -35,6 +35,21 @@ def target_ranks(config: AdapterConfig, shape: WhisperConfig) -> dict[str, int]:
     }
 
 
+def layer_shapes(shape: WhisperConfig) -> dict[str, tuple[int, ...]]:
+    """(outputs, inputs) of each linear layer of a checkpoint, and of its embeddings, by path."""
+    width, shapes = shape.d_model, dict[str, tuple[int, ...]]()
+    for stack, attentions in ATTENTIONS.items():
+        inner = getattr(shape, f"{stack}_ffn_dim")
+        for layer in range(getattr(shape, f"{stack}_layers")):
+            path = f"model.{stack}.layers.{layer}"
+            shapes |= {
+                f"{path}.{one}.{name}": (width, width) for one in attentions for name in ATTENTION
+            }
+            shapes |= {f"{path}.fc1": (inner, width), f"{path}.fc2": (width, inner)}
+    embeddings = (shape.vocab_size, width)
+    return {**shapes, "model.decoder.embed_tokens": embeddings, "proj_out": embeddings}
+
+
 def sees_sound(path: str) -> bool:
     """Whether a layer's inputs are of the encoder's positions, and not of the text's tokens."""
     return ".encoder." in path or path.endswith(SOUND_IN_DECODER)

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -195,6 +195,27 @@ def is_finite(tensor: Tensor) -> bool:
     if not (tensor.is_floating_point() and tensor.numel()):
         return True
     return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor))
+
+
+def require_range(files: Sequence[Path], dtype: str) -> None:
+    """See that weights are numbers, and none too large to be written in `dtype`.
+
+    Args:
+        dtype: as formats call theirs; whatever is none of float16's names has float32's range.
+
+    Raises:
+        UserError: names the first tensor that is not so.
+    """
+    limit = 65_504 if dtype in ("float16", "f16", "int8_float16") else float("inf")
+    for name, tensor in read_tensors(files):
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        if not largest < float("inf"):  # NaN is not, either
+            raise UserError(f"{name}, in {files[0].parent}: it has numbers that are not finite")
+        if largest > limit:
+            raise UserError(
+                f"{name} holds {largest:g}, and {dtype} no more than {limit:,}. Type dtype=float32 "
+                "(ggml: f32)"
+            )
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:

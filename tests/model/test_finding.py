@@ -137,14 +137,14 @@ def test_a_pickle_beside_safetensors_is_not_opened(adapter, tmp_path):
 
 def test_the_base_is_named_by_its_file(adapter):
     changed(adapter, base_model_name_or_path="owner/toy", revision="v2")
-    assert named_base(adapter) == ("owner/toy", "v2")
+    assert named_base(read_saved(adapter)) == ("owner/toy", "v2")
 
 
 @pytest.mark.parametrize("name", [None, "", 3, ["a"], "a\x1b[2Jb", "a\nb"])
 def test_a_base_that_is_no_name_is_refused_and_not_shown_as_it_is(name, adapter):
     changed(adapter, base_model_name_or_path=name)
     with pytest.raises(UserError, match="base_model_name_or_path") as raised:
-        named_base(adapter)
+        named_base(read_saved(adapter))
     assert "\x1b" not in str(raised.value)
 
 

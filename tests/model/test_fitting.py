@@ -13,6 +13,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.adapter import load_adapter
 from lora_whisper.model.checkpoint import load_base, locate
 from lora_whisper.model.fitting import require_shapes, shapes_of_weights
+from lora_whisper.model.saved import read_saved
 from tests.configs import model_config
 from tests.toys import toy_checkpoint, toy_config, toy_model
 
@@ -33,13 +34,13 @@ def toy_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def test_what_fits_is_let_through(tmp_path):
-    require_shapes(adapter_of(tmp_path), shapes_of_weights(toy_shapes()))
+    require_shapes(read_saved(adapter_of(tmp_path)), shapes_of_weights(toy_shapes()))
 
 
 def test_the_module_is_named_with_what_was_found_and_expected(tmp_path):
     adapter_of(tmp_path, encoder_ffn_dim=24)
     with pytest.raises(UserError) as raised:
-        require_shapes(tmp_path, shapes_of_weights(toy_shapes()))
+        require_shapes(read_saved(tmp_path), shapes_of_weights(toy_shapes()))
     message = str(raised.value)
     assert "does not fit its base, 4 of its 8 layers" in message
     assert f"{FC1}: found an adapter of 24 × 16 (outputs × inputs), expected 32 × 16" in message
@@ -50,7 +51,7 @@ def test_the_module_is_named_with_what_was_found_and_expected(tmp_path):
 def test_a_layer_that_the_base_lacks_is_named(tmp_path):
     adapter_of(tmp_path, decoder_layers=3)
     with pytest.raises(UserError, match=r"decoder\.layers\.2\.fc1: the base has no such layer"):
-        require_shapes(tmp_path, shapes_of_weights(toy_shapes()))
+        require_shapes(read_saved(tmp_path), shapes_of_weights(toy_shapes()))
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,6 @@ def test_obstacles_of_vllm(
     found = vllm_obstacles(saved(tmp_path, kind, tokens, **changes))
     assert len(found) == len(obstacles)
     assert all(one.startswith(start) for one, start in zip(found, obstacles, strict=True))
-
-
-@pytest.mark.parametrize("change", [{"bias": "lora_only"}, {"lora_bias": True}])
-def test_biases_are_not_served(tmp_path: Path, change: dict[str, Any]) -> None:
-    path = saved(tmp_path) / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert vllm_obstacles(tmp_path) == ["trained biases are not served"]
 
 
 def test_a_plain_adapter_of_many_ranks_is_served(tmp_path: Path) -> None:

@@ -218,13 +218,17 @@ def test_other_adapters_name_their_base(tmp_path):
     start = read_saved(tmp_path)
     require_same_base(start, BASE)
     require_same_base(start, Checkpoint("owner/toy", "main", "owner/toy"))
-    for other in (
-        Checkpoint("owner/toy", "v2", "owner/toy"),
-        Checkpoint("/a/toy", None, "a/toy"),
-    ):
-        with pytest.raises(UserError, match=r"was trained on owner/toy \(main\)") as raised:
-            require_same_base(start, other)
-        assert "model.checkpoint=owner/toy" in str(raised.value)
+    for revision, name in ("v2", "owner/toy"), (None, "owner/other"):
+        with pytest.raises(UserError, match=r"trained on owner/toy \(main\)") as raised:
+            require_same_base(start, Checkpoint(name, revision, name))
+        assert "Type model.checkpoint=" in str(raised.value)
+
+
+def test_a_base_of_which_nobody_knows_is_not_another_base(tmp_path, caplog):
+    """A folder may hold what the hub calls by its id, or what has moved."""
+    saved(tmp_path)
+    require_same_base(read_saved(tmp_path), Checkpoint("/a/toy", None, "a/toy"))
+    assert "it names owner/toy (main), this is /a/toy" in caplog.text
 
 
 def test_the_headers_alone_say_what_is_saved(tmp_path):
