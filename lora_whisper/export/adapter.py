@@ -14,12 +14,12 @@ from lora_whisper.model.kinds import config_of_saved
 from lora_whisper.model.plain import (
     AUTO_MAPPING,
     PlainAdapter,
-    is_finite,
     plain_from,
     write_plain,
 )
 from lora_whisper.model.saved import WEIGHTS_FILE, SavedAdapter, open_adapter
 from lora_whisper.model.shipped import vllm_obstacles
+from lora_whisper.model.weights import is_finite
 
 DTYPES = ("float32", "float16", "bfloat16")  # float32 as it was trained
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.plain import PlainAdapter, is_finite, plain_from
+from lora_whisper.model.plain import PlainAdapter, plain_from
 from lora_whisper.model.quantized import Nf4, read_back
 from lora_whisper.model.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, open_adapter
 from lora_whisper.model.targets import PRESETS
-from lora_whisper.model.weights import EMBEDDINGS, TIED, read_tensors
+from lora_whisper.model.weights import EMBEDDINGS, TIED, is_finite, read_tensors
 
 ROWS_AT_ONCE = 256
 
