@@ -56,7 +56,9 @@ def require_base(
         verdict, known, found = _compared_by_name(saved, checkpoint)
     if verdict == "same":
         return
-    if verdict == "unknown":
+    if verdict == "unknown" and known == found:
+        log.warning("not checked %s does not say which weights it was trained on", name)
+    elif verdict == "unknown":
         log.warning(
             "not checked whether %s was trained on these weights: it names %s, this is %s. Its "
             "layers are of the same shapes",
@@ -83,7 +85,7 @@ def _compared_by_name(saved: SavedAdapter, checkpoint: Checkpoint) -> tuple[Verd
     if name is None:
         return "unknown", "no base", checkpoint.path
     if (name, revision) == (checkpoint.path, checkpoint.revision or "main"):
-        return "unknown", f"{name} and not its weights", "that of this name"
+        return "unknown", name, name
     named = at_hand(name, saved.revision)
     if named is not None:
         known, found = weights_sha256(named), weights_sha256(checkpoint)
