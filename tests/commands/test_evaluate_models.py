@@ -221,7 +221,7 @@ def test_two_processes_find_out_the_same(runs: Path, world: World, tmp_path: Pat
     [
         (["run=outputs/nowhere"], "no such folder"),
         (["models=[outputs/nowhere,outputs/never]"], "outputs/never: no run, no adapter"),
-        (["models=[outputs]"], "config.json: missing; found a"),
+        (["models=[outputs]"], "an adapter lies below it. Type models=[outputs/a/adapter]"),
         (["models=[base]"], "expected a run or an adapter beside it"),
         (["run=outputs/a", "evaluation.group_by=shoe_size"], "shoe_size"),
         (["run=outputs/a", "evaluation.keywords=nowhere.txt"], "nowhere.txt"),
@@ -285,20 +285,22 @@ def test_an_adapter_that_cannot_be_scaled_is_refused_before_anything_is_decoded(
     assert line("train", *arguments, "training.validate_every_steps=1") == 0
     capsys.readouterr()
     assert line("evaluate", "run=outputs/d", "evaluation.adapter_scales=[0.5]") == 2
-    assert "no plain LoRA" in capsys.readouterr().err
+    assert "is no sum with the weights" in capsys.readouterr().err
     assert not Path("outputs/d/evaluation.json").exists()
 
 
-def test_an_adapter_that_does_not_fit_its_base_is_named_and_the_others_are_scored(
+def test_an_adapter_that_is_unsound_is_named_and_the_others_are_scored(
     world: World, line: Line, here: Path
 ) -> None:
     shutil.copytree("outputs/a/adapter", "other")
     config = Path("other/adapter_config.json")
     config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
     test = f"data.test={world.speech / 'test.jsonl'}"
-    assert line("evaluate", "models=[base,other]", test, *QUICK) == 1
-    assert "does not fit its base" in results()["models"][1]["failed"]
-    assert results()["scores"]["speech-test"]["base"]["utterances"] == 4
+    assert line("evaluate", f"models=[{world.checkpoint},other]", test, *QUICK) == 1
+    assert "rank 2, where r and rank_pattern say 3" in results()["models"][1]["failed"]
+    assert results()["scores"]["speech-test"]["toy"]["utterances"] == 4
+    assert line("evaluate", "models=[other]", test, *QUICK, "name=alone") == 2
+    assert not Path("outputs/alone").exists()
 
 
 def test_a_report_that_was_broken_off_can_be_made_again(world: World, line: Line) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import IA3Config, LoKrConfig, LoraConfig, PeftModel, get_peft_model
@@ -333,7 +332,7 @@ def test_whatever_is_in_a_folder_it_is_read_or_refused(adapter, base):
             through(adapter, base)
             found = read_plain(adapter)
             assert found.ranks == expected.ranks
-            assert all(np.isfinite(b).all() for _, b in found.matrices.values())
+            assert all(bool(b.isfinite().all()) for _, b in found.matrices.values())
         except UserError:
             refusals += 1
         assert time.monotonic() - started < 10, "a hang"
