@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
 from lora_whisper.evaluation.metrics import (
-    CharacterErrorRate,
     Counts,
-    ErrorRate,
-    SentenceErrorRate,
-    WordErrorRate,
+    character_error_counts,
+    error_counts,
+    sentence_error_counts,
     total,
 )
 from lora_whisper.evaluation.normalizers import as_written, characters_of, normalizer_for
@@ -22,6 +21,7 @@ from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
 
 Rate = Literal["wer", "cer"]
+Align = Callable[[str, str], Counts]
 
 
 @dataclass(frozen=True)
@@ -133,17 +133,16 @@ def _count(rows: Sequence[ScoredRow]) -> _Counted:
         for row in rows
     ]
     return _Counted(
-        words=_edits(WordErrorRate(), normalized),
-        words_written=_edits(WordErrorRate(), written),
-        characters=_edits(CharacterErrorRate(), _characters(normalized, languages)),
-        characters_written=_edits(CharacterErrorRate(), _characters(written, languages)),
-        sentences=_edits(SentenceErrorRate(), normalized),
+        words=_edits(error_counts, normalized),
+        words_written=_edits(error_counts, written),
+        characters=_edits(character_error_counts, _characters(normalized, languages)),
+        characters_written=_edits(character_error_counts, _characters(written, languages)),
+        sentences=_edits(sentence_error_counts, normalized),
     )
 
 
-def _edits(metric: ErrorRate, pairs: Sequence[tuple[str, str]]) -> list[Counts]:
-    references, hypotheses = zip(*pairs, strict=True)
-    return metric.compute(references=references, predictions=hypotheses)["counts"]
+def _edits(align: Align, pairs: Sequence[tuple[str, str]]) -> list[Counts]:
+    return [align(reference, hypothesis) for reference, hypothesis in pairs]
 
 
 def _characters(
@@ -195,7 +194,7 @@ def _unspaced(rows: Sequence[ScoredRow]) -> float:
         (row.reference_normalized.replace(" ", ""), row.hypothesis_normalized.replace(" ", ""))
         for row in rows
     ]
-    return total(_edits(CharacterErrorRate(), pairs)).rate
+    return total(_edits(character_error_counts, pairs)).rate
 
 
 def _interval(counts: Sequence[Counts], units: Units, samples: int, seed: int) -> Interval:
