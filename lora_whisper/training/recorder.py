@@ -5,18 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import psutil
 import torch
 
 from lora_whisper.data.batches import Batch
+from lora_whisper.data.windows import IGNORED
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import clock, percent
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
-from lora_whisper.training.curves import VALIDATIONS_OF_OVERFITTING, Curves, Line, overfits
+from lora_whisper.training.curves import (
+    VALIDATIONS_OF_OVERFITTING,
+    Curves,
+    Line,
+    disagrees,
+    guessing_loss,
+    overfits,
+)
 from lora_whisper.training.display import StepFigures, TrainingDisplay
 from lora_whisper.training.loop import StepResult, Trainer, mean_loss
 from lora_whisper.training.tracking import Trackers
@@ -52,6 +60,7 @@ class Recorder:
     _unwritten: list[TimedStep] = field(default_factory=list)  # since the last line
     _recent: deque[TimedStep] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
     _trained_seconds: float = 0.0  # at the last step
+    _guessing_loss: float = math.inf  # on the validation set, see `curves.guessing_loss`
     _warned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -156,7 +165,7 @@ class Recorder:
         started = time.monotonic()
         self.trainer.whisper.eval()
         try:
-            loss = mean_loss(self.trainer, self.validation)
+            loss = mean_loss(self.trainer, self._counted(self.validation))
             found = Best(state.step, self.decode_validation(), loss)
         finally:  # a signal may break it off
             self.trainer.whisper.train()
@@ -170,6 +179,15 @@ class Recorder:
         self._warn_while_running(state, seconds)
         if self.on_validated is not None:
             self.on_validated(state)
+
+    def _counted(self, loader: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Note once how frequent each token of the validation set is."""
+        tokens = Counter[int]()
+        for batches in loader:
+            for batch in batches:
+                tokens.update(batch.labels[batch.labels != IGNORED].tolist())
+            yield batches
+        self._guessing_loss = guessing_loss(tokens)
 
     def _validation_line(self, found: Best, seconds: float) -> Line:
         training_loss = self.curves.training_loss()
@@ -197,9 +215,29 @@ class Recorder:
         several = len(self.curves.validations) >= 2  # the first one has the start-up's costs
         if several and "slow" not in self._warned:
             self._warn_of_slow_validation(state, state.train_seconds + seconds)
+        if "other sound" not in self._warned and disagrees(
+            self.curves.validations, self._guessing_loss
+        ):
+            self._warned.add("other sound")
+            self._warn_of_other_sound(state)
         if overfits(self.curves.validations) and "overfits" not in self._warned:
             self._warned.add("overfits")
             self._warn_of_overfitting(state)
+
+    def _warn_of_other_sound(self, state: TrainingState) -> None:
+        line = self.curves.validations[-1]
+        loss = line["validation_loss_per_token"]
+        log.warning(
+            "step %d: the validation set looks as if its texts belonged to other sound: its loss "
+            "is %.2f (guessing by how frequent words are has %.2f, training has %.2f), and its WER "
+            "%s. Listen to some of its rows, or type lora-whisper check; until then, which adapter "
+            "is the best one says nothing.",
+            state.step,
+            loss,
+            self._guessing_loss,
+            loss - line["loss_gap_per_token"],
+            percent(line["validation_wer"]),
+        )
 
     def warn_of_slow_validation(self, state: TrainingState) -> None:
         """At the end, name the settings when validation took too long, if nobody has yet."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lora_whisper.run_folder import DiskFull
-from lora_whisper.training.curves import Curves, memory_peaks, overfits
+from lora_whisper.training.curves import Curves, disagrees, guessing_loss, memory_peaks, overfits
 
 
 def trained(step: int, loss: float | None, tokens: int = 10) -> dict[str, Any]:
@@ -143,3 +145,29 @@ def test_memory_peaks_are_those_of_all_lines(tmp_path: Path) -> None:
         curves.add(trained(step, 1.0) | memory)
     curves.add(validated(2, 0.5))
     assert memory_peaks(curves.path) == {"resident_memory_bytes": 9, "gpu_memory_bytes": 5}
+
+
+@pytest.mark.parametrize(
+    ("loss", "gap", "wer", "expected"),
+    [
+        (5.8, 5.7, 1.0, True),  # nano with the texts of other clips
+        (1.8, 1.76, 0.72, False),  # nano on 8 clips, which it knows by heart
+        (3.3, 3.2, 1.0, False),  # a hard language, learnt by heart: better than guessing
+        (4.49, 4.18, 0.98, True),  # nano, at the second validation with such texts
+        (5.8, 1.0, 1.0, False),  # nor does it learn its training speech
+        (5.8, 5.7, 0.5, False),
+        (5.8, None, 1.0, False),
+    ],
+)
+def test_texts_of_other_sound_are_worse_than_guessing(
+    loss: float, gap: float | None, wer: float, expected: bool
+) -> None:
+    lines = [validated(step, wer, gap) | {"validation_loss_per_token": loss} for step in (1, 2)]
+    assert disagrees(lines, 4.5) is expected
+    assert not disagrees(lines[:1], 4.5), "one validation is no evidence"
+
+
+def test_guessing_by_frequency_has_the_entropy_of_the_tokens() -> None:
+    assert guessing_loss(Counter({1: 100, 2: 100})) == pytest.approx(math.log(2))
+    assert guessing_loss(Counter(range(500))) == pytest.approx(math.log(500))
+    assert guessing_loss(Counter(range(50))) == math.inf, "too few to know"
