@@ -69,10 +69,8 @@ def seconds() -> dict[str, float]:
     return {
         "interval_over_utterances_seconds": fastest(lambda: interval(before, [None] * UTTERANCES)),
         "interval_over_speakers_seconds": fastest(lambda: interval(before, names)),
-        "paired_test_over_utterances_seconds": fastest(lambda: compare(*unknown, SAMPLES, seed=0)),
-        "paired_test_over_speakers_seconds": fastest(
-            lambda: compare(before, after, SAMPLES, seed=0)
-        ),
+        "paired_test_over_utterances_seconds": fastest(lambda: compare(*unknown, seed=0)),
+        "paired_test_over_speakers_seconds": fastest(lambda: compare(before, after, seed=0)),
         "score_seconds": fastest(lambda: score(before, SAMPLES, seed=0)),
         "score_with_groups_seconds": fastest(
             lambda: score(before, SAMPLES, seed=0, groups={"speaker": [str(one) for one in names]})

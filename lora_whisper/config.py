@@ -1002,8 +1002,11 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """All of `lora-whisper check`."""
+    """All of `lora-whisper check`: what `train` takes, as far as its speech hangs on it."""
 
+    ignored = frozenset(
+        {"quantization", "adapter", "optimizer", "training", "evaluation", "tracking", "resume"}
+    )
     name: str  # the report's folder below outputs/
     seed: int  # fixes which windows are written by `listen`
     overwrite: bool  # replace an existing report of this name

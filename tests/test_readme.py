@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands._composition import without_alias
+from lora_whisper.commands._overrides import without_alias
 from lora_whisper.commands.report import with_sweep
 from lora_whisper.composing import to_config
 from tests.commands.conftest import Line, World, line, world  # noqa: F401

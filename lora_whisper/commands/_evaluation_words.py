@@ -67,14 +67,19 @@ def p_value(probability: float) -> str:
 
 
 def verdict(comparison: Mapping[str, Any]) -> str:
-    """`better (p < 0.001)`, `no difference shown (p = 0.62)`"""
+    """`better (p < 0.001)`, `no difference shown (p = 0.62)`, `too few utterances to tell`"""
+    if comparison["verdict"] == "too few to tell":
+        return f"too few {comparison['resampled']} to tell"
     return f"{comparison['verdict']} ({p_value(comparison['p_value'])})"
 
 
 def points(comparison: Mapping[str, Any]) -> str:
     """`-4.1 points (-6.0 to -2.2)`: the difference of the WER and its interval."""
+    difference = f"{100 * comparison['difference']:+.1f} points"
+    if comparison["ci95"] is None:
+        return difference
     low, high = comparison["ci95"]
-    return f"{100 * comparison['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{difference} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def against(results: Results, name: str, model: str) -> str:
@@ -116,7 +121,10 @@ def method(results: Results) -> str:
     drawn = _listed(score["resampled"] for score in all_scores)
     said = f"Text is normalized by {normalizers}. 95 % intervals are by drawing {drawn} anew."
     if any(results["comparisons"].values()):
-        said += " Verdicts are by approximate randomization, paired and two-sided, at 5 %."
+        said += (
+            " Verdicts and the intervals of differences are by approximate randomization, paired "
+            "and two-sided, at 5 %."
+        )
     if any(score["leading"] == "cer" for score in all_scores):
         said += " Where CER comes first, WER and verdicts are of graphemes."
     return said

@@ -294,11 +294,10 @@ class Examination:
         from lora_whisper.evaluation.comparison import compare
 
         first, *others = [one.name for one in self.plan.contenders]
-        samples = self.plan.settings.bootstrap_samples
         for name, of_models in self.findings.rows.items():
             for other in others:
                 if {first, other} <= of_models.keys():
-                    found = compare(of_models[first], of_models[other], samples, self.plan.seed)
+                    found = compare(of_models[first], of_models[other], self.plan.seed)
                     values = found.to_dict() | {"against": first}
                     _put(self.findings.comparisons, name, other, values)
 

@@ -22,20 +22,21 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper import processes
 from lora_whisper.commands._composition import (
     Command,
     Config,
-    compose,
     hydra_over,
     options_of,
     our_keys,
     plain_config,
-    readable_overrides,
-    without_alias,
+    unresolved,
 )
 from lora_whisper.commands._launch import end, leave, meet
+from lora_whisper.commands._misfits import compose
+from lora_whisper.commands._overrides import as_meant, parsed_flags, readable_overrides
 from lora_whisper.commands._sweeping import run_sweep
 from lora_whisper.errors import UserError
 from lora_whisper.paths import require_current_folder
@@ -70,9 +71,7 @@ def _run_command(command: Command[Any], arguments: Sequence[str] | None) -> int:
     # Before torch is imported: OpenMP's threads are to sleep while they wait for each other. On two
     # cores that other programs use too, spinning took 30 s for a step of nano, sleeping 2.2 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    flags = get_args_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-    if flags.config_path or flags.experimental_rerun:
-        raise UserError("--config-path and --experimental-rerun are not used: --config-dir is.")
+    flags = parsed_flags(sys.argv[1:] if arguments is None else arguments, command.name)
     require_current_folder()
     exit_code = _carry_out(command, flags)
     leave()
@@ -118,14 +117,16 @@ def _of_the_disk(error: Exception) -> str | None:
 def _carry_out(command: Command[Any], flags: Namespace) -> int:
     with hydra_over(command.name, flags.config_dir) as hydra:
         primary = flags.config_name or command.name
-        if flags.help or flags.hydra_help or flags.info:
-            _show_help(hydra, primary, flags)
+        if flags.hydra_help:
+            parser = get_args_parser()
+            hydra.hydra_help(config_name=primary, args_parser=parser, args=flags)
             return 0
-        typed = [without_alias(command, override) for override in flags.overrides]
-        overrides = readable_overrides(typed, sweeps=flags.multirun)
-        if flags.cfg:
-            compose(hydra, primary, overrides)
-            hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
+        meant = [one for typed in flags.overrides for one in as_meant(command, hydra, typed)]
+        overrides = readable_overrides(meant, sweeps=flags.multirun)
+        if flags.help or flags.info:
+            _show_help(command, hydra, primary, flags, overrides)
+        elif flags.cfg:
+            _show_configuration(hydra, primary, flags, overrides)
         elif flags.multirun:
             meet(command.name, is_shared=False)
             return run_sweep(command, hydra, primary, overrides)
@@ -137,26 +138,43 @@ def _carry_out(command: Command[Any], flags: Namespace) -> int:
         return 0
 
 
-def _show_help(hydra: Hydra, primary: str, flags: Namespace) -> None:
-    parser = get_args_parser()
+def _show_help(
+    command: Command[Any], hydra: Hydra, primary: str, flags: Namespace, overrides: list[str]
+) -> None:
+    compose(hydra, primary, overrides)
     if flags.help:
-        print(_help(hydra, primary, readable_overrides(flags.overrides)))
-    elif flags.hydra_help:
-        hydra.hydra_help(config_name=primary, args_parser=parser, args=flags)
+        print(_help(command.kind, hydra, primary, overrides))
     else:
-        hydra.show_info(flags.info, config_name=primary, overrides=flags.overrides)
+        hydra.show_info(flags.info, config_name=primary, overrides=overrides)
 
 
-def _help(hydra: Hydra, primary: str, overrides: list[str]) -> str:
+def _show_configuration(hydra: Hydra, primary: str, flags: Namespace, overrides: list[str]) -> None:
+    composed = compose(hydra, primary, overrides)
+    if flags.package and OmegaConf.select(composed, flags.package) is None:
+        raise UserError(f"--package {flags.package}: there is no such group of keys.")
+    try:
+        hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
+
+
+def _help(kind: type, hydra: Hydra, primary: str, overrides: list[str]) -> str:
     """Hydra's own help lists the groups of all commands, and files that are parts of others."""
     composed = hydra.compose_config(primary, overrides, RunMode.RUN, with_log_configuration=True)
     HydraConfig.instance().set_config(composed)
-    groups = [str(group) for group in composed.hydra.runtime.choices if "/" not in str(group)]
+    choices = [str(group) for group in composed.hydra.runtime.choices if "/" not in str(group)]
+    groups = [group for group in choices if not is_ignored(kind, group)]
     lines = [f"{group}: {', '.join(options_of(hydra, group))}" for group in groups]
+    keys = [key for key in our_keys(composed) if not is_ignored(kind, key)]
     return string.Template(composed.hydra.help.template).substitute(
         APP_CONFIG_GROUPS="\n".join(lines),
-        CONFIG=OmegaConf.to_yaml(OmegaConf.masked_copy(composed, our_keys(composed))),
+        CONFIG=OmegaConf.to_yaml(OmegaConf.masked_copy(composed, keys)),
     )
+
+
+def is_ignored(kind: type, key: str) -> bool:
+    """Whether the key is there for what is typed for other commands, and read by nobody."""
+    return key.split(".")[0] in getattr(kind, "ignored", ())
 
 
 def _configure(
@@ -164,10 +182,14 @@ def _configure(
 ) -> tuple[Config, Path]:
     """Compose and validate one configuration; return it with the folder it asks for."""
     composed = compose(hydra, primary, overrides)
-    if params := composed.hydra.sweeper.get("params"):
+    params = composed.hydra.sweeper.get("params") or {}
+    if params := [key for key in params if not is_ignored(command.kind, str(key))]:
         raise UserError(
-            f"The experiment is a sweep over {', '.join(map(str, params))}.\n"
+            f"The experiment is a sweep over {', '.join(params)}.\n"
             f"Type lora-whisper {command.name} -m {' '.join(overrides)}"
         )
     config = plain_config(command, composed)
-    return config, Path(composed.hydra.run.dir)
+    try:
+        return config, Path(composed.hydra.run.dir)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error

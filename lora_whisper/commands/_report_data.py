@@ -322,7 +322,7 @@ def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> Repor
         return report
     best = report.best.point
     assert best.summary is not None
-    samples, seed = best.config["evaluation.bootstrap_samples"], best.summary["seed"]
+    seed = best.summary["seed"]
 
     def beside_best(point: Point) -> Mapping[str, Any] | None:
         ours, theirs = rows[best.folder], rows.get(point.folder)
@@ -330,7 +330,7 @@ def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> Repor
             return None
         if [row.row for row in ours] != [row.row for row in theirs]:
             return None
-        return compare(ours, theirs, samples, seed).to_dict()
+        return compare(ours, theirs, seed).to_dict()
 
     entries = [
         dataclasses.replace(entry, beside_best=beside_best(entry.point)) for entry in report.entries
@@ -344,7 +344,7 @@ def smallest_as_good(report: Report) -> Entry | None:
         entry
         for entry in report.scored
         if entry.point is (report.best and report.best.point)
-        or (entry.beside_best and entry.beside_best["verdict"] == "no difference shown")
+        or (entry.beside_best and entry.beside_best["verdict"] not in ("better", "worse"))
     ]
     return min(
         as_good, key=lambda one: (one.point.adapter_bytes or 0, _goodness(one)), default=None

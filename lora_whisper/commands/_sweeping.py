@@ -31,10 +31,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper.commands._composition import (
     Command,
-    compose_what_fits,
     plain_config,
-    readable_overrides,
+    unresolved,
 )
+from lora_whisper.commands._misfits import compose_what_fits, tried, unreadable
+from lora_whisper.commands._overrides import is_readable, readable_overrides
 from lora_whisper.commands._points import write_plan
 from lora_whisper.commands._workers import Workers, workers_of
 from lora_whisper.errors import Problems, UserError, listing
@@ -63,14 +64,14 @@ def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list
     Returns the exit code: 1 if a point failed, and no other process has carried it out meanwhile.
     """
     overrides = _with_params_of_files(hydra, primary, overrides)
-    overrides = [*overrides, *implied_by_multirun(command, _parsed(hydra, overrides))]
-    parsed = _parsed(hydra, overrides)
+    overrides = [*overrides, *implied_by_multirun(command, _parsed(hydra, primary, overrides))]
+    parsed = _parsed(hydra, primary, overrides)
     if "name" in swept_keys(parsed):
         raise UserError("name cannot be swept: it is the name of the sweep's folder. Give it one.")
     points = _check_points(command, hydra, primary, parsed)
-    master = hydra.compose_config(
-        primary, overrides, RunMode.MULTIRUN, with_log_configuration=False
-    )
+    master, error = tried(hydra, primary, overrides, RunMode.MULTIRUN)
+    if master is None:
+        raise UserError(f"The sweep cannot be started: {error}")
     workers = workers_of(master)
     waiting = [point for point in points if not point.is_finished]
     for point in points:
@@ -104,11 +105,8 @@ def _with_params_of_files(hydra: Hydra, primary: str, overrides: list[str]) -> l
     Raises:
         UserError: a sweeper that is not used here.
     """
-    try:
-        master = hydra.compose_config(
-            primary, overrides, RunMode.MULTIRUN, with_log_configuration=False
-        )
-    except (HydraException, OmegaConfBaseException):
+    master, _ = tried(hydra, primary, overrides, RunMode.MULTIRUN)
+    if master is None:
         return overrides  # what is wrong is said of every point
     sweeper = str(master.hydra.sweeper.get("_target_"))
     if not sweeper.endswith(f".{BasicSweeper.__name__}"):
@@ -116,7 +114,7 @@ def _with_params_of_files(hydra: Hydra, primary: str, overrides: list[str]) -> l
             f"hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} is not used: a sweep "
             "runs every combination. Type lora-whisper search … to look for the best one."
         )
-    typed = {override.get_key_element() for override in _parsed(hydra, overrides)}
+    typed = {override.get_key_element() for override in _parsed(hydra, primary, overrides)}
     params = master.hydra.sweeper.get("params") or {}
     asked = [f"{key}={value}" for key, value in params.items() if key not in typed]
     return [*readable_overrides(asked, sweeps=True), *overrides]
@@ -130,13 +128,14 @@ def implied_by_multirun(command: Command[Any], parsed: list[Override]) -> list[s
     return ["resume=auto"] if can_resume and not overwrites else []
 
 
-def _parsed(hydra: Hydra, overrides: list[str]) -> list[Override]:
+def _parsed(hydra: Hydra, primary: str, overrides: list[str]) -> list[Override]:
     """Raise `UserError` for an override that no quotes can make readable."""
     try:
         return OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
     except HydraException as error:
-        message = str(error).splitlines()[0]
-        raise UserError(f"The command line cannot be used:\n{listing([message])}") from error
+        parser = OverridesParser.create()
+        problems = [unreadable(primary, one) for one in overrides if not is_readable(parser, one)]
+        raise UserError(f"The command line cannot be used:\n{listing(problems)}") from error
 
 
 def swept_keys(parsed: list[Override]) -> list[str]:
@@ -184,11 +183,19 @@ def _checked(
         return None
     with problems.noted():
         config = plain_config(command, composed)
-        folder = Path(composed.hydra.sweep.dir) / name
+        folder = sweep_folder(composed) / name
         command.check(config, folder)
         is_finished = command.is_finished is not None and command.is_finished(config, folder)
         return PointPlan(folder, tuple(overrides), is_finished)
     return None
+
+
+def sweep_folder(composed: DictConfig) -> Path:
+    """Of all points; raises `UserError` where its ${…} stand for nothing."""
+    try:
+        return Path(composed.hydra.sweep.dir)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
 
 
 def _combinations(parsed: list[Override]) -> list[list[str]]:

@@ -8,6 +8,7 @@ Every file is decoded. Of the model, its tokenizer and configuration are read, n
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -233,8 +234,17 @@ def _drawn(
         yield one.row, read_audio(one.audio, one.start_seconds, one.end_seconds)
 
 
+def with_name(arguments: Sequence[str]) -> list[str]:
+    """`experiment=small-cpu` is reported in outputs/small-cpu-check: small-cpu is the run's."""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    if "experiment" not in keys or "name" in keys:
+        return list(arguments)
+    value = arguments[keys.index("experiment")].partition("=")[2]
+    return [*arguments, f"name={re.sub(r'[^A-Za-z0-9.-]+', '-', value).strip('-.')}-check"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
+    return run_command(COMMAND, with_name(sys.argv[1:] if arguments is None else arguments))
 
 
 COMMAND = Command("check", CheckConfig, check, run)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lora_whisper.commands._composition import readable_overrides
+from lora_whisper.commands._overrides import readable_overrides
 from lora_whisper.commands._sweeping import point_name
 from tests.commands.conftest import Line, World
 

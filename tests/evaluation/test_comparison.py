@@ -13,6 +13,7 @@ from lora_whisper.evaluation.comparison import (
     FLIPS,
     Comparison,
     compare,
+    randomization_interval,
     randomization_p_value,
 )
 from tests.evaluation.toy_rows import chance_errors, with_errors
@@ -61,7 +62,7 @@ def test_three_tenths_of_a_point_on_80_sentences_are_no_gain() -> None:
     before = [1] * 60 + [2] * 20
     after = before.copy()
     after[70], after[75], after[3] = 0, 0, 2
-    result = compare(with_errors(before, 12), with_errors(after, 12), 1_000, seed=0)
+    result = compare(with_errors(before, 12), with_errors(after, 12), seed=0)
     assert result.difference == pytest.approx(-0.003, abs=0.0002)
     assert result.verdict == "no difference shown"
     assert result.p_value == 4 / 8  # as far or farther: all three flipped or none, or the last only
@@ -71,7 +72,7 @@ def test_three_tenths_of_a_point_on_80_sentences_are_no_gain() -> None:
 def test_a_large_gain_is_found() -> None:
     before = chance_errors(80, 10, 0.4, generator())
     after = [max(0, wrong - 2) for wrong in before]
-    result = compare(with_errors(before, 10), with_errors(after, 10), 1_000, seed=0)
+    result = compare(with_errors(before, 10), with_errors(after, 10), seed=0)
     assert result.verdict == "better"
     assert result.p_value == 1 / (1 + FLIPS)
     assert result.ci95[1] < 0
@@ -80,7 +81,7 @@ def test_a_large_gain_is_found() -> None:
 def test_the_other_way_round_it_is_worse() -> None:
     before = with_errors(chance_errors(40, 10, 0.4, generator()), 10)
     after = with_errors(chance_errors(40, 10, 0.1, generator()), 10)
-    better, worse = compare(before, after, 500, seed=0), compare(after, before, 500, seed=0)
+    better, worse = compare(before, after, seed=0), compare(after, before, seed=0)
     assert (better.verdict, worse.verdict) == ("better", "worse")
     assert worse.difference == -better.difference
     assert worse.p_value == better.p_value
@@ -88,25 +89,29 @@ def test_the_other_way_round_it_is_worse() -> None:
 
 
 def test_the_same_texts_differ_in_nothing() -> None:
+    many = with_errors([1, 2, 0, 3] * 5, 10)
+    same = Comparison(0.0, (0.0, 0.0), 1.0, "no difference shown", "utterances")
+    assert compare(many, many, seed=0) == same
     rows = with_errors([1, 2, 0, 3], 10)
-    assert compare(rows, rows, 100, seed=0) == Comparison(
-        0.0, (0.0, 0.0), 1.0, "no difference shown", "utterances"
+    assert compare(rows, rows, seed=0) == Comparison(
+        0.0, None, 1.0, "too few to tell", "utterances"
     )
 
 
 def test_of_five_utterances_nothing_can_be_shown() -> None:
-    result = compare(with_errors([9] * 5, 10), with_errors([0] * 5, 10), 100, seed=0)
-    assert (result.p_value, result.verdict) == (2 / 2**5, "no difference shown")
-    result = compare(with_errors([9] * 6, 10), with_errors([0] * 6, 10), 100, seed=0)
+    result = compare(with_errors([9] * 5, 10), with_errors([0] * 5, 10), seed=0)
+    assert (result.p_value, result.verdict) == (2 / 2**5, "too few to tell")
+    assert result.ci95 is None, "an interval without 0 would say that there is a difference"
+    result = compare(with_errors([9] * 6, 10), with_errors([0] * 6, 10), seed=0)
     assert (result.p_value, result.verdict) == (2 / 2**6, "better")
 
 
 def test_one_speaker_who_is_heard_better_is_no_proof() -> None:
     """Twenty utterances of one of eight speakers: much as utterances, little as speakers."""
     before, after = [3] * 160, [3] * 140 + [1] * 20
-    apart = compare(with_errors(before, 10), with_errors(after, 10), 500, seed=0)
+    apart = compare(with_errors(before, 10), with_errors(after, 10), seed=0)
     together = compare(
-        with_errors(before, 10, speakers=8), with_errors(after, 10, speakers=8), 500, seed=0
+        with_errors(before, 10, speakers=8), with_errors(after, 10, speakers=8), seed=0
     )
     assert (apart.verdict, apart.resampled) == ("better", "utterances")
     assert (together.verdict, together.resampled) == ("no difference shown", "speakers")
@@ -127,21 +132,62 @@ def test_models_that_are_equally_good_differ_in_one_of_twenty_tests(speakers: in
     assert 0.03 * tests < found < 0.07 * tests
 
 
+@pytest.mark.parametrize("units", [6, 9, 14, 30])
+def test_interval_and_test_are_of_one_mind(units: int) -> None:
+    """0 is in the interval where no difference is shown, and only there."""
+    chance = np.random.default_rng(units)
+    shown = 0
+    for seed in range(25):
+        before, after = chance.binomial(10, 0.4, units), chance.binomial(10, 0.3, units)
+        found = compare(with_errors(before, 10), with_errors(after, 10), seed)
+        assert found.ci95 is not None
+        low, high = found.ci95
+        assert low <= found.difference <= high
+        assert (
+            (low <= 0 <= high)
+            == (found.verdict == "no difference shown")
+            == (found.p_value >= 0.05)
+        )
+        shown += found.verdict != "no difference shown"
+    assert 0 < shown < 25
+
+
+def test_the_interval_is_what_the_test_does_not_reject() -> None:
+    """SciPy's test of every shifted difference, on a grid of shifts."""
+    differences, words = np.array([-3.0, 1, -2, -4, 0, 2, -5, -1]), np.array([9.0] * 8)
+    low, high = randomization_interval(differences, words, seed=0)
+    for shift in np.linspace(low - 0.1, high + 0.1, 41):
+        is_kept = scipys_p_value(differences - shift * words, 10**6) >= 0.05
+        assert is_kept == (low <= shift <= high) or min(abs(shift - low), abs(shift - high)) < 1e-9
+
+
+@pytest.mark.parametrize("units", [6, 12])
+def test_what_is_called_95_percent_covers_about_that(units: int) -> None:
+    """The bootstrap's percentiles cover 85 % with 6 units."""
+    chance, covered, sets = np.random.default_rng(3), 0, 300
+    words = np.full(units, 10.0)
+    for _ in range(sets):
+        differences = chance.binomial(10, 0.3, units) - chance.binomial(10, 0.4, units)
+        low, high = randomization_interval(differences.astype(float), words, seed=0)
+        covered += low <= -0.1 <= high
+    assert 0.92 < covered / sets < 0.99
+
+
 def test_the_verdict_does_not_hang_on_the_seed() -> None:
     before = with_errors(chance_errors(100, 10, 0.3, generator()), 10)
     after = with_errors(chance_errors(100, 10, 0.27, generator()), 10)
-    values = [compare(before, after, 100, seed=seed).p_value for seed in range(4)]
+    values = [compare(before, after, seed=seed).p_value for seed in range(4)]
     assert max(values) - min(values) < 0.02
 
 
 def test_other_utterances_are_our_mistake() -> None:
     rows = with_errors([1, 2, 3], 10)
     with pytest.raises(AssertionError, match="the same utterances"):
-        compare(rows, rows[::-1], 10, seed=0)
+        compare(rows, rows[::-1], seed=0)
 
 
 def test_to_dict_is_plain_json() -> None:
     rows = with_errors([1, 0], 10)
-    plain = compare(rows, rows, 10, seed=0).to_dict()
+    plain = compare(rows, rows, seed=0).to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert set(plain) == {"difference", "ci95", "p_value", "verdict", "resampled"}
