@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union
 from lora_whisper.errors import UserError, listing
 
 Config = TypeVar("Config")
+EXAMPLES = {"run": "outputs/NAME", "repo": "owner/name"}  # of keys without a default
 
 
 class RangeError(ValueError):
@@ -93,7 +94,7 @@ def _convert(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
     """Convert one YAML value to the type of its field, without guessing beyond int → float."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value == "???":
-        problems.append(f"{path}: missing; type {path}=…")
+        problems.append(f"{path}: missing; type {path}={_example(path, hint)}")
     elif origin in (Union, types.UnionType):
         return _converted_choice(value, arguments, path, problems)
     elif dataclasses.is_dataclass(hint):
@@ -118,6 +119,17 @@ def _convert(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
         expected = {int: "a whole number", float: "a number", bool: "true or false"}
         problems.append(f"{path}: expected {expected.get(hint, 'text')}, found {_shown(value)}")
     return None
+
+
+def _example(path: str, hint: Any) -> str:
+    """What may be typed for a key that has no value of its own: one of its words, or a form."""
+    words = [
+        word
+        for one in (hint, *typing.get_args(hint))
+        if typing.get_origin(one) is Literal
+        for word in typing.get_args(one)
+    ]
+    return " or ".join(words) or EXAMPLES.get(path, "…")
 
 
 def _converted_choice(value: Any, hints: tuple[Any, ...], path: str, problems: list[str]) -> Any:

@@ -205,7 +205,11 @@ def existing_run(path: str) -> RunFolder:
     """
     folder = RunFolder(Path(path).expanduser())
     if not folder.path.is_dir():
-        raise UserError(f"run={path}: there is no such folder.{_known_runs(folder.path.parent)}")
+        named = Path("outputs") / path
+        meant = f" Type run={named}." if RunFolder(named).is_run() else ""
+        raise UserError(
+            f"run={path}: there is no such folder.{meant}{_known_runs(folder.path.parent)}"
+        )
     if not folder.is_run():
         raise UserError(
             f"run={path}: this folder is not a run (it holds no config.yaml of ours)."

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from lora_whisper import processes, terminal
 from lora_whisper.commands._inputs import Base, Speech
+from lora_whisper.commands._scoring import whisper_inside
 from lora_whisper.commands._windows import TrainingWindows, shares
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import listing
 from lora_whisper.run_folder import RunFolder
+from lora_whisper.terminal import counted
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,6 +39,42 @@ def announce(
     _announce_speech(config, speech)
     _announce_test(speech)
     _announce_windows(config, base, speech, windows)
+    for line in course(config, windows, whisper_inside(model).config.d_model, speech):
+        log.info("%s", line)
+
+
+def course(
+    config: TrainConfig, windows: TrainingWindows, width: int, speech: Speech
+) -> Iterator[str]:
+    """What is about to be done, with what null and auto have become."""
+    from lora_whisper.training.accelerator import choose_dtype
+    from lora_whisper.training.defaults import (
+        learning_rate_for_width,
+        micro_batch_for_width,
+        total_steps,
+        validate_every,
+    )
+
+    settings, optimizer = config.training, config.optimizer
+    steps = total_steps(windows.per_epoch, settings)
+    micro = settings.micro_batch or micro_batch_for_width(width)
+    portions = "as many as memory holds" if micro == "auto" else str(micro)
+    windows_of = f"of {settings.global_batch} windows each, {portions} in a forward pass"
+    yield f"steps       {steps}, {windows_of}"
+    rate = optimizer.learning_rate or learning_rate_for_width(width)
+    dtype = str(choose_dtype("auto", settings.precision)).removeprefix("torch.")
+    yield f"rate        {rate:.3g} at its peak, {optimizer.schedule}; computed in {dtype}"
+    if speech.validation is not None:
+        yield f"validation  every {counted(validate_every(steps, settings), 'step')}"
+    if speech.test is not None:
+        utterances = min(
+            len(speech.test.utterances),
+            config.evaluation.max_utterances or len(speech.test.utterances),
+        )
+        yield (
+            f"scoring     the base first, on {counted(utterances, 'utterance')}, the adapter at the "
+            "end;\n            evaluation.max_utterances=100 scores a sample"
+        )
 
 
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:

@@ -239,7 +239,7 @@ FOREIGN = {
     "spec_augment": Ours("augmentation=spec_augment"),
     "use_augmentation": Ours("augmentation=noisy"),
     # lora-whisper's own commands
-    "adapter_path": Ours("run=outputs/NAME", "or adapter=… in merge, models=[…] in evaluate"),
+    "adapter_path": Ours("adapter.init_from", "in evaluate models=[…], in merge adapter=…"),
     "quantize": Ours("quantization=…", "int8 or nf4"),
     "max_train_samples": Ours(note="leave it out: training.max_steps=… makes a short trial"),
     "max_eval_samples": Ours("evaluation.max_utterances"),

@@ -134,8 +134,9 @@ def _blamed(hydra: Hydra, primary: str, message: str, overrides: list[str]) -> s
         options = [f"{key}/{name}" for name in value.strip("[]").split(",")]
         if override in quoted or key in quoted or not set(options).isdisjoint(quoted):
             return override
-    for override in overrides:  # where it names none: the one without which it composes
-        if tried(hydra, primary, [one for one in overrides if one != override])[1] is None:
+    for override in overrides:  # where it names none: the one without which it is not said
+        error = tried(hydra, primary, [one for one in overrides if one != override])[1]
+        if error is None or str(error) != message:
             return override
     return None
 

@@ -208,7 +208,8 @@ def show_summary(folder: RunFolder) -> None:
     said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]
     for line in said:
         console.print(line, markup=False)
-    for line in _files(folder):
+    is_embedded = summary["checkpoint"].startswith(EMBEDDED)
+    for line in _files(folder, is_embedded):
         console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand
 
 
@@ -408,21 +409,35 @@ def _merge_remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _files(folder: RunFolder) -> list[str]:
+def _files(folder: RunFolder, is_embedded: bool) -> list[str]:
     path = folder.path
     lines = ["", f"adapter     {short(folder.adapter)}"]
     if folder.report.is_file():  # which older runs lack
         lines.append(f"report      {short(folder.report)}")
     if folder.merged.is_dir():
         lines.append(f"merged      {short(folder.merged)}")
-        lines += [
-            "next        your own speech, and a model that you choose:",
-            f"  {program()} train model=large-v3 name=mine data.language=sw \\",
-            "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
-        ]
+        lines += _after_quickstart() if is_embedded else _after_merging(short(path))
     else:
         lines.append(f"next        {program()} merge {shlex.quote(f'run={short(path)}')}")
     return lines
+
+
+def _after_quickstart() -> list[str]:
+    return [
+        "next        your own speech, and a model that you choose:",
+        f"  {program()} train model=large-v3 name=mine data.language=sw \\",
+        "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
+    ]
+
+
+def _after_merging(path: str) -> list[str]:
+    run = shlex.quote(f"run={path}")
+    return [
+        "next        what the model is worth elsewhere, another program, or the hub:",
+        f"  {program()} evaluate {run}",
+        f"  {program()} export {run} format=ctranslate2",
+        f"  {program()} push {run} what=merged repo=owner/name",
+    ]
 
 
 def program() -> str:

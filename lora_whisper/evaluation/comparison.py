@@ -119,11 +119,11 @@ def randomization_interval(differences: np.ndarray, words: np.ndarray, seed: int
     """
     lows, highs = [], []
     for flipped in _flips(len(differences), seed):
-        ours = flipped.astype(float) @ np.stack([differences, words], axis=1)
-        theirs = np.array([differences.sum(), words.sum()]) - ours
-        one, other = _rates(*ours.T, -1), _rates(*theirs.T, -1)
-        lows.append(np.minimum(one, other))
-        highs.append(np.maximum(_rates(*ours.T, 1), _rates(*theirs.T, 1)))
+        is_ours = flipped.astype(float)
+        errors, counts = is_ours @ differences, is_ours @ words
+        others, rest = differences.sum() - errors, words.sum() - counts
+        lows.append(np.minimum(_rates(errors, counts, -1), _rates(others, rest, -1)))
+        highs.append(np.maximum(_rates(errors, counts, 1), _rates(others, rest, 1)))
     low, high = np.sort(np.concatenate(lows)), np.sort(np.concatenate(highs))
     kept = math.ceil(SIGNIFICANCE * len(low)) - 1  # so many are as far out as the limit, or farther
     return float(low[kept]), float(high[-1 - kept])
