@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
+SAMPLE_UTTERANCES = 100  # on a CPU, minutes for small; more than that is told how to be shortened
+
 
 def announce(
     config: TrainConfig,
@@ -71,10 +73,9 @@ def course(
             len(speech.test.utterances),
             config.evaluation.max_utterances or len(speech.test.utterances),
         )
-        yield (
-            f"scoring     the base first, on {counted(utterances, 'utterance')}, the adapter at the "
-            "end;\n            evaluation.max_utterances=100 scores a sample"
-        )
+        yield f"scoring     the base, {counted(utterances, 'utterance')}; the adapter at the end"
+        if utterances > SAMPLE_UTTERANCES:
+            yield f"            evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample, sooner"
 
 
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
