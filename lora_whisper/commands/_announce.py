@@ -75,7 +75,7 @@ def course(
         )
         yield f"scoring     the base, {counted(utterances, 'utterance')}; the adapter at the end"
         if utterances > SAMPLE_UTTERANCES:
-            yield f"            evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample, sooner"
+            yield f"            evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample"
 
 
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
