@@ -153,7 +153,8 @@ def _explained(error: Exception, hydra: Hydra, primary: str, blamed: str | None)
     if unknown:
         inner = re.search(r"full_key: (\S+)", f"{message}\n{error.__cause__}")
         value = (blamed or "").partition("=")[2]
-        return unknown_key(inner[1] if inner else unknown[1], value, primary)
+        key = max(unknown[1], inner[1] if inner else "", key=len)  # of one of them, a part is said
+        return unknown_key(key, value, primary)
     if message.startswith("Error merging override") and error.__cause__ is not None:
         why = str(error.__cause__).splitlines()[0]
         return f"{blamed or message.splitlines()[0]}: this value cannot stand there ({why})"
