@@ -115,8 +115,7 @@ def headers_read(manifest: str) -> None:
     utterances = read_split(data_config(manifest), "train")
     assert utterances is not None
     watch = Watch()
-    _, problems = measure(utterances)
-    assert not problems
+    assert not measure(utterances).problems
     watch.report()
 
 

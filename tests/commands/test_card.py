@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.commands._card import adapter_card, merged_card
@@ -26,6 +27,7 @@ from lora_whisper.model.checkpoint import (
     load_generation_config,
 )
 from lora_whisper.model.plain import PlainAdapter, write_plain
+from lora_whisper.model.saved import B_SUFFIX, CONFIG_FILE, MAGNITUDE_SUFFIX, WEIGHTS_FILE
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder
 from tests.commands.toy_run import BASE, Heard, toy_run
@@ -156,8 +158,15 @@ def test_vllm_is_told_the_rank_or_why_it_is_not_asked(tmp_path: Path) -> None:
     )
     assert f"    --revision {'a' * 40} \\\n    --lora-modules toy=" in adapter_card(run, summary)
     assert "compare some transcripts" in adapter_card(run, summary)
-    path = run.adapter / "adapter_config.json"
+    path, weights = (run.adapter / name for name in (CONFIG_FILE, WEIGHTS_FILE))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
+    tensors = load_file(weights)
+    lengths = {
+        name.replace(B_SUFFIX, MAGNITUDE_SUFFIX): torch.ones(len(one))
+        for name, one in tensors.items()
+        if name.endswith(B_SUFFIX)
+    }
+    save_file(tensors | lengths, weights)
     card = adapter_card(run, summary)
     assert "vllm serve" not in card
     assert "DoRA is not served" in card

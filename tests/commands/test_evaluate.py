@@ -27,15 +27,16 @@ def test_a_source_with_all_splits_is_trained_merged_and_scored(
     assert [summary[model]["utterances"] for model in ("base", "adapter", "merged")] == [4, 4, 4]
 
     assert line("evaluate", "run=outputs/a", "evaluation.bootstrap_samples=10", *QUICK) == 0
-    assert line("evaluate", "run=outputs/a", "data.test=validation", *QUICK) == 0
+    again = ("evaluate", "run=outputs/a", *QUICK, "overwrite=true")
+    assert line(*again, "data.test=validation") == 0
     score = json.loads(Path("outputs/a/evaluation/base/validation/score.json").read_text())
     assert score["utterances"] == 3
     other = world.speech / "test.jsonl"
-    assert line("evaluate", "run=outputs/a", f"data.test={other}", *QUICK) == 0
+    assert line(*again, f"data.test={other}") == 0
     assert Path("outputs/a/evaluation/base/speech-test/score.json").is_file()
     assert json.loads(Path("outputs/a/summary.json").read_text())["base"]["utterances"] == 4
 
-    assert line("evaluate", "run=outputs/a", "data.test=nowhere") == 2
+    assert line(*again, "data.test=nowhere") == 2
     assert "nowhere" in capsys.readouterr().err
 
 

@@ -270,7 +270,7 @@ def test_what_is_no_plain_lora_is_refused_with_the_reason(settings, reason, tmp_
 
 def test_other_kinds_of_adapters_are_refused(tmp_path):
     adalora().save_pretrained(tmp_path, save_embedding_layers=False)
-    with pytest.raises(UserError, match=r"(?s)expected LORA, found 'ADALORA'.*merge_and_unload"):
+    with pytest.raises(UserError, match=r'(?s)expected LORA, found "ADALORA".*merge_and_unload'):
         read_plain(tmp_path)
 
 

@@ -44,7 +44,7 @@ def test_rows_of_another_kind(tmp_path: Path) -> None:
         {"audio": "1.wav", "text": "a"},
         {"audio_filepath": "1.wav", "duration": 1.0},
         {"audio_filepath": "1.wav", "text": "a", "offset": 2.0, "duration": 0},
-        {"audio_filepath": "1.wav", "text": "a", "offset": "2", "duration": 1},
+        {"audio_filepath": "1.wav", "text": "a", "offset": "two", "duration": 1},
     ]
     path = write_manifest(tmp_path / "train.json", rows)
     with pytest.raises(UserError) as error:
@@ -53,7 +53,7 @@ def test_rows_of_another_kind(tmp_path: Path) -> None:
         1: "expected a value for one of audio_filepath",
         2: "expected a value for one of text",
         3: "found duration 0, expected more than 0",
-        4: "found offset '2', expected seconds",
+        4: "found offset 'two', expected seconds",
     }.items():
         (found,) = (each for each in str(error.value).splitlines() if f"json:{line}:" in each)
         assert expected in found
