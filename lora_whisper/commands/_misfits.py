@@ -180,7 +180,8 @@ def misfit(hydra: Hydra, primary: str, override: str) -> str | None:
         return unreadable(primary, override)
     key = parsed.key_or_group
     if not key:
-        return f"{override!r}: there is no key before the =. Type key=value, without spaces."
+        typed = override.replace("='", "=").rstrip("'")  # without the quotes that are ours
+        return f"{typed}: there is no key before the =. Type key=value, without spaces."
     is_added = parsed.is_add() or parsed.is_force_add()
     if is_added and not key.startswith("hydra.") and not is_below_a_switch(key):
         return unknown_key(key, _as_typed(parsed.value()), primary)

@@ -216,11 +216,11 @@ def test_a_folder_that_cannot_be_written_to_is_said(
 
 def test_parts_of_options_are_no_points() -> None:
     with hydra_over("train", None) as hydra:
-        kinds = _combinations(_parsed(hydra, ["adapter=glob(*)"]))
+        kinds = _combinations(_parsed(hydra, "train", ["adapter=glob(*)"]))
         options = [path.stem for path in (configuration_folder() / "adapter").glob("*.yaml")]
         assert len(kinds) == len(options) - 1
         with pytest.raises(UserError, match="adapter has no values"):
-            _combinations(_parsed(hydra, ["adapter=glob(x*)"]))
+            _combinations(_parsed(hydra, "train", ["adapter=glob(x*)"]))
 
 
 def test_what_is_typed_goes_before_what_an_experiment_sweeps(
@@ -332,7 +332,7 @@ def test_ready_sweeps_have_their_points_on_any_speech(experiment: str) -> None:
     with hydra_over("train", None) as hydra:
         typed = [f"experiment=[quickstart,{experiment}]"]
         overrides = _with_params_of_files(hydra, "train", typed)
-        assert len(_combinations(_parsed(hydra, overrides))) == READY[experiment]
+        assert len(_combinations(_parsed(hydra, "train", overrides))) == READY[experiment]
 
 
 class Launcher:
