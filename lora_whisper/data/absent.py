@@ -61,6 +61,8 @@ def absent(path: str | Path) -> str:
     if url := URL.search(name):
         return f"; {url[1].rstrip('/')}//{url[2]} is a URL: fetch the file, and give its path"
     try:
+        if os.path.islink(name):
+            return f", but a link to {os.readlink(name)}, which is not there"
         found = _backslashes(name) or _variables(name) or _twin(name) or _elsewhere(name)
     except (OSError, ValueError):  # a folder that may not be read, a name with a NUL
         return ""

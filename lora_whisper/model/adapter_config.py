@@ -7,8 +7,11 @@ layers is refused by its name. torch and PEFT are not needed.
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ from lora_whisper.model.targets import PRESETS
 MAX_RANK = 65_536
 MAX_ALPHA = 1e6  # in magnitude
 MAX_TOKEN = 10_000_000
-MAX_EXPRESSION = 1_000  # letters, beyond which compiling one takes long
+MAX_EXPRESSION = 50_000  # letters; the names of all of large-v3's linear layers take 28,000
+MAX_COPIES = 10_000  # of a part of an expression, which compiling makes for each count: a{10}
 EXPRESSION_SECONDS = 1.0  # for all expressions of one file
 
 # Values of init_lora_weights that leave the base as it is; others, such as "pissa", subtract the
@@ -40,6 +44,9 @@ UNFOLDABLE = (
     "XLORA",
     "CARTRIDGE",
 )
+
+# How PEFT may call the embeddings whose rows were trained; the output projection is tied to them.
+TOKEN_LAYERS = ("embed_tokens", "decoder.embed_tokens", "model.decoder.embed_tokens")
 
 Rule = Callable[[Any], bool]
 
@@ -79,8 +86,14 @@ def _are_layers(value: Any) -> bool:
 
 
 def _are_tokens(value: Any) -> bool:
+    """A list; or lists by the layer whose rows they are, which have to be the embeddings'."""
     if value is None:
         return True
+    if isinstance(value, dict):
+        lists = [value[name] for name in value if name in TOKEN_LAYERS]
+        others = [value[name] for name in value if name not in TOKEN_LAYERS]
+        is_tied = set(value) - set(TOKEN_LAYERS) <= {"proj_out"} and others in ([], lists[:1])
+        return len(lists) == 1 and is_tied and isinstance(lists[0], list) and _are_tokens(lists[0])
     is_list = isinstance(value, list) and all(
         _is_layer(token) and 0 <= token <= MAX_TOKEN for token in value
     )
@@ -106,7 +119,10 @@ RULES: dict[str, tuple[Rule, str]] = {  # by setting: what holds, and how it is 
     "exclude_modules": (_are_names, "names of layers"),
     "layers_pattern": (_are_names, "names of lists of layers"),
     "layers_to_transform": (_are_layers, "numbers of layers"),
-    "trainable_token_indices": (_are_tokens, "a list of tokens, each of them once"),
+    "trainable_token_indices": (
+        _are_tokens,
+        "a list of tokens, each of them once, of embed_tokens",
+    ),
     "base_model_name_or_path": (_is_line, "a path or a hub id of one line"),
     "revision": (_is_line, "a branch, tag or commit"),
 }
@@ -124,6 +140,14 @@ OFF: dict[str, str] = {  # settings that have to be off, and what they are
     "kasa_config": "the base's weights are cut",
     "monteclora_config": "the matrices are drawn at random",
 }
+
+
+def tokens_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The tokens whose embeddings were trained as well, of a file without problems."""
+    found = config.get("trainable_token_indices") or ()
+    if isinstance(found, dict):
+        found = next(tokens for name, tokens in found.items() if name in TOKEN_LAYERS)
+    return tuple(found)
 
 
 def config_problems(config: Mapping[str, Any]) -> list[str]:
@@ -207,20 +231,56 @@ class Expressions:
         """
         if len(expression) > MAX_EXPRESSION:
             raise UserError(f"{setting}: an expression of {len(expression):,} letters is not tried")
+        if _copies(expression) > MAX_COPIES:
+            raise UserError(
+                f"{setting}: {shown(expression)} is not tried: it repeats a part of itself more "
+                f"than {MAX_COPIES:,} times"
+            )
         started = time.monotonic()
         try:
             if self._left_seconds <= 0:
                 raise TimeoutError
-            found = regex.compile(expression).fullmatch(text, timeout=self._left_seconds)
+            found = _compiled(expression).fullmatch(text, timeout=self._left_seconds)
         except TimeoutError as error:
             raise UserError(
                 f"{setting}: trying expressions such as {shown(expression)} on the names of "
                 f"layers takes over {EXPRESSION_SECONDS:g} s"
             ) from error
-        except (regex.error, RecursionError, OverflowError, MemoryError, ValueError) as error:
+        except (
+            re.error,
+            regex.error,
+            RecursionError,
+            OverflowError,
+            MemoryError,
+            ValueError,
+        ) as error:
             raise UserError(f"{setting}: {shown(expression)} is no expression: {error}") from error
         self._left_seconds -= time.monotonic() - started
         return found
+
+
+_COUNT = re.compile(r"(\)?)\{(\d*),?(\d*)\}")  # after a group, or after a single letter or set
+
+
+def _copies(expression: str) -> int:
+    """At most so many of one part: counts of groups multiply each other, if one holds the other."""
+    found = [
+        (match[1], max(1, *(int(number[:9] or 1) for number in match.groups()[1:])))
+        for match in _COUNT.finditer(expression)
+    ]
+    of_letters = max((count for group, count in found if not group), default=1)
+    return math.prod(count for group, count in found if group) * of_letters
+
+
+def _compiled(expression: str) -> regex.Pattern[str]:
+    """With `regex`, which has a limit of time, if PEFT's `re` takes it as well.
+
+    `regex` knows more, such as (?R), for which it takes all memory that there is.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what will be understood otherwise one day
+        re.compile(expression)
+        return regex.compile(expression)
 
 
 def alphas_of(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, float]:

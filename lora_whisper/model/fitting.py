@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.adapter_config import targeted
-from lora_whisper.model.saved import SavedAdapter, UnsoundAdapter
+from lora_whisper.model.saved import PREFIX, WEIGHTS_FILE, SavedAdapter, UnsoundAdapter
 
 EMBEDDINGS = "model.decoder.embed_tokens"
 
@@ -30,7 +30,7 @@ def require_shapes(saved: SavedAdapter, base: Mapping[str, Shape]) -> None:
         raise UserError(
             f"The adapter in {saved.folder} does not fit its base, {len(problems)} of its "
             f"{len(saved.layers)} layers:\n{listing(problems, shown=3)}\n"
-            "It was trained on a Whisper of another size."
+            + _what_it_is_of(saved, base)
         )
     try:
         meant = targeted(saved.config, list(base))
@@ -62,6 +62,17 @@ def _layer_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[
                 f"{path}: found an adapter of {_by(layer.shape)} (outputs × inputs), "
                 f"expected {_by(expected)}"
             )
+
+
+def _what_it_is_of(saved: SavedAdapter, base: Mapping[str, Shape]) -> str:
+    """A guess: of another size, or of a part of Whisper, whose layers have shorter paths."""
+    for part in ("model.", "model.encoder.", "model.decoder."):
+        if all(base.get(f"{part}{path}") == one.shape for path, one in saved.layers.items()):
+            return (
+                "It was trained on a part of a Whisper, and calls layers by their paths there.\n"
+                f"In {WEIGHTS_FILE}, put {part} behind {PREFIX} in each name."
+            )
+    return "It was trained on a Whisper of another size."
 
 
 def _token_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[str]:

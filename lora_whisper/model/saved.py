@@ -19,10 +19,17 @@ from safetensors import SafetensorError, safe_open
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
-from lora_whisper.model.adapter_config import USUAL, alphas_of, config_problems, way_on
+from lora_whisper.model.adapter_config import (
+    USUAL,
+    alphas_of,
+    config_problems,
+    tokens_of,
+    way_on,
+)
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's, before the path of a layer
+PROJECTION = "proj_out"  # of the decoder's states to tokens
 A_SUFFIX, B_SUFFIX = ".lora_A.weight", ".lora_B.weight"
 MAGNITUDE_SUFFIX = ".lora_magnitude_vector"  # of DoRA
 TOKENS_KEY = f"{PREFIX}model.decoder.embed_tokens.token_adapter.trainable_tokens_delta"
@@ -149,8 +156,7 @@ def read_saved(folder: Path) -> SavedAdapter:
         for path, (a, b) in pairs.items()
     }
     rows = tensors.get(TOKENS_KEY)
-    tokens = tuple(config.get("trainable_token_indices") or ())
-    return SavedAdapter(folder, config, layers, tokens, rows.shape[1] if rows else None)
+    return SavedAdapter(folder, config, layers, tokens_of(config), rows.shape[1] if rows else None)
 
 
 def require_adapter(folder: Path) -> None:
@@ -226,6 +232,9 @@ def _pair_problems(
     other, name = tensors.get(_partner(key)), "B" if is_a else "A"
     if other is None:
         yield f"{path}: its matrix {name} is missing"
+    elif path == PROJECTION:
+        if is_a:
+            yield f"{path}: it is the embeddings again, which a change of it alone would split off"
     elif len(tensor.shape) != 2 or 0 in tensor.shape:
         yield f"{path}: expected matrices of a linear layer, found a shape of {tensor.shape}"
     elif is_a and len(other.shape) == 2 and other.shape[1] != tensor.shape[0]:
@@ -259,7 +268,7 @@ def _magnitude_problems(tensors: Mapping[str, _Tensor]) -> Iterator[str]:
 
 
 def _token_problems(config: Mapping[str, Any], rows: _Tensor | None) -> Iterator[str]:
-    tokens = config.get("trainable_token_indices") or ()
+    tokens = tokens_of(config)
     if rows is None and tokens:
         yield f"the embeddings of {len(tokens)} trained tokens are missing"
     elif rows is not None and (len(rows.shape) != 2 or rows.shape[0] != len(tokens) or not tokens):

@@ -83,6 +83,14 @@ def test_nothing_near_nothing_said(speech: Path, name: str) -> None:
     assert absent(speech / name) == ""
 
 
+def test_a_link_to_nothing_is_named_as_one(speech: Path) -> None:
+    """It was said to be there, in other letters: its folder lists it."""
+    (speech / "audio" / "link.wav").symlink_to("moved/s1.wav")
+    assert (
+        absent(speech / "audio" / "link.wav") == ", but a link to moved/s1.wav, which is not there"
+    )
+
+
 def test_a_file_url_is_a_path(speech: Path) -> None:
     there = speech / "audio" / "a b.wav"
     assert resolved(speech, there.as_uri()) == str(there)

@@ -54,6 +54,13 @@ def test_a_layer_that_the_base_lacks_is_named(tmp_path):
         require_shapes(read_saved(tmp_path), shapes_of_weights(toy_shapes()))
 
 
+def test_an_adapter_of_a_part_of_whisper_says_what_its_names_lack(tmp_path):
+    encoder = toy_model().model.encoder
+    get_peft_model(encoder, LoraConfig(r=2, target_modules=["fc1"])).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"put model\.encoder\. behind base_model\.model\. in each"):
+        require_shapes(read_saved(tmp_path), shapes_of_weights(toy_shapes()))
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 def test_loading_says_the_same_of_every_base(quantization, tmp_path):
     base = locate(model_config(toy_checkpoint(tmp_path / "toy")))

@@ -28,7 +28,7 @@ from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.plain import read_plain
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
 from tests.model.test_plain import filled
-from tests.toys import toy_model
+from tests.toys import toy_inputs, toy_model
 
 FC1 = "model.encoder.layers.0.fc1"
 KEY_A = f"base_model.model.{FC1}.lora_A.weight"
@@ -116,13 +116,21 @@ VALUES = {
     "r": [0, -1, None, "x", 1.5, True, 10**9, [4], 8],
     "lora_alpha": [0, None, "x", 1e308, True, [6]],
     "rank_pattern": [[], "fc1", {"fc1": 0}, {"fc1": "4"}],
-    "alpha_pattern": [7, {"fc1": None}, {"(": 1}, {SLOW: 1}, {"x" * 2000 + "|": 1}],
+    "alpha_pattern": [
+        7,
+        {"fc1": None},
+        {"(": 1},
+        {SLOW: 1},
+        {"x" * 60_000 + "|": 1},
+        {"a{1000000000}": 1},
+        {"(?R)": 1},
+    ],
     "use_dora": [True, "yes"],
     "use_rslora": [1, "false"],
     "target_modules": [7, [1], "(", SLOW, ["q_proj", "fc1", "fc2"], "all-linear"],
     "exclude_modules": [{}, "(", SLOW],
     "layers_to_transform": ["1", [1.5]],
-    "trainable_token_indices": [-1, [-1], [10**9], ["a"], [True], {"embed_tokens": [1]}, [1, 1]],
+    "trainable_token_indices": [-1, [-1], [10**9], ["a"], [True], {"proj_out": [1]}, [1, 1]],
     "base_model_name_or_path": [3, "a\nb", "a\x1b[2J"],
     "revision": [[], "\x00"],
     "bias": ["all", "lora_only", 1],
@@ -254,6 +262,40 @@ def test_scales_are_those_of_stock_peft(name, tmp_path):
     found = dict(ours.named_parameters())
     for path, layer in model.named_parameters():
         assert torch.equal(found[path], layer)
+
+
+EMBEDDINGS = {
+    "list": [3, 5],
+    "by name": {"embed_tokens": [3, 5]},
+    "by path": {"model.decoder.embed_tokens": [3, 5]},
+    "tied": {"embed_tokens": [3, 5], "proj_out": [3, 5]},
+}
+
+
+@pytest.mark.parametrize("tokens", EMBEDDINGS.values(), ids=EMBEDDINGS)
+def test_trained_tokens_are_those_of_stock_peft_however_it_names_them(tokens, tmp_path, base):
+    model = get_peft_model(toy_model(), LoraConfig(**SETTINGS, trainable_token_indices=tokens))
+    filled(model).save_pretrained(tmp_path)
+    through(tmp_path, base)
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(toy_model(), tmp_path)(**toy_inputs()).logits
+        torch.testing.assert_close(
+            load_adapter(toy_model(), tmp_path)(**toy_inputs()).logits, expected
+        )
+
+
+def test_the_output_projection_alone_is_refused(tmp_path, base):
+    """It is tied to the embeddings: to merge it ended in an AssertionError."""
+    config = LoraConfig(r=2, target_modules=["q_proj", "proj_out"])
+    get_peft_model(toy_model(), config).save_pretrained(tmp_path)
+    assert "proj_out: it is the embeddings again" in refused(tmp_path, base)
+
+
+def test_an_expression_may_name_every_layer(adapter, base):
+    """What PEFT or its users join out of names is long, and quick."""
+    names = [name for name in base if name.endswith(("q_proj", "fc1"))]
+    others = [f"model.encoder.layers.{number}.q_proj" for number in range(100)]
+    through(configured(adapter, target_modules="|".join([*names, *others])), base)
 
 
 TARGETS: list[dict[str, Any]] = [
