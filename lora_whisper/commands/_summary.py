@@ -200,8 +200,12 @@ def _named(utterances: list[Utterances], column: str) -> set[str]:
     return {name for name in names if name}
 
 
-def show_summary(folder: RunFolder) -> None:
-    """Print what a run gave: scores, sizes, times, files, and what to type next."""
+def show_summary(folder: RunFolder, base: str | None = None) -> None:
+    """Print what a run gave: scores, sizes, times, files, and what to type next.
+
+    Args:
+        base: that was typed, since the run's own was renamed: it is to be typed again.
+    """
     summary = read_summary(folder)
     console.print()
     console.print(_scores(summary))
@@ -209,7 +213,7 @@ def show_summary(folder: RunFolder) -> None:
     for line in said:
         console.print(line, markup=False)
     is_embedded = summary["checkpoint"].startswith(EMBEDDED)
-    for line in _files(folder, is_embedded):
+    for line in _files(folder, is_embedded, base):
         console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand
 
 
@@ -409,14 +413,14 @@ def _merge_remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _files(folder: RunFolder, is_embedded: bool) -> list[str]:
+def _files(folder: RunFolder, is_embedded: bool, base: str | None) -> list[str]:
     path = folder.path
     lines = ["", f"adapter     {short(folder.adapter)}"]
     if folder.report.is_file():  # which older runs lack
         lines.append(f"report      {short(folder.report)}")
     if folder.merged.is_dir():
         lines.append(f"merged      {short(folder.merged)}")
-        lines += _after_quickstart() if is_embedded else _after_merging(short(path))
+        lines += _after_quickstart() if is_embedded else _after_merging(short(path), base)
     else:
         lines.append(f"next        {program()} merge {shlex.quote(f'run={short(path)}')}")
     return lines
@@ -430,12 +434,13 @@ def _after_quickstart() -> list[str]:
     ]
 
 
-def _after_merging(path: str) -> list[str]:
+def _after_merging(path: str, base: str | None) -> list[str]:
     run = shlex.quote(f"run={path}")
+    trained = shlex.join([f"run={path}", *([] if base is None else [f"base={base}"])])
     return [
         "next        what the model is worth elsewhere, another program, or the hub:",
-        f"  {program()} evaluate {run}",
-        f"  {program()} export {run} format=ctranslate2",
+        f"  {program()} evaluate {trained}",
+        f"  {program()} export {trained} format=ctranslate2",
         f"  {program()} push {run} what=merged repo=owner/name",
     ]
 

@@ -220,7 +220,7 @@ def _merge_if_need_be(config: ExportConfig, source: Source) -> None:
         summary = read_summary(folder)
         if summary["adapter"] is not None and summary["merged"] is None:
             with locked(folder.path):
-                merge.score_anew(folder, source.base)
+                merge.score_anew(folder, source.base, source.given)
 
 
 def _merging(source: Source) -> MergeConfig:

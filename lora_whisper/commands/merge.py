@@ -65,10 +65,10 @@ def run(config: MergeConfig, path: Path) -> None:
             log.info("merged      %s is there, and is scored now", place.merged)
         else:
             write_merged(recipe)
-        _name_older_exports(place)
-        _name_older_evaluation(place)
+        _name_older_exports(place, config.base)
+        _name_older_evaluation(place, config.base)
         if config.run:
-            score_anew(place, recipe.base)
+            score_anew(place, recipe.base, config.base)
             return
     models = shlex.quote(f"models=[{place.merged}]")
     log.info("not scored  type lora-whisper evaluate %s data.test=…", models)
@@ -113,7 +113,7 @@ def _nf4(recipe: Recipe) -> Nf4 | None:
     return Nf4(dtype, config.quantization.double_quantization)
 
 
-def _name_older_exports(place: RunFolder) -> None:
+def _name_older_exports(place: RunFolder, base: str | None) -> None:
     """Say which exports are of a model that stood here before: they stay, and are not of this."""
     from lora_whisper.commands._parity import PARITY_FILE
 
@@ -124,7 +124,7 @@ def _name_older_exports(place: RunFolder) -> None:
         if found.parent.is_dir() and name != "adapter" and not is_same:
             older.append(name)
     if older:
-        given = shlex.join([f"run={place.path}", f"format=[{','.join(older)}]"])
+        given = shlex.join([*_typed(place, base), f"format=[{','.join(older)}]"])
         log.warning(
             "older       %s in %s may be of a model that stood here before. Type lora-whisper "
             "export %s overwrite=true",
@@ -134,7 +134,7 @@ def _name_older_exports(place: RunFolder) -> None:
         )
 
 
-def _name_older_evaluation(place: RunFolder) -> None:
+def _name_older_evaluation(place: RunFolder, base: str | None) -> None:
     """Say so where `evaluate` has scored a model that stood here before; its report stays."""
     from lora_whisper.model.checkpoint import fingerprint, locate
 
@@ -147,8 +147,13 @@ def _name_older_evaluation(place: RunFolder) -> None:
             "older       %s is of a merged model that stood here before. Type lora-whisper "
             "evaluate %s",
             place.results,
-            shlex.join([f"run={place.path}", "overwrite=true"]),
+            shlex.join([*_typed(place, base), "overwrite=true"]),
         )
+
+
+def _typed(place: RunFolder, base: str | None) -> list[str]:
+    """The run, with the base that was typed for it: commands that are advised need it, too."""
+    return [f"run={place.path}", *([] if base is None else [f"base={base}"])]
 
 
 def _forget_score(folder: RunFolder) -> None:
@@ -162,23 +167,24 @@ def _forget_score(folder: RunFolder) -> None:
     write_json(folder.summary, read_json(folder.summary) | {"merged": None, "merge": made_of})
 
 
-def score_anew(folder: RunFolder, base: ModelConfig) -> None:
+def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
     """Score the merged model as base and adapter were, and bring up to date what the run says.
 
     Args:
         base: that it was made of, whose tokenizer it has.
+        given: the same, if it was typed.
     """
     from lora_whisper.commands._results import write_results
     from lora_whisper.commands._summary import read_summary, show_summary
 
     _forget_score(folder)
     summary = read_summary(folder)
-    write_results(folder, summary | {"merged": _score(folder, base, summary["adapter"])})
-    show_summary(folder)
+    write_results(folder, summary | {"merged": _score(folder, base, given, summary["adapter"])})
+    show_summary(folder, given)
 
 
 def _score(
-    folder: RunFolder, model: ModelConfig, beside: Mapping[str, Any] | None
+    folder: RunFolder, model: ModelConfig, given: str | None, beside: Mapping[str, Any] | None
 ) -> dict[str, object] | None:
     """Hear the run's test set, if it is still the one that the adapter's score is of."""
     from lora_whisper.evaluation.provenance import between, provenance
@@ -198,7 +204,7 @@ def _score(
             "not scored  the test set is not what the adapter was scored on (%s). To score base, "
             "adapter and merged model on what it is now, type lora-whisper evaluate %s",
             ", ".join(changed),
-            shlex.join([f"run={folder.path}", "overwrite=true"]),
+            shlex.join([*_typed(folder, given), "overwrite=true"]),
         )
         return None
     device = new_accelerator(config.training.precision).device

@@ -74,7 +74,7 @@ def require_fit(
     if problems:
         raise UserError(
             f"The adapter in {saved.folder} does not fit into this run's:\n{listing(problems)}\n"
-            + (f"Type {' '.join(settings)}" if settings else "It can only be used as it is.")
+            f"Type {' '.join(settings)}"
         )
 
 
@@ -111,9 +111,7 @@ def _layers_without_room(
     ranks = target_ranks(config, shape)
     wider = _widened(config, saved, shape)
     missing = [path for path in saved.ranks if path not in ranks]
-    hopeless = [path for path in missing if path not in target_ranks(wider, shape)]
-    problems = [f"it adapts {path}, as no preset of adapter.targets does" for path in hopeless]
-    problems += [f"it adapts {path}, this run does not" for path in missing if path not in hopeless]
+    problems = [f"it adapts {path}, this run does not" for path in missing]
     problems += [
         f"{path} is of rank {rank}, here of rank {ranks[path]}"
         for path, rank in saved.ranks.items()
@@ -124,7 +122,7 @@ def _layers_without_room(
         for name, value in vars(wider).items()
         if value != getattr(config, name)
     ]
-    return problems, [] if hopeless else settings
+    return problems, settings
 
 
 def _widened(config: AdapterConfig, saved: SavedAdapter, shape: WhisperConfig) -> AdapterConfig:

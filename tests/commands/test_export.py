@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -156,6 +157,30 @@ def test_an_adapter_alone_is_merged_and_exported(
     found = parity("ctranslate2", "outputs/mine")
     assert list(found["scores"]) == ["merged", "ctranslate2 float32"]
     assert found["identical"] == 4
+
+
+def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
+    finished: list[str], world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And so is what is advised to type next; without base= nothing is begun."""
+    shutil.copytree(world.checkpoint, "moved base")
+    config = Path("outputs/a/config.yaml")
+    config.write_text(config.read_text().replace(str(world.checkpoint), f"{Path.cwd()}/toy"))
+    quick = ("evaluation.probe_clips=0", "evaluation.training_utterances=0")
+    for typed in (["evaluate", *quick], ["export", "format=ctranslate2"]):
+        assert line(*typed, "run=outputs/a") == 2
+        assert "base=path/to/folder" in capsys.readouterr().err
+    written = {one.name for one in Path("outputs/a").iterdir()}
+    assert not written & {"merged", "export", "evaluation.json"}
+    base = "base=moved base"
+    assert line("export", "run=outputs/a", "format=ctranslate2", "dtype=float32", base) == 0
+    advised = [one for one in capsys.readouterr().out.splitlines() if " evaluate run=" in one]
+    (command,) = map(shlex.split, advised)
+    assert command[1:] == ["evaluate", "run=outputs/a", base]
+    assert list(parity("ctranslate2")["scores"])[:3] == ["base", "adapter", "merged"]
+    assert line(*command[1:], *quick) == 0
+    found = json.loads(Path("outputs/a/evaluation.json").read_text())
+    assert [one["name"] for one in found["models"]] == ["base", "adapter", "merged"]
 
 
 @pytest.mark.parametrize(

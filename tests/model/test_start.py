@@ -165,12 +165,12 @@ def test_a_trained_token_that_would_be_lost_is_refused(tmp_path):
     fit(tmp_path, config(), TOKENS[:1])
 
 
-def test_a_layer_that_no_preset_has_is_said_to_be_hopeless(tmp_path):
+def test_the_output_projection_is_said_to_be_the_embeddings(tmp_path):
     config_of_others = LoraConfig(r=4, target_modules=["q_proj", "proj_out"])
     get_peft_model(toy_model(), config_of_others).save_pretrained(
         tmp_path, save_embedding_layers=False
     )
-    with pytest.raises(UserError, match="it adapts proj_out, as no preset") as raised:
+    with pytest.raises(UserError, match="proj_out: it is the embeddings again") as raised:
         fit(tmp_path, config())
     assert "Type" not in str(raised.value)
 

@@ -31,6 +31,7 @@ from lora_whisper.errors import UserError
 PIPE_BYTES = 1 << 20  # 0.2 s of a core for an hour of samples, against 0.5 s with 64 KiB
 WAITED_SHARE = 10.0  # of the processor time that is allowed: nobody has a core for itself
 STARTING_SECONDS = 60.0  # usually 0.3
+STARTS = 3  # of a process that ends while it starts
 REQUESTS_A_PROCESS = 20_000  # what libraries leak on broken files does not add up for ever
 HEAD = struct.Struct("<IQ")  # lengths of the fields, in bytes, and of what follows them
 
@@ -41,6 +42,10 @@ Answer = tuple[Fields, np.ndarray | None]
 
 class Crashed(Exception):
     """The process ended over a request; says how."""
+
+
+class NotStarted(UserError):
+    """A process ended before it was ready; says how."""
 
 
 class TookTooLong(Crashed):
@@ -88,7 +93,7 @@ class Pool:
         try:
             process = self._idle.pop()  # of a list, this is atomic
         except IndexError:
-            process = _Process(self._served_by)
+            process = self._started()
         self._busy.add(process)
         try:
             answer = process.ask(fields, content)
@@ -102,6 +107,13 @@ class Pool:
         else:
             process.kill()
         return answer
+
+    def _started(self) -> _Process:
+        """A new one; one that was killed before it was there, as by a full memory, costs no run."""
+        for _ in range(STARTS - 1):
+            with contextlib.suppress(NotStarted):
+                return _Process(self._served_by)
+        return _Process(self._served_by)
 
     def close(self) -> None:
         """End all processes that wait for a request."""
@@ -147,7 +159,7 @@ class _Process:
             self._answer()  # that it is there
         except Crashed as error:
             self.kill()
-            raise UserError(f"The process that decodes audio does not start: {error}") from None
+            raise NotStarted(f"The process that decodes audio does not start: {error}") from None
 
     @property
     def pid(self) -> int:

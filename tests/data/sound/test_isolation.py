@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,25 @@ def test_one_that_was_killed_while_idle_is_not_held_against_the_next_request(poo
     pid = pool.ask({"do": "first"})[0]["pid"]
     os.kill(pid, signal.SIGKILL)
     assert pool.ask({"do": "second"})[0]["pid"] != pid
+
+
+def serve_after_deaths() -> None:
+    """Is killed twice before it serves; a file counts."""
+    with open(os.environ["STARTS_SO_FAR"], "a+") as file:
+        file.write("x")
+        if file.tell() < 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    serve_here()
+
+
+def test_one_that_was_killed_while_it_started_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARTS_SO_FAR", str(tmp_path / "starts"))
+    made = Pool(f"{__name__}:serve_after_deaths")
+    assert made.ask({"do": "on"})[0]["do"] == "on"
+    made.close()
+    assert (tmp_path / "starts").read_text() == "xxx"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
