@@ -38,6 +38,7 @@ from typing import Any, Literal, TextIO
 from lora_whisper.errors import UserError
 
 SUMMARY_FORMAT = 2  # raised when a key of summary.json changes its meaning
+SUMMARY_KEYS = {"checkpoint", "base", "adapter"}  # that every version wrote
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 RECORD_FILE = "lora_whisper.json"  # in an adapter's folder: what it is, and was worth
 RECIPE_FILE = "merge.json"  # in a merged folder: what it was made from
@@ -226,7 +227,25 @@ def existing_run(path: str) -> RunFolder:
             f"run={path}: this run is unfinished (it holds no summary.json).\n"
             "Finish it with the command that began it and resume=auto."
         )
+    read_whole_summary(folder)
     return folder
+
+
+def read_whole_summary(folder: RunFolder) -> dict[str, Any]:
+    """What summary.json says, as it was written.
+
+    Raises:
+        UserError: it was damaged or edited since.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        values = read_json(folder.summary)
+        if isinstance(values, dict) and values.keys() >= SUMMARY_KEYS:
+            return values
+    raise UserError(
+        f"{folder.summary} is not what was written there.\n"
+        "Bring it back from a copy. Or take it away, and type the command that began the run with "
+        "resume=auto, which scores the adapter and writes it again; then merge and export again."
+    )
 
 
 def _known_runs(parent: Path) -> str:

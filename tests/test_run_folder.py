@@ -72,7 +72,7 @@ def a_run(path: Path, complete: bool) -> RunFolder:
     folder = RunFolder(path)
     folder.config.write_text(MARKER + "name: x\n")
     if complete:
-        folder.summary.write_text("{}")
+        folder.summary.write_text('{"checkpoint": "x", "base": null, "adapter": null}')
     return folder
 
 
@@ -135,6 +135,14 @@ def test_a_run_that_is_none_is_told_what_is_there(tmp_path: Path) -> None:
     a_run(tmp_path / "half", complete=False)
     with pytest.raises(UserError, match="unfinished"):
         existing_run(str(tmp_path / "half"))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\0\0", b'{"adapter": {', b"[]", b"{}", b"\xff"])
+def test_a_damaged_summary_is_named(tmp_path: Path, damaged: bytes) -> None:
+    folder = a_run(tmp_path / "mine", complete=True)
+    folder.summary.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"summary\.json is not what was written there"):
+        existing_run(str(folder.path))
 
 
 def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ FREE_TO_CHANGE = {
     "tracking.trackers",
     "tracking.project",
 }
+ADDED = {"data.quoted": True}  # what older versions had no key for, and did: hashes go without it
 LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
 
 
@@ -428,8 +429,9 @@ def _why_not(key: str, config: TrainConfig) -> str:
 
 def config_hash(config: TrainConfig) -> str:
     """Of what a checkpoint must have in common with the run that goes on from it."""
-    free = free_to_change(config)
-    kept = {key: value for key, value in flat(_plain(config)).items() if key not in free}
+    free, values = free_to_change(config), flat(_plain(config))
+    as_before = {key for key, default in ADDED.items() if values[key] == default}
+    kept = {key: value for key, value in values.items() if key not in free | as_before}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -36,6 +36,7 @@ from lora_whisper.run_folder import (
     RunFolder,
     read_json,
     read_jsonl,
+    read_whole_summary,
 )
 from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
 
@@ -109,7 +110,7 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     Killed or edited in between, a run's folder can hold other weights than those that were scored,
     or scores of different test sets. Such a score is left out, and that is said.
     """
-    summary: dict[str, Any] = read_json(folder.summary)
+    summary = read_whole_summary(folder)
     for model in ("adapter", "merged"):
         if summary.get(model) and not _is_of_what_is_there(folder, summary, model):
             place = getattr(folder, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 from lora_whisper.commands._inputs import (
+    config_hash,
+    flat,
+    free_to_change,
     read_config,
     read_speech,
     require_same,
@@ -175,3 +179,16 @@ def test_a_run_of_an_older_version_has_todays_defaults_for_what_it_lacks(
     assert len(older) < len(text)
     folder.config.write_text(older)
     assert read_config(folder) == config
+
+
+def test_checkpoints_of_older_versions_are_of_the_same_configuration(tmp_path: Path) -> None:
+    """They were hashed without the keys that did not exist yet."""
+    config = to_config(TrainConfig, train_values("name=x", "data.train=a.csv", "data.language=sw"))
+    values = flat(dataclasses.asdict(config))
+    old = {
+        key: values[key] for key in values if key not in {*free_to_change(config), "data.quoted"}
+    }
+    text = json.dumps(old, sort_keys=True)
+    assert config_hash(config) == hashlib.sha256(text.encode()).hexdigest()
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, quoted=False))
+    assert config_hash(other) != config_hash(config)
