@@ -21,6 +21,7 @@ from lora_whisper.errors import UserError, listing
 TEXT_KEYS = {
     "name",
     "run",
+    "adapters",
     "fix",
     "model.checkpoint",
     "repo",
@@ -33,6 +34,10 @@ TEXT_KEYS = {
     "evaluation.keywords",
     "tracking.project",
 } | {f"data.{key}" for key in ("path", "train", "validation", "test", "config", "revision")}
+
+
+# How a value begins that is none: quoted, a list, a mapping, an interpolation, nothing yet.
+NO_TEXT = ("'", '"', "[", "{", "$", "null", "???")
 
 
 def readable_overrides(overrides: Sequence[str], sweeps: bool = False) -> list[str]:
@@ -52,7 +57,7 @@ def _readable(parser: OverridesParser, override: str, sweeps: bool) -> str:
     quoted = f"{key}='{escaped}'"
     if not equals or not is_readable(parser, quoted):
         return override
-    is_plain_text = key in TEXT_KEYS and not value.startswith(("'", '"', "[", "$", "null", "???"))
+    is_plain_text = key in TEXT_KEYS and not value.startswith(NO_TEXT)
     if is_plain_text and not (sweeps and "," in value):
         return quoted
     return override if is_readable(parser, override) else quoted

@@ -31,6 +31,7 @@ from tests.commands.conftest import Line, World
         "true",
         "/a/b-c_d.e+f@g/h#1.jsonl",
         "/100%/a.jsonl",
+        "nan",
     ],
 )
 def test_ordinary_paths_need_no_quotes(path: str) -> None:
@@ -40,7 +41,16 @@ def test_ordinary_paths_need_no_quotes(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["adapter.rank=4,8", "a=[1,2]", "~data.test", "+x=1", "a='b c'", "a=null"]
+    "override",
+    [
+        "adapters={path: a, weight: 0.5}",
+        "adapter.rank=4,8",
+        "a=[1,2]",
+        "~data.test",
+        "+x=1",
+        "a='b c'",
+        "a=null",
+    ],
 )
 def test_what_hydra_can_read_is_left_alone(override: str) -> None:
     assert readable_overrides([override]) == [override]
