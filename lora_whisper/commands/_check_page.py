@@ -49,10 +49,9 @@ def page(
 
 
 def _section(finding: Finding) -> dict[str, Any]:
-    meaning = MEANINGS[finding.key]
     return {
         "title": finding.title,
-        "advice": meaning.advice,
+        "advice": finding.advice,
         "is_unusable": finding.key in UNUSABLE,
         "count": finding.count,
         "rows": list(islice(finding.rows(), SHOWN_ROWS)),

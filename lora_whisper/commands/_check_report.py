@@ -15,7 +15,7 @@ from rich.text import Text
 from lora_whisper.commands._inputs import Base
 from lora_whisper.commands._summary import program, short
 from lora_whisper.config import CheckConfig
-from lora_whisper.data.checking.inspection import MEANINGS, Finding, settings, totals
+from lora_whisper.data.checking.inspection import Finding, settings, totals
 from lora_whisper.data.checking.measuring import Measured
 from lora_whisper.data.checking.repair import LEFT_OUT, SPLITS, UNUSABLE, Repaired
 from lora_whisper.terminal import console
@@ -130,9 +130,8 @@ def _finding_table(found: Sequence[Finding]) -> Table:
     table.add_column("first example", ratio=4)
     for finding in found:
         table.add_section()
-        meaning = MEANINGS[finding.key]
         style = "bold yellow" if finding.key in UNUSABLE else "bold"
-        what = Text.assemble((finding.title, style), "\n", meaning.advice)
+        what = Text.assemble((finding.title, style), "\n", finding.advice)
         table.add_row(f"{finding.count:,}", what, Text(_example(finding)))
     return table
 

@@ -6,7 +6,7 @@ Only training texts are cleaned: a reference that is scored stays as its speaker
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,18 @@ def _num2words() -> Any:
     return num2words
 
 
+def without_number_words(codes: Iterable[str]) -> list[str]:
+    """Those languages in which numbers cannot be spelled; none where num2words is missing."""
+    try:
+        return _unspoken(codes, _num2words().CONVERTER_CLASSES)
+    except UserError:
+        return []
+
+
+def _unspoken(codes: Iterable[str], known: Container[str]) -> list[str]:
+    return sorted(code for code in codes if NUM2WORDS_CODES.get(code, code) not in known)
+
+
 def require_cleanable(steps: Sequence[str], languages: Iterable[str | None]) -> None:
     """See that every step can be done in every language, before anything is tokenized.
 
@@ -143,9 +155,7 @@ def require_cleanable(steps: Sequence[str], languages: Iterable[str | None]) -> 
     if "digits" not in steps:
         return
     known = _num2words().CONVERTER_CLASSES
-    codes = {code_of(language or "en") for language in languages}
-    unknown = sorted(code for code in codes if NUM2WORDS_CODES.get(code, code) not in known)
-    if unknown:
+    if unknown := _unspoken({code_of(language or "en") for language in languages}, known):
         speaks = ", ".join(sorted(code for code in known if len(code) < 4))
         raise UserError(
             f"data.clean: digits cannot be spelled in {', '.join(unknown)}; num2words speaks "

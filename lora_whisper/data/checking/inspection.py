@@ -30,6 +30,7 @@ from lora_whisper.data.checking.measuring import (
 from lora_whisper.data.leftovers import leftovers
 from lora_whisper.data.sound.audio import SAMPLING_RATE, SHORTEST_SECONDS
 from lora_whisper.data.table import Utterances
+from lora_whisper.data.text import without_number_words
 from lora_whisper.data.utterance import Utterance
 
 Splits = Mapping[str, Measured]
@@ -157,6 +158,21 @@ class Finding:
             f"{pair.replace(', ', ' and ')} {count:,}" for pair, count in pairs.items() if count
         )
         return f"{MEANINGS[self.key].title}{f' ({named})' if named else ''}"
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, in the languages of its rows."""
+        if self.key == "digits" and (mute := without_number_words(self._languages())):
+            lacking = ", ".join(mute)
+            return f"Spell them the same way everywhere, by hand (num2words lacks {lacking})."
+        return MEANINGS[self.key].advice
+
+    def _languages(self) -> set[str]:
+        return {
+            self.splits[split].languages[int(number)] or "en"
+            for split, rows in self.places.items()
+            for number in set(self.splits[split].records["language"][rows].tolist())
+        }
 
     @property
     def count(self) -> int:

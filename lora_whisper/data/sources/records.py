@@ -36,7 +36,10 @@ LINE_SUFFIXES = (".jsonl", ".ndjson")
 JSON_SUFFIXES = (*LINE_SUFFIXES, ".json")
 DELIMITERS = {".tsv": "\t", ".tab": "\t"}
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".tab")
-EXPECTED_ENCODING = "expected UTF-8 (save the file as that, or iconv -f CP1252 -t UTF-8)"
+EXPECTED_ENCODING = (
+    "expected UTF-8 (save the file as that, or iconv -f ENCODING -t UTF-8, with the one that it "
+    "was written in: CP1252 in Western Europe, CP1251 or KOI8-R, SHIFT_JIS, GB18030, …)"
+)
 BEGINNING_BYTES = 4096  # looked at to see what kind of file it is
 
 to_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -260,7 +263,7 @@ class TableFile:
             found = listed(header)
             raise UserError(
                 f"{self.path}: the header {wrong}; found {found}{why_no_columns(header)}. "
-                "Rename the columns."
+                "Rename the columns; where this is a row already, put a line of names on top."
             )
         return header
 
@@ -280,7 +283,7 @@ class TableFile:
             if len(cells) != len(self.header):
                 if any(cells):  # a row of nothing is what spreadsheets leave at the end
                     found = f"found {len(cells)} cells, expected {len(self.header)}"
-                    problems.add(line, f"{found}: {shown(cells)}")
+                    problems.add(line, f"{found}: {shown(cells)}{self._why_more(cells)}")
                 continue
             values = dict(zip(self.header, cells, strict=True))
             text = to_json(values)
@@ -291,6 +294,12 @@ class TableFile:
                 yield line, {k: v for k, v in values.items() if v or k in always}, text
         if several:
             self._tell_of_lines(several)
+
+    def _why_more(self, cells: list[str]) -> str:
+        mark = {"\t": "a tab", "|": "a |"}.get(self._delimiter, f"a {self._delimiter!r}")
+        return f"; a text with {mark} in it stands in quotation marks" * (
+            self._quoted and len(cells) > len(self.header)
+        )
 
     def _swallowed(self, cells: list[str]) -> str:
         """The rows that a quoted cell took for a part of itself; "" where it is only long.
@@ -313,6 +322,14 @@ class TableFile:
             *("table", self.path.name, len(places), listing(places, 5)),
         )
 
+    def _unread(self, error: csv.Error) -> str:
+        if "field limit" in str(error):
+            return (
+                f"found a cell of more than {csv.field_size_limit():,} characters, expected what "
+                "is said in one clip: a quotation mark without its second takes in what follows"
+            )
+        return f"found {error}, expected {QUOTING}"
+
     def _numbered(self, problems: Problems) -> Iterator[tuple[int, int, list[str]]]:
         """Each row with the line that it begins on, and its last one."""
         while True:
@@ -322,7 +339,7 @@ class TableFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                problems.add(line, f"found {error}, expected {QUOTING}")
+                problems.add(line, self._unread(error))
                 continue
             if cells:
                 yield line, self._rows.line_num + self._lines_before, cells

@@ -223,3 +223,15 @@ def test_totals() -> None:
         "rates": {48_000: 2},
         "formats": {"wav": 2, "unnamed": 1},
     }
+
+
+@pytest.mark.parametrize(("language", "types"), [("sw", False), ("de", True)])
+def test_numbers_are_spelled_by_program_only_where_it_can(
+    rules: TextRules, language: str, types: bool
+) -> None:
+    pytest.importorskip("num2words")
+    names = Names()
+    names.number(language)
+    measured = {"train": split("train", {"has_digits": True, "text": "14"}, names=names)}
+    found = next(one for one in inspect(measured, rules, 30.0) if one.key == "digits")
+    assert ("data.clean=[digits]" in found.advice) == types

@@ -344,6 +344,24 @@ def test_a_header_that_names_a_column_twice(tmp_path: Path, header: str) -> None
     assert "twice" in refusal(write(tmp_path / "a.csv", f"{header}\n"))
 
 
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ("1.wav,well, yes", "a text with a ',' in it stands in quotation marks"),
+        (f"1.wav,{'word ' * 30_000}", "a cell of more than 131,072 characters"),
+    ],
+)
+def test_what_makes_a_row_too_wide_is_said(tmp_path: Path, row: str, part: str) -> None:
+    message = refusal(write(tmp_path / "a.csv", f"audio,text\n{row}\n"))
+    assert part in message
+    assert "data.quoted" not in message  # which would help neither
+
+
+def test_the_advised_encoding_is_not_one_for_all(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path / "a.csv", b"audio,text\n1.wav," + "Привет".encode("koi8-r")))
+    assert "iconv -f ENCODING -t UTF-8" in message
+
+
 def test_a_missing_manifest_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.jsonl cannot be read.*data\.train=FILE"):
         read(tmp_path / "absent.jsonl")
