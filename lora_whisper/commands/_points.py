@@ -25,6 +25,7 @@ FAILURE_FILE = (
 )
 PLAN_FILE = "sweep.json"  # {"points": […]}: the names of all points that a sweep has
 LOG_RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ([A-Z]+) (.*)$", re.MULTILINE)
+NO_GAIN = "no run is better than its base on this test set"
 STOPPED = ("KeyboardInterrupt", "Stopped")  # by somebody, who may go on: no failure
 
 State = Literal["complete", "failed", "unfinished", "never begun"]
@@ -66,6 +67,11 @@ class Point:
     def rate(self) -> float | None:
         """The leading rate, as a fraction."""
         return self.score[self.leading] if self.score else None
+
+    @property
+    def base_rate(self) -> float | None:
+        """The same of its base, where that was scored."""
+        return self.base[self.leading] if self.base else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -208,6 +214,12 @@ def ordered(value: Any) -> tuple[int, float, str]:
     if isinstance(value, int | float):
         return 1, float(value), ""
     return 2, 0.0, str(value)
+
+
+def none_beats_base(points: Sequence[Point]) -> bool:
+    """Whether there are scores beside those of a base, and not one is lower: `NO_GAIN` is said."""
+    rates = [(p.rate, p.base_rate) for p in points if p.rate is not None]
+    return bool(rates) and all(base is not None and rate >= base for rate, base in rates)
 
 
 def pareto_front(sizes: Sequence[float | None], rates: Sequence[float | None]) -> list[bool]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.commands._points import (
+    NO_GAIN,
     Point,
     differing_keys,
+    none_beats_base,
     ordered,
     pareto_front,
     read_points,
@@ -100,7 +102,16 @@ class Report:
     @property
     def has_one_base(self) -> bool:
         """Whether the base has the same rate in all runs, as it has unless it differs itself."""
-        return len({_base_rate(entry.point) for entry in self.scored}) <= 1
+        return len({entry.point.base_rate for entry in self.scored}) <= 1
+
+    @property
+    def base_rate(self) -> float | None:
+        """Of the one base, as a fraction; None where bases differ or none was scored."""
+        return self.best.point.base_rate if self.best and self.has_one_base else None
+
+    @property
+    def none_beats_base(self) -> bool:
+        return none_beats_base([entry.point for entry in self.entries])
 
 
 def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> Report:
@@ -133,10 +144,6 @@ def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> R
 def _goodness(entry: Entry) -> tuple[float, int]:
     rate, size = entry.point.rate, entry.point.adapter_bytes
     return (math.inf if rate is None else rate), size or 0
-
-
-def _base_rate(point: Point) -> float | None:
-    return point.base[point.leading] if point.base else None
 
 
 def _require_complete(points: Sequence[Point]) -> None:
@@ -458,9 +465,8 @@ def _warnings(report: Report) -> Iterator[str]:
         yield f"without scores, since unfinished: {_some(unfinished)}"
     if absent := never_begun(report):
         yield absent
-    best = report.best
-    if best and best.point.base and best.point.rate >= best.point.base[report.leading]:
-        yield "no run is better than its base on this test set"
+    if report.none_beats_base:
+        yield NO_GAIN
 
 
 def never_begun(report: Report) -> str:
@@ -510,9 +516,7 @@ def progress(point: Point) -> str:
 
 def base_rates(report: Report) -> str:
     """`80.0 %`, of the one base; empty where bases differ or none was scored."""
-    if not report.best or not report.has_one_base or not report.best.point.base:
-        return ""
-    return percent(report.best.point.base[report.leading])
+    return "" if report.base_rate is None else percent(report.base_rate)
 
 
 def config_differences(report: Report) -> tuple[list[str], list[tuple[str, list[str]]]]:

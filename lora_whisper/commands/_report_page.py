@@ -58,11 +58,12 @@ def _key_figures(report: Report) -> dict[str, str]:
     if best is None:
         return {}
     rate, base = percent(best.point.rate or 0), data.base_rates(report)
+    named = "lowest of the runs" if report.none_beats_base else "best run"
     figures = {
-        f"{report.rate}, base → best run" if base else f"{report.rate} of the best run": (
+        f"{report.rate}, base → {named}" if base else f"{report.rate} of the {named}": (
             f"{base} → {rate}" if base else rate
         ),
-        "best run": f"no. {best.mark}: {best.label}" if report.is_numbered else best.label,
+        named: f"no. {best.mark}: {best.label}" if report.is_numbered else best.label,
         "its adapter": megabytes(best.point.adapter_bytes or 0),
     }
     small = data.smallest_as_good(report)

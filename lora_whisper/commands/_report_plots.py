@@ -73,6 +73,7 @@ def _against(report: Report, cost: Callable[[Entry], float], label: str) -> str:
             label="Pareto front" if filled else "other runs",
         )
     axes.step(costs[front], rated[front, 0], where="post", color=SERIES[0], linewidth=0.8)
+    _draw_base(axes, report)
     _name_dots(axes, entries, costs, rated[:, 0], front)
     _scale_x(axes, costs, label)
     axes.yaxis.set_major_formatter("{x:g} %")
@@ -80,6 +81,13 @@ def _against(report: Report, cost: Callable[[Entry], float], label: str) -> str:
     _begin_low(axes, rated)
     add_legend(axes)
     return svg(axes)
+
+
+def _draw_base(axes: Axes, report: Report) -> None:
+    """The rate that a run has to come under, as a line of its own name."""
+    if report.base_rate is not None:
+        look = {"color": LIGHT["bad"], "linestyle": "--", "linewidth": 1.2}
+        axes.axhline(100 * report.base_rate, label="base", zorder=1, **look)
 
 
 def _rated(entry: Entry) -> tuple[float, float, float]:
@@ -249,6 +257,9 @@ def effect(report: Report, one: Effect) -> str:
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_ylabel(report.rate)
     axes.margins(y=0.15)
+    _draw_base(axes, report)
+    if report.base_rate is not None:
+        add_legend(axes)
     _begin_low(axes, np.concatenate(rates))
     return svg(axes)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_whisper.commands import _report_data as data
 from lora_whisper.commands._evaluation_words import p_value, points
-from lora_whisper.commands._points import Point, differing_keys, ordered
+from lora_whisper.commands._points import NO_GAIN, Point, differing_keys, ordered
 from lora_whisper.commands._report_data import Entry, Report
 from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._summary import both_rates, interval, rate_name
@@ -198,7 +198,7 @@ def markdown(report: Report) -> str:
         "\n".join(table),
         *([escaped(data.method(report))] if report.best else []),
         *(["Failed:", "\n".join(failed)] if failed else []),
-        *([escaped(f"{absent[0].upper()}{absent[1:]}.")] if absent else []),
+        *([escaped(f"{capitalized(absent)}.")] if absent else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -210,7 +210,8 @@ def found(report: Report) -> str:
     assert best.point.interval is not None
     score, base = best.point.score or {}, data.base_rates(report)
     said = (
-        f"Best: {best.label}, {report.rate} {percent(score[report.leading])} "
+        (f"{capitalized(NO_GAIN)}. The lowest: " if report.none_beats_base else "Best: ")
+        + f"{best.label}, {report.rate} {percent(score[report.leading])} "
         f"({interval(best.point.interval)})"
         + (f"; the base has {base}" if base else "")
         + f". Its adapter has {megabytes(best.point.adapter_bytes or 0)}."
@@ -226,6 +227,10 @@ def found(report: Report) -> str:
 
 def cell_texts(cells: Sequence[Cell]) -> list[str]:
     return [f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in cells]
+
+
+def capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from lora_whisper.commands._points import Point, pareto_front, read_points, told_keys
+from lora_whisper.commands._points import (
+    NO_GAIN,
+    Point,
+    none_beats_base,
+    pareto_front,
+    read_points,
+    told_keys,
+)
 from lora_whisper.commands._summary import (
     both_rates,
     interval,
@@ -211,6 +218,8 @@ def _notes(points: Sequence[Point]) -> Iterator[str]:
         yield f"all points: {', '.join(same)}"
     if any(point.rate is not None for point in points):
         yield FRONT_NOTE
+    if none_beats_base(points):
+        yield f"warning: {NO_GAIN}"
     scores = [(point.name, point.score) for point in points if point.score]
     if len(groups_that_compare(scores)) > 1:
         yield "note: the points were scored on different test sets, so that rates do not compare"

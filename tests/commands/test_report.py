@@ -20,6 +20,7 @@ from lora_whisper.commands import _private, _report_data
 from lora_whisper.commands._page import LIGHT
 from lora_whisper.commands._points import (
     FAILURE_FILE,
+    NO_GAIN,
     pareto_front,
     point_folders,
     read_points,
@@ -29,6 +30,7 @@ from lora_whisper.commands._points import (
 from lora_whisper.commands._report_data import anonymous, effects, read_report, smallest_as_good
 from lora_whisper.commands._report_plots import against_size, curves, effect
 from lora_whisper.commands._report_tables import columns
+from lora_whisper.commands._sweep_table import show_sweep
 from lora_whisper.commands.report import with_sweep
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 from tests.commands.conftest import Line
@@ -137,6 +139,24 @@ def test_points_come_in_the_order_of_their_values(
     one = points[0]
     assert (one.leading, one.rate, one.adapter_bytes) == ("wer", 0.1, 1_300_000)
     assert (one.rank, one.targets, one.train_seconds) == ("4", "all-linear", 65.0)
+
+
+@pytest.mark.drawn
+def test_where_no_run_beats_the_base_nothing_calls_itself_the_best(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks(wrong=(18, 17, 16))
+    assert line("report", str(SWEEP)) == 0
+    terminal = " ".join(capsys.readouterr().out.split())
+    markdown = (SWEEP / "report.md").read_text(encoding="utf-8")
+    for text in (terminal, markdown, html()):
+        assert NO_GAIN in text.lower()
+        assert "Best:" not in text
+        assert "best run</dt>" not in text
+    assert "The lowest: rank 16, WER 40.0 %" in terminal
+    assert html().count(">base</text>") == 3, "size, time, and the effect of the rank"
+    show_sweep(point_folders(SWEEP))
+    assert f"warning: {NO_GAIN}" in capsys.readouterr().out
 
 
 def test_what_comes_with_a_choice_does_not_tell_runs_apart(
