@@ -33,6 +33,7 @@ from lora_whisper.errors import UserError
 STREAMS = ("stdout", "stderr")
 console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
+LONG_SECONDS = 60  # work that will take longer says so as soon as that can be known
 
 
 # ── streams ──────────────────────────────────────────────────────────────────────────────────
@@ -226,16 +227,22 @@ class _LiveWork(Work):
 class _PlainWork(Work):
     def __init__(self, title: str, total: int, done: int):
         self._title, self._total, self._start = title, total, time.monotonic()
+        self._begun = done
         self._shown = self._share(done)
+        self._is_announced = False
 
     def _share(self, done: int) -> int:
         return done * PLAIN_LINES // max(1, self._total)
 
     def update(self, done: int, figures: str = "") -> None:
-        if self._share(done) > self._shown:
+        seconds = time.monotonic() - self._start
+        left = seconds * (self._total - done) / max(1, done - self._begun)
+        is_news = not self._is_announced and done > self._begun and left > LONG_SECONDS
+        if self._share(done) > self._shown or is_news:
+            self._is_announced = True
             self._shown = self._share(done)
-            seconds = time.monotonic() - self._start
-            line = f"{self._title} {done}/{self._total} {figures} {clock(seconds)}"
+            told = clock(seconds) + (f" left {clock(left)}" if done < self._total else "")
+            line = f"{self._title} {done}/{self._total} {figures} {told}"
             console.print(" ".join(line.split()), markup=False)
 
 

@@ -48,6 +48,20 @@ def test_long_work_is_about_ten_plain_lines(written: io.StringIO) -> None:
     assert lines[-1].startswith("scoring 250/250")
 
 
+def test_long_work_says_how_long_with_its_first_part(
+    written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.work("scoring base", 231) as work:
+        for done in range(1, 25):
+            now[0] += 3
+            work.update(done)
+    first, second = written.getvalue().splitlines()
+    assert first == "scoring base 1/231 0:03 left 11:30", "not only after a tenth"
+    assert second == "scoring base 24/231 1:12 left 10:21"
+
+
 def test_the_logs_file_has_levels_and_how_it_ended(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
     log = logging.getLogger("lora_whisper")

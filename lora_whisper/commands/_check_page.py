@@ -39,6 +39,7 @@ def page(
         TEMPLATE,
         report=report,
         figures=figures(measured, report["settings"]["window_seconds"]),
+        limits=limits(report["settings"]),
         findings=[_section(finding) for finding in found],
         count=lambda number: f"{number:,}" if number else "",
         listed=_listed,
@@ -46,6 +47,28 @@ def page(
         tally=_tally,
         absent=[MEANINGS[finding.key].title for finding in findings if not finding.count],
     )
+
+
+def limits(settings: Mapping[str, float]) -> dict[str, str]:
+    """From where on something is found, in words: each of `inspection.settings` is in them."""
+    phrases = {
+        "too long": "above {window_seconds:g} s, the window; a text above {max_tokens:g} tokens",
+        "too short": "below {shortest_seconds:g} s",
+        "clipped": "more than {clipped_share:.1%} of the samples at {full_scale:.0%} of full scale "
+        "or more",
+        "silent": "nothing louder than {silent_dbfs:g} dB of full scale",
+        "mostly pause": "more than {quiet_share:.0%} of the clip at least {quiet_db:g} dB below "
+        "its loudest moment",
+        "too much or too little text": "below {lowest_characters_per_second:g} or above "
+        "{highest_characters_per_second:g} characters a second; or {rate_deviations:g} standard "
+        "deviations (robust, of the logarithm) from the median of the language, if that is a "
+        "factor of at least {rate_ratio:g}",
+    }
+    written = {name: phrase.format_map(settings) for name, phrase in phrases.items()}
+    return {
+        name: text.replace("%", " %").replace("-", "\N{MINUS SIGN}")
+        for name, text in written.items()
+    }
 
 
 def _section(finding: Finding) -> dict[str, Any]:
@@ -201,7 +224,7 @@ with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
 <th class="number">speakers</th><th>languages</th><th>files</th></tr></thead>
 <tbody>
 {% for name, split in report.splits.items() %}
-<tr><td>{{ name }}</td><td class="number">{{ "%.2f"|format(split.hours) }}</td>
+<tr><td>{{ name|name }}</td><td class="number">{{ "%.2f"|format(split.hours) }}</td>
 <td class="number">{{ count(split.utterances) }}</td>
 <td class="number">{{ count(split.speakers) or "unknown" }}</td>
 <td>{{ listed(split.languages) }}</td>
@@ -253,8 +276,10 @@ with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
 {{ plots(figures) }}
 
 <h2>Limits</h2>
-<p class="soft">{% for name, value in report.settings.items() %}{{ name|replace("_", " ") }}
-{{ "%g"|format(value) }}
-{%- if not loop.last %}; {% endif %}{% endfor %}</p>
+<dl class="facts">
+{% for name, limit in limits.items() %}
+<dt>{{ name }}</dt><dd>{{ limit }}</dd>
+{% endfor %}
+</dl>
 {% endblock %}
 """

@@ -86,7 +86,7 @@ audio { height: 2.2rem; width: 100%; max-width: 24rem; margin-top: .3rem; }
 <tr>
 {%- for cell in row %}
 <td{% if loop.index0 not in table.texts %} class="number"{% endif %}>
-{%- if cell is string %}<bdi>{{ cell }}</bdi>
+{%- if cell is string %}<bdi>{{ cell|name if loop.first else cell }}</bdi>
 {%- else %}{{ cell[0] }}{% if cell[1] %}<small dir="auto">{{ cell[1] }}</small>{% endif %}
 {%- endif %}</td>
 {%- endfor %}</tr>

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import html
 import io
 import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -19,6 +21,7 @@ PALETTE = {
     "ink": ("#1d2630", "#e4e9ee"),
     "soft": ("#5c6975", "#9ba8b4"),
     "line": ("#dde3e8", "#323b44"),
+    "edge": ("#b4bdc5", "#000000"),
     "tint": ("#f5f7f9", "#1c2329"),
     "bad": ("#b5524f", "#e58f8a"),
     "blue": ("#2b6a99", "#6db0e2"),
@@ -29,6 +32,7 @@ PALETTE = {
 }
 LIGHT = {name: light for name, (light, _) in PALETTE.items()}
 SERIES = [LIGHT[name] for name in ("blue", "amber", "violet", "green", "bad", "grey")]
+LONGEST_PIECE = 24  # letters of a name that may fill a phone's table; a longer one is broken
 LEGEND_LETTERS = 60  # that stand beside each other above a plot
 STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
     "svg.fonttype": "none",  # letters stay letters: small, and to be searched for
@@ -54,6 +58,7 @@ def render(template: str, **values: Any) -> str:
     `marks.html` has the macro `marked`, which shows where a hypothesis leaves its reference, and
     around it `article`, an utterance as `_train_page.texts` gives it, and `legend`; `parts.html`
     has `key`, `remarked` and `plots`.
+    The filter `name` is for what a row of a table is called.
     """
     return _compiled(template).render(css=_colours() + CSS, **values)
 
@@ -69,7 +74,23 @@ def _compiled(template: str) -> Template:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters["name"] = unbroken
     return environment.from_string(template)
+
+
+def unbroken(name: str) -> Markup:
+    """A name whose lines end at spaces and after `_`, `/` and the like, never in a word of it."""
+    from markupsafe import Markup
+
+    pieces = re.findall(r"[^\s_/,;=]*[\s_/,;=]*", name)
+    kept = '<span class="piece">{}</span>'
+    return Markup(
+        "<wbr>".join(
+            (kept if len(piece) <= LONGEST_PIECE else "{}").format(html.escape(piece))
+            for piece in pieces
+            if piece
+        )
+    )
 
 
 def _colours() -> str:
@@ -223,7 +244,13 @@ p { margin: .3rem 0; }
 .key dd { overflow-wrap: anywhere; }
 .key .long { font-size: 1.15rem; line-height: 1.4; padding-top: .6rem; }
 .key dt { color: var(--soft); font-size: .9rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto;  /* a shadow where more of the table is to be had */
+  background: linear-gradient(to right, var(--page) 1.5rem, transparent 3rem) 0 0 / 3rem 100%,
+    linear-gradient(to left, var(--page) 1.5rem, transparent 3rem) 100% 0 / 3rem 100%,
+    linear-gradient(to right, var(--edge), transparent) 0 0 / .8rem 100%,
+    linear-gradient(to left, var(--edge), transparent) 100% 0 / .8rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
+.piece { white-space: nowrap; }
 table { border-collapse: collapse; min-width: 60%; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem 1.5rem .35rem 0; text-align: left; vertical-align: top;
@@ -268,6 +295,7 @@ del { color: var(--bad); background: color-mix(in srgb, var(--bad) 12%, transpar
 pre { margin: 0; padding: .9rem; overflow-x: auto; border-top: 1px solid var(--line);
   font: .85rem/1.45 ui-monospace, monospace; }
 code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
+td code { overflow-wrap: break-word; }
 .none { padding: 1rem; background: var(--tint); border-radius: .5rem; font-weight: 600; }
 @media (max-width: 40rem) {
   .rows li { grid-template-columns: minmax(0, 1fr); }

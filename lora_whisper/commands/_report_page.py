@@ -192,7 +192,7 @@ td small { display: block; color: var(--soft); font-size: .8rem; }
 .runs th, .runs td { padding-right: 1.1rem; }
 .runs td:first-child { position: sticky; left: 0; background: var(--page);
   background-clip: padding-box; }
-.runs td:first-child, .differences td { white-space: normal; overflow-wrap: anywhere; }
+.runs td:first-child, .differences td { white-space: normal; overflow-wrap: break-word; }
 .runs td.words:first-child { min-width: 8rem; }
 .runs .best td { font-weight: 600; background: var(--tint); }
 .runs .best small { font-weight: 400; }
@@ -203,7 +203,7 @@ th button::after { content: "↕"; opacity: .35; padding-left: .25rem; }
 th[aria-sort=ascending] button::after { content: "↑"; opacity: 1; }
 th[aria-sort=descending] button::after { content: "↓"; opacity: 1; }
 .effect table { min-width: 0; width: 100%; margin-top: .5rem; }
-.effect td:first-child { white-space: normal; overflow-wrap: anywhere; }
+.effect td:first-child { white-space: normal; overflow-wrap: break-word; }
 .effect th:last-child, .effect td:last-child { padding-right: 0; }
 @media print {
   nav, details { display: none; }
@@ -258,8 +258,9 @@ th[aria-sort=descending] button::after { content: "↓"; opacity: 1; }
 <tr class="{{ row.class }}">
 {%- for cell in row.cells %}
 {% set is_text = columns[loop.index0].is_text %}
+{% set text = cell.text|name if is_text and loop.first else cell.text %}
 <td class="{{ "words" if is_text else "number" }}"
-{%- if cell.order is not none %} data-order="{{ cell.order }}"{% endif %}><bdi>{{ cell.text }}</bdi>
+{%- if cell.order is not none %} data-order="{{ cell.order }}"{% endif %}><bdi>{{ text }}</bdi>
 {%- if cell.small %}<small>{{ cell.small }}</small>{% endif %}</td>
 {%- endfor %}</tr>
 {% endfor %}
@@ -292,18 +293,18 @@ their mean.</p>
 <div class="effect">
 <figure><figcaption>{{ one.key }}</figcaption>{{ one.plot|safe }}</figure>
 {% if one.rows %}
-<table>
+<div class="wide"><table>
 <thead><tr><th>value</th><th class="number">mean {{ report.rate }}</th>
 <th class="number">lowest – highest</th><th class="number">runs</th></tr></thead>
 <tbody>
 {% for row in one.rows %}
-<tr><td>{{ row[0] }}</td>
+<tr><td>{{ row[0]|name }}</td>
 {% for cell in row[1:] %}
 <td class="number">{{ cell }}</td>
 {% endfor %}
 </tr>
 {% endfor %}
-</tbody></table>
+</tbody></table></div>
 {% endif %}
 {% if not one.is_crossed %}
 <p class="soft">Not each value met the same other settings: part of what is seen here may be
@@ -344,9 +345,9 @@ theirs.</p>
 </tr></thead>
 <tbody>
 {% for name, values in differences %}
-<tr><td>{{ name }}</td>
+<tr><td>{{ name|name }}</td>
 {% for value in values %}
-<td><code>{{ value }}</code></td>
+<td><code>{{ value|name }}</code></td>
 {% endfor %}
 </tr>
 {% endfor %}

@@ -185,7 +185,7 @@ TEMPLATE = """{% extends "page.html" %}
 {% block style %}
 .scores tr:not(.group) td { font-weight: 600; }
 .scores .group td:first-child { padding-left: 1.25rem; }
-.changes { white-space: normal; }
+.scores td:first-child, .changes { white-space: normal; }
 {% endblock %}
 {% block body %}
 <h1>{{ report.name }}</h1>
@@ -204,7 +204,7 @@ TEMPLATE = """{% extends "page.html" %}
 </tr></thead>
 <tbody>
 {% for is_group, cells in report.scores %}
-<tr{% if is_group %} class="group"{% endif %}><td>{{ cells[0] }}</td>
+<tr{% if is_group %} class="group"{% endif %}><td>{{ cells[0]|name }}</td>
 {% for cell in cells[1:] %}
 <td class="number">{{ cell }}</td>
 {% endfor %}
@@ -247,8 +247,8 @@ TEMPLATE = """{% extends "page.html" %}
 <thead><tr><th>not as by default</th><th>value</th><th>default</th></tr></thead>
 <tbody>
 {% for key, value, default in report.changes %}
-<tr><td>{{ key }}</td><td><code>{{ value }}</code></td>
-<td><code class="soft">{{ default }}</code></td></tr>
+<tr><td>{{ key|name }}</td><td><code>{{ value|name }}</code></td>
+<td><code class="soft">{{ default|name }}</code></td></tr>
 {% endfor %}
 </tbody></table></div>
 {% endif %}

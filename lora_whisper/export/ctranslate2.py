@@ -25,7 +25,10 @@ def write(checkpoint: Path, folder: Path, dtype: str) -> None:
     Raises:
         UserError: the package is missing, or weights are too large for float16.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     assert dtype in DTYPES, dtype
+    disable_progress_bar()  # of reading the weights, which the converter does with Transformers
     half = dtype in ("float16", "int8_float16")
     converter = _converter_class()(
         str(checkpoint),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-NEVER_CLOSED = {"meta", "path", "use", "rect", "input", "br"}
+NEVER_CLOSED = {"meta", "path", "use", "rect", "input", "br", "wbr"}
 EDITS = ("mark", "ins", "del")
 
 
@@ -19,10 +19,13 @@ class Page(HTMLParser):
         self.foreign: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.bare_tables = 0  # that have no box of their own to scroll in
+        self._boxes: list[str | None] = []  # classes of what is open
         self._term = ""
         self.feed(html)
         self.close()
         assert not self.open, f"never closed: {self.open}"
+        assert not self.bare_tables, "a table is not in a box that scrolls: cut on a phone"
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = dict(attributes)
@@ -32,8 +35,11 @@ class Page(HTMLParser):
         self.foreign += [tag] * (tag in ("script", "link", "iframe", "object", "base"))
         links = [given.get("href"), given.get("xlink:href")]
         self.foreign += [link for link in links if link and not link.startswith("#")]
+        if tag == "table":
+            self.bare_tables += self._boxes[-1:] != ["wide"]
         if tag not in NEVER_CLOSED:
             self.open.append(tag)
+            self._boxes.append(given.get("class"))
         self.tags.append((tag, given))
         if tag == "dt":
             self._term = ""
@@ -44,11 +50,12 @@ class Page(HTMLParser):
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attributes)
         if tag not in NEVER_CLOSED:
-            self.open.pop()
+            self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in NEVER_CLOSED:
             assert self.open.pop() == tag, f"</{tag}> closes nothing"
+            self._boxes.pop()
 
     def handle_data(self, data: str) -> None:
         self.text += data

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lora_whisper.commands._check_page import SHOWN_BARS, figures
+from lora_whisper.commands._check_page import SHOWN_BARS, figures, limits
+from lora_whisper.data.checking.inspection import settings
 from lora_whisper.data.checking.measuring import Names
 from tests.data.checking.test_inspection import split
 
@@ -50,3 +51,19 @@ def test_what_is_unknown_is_not_drawn() -> None:
     one.records["rms_dbfs"] = float("nan")
     empty = replace(one, languages=Names(), speakers=Names())
     assert figures({"train": empty}, 30.0) == []
+
+
+def test_every_limit_stands_in_words() -> None:
+    asked: set[str] = set()
+
+    class Asked(dict[str, float]):
+        def __getitem__(self, key: str) -> float:
+            asked.add(key)
+            return super().__getitem__(key)
+
+    known = Asked(settings(30.0, 448))
+    text = " ".join(limits(known).values())
+    assert asked == set(known), "each is said, and no other"
+    assert "above 30 s, the window; a text above 448 tokens" in text
+    assert "0.1 % of the samples at 99 % of full scale" in text
+    assert "_" not in text
