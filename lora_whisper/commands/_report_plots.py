@@ -86,8 +86,14 @@ def _against(report: Report, cost: Callable[[Entry], float], label: str) -> str:
 def _draw_base(axes: Axes, report: Report) -> None:
     """The rate that a run has to come under, as a line of its own name."""
     if report.base_rate is not None:
-        look = {"color": LIGHT["bad"], "linestyle": "--", "linewidth": 1.2}
-        axes.axhline(100 * report.base_rate, label="base", zorder=1, **look)
+        axes.axhline(
+            100 * report.base_rate,
+            label="base",
+            color=LIGHT["bad"],
+            linestyle="--",
+            linewidth=1.2,
+            zorder=1,
+        )
 
 
 def _rated(entry: Entry) -> tuple[float, float, float]:
