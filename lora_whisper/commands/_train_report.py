@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lora_whisper.commands._settings import below_home, changes, config_text
@@ -26,7 +24,7 @@ from lora_whisper.commands._summary import (
     units_of,
 )
 from lora_whisper.commands._train_page import Report, Sample, page
-from lora_whisper.run_folder import RunFolder, write_whole
+from lora_whisper.run_folder import RunFolder, read_jsonl, write_whole
 from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind
@@ -50,7 +48,7 @@ def read_report(folder: RunFolder, summary: Summary) -> Report:
         headings=_headings(summary["adapter"]) if summary["adapter"] else [],
         scores=list(_score_rows(summary)),
         scored=_scored(summary["adapter"]) if summary["adapter"] else "",
-        lines=_read_jsonl(folder.metrics),
+        lines=read_jsonl(folder.metrics),
         kept_step=None if is_mean(summary) else summary["adapter_step"],
         samples=chosen(_samples(folder, summary), summary["seed"]),
         facts={
@@ -61,10 +59,6 @@ def read_report(folder: RunFolder, summary: Summary) -> Report:
         changes=changes(config, below_home),
         config=below_home(config),
     )
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 # ── figures ──────────────────────────────────────────────────────────────────────────────────

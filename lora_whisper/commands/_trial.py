@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,14 @@ from lora_whisper.commands._scoring import load_whisper, score_model, whisper_in
 from lora_whisper.commands._study import Claim
 from lora_whisper.commands.train import begin
 from lora_whisper.config import TrainConfig
-from lora_whisper.run_folder import OWN_SET, RunFolder, read_json, remove_folder, write_json
+from lora_whisper.run_folder import (
+    OWN_SET,
+    RunFolder,
+    read_json,
+    read_jsonl,
+    remove_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from lora_whisper.training.checkpoints import TrainingState
@@ -116,8 +122,8 @@ def kept_wer(folder: RunFolder) -> float:
     averaging = summary["averaging"]
     if averaging is not None and averaging["ships"] and averaging["validation_wer"] is not None:
         return float(averaging["validation_wer"])
-    lines = map(json.loads, folder.metrics.read_text(encoding="utf-8").splitlines())
-    validations = {line["step"]: line["validation_wer"] for line in lines if has_wer(line)}
+    lines = filter(has_wer, read_jsonl(folder.metrics))
+    validations = {line["step"]: line["validation_wer"] for line in lines}
     return float(validations[summary["adapter_step"]])
 
 

@@ -45,6 +45,13 @@ def test_as_many_words_are_marked_as_are_wrong(tmp_path: Path) -> None:
     assert all(wrong == marked for wrong, marked in counted)
 
 
+def test_metrics_that_were_damaged_lose_their_lines_and_not_the_page(tmp_path: Path) -> None:
+    run, summary = toy_run(tmp_path / "toy", lines=LINES)
+    run.metrics.write_bytes(b"\xff\xfe{\n[1]\n" + run.metrics.read_bytes()[:-7])
+    write_report(run, summary)
+    assert run.report.read_text(encoding="utf-8").count("<svg") == 4
+
+
 @pytest.mark.drawn
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
     run, summary = toy_run(tmp_path / "toy", lines=LINES)
