@@ -44,7 +44,7 @@ SWITCHES = {
     "adapter.adalora": "adapter=adalora",
     "adapter.eva": "adapter=eva",
     "training.averaging": "'training.averaging={of: best, count: 3, rank: null}'",
-    "model": "model=NAME",
+    "model": "model=small, or model=FOLDER for one of your own,",
     "quantization": "quantization=nf4",
 }
 KINDS = {
