@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lora_whisper.commands._composition import options_of
+from lora_whisper.commands._composition import groups_of, options_of
 from lora_whisper.commands._foreign_names import FOREIGN_OPTIONS, ours_for
 from lora_whisper.config import (
     CheckConfig,
@@ -191,7 +191,7 @@ def misfit(hydra: Hydra, primary: str, override: str) -> str | None:
         return f"{override}: groups have one place. Type {key}={parsed.value()}"
     if key.startswith(("hydra.", "hydra/")) or key == "hydra":
         return _hydras_own(hydra, key, parsed)
-    if key in hydra.list_all_config_groups() and key in known_keys(primary):
+    if key in known_keys(primary) and key in groups_of(hydra):
         return _group_misfit(hydra, primary, parsed)
     return None
 
@@ -322,12 +322,13 @@ def _owners(key: str, primary: str) -> list[str]:
 
 
 @functools.cache
-def known_keys(primary: str) -> list[str]:
+@functools.cache
+def known_keys(primary: str) -> tuple[str, ...]:
     """Every key and group of a command, the shallow ones first."""
     kind = KINDS.get(primary, TrainConfig)
     keys = list(_keys(kind, ""))
     keys += ["experiment"] if issubclass(kind, WITH_EXPERIMENTS) else []
-    return sorted(keys, key=lambda key: key.count("."))
+    return tuple(sorted(keys, key=lambda key: key.count(".")))
 
 
 def _keys(kind: type, prefix: str) -> Iterator[str]:

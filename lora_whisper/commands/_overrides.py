@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from lora_whisper.commands._composition import Command, defaults, options_of
+from lora_whisper.commands._composition import Command, defaults, groups_of, options_of
 from lora_whisper.commands._misfits import is_below_a_switch, known_keys, unknown_key
 from lora_whisper.errors import UserError, listing
 
@@ -100,7 +100,7 @@ def without_alias(command: Command[Any], override: str) -> str:
 
 def _is_none_of(command: Command[Any], hydra: Hydra, key: str) -> bool:
     """Whether it is a group of which the command has none where nothing is typed."""
-    is_ours = key in hydra.list_all_config_groups() and key in known_keys(command.name)
+    is_ours = key in known_keys(command.name) and key in groups_of(hydra)
     return is_ours and defaults(command.name).get(key) is None
 
 
