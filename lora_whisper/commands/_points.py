@@ -18,6 +18,7 @@ from lora_whisper.commands._composition import defaults
 from lora_whisper.commands._inputs import FREE_TO_CHANGE, flat
 from lora_whisper.commands._settings import config_text
 from lora_whisper.commands._summary import leading, read_summary, shipped_rank
+from lora_whisper.errors import UserError
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 
 FAILURE_FILE = (
@@ -255,7 +256,7 @@ def _read(run: RunFolder) -> Point:
     if run.is_complete() and not run.failure.is_file():  # else it is an older result
         try:
             return Point(run.path, "complete", config=config, summary=_summary(run))
-        except (ValueError, KeyError):
+        except (UserError, ValueError, KeyError):
             failure = "summary.json cannot be read: it is broken, or of another program"
     if failure is None:
         state: State = "unfinished" if run.is_run() else "never begun"

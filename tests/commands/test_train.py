@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from lora_whisper.commands import train
+from lora_whisper.commands._page import unbroken
 from lora_whisper.training import loop
 from tests.commands.conftest import QUICK, Line, World
 from tests.toy_speech import write_manifest
@@ -50,13 +51,14 @@ def test_train_merge_evaluate(world: World, line: Line, capsys: pytest.CaptureFi
     assert "validation WER" in (run / "train.log").read_text()
     card, report = run / "adapter/README.md", run / "report.html"
     assert "| merged |" not in card.read_text()
-    assert "<td>merged</td>" not in report.read_text()
+    cell = f"<td>{unbroken('merged')}</td>"
+    assert cell not in report.read_text()
 
     assert line("merge", f"run={run}") == 0
     merged = json.loads((run / "summary.json").read_text())["merged"]
     assert merged["wer"] == summary["adapter"]["wer"]
     assert "| merged |" in card.read_text()
-    assert "<td>merged</td>" in report.read_text()
+    assert cell in report.read_text()
     check_stock_loading(run)
 
     capsys.readouterr()
