@@ -76,8 +76,8 @@ def _build(kind: type, values: Any, path: str, problems: list[str]) -> Any:
     for name, hint in hints.items():
         if name not in values:
             own.append(f"{prefix}{name}: missing; type {prefix}{name}=…")
-        elif _group(hint) and typing.get_origin(hint) is not tuple and values[name] is not None:
-            fields[name] = _build(_group(hint), values[name], prefix + name, problems)
+        elif group_in(hint) and typing.get_origin(hint) is not tuple and values[name] is not None:
+            fields[name] = _build(group_in(hint), values[name], prefix + name, problems)
         else:
             fields[name] = _convert(values[name], hint, prefix + name, own)
     problems += own
@@ -180,14 +180,14 @@ def _with_nulls(kind: type, values: Any) -> Any:
     optional = [name for name, hint in hints.items() if type(None) in typing.get_args(hint)]
     nulls = dict.fromkeys(optional)
     nested = {
-        name: _with_nulls(_group(hints[name]), value)
+        name: _with_nulls(group_in(hints[name]), value)
         for name, value in values.items()
-        if name in hints and _group(hints[name])
+        if name in hints and group_in(hints[name])
     }
     return nulls | dict(values) | nested
 
 
-def _group(hint: Any) -> Any:
+def group_in(hint: Any) -> Any:
     """The dataclass that a field holds, if it holds one."""
     candidates = (hint, *typing.get_args(hint))
     return next((one for one in candidates if dataclasses.is_dataclass(one)), None)

@@ -147,15 +147,15 @@ class AdapterConfig:
 
     kind: Literal["lora", "rslora", "dora", "pissa", "eva", "adalora"]
     rank: int  # inner dimension of B·A
-    encoder_rank: int | None  # in the encoder's layers; null: rank
-    decoder_rank: int | None  # in the decoder's
+    encoder_rank: int | None  # in the encoder's layers; null: adapter.rank
+    decoder_rank: int | None  # in the decoder's layers; null: adapter.rank
     alpha: float  # numerator of the scale alpha / rank (rslora: alpha / √rank)
     dropout: float  # share of the adapter's input that is dropped in training, 0 … <1
     targets: Literal["attention-qv", "attention", "all-linear"]  # which linear layers: queries and
     # values; all four of each attention; these and both of the feed-forward
     stack: Literal["encoder", "decoder", "both"]
     encoder_layers: str | None  # from 0: "24-31", "24-" (to the last), "-7", "5"; null: all
-    decoder_layers: str | None
+    decoder_layers: str | None  # the same of the decoder; null: all
     train_language_token: bool  # re-learn the embedding of data.language_token's token as well
     init_from: str | None  # a run, an adapter's folder or hub id to start from, kept exactly
     adalora: AdaLoraConfig | None  # adapter=adalora
@@ -274,7 +274,7 @@ class DataConfig:
     # punctuation; digits are spelled
     windows: Literal["padded", "packed"]  # one utterance a window, or as many as fit into it
     timestamps_share: float | None  # of the windows; null: 0.2 in packed ones, 0 in padded ones
-    previous_text_share: float | None  # of the windows that have some, as a prompt; null: the same
+    previous_text_share: float | None  # of the windows that have some, as a prompt; null: 0.2 or 0
     no_speech_share: float | None  # generated ones for each window of speech; null: 0.02 or 0
     mix: tuple[MixConfig, ...]
 
@@ -423,8 +423,8 @@ class AugmentationConfig:
 class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) and its schedule."""
 
-    learning_rate: float | None  # at the end of the warm-up; null: by the model's width, see
-    # training/defaults.py
+    learning_rate: float | None  # at the end of the warm-up; null: by the model's width, from
+    # 1.5e-3 for tiny through 4.3e-4 for small to 1.7e-4 for large
     lora_plus_ratio: float  # rate of the matrices B over that of A; 1: none. LoRA+, Hayou et al.
     # 2024, https://arxiv.org/abs/2402.12354
     weight_decay: float
@@ -475,22 +475,24 @@ class AveragingConfig:
 class TrainingConfig:
     """How long and in what portions the adapter is trained."""
 
-    max_epochs: float | None  # passes over the training set
+    max_epochs: float | None  # passes over the training set; null: see max_steps
     max_steps: int | None  # optimizer steps; with max_epochs, the smaller counts; both null: 15
     # epochs, and for tiny corpora at least 150 steps. A run that is resumed may be given another
     # length if no step depends on it: schedule=constant, warm-up in steps or none, no adalora
     global_batch: int  # windows in one optimizer step, over all processes
     micro_batch: int | Literal["auto"] | None  # windows in one forward pass of one process; auto:
-    # as many as memory holds, which is tried out; null: by the model's width
+    # as many as memory holds, which is tried out; null: 8, and 4 from small (width 768) on
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     # arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on another, else fp32
     gradient_checkpointing: bool | None  # compute activations twice instead of keeping them; null:
     # from medium (width 1024) on
     checkpoint_every_steps: int
     keep_checkpoints: int  # how many of the last ones stay on disk
-    validate_every_steps: int | None  # null: ten times in a run, fewer in a run of under 250 steps
-    patience: int | None  # so many validations in a row without a better one end the run
-    averaging: AveragingConfig | None  # one more candidate at the end, beside the best adapter
+    validate_every_steps: int | None  # null: ten times in a run, or every 25 steps if that is rarer
+    patience: int | None  # so many validations in a row without a better one end the run; null:
+    # it goes on to its last step
+    averaging: AveragingConfig | None  # one more candidate at the end, beside the best adapter;
+    # null: none
     log_every_steps: int  # optimizer steps between two lines of metrics.jsonl
     loader_workers: int  # processes that decode audio; 0: the training process itself
 
@@ -521,8 +523,8 @@ class TrainingConfig:
 class EvaluationConfig:
     """How hypotheses are decoded and scored."""
 
-    batch_size: int | None  # windows decoded together, which does not change the text; null: by the
-    # model's width
+    batch_size: int | None  # windows decoded together, which does not change the text; null: 16,
+    # and 4 from medium (width 1024) on
     beams: int  # 1 is greedy
     temperature_fallback: bool  # what repeats itself or is improbable is decoded again, by drawing
     # from the distribution at rising temperatures: Radford et al. 2022, section 4.5
@@ -1083,9 +1085,9 @@ class PlanConfig:
     ignored = frozenset(
         {"name", "seed", "overwrite", "resume", "data", "augmentation", "evaluation", "tracking"}
     )
-    # Of the card, "8GB", "7.5GiB" or "6000MB"; null: this machine's GPU. A GB is 10^9 bytes: of a
-    # card sold as 8 GB, which has 8 GiB, 0.6 GB are left to the driver and the screen.
-    gpu_memory: str | None
+    gpu_memory: str | None  # of the card, "8GB", "7.5GiB" or "6000MB"; null: this machine's GPU. A
+    # GB is 10^9 bytes: of a card sold as 8 GB, which has 8 GiB, 0.6 GB are left to the driver and
+    # the screen
     tokens: int | None  # of each window's text; null: as many as the decoder takes, the worst case
     json: bool  # print JSON and nothing else
     model: ModelConfig | None  # null: the table of all published checkpoints

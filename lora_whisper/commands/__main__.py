@@ -33,7 +33,7 @@ USAGE = "\n".join(
         "",
         *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
         "",
-        "lora-whisper COMMAND --help lists its keys.",
+        "lora-whisper COMMAND --help lists its keys, with what each one means.",
         "To begin with: lora-whisper train experiment=quickstart",
     ]
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import string
 import sys
 import traceback
 from argparse import Namespace
@@ -19,8 +18,6 @@ from typing import Any
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,8 +26,6 @@ from lora_whisper.commands._composition import (
     Command,
     Config,
     hydra_over,
-    options_of,
-    our_keys,
     plain_config,
     unresolved,
 )
@@ -38,6 +33,7 @@ from lora_whisper.commands._launch import end, leave, meet
 from lora_whisper.commands._misfits import compose
 from lora_whisper.commands._overrides import as_meant, parsed_flags, readable_overrides
 from lora_whisper.commands._sweeping import run_sweep
+from lora_whisper.commands.help import help_of, is_ignored
 from lora_whisper.errors import UserError
 from lora_whisper.paths import require_current_folder
 from lora_whisper.run_folder import DiskFull, is_disk_full, no_room
@@ -143,7 +139,7 @@ def _show_help(
 ) -> None:
     compose(hydra, primary, overrides)
     if flags.help:
-        print(_help(command.kind, hydra, primary, overrides))
+        print(help_of(command.kind, hydra, primary, overrides))
     else:
         hydra.show_info(flags.info, config_name=primary, overrides=overrides)
 
@@ -156,25 +152,6 @@ def _show_configuration(hydra: Hydra, primary: str, flags: Namespace, overrides:
         hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
     except OmegaConfBaseException as error:
         raise unresolved(error) from error
-
-
-def _help(kind: type, hydra: Hydra, primary: str, overrides: list[str]) -> str:
-    """Hydra's own help lists the groups of all commands, and files that are parts of others."""
-    composed = hydra.compose_config(primary, overrides, RunMode.RUN, with_log_configuration=True)
-    HydraConfig.instance().set_config(composed)
-    choices = [str(group) for group in composed.hydra.runtime.choices if "/" not in str(group)]
-    groups = [group for group in choices if not is_ignored(kind, group)]
-    lines = [f"{group}: {', '.join(options_of(hydra, group))}" for group in groups]
-    keys = [key for key in our_keys(composed) if not is_ignored(kind, key)]
-    return string.Template(composed.hydra.help.template).substitute(
-        APP_CONFIG_GROUPS="\n".join(lines),
-        CONFIG=OmegaConf.to_yaml(OmegaConf.masked_copy(composed, keys)),
-    )
-
-
-def is_ignored(kind: type, key: str) -> bool:
-    """Whether the key is there for what is typed for other commands, and read by nobody."""
-    return key.split(".")[0] in getattr(kind, "ignored", ())
 
 
 def _configure(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from lora_whisper.commands import check, evaluate, export, merge, push, report, search, train
+from lora_whisper.commands import check, evaluate, export, merge, plan, push, report, search, train
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
@@ -22,6 +22,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "merge": merge.main,
     "export": export.main,
+    "plan": plan.main,
     "push": push.main,
     "report": report.main,
 }
