@@ -94,7 +94,7 @@ def _words(hint: Any) -> str:
 
 
 def _summary(kind: type) -> str:
-    return " ".join(inspect.getdoc(kind).split("\n\n")[0].split()).replace("`", "")
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split()).replace("`", "")
 
 
 def meanings_of(kind: type) -> dict[str, str]:
