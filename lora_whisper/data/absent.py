@@ -24,6 +24,10 @@ AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .opus .mp3 .m4a .mp4 .aac .webm .wma .amr .aif .aiff .wv .mkv .oga".split()
 )
 
+# What JSON and other texts make of one backslash and the letter behind it.
+ESCAPED = {"\n": "/n", "\t": "/t", "\r": "/r", "\b": "/b", "\f": "/f"}
+ESCAPES = frozenset(ESCAPED)
+
 Fold = Callable[[str], str]
 
 
@@ -70,6 +74,11 @@ def absent(path: str | Path) -> str:
 
 
 def _backslashes(name: str) -> str:
+    if ESCAPES & set(name):
+        there = _existing("".join(ESCAPED.get(letter, letter) for letter in name))
+        said = f", {there} is there" if there else ""
+        seen = ascii(next(letter for letter in name if letter in ESCAPES))[1:-1]
+        return f"it holds {seen}, which one backslash became: write / instead of it{said}"
     if "\\" not in name:
         return ""
     plain = name.replace("\\", "/")
@@ -104,13 +113,7 @@ def _twin(name: str) -> str:
 def _resolved(name: str) -> tuple[str, str]:
     """The path that differs from this one in how its parts are written, and in what."""
     head, tail = os.path.split(name.rstrip("/"))
-    folder, why = _folder(head)
-    if not folder:
-        return "", ""
-    if os.path.exists(os.path.join(folder, tail)):
-        return os.path.join(folder, tail), why
-    found, own = _among(folder, tail)
-    return (os.path.join(folder, found), own or why) if found else ("", "")
+    return _inside(*_folder(head), tail)
 
 
 @lru_cache(maxsize=10_000)
@@ -121,14 +124,18 @@ def _folder(name: str) -> tuple[str, str]:
     head, tail = os.path.split(name)
     if head == name or not tail:
         return "", ""
-    parent, why = _folder(head)
-    if not parent:
+    found, why = _inside(*_folder(head), tail)
+    return (found, why) if os.path.isdir(found) else ("", "")
+
+
+def _inside(folder: str, why: str, name: str) -> tuple[str, str]:
+    """What is meant by a name in a folder that was found already, and in what either differs."""
+    if not folder:
         return "", ""
-    if os.path.isdir(os.path.join(parent, tail)):
-        return os.path.join(parent, tail), why
-    found, own = _among(parent, tail)
-    inner = os.path.join(parent, found)
-    return (inner, own or why) if found and os.path.isdir(inner) else ("", "")
+    if os.path.exists(os.path.join(folder, name)):
+        return os.path.join(folder, name), why
+    found, own = _among(folder, name)
+    return (os.path.join(folder, found), own or why) if found else ("", "")
 
 
 def _among(folder: str, name: str) -> tuple[str, str]:

@@ -21,7 +21,13 @@ from tests.toy_tables import toy_utterances
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
     """A folder of recordings, and a manifest beside it to be."""
-    for name in ("s1.wav", unicodedata.normalize("NFD", "é.wav"), "a b.wav", "Ünï.FLAC"):
+    for name in (
+        "s1.wav",
+        unicodedata.normalize("NFD", "é.wav"),
+        "a b.wav",
+        "Ünï.FLAC",
+        "bird.wav",
+    ):
         (tmp_path / "home" / "audio" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "home" / "audio" / name).touch()
     return tmp_path / "home"
@@ -43,6 +49,8 @@ def resolved(folder: Path, audio: str) -> str:
         ("audio /s1.wav", "audio/s1.wav, without the space"),
         ("audio\\s1.wav", "backslashes: write / for each \\, "),
         (".\\audio\\S1.wav", "backslashes"),
+        ("audio\bird.wav", "audio/bird.wav is there"),
+        ("audio\new.wav", "it holds \\n, which one backslash became: write / instead"),
         ("C:\\Users\\me\\s1.wav", "a path of Windows"),
         ("https://example.org/s1.wav", "; https://example.org/s1.wav is a URL"),
         ("s3://bucket/s1.wav", "; s3://bucket/s1.wav is a URL"),

@@ -38,6 +38,7 @@ from lora_whisper.data.sound.endings import (
 )
 from lora_whisper.data.sound.isolation import Allow, Answer, Crashed, Fields, Pool, TookTooLong
 from lora_whisper.data.sound.isolation import serve as serve_requests
+from lora_whisper.data.stand_ins import stand_in
 from lora_whisper.data.utterance import EncodedAudio
 
 SAMPLING_RATE = 16_000  # samples a second, of every Whisper checkpoint
@@ -208,6 +209,8 @@ def _own_header(source: Source) -> Header | None:
     ends = read_ends(source)
     if not ends.size_bytes:
         raise Damaged("does not decode (the file is empty)")
+    if found := stand_in(source if isinstance(source, str) else "*", ends.head):
+        raise Damaged(found)
     length = None if end_early(ends) else ogg_length(ends)
     if length is not None and length[0] > 0:
         return _checked(Header(*length, "ffmpeg"), ends)

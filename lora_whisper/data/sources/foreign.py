@@ -11,9 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import regex
-
 from lora_whisper.data.sources.rows import LOOKS_LIKE_AUDIO, USUAL_NAMES, matching
+from lora_whisper.data.stand_ins import stand_in
 
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 AS_CSV = "Save it as CSV (UTF-8) and give that file."
@@ -38,8 +37,6 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     *((start, "a recording", "") for start in (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb")),
 )
 RECORDING = "Name the file that says what is spoken in it: {expected}"
-POINTER = b"version https://git-lfs.github.com/spec/"
-PAGE = regex.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml)", regex.I)
 
 
 def what_it_is(path: Path, beginning: bytes, expected: str) -> str | None:
@@ -53,17 +50,8 @@ def what_it_is(path: Path, beginning: bytes, expected: str) -> str | None:
             return f"{path} is {what}. {advice}"
     if beginning.startswith(b"PK\x03\x04"):
         return f"{path} is {_zip(path)}"
-    if beginning.startswith(POINTER):
-        return (
-            f"{path} only names a file that Git LFS keeps elsewhere. In its repository, type: "
-            f"git lfs pull --include {shlex.quote(path.name)}"
-        )
-    if PAGE.match(beginning):
-        return (
-            f"{path} is a web page, and not the file that it shows. Download that itself: on the "
-            "hub and on GitHub it is behind “raw” or “download”, and may ask for a login."
-        )
-    return None
+    found = stand_in(path.name, beginning)
+    return f"{path} {found}" if found else None
 
 
 def _zip(path: Path) -> str:
@@ -86,9 +74,11 @@ def other_json(path: Path, text: str) -> str | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
+        return _objects_over_lines(path, text)
+    if not isinstance(found, dict):
         return None
-    if not isinstance(found, dict) or _is_row(found):
-        return None
+    if _is_row(found):
+        return _objects_over_lines(path, text)
     lists = [key for key, value in found.items() if _is_rows(value)]
     if lists:
         return _rows_below(path, lists)
@@ -98,6 +88,22 @@ def other_json(path: Path, text: str) -> str | None:
             "to_json(FILE, orient='records', lines=True)."
         )
     return None
+
+
+def _objects_over_lines(path: Path, text: str) -> str | None:
+    """The way out where the first of many objects is written over several lines; None if not."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return None
+    if "\n" not in text.lstrip()[:end]:
+        return None
+    new = shlex.quote(str(path.with_name("NEW.jsonl")))
+    return (
+        f"{path} has its rows over several lines each; expected one a line. Type:\n"
+        f"  jq -c . {shlex.quote(str(path))} > {new}\n"
+        "and give the new file."
+    )
 
 
 def _is_row(values: dict[str, Any]) -> bool:

@@ -42,6 +42,7 @@ EXPECTED_ENCODING = (
 )
 BEGINNING_BYTES = 4096  # looked at to see what kind of file it is
 
+AS_ESCAPED = "; in JSON a backslash is written twice, and a path is best written with /"
 to_json = json.JSONEncoder(ensure_ascii=False).encode
 Record = tuple[int, dict[str, Any], str]  # line, values by column, their JSON
 
@@ -183,7 +184,9 @@ def parsed(line: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise RowError(f"found {shown(line.strip())}, expected JSON ({error.msg})") from None
+        advice = AS_ESCAPED if error.msg.startswith("Invalid \\escape") else ""
+        found = f"found {shown(line.strip())}, expected JSON ({error.msg})"
+        raise RowError(found + advice) from None
     except (ValueError, RecursionError):  # numbers of thousands of digits, brackets without end
         raise RowError(f"found {shown(line.strip())}, expected JSON of a sane size") from None
     return _object(values)

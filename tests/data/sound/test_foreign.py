@@ -323,3 +323,19 @@ def serve_crashing() -> None:
     audio._header_by_ffmpeg = crash  # type: ignore[assignment]
     audio._header_by_libsndfile = lambda source: hang(source) if "aiff" in str(source) else None
     audio.serve()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "--include a.wav"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "is a web page"),
+    ],
+)
+def test_what_a_download_left_in_its_place(tmp_path: Path, content: bytes, expected: str) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    for read in (read_header, read_sound):
+        with pytest.raises(AudioError, match=expected):
+            read(tmp_path / "a.wav")
+    with pytest.raises(AudioError, match=expected.removesuffix("a.wav")):
+        read_header(inside(content))

@@ -22,6 +22,7 @@ from tests.configs import data_config
 
 USUAL = data_config().columns
 ROWS = [{"audio": "1.wav", "text": "moja"}, {"audio": "2.wav", "text": "mbili"}]
+INDENTED = json.dumps(ROWS[0], indent=1).encode()
 
 
 def read(path: Path, content: str | bytes, quoted: bool = True, **columns: str) -> list[Row]:
@@ -179,6 +180,8 @@ def archive(name: str) -> bytes:
         (b"\n<!DOCTYPE html><html>", r"is a web page"),
         (b"\xef\xbb\xbf<html lang=en>", r"is a web page"),
         (json.dumps({"audio": {"0": "1.wav"}, "text": {"0": "a"}}).encode(), "of columns"),
+        (INDENTED * 2, r"one a line\. Type:\n  jq -c \. {folder}/a.jsonl >"),
+        (INDENTED, r"one a line\. Type:\n  jq -c"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
@@ -218,3 +221,8 @@ def test_arrays_a_line_are_refused_by_line(tmp_path: Path) -> None:
 def test_one_row_with_segments_in_it_is_a_row(tmp_path: Path, audio: str) -> None:
     row = {audio: "1.wav", "text": "moja", "segments": [{"start": 0, "text": "moja"}]}
     assert texts(read(tmp_path / "a.jsonl", json.dumps(row), audio=audio)) == [("1.wav", "moja")]
+
+
+def test_one_backslash_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"backslash is written twice, and a path is best written"):
+        read(tmp_path / "a.jsonl", '{"audio": "clips\\1.wav", "text": "moja"}\n')

@@ -1,0 +1,26 @@
+"""What a download leaves in the place of a file: Git LFS's pointer to it, or the page around it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePath
+
+import regex
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+PAGE = regex.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml)", regex.I)
+
+
+def stand_in(name: str, beginning: bytes) -> str | None:
+    """What a file is by its first 64 bytes, and how the one that was meant is fetched, or None."""
+    if beginning.startswith(POINTER):
+        return (
+            "only names a file that Git LFS keeps elsewhere. In its repository, type: "
+            f"git lfs pull --include {shlex.quote(PurePath(name).name)}"
+        )
+    if PAGE.match(beginning):
+        return (
+            "is a web page, and not the file that it shows. Download that itself: on the hub and "
+            "on GitHub it is behind “raw” or “download”, and may ask for a login"
+        )
+    return None
