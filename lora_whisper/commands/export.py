@@ -14,7 +14,8 @@ import dataclasses
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,13 +186,28 @@ def _require_sound(config: ExportConfig, source: Source) -> None:
     if source.trained is None:
         return
     saved = open_adapter(source.folder.adapter)
-    if _is_to_be_merged(config, source):
-        read_recipe(_merging(source))
-    elif config.parity.utterances:
-        checkpoint = locate(source.base, key="base")
-        if source.given is not None:
-            name = source.folder.path.name
-            require_base(saved, name, checkpoint, "Type base=… with the one that it was made on.")
+    with _written_without_its_base(config):
+        if _is_to_be_merged(config, source):
+            read_recipe(_merging(source))
+        elif config.parity.utterances:
+            checkpoint = locate(source.base, key="base")
+            if source.given is not None:
+                name = source.folder.path.name
+                advice = "Type base=… with the one that it was made on."
+                require_base(saved, name, checkpoint, advice)
+
+
+@contextmanager
+def _written_without_its_base(config: ExportConfig) -> Iterator[None]:
+    """An adapter can be written where its base is not at hand; it cannot be tried there."""
+    try:
+        yield
+    except UserError as error:
+        if set(config.format) != {"adapter"} or not config.parity.utterances:
+            raise
+        raise UserError(
+            f"{error}\nTo write the adapter without trying it, add parity.utterances=0."
+        ) from error
 
 
 def _require_layout(source: Source) -> None:

@@ -181,6 +181,18 @@ def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     assert line(*command[1:], *quick) == 0
     found = json.loads(Path("outputs/a/evaluation.json").read_text())
     assert [one["name"] for one in found["models"]] == ["base", "adapter", "merged"]
+    written = ("export", "run=outputs/a", "format=adapter", "base=some/body")
+    assert line(*written) == 2
+    said = capsys.readouterr().err
+    assert "no such folder" in said
+    (advice,) = {word.strip(".,") for word in said.split() if word.startswith("parity.")}
+    assert line(*written, advice) == 0
+    assert (
+        json.loads(Path("outputs/a/export/adapter/adapter_config.json").read_text())[
+            "base_model_name_or_path"
+        ]
+        == "some/body"
+    )
 
 
 @pytest.mark.parametrize(
