@@ -173,7 +173,8 @@ def _fix_lines(report: Report) -> list[str]:
 
 
 def _last_lines(folder: Path, report: Report, found: Sequence[Finding]) -> list[str]:
-    lines = ["", f"report      {short(folder / 'check.html')}, {short(folder / 'check.json')}"]
+    page, values = short(folder / "check.html"), short(folder / "check.json")
+    lines = ["", f"report      {page}", f"            {values}"]
     if (folder / "listen").is_dir():
         lines.append(f"to hear     {short(folder / 'listen')}")
     return [*lines, *_next_lines(report, found)]

@@ -113,6 +113,10 @@ class Report:
     def none_beats_base(self) -> bool:
         return none_beats_base([entry.point for entry in self.entries])
 
+    @property
+    def best_name(self) -> str:
+        return "lowest of the runs" if self.none_beats_base else "best run"
+
 
 def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> Report:
     """Gather what the runs' folders hold.
@@ -500,8 +504,8 @@ def method(report: Report) -> str:
     drawn = score.get("resampled", "utterances")
     said = (
         f"Text is normalized by {score['normalizer']}. 95 % intervals are by drawing {drawn} anew. "
-        "Verdicts against the best run are by approximate randomization, paired and two-sided, at "
-        "5 %, and not corrected for the number of runs."
+        f"Verdicts against the {report.best_name} are by approximate randomization, paired and "
+        "two-sided, at 5 %, and not corrected for the number of runs."
     )
     if score["leading"] == "cer":
         said += f" WER and verdicts are of {units_of(score)}."

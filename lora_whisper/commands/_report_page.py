@@ -38,6 +38,7 @@ def page(report: Report) -> str:
         columns=shown,
         rows=[_row(report, entry, cells) for entry, cells in tables.rows(report, shown)],
         method=data.method(report) if report.best else "",
+        best_name=report.best_name,
         costs=costs,
         curves=curves,
         hidden=max(len(report.scored) - plots.SHOWN_CURVES, 0),
@@ -58,7 +59,7 @@ def _key_figures(report: Report) -> dict[str, str]:
     if best is None:
         return {}
     rate, base = percent(best.point.rate or 0), data.base_rates(report)
-    named = "lowest of the runs" if report.none_beats_base else "best run"
+    named = report.best_name
     figures = {
         f"{report.rate}, base → {named}" if base else f"{report.rate} of the {named}": (
             f"{base} → {rate}" if base else rate
@@ -316,7 +317,7 @@ theirs.</p>
 {% endif %}
 
 {% if worst %}
-<h2 id="worst">Worst utterances of the best run</h2>
+<h2 id="worst">Worst utterances of the {{ best_name }}</h2>
 {{ legend() }}
 {% for sample in worst %}
 {{ article(sample) }}

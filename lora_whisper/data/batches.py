@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -154,7 +154,7 @@ def step_loader(
     would depend on how often a loader was made, and a resumed run would differ. Nothing that is
     loaded is drawn from it.
     """
-    return DataLoader(
+    return StepLoader(
         dataset,
         batch_size=None,
         sampler=range(first_step, last_step),
@@ -164,6 +164,20 @@ def step_loader(
         generator=torch.Generator().manual_seed(0),
         pin_memory=torch.cuda.is_available(),
     )
+
+
+class StepLoader(DataLoader[list[Batch]]):
+    """Its workers begin with signals held back, and say themselves when they can meet them.
+
+    A signal to all processes of a job would end the one that is still on its way there.
+    """
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_method() -> str:
@@ -186,9 +200,11 @@ def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    met = {signal.SIGINT, signal.SIGTERM}
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        met.remove(signal.SIGTERM)
         threading.Thread(target=_end_with_training, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, met)
 
 
 def _end_with_training() -> None:

@@ -436,8 +436,8 @@ class Checkpoints:
         values = _values_of(path)
         if values["config_hash"] != self.config_hash:
             raise UserError(
-                f"{path} is of another configuration than this run: it was copied here, or "
-                "config.yaml was edited.\n"
+                f"{path} is of another configuration than config.yaml: one of them was changed "
+                "since, or is another run's.\n"
                 "Take it away, and resume=auto goes on from the checkpoint before it, or begin "
                 "anew with overwrite=true."
             )

@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import pickle
 import subprocess
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from lora_whisper.data import batches
 from lora_whisper.data.batches import Batch, StepDataset, collate, step_loader
 from lora_whisper.data.packing import plan
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
@@ -190,6 +192,23 @@ def test_workers_outlive_a_signal_to_all_processes_of_a_job(everything: StepData
         subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     found += map(rows, batches)
     assert found == [rows(everything[step]) for step in range(20)]
+
+
+def test_workers_outlive_a_signal_while_they_begin(
+    everything: StepDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = batches._begin_worker
+
+    def begin_late(worker: int) -> None:
+        time.sleep(0.5)
+        begin(worker)
+
+    monkeypatch.setattr(batches, "_begin_worker", begin_late)
+    loaded = iter(step_loader(everything, 0, 4, workers=2))
+    for worker in multiprocessing.active_children():
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        subprocess.run(["kill", "-INT", str(worker.pid)], check=True)
+    assert [rows(one) for one in loaded] == [rows(everything[step]) for step in range(4)]
 
 
 def test_workers_end_at_once_when_the_training_process_ends_them(everything: StepDataset) -> None:

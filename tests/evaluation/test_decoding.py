@@ -68,11 +68,9 @@ def test_batching_does_not_change_the_text(
 @pytest.mark.parametrize("beams", [1, 3])
 def test_threads_do_not_change_the_text(toy: Toy, utterances: list[Utterance], beams: int) -> None:
     settings = dataclasses.replace(GREEDY, beams=beams, batch_size=4)
-    assert toy.recognizer.threads == 1, "PyTorch itself has one in the tests"
-    recognizer = toy.recognizer
-    recognizer.threads = 2
-    expected = toy.hear(utterances * 4, settings)
-    found = transcribe(recognizer, utterances * 4, settings)
+    one, two = toy.recognizer, toy.recognizer
+    one.threads, two.threads = 1, 2
+    expected, found = (transcribe(each, utterances * 4, settings) for each in (one, two))
     assert found.texts == expected.texts
     assert found.seconds == expected.seconds
 

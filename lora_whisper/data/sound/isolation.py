@@ -143,6 +143,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # "double free or corruption", over a progress bar
+                start_new_session=True,  # signals to a whole job are for who asks, from its birth on
                 env=environment,
                 bufsize=0,
             )

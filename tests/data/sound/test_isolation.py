@@ -109,6 +109,7 @@ def test_one_that_was_killed_while_it_started_is_started_again(
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_to_the_whole_job_do_not_reach_it(pool: Pool, name: str) -> None:
     pid = pool.ask({"do": "first"})[0]["pid"]
+    assert os.getpgid(pid) != os.getpgrp(), "nor while it starts, before it can ignore them"
     os.kill(pid, getattr(signal, name))
     assert pool.ask({"do": "second"})[0]["pid"] == pid
 
