@@ -143,7 +143,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # "double free or corruption", over a progress bar
-                start_new_session=True,  # signals to a whole job are for who asks, from its birth on
+                start_new_session=True,  # a signal to a whole job is for who asks
                 env=environment,
                 bufsize=0,
             )
