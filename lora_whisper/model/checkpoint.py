@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
@@ -275,46 +275,48 @@ def load_base(
         UserError: the files lack weights that the configuration asks for, or FlashAttention is
             asked for and does not run here.
     """
-    from transformers import WhisperForConditionalGeneration
-    from transformers.utils.logging import disable_progress_bar
-
     from lora_whisper.model.attention import choose_attention
     from lora_whisper.model.quantized import bitsandbytes_config, settle
 
-    folder = snapshot(checkpoint)
-    files = weight_files(checkpoint)
+    attention = choose_attention(attention, dtype, device)
+    if quantization == "none":
+        model = _read_whole(checkpoint, dtype, device, attention)
+        for name, value in model.named_parameters():
+            require_finite(checkpoint.given, name, value)
+    else:
+        for _ in read_tensors(weight_files(checkpoint)):
+            pass  # whose values cannot be looked at once they are quantized
+        stored = bitsandbytes_config(quantization, compute_dtype or dtype, double_quantization)
+        model = _read_whole(checkpoint, dtype, device, attention, quantization_config=stored)
+        settle(model)
+    return model.requires_grad_(False).eval()
+
+
+def _read_whole(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, attention: str, **stored: Any
+) -> WhisperForConditionalGeneration:
+    """All weights that the configuration asks for; Transformers would draw others at random."""
+    from transformers import WhisperForConditionalGeneration
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # of reading shards; downloads keep theirs
-    pickled = is_pickled([path.name for path in files])
-    if quantization != "none":  # whose values cannot be looked at afterwards
-        for _ in read_tensors(files):
-            pass
     loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-        folder,
+        snapshot(checkpoint),
         config=load_config(checkpoint),
         generation_config=load_generation_config(checkpoint),
         dtype=dtype,
         device_map={"": device},
-        quantization_config=(
-            None
-            if quantization == "none"
-            else bitsandbytes_config(quantization, compute_dtype or dtype, double_quantization)
-        ),
-        attn_implementation=choose_attention(attention, dtype, device),
-        use_safetensors=not pickled,
+        attn_implementation=attention,
+        use_safetensors=not is_pickled([path.name for path in weight_files(checkpoint)]),
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **stored,
     )
     model, report = loaded
-    missing = [f"{key}: missing" for key in sorted(report["missing_keys"])]
-    if missing:  # they would have been drawn at random
+    if missing := [f"{key}: missing" for key in sorted(report["missing_keys"])]:
         raise UserError(f"{checkpoint.given} lacks weights:\n{listing(missing)}")
-    if quantization == "none":
-        for name, value in model.named_parameters():
-            require_finite(checkpoint.given, name, value)
-    if quantization != "none":
-        settle(model)
-    return model.requires_grad_(False).eval()
+    return cast("WhisperForConditionalGeneration", model)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
