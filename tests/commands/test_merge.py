@@ -223,6 +223,20 @@ def test_what_cannot_be_merged_is_named_and_nothing_written(
     assert not Path("outputs").exists()
 
 
+def test_what_float16_cannot_hold_is_not_written_as_infinity(
+    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(Path("a") / WEIGHTS_FILE)
+    save_file({key: 1e4 * value for key, value in tensors.items()}, Path("a") / WEIGHTS_FILE)
+    assert line("merge", "adapter=a", "dtype=float16") == 2
+    said = capsys.readouterr().err
+    assert "float16" in said
+    assert "dtype=float32" in said
+    assert not Path("outputs/a/merged").exists()
+    assert line("merge", "adapter=a", "dtype=float32") == 0
+    assert all(value.isfinite().all() for value in weights("a").values())
+
+
 def test_dora_is_not_scaled_and_not_added(
     world: World,
     line: Line,
