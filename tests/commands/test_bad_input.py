@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,25 @@ def test_a_folder_that_may_not_be_written_is_named(
     tmp_path.chmod(0o555)
     assert line("train", *world.arguments("a")) == 2
     assert "error: outputs: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_base_that_is_broken_is_refused_by_every_command(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    base = Path(shutil.copytree(world.checkpoint, "whisper"))
+    (base / fault).write_bytes((base / fault).read_bytes()[:100])
+    model = f"model.checkpoint={base}"
+    test = f"data.test={world.speech}/test.jsonl"
+    typed = [
+        ["train", *world.arguments("a"), model],
+        ["evaluate", f"models=[{base}]", test],
+        ["plan", f"model={base.absolute()}"],
+        ["check", model, f"data.train={world.speech}/train.jsonl", "name=a"],
+    ]
+    unread = {"model.safetensors": ("plan", "check"), "tokenizer.json": ("plan",)}
+    for command, *arguments in typed:
+        if command not in unread.get(fault, ()):
+            assert line(command, *arguments) == 2, command
+            assert fault in capsys.readouterr().err, command
+            assert not Path("outputs").exists(), command
