@@ -223,6 +223,15 @@ def none_beats_base(points: Sequence[Point]) -> bool:
     return bool(rates) and all(base is not None and rate >= base for rate, base in rates)
 
 
+def caution_of(points: Sequence[Point], best_name: str = "best") -> str:
+    """What to say where the words that are scored are not those that were spoken, else ""."""
+    from lora_whisper.evaluation.scored_words import cautions
+
+    scored = [point for point in points if point.rate is not None]
+    best = min(scored, key=lambda point: point.rate or 0, default=None)
+    return cautions({"base": best.base, best_name: best.score}) if best else ""
+
+
 def pareto_front(sizes: Sequence[float | None], rates: Sequence[float | None]) -> list[bool]:
     """Whether each is on the Pareto front: no other is as small and as good, and better in one.
 

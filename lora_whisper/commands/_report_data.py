@@ -15,6 +15,7 @@ from typing import Any
 from lora_whisper.commands._points import (
     NO_GAIN,
     Point,
+    caution_of,
     differing_keys,
     none_beats_base,
     ordered,
@@ -116,6 +117,11 @@ class Report:
     @property
     def best_name(self) -> str:
         return "lowest of the runs" if self.none_beats_base else "best run"
+
+    @property
+    def caution(self) -> str:
+        """Where the words that are scored are not those that were spoken."""
+        return caution_of([entry.point for entry in self.entries], self.best_name)
 
 
 def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> Report:
@@ -471,6 +477,8 @@ def _warnings(report: Report) -> Iterator[str]:
         yield absent
     if report.none_beats_base:
         yield NO_GAIN
+    if report.caution:
+        yield report.caution
 
 
 def never_begun(report: Report) -> str:

@@ -215,6 +215,7 @@ def found(report: Report) -> str:
         f"({interval(best.point.interval)})"
         + (f"; the base has {base}" if base else "")
         + f". Its adapter has {megabytes(best.point.adapter_bytes or 0)}."
+        + (f" {report.caution}." if report.caution else "")
     )
     if small is None or small.point is best.point:
         return said

@@ -15,6 +15,7 @@ from rich.table import Table
 from lora_whisper.commands._points import (
     NO_GAIN,
     Point,
+    caution_of,
     none_beats_base,
     pareto_front,
     read_points,
@@ -220,6 +221,8 @@ def _notes(points: Sequence[Point]) -> Iterator[str]:
         yield FRONT_NOTE
     if none_beats_base(points):
         yield f"warning: {NO_GAIN}"
+    if caution := caution_of(points):
+        yield f"warning: {caution}"
     scores = [(point.name, point.score) for point in points if point.score]
     if len(groups_that_compare(scores)) > 1:
         yield "note: the points were scored on different test sets, so that rates do not compare"

@@ -141,6 +141,20 @@ def test_points_come_in_the_order_of_their_values(
     assert (one.rank, one.targets, one.train_seconds) == ("4", "all-linear", 65.0)
 
 
+def test_scores_of_other_words_than_were_spoken_are_no_more_true_in_a_sweep(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = [Heard("two eight five", "two nine", "two eight five", language="en")] * 20
+    point("adapter.rank-2", "adapter.rank=2", heard=digits)
+    assert line("report", str(SWEEP)) == 0
+    terminal = " ".join(capsys.readouterr().out.split())
+    for text in (terminal, (SWEEP / "report.md").read_text(encoding="utf-8"), html()):
+        assert "60 words of 20 utterances are scored as 20" in " ".join(text.split())
+        assert "CER without spaces base " in " ".join(text.split())
+    show_sweep(point_folders(SWEEP))
+    assert "warning: 60 words of 20 utterances are scored as 20" in capsys.readouterr().out
+
+
 @pytest.mark.drawn
 def test_where_no_run_beats_the_base_nothing_calls_itself_the_best(
     line: Line, capsys: pytest.CaptureFixture[str]
@@ -152,7 +166,7 @@ def test_where_no_run_beats_the_base_nothing_calls_itself_the_best(
     for text in (terminal, markdown, html()):
         assert NO_GAIN in text.lower()
         assert "Best:" not in text
-        assert "best run</dt>" not in text
+        assert "best run" not in text.lower()
     assert "The lowest: rank 16, WER 40.0 %" in terminal
     assert html().count(">base</text>") == 3, "size, time, and the effect of the rank"
     show_sweep(point_folders(SWEEP))
