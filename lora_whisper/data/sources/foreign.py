@@ -16,12 +16,13 @@ from lora_whisper.data.stand_ins import stand_in
 
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 AS_CSV = "Save it as CSV (UTF-8) and give that file."
+AS_ONE = "Type data=hub data.path={file} in the place of data.train=… (a folder has its splits)"
 AS_HUB = "Type data=hub data.path={folder} in the place of data.train=…"
 LARGEST_JSON_BYTES = 200_000_000  # that is read whole to say what is wrong with it
 
 # Beginnings of files: https://en.wikipedia.org/wiki/List_of_file_signatures
 BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
-    (b"PAR1", "a Parquet file", AS_HUB),
+    (b"PAR1", "a Parquet file", AS_ONE),
     (b"ARROW1", "an Arrow file", AS_HUB),
     (b"\xff\xff\xff\xff", "a stream of Arrow", AS_HUB),
     (b"\x1f\x8b", "compressed", "Type: gzip -dc {file} > NEW"),

@@ -241,11 +241,13 @@ def _builder(
         return saved
     if folder.is_dir():
         return _required_kind(_local_builder(folder, name, split), path, name)
+    if folder.is_file() and _begins_as_parquet(folder):
+        return _one_file(folder, split)
     if not HUB_ID.fullmatch(path):
         kind = "a file" if folder.exists() else "no folder"
         raise UserError(
             f"data.path={path} is {kind}, and no id on the hub. Expected OWNER/NAME, or a folder "
-            "with Parquet files or with what `save_to_disk` wrote."
+            "with Parquet files or with what `save_to_disk` wrote, or one such file."
         )
     if not _is_reachable(path, revision):
         return _cached_builder(path, name, split)
@@ -287,6 +289,20 @@ def _local_builder(folder: Path, name: str | None, split: str | None) -> Dataset
             inside = str(below.relative_to(folder))
             return _load_builder(str(folder), None, split, data_dir=inside)
         raise UserError(_unreadable(str(folder), name, None, error)) from None
+
+
+def _begins_as_parquet(file: Path) -> bool:
+    """Whatever it is called."""
+    with file.open("rb") as opened:
+        return opened.read(4) == b"PAR1"
+
+
+def _one_file(file: Path, split: str | None) -> DatasetBuilder:
+    """All of a file is for training, and what is held out of it is divided off by hash."""
+    try:
+        return _load_builder("parquet", None, split, data_files={"train": str(file)})
+    except (ValueError, OSError) as error:
+        raise UserError(_unreadable(str(file), None, None, error)) from None
 
 
 def _folders_of(folder: Path, name: str | None) -> list[Path]:
@@ -455,6 +471,8 @@ def _place(config: DataConfig) -> str:
 
 def _folder(config: DataConfig) -> str | None:
     folder = Path(str(config.path)).expanduser()
+    if folder.is_file():
+        return str(folder.parent.resolve())
     return str(folder.resolve()) if folder.is_dir() else None
 
 

@@ -184,7 +184,7 @@ def parsed(line: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        advice = AS_ESCAPED if error.msg.startswith("Invalid \\escape") else ""
+        advice = AS_ESCAPED if "escape" in error.msg else ""
         found = f"found {shown(line.strip())}, expected JSON ({error.msg})"
         raise RowError(found + advice) from None
     except (ValueError, RecursionError):  # numbers of thousands of digits, brackets without end

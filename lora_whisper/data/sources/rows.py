@@ -339,6 +339,8 @@ def _number(cell: str) -> float | None:
 
 
 def _lacking(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    if empty := [key for key in matching(tuple(values), names) if values[key] is None]:
+        return f"{empty[0]} is null, expected a value"
     given = [key for key, value in values.items() if value is not None]
     return f"found {listed(given)}, expected a value for one of {', '.join(names)}"
 

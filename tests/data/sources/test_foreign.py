@@ -170,7 +170,7 @@ def archive(name: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (parquet(), r"is a Parquet file\. Type data=hub data\.path={folder}"),
+        (parquet(), r"is a Parquet file\. Type data=hub data\.path={folder}/a.jsonl"),
         (archive("xl/workbook.xml"), r"is a spreadsheet\. Save it as CSV"),
         (archive("content.xml"), r"is a spreadsheet\. Save it as CSV"),
         (archive("a.jsonl"), r"is an archive\. Unpack"),
@@ -190,7 +190,7 @@ def test_files_that_are_something_else(
 ) -> None:
     if name == "a.csv" and content[:1] == b"{":
         pytest.skip("a table of one column")
-    pattern = expected.format(folder=tmp_path).replace("a.jsonl >", f"{name} >")
+    pattern = expected.format(folder=tmp_path).replace("a.jsonl", name)
     with pytest.raises(UserError, match=pattern):
         read(tmp_path / name, content)
 
@@ -223,6 +223,12 @@ def test_one_row_with_segments_in_it_is_a_row(tmp_path: Path, audio: str) -> Non
     assert texts(read(tmp_path / "a.jsonl", json.dumps(row), audio=audio)) == [("1.wav", "moja")]
 
 
-def test_one_backslash_is_no_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["clips\\1.wav", "C:\\users\\1.wav"])
+def test_one_backslash_is_no_json(tmp_path: Path, path: str) -> None:
     with pytest.raises(UserError, match=r"backslash is written twice, and a path is best written"):
-        read(tmp_path / "a.jsonl", '{"audio": "clips\\1.wav", "text": "moja"}\n')
+        read(tmp_path / "a.jsonl", '{"audio": "' + path + '", "text": "moja"}\n')
+
+
+def test_a_cell_that_is_null_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="text is null, expected a value"):
+        read(tmp_path / "a.jsonl", '{"audio": "1.wav", "text": null}\n')

@@ -301,8 +301,19 @@ def test_without_a_network_it_says_what_to_download() -> None:
 
 def test_neither_folder_nor_id(tmp_path: Path) -> None:
     assert "no folder" in refusal(config(tmp_path / "nowhere"))
-    (tmp_path / "a.parquet").touch()
-    assert "is a file" in refusal(config(tmp_path / "a.parquet"))
+    (tmp_path / "a.jsonl").touch()
+    assert "is a file" in refusal(config(tmp_path / "a.jsonl"))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1, and no more")
+    assert "a.parquet" in refusal(config(tmp_path / "a.parquet"))
+
+
+def test_one_file_among_others(tmp_path: Path) -> None:
+    folder = write_fleurs(tmp_path / "fleurs", "sw_ke", {"train": 5, "validation": 2, "test": 2})
+    (file,) = folder.rglob("validation*.parquet")
+    file = file.rename(tmp_path / "a.jsonl")
+    one = config(file, columns=columns(text="transcription"))
+    assert hub.split_names(one) == ("train",)
+    assert len(hub.read(one, "train")) == 2
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
