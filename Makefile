@@ -24,9 +24,14 @@ lint: install  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lora_whisper
 
-# Each half of the tests in one process; who is done takes over from the other.
-test: lint  ## lint, then all tests
-	$(BIN)/pytest -q -n 2 --dist worksteal
+# Each half of the tests in one process; who is done takes over from the other. Lint fills what they
+# leave idle, and is shown at the end. Bytecode is kept: without it each process compiles the tests.
+test: install  ## lint and all tests
+	@unset PYTHONDONTWRITEBYTECODE; log=$$(mktemp); \
+	make --no-print-directory lint >"$$log" 2>&1 & linter=$$!; \
+	trap 'kill $$linter 2>/dev/null; rm -f "$$log"' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/pytest -q -n 2 --dist worksteal; tests=$$?; \
+	wait $$linter; lint=$$?; cat "$$log"; exit $$((tests | lint))
 
 # What computes; the other tests are alike on every processor.
 NUMERICAL = tests/model tests/training tests/evaluation tests/export tests/quickstart \
