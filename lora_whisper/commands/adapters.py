@@ -10,6 +10,7 @@ one that was trained elsewhere, PEFT's own file is read. No weights are loaded, 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -46,6 +47,7 @@ class Listed:
     path: str  # below the folder that was looked through
     has_record: bool
     is_unfinished: bool  # its run has not been scored yet, or goes on
+    is_changed: bool  # its record is of other weights than those that are there now
     name: str
     base: str | None
     rank: int | None  # the highest of a layer
@@ -111,18 +113,25 @@ def _listed(folder: Path, path: str) -> Listed:
     saved = read_saved(folder)
     record, run = read_record(folder), RunFolder(folder.parent)
     is_unfinished = folder == run.adapter and run.is_run() and not run.is_complete()
+    is_changed = record is not None and record["adapter"]["sha256"] != _sha256(weights)
     known = _by_peft(saved) if record is None else _by_record(record)
     size, seconds = weights.stat().st_size, weights.stat().st_mtime
     about = {"date": datetime.fromtimestamp(seconds, UTC).date().isoformat()} | known
-    if is_unfinished:  # what was said of an earlier adapter in this place
+    if is_unfinished or is_changed:  # what was said of an earlier adapter in this place
         about |= {"metric": None, "before": None, "after": None}
     return Listed(
         path=path,
         has_record=record is not None,
         is_unfinished=is_unfinished,
+        is_changed=is_changed,
         bytes=size,
         **about,
     )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _by_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,6 +225,8 @@ def _rates_cell(adapter: Listed) -> str:
     """Before and after; a rate that is none of words says so."""
     if adapter.is_unfinished:
         return "unfinished"
+    if adapter.is_changed:
+        return "other weights"
     if adapter.metric is None or adapter.after is None:
         return UNKNOWN
     before = UNKNOWN if adapter.before is None else f"{100 * adapter.before:.1f}"

@@ -65,6 +65,7 @@ def test_runs_sweeps_copies_and_exports_are_found(
         "path": "one",
         "has_record": True,
         "is_unfinished": False,
+        "is_changed": False,
         "name": "toy",
         "base": "openai/whisper-small",
         "rank": 4,
@@ -90,6 +91,22 @@ def test_the_folder_of_an_adapter_itself(
     shutil.copytree("toy", "outputs/toy")
     (listed,) = as_json(capsys)["adapters"]
     assert listed["path"] == "toy"
+
+
+def test_weights_from_elsewhere_have_not_the_score_of_those_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], console: Console
+) -> None:
+    run, other = finished_run(tmp_path / "a"), finished_run(tmp_path / "b", ranks=(8, 8))
+    weights = "adapter_model.safetensors"
+    for name in (weights, "adapter_config.json"):
+        shutil.copy(other.adapter / name, run.adapter / name)
+    changed, _ = as_json(capsys, str(tmp_path))["adapters"]
+    assert changed["is_changed"]
+    assert (changed["metric"], changed["after"]) == (None, None)
+    assert adapters.main([str(tmp_path)]) == 0
+    shown = console.export_text()
+    assert "other weights" in " ".join(shown.split())
+    assert shown.count("20.0 %") == 1
 
 
 def test_the_table_is_80_columns_wide(tmp_path: Path, console: Console) -> None:
