@@ -6,11 +6,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	"$$p" -c $(FITS) 2>/dev/null && echo "$$p" && break; done)
 BIN = .venv/bin
 
-.PHONY: help install test test-portable lint quickstart clean
+export PYTHONDONTWRITEBYTECODE =  # kept: the tests start Python some hundred times
+
+.PHONY: help install test pytest test-portable lint quickstart clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | \
-		while IFS='|' read -r target purpose; do printf '%-20s %s\n' "$$target" "$$purpose"; done
+		while IFS='|' read -r target purpose; do printf '%-22s %s\n' "$$target" "$$purpose"; done
 
 install: .venv/.installed  ## make .venv and install the pinned versions into it
 
@@ -24,14 +26,12 @@ lint: install  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lora_whisper
 
-# Each half of the tests in one process; who is done takes over from the other. Lint fills what they
-# leave idle, and is shown at the end. Bytecode is kept: without it each process compiles the tests.
-test: install  ## lint and all tests
-	@unset PYTHONDONTWRITEBYTECODE; log=$$(mktemp); \
-	make --no-print-directory lint >"$$log" 2>&1 & linter=$$!; \
-	trap 'kill $$linter 2>/dev/null; rm -f "$$log"' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/pytest -q -n 2 --dist worksteal; tests=$$?; \
-	wait $$linter; lint=$$?; cat "$$log"; exit $$((tests | lint))
+test: install  ## lint and all tests, beside each other
+	@$(MAKE) --no-print-directory -j2 lint pytest
+
+# Each half of the tests in one process; who is done takes over from the other.
+pytest: install
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 # What computes; the other tests are alike on every processor.
 NUMERICAL = tests/model tests/training tests/evaluation tests/export tests/quickstart \

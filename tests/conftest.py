@@ -18,8 +18,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
-# Looking for garbage after every 700 objects took 3 s of the 20 in which a process collects the
-# tests.
+# Most of what is made stays: without the garbage collector a process collected the tests in 16.4 s
+# instead of 19.4.
 gc.set_threshold(50_000, 20, 100)
 
 # Hydra reads some twenty files for each of a thousand command lines, in Python letter by letter;
