@@ -7,6 +7,7 @@ QLoRA, Dettmers et al. 2023, https://arxiv.org/abs/2305.14314.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -98,12 +99,31 @@ def forget_input(out: Tensor) -> None:
 
 
 class FrozenLinear8bit(bitsandbytes.nn.Linear8bitLt):
-    """An 8-bit layer whose weights are not trained, and need nothing of its input."""
+    """An 8-bit layer whose weights are not trained, and need nothing of its input.
+
+    On CPUs bitsandbytes multiplies weights that it reads back in training, and integers else:
+    where these overflow, it always does as in training.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        is_training = self.training
+        if x.device.type == "cpu" and not integer_products_hold():
+            self.training = True
         out: Tensor = super().forward(x)
+        self.training = is_training
         forget_input(out)
         return out
+
+
+@functools.cache
+def integer_products_hold() -> bool:
+    """Whether sums of products of 8-bit integers are right on this CPU, as PyTorch multiplies them.
+
+    Kernels for AVX2 add pairs of them in 16 bits, which overflow: int8's logits were 26 % off.
+    PyTorch avoids them by the processor, and does not see what ONEDNN_MAX_CPU_ISA asks for.
+    """
+    largest = torch.full((32, 32), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest) == 32 * 127 * 127).all())
 
 
 class ReadLinear4bit(bitsandbytes.nn.Linear4bit):

@@ -1,5 +1,8 @@
 """int8 and nf4 bases really run on the CPU, and give what their codes say."""
 
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -156,6 +159,34 @@ def test_int8_is_near_the_full_base(checkpoint):
     quantized = load_base(checkpoint, "int8", torch.float32, CPU)
     error = (quantized(**toy_inputs()).logits - exact).norm() / exact.norm()
     assert 0 < error < 0.03
+
+
+def test_int8_is_right_where_integers_overflow():
+    """oneDNN reads its limit as it is loaded, so that a process of its own asks."""
+    script = (
+        "import torch\n"
+        "from bitsandbytes.nn import Linear8bitLt\n"
+        "from lora_whisper.model.quantized import FrozenLinear8bit\n"
+        "torch.manual_seed(0)\n"
+        "x, full = torch.randn(20, 64), torch.nn.Linear(64, 32)\n"
+        "layer = Linear8bitLt(64, 32, has_fp16_weights=False)\n"
+        "layer.load_state_dict(full.state_dict())\n"
+        "layer = layer.to('cpu').eval()\n"
+        "layer.__class__ = FrozenLinear8bit\n"
+        "with torch.no_grad():\n"
+        "    for _ in range(2):\n"
+        "        print(float((layer(x) - full(x)).norm() / full(x).norm()), layer.training)\n"
+    )
+    for limit in ("AVX2", "ALL"):
+        environment = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            error, is_training = line.split()
+            assert 0 < float(error) < 0.03, limit
+            assert is_training == "False"
 
 
 @pytest.mark.parametrize("function", [MatMul8bitLt, MatMul8bitFp])  # of GPUs and of CPUs
