@@ -31,7 +31,7 @@ EXPRESSION_SECONDS = 1.0  # for all expressions of one file
 
 # Values of init_lora_weights that leave the base as it is; others, such as "pissa", subtract the
 # start from its weights, and the saved matrices are of those weights.
-HARMLESS_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+HARMLESS_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 
 # Kinds of PEFT that no call folds into the weights: they change the input, or choose as they go.
 UNFOLDABLE = (

@@ -89,7 +89,10 @@ def test_what_ships_of_each_kind_is_merged_as_peft_merges_it(kind, checkpoint, t
     require_peft_s(merged_weights(checkpoint, tmp_path), on_base(tmp_path, checkpoint))
 
 
-@pytest.mark.parametrize("settings", STOCK.values(), ids=STOCK)
+MICA = {"lora_alpha": 6, "init_lora_weights": "mica"}  # B stays as it starts, A is trained
+
+
+@pytest.mark.parametrize("settings", [*STOCK.values(), MICA], ids=[*STOCK, "mica"])
 def test_what_stock_peft_saved_is_merged_as_peft_merges_it(settings, checkpoint, tmp_path):
     model = stock(**settings)
     model.save_pretrained(tmp_path, save_embedding_layers=False)
