@@ -481,7 +481,8 @@ class TrainingConfig:
     # length if no step depends on it: schedule=constant, warm-up in steps or none, no adalora
     global_batch: int  # windows in one optimizer step, over all processes
     micro_batch: int | Literal["auto"] | None  # windows in one forward pass of one process; auto:
-    # as many as memory holds, which is tried out; null: 8, and 4 from small (width 768) on
+    # as many as the GPU holds, which is tried out; null: 8, and 4 from small (width 768) on; on a
+    # CPU, both: from tiny on no more than 2 GB and half of the free memory hold (base: 1), else 8
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     # arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on another, else fp32
     gradient_checkpointing: bool | None  # compute activations twice instead of keeping them; null:

@@ -33,6 +33,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0")) if count() > 1 else 0
 
 
+def count_here() -> int:
+    """How many of them run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if count() > 1 else 1
+
+
 def is_main() -> bool:
     return rank() == 0
 

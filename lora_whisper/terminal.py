@@ -272,6 +272,18 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def about(seconds: float) -> str:
+    """`less than a minute`, `about 25 min`, `about 2.5 h`, `about 3 days`"""
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 90:
+        return f"about {minutes:.0f} min"
+    if hours < 36:
+        return f"about {hours:.2g} h"
+    return f"about {hours / 24:.0f} days"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 text`, `12 texts`"""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

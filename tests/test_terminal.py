@@ -113,6 +113,22 @@ def test_the_console_is_one_however_often_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (59, "less than a minute"),
+        (60, "about 1 min"),
+        (1490, "about 25 min"),
+        (89 * 60, "about 89 min"),
+        (2.46 * 3600, "about 2.5 h"),
+        (31.2 * 3600, "about 31 h"),
+        (75 * 3600, "about 3 days"),
+    ],
+)
+def test_about(seconds: float, expected: str) -> None:
+    assert terminal.about(seconds) == expected
+
+
+@pytest.mark.parametrize(
     ("seconds", "expected"), [(0, "0:00"), (65.4, "1:05"), (59.6, "1:00"), (7384, "2:03:04")]
 )
 def test_clock(seconds: float, expected: str) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from lora_whisper import processes, terminal
 from lora_whisper.commands._inputs import Base, Speech
-from lora_whisper.commands._scoring import whisper_inside
 from lora_whisper.commands._windows import TrainingWindows, shares
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import listing
@@ -22,15 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
-SAMPLE_UTTERANCES = 100  # on a CPU, minutes for small; more than that is told how to be shortened
-
 
 def announce(
     config: TrainConfig,
     folder: RunFolder,
     base: Base,
     speech: Speech,
-    windows: TrainingWindows,
     model: PeftModel,
 ) -> None:
     """Base, adapter and speech, a line each; what was left out is named."""
@@ -40,32 +36,34 @@ def announce(
     _announce_model(config, base, model)
     _announce_speech(config, speech)
     _announce_test(speech)
-    _announce_windows(config, base, speech, windows)
-    for line in course(config, windows, whisper_inside(model).config.d_model, speech):
-        log.info("%s", line)
+    _announce_windows(config, base, speech)
 
 
 def course(
-    config: TrainConfig, windows: TrainingWindows, width: int, speech: Speech
+    config: TrainConfig, windows: TrainingWindows, width: int, micro_batch: int, speech: Speech
 ) -> Iterator[str]:
     """What is about to be done, with what null and auto have become."""
     from lora_whisper.training.accelerator import choose_dtype
     from lora_whisper.training.defaults import (
+        checkpoints_activations,
         learning_rate_for_width,
-        micro_batch_for_width,
+        scoring_batch_for_width,
         total_steps,
         validate_every,
     )
 
     settings, optimizer = config.training, config.optimizer
     steps = total_steps(windows.per_epoch, settings)
-    micro = settings.micro_batch or micro_batch_for_width(width)
-    portions = "as many as memory holds" if micro == "auto" else str(micro)
-    windows_of = f"of {settings.global_batch} windows each, {portions} in a forward pass"
-    yield f"steps       {steps}, {windows_of}"
+    portions = f"{min(micro_batch, settings.global_batch)} in a forward pass"
+    yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
+    if windows.per_epoch is not None and windows.steps_per_epoch is not None:
+        epochs = steps / windows.steps_per_epoch
+        yield f"epochs      {epochs:.3g}, of {counted(windows.per_epoch, 'window')} each"
     rate = optimizer.learning_rate or learning_rate_for_width(width)
+    yield f"rate        {rate:.3g} at its peak, {optimizer.schedule}"
     dtype = str(choose_dtype("auto", settings.precision)).removeprefix("torch.")
-    yield f"rate        {rate:.3g} at its peak, {optimizer.schedule}; computed in {dtype}"
+    keeps = "computed twice" if checkpoints_activations(settings, width) else "kept"
+    yield f"computed    in {dtype}; activations are {keeps} (training.gradient_checkpointing)"
     if speech.validation is not None:
         yield f"validation  every {counted(validate_every(steps, settings), 'step')}"
     if speech.test is not None:
@@ -73,9 +71,11 @@ def course(
             len(speech.test.utterances),
             config.evaluation.max_utterances or len(speech.test.utterances),
         )
-        yield f"scoring     the base, {counted(utterances, 'utterance')}; the adapter at the end"
-        if utterances > SAMPLE_UTTERANCES:
-            yield f"            evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample"
+        batch = config.evaluation.batch_size or scoring_batch_for_width(width)
+        yield (
+            f"scoring     {counted(utterances, 'utterance')}, {batch} at once: the base now, the "
+            "adapter at the end"
+        )
 
 
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
@@ -153,19 +153,13 @@ def _announce_test(speech: Speech) -> None:
         )
 
 
-def _announce_windows(
-    config: TrainConfig, base: Base, speech: Speech, windows: TrainingWindows
-) -> None:
-    """Say what an epoch is made of, where that is not one utterance a window as it stands."""
+def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
+    """Say what an epoch is made of."""
     from lora_whisper.data.text import cleaning_report
     from lora_whisper.data.vocabulary import written_language
 
     data = config.data
-    asked = shares(data)
-    if data.windows == "packed" or data.mix:
-        log.info("windows     %s, %s an epoch", data.windows, windows.per_epoch)
-    if any(vars(asked).values()):
-        log.info("shares      %s", asked)
+    log.info("windows     %s; %s", data.windows, shares(data))
     if data.clean:
         texts = (
             (one.text, written_language(base.vocabulary, one))

@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
-from lora_whisper.commands._announce import announce
+from lora_whisper.commands._announce import announce, course
 from lora_whisper.commands._average import (
     announce_average,
     average_folder,
     put_in_place,
     write_average,
+)
+from lora_whisper.commands._estimate import (
+    Left,
+    announce_estimate,
+    estimate,
+    memory_needed,
+    memory_plan,
+    scoring_pace,
+    texts_of_windows,
 )
 from lora_whisper.commands._eva import watched_windows
 from lora_whisper.commands._inputs import (
@@ -29,6 +39,7 @@ from lora_whisper.commands._missing import Missing
 from lora_whisper.commands._models import trained
 from lora_whisper.commands._scoring import (
     earlier_score,
+    is_decoded,
     load_whisper,
     score_model,
     validation_sample,
@@ -102,7 +113,10 @@ class Run:
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
         processes.from_main(self._keep_rows)
-        announce(self.config, self.folder, self.base, self.speech, self.windows, self.model)
+        announce(self.config, self.folder, self.base, self.speech, self.model)
+        self.trainer: Trainer = self._trainer()
+        self.earlier_base_score: Scored = self._earlier_base_score()
+        self._plan_ahead()
         with tracked_run(self.config, self.folder) as self.trackers:
             base_score = self._score_base()
             state, average = self._train_and_keep()
@@ -161,13 +175,11 @@ class Run:
         from lora_whisper.model.adapter import attach
         from lora_whisper.model.pissa import read_initial
         from lora_whisper.model.start import find_start, start_from
-        from lora_whisper.training.defaults import checkpointing_for_width
+        from lora_whisper.training.defaults import checkpoints_activations
 
         config = self.config
         whisper = self._load_base()
-        checkpointing = config.training.gradient_checkpointing
-        if checkpointing is None:
-            checkpointing = checkpointing_for_width(whisper.config.d_model)
+        checkpointing = checkpoints_activations(config.training, whisper.config.d_model)
         tokens = trained_tokens(config, self.base)
         model = attach(
             whisper,
@@ -269,18 +281,46 @@ class Run:
             is_writer=processes.is_main(),
         )
 
+    def _plan_ahead(self) -> None:
+        """Choose the micro-batch; say what null and auto have become, and what the run will take.
+
+        Before anything that takes long: scoring the base of a large test set can take hours.
+        """
+        from lora_whisper.training.defaults import checkpoints_activations
+        from lora_whisper.training.probing import choose_micro_batch, seconds_per_window
+
+        config, whisper, device = self.config, whisper_inside(self.model), self.accelerator.device
+        checkpointing = checkpoints_activations(config.training, whisper.config.d_model)
+        texts = texts_of_windows(config, self.base, self.speech, self.windows)
+        plan = cache(lambda: memory_plan(config, whisper, device, checkpointing, texts.longest))
+        self.model.train()
+        self.micro_batch: int = choose_micro_batch(self.trainer, plan)
+        width = whisper.config.d_model
+        for line in course(config, self.windows, width, self.micro_batch, self.speech):
+            log.info("%s", line)
+        window_seconds = seconds_per_window(self.trainer, self.micro_batch, round(texts.mean))
+        with self.model.disable_adapter():
+            pace = scoring_pace(config, self.base, self.speech, whisper)
+        left = Left(
+            steps=range(self.resumed_step or 0, self.total_steps),
+            base=self.earlier_base_score is None and not self._base_is_decoded(),
+        )
+        found = estimate(config, self.base, self.speech, self.windows, left, window_seconds, pace)
+        announce_estimate(
+            found, left, lambda: memory_needed(plan(), config, whisper, self.micro_batch)
+        )
+
     # ── training ─────────────────────────────────────────────────────────────────────────────
 
     def _train(self, trainer: Trainer) -> TrainingState:
         from lora_whisper.training.audit import checked_start
         from lora_whisper.training.display import training_display
         from lora_whisper.training.loop import main_loop
-        from lora_whisper.training.probing import choose_micro_batch
 
         self.model.train()
         remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
-        micro_batch, missing = choose_micro_batch(trainer), Missing(self.config, remarked)
-        recorder = self._recorder(trainer, micro_batch)
+        missing = Missing(self.config, remarked)
+        recorder = self._recorder(trainer, self.micro_batch)
         self._keep_start(trainer)
         state = recorder.resume(
             without_best=self.config.resume == "anyway",
@@ -291,7 +331,7 @@ class Run:
             self.checkpoints,
             training_display(self.total_steps, state.step) as recorder.display,
         ):
-            batches = self.windows.load(state.step, self.total_steps, micro_batch)
+            batches = self.windows.load(state.step, self.total_steps, self.micro_batch)
             tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
             main_loop(
                 trainer,
@@ -318,7 +358,7 @@ class Run:
         from lora_whisper.model.pissa import read_initial
         from lora_whisper.training.checkpoints import load_parameters
 
-        trainer = self._trainer()
+        trainer = self.trainer
         state = self._train(trainer)
         for _, path in processes.from_main(self.checkpoints.bests)[:1]:
             load_parameters(path, trainer.parameters)
@@ -352,7 +392,7 @@ class Run:
         from lora_whisper.model.adapter import parameter_counts
 
         counts = parameter_counts(self.model)
-        del self.model
+        del self.model, self.trainer
         self.accelerator.free_memory()
         return counts
 
@@ -381,19 +421,31 @@ class Run:
         """Score the base before training; a resumed run keeps the score that it has."""
         if self.speech.test is None:
             return None
-        earlier = earlier_score(
+        if self.earlier_base_score is not None:
+            return self.earlier_base_score
+        if self.config.adapter.kind == "pissa":  # without its adapter, the base is not whole
+            return self._score("base", self._load_base(), None)
+        with self.model.disable_adapter():
+            return self._score("base", whisper_inside(self.model), None)
+
+    def _earlier_base_score(self) -> Scored:
+        if self.speech.test is None:
+            return None
+        return earlier_score(
             trained(self.config, "base", None),
             self.speech.test.utterances,
             self.base,
             self.config,
             self.folder.evaluation / "base" / OWN_SET,
         )
-        if earlier is not None:
-            return earlier
-        if self.config.adapter.kind == "pissa":  # without its adapter, the base is not whole
-            return self._score("base", self._load_base(), None)
-        with self.model.disable_adapter():
-            return self._score("base", whisper_inside(self.model), None)
+
+    def _base_is_decoded(self) -> bool:
+        return self.speech.test is not None and is_decoded(
+            trained(self.config, "base", None),
+            self.accelerator.device,
+            self.speech.test.utterances,
+            self.config,
+        )
 
     def _score_adapter(self) -> Scored:
         from lora_whisper.model.adapter import merged_in_place

@@ -134,6 +134,23 @@ def hear(
         return found, False
 
 
+def is_decoded(
+    contender: Contender, device: torch.device, utterances: Utterances, config: TrainConfig
+) -> bool:
+    """Whether `score_model` would find what it needs decoded already."""
+    from lora_whisper.evaluation.cache import hypotheses_key, read_hypotheses
+
+    settings, seed = config.evaluation, config.seed
+    chosen = sample(utterances, settings.max_utterances, seed)
+    model = identity(contender, "auto", device)
+
+    def known() -> bool:
+        key = hypotheses_key(model, chosen, settings, CLEAN, seed)
+        return read_hypotheses(key) is not None
+
+    return processes.from_main(known)
+
+
 def with_batch_size(settings: EvaluationConfig, recognizer: Recognizer) -> EvaluationConfig:
     """With what null stands for: by the model's width."""
     from lora_whisper.training.defaults import scoring_batch_for_width

@@ -108,14 +108,14 @@ class GreedySearch:
     def run(self) -> Found:
         """Decode until every row has come to its eot."""
         while len(self.index):
-            scores = self._forward()
+            scores = self.forward()
             for rule in self.rules:
                 scores = rule(self.tokens, scores)
             self._take(self._chosen(scores), scores)
             self._let_go()
         return Found(self.texts, self.means, self.no_speech.tolist(), bool(self.is_finite))
 
-    def _forward(self) -> Tensor:
+    def forward(self) -> Tensor:
         """Logits of what comes next, (rows, vocabulary) in float32."""
         is_first = self.cache is None
         output = self.whisper.model.decoder(

@@ -87,7 +87,7 @@ class WhisperRecognizer:
         self, tasks: Sequence[DecodingTask], options: DecodingOptions
     ) -> list[DecodingResult]:
         """See `Recognizer`. A text is the same in a batch as on its own, but for near ties."""
-        encoded = self._encode([task.features for task in tasks])
+        encoded = self.encode([task.features for task in tasks])
         if options.beams == 1 or options.temperature > 0:
             return self._greedy(tasks, encoded, options)
         texts = self._by_beams(tasks, encoded, options.beams)
@@ -97,7 +97,7 @@ class WhisperRecognizer:
         # (8 GB for 16 rows, 5 beams, 448 tokens), so the texts are decoded again, as they are.
         return self._greedy(tasks, encoded, options, texts)
 
-    def _encode(self, features: Sequence[Tensor]) -> Tensor:
+    def encode(self, features: Sequence[Tensor]) -> Tensor:
         """(mel bins, frames) each → (windows, positions, width)."""
         encoder = self.base.model.encoder
         windows = torch.stack(list(features)).to(encoder.conv1.weight.dtype)

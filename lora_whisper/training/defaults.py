@@ -32,7 +32,10 @@ def learning_rate_for_width(width: int) -> float:
 
 
 def micro_batch_for_width(width: int) -> int:
-    """Windows in one forward pass; accumulation makes the global batch of them, exactly.
+    """Windows in one forward pass on a GPU; accumulation makes the global batch of them, exactly.
+
+    On a CPU it is so for models narrower than tiny, whose windows are little work; for others see
+    `planning.micro_batch_on_cpu`.
 
     LoRA on every linear layer keeps about 1.3 GB a 30-second window in bf16 for small, counted on
     its saved tensors; wider models have checkpointing on by default, and need less.
@@ -43,6 +46,12 @@ def micro_batch_for_width(width: int) -> int:
 def checkpointing_for_width(width: int) -> bool:
     """Whether to compute activations twice: without it large-v3 keeps 5.7 GB a 30-second window."""
     return width >= MEDIUM_WIDTH
+
+
+def checkpoints_activations(settings: TrainingConfig, width: int) -> bool:
+    """Whether this run does: as given, or by the width."""
+    given = settings.gradient_checkpointing
+    return checkpointing_for_width(width) if given is None else given
 
 
 def scoring_batch_for_width(width: int) -> int:

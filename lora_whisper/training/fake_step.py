@@ -6,8 +6,8 @@ freed. Layers of a stack that are alike keep alike amounts, so that two of them 
 others counted (`tests/training/test_fake_step.py` holds it against all of them).
 
 The passes run on CPU tensors; PyTorch has no fake GPU without a real one. Where a GPU computes
-otherwise, its way is taken: autocast computes layer norms in fp32, and dropout keeps a mask of a
-byte a number.
+otherwise, its way is taken unless a CPU is asked for: autocast computes layer norms in fp32, and
+dropout keeps a mask of a byte a number, and not of four.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,6 +214,7 @@ class FakeStep:
     short: Shortened
     mode: FakeTensorMode
     precision: str  # fp32, bf16 or fp16
+    device: str  # cuda or cpu
 
     @property
     def whisper(self) -> Any:
@@ -225,7 +226,7 @@ class FakeStep:
         with self.mode:
             watch.ignore([*self.model.parameters(), *self.model.buffers()])
             watch.ignore(value.grad for value in self.model.parameters() if value.grad is not None)
-            with watch, _owned(watch, self.whisper), _as_on_cuda(self.precision):
+            with watch, _owned(watch, self.whisper), self._as_on_device():
                 with _autocast(self.precision):
                     loss = _loss(self.whisper, MANY_WINDOWS, tokens)
                 kept = dict(watch.fixed), dict(watch.growing)
@@ -234,6 +235,9 @@ class FakeStep:
         return [
             self._with_all_layers(peak, *kept) for peaks in watch.peaks.values() for peak in peaks
         ]
+
+    def _as_on_device(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.device == "cpu" else _as_on_cuda(self.precision)
 
     def _with_all_layers(
         self, peak: Peak, fixed: Mapping[Any, int], growing: Mapping[Any, int]
@@ -277,12 +281,13 @@ class Setup:
     adapter: AdapterConfig
     dtype: torch.dtype  # of the frozen weights
     precision: str  # fp32, bf16 or fp16
+    device: str = "cuda"  # or cpu
 
 
 def fake_step(
     setup: Setup, gradient_checkpointing: bool, short: Shortened | None = None
 ) -> FakeStep:
-    """A step on one GPU as `train` would make it.
+    """A step on one GPU, or on a CPU, as `train` would make it.
 
     Args:
         short: which layers to run; without it, as few as tell of the others.
@@ -298,9 +303,10 @@ def fake_step(
     mode = FakeTensorMode()
     with mode:
         _make_fake(model)
-    _compute_as_on_gpu(model, setup.precision)
+    if setup.device != "cpu":
+        _compute_as_on_gpu(model, setup.precision)
     model.train()
-    return FakeStep(model, short, mode, setup.precision)
+    return FakeStep(model, short, mode, setup.precision, setup.device)
 
 
 def hollow_base(setup: Setup, kind: str) -> WhisperForConditionalGeneration:

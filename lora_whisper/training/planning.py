@@ -1,4 +1,4 @@
-"""What training an adapter needs of a GPU's memory, part by part, before it is tried.
+"""What training an adapter needs of a GPU's or a CPU's memory, part by part, before it is tried.
 
 Weights, adapter, gradients and the optimizer's moments are counted tensor by tensor. Activations
 come from the real step on fake tensors (`training.fake_step`). What lies outside of the step's
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+
+from transformers import WhisperConfig
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.model.adapter import checkpoint_activations
@@ -25,6 +27,23 @@ CONTEXT_BYTES = 500_000_000  # CUDA's context and the kernels of the libraries, 
 WORKSPACE_BYTES = 2 * 8_519_680  # cuBLAS, forward and backward thread: PyTorch's default of
 # CUBLAS_WORKSPACE_CONFIG=:4096:2:16:8
 UNUSED_SHARE = 0.05  # of the step's memory, reserved by PyTorch's allocator and not handed out
+# On a CPU, fitted to the most that `train` had resident with whisper-base in fp32 and some 50
+# tokens a window: 3.1 GB at a micro-batch of 1, 5.0 at 2, 8.0 at 4, of which the step's tensors are
+# 0.7 a window. glibc keeps what was freed in pieces that the next tensor, of another size, does not
+# fit. Each tensor in pages of its own (M_MMAP_THRESHOLD of 1 MB) had 2.1 GB resident and not 3.1
+# after three micro-batches of 2, but took 10 % more of the processor's time.
+CPU_CONTEXT_BYTES = 1_200_000_000  # Python and all libraries of a run
+CPU_UNUSED_SHARE = 1.35
+ASSUMED = {
+    "cuda": (WORKSPACE_BYTES, UNUSED_SHARE, CONTEXT_BYTES),
+    "cpu": (0, CPU_UNUSED_SHARE, CPU_CONTEXT_BYTES),
+}
+
+# A CPU gains by more windows only where each is little work: whisper-base went through 8.6 s of
+# audio a second at a micro-batch of 1, and through 8.2 at 2, on two cores.
+CPU_STEP_BYTES = 2_000_000_000  # of a micro-batch, unless one window takes more
+CPU_MOST_WINDOWS = 8
+CPU_MEMORY_SHARE = 0.5  # of what the process can have: other programs want some, and it is assumed
 
 
 @dataclass(frozen=True)
@@ -58,11 +77,13 @@ class Plan:
     trained: int  # parameters of the adapter
     tensors: int  # that they lie in
     peaks: Mapping[bool, Sequence[Peak]]  # of a step, by whether activations are checkpointed
+    device: str = "cuda"  # or cpu
 
     def memory(self, windows: int, checkpointing: bool) -> Memory:
         """By part, for a micro-batch of so many windows."""
         step = fullest(self.peaks[checkpointing], windows)
         trained = FP32_BYTES * self.trained
+        workspace, unused, context = ASSUMED[self.device]
         return Memory(
             weights=self.weights_bytes,
             adapter=trained,
@@ -70,8 +91,8 @@ class Plan:
             optimizer=MOMENTS * trained,
             activations=step.activations_bytes,
             logits=step.logits_bytes,
-            allocator=WORKSPACE_BYTES + UNUSED_SHARE * step.total_bytes,
-            context=CONTEXT_BYTES,
+            allocator=workspace + unused * step.total_bytes,
+            context=context,
         )
 
     def largest_micro_batch(self, memory_bytes: float, checkpointing: bool, most: int) -> int:
@@ -84,20 +105,45 @@ class Plan:
         return max(fits, default=0)
 
 
-def make_plan(setup: Setup, tokens: int) -> Plan:
+def micro_batch_on_cpu(plan: Plan, memory_bytes: float) -> int:
+    """As many windows as a CPU gains anything by and as the memory holds; one at least.
+
+    Args:
+        plan: with checkpointing or without, and not both.
+        memory_bytes: that the process has or can still get.
+    """
+    (checkpointing,) = plan.peaks
+    enough = plan.memory(0, checkpointing).total + CPU_STEP_BYTES
+    budget = min(enough, CPU_MEMORY_SHARE * memory_bytes)
+    return max(1, plan.largest_micro_batch(budget, checkpointing, CPU_MOST_WINDOWS))
+
+
+def decoding_bytes(shape: WhisperConfig, rows: int, number_bytes: int) -> float:
+    """What a batch takes in scoring: keys and values of each window in each layer of the decoder.
+
+    Twice, since they are copied when rows leave it, those that stay before the old ones go.
+    """
+    positions = shape.max_source_positions + shape.max_target_positions
+    return 2.0 * rows * 2 * shape.decoder_layers * positions * shape.d_model * number_bytes
+
+
+def make_plan(setup: Setup, tokens: int, checkpointing: Sequence[bool] = (False, True)) -> Plan:
     """Count what does not depend on the micro-batch, and try a step.
 
     Args:
         tokens: targets of each window.
+        checkpointing: of what the plan is to know, without and with; each takes a second.
 
     Raises:
         UserError: a range of layers that the model does not have.
     """
     step = fake_step(setup, gradient_checkpointing=False)
-    peaks = {False: step.peaks(tokens)}
-    checkpoint_activations(step.whisper)
-    peaks[True] = step.peaks(tokens)
-    return Plan(weights_bytes(setup), *step.trained(), peaks)
+    peaks = {}
+    for on in sorted(checkpointing):
+        if on:
+            checkpoint_activations(step.whisper)
+        peaks[on] = step.peaks(tokens)
+    return Plan(weights_bytes(setup), *step.trained(), peaks, setup.device)
 
 
 def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:

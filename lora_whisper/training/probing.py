@@ -1,6 +1,7 @@
-"""`training.micro_batch=auto`: the largest micro-batch that the memory holds, found by trying.
+"""What a run takes, tried before it begins: the micro-batch that the memory holds, and the time.
 
-Tried is the worst that can come: windows full of sound, with a text as long as the decoder can be.
+For the memory the worst is tried that can come: windows full of sound, with a text as long as the
+decoder can be.
 """
 
 from __future__ import annotations
@@ -10,31 +11,64 @@ from collections.abc import Callable
 from math import ceil
 
 import torch
-from accelerate.utils.memory import find_executable_batch_size
+from accelerate.utils.memory import clear_device_cache, find_executable_batch_size
 
 from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
-from lora_whisper.training.defaults import micro_batch_for_width
+from lora_whisper.model.timing import timed
+from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
 from lora_whisper.training.loop import Trainer, forward
+from lora_whisper.training.memory import is_out_of_memory
+from lora_whisper.training.planning import Plan, micro_batch_on_cpu
+from lora_whisper.training.room import memory_at_hand
 
 log = logging.getLogger("lora_whisper")
 
 
-def choose_micro_batch(trainer: Trainer) -> int:
-    """Windows in one forward pass: as given, as tried out, or by the model's width."""
-    given = trainer.settings.micro_batch
+def choose_micro_batch(trainer: Trainer, plan: Callable[[], Plan]) -> int:
+    """Windows in one forward pass: as given, as the memory holds, or by the model's width.
+
+    Args:
+        plan: of the memory; asked for where a CPU trains a model that a window matters to.
+    """
+    given, width = trainer.settings.micro_batch, trainer.whisper.config.d_model
     if isinstance(given, int):
         return given
-    by_width = micro_batch_for_width(trainer.whisper.config.d_model)
-    if given is None:
-        return by_width
-    if trainer.accelerator.device.type == "cpu":
-        log.info("micro-batch %d windows, by the model's width, as on every CPU", by_width)
-        return by_width
+    share = ceil(trainer.settings.global_batch / processes.count())
+    if is_cpu(trainer.accelerator.device) and width >= TINY_WIDTH:
+        planned = micro_batch_on_cpu(plan(), memory_at_hand())
+        most = min(processes.gather([planned]))
+        return max(number for number in even_shares(share) if number <= most)
+    if given is None or is_cpu(trainer.accelerator.device):
+        return micro_batch_for_width(width)
     fitting = fitting_micro_batch(trainer)
     log.info("micro-batch %d windows, which the memory was found to hold", fitting)
     return fitting
+
+
+def seconds_per_window(trainer: Trainer, micro_batch: int, tokens: int) -> float:
+    """What a window takes forward and backward, all processes together.
+
+    On a CPU one window tells of several: what it takes grows with their number. A micro-batch that
+    does not fit is halved, as the loop will do it.
+    """
+    device = trainer.accelerator.device
+    windows = 1 if is_cpu(device) else micro_batch
+    while True:
+        batch = worst_batch(windows, trainer.features.window_samples, tokens)
+        try:
+            seconds, _ = timed(lambda: try_batch(trainer, batch), device)  # noqa: B023  at once
+            return max(processes.gather([seconds / windows])) / processes.count()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or windows == 1:
+                raise
+        windows //= 2
+        clear_device_cache(garbage_collection=True)
+
+
+def is_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def fitting_micro_batch(trainer: Trainer) -> int:

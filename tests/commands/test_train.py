@@ -290,7 +290,9 @@ def test_the_first_batch_is_shown(
     few = ("training.max_steps=1", "data.validation=null", "data.test=null")
     assert line("train", *world.arguments("a", *few, "training.micro_batch=auto")) == 0
     shown = capsys.readouterr().out
-    assert "micro-batch 8 windows, by the model's width" in shown
+    assert "of 4 windows each, 4 in a forward pass" in shown, "no more than there are"
+    assert "estimate    less than a minute" in shown
+    assert shown.index("estimate ") < shown.index("first batch ")
     assert "  reads     <|startoftranscript|><|en|><|transcribe|><|notimestamps|>" in shown
     assert "  learns    <|en|><|transcribe|><|notimestamps|>" in shown
 

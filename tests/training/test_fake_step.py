@@ -87,9 +87,10 @@ def test_one_number_of_windows_tells_of_all(
     assert told == pytest.approx(there, rel=0.02)  # sizes are rounded up to 512 bytes
 
 
-def test_activations_are_what_autograd_keeps_in_a_real_step() -> None:
-    """fp32 without dropout, which is computed alike on CPU and GPU."""
-    adapter = adapter_config(rank=4)
+@pytest.mark.parametrize(("device", "dropout"), [("cuda", 0.0), ("cpu", 0.0), ("cpu", 0.05)])
+def test_activations_are_what_autograd_keeps_in_a_real_step(device: str, dropout: float) -> None:
+    """fp32, which but for dropout is computed alike on CPU and GPU."""
+    adapter = adapter_config(rank=4, dropout=dropout)
     model = attach(toy_model(), adapter, "none", False, seed=0)
     model.train()
     whisper: Any = model.get_base_model()
@@ -108,7 +109,8 @@ def test_activations_are_what_autograd_keeps_in_a_real_step() -> None:
     features = torch.zeros(windows, toy_config().num_mel_bins, frames)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         targets_loss_sum(whisper, features, sequences, positions, sequences.flatten())
-    setting = dataclasses.replace(setup(toy_config(), precision="fp32"), adapter=adapter)
+    setting = setup(toy_config(), precision="fp32")
+    setting = dataclasses.replace(setting, adapter=adapter, device=device)
     peaks = fake_step(setting, False, whole(setting)).peaks(TOKENS)
     loss = fullest([peak for peak in peaks if peak.moment == LOSS], windows)
     logits_bytes = windows * TOKENS * toy_config().vocab_size * 4

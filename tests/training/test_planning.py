@@ -9,9 +9,18 @@ import torch
 
 from lora_whisper.model.adapter import adapter_bytes, adapter_parameters, attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.training.fake_step import Setup
+from lora_whisper.training.fake_step import Peak, Setup
 from lora_whisper.training.loop import train_step
-from lora_whisper.training.planning import Plan, adapter_file_bytes, make_plan
+from lora_whisper.training.planning import (
+    CPU_MEMORY_SHARE,
+    CPU_MOST_WINDOWS,
+    CPU_STEP_BYTES,
+    Plan,
+    adapter_file_bytes,
+    decoding_bytes,
+    make_plan,
+    micro_batch_on_cpu,
+)
 from tests.configs import adapter_config, quantization_config
 from tests.toys import toy_config, toy_model
 from tests.training.parts import micro_batches, toy_trainer, toy_windows
@@ -65,3 +74,48 @@ def test_the_parts_add_up(plan: Plan) -> None:
     used = plan.memory(3, True)
     assert used.total == sum(vars(used).values())
     assert used.reserved == used.total - used.context
+
+
+def on_cpu(window_bytes: float) -> Plan:
+    """A model of 1 GB whose windows need so much each."""
+    peak = Peak("loss", 0.0, window_bytes, 0.0)
+    return Plan(1_000_000_000, 1_000, 1, {False: [peak]}, "cpu")
+
+
+def test_a_cpu_gets_as_many_windows_as_its_memory_holds() -> None:
+    """And never more than bring anything: beyond it, the rest of the memory is left to others."""
+    plenty = 1e12
+    chosen = [micro_batch_on_cpu(on_cpu(size), plenty) for size in (1e9, 2e8, 1e8, 1e3)]
+    assert chosen == sorted(chosen)
+    assert chosen[0] == 1, "one window takes all that is good for anything"
+    assert chosen[-1] == CPU_MOST_WINDOWS
+    assert on_cpu(1e8).memory(chosen[2], False).total <= 2e9 + CPU_STEP_BYTES
+    small = on_cpu(1e7)
+    for windows in range(1, CPU_MOST_WINDOWS + 1):
+        room = small.memory(windows, False).total / CPU_MEMORY_SHARE
+        assert micro_batch_on_cpu(small, room) == windows
+    assert micro_batch_on_cpu(small, 1e6) == 1, "it is tried all the same"
+
+
+def test_a_plan_for_one_way_is_that_of_both(plan: Plan) -> None:
+    setup = Setup(toy_config(), quantization_config("none"), ADAPTER, torch.float32, "fp32")
+    for on in (False, True):
+        alone = make_plan(setup, 60, (on,))
+        assert alone.memory(3, on).total == pytest.approx(plan.memory(3, on).total, rel=0.01)
+
+
+def test_scoring_holds_each_rows_keys_and_values() -> None:
+    """Those of a real decoder, of the window and of as many tokens as it takes."""
+    model, rows = toy_model(), 3
+    hidden = torch.zeros(rows, toy_config().max_source_positions, toy_config().d_model)
+    tokens = torch.zeros(rows, toy_config().max_target_positions, dtype=torch.int64)
+    with torch.inference_mode():
+        cache = model.model.decoder(
+            input_ids=tokens, encoder_hidden_states=hidden, use_cache=True
+        ).past_key_values
+    kept = sum(
+        layer.keys.nbytes + layer.values.nbytes
+        for part in (cache.self_attention_cache, cache.cross_attention_cache)
+        for layer in part.layers
+    )
+    assert decoding_bytes(toy_config(), rows, 4) == 2 * kept

@@ -8,8 +8,15 @@ import torch
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
 from lora_whisper.training import probing
+from lora_whisper.training.fake_step import Peak
 from lora_whisper.training.loop import Trainer, forward, train_step
-from lora_whisper.training.probing import fitting_micro_batch, largest_micro_batch
+from lora_whisper.training.planning import CPU_MEMORY_SHARE, Plan
+from lora_whisper.training.probing import (
+    choose_micro_batch,
+    fitting_micro_batch,
+    largest_micro_batch,
+    seconds_per_window,
+)
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
 
 
@@ -65,3 +72,57 @@ def test_probing_leaves_the_run_as_it_would_have_been(monkeypatch: pytest.Monkey
     train_step(probed, 0, windows)
     for name, value in plain.parameters.items():
         assert torch.equal(value, probed.parameters[name])
+
+
+def test_timing_leaves_the_run_as_it_would_have_been() -> None:
+    windows = micro_batches(toy_windows(4), 4)
+    plain, timed = (toy_trainer(toy_adapter(dropout=0.5), global_batch=8) for _ in range(2))
+    assert seconds_per_window(timed, 4, tokens=20) > 0
+    assert all(value.grad is None for value in timed.parameters.values())
+    train_step(plain, 0, windows)
+    train_step(timed, 0, windows)
+    for name, value in plain.parameters.items():
+        assert torch.equal(value, timed.parameters[name])
+
+
+def test_the_time_is_that_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a GPU's micro-batch, which is halved where it does not fit, as the loop would."""
+    tried: list[int] = []
+
+    def limited(trainer: Trainer, batch: Batch) -> torch.Tensor:
+        tried.append(len(batch.labels))
+        if len(batch.labels) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(trainer, batch)
+
+    monkeypatch.setattr(probing, "forward", limited)
+    trainer = toy_trainer(toy_adapter())
+    seconds = seconds_per_window(trainer, 8, tokens=5)
+    assert set(tried) == {1}, "a CPU's takes as long alone"
+    tried.clear()
+    monkeypatch.setattr(probing, "is_cpu", lambda _: False)
+    monkeypatch.setattr(probing, "timed", lambda action, _: (0.6, action()))
+    assert seconds_per_window(trainer, 8, tokens=5) == pytest.approx(0.3)
+    assert tried == [8, 4, 2]
+    assert seconds > 0
+
+
+@pytest.mark.parametrize("given", [None, "auto"])
+def test_a_cpu_is_asked_for_its_memory_where_a_window_matters(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never() -> Plan:
+        raise AssertionError("a toy's windows take next to nothing")
+
+    trainer = toy_trainer(toy_adapter(), micro_batch=given, global_batch=16)
+    assert choose_micro_batch(trainer, never) == 8
+    assert choose_micro_batch(toy_trainer(toy_adapter(), micro_batch=3), never) == 3
+    monkeypatch.setattr(probing, "TINY_WIDTH", 1)
+    peak = Peak("loss", 0.0, 1e7, 0.0)
+    plan = Plan(1_000_000_000, 1_000, 1, {False: [peak]}, "cpu")
+    chosen = []
+    for windows in (1, 5, 7):
+        room = plan.memory(windows, False).total / CPU_MEMORY_SHARE
+        monkeypatch.setattr(probing, "memory_at_hand", lambda room=room: room)
+        chosen.append(choose_micro_batch(trainer, lambda: plan))
+    assert chosen == [1, 4, 6], "shares of 16 that are even"
