@@ -296,16 +296,17 @@ class Run:
         self.model.train()
         self.micro_batch: int = choose_micro_batch(self.trainer, plan)
         width = whisper.config.d_model
-        for line in course(config, self.windows, width, self.micro_batch, self.speech):
+        speech = self._told_speech()
+        for line in course(config, self.windows, width, self.micro_batch, speech):
             log.info("%s", line)
         window_seconds = seconds_per_window(self.trainer, self.micro_batch, round(texts.mean))
         with self.model.disable_adapter():
-            pace = scoring_pace(config, self.base, self.speech, whisper)
+            pace = scoring_pace(config, self.base, speech, whisper)
         left = Left(
             steps=range(self.resumed_step or 0, self.total_steps),
             base=self.earlier_base_score is None and not self._base_is_decoded(),
         )
-        found = estimate(config, self.base, self.speech, self.windows, left, window_seconds, pace)
+        found = estimate(config, self.base, speech, self.windows, left, window_seconds, pace)
         announce_estimate(
             found, left, lambda: memory_needed(plan(), config, whisper, self.micro_batch)
         )
@@ -428,22 +429,28 @@ class Run:
         with self.model.disable_adapter():
             return self._score("base", whisper_inside(self.model), None)
 
+    def _told_speech(self) -> Speech:
+        """What is trained on, validated and scored: of a trial, not the test set."""
+        return self.speech
+
     def _earlier_base_score(self) -> Scored:
-        if self.speech.test is None:
+        test = self._told_speech().test
+        if test is None:
             return None
         return earlier_score(
             trained(self.config, "base", None),
-            self.speech.test.utterances,
+            test.utterances,
             self.base,
             self.config,
             self.folder.evaluation / "base" / OWN_SET,
         )
 
     def _base_is_decoded(self) -> bool:
-        return self.speech.test is not None and is_decoded(
+        test = self._told_speech().test
+        return test is not None and is_decoded(
             trained(self.config, "base", None),
             self.accelerator.device,
-            self.speech.test.utterances,
+            test.utterances,
             self.config,
         )
 

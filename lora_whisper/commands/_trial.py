@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
-from lora_whisper.commands._inputs import read_base, read_speech, require_same
+from lora_whisper.commands._inputs import Speech, read_base, read_speech, require_same
 from lora_whisper.commands._models import trained
 from lora_whisper.commands._run import Run, Scored
 from lora_whisper.commands._scoring import load_whisper, score_model, whisper_inside
@@ -65,6 +66,9 @@ class TrialRun(Run):
         assert state.best is not None
         if state.step < self.total_steps:
             self._on_validated(state.step, state.best.wer)
+
+    def _told_speech(self) -> Speech:
+        return dataclasses.replace(self.speech, test=None)
 
     def _score_base(self) -> Scored:
         return None

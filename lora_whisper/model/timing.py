@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 Value = TypeVar("Value")
-LONG_SECONDS = 3.0  # what takes longer is not done a second time only to be timed
+LONG_SECONDS = 1.0  # what takes longer is not done a second time only to be timed
 
 
 def timed(action: Callable[[], Value], device: torch.device) -> tuple[float, Value]:
