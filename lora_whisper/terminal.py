@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from lora_whisper.errors import UserError
 STREAMS = ("stdout", "stderr")
 console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
+LABEL_COLUMNS = 12  # of a line of the log, before its text
 LONG_SECONDS = 60  # work that will take longer says so as soon as that can be known
 
 
@@ -144,7 +146,32 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        console.print(self.format(record), markup=False, style=style)
+        message = hanging(self.format(record), console.width)
+        console.print(message, markup=False, style=style, soft_wrap=True)
+
+
+def hanging(message: str, width: int) -> str:
+    """Lines broken between words, and gone on with below the text of the first.
+
+    Names and paths stay whole, and so do lines with a command: they are there to be copied.
+    """
+    return "\n".join(_hanging(line, width) for line in message.split("\n"))
+
+
+def _hanging(line: str, width: int) -> str:
+    if "lora-whisper " in line:
+        return line
+    is_labelled = line[LABEL_COLUMNS - 1 : LABEL_COLUMNS] == " " and line[:1] != " "
+    indented = LABEL_COLUMNS if is_labelled else len(line) - len(line.lstrip())
+    return textwrap.fill(
+        line,
+        max(width, 2 * indented),
+        subsequent_indent=" " * indented,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
 
 
 def log_to_console() -> None:

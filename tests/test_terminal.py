@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lora_whisper import terminal
 from lora_whisper.errors import UserError
+from lora_whisper.terminal import hanging
 
 
 @pytest.fixture
@@ -237,3 +238,32 @@ def test_help_ends_well_whatever_becomes_of_it(closed: str, variables: str) -> N
     line = f"set -o pipefail; {python} -m lora_whisper.commands --help {closed}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ── lines of the log ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_long_line_goes_on_below_its_text() -> None:
+    line = "base        openai/whisper-small, 241.7 M parameters, window 30 s, quantization none"
+    assert hanging(line, 60).splitlines() == [
+        "base        openai/whisper-small, 241.7 M parameters, window",
+        "            30 s, quantization none",
+    ]
+    assert hanging(line, 100) == line
+
+
+@pytest.mark.parametrize("width", [10, 40, 80])
+def test_paths_and_commands_stay_whole(width: int) -> None:
+    path = "/data/" + "a-long_name/" * 12 + "train.jsonl"
+    lines = hanging(f"splits      {path} has others\n  {path} too", width).splitlines()
+    assert sum(path in line for line in lines) == 2
+    command = f"next        lora-whisper train data.train={path} name=a model=small"
+    assert hanging(command, width) == command
+
+
+def test_nothing_is_lost_in_between() -> None:
+    message = "warning     one two three\n\n  · four five six seven\nerror: eight nine"
+    for width in range(14, 60):
+        found = hanging(message, width)
+        assert found.split() == message.split()
+        assert all(len(line) <= max(24, width) for line in found.splitlines())

@@ -18,7 +18,7 @@ from lora_whisper.config import CheckConfig
 from lora_whisper.data.checking.inspection import Finding, settings, totals
 from lora_whisper.data.checking.measuring import Measured
 from lora_whisper.data.checking.repair import LEFT_OUT, SPLITS, UNUSABLE, Repaired
-from lora_whisper.terminal import console
+from lora_whisper.terminal import console, counted
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning
 SHOWN_LETTERS = 180  # of the first example of a finding
@@ -100,11 +100,11 @@ def show(folder: Path, report: Report, findings: Sequence[Finding]) -> None:
 def _split_table(report: Report) -> Table:
     title = f"{report['name']}: {report['hours']:.2f} h, {report['utterances']:,} utterances"
     table = Table(title=Text(title), title_justify="left", title_style="bold")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for heading in ("hours", "utterances", "speakers"):
-        table.add_column(heading, justify="right")
-    table.add_column("languages")
-    table.add_column("files")
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("languages", overflow="fold")
+    table.add_column("files", overflow="fold")
     for name, split in report["splits"].items():
         rates = [f"{rate / 1000:g} kHz" for rate in split["rates"]]
         table.add_row(
@@ -126,8 +126,8 @@ def _few(names: Sequence[str], shown: int = 3) -> str:
 def _finding_table(found: Sequence[Finding]) -> Table:
     table = Table(title="What was found", title_justify="left", title_style="bold")
     table.add_column("count", justify="right")
-    table.add_column("what it is, and what to do", ratio=5)
-    table.add_column("first example", ratio=4)
+    table.add_column("what it is, and what to do", ratio=5, overflow="fold")
+    table.add_column("first example", ratio=4, overflow="fold")
     for finding in found:
         table.add_section()
         style = "bold yellow" if finding.key in UNUSABLE else "bold"
@@ -168,7 +168,7 @@ def _fix_lines(report: Report) -> list[str]:
         pieces = fix["pieces"].get(split, 0)
         cut = f", {pieces} of them pieces of longer clips" if pieces else ""
         left_out = f"; left out {sum(reasons.values())}: {why}" if reasons else ""
-        lines.append(f"{split:12}{kept} utterances{cut}{left_out}")
+        lines.append(f"{split:12}{counted(kept, 'utterance')}{cut}{left_out}")
     return lines
 
 

@@ -104,6 +104,8 @@ def _of_the_disk(error: Exception) -> str | None:
     """The message for a file or a folder that may not be written or read as things are."""
     if not (isinstance(error, OSError) and error.errno in OF_THE_DISK and error.filename):
         return None
+    if error.errno == errno.ENAMETOOLONG:
+        return f"error: {error.filename}: {error.strerror}.\nType a shorter name."
     return (
         f"error: {error.filename}: {error.strerror}.\nWhat is written goes below the folder that "
         "the command is typed in: type it in one that you may write to, or mend what is named here."

@@ -256,7 +256,7 @@ def no_such_option(group: str, name: str, hydra: Hydra) -> str:
         return f"{given}Type {group}={meant}. {there_are}"
     if path := _path_instead(group, name):
         return f"{given}Type {path}. {there_are}"
-    near = _nearest(name, options)
+    near = _nearest(name.rpartition(":")[2], options)  # nano is also seen as embedded:nano
     return given + (f"Did you mean {near}? {there_are}" if near else there_are)
 
 

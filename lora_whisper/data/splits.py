@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import unicodedata
 from collections.abc import Iterator
 from itertools import chain
@@ -31,8 +32,9 @@ SPLIT_NAMES = {
 
 
 def split_name(name: str) -> str:
-    """One name for each split: "dev", "val" and "valid" are "validation"."""
+    """One name for each split: "dev", "val" and "valid_manifest" are "validation"."""
     name = name.strip().lower()
+    name = re.sub(r"(?<=.)[_-]manifest$", "", name)  # as NeMo's tutorials call their files
     return SPLIT_NAMES.get(name, name)
 
 
@@ -103,5 +105,5 @@ def _too_few(speakers: pa.ChunkedArray, split: str, share: float, place: str) ->
     return (
         f"{place} has no splits, and of its {rows} rows{of_speakers} none falls to {split} with a "
         f"share of {share:g}. Type another data.{key}=…, or 0 to do without; or name files: "
-        f"data.train=FILE data.{split}=FILE"
+        f"data.train=FILE data.{split}=FILE. A column that says it has to be called split"
     )

@@ -44,6 +44,8 @@ JOINED = regex.compile("([ണനരലളക])\u0d4d\u200d|(ত)\u09cd\u200d")
 # Marathi writes the eyelash ra with either ra (the same chapter, R5a), and without its joiner it
 # would be another letter: दर्‍या are valleys, दर्या is the sea.
 EYELASH_RA = ("\u0930\u094d\u200d", "\u0931\u094d")
+# Swahili ng'ombe is written with either; the first would be a letter of its word.
+APOSTROPHE = ("\u02bc", "'")
 STRAY_MARKS = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{M}+")  # the letter they stood on is gone
 SPOKEN = regex.compile(r"[\p{L}\p{N}]")
 # A letter below another one belongs to it (Khmer coeng, Burmese virama); older versions of `regex`
@@ -100,7 +102,7 @@ def multilingual(text: str) -> str:
     for bracketed in BRACKETED:
         text = bracketed.sub("", text.lower())
     text = ARMENIAN_ACCENTS.sub("", text)
-    text = unicodedata.normalize("NFKC", FREE_ACCENT.sub(" ", text))
+    text = unicodedata.normalize("NFKC", FREE_ACCENT.sub(" ", text)).replace(*APOSTROPHE)
     for apart, whole in VOWEL_AM:
         text = text.replace(apart, whole)
     return STRAY_MARKS.sub("", SYMBOL.sub(" ", text)).lower()

@@ -242,6 +242,15 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert Path("outputs").read_text() == "a file of mine"
 
 
+def test_a_name_that_is_too_long_is_to_be_shorter(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("check", *world.arguments("ü" * 150)[:5]) == 2
+    message = capsys.readouterr().err
+    assert "File name too long" in message
+    assert message.rstrip().endswith("Type a shorter name.")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_named(
     world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -101,7 +101,15 @@ def test_a_split_without_rows(shares: tuple[float, float], expected: str) -> Non
 
 @pytest.mark.parametrize(
     ("name", "split"),
-    [("Dev", "validation"), (" val ", "validation"), ("valid", "validation"), ("TRAIN", "train")],
+    [
+        ("Dev", "validation"),
+        (" val ", "validation"),
+        ("valid", "validation"),
+        ("TRAIN", "train"),
+        ("train_manifest", "train"),
+        ("dev-manifest", "validation"),
+        ("manifest", "manifest"),
+    ],
 )
 def test_names_of_splits(name: str, split: str) -> None:
     assert split_name(name) == split

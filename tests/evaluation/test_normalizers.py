@@ -177,6 +177,11 @@ def test_as_written(language: str, text: str, written: str, characters: str) -> 
     assert characters_of(written, language) == characters
 
 
+def test_an_apostrophe_that_is_a_letter_is_one_all_the_same() -> None:
+    """Or the two spellings of one word would be two errors."""
+    assert normalizer_for("sw")("ng\u02bcombe") == normalizer_for("sw")("ng'ombe") == "ng ombe"
+
+
 def test_turkish_letters_are_lowered_only_in_turkish() -> None:
     assert normalizer_for("tr")("KIZ") == "kız"
     assert normalizer_for("id")("KIZ") == "kiz"

@@ -61,7 +61,8 @@ class Meaning:
 MEANINGS = {
     "contradicted": Meaning(
         "The same sound under different texts",
-        "One of the texts is wrong, or belongs to another clip: listen, and keep the right one.",
+        "One of the texts is wrong, or belongs to another clip: listen, and keep the right one; "
+        "fix=FOLDER cannot know it, and keeps the first of a split.",
     ),
     "unreadable": Meaning("Audio that cannot be read", "Mend the files, or leave them out."),
     "truncated": Meaning(

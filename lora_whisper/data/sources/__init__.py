@@ -123,10 +123,10 @@ def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | N
     """The split of `data.path`, by the name that the configuration gives it, or by its own."""
     given = getattr(config, split)
     parts = PARTS[config.source](place, config)
-    if split == "train":
-        _tell_of_other_parts(parts, config, place)
     named = _named(parts, given or split)
     if named is not None:
+        if split == "train":
+            _tell_of_other_parts(parts, config, place)
         return _own_rows(named, split_name(given or split), config)
     found = _rows_by_column(config, split, parts[0], place) if not parts[0].name else None
     if found is None and given is not None and (place / given).is_dir():
@@ -144,12 +144,9 @@ def _tell_of_other_parts(parts: Sequence[Part], config: DataConfig, place: Path)
     if not others or config.source == "common_voice":  # which has others in every release
         return
     names = ", ".join(part.name for part in others)
-    files = ",".join(part.place for part in others)
     log.warning(
-        "%-11s %s has others, which are left out: %s\n"
-        "            data.test=%s scores one when it is trained; all of them, later:\n"
-        "            evaluate run=outputs/NAME 'sets=[%s]'",
-        *("splits", place, names, others[0].name, files),
+        "%-11s %s has others, which are left out: %s; data.test=NAME scores one",
+        *("splits", place, names),
     )
 
 
