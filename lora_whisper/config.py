@@ -205,6 +205,7 @@ class AdapterConfig:
         return rank >= 1, f"expected 1 or more, found {rank}"
 
 
+Padding = Literal["sound", "log-mel"]
 Source = Literal["manifest", "audiofolder", "nemo", "common_voice", "subtitles", "hub"]
 Task = Literal["transcribe", "translate"]
 
@@ -276,10 +277,12 @@ class DataConfig:
     timestamps_share: float | None  # of the windows; null: 0.2 in packed ones, 0 in padded ones
     previous_text_share: float | None  # of the windows that have some, as a prompt; null: 0.2 or 0
     no_speech_share: float | None  # generated ones for each window of speech; null: 0.02 or 0
+    log_mel_padding_share: float  # of the training windows, padded as openai-whisper and
+    # faster-whisper do it, the others as Transformers and whisper.cpp: see `evaluation.padding`
     mix: tuple[MixConfig, ...]
 
     def __post_init__(self) -> None:
-        shares = ("validation_share", "test_share")
+        shares = ("validation_share", "test_share", "log_mel_padding_share")
         optional = ("timestamps_share", "previous_text_share", "no_speech_share")
         given = {name: getattr(self, name) for name in (*shares, *optional)}
         rules = {
@@ -531,6 +534,8 @@ class EvaluationConfig:
     # from the distribution at rising temperatures: Radford et al. 2022, section 4.5
     timestamps: bool  # decode with them; they are left out of the text that is scored
     previous_text: bool  # of a recording over one window, what was heard is the next one's prompt
+    padding: Padding  # behind a clip. sound: silence, as Transformers and whisper.cpp hear it;
+    # log-mel: 0.0 in the log-mel, which is louder, as openai-whisper and faster-whisper do
     max_utterances: int | None  # a fixed, seeded sample of the test set; null: all of it
     max_validation_utterances: int | None  # the same for the validation set during training
     group_by: tuple[str, ...]  # what is scored apart as well: columns of the manifest, or duration
@@ -539,6 +544,10 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require_positive_counts(self)
+
+
+# What of it decides on a hypothesis.
+DECODING = ("beams", "temperature_fallback", "timestamps", "previous_text", "padding")
 
 
 @dataclass(frozen=True)
@@ -758,6 +767,7 @@ class TestDataConfig:
     timestamps_share: float | None
     previous_text_share: float | None
     no_speech_share: float | None
+    log_mel_padding_share: float | None
     mix: tuple[MixConfig, ...] | None
 
 
@@ -792,6 +802,8 @@ Condition = Literal[
     "8khz",
     "speed-0.9",
     "speed-1.1",
+    "padded-sound",
+    "padded-log-mel",
 ]
 CLEAN: Condition = "clean"  # as recorded
 
@@ -808,6 +820,7 @@ class RescoringConfig:
     temperature_fallback: bool | None
     timestamps: bool | None
     previous_text: bool | None
+    padding: Padding | None
     max_utterances: int | None
     group_by: tuple[str, ...] | None
     keywords: str | None

@@ -23,6 +23,7 @@ from lora_whisper.commands._summary import (
     leading,
     model_name,
     origin,
+    padded_as,
     rate_name,
     remarks,
     shipped_rank,
@@ -241,6 +242,7 @@ def _about_scores(score: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "headings": [rate_name(score, rate) for rate in both_rates(leading(score))],
         "units": units_of(score),
+        "padded": padded_as(score),
         "drawn": score.get("resampled", "utterances"),  # which older runs lack
     }
 
@@ -389,7 +391,8 @@ trained with lora_whisper {{ summary.versions.lora_whisper }}.
 {% endfor %}
 
 On {{ score.utterances }} held-out utterances with {{ score.reference_words }} {{ units }}; text is
-normalized by `{{ score.normalizer }}`. Intervals are by drawing {{ drawn }} anew, with replacement.
+normalized by `{{ score.normalizer }}`; {{ padded }}. Intervals are by drawing {{ drawn }} anew,
+with replacement.
 {% else %}
 Nothing was scored: the run had no test set.
 {% endif %}

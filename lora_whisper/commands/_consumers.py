@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._inputs import Base
-from lora_whisper.config import EvaluationConfig, ModelConfig
+from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.terminal import work
 
@@ -50,6 +50,7 @@ class Kind:
     shown: str
     engine_shown: str  # what lies below it
     package: str  # whose version is told
+    padding: Padding  # of the program, behind clips that are shorter than its window
     modules: tuple[str, ...]  # that have packages of their own
     program: tuple[str, str] | None  # module and class
     engine: tuple[str, str] | None  # None: `evaluation` has it
@@ -60,6 +61,7 @@ KINDS = {
         "faster-whisper",
         "CTranslate2",
         "ctranslate2",
+        "log-mel",
         ("ctranslate2", "faster_whisper"),
         program=("faster_whisper", "FasterWhisperProgram"),
         engine=None,
@@ -68,6 +70,7 @@ KINDS = {
         "whisper.cpp",
         "whisper.cpp",
         "pywhispercpp",
+        "sound",
         ("whisper_cpp",),
         program=("whisper_cpp", "WhisperCppProgram"),
         engine=("whisper_cpp", "WhisperCppEngine"),
@@ -76,6 +79,7 @@ KINDS = {
         "ONNX Runtime",
         "ONNX Runtime",
         "onnxruntime",
+        "sound",  # features are Transformers' there
         ("onnx",),
         program=None,  # it runs graphs, and knows of no Whisper
         engine=("onnxruntime", "OnnxEngine"),
@@ -84,11 +88,17 @@ KINDS = {
         "openai-whisper",
         "openai-whisper",
         "openai-whisper",
+        "log-mel",
         ("openai_whisper",),
         program=("openai_whisper", "OpenAIWhisperProgram"),
         engine=("openai_whisper", "OpenAIWhisperEngine"),
     ),
 }
+
+
+def padding_in(name: str) -> Padding:
+    """How what runs a format pads short clips; an adapter's features are Transformers'."""
+    return KINDS[name].padding if name in KINDS else "sound"
 
 
 def require_packages(name: str) -> None:

@@ -35,11 +35,9 @@ def watched_windows(
 def _watched(batch: Batch, base: Base) -> WatchedWindow:
     """A batch of one window, which is as long as its sound."""
     from lora_whisper.data.features import frames_with_sound
-    from lora_whisper.data.sound.augmentation import apply_masks
     from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
     from lora_whisper.model.eva import WatchedWindow
 
-    waveforms = batch.waveforms.to(base.features.hann.device)
-    (features,) = apply_masks(base.features(waveforms), batch.masks).cpu()
-    frames = min(frames_with_sound(waveforms.shape[1]), features.shape[1])
+    (features,) = batch.input_features(base.features).cpu()
+    frames = min(frames_with_sound(batch.waveforms.shape[1]), features.shape[1])
     return WatchedWindow(features, batch.decoder_input[0], math.ceil(frames / FRAMES_PER_POSITION))

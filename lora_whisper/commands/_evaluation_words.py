@@ -97,7 +97,9 @@ def sentence(results: Results, name: str, model: str) -> str:
 
 
 def size(results: Results, one: Mapping[str, Any]) -> str:
-    """`100 utterances of 12 speakers, 412 words, 0.07 h, normalizer whisper-english`"""
+    """`100 utterances of 12 speakers, 412 words, 0.07 h, normalizer whisper-english,
+    padded sound`
+    """
     speakers = f" of {counted(one['speakers'], 'speaker')}" if one["speakers"] else ""
     facts = [f"{counted(one['utterances'], 'utterance')}{speakers}"]
     score = next(iter(scored(results, one["name"]).values()), None)
@@ -105,7 +107,7 @@ def size(results: Results, one: Mapping[str, Any]) -> str:
         facts.append(f"{score['reference_words']:,} {units(results, one['name'])}")
     facts.append(f"{one['hours']:.2f} h")
     if score:
-        facts.append(f"normalizer {score['normalizer']}")
+        facts += [f"normalizer {score['normalizer']}", f"padded {_summary.padding_of(score)}"]
     return ", ".join(facts)
 
 
@@ -119,7 +121,11 @@ def method(results: Results) -> str:
     all_scores = [score for name in results["scores"] for score in scored(results, name).values()]
     normalizers = _listed(score["normalizer"] for score in all_scores)
     drawn = _listed(score["resampled"] for score in all_scores)
-    said = f"Text is normalized by {normalizers}. 95 % intervals are by drawing {drawn} anew."
+    padded = _listed(_summary.padded_as(score) for score in all_scores)
+    said = (
+        f"Text is normalized by {normalizers}; {padded}. "
+        f"95 % intervals are by drawing {drawn} anew."
+    )
     if any(results["comparisons"].values()):
         said += (
             " Verdicts and the intervals of differences are by approximate randomization, paired "

@@ -249,8 +249,10 @@ class Examination:
         self, condition: str, listening: Listening, speech: Speech, utterances: Utterances
     ) -> None:
         """Score the set in another condition, beside the clean one."""
-        name = listening.contender.name
-        judged = self._judged(listening, speech, utterances, self._ungrouped, condition)
+        from lora_whisper.evaluation.conditions import settings_in
+
+        name, settings = listening.contender.name, settings_in(condition, self._ungrouped)
+        judged = self._judged(listening, speech, utterances, settings, condition)
         values = judged.written(self.folder / name / f"{speech.name}-{condition}")
         conditions = self.findings.conditions.setdefault(speech.name, {})
         _put(conditions, CLEAN, name, _brief(self.findings.scores[speech.name][name]))

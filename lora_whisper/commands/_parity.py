@@ -1,24 +1,25 @@
 """Is what is deployed what was measured? An export beside the models that it comes from.
 
 All hear the same utterances of the test set, greedily; the export hears them in the program that it
-is for. What has to agree is the WER, and the texts show where it does not.
+is for, and the others with the padding of that program. What has to agree is the WER, and the texts
+show where it does not; what the other padding would cost stands beside it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lora_whisper.commands._consumers import Consumer
 from lora_whisper.commands._inputs import Base
 from lora_whisper.commands._listening import Listening
 from lora_whisper.commands._models import Contender, weights_of
 from lora_whisper.commands._summary import leading, rate_name, score_table
-from lora_whisper.config import EvaluationConfig
+from lora_whisper.config import EvaluationConfig, Padding
 from lora_whisper.data.table import Utterances
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.terminal import console, counted
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 PARITY_FILE = "parity.json"  # in the export's folder
 ADAPTER, MERGED = "adapter", "merged"
 SHOWN_TEXTS = 20  # of those that differ
-RATES = ("wer", "cer")
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 KEPT = ("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances", "of")
 
 
@@ -52,6 +53,11 @@ class Sample:
     base: Base
     settings: EvaluationConfig
     seed: int
+
+    def padded(self, padding: Padding) -> Sample:
+        return dataclasses.replace(
+            self, settings=dataclasses.replace(self.settings, padding=padding)
+        )
 
     def judged(self, found: Hypotheses, weights: Mapping[str, Any]) -> Heard:
         from lora_whisper.evaluation.judging import judge
@@ -75,19 +81,27 @@ def greedily(settings: EvaluationConfig) -> EvaluationConfig:
 
 
 def hear_models(
-    contenders: Sequence[Contender], sample: Sample, device: torch.device
-) -> dict[str, Heard]:
-    """Base, adapter and merged model, by name; what they said before is taken from the cache."""
-    heard = {}
+    contenders: Sequence[Contender],
+    sample: Sample,
+    device: torch.device,
+    paddings: Collection[Padding],
+) -> dict[Padding, dict[str, Heard]]:
+    """Base, adapter and merged model, by name; what they said before is taken from the cache.
+
+    Args:
+        paddings: of the programs; the base, which may take long, is heard with no other.
+    """
+    heard: dict[Padding, dict[str, Heard]] = {padding: {} for padding in PADDINGS}
     for one in contenders:
         listening = Listening(one, "auto", device, reuse=True)
         try:
-            found, _ = listening.hear(
-                f"hearing {one.name}", sample.utterances, sample.settings, sample.seed
-            )
+            for padding in PADDINGS if one.name in (ADAPTER, MERGED) else paddings:
+                padded = sample.padded(padding)
+                title = f"hearing {one.name}, padded {padding}"
+                found, _ = listening.hear(title, padded.utterances, padded.settings, padded.seed)
+                heard[padding][one.name] = padded.judged(found, weights_of(one))
         finally:
             listening.close()
-        heard[one.name] = sample.judged(found, weights_of(one))
     return heard
 
 
@@ -95,7 +109,7 @@ def compare(
     name: str,
     consumer: Consumer,
     place: Path,
-    models: Mapping[str, Heard],
+    heard: Mapping[Padding, Mapping[str, Heard]],
     sample: Sample,
     tolerance: float,
     reference: str = MERGED,
@@ -104,36 +118,50 @@ def compare(
 
     Args:
         place: the export's folder.
+        sample: padded as the program pads it.
         reference: the model that it has to agree with.
     """
     found = consumer.hear(sample.utterances, sample.settings, sample.seed)
     export = sample.judged(found, {"export": sha256(*_files(place))})
+    padding = sample.settings.padding
+    (other,) = (one for one in PADDINGS if one != padding)
+    models, otherwise = heard[padding], heard[other][reference]
     measured = models[reference]
     rate = leading(measured.score)
     difference = export.score[rate] - measured.score[rate]
-    pairs = list(zip(measured.rows, export.rows, strict=True))
     differing = [
         {"row": ours.row, "reference": ours.reference}
         | {reference: ours.hypothesis, name: theirs.hypothesis}
-        for ours, theirs in pairs
-        if ours.hypothesis != theirs.hypothesis
+        for ours, theirs in _differing(measured, export)
     ]
     scores = {model: heard.score for model, heard in models.items()} | {name: export.score}
     return {
         "consumer": consumer.name,
         "skipped": consumer.skipped,
         "unusual": consumer.unusual,
-        "utterances": len(pairs),
+        "padding": padding,
+        "utterances": len(export.rows),
         "reference": reference,
         "rate": rate,
         "difference": difference,
         "tolerance": tolerance,
         "is_within": abs(difference) <= tolerance,
-        "identical": len(pairs) - len(differing),
-        "identical_share": 1 - len(differing) / len(pairs),
+        "identical": len(export.rows) - len(differing),
+        "identical_share": 1 - len(differing) / len(export.rows),
+        "other_padding": {
+            "padding": other,
+            "difference": otherwise.score[rate] - measured.score[rate],
+            "identical": len(export.rows) - len(_differing(measured, otherwise)),
+        },
         "scores": {model: {key: score[key] for key in KEPT} for model, score in scores.items()},
         "differing": differing[:SHOWN_TEXTS],
     }
+
+
+def _differing(one: Heard, other: Heard) -> list[tuple[ScoredRow, ScoredRow]]:
+    """Utterances of which two models wrote different texts."""
+    pairs = zip(one.rows, other.rows, strict=True)
+    return [(ours, theirs) for ours, theirs in pairs if ours.hypothesis != theirs.hypothesis]
 
 
 def _files(place: Path) -> list[Path]:
@@ -143,13 +171,18 @@ def _files(place: Path) -> list[Path]:
 
 
 def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
-    """One table of all that was heard, and a verdict on each export."""
-    scores = {
-        model: score | {"groups": {}} for one in found for model, score in one["scores"].items()
-    }
-    heard = counted(found[0]["utterances"], "utterance")
-    console.print()
-    console.print(score_table(f"{heard}, heard greedily", scores, quantization))
+    """A table of all that was heard with each padding, and a verdict on each export."""
+    for padding in dict.fromkeys(one["padding"] for one in found):
+        scores = {
+            model: score | {"groups": {}}
+            for one in found
+            if one["padding"] == padding
+            for model, score in one["scores"].items()
+        }
+        heard = counted(found[0]["utterances"], "utterance")
+        title = f"{heard}, heard greedily, padded {padding}"
+        console.print()
+        console.print(score_table(title, scores, quantization))
     skipped = dict.fromkeys(one["skipped"] for one in found if one["skipped"])
     if skipped:
         unusual = next(one["unusual"] for one in found if one["unusual"])
@@ -169,8 +202,20 @@ def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
             f"{name} in {one['consumer']}: {rate} {points:+.1f} points from {one['reference']} "
             f"(tolerance {limit:g}), {same}",
         )
+        _say("", _other_padding(one))
         if "below" in one:
             _say("", _diagnosis(one["below"]))
+
+
+def _other_padding(found: Mapping[str, Any]) -> str:
+    """`padded sound, as in Transformers: merged -0.8 points, 44 of 80 texts the same`"""
+    other = found["other_padding"]
+    same = f"{other['identical']} of {found['utterances']} texts the same"
+    points = f"{100 * other['difference']:+.1f} points"
+    return (
+        f"it pads the {found['padding']}; with padded {other['padding']}, {found['reference']} "
+        f"is at {points}, {same}"
+    )
 
 
 def _diagnosis(below: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
         sets=sets,
         settings=settings,
         more=config.evaluation,
-        conditions=chosen_conditions(config.evaluation.conditions),
+        conditions=chosen_conditions(config.evaluation.conditions, settings.padding),
         keywords=_keywords(config, settings),
         seed=seed,
         dtype=config.dtype,

@@ -29,6 +29,8 @@ from lora_whisper.commands._summary import (
     EMBEDDED_NOTE,
     hypotheses_of,
     model_name,
+    padded_as,
+    padding_of,
     rate_name,
     units_of,
 )
@@ -326,7 +328,7 @@ def _test_set(point: Point) -> str:
     score = point.score or {}
     count = counted(score["utterances"], "utterance")
     words = f"{score['reference_words']:,} {units_of(score)}"
-    return f"{count}, {words}, normalizer {score['normalizer']}"
+    return f"{count}, {words}, normalizer {score['normalizer']}, padded {padding_of(score)}"
 
 
 def _digest(rows: Sequence[ScoredRow]) -> str:
@@ -511,7 +513,8 @@ def method(report: Report) -> str:
     score = report.score
     drawn = score.get("resampled", "utterances")
     said = (
-        f"Text is normalized by {score['normalizer']}. 95 % intervals are by drawing {drawn} anew. "
+        f"Text is normalized by {score['normalizer']}; {padded_as(score)}. "
+        f"95 % intervals are by drawing {drawn} anew. "
         f"Verdicts against the {report.best_name} are by approximate randomization, paired and "
         "two-sided, at 5 %, and not corrected for the number of runs."
     )

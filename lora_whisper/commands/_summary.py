@@ -248,6 +248,20 @@ def rate_name(score: Mapping[str, Any], rate: str) -> str:
     return "WER" if units == "words" else f"error rate of {units}"
 
 
+def padding_of(score: Mapping[str, Any]) -> str:
+    """How what is scored was padded: "sound" (all that older versions did) or "log-mel"."""
+    return str(score.get("of", {}).get("decoding", {}).get("padding", "sound"))
+
+
+def padded_as(score: Mapping[str, Any]) -> str:
+    """`clips are padded as in Transformers and whisper.cpp`"""
+    programs = {
+        "sound": "Transformers and whisper.cpp",
+        "log-mel": "openai-whisper and faster-whisper",
+    }
+    return f"clips are padded as in {programs[padding_of(score)]}"
+
+
 def units_of(score: Mapping[str, Any]) -> str:
     """What stands for words in the texts."""
     return str(score.get("units", "words"))
@@ -304,7 +318,8 @@ def _scores(summary: dict[str, Any]) -> Table | str:
     if known is None:
         return "Nothing was scored: the run has no data.test."
     words = f"{known['reference_words']} {units_of(known)}"
-    title = f"{summary['name']}: {words}, normalizer {known['normalizer']}"
+    how = f"normalizer {known['normalizer']}, padded {padding_of(known)}"
+    title = f"{summary['name']}: {words}, {how}"
     return score_table(title, {model: summary[model] for model in MODELS}, summary["quantization"])
 
 

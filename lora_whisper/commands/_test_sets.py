@@ -13,6 +13,7 @@ from lora_whisper.commands._composition import defaults
 from lora_whisper.commands._inputs import train_rows
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
+    DECODING,
     DataConfig,
     EvaluateConfig,
     EvaluationConfig,
@@ -31,7 +32,7 @@ Role = Literal["test", "retention", "training"]
 TRAINING_SET = "training"
 # Keys of `data` that decide on a test set, beside its place; and those of a decoding.
 READ = ("source", "revision", "columns", "language", "language_token", "task")
-DECIDE = ("beams", "temperature_fallback", "timestamps", "previous_text", "max_utterances")
+DECIDE = (*DECODING, "max_utterances")
 
 
 @dataclass(frozen=True)

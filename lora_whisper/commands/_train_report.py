@@ -16,6 +16,7 @@ from lora_whisper.commands._summary import (
     is_mean,
     leading,
     model_name,
+    padded_as,
     rate_name,
     remarks,
     score_cells,
@@ -117,8 +118,8 @@ def _scored(score: Mapping[str, Any]) -> str:
     """How the figures came about."""
     drawn = score.get("resampled", "utterances")
     return (
-        f"Rates of text normalized by {score['normalizer']}. Intervals by drawing {drawn} anew, "
-        "with replacement."
+        f"Rates of text normalized by {score['normalizer']}; {padded_as(score)}. "
+        f"Intervals by drawing {drawn} anew, with replacement."
     )
 
 

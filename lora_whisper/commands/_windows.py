@@ -103,7 +103,8 @@ def validation_windows(
     from lora_whisper.data.batches import StepDataset, step_loader
 
     source = _source(utterances, base, "padded")
-    maker = _maker(base, config.seed)
+    padded = float(config.evaluation.padding == "log-mel")
+    maker = _maker(base, config.seed, log_mel_padding_share=padded)
     dataset = StepDataset(
         (source,),
         maker,
@@ -182,6 +183,7 @@ def _training_maker(config: TrainConfig, base: Base) -> WindowMaker:
         config.seed,
         timestamps_share=asked.timestamps,
         previous_text_share=asked.previous_text,
+        log_mel_padding_share=config.data.log_mel_padding_share,
         clean=config.data.clean,
         augmenter=new_augmenter(config.augmentation, base),
     )

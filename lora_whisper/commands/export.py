@@ -14,7 +14,7 @@ import dataclasses
 import importlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from lora_whisper.commands._consumers import (
     is_program,
     load_consumer,
     load_engine,
+    padding_in,
     require_packages,
     why_untried,
 )
@@ -42,6 +43,7 @@ from lora_whisper.config import (
     ExportConfig,
     MergeConfig,
     ModelConfig,
+    Padding,
     TrainConfig,
 )
 from lora_whisper.data.sources import read_split
@@ -339,11 +341,11 @@ def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
         return True
     contenders = source.contenders()
     device = new_accelerator(contenders[0].precision).device
-    models = hear_models(contenders, sample, device)
+    heard = hear_models(contenders, sample, device, {padding_in(name) for name in tried})
     found = {}
     for name in tried:
         try:
-            found[name] = _try(name, config, source, models, sample, device)
+            found[name] = _try(name, config, source, heard, sample, device)
         except UserError as error:  # the other formats may be sound
             log.error("broken      %s: %s", source.folder.export / name, error)
     if found:
@@ -359,7 +361,7 @@ def _try(
     name: str,
     config: ExportConfig,
     source: Source,
-    models: dict[str, Heard],
+    heard: Mapping[Padding, Mapping[str, Heard]],
     sample: Sample,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -367,6 +369,7 @@ def _try(
     from lora_whisper.commands._parity import ADAPTER, MERGED, PARITY_FILE, compare
 
     place, dtype = source.folder.export / name, config.dtype_for(name)
+    sample = sample.padded(padding_in(name))
     consumer = (
         adapter_consumer(place, source.base, device)
         if name == "adapter"
@@ -377,10 +380,10 @@ def _try(
     # Of an adapter that was merged in part, or into other weights, the merged model is another one.
     is_of_adapter = name == "adapter" and not is_whole(made_of)
     reference = ADAPTER if is_of_adapter else MERGED
-    parity = compare(title, consumer, place, models, sample, tolerance, reference)
+    parity = compare(title, consumer, place, heard, sample, tolerance, reference)
     if not parity["is_within"] and is_program(name, sample.base):
         engine = load_engine(name, place, sample.base, device)
-        parity["below"] = compare(title, engine, place, models, sample, tolerance, reference)
+        parity["below"] = compare(title, engine, place, heard, sample, tolerance, reference)
     write_json(place / PARITY_FILE, _made(name, dtype, source) | parity)
     return parity
 

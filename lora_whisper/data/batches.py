@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lora_whisper.data.features import LogMel, content_frames
 from lora_whisper.data.order import Epoch, epoch_order, steps_per_epoch, windows_per_epoch
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
@@ -39,12 +40,20 @@ class Batch:
     rows: tuple[str, ...]  # all utterances in it
     bad: tuple[BadAudio, ...]  # what is missing from the batch
     masks: tuple[tuple[Mask, ...], ...] = ()  # of each window
+    ends: tuple[int | None, ...] = ()  # of each window, where the padding of its log-mel begins
     remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
 
     @property
     def target_tokens(self) -> int:
         """Labels that count in the loss."""
         return int((self.labels != IGNORED).sum())
+
+    def input_features(self, log_mel: LogMel) -> Tensor:
+        """What the encoder is given: (batch, mel bins, frames), where `log_mel` computes."""
+        from lora_whisper.data.sound.augmentation import apply_masks
+
+        waveforms = self.waveforms.to(log_mel.hann.device, non_blocking=True)
+        return apply_masks(log_mel(waveforms, self.ends), self.masks)
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU copies from while the processor goes on.
@@ -69,8 +78,14 @@ def collate(windows: Sequence[Window | BadAudio], eot: int) -> Batch:
         rows=tuple(row for window in good for row in window.rows),
         bad=tuple(bad for window in windows for bad in _missing(window)),
         masks=tuple(window.masks for window in good),
+        ends=tuple(_end(window) for window in good),
         remarks=tuple(remark for window in good for remark in window.remarks),
     )
+
+
+def _end(window: Window) -> int | None:
+    """Where its log-mel is padded; None where its sound is."""
+    return content_frames(len(window.samples)) if window.padding == "log-mel" else None
 
 
 def _missing(window: Window | BadAudio) -> tuple[BadAudio, ...]:

@@ -1,14 +1,22 @@
-"""Whisper's input features: the log-mel spectrogram of a window, computed a batch at a time."""
+"""Whisper's input features: the log-mel spectrogram of a window, computed a batch at a time.
+
+What stands behind a clip that is shorter than its window is not the same in all programs.
+Transformers and whisper.cpp pad the sound with silence, which the log-mel has at the bottom of its
+range; openai-whisper and faster-whisper pad the log-mel with 0.0, which is in the middle of it. A
+model trained with one hears the other as something new.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.audio_utils import mel_filter_bank
 
+from lora_whisper.config import Padding
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 
 FFT_SAMPLES = 400  # one frame sees 25 ms
@@ -47,11 +55,14 @@ class LogMel(nn.Module):
         self.register_buffer("hann", torch.hann_window(FFT_SAMPLES), persistent=False)
 
     @torch.no_grad()
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def forward(self, waveforms: Tensor, ends: Sequence[int | None] = ()) -> Tensor:
         """(batch, samples) float32 at 16 kHz → (batch, mel_bins, window_samples / 160).
 
         Shorter input is padded with silence. Autocast is off: bfloat16 keeps three digits of a
         power that spans eight powers of ten.
+
+        Args:
+            ends: of each row, the frame from which on its log-mel is 0.0; None: nowhere.
 
         Raises:
             ValueError: input longer than the window.
@@ -64,16 +75,27 @@ class LogMel(nn.Module):
             frames = frames_with_sound(waveforms.shape[-1])
             # On a CPU, what one clip needs stays in the caches: a batch of 16 took twice as long.
             at_once = 1 if waveforms.device.type == "cpu" else len(padded)
-            return torch.cat([self._features(part, frames) for part in padded.split(at_once)])
+            mel = torch.cat([self._features(part, frames) for part in padded.split(at_once)])
+        for row, end in enumerate(ends):
+            if end is not None:
+                mel[row, :, end:] = 0.0
+        return mel
+
+    def clip(self, waveform: Tensor, padding: Padding) -> Tensor:
+        """(samples,), no more than a window's → (mel_bins, frames of the window)."""
+        if padding == "sound":
+            return self(waveform[None])[0]
+        # Of a full window, openai-whisper's last frames see silence behind it, and no mirror.
+        return self.recording(waveform, padding)[:, : self.window_samples // HOP_SAMPLES]
 
     @torch.no_grad()
-    def recording(self, waveform: Tensor) -> Tensor:
+    def recording(self, waveform: Tensor, padding: Padding) -> Tensor:
         """(samples,) of any length → (mel_bins, samples / 160 and the frames of a window more).
 
         As openai/whisper's `transcribe` looks at a long recording: the range hangs on the loudest
-        spot of all of it, and a window of silence follows, so that one can be cut out anywhere.
+        spot of all of it, and a window of padding follows, so that one can be cut out anywhere.
         """
-        frames = len(waveform) // HOP_SAMPLES
+        frames = content_frames(len(waveform))
         window_frames = self.window_samples // HOP_SAMPLES
         with torch.autocast(waveform.device.type, enabled=False):
             padded = pad(waveform.float()[None], (0, self.window_samples))
@@ -84,7 +106,10 @@ class LogMel(nn.Module):
             for first in range(0, sounding, window_frames):
                 part = slice(first, min(first + window_frames, sounding))
                 self._mel(centred[:, first * HOP_SAMPLES :], mel[:, :, part])
-            return _scaled(mel)[0]
+            scaled = _scaled(mel)[0]
+        if padding == "log-mel":
+            scaled[:, content_frames(len(waveform)) :] = 0.0
+        return scaled
 
     def _features(self, padded: Tensor, frames: int) -> Tensor:
         """(batch, window_samples) → (batch, mel_bins, frames of the window)."""
@@ -128,6 +153,14 @@ def _bands(filters: Tensor) -> list[tuple[slice, slice]]:
         columns = filters[bins].any(dim=0).nonzero()
         bands.append((bins, slice(int(columns.min()), int(columns.max()) + 1)))
     return bands
+
+
+def content_frames(samples: int) -> int:
+    """Frames behind which openai-whisper and faster-whisper pad the log-mel.
+
+    `content_frames` in openai/whisper's `transcribe` and SYSTRAN/faster-whisper's.
+    """
+    return samples // HOP_SAMPLES
 
 
 def frames_with_sound(samples: int) -> int:

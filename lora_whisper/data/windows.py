@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_whisper.config import Padding
 from lora_whisper.data.packing import TIMESTAMPS_A_TEXT, Plan
 from lora_whisper.data.sound.audio import (
     SAMPLING_RATE,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # a label that PyTorch's cross-entropy leaves out
 
 # Every draw has a generator of its own, so that none depends on whether another was made.
-TIMESTAMPS, PREVIOUS_TEXT, AUGMENTATION, MASKS, NOISE = range(5)
+TIMESTAMPS, PREVIOUS_TEXT, AUGMENTATION, MASKS, NOISE, PADDING = range(6)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Window:
     decoder_input: list[int]
     labels: list[int]
     masks: tuple[Mask, ...] = ()
+    padding: Padding = "sound"
     bad: tuple[BadAudio, ...] = ()  # utterances that should be in it
     remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
 
@@ -169,6 +171,7 @@ class WindowMaker:
     clean: tuple[str, ...] = ()  # steps of `text.clean`
     augmenter: Augmenter | None = None
     seed: int = 0
+    log_mel_padding_share: float = 0.0  # of the windows
 
     def speech(
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
@@ -222,7 +225,10 @@ class WindowMaker:
         if len(decoder_input) > self.vocabulary.max_tokens:
             return LeftOut(like.row, _too_many(decoder_input, self.vocabulary))
         rows = tuple(place.utterance.row for place in heard.places)
-        return Window(rows, samples, decoder_input, labels, masks, heard.bad, heard.remarks)
+        padding = self._padding(draw)
+        return Window(
+            rows, samples, decoder_input, labels, masks, padding, heard.bad, heard.remarks
+        )
 
     def no_speech(
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
@@ -241,7 +247,10 @@ class WindowMaker:
         noise = generated_noise(str(generator.choice([*NOISE_KINDS])), samples, generator)
         heard, _, masks = self._augmented(noise, draw)
         row = f"no speech, as long as {like.row}"
-        return Window((row,), heard, decoder_input, labels, masks)
+        return Window((row,), heard, decoder_input, labels, masks, self._padding(draw))
+
+    def _padding(self, draw: _Draw) -> Padding:
+        return "log-mel" if draw.happens(PADDING, self.log_mel_padding_share) else "sound"
 
     def _tokens(self, utterance: Utterance) -> list[int]:
         written = written_language(self.vocabulary, utterance)

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import TextIO
 
 import lora_whisper
-from lora_whisper.config import CLEAN, EvaluationConfig
+from lora_whisper.config import CLEAN, DECODING, EvaluationConfig
 from lora_whisper.data.table import published
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.evaluation.long_form import Segment
-from lora_whisper.evaluation.provenance import DECODING
 from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")

@@ -1,20 +1,22 @@
-"""The same test set under other conditions: in noise, in a room, over a telephone, faster, slower.
+"""The same test set under other conditions: in noise, in a room, over a telephone, faster, slower,
+and with the padding of other programs.
 
-Each is a pure function of the samples, the seed and the utterance's row, so that every model hears
-the same sound, and noise at 5 dB is the noise at 20 dB, only louder.
+Each of the sounds is a pure function of the samples, the seed and the utterance's row, so that every
+model hears the same, and noise at 5 dB is the noise at 20 dB, only louder.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import get_args
 
 import numpy as np
 import soxr
 
-from lora_whisper.config import CLEAN, Condition
+from lora_whisper.config import CLEAN, Condition, EvaluationConfig, Padding
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.sound.augmentation import at_speed, generated_response, mixed, reverberant
 from lora_whisper.data.sound.noise import generated_noise
@@ -61,16 +63,21 @@ SOUNDS: dict[str, Sound] = {
     **{f"speed-{speed}": partial(_at_speed, speed) for speed in (0.9, 1.1)},
 }
 NEED_SCIPY = ("reverberation", "telephone")
-assert {*SOUNDS, CLEAN, "all"} == {*get_args(Condition)}, "config.py has their names"
+PADDINGS: dict[str, Padding] = {"padded-sound": "sound", "padded-log-mel": "log-mel"}
+assert {*SOUNDS, *PADDINGS, CLEAN, "all"} == {*get_args(Condition)}, "config.py has their names"
 
 
-def chosen_conditions(given: Sequence[Condition]) -> tuple[str, ...]:
+def chosen_conditions(given: Sequence[Condition], padding: Padding) -> tuple[str, ...]:
     """The conditions beside clean, each once and in one order; "all" stands for every one.
+
+    Args:
+        padding: of clean speech, which is no condition beside it.
 
     Raises:
         UserError: SciPy is missing, which two of them are made with.
     """
-    chosen = tuple(name for name in SOUNDS if "all" in given or name in given)
+    others = (name for name, one in PADDINGS.items() if one != padding)
+    chosen = tuple(name for name in (*SOUNDS, *others) if "all" in given or name in given)
     needing = [name for name in chosen if name in NEED_SCIPY]
     if needing:
         try:
@@ -85,7 +92,12 @@ def chosen_conditions(given: Sequence[Condition]) -> tuple[str, ...]:
 
 def change_for(condition: str, seed: int) -> Change | None:
     """What an utterance's samples go through; None where they stay as they are."""
-    return None if condition == CLEAN else partial(_changed, SOUNDS[condition], seed)
+    return partial(_changed, SOUNDS[condition], seed) if condition in SOUNDS else None
+
+
+def settings_in(condition: str, settings: EvaluationConfig) -> EvaluationConfig:
+    """How speech is decoded in a condition."""
+    return replace(settings, padding=PADDINGS.get(condition, settings.padding))
 
 
 def _changed(sound: Sound, seed: int, samples: np.ndarray, utterance: Utterance) -> np.ndarray:

@@ -172,9 +172,13 @@ class _Listener:
         seed = (self.seed, zlib.crc32(utterance.row.encode()))
         if len(samples) > recognizer.features.window_samples:
             start = vocabulary.start(language, utterance.task, timestamps=True)
-            return Recording(recognizer, waveform, start, settings.previous_text, seed)
+            return Recording(
+                recognizer, waveform, start, settings.previous_text, seed, settings.padding
+            )
         prompt = vocabulary.start(language, utterance.task, settings.timestamps)
-        return Clip(recognizer, waveform, prompt, settings.temperature_fallback, seed)
+        return Clip(
+            recognizer, waveform, prompt, settings.temperature_fallback, seed, settings.padding
+        )
 
     def _decode(self, active: Sequence[Listening]) -> None:
         """Decode a window of each: those together that a recognizer can decode together."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from lora_whisper.config import Padding
 from lora_whisper.data.features import HOP_SAMPLES
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.vocabulary import SECONDS_PER_TIMESTAMP, Vocabulary
@@ -76,6 +77,7 @@ class Clip:
         prompt: Sequence[int],
         is_judged: bool,
         seed: tuple[int, ...],
+        padding: Padding,
     ):
         """`samples`: (samples,) float32 at 16 kHz, no more than a window's.
 
@@ -84,7 +86,7 @@ class Clip:
         self.recognizer, self.prompt, self.seed = recognizer, tuple(prompt), seed
         self.is_judged = is_judged
         self.samples = len(samples)
-        self.features = recognizer.features(samples[None])[0]
+        self.features = recognizer.features.clip(samples, padding)
         self.tokens: tuple[int, ...] = ()
         self.is_done = False
 
@@ -123,11 +125,12 @@ class Recording:
         start: Sequence[int],
         previous_text: bool,
         seed: tuple[int, ...],
+        padding: Padding,
     ):
         """`start`: what the decoder is given before the first timestamp."""
         self.recognizer, self.start, self.seed = recognizer, tuple(start), seed
         self.previous_text = previous_text
-        self.features = recognizer.features.recording(samples)
+        self.features = recognizer.features.recording(samples, padding)
         self.frames = len(samples) // HOP_SAMPLES
         self.window_frames = recognizer.features.window_samples // HOP_SAMPLES
         self.seek_frames = 0  # where the next window begins
@@ -140,8 +143,8 @@ class Recording:
         return self.seek_frames >= self.frames
 
     def task(self) -> DecodingTask:
-        # The tail is followed by silence, as in training. openai/whisper did so from March 2023 on
-        # (#1052, against hallucinations); #1838 left its mel-frames at 0 instead, as a side effect.
+        # Where the sound is padded, the tail is followed by silence. openai/whisper did so from March
+        # 2023 on (#1052, against hallucinations); #1838 left its mel-frames at 0 instead.
         window = self.features[:, self.seek_frames : self.seek_frames + self.window_frames]
         prompt = (*self._prompt(), *self.start)
         samples = self._frames_here() * HOP_SAMPLES

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lora_whisper.config import CLEAN, EvaluationConfig
+from lora_whisper.config import CLEAN, DECODING, EvaluationConfig
 from lora_whisper.data.contents import speech_hashes
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.vocabulary import Vocabulary, written_language
@@ -19,7 +19,7 @@ from lora_whisper.evaluation.normalizers import normalizer_for
 Score = Mapping[str, Any]  # as score.json holds it
 Weights = Mapping[str, Any]  # sha256 of "checkpoint" and "adapter", and how they are stored
 
-DECODING = ("beams", "temperature_fallback", "timestamps", "previous_text")  # decide on a text
+BEFORE = {"padding": "sound"}  # what older versions did, and had no name for
 ROWS, TEXTS, REFERENCES = "rows", "texts", "references"
 
 
@@ -78,8 +78,9 @@ def between(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
         found.append("texts that were normalized otherwise")
     before, now = ours["decoding"], theirs["decoding"]
     for name in before | now:
-        if before.get(name) != now.get(name):
-            found.append(f"{name} {_shown(before.get(name))} and {_shown(now.get(name))}")
+        was, is_now = (one.get(name, BEFORE.get(name)) for one in (before, now))
+        if was != is_now:
+            found.append(f"{name} {_shown(was)} and {_shown(is_now)}")
     return found
 
 

@@ -25,7 +25,6 @@ from lora_whisper import processes
 from lora_whisper.config import OptimizerConfig, TrainingConfig
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.features import LogMel
-from lora_whisper.data.sound.augmentation import apply_masks
 from lora_whisper.errors import UserError, listing
 from lora_whisper.training.audit import GradientAudit
 from lora_whisper.training.checkpoints import TrainingState
@@ -116,8 +115,7 @@ def train_step(
 def forward(trainer: Trainer, batch: Batch) -> Tensor:
     """The loss of one micro-batch, summed over its target tokens; a scalar in fp32."""
     device = trainer.accelerator.device
-    waveforms = batch.waveforms.to(device, non_blocking=True)
-    features = apply_masks(trainer.features(waveforms), batch.masks)
+    features = batch.input_features(trainer.features)
     with trainer.accelerator.autocast():
         return window_loss_sum(
             trainer.whisper,

@@ -42,6 +42,7 @@ def _parts(batch: Batch, windows: int) -> list[Batch]:
             decoder_input=batch.decoder_input[part],
             labels=batch.labels[part],
             masks=batch.masks[part],
+            ends=batch.ends[part],
         )
         for part in slices
     ]

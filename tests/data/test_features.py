@@ -1,5 +1,7 @@
 """The log-mel spectrogram against Transformers' own feature extractor."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,7 @@ def test_a_long_recording_equals_the_feature_extractor_with_silence_behind(sampl
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=5)
     whole = np.pad(clip, (0, 80_000))
     expected = extractor(whole, sampling_rate=SAMPLING_RATE, return_tensors="pt", truncation=False)
-    features = LogMel(80, 5).recording(torch.from_numpy(clip))
+    features = LogMel(80, 5).recording(torch.from_numpy(clip), "sound")
     assert features.shape == (80, samples // 160 + 500)
     torch.testing.assert_close(features, expected.input_features[0], rtol=0, atol=1e-4)
 
@@ -86,6 +88,66 @@ def test_a_long_recording_equals_the_feature_extractor_with_silence_behind(sampl
 def test_a_short_recording_has_the_features_of_its_window(samples: int) -> None:
     clip = torch.from_numpy(tone_and_noise(samples / SAMPLING_RATE, 0.5, seed=5))
     log_mel = LogMel(80, 5)
-    alone, window = log_mel.recording(clip)[:, :500], log_mel(clip[None])[0]
+    alone, window = log_mel.recording(clip, "sound")[:, :500], log_mel(clip[None])[0]
     # The last frame sees the mirror at the window's end, or the silence behind it.
     torch.testing.assert_close(alone[:, :498], window[:, :498], rtol=0, atol=1e-5)
+
+
+# ── the padding of openai-whisper and faster-whisper ─────────────────────────────────────────
+
+
+def by_openai_whisper(clip: np.ndarray, mel_bins: int) -> torch.Tensor:
+    """The first window that `transcribe` gives to its model: (mel bins, 3000)."""
+    audio = pytest.importorskip("whisper.audio")
+    mel = audio.log_mel_spectrogram(clip, mel_bins, padding=audio.N_SAMPLES)
+    content_frames = mel.shape[-1] - audio.N_FRAMES
+    segment = mel[:, : min(audio.N_FRAMES, content_frames)]
+    return torch.as_tensor(audio.pad_or_trim(segment, audio.N_FRAMES))
+
+
+def by_faster_whisper(clip: np.ndarray, mel_bins: int) -> torch.Tensor:
+    """The first window that `WhisperModel.transcribe` gives to its encoder: (mel bins, 3000)."""
+    pytest.importorskip("faster_whisper")
+    from faster_whisper.audio import pad_or_trim
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    features = FeatureExtractor(feature_size=mel_bins)(clip)
+    content_frames = features.shape[-1] - 1
+    return torch.from_numpy(pad_or_trim(features[:, : min(3000, content_frames)]))
+
+
+@pytest.mark.parametrize("program", [by_openai_whisper, by_faster_whisper])
+@pytest.mark.parametrize("mel_bins", [80, 128])
+@pytest.mark.parametrize("samples", [159, 160, 16_000, 47_999, 48_123, 479_900, 480_000])
+def test_the_log_mel_is_padded_as_in_other_programs(
+    program: Callable[[np.ndarray, int], torch.Tensor], mel_bins: int, samples: int
+) -> None:
+    clip = tone_and_noise(samples / SAMPLING_RATE, 0.5, seed=6)
+    expected = program(clip, mel_bins)
+    features = LogMel(mel_bins, 30).clip(torch.from_numpy(clip), "log-mel")
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-4)
+    end = samples // 160
+    assert torch.equal(features[:, end:], expected[:, end:]), "the padding, to the bit"
+    assert not features[:, end:].any()
+
+
+def test_of_a_batch_some_windows_have_their_log_mel_padded() -> None:
+    """The ends of the clips are their own, not that of the longest."""
+    clips = [tone_and_noise(seconds, 0.5, seed=7) for seconds in (1.0, 2.0, 3.0)]
+    log_mel = LogMel(80, 5)
+    found = log_mel(padded(clips), (100, None, 300))
+    expected = [
+        log_mel.clip(torch.from_numpy(clip), padding)
+        for clip, padding in zip(clips, ("log-mel", "sound", "log-mel"), strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [80_001, 200_123])
+def test_behind_a_long_recording_the_log_mel_is_padded_as_well(samples: int) -> None:
+    clip = torch.from_numpy(tone_and_noise(samples / SAMPLING_RATE, 0.5, seed=8))
+    sound, mel = (LogMel(80, 5).recording(clip, padding) for padding in ("sound", "log-mel"))
+    end = samples // 160
+    assert torch.equal(sound[:, :end], mel[:, :end])
+    assert not mel[:, end:].any()
+    assert sound[:, end:].all()

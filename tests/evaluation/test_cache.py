@@ -55,6 +55,7 @@ def test_a_damaged_file_is_as_none(content: str, tmp_path: Path) -> None:
         {"beams": 2},
         {"timestamps": True},
         {"previous_text": True},
+        {"padding": "log-mel"},
         {"temperature_fallback": True},
         {"language": "zh"},
         {"task": "translate"},

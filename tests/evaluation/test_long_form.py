@@ -58,7 +58,7 @@ def by_transformers(
     It puts mel-frames of 0 behind the tail, as openai/whisper does since #1838. Ours puts silence
     there, as openai/whisper did before and as windows are in training; so it is given that.
     """
-    features = hearing.features.recording(torch.from_numpy(read_audio(one.audio)))[None]
+    features = hearing.features.recording(torch.from_numpy(read_audio(one.audio)), "sound")[None]
     window_frames = 2 * hearing.model.config.max_source_positions
 
     def with_silence_behind(seek: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -168,7 +168,7 @@ def toy() -> Toy:
 def recording(toy: Toy, seconds: float, previous_text: bool = False) -> Recording:
     start = toy.vocabulary.start("en", "transcribe", timestamps=True)
     samples = torch.randn(round(16_000 * seconds), generator=torch.Generator().manual_seed(0))
-    return Recording(toy.recognizer, samples, start, previous_text, seed=(0, 0))
+    return Recording(toy.recognizer, samples, start, previous_text, (0, 0), "sound")
 
 
 def said(
@@ -245,7 +245,7 @@ def test_without_previous_text_there_is_no_prompt(toy: Toy) -> None:
 
 def test_an_unfinished_segment_of_a_clip_lasts_to_its_end(toy: Toy) -> None:
     start = toy.vocabulary.start("en", "transcribe", timestamps=True)
-    one = Clip(toy.recognizer, torch.zeros(24_000), start, is_judged=False, seed=(0, 0))
+    one = Clip(toy.recognizer, torch.zeros(24_000), start, False, (0, 0), "sound")
     one.take(said(toy, 0.0, "a", 0.7, 0.8, "b"))
     assert one.text() == "ab"
     found = [(part.start_seconds, part.end_seconds, part.text) for part in one.segments()]

@@ -34,6 +34,7 @@ GREEDY = EvaluationConfig(
     temperature_fallback=False,
     timestamps=False,
     previous_text=False,
+    padding="sound",
     group_by=(),
     keywords=None,
     bootstrap_samples=100,
