@@ -79,7 +79,7 @@ KINDS = {
         "ONNX Runtime",
         "ONNX Runtime",
         "onnxruntime",
-        "sound",  # features are Transformers' there
+        "sound",
         ("onnx",),
         program=None,  # it runs graphs, and knows of no Whisper
         engine=("onnxruntime", "OnnxEngine"),
@@ -96,9 +96,9 @@ KINDS = {
 }
 
 
-def padding_in(name: str) -> Padding:
-    """How what runs a format pads short clips; an adapter's features are Transformers'."""
-    return KINDS[name].padding if name in KINDS else "sound"
+def padding_in(name: str, base: Base, usual: Padding) -> Padding:
+    """How what runs a format pads short clips; `usual` where features are ours."""
+    return KINDS[name].padding if is_program(name, base) else usual
 
 
 def require_packages(name: str) -> None:

@@ -59,7 +59,12 @@ FREE_TO_CHANGE = {
     "tracking.trackers",
     "tracking.project",
 }
-ADDED = {"data.quoted": True}  # what older versions had no key for, and did: hashes go without it
+# What older versions had no key for, and did: hashes go without it.
+ADDED = {
+    "data.quoted": True,
+    "data.log_mel_padding_share": 0.0,
+    "evaluation.padding": "sound",
+}
 LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
 
 
@@ -310,13 +315,16 @@ def write_config(folder: RunFolder, config: TrainConfig) -> None:
 def read_config(folder: RunFolder) -> TrainConfig:
     """The configuration that a run was started with, or continued with.
 
-    Keys that an older version had not are as they are by default today.
+    Keys that an older version had not are as it did without them, or as they are by default today.
 
     Raises:
         UserError: it is damaged.
     """
     try:
         values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        for key, value in ADDED.items():
+            group, name = key.split(".")
+            values[group] = {name: value} | values[group]
         return to_config(TrainConfig, _completed(values, defaults("train")))
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(

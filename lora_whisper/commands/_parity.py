@@ -194,7 +194,7 @@ def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
         )
     for one in found:
         *_, name = one["scores"]
-        rate = rate_name(scores[name], one["rate"])
+        rate = rate_name(one["scores"][name], one["rate"])
         points, limit = 100 * one["difference"], 100 * one["tolerance"]
         same = f"{one['identical']} of {one['utterances']} texts the same"
         _say(

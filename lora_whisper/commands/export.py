@@ -341,7 +341,9 @@ def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
         return True
     contenders = source.contenders()
     device = new_accelerator(contenders[0].precision).device
-    heard = hear_models(contenders, sample, device, {padding_in(name) for name in tried})
+    usual = sample.settings.padding
+    paddings = {padding_in(name, sample.base, usual) for name in tried}
+    heard = hear_models(contenders, sample, device, paddings)
     found = {}
     for name in tried:
         try:
@@ -369,7 +371,7 @@ def _try(
     from lora_whisper.commands._parity import ADAPTER, MERGED, PARITY_FILE, compare
 
     place, dtype = source.folder.export / name, config.dtype_for(name)
-    sample = sample.padded(padding_in(name))
+    sample = sample.padded(padding_in(name, sample.base, sample.settings.padding))
     consumer = (
         adapter_consumer(place, source.base, device)
         if name == "adapter"

@@ -1,8 +1,8 @@
 """The same test set under other conditions: in noise, in a room, over a telephone, faster, slower,
 and with the padding of other programs.
 
-Each of the sounds is a pure function of the samples, the seed and the utterance's row, so that every
-model hears the same, and noise at 5 dB is the noise at 20 dB, only louder.
+Each sound is a pure function of the samples, the seed and the utterance's row, so that every model
+hears the same, and noise at 5 dB is the noise at 20 dB, only louder.
 """
 
 from __future__ import annotations

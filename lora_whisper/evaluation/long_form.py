@@ -143,7 +143,7 @@ class Recording:
         return self.seek_frames >= self.frames
 
     def task(self) -> DecodingTask:
-        # Where the sound is padded, the tail is followed by silence. openai/whisper did so from March
+        # Where sound is padded, the tail is followed by silence. openai/whisper did so from March
         # 2023 on (#1052, against hallucinations); #1838 left its mel-frames at 0 instead.
         window = self.features[:, self.seek_frames : self.seek_frames + self.window_frames]
         prompt = (*self._prompt(), *self.start)

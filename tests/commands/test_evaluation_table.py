@@ -236,9 +236,10 @@ def test_its_line_says_how_it_was_made() -> None:
     results = toy_results()
     results["scores"]["zh"] = {"base": score(0.4, normalizer="graphemes", resampled="speakers")}
     assert markdown(results).splitlines()[-1] == (
-        "Text is normalized by whisper-english and graphemes. 95 % intervals are by drawing "
-        "utterances and speakers anew. Verdicts and the intervals of differences are by "
-        "approximate randomization, paired and two-sided, at 5 %."
+        "Text is normalized by whisper-english and graphemes; clips are padded as in Transformers "
+        "and whisper.cpp. 95 % intervals are by drawing utterances and speakers anew. Verdicts "
+        "and the intervals of differences are by approximate randomization, paired and "
+        "two-sided, at 5 %."
     )
     assert markdown(toy_results(comparisons={})).endswith("by drawing utterances anew.\n")
     results["scores"]["zh"]["base"]["leading"] = "cer"

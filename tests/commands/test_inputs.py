@@ -181,13 +181,26 @@ def test_a_run_of_an_older_version_has_todays_defaults_for_what_it_lacks(
     assert read_config(folder) == config
 
 
+def test_a_run_of_an_older_version_was_trained_without_what_was_new_later(
+    world: World, tmp_path: Path
+) -> None:
+    config = to_config(TrainConfig, train_values(*world.arguments("a")))
+    folder = RunFolder(tmp_path)
+    write_config(folder, config)
+    lines = folder.config.read_text().splitlines(keepends=True)
+    older = [line for line in lines if "log_mel_padding_share" not in line]
+    assert len(older) < len(lines)
+    folder.config.write_text("".join(older))
+    assert read_config(folder).data.log_mel_padding_share == 0.0
+
+
 def test_checkpoints_of_older_versions_are_of_the_same_configuration(tmp_path: Path) -> None:
     """They were hashed without the keys that did not exist yet."""
-    config = to_config(TrainConfig, train_values("name=x", "data.train=a.csv", "data.language=sw"))
+    typed = ("name=x", "data.train=a.csv", "data.language=sw", "data.log_mel_padding_share=0")
+    config = to_config(TrainConfig, train_values(*typed))
     values = flat(dataclasses.asdict(config))
-    old = {
-        key: values[key] for key in values if key not in {*free_to_change(config), "data.quoted"}
-    }
+    new = ("data.quoted", "data.log_mel_padding_share", "evaluation.padding")
+    old = {key: values[key] for key in values if key not in {*free_to_change(config), *new}}
     text = json.dumps(old, sort_keys=True)
     assert config_hash(config) == hashlib.sha256(text.encode()).hexdigest()
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, quoted=False))

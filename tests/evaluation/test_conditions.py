@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lora_whisper.config import Condition
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.sound.augmentation import speech_power
-from lora_whisper.evaluation.conditions import SOUNDS, change_for, chosen_conditions
-from tests.evaluation.toy_listener import utterance
+from lora_whisper.evaluation.conditions import (
+    SOUNDS,
+    change_for,
+    chosen_conditions,
+    settings_in,
+)
+from tests.evaluation.toy_listener import GREEDY, utterance
 
 SPOKEN = utterance(Path("a.wav"), 2.0)
 
@@ -102,6 +108,16 @@ def test_silence_stays_finite(condition: str) -> None:
 
 
 def test_all_of_them_or_some_in_one_order() -> None:
-    assert chosen_conditions(("all",)) == tuple(SOUNDS)
-    assert chosen_conditions(("telephone", "noise-5db", "clean")) == ("noise-5db", "telephone")
-    assert chosen_conditions(()) == ()
+    assert chosen_conditions(("all",), "sound") == (*SOUNDS, "padded-log-mel")
+    given: tuple[Condition, ...] = ("telephone", "noise-5db", "clean")
+    assert chosen_conditions(given, "sound") == ("noise-5db", "telephone")
+    assert chosen_conditions((), "sound") == ()
+
+
+def test_the_other_padding_is_a_condition_and_the_own_is_none() -> None:
+    both: tuple[Condition, ...] = ("padded-sound", "padded-log-mel")
+    assert chosen_conditions(both, "sound") == ("padded-log-mel",)
+    assert chosen_conditions(both, "log-mel") == ("padded-sound",)
+    assert settings_in("padded-log-mel", GREEDY).padding == "log-mel"
+    assert settings_in("noise-5db", GREEDY) == settings_in("clean", GREEDY) == GREEDY
+    assert change_for("padded-log-mel", 1) is None, "the sound itself is left alone"
