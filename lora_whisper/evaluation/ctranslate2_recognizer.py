@@ -18,11 +18,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from lora_whisper.data.features import HOP_SAMPLES, LogMel
 from lora_whisper.data.sound.audio import SAMPLING_RATE
 from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
 from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.endless import letters_of, without_endless_loop
 from lora_whisper.evaluation.recognizer import (
     LATEST_START_STEPS,
     BrokenModel,
@@ -70,6 +72,7 @@ class CTranslate2Recognizer:
         self.model, self.features = model, features
         self.tokenizer, self.vocabulary = folder.tokenizer, folder.vocabulary
         self.width = folder.width
+        self.letters = letters_of(self.tokenizer, self.vocabulary.size)
 
     @classmethod
     def load(
@@ -121,7 +124,10 @@ class CTranslate2Recognizer:
             return_scores=True,
             return_no_speech_prob=options.probabilities,
         )
-        return [_result(found, task, options) for found, task in zip(results, tasks, strict=True)]
+        return [
+            _result(found, task, options, self.letters)
+            for found, task in zip(results, tasks, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -225,12 +231,14 @@ def _max_length(tasks: Sequence[DecodingTask]) -> int:
     return max(2 * most, most + len(tasks[0].prompt) - 1)
 
 
-def _result(found: Any, task: DecodingTask, options: DecodingOptions) -> DecodingResult:
+def _result(
+    found: Any, task: DecodingTask, options: DecodingOptions, letters: Tensor
+) -> DecodingResult:
     tokens, score = found.sequences_ids[0], found.scores[0]
     if math.isnan(score):
         raise BrokenModel
     # A row that its batch let grow beyond its own limit, which neighbours must not decide.
-    kept = tuple(tokens[: task.most_tokens])
+    kept = tuple(without_endless_loop(tokens[: task.most_tokens], letters, task.most_letters))
     if not options.probabilities:
         return DecodingResult(kept, 0.0, None, None)
     # With beams the sum, in which eot is, was divided by the number of tokens without eot; where

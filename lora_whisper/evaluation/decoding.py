@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.vocabulary import token_language
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.endless import most_letters
 from lora_whisper.evaluation.fallback import decode_with_fallback
 from lora_whisper.evaluation.long_form import Clip, Listening, Recording, Segment
 from lora_whisper.evaluation.recognizer import DecodingOptions, Recognizer
@@ -176,9 +178,11 @@ class _Listener:
                 recognizer, waveform, start, settings.previous_text, seed, settings.padding
             )
         prompt = vocabulary.start(language, utterance.task, settings.timestamps)
-        return Clip(
-            recognizer, waveform, prompt, settings.temperature_fallback, seed, settings.padding
-        )
+        # By a loop, temperature fallback sees that a text has failed.
+        is_judged = settings.temperature_fallback
+        seconds = len(samples) / SAMPLING_RATE
+        most = math.inf if is_judged else most_letters(seconds, language)
+        return Clip(recognizer, waveform, prompt, is_judged, seed, settings.padding, most)
 
     def _decode(self, active: Sequence[Listening]) -> None:
         """Decode a window of each: those together that a recognizer can decode together."""

@@ -18,6 +18,7 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from lora_whisper.data.vocabulary import Vocabulary
+from lora_whisper.evaluation.endless import LOOKS_EVERY_TOKENS, ends_in_loop
 from lora_whisper.evaluation.recognizer import LATEST_START_STEPS
 
 # Rows leave when so many of them are done: to copy the others' keys and values takes two steps.
@@ -65,6 +66,8 @@ class Rows:
     most_tokens: Tensor  # (rows,), after which eot is due
     uniforms: Tensor | None = None  # (rows, tokens + 1), 0 … 1: tokens are drawn with them
     forced: Tensor | None = None  # (rows, tokens + 1): tokens that are taken whatever is likely
+    letters: Tensor | None = None  # (vocabulary,), of each token
+    most_letters: Tensor | None = None  # (rows,), of what goes round in a loop; see `endless`
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class GreedySearch:
         self.is_finite = torch.ones((), dtype=torch.bool, device=device)
         self.texts: list[list[int]] = [[] for _ in range(count)]
         self.means = [0.0] * count
+        self.most_tokens = rows.most_tokens.clone()
         # Of the rows that are still in the batch:
         self.index = torch.arange(count, device=device)
         self.tokens = rows.prompts
@@ -112,6 +116,7 @@ class GreedySearch:
             for rule in self.rules:
                 scores = rule(self.tokens, scores)
             self._take(self._chosen(scores), scores)
+            self._end_loops()
             self._let_go()
         return Found(self.texts, self.means, self.no_speech.tolist(), bool(self.is_finite))
 
@@ -145,13 +150,24 @@ class GreedySearch:
     def _take(self, chosen: Tensor, scores: Tensor) -> None:
         """Append the tokens, or eot where it is due, and sum up their log-probabilities."""
         step = self.tokens.shape[1] - self.prompt_tokens
-        due = self.done | (self.rows.most_tokens[self.index] <= step)
+        due = self.done | (self.most_tokens[self.index] <= step)
         if self.probabilities:  # those of an eot that the model did not choose are left out
             logits = scores.gather(1, chosen[:, None])[:, 0]
             self.sums += (logits - scores.logsumexp(-1)).masked_fill(due, 0.0)
         chosen = chosen.masked_fill(due, self.vocabulary.eot)
         self.tokens = torch.cat([self.tokens, chosen[:, None]], dim=1)
         self.done = chosen == self.vocabulary.eot
+
+    def _end_loops(self) -> None:
+        """Let rows that are too long and go round in a loop have no more tokens."""
+        texts = self.tokens[:, self.prompt_tokens :]
+        if self.rows.letters is None or texts.shape[1] % LOOKS_EVERY_TOKENS:
+            return
+        assert self.rows.most_letters is not None
+        too_long = self.rows.letters[texts].sum(1) > self.rows.most_letters[self.index]
+        for row in (too_long & ~self.done).nonzero()[:, 0].tolist():
+            if ends_in_loop(texts[row].tolist()):
+                self.most_tokens[self.index[row]] = texts.shape[1]
 
     def _let_go(self) -> None:
         """Note the texts of rows that are done, and go on without them."""

@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
+from lora_whisper.evaluation.endless import LOOP_REPEATS, most_letters
 from lora_whisper.evaluation.fallback import LARGEST_COMPRESSION_RATIO, compression_ratio
 from lora_whisper.evaluation.rows import ScoredRow
 
-LOOP_REPEATS = 4  # of the same words in a row
 LONGEST_LOOP = 12  # words, or graphemes of a script without spaces
-# Letters and digits. The fastest of 600 sentences of synthesized English has 23 a second, the
-# fastest of 463 of read Swahili 12; a Chinese character is a syllable, of which nobody speaks 15.
-FREE_LETTERS, LETTERS_PER_SECOND, SYLLABLES_PER_SECOND = 10, 30, 15
 SHOWN_EXAMPLES = 10
 
 
@@ -90,6 +86,5 @@ def _longest_run(words: Sequence[str], length: int) -> int:
 
 
 def _most_letters(row: ScoredRow) -> float:
-    spaceless = row.language in SPACELESS_LANGUAGES
-    rate = SYLLABLES_PER_SECOND if spaceless else LETTERS_PER_SECOND
-    return max(FREE_LETTERS + rate * row.seconds, len("".join(row.reference_normalized.split())))
+    said = len("".join(row.reference_normalized.split()))
+    return max(most_letters(row.seconds, row.language), said)

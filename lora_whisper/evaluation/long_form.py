@@ -78,11 +78,13 @@ class Clip:
         is_judged: bool,
         seed: tuple[int, ...],
         padding: Padding,
+        most_letters: float = math.inf,
     ):
         """`samples`: (samples,) float32 at 16 kHz, no more than a window's.
 
         With `is_judged`, what seems to be silence has no text.
         """
+        self.most_letters = most_letters
         self.recognizer, self.prompt, self.seed = recognizer, tuple(prompt), seed
         self.is_judged = is_judged
         self.samples = len(samples)
@@ -92,7 +94,7 @@ class Clip:
 
     def task(self) -> DecodingTask:
         most = token_limit(self.recognizer.vocabulary, self.samples, len(self.prompt))
-        return DecodingTask(self.features, self.prompt, most, self.seed)
+        return DecodingTask(self.features, self.prompt, most, self.seed, self.most_letters)
 
     def take(self, result: DecodingResult) -> None:
         self.tokens = () if self.is_judged and is_silence(result) else result.tokens

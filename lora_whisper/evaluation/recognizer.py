@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class DecodingTask:
     prompt: tuple[int, ...]  # decoder input; no timestamps are decoded after <|notimestamps|>
     most_tokens: int  # text and timestamps; eot comes after them at the latest
     seed: tuple[int, ...]  # of what is drawn
+    most_letters: float = math.inf  # of a text that goes round in a loop; see `endless`
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.vocabulary import Vocabulary
+from lora_whisper.evaluation.endless import is_endless, letters_of
 from lora_whisper.evaluation.greedy import Rule, Suppressed, timestamp_rules
 from lora_whisper.evaluation.recognizer import (
     BrokenModel,
@@ -59,6 +60,7 @@ class StepwiseRecognizer:
         """`generation_config`: of Transformers; its suppressed tokens are not decoded."""
         self.engine, self.tokenizer, self.config = engine, tokenizer, generation_config
         self.vocabulary, self.features, self.width = vocabulary, features, engine.width
+        self.letters = letters_of(tokenizer, vocabulary.size)
 
     def listening(self) -> AbstractContextManager[None]:
         return torch.inference_mode()
@@ -94,4 +96,7 @@ class StepwiseRecognizer:
                 break
             new = [int(likeliest)]
             given += new
+            text = given[len(task.prompt) :]
+            if is_endless(text, self.letters, task.most_letters):
+                break
         return tuple(given[len(task.prompt) :])

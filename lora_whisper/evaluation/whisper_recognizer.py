@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lora_whisper.data.features import LogMel
 from lora_whisper.data.vocabulary import Vocabulary
+from lora_whisper.evaluation.endless import letters_of
 from lora_whisper.evaluation.greedy import GreedySearch, Rows, Rule, Suppressed, timestamp_rules
 from lora_whisper.evaluation.recognizer import (
     BrokenModel,
@@ -67,6 +68,7 @@ class WhisperRecognizer:
         self.features = features.to(self.device)
         self.tokenizer = processor.tokenizer
         self.vocabulary = vocabulary
+        self.letters = letters_of(self.tokenizer, vocabulary.size).to(self.device)
         # Layers in 8 bits keep what they are at in themselves.
         alone = self.device.type != "cpu" or getattr(self.base, "is_quantized", False)
         self.threads = 1 if alone else min(MOST_THREADS, torch.get_num_threads())
@@ -119,6 +121,8 @@ class WhisperRecognizer:
             self._tensor([task.most_tokens for task in tasks]),
             uniforms=self._uniforms(tasks, options.temperature) if options.temperature else None,
             forced=None if forced is None else self._padded(forced),
+            letters=self.letters if forced is None else None,
+            most_letters=self._tensor([task.most_letters for task in tasks]),
         )
         temperature, probabilities = options.temperature, options.probabilities
         rules = self._rules(tasks[0].prompt)

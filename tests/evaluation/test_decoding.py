@@ -16,6 +16,11 @@ from lora_whisper.data.sound.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.evaluation.endless import (
+    FREE_LETTERS,
+    LETTERS_PER_SECOND,
+    LOOKS_EVERY_TOKENS,
+)
 from lora_whisper.evaluation.long_form import FREE_TOKENS, TOKENS_PER_SECOND, token_limit
 from lora_whisper.evaluation.recognizer import BrokenModel
 from lora_whisper.model.adapter import adapter_parameters, attach
@@ -143,17 +148,21 @@ def test_the_limit_follows_the_duration_and_the_decoder(toy: Toy) -> None:
 
 
 def test_a_hallucination_ends_at_its_own_limit(toy: Toy, utterances: list[Utterance]) -> None:
-    """A model that says one letter for ever."""
+    """A model that says one letter for ever: the loop is cut, and beams end at their limit."""
     letter = toy.processor.tokenizer.get_vocab()["a"]
     prefer(toy.model, [letter], 100.0)
     room = toy.vocabulary.max_tokens - 4 - 1
-    expected = [
+    limits = [
         min(FREE_TOKENS + round(TOKENS_PER_SECOND * one.duration_seconds), room)
         for one in utterances
     ]
-    assert [len(text) for text in toy.hear(utterances, IN_BATCHES).texts] == expected
     beams = dataclasses.replace(IN_BATCHES, beams=2)
-    assert [text.count("a") for text in toy.hear(utterances, beams).texts] == expected
+    assert [text.count("a") for text in toy.hear(utterances, beams).texts] == limits
+    lengths = [len(text) for text in toy.hear(utterances, IN_BATCHES).texts]
+    for length, limit, one in zip(lengths, limits, utterances, strict=True):
+        said = FREE_LETTERS + LETTERS_PER_SECOND * one.duration_seconds
+        assert length == limit or said - 1 < length <= said + LOOKS_EVERY_TOKENS
+    assert lengths != limits
 
 
 def test_timestamps_and_special_tokens_are_no_text(toy: Toy, utterances: list[Utterance]) -> None:
