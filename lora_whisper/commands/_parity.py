@@ -34,7 +34,10 @@ PARITY_FILE = "parity.json"  # in the export's folder
 ADAPTER, MERGED = "adapter", "merged"
 SHOWN_TEXTS = 20  # of those that differ
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
-KEPT = ("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances", "of")
+KEPT = (
+    *("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances", "of"),
+    *("audio_seconds", "decode_seconds"),
+)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class Shares:
     timestamps: float
     previous_text: float
     no_speech: float
+    log_mel_padding: float
 
     def __str__(self) -> str:
         given = [f"{name.replace('_', ' ')} {share:g}" for name, share in vars(self).items()]
@@ -55,6 +56,7 @@ def shares(data: DataConfig) -> Shares:
         share_of_windows(data.timestamps_share, data.windows, TIMESTAMPS_SHARE),
         share_of_windows(data.previous_text_share, data.windows, PREVIOUS_TEXT_SHARE),
         share_of_windows(data.no_speech_share, data.windows, NO_SPEECH_SHARE),
+        data.log_mel_padding_share,
     )
 
 
@@ -183,7 +185,7 @@ def _training_maker(config: TrainConfig, base: Base) -> WindowMaker:
         config.seed,
         timestamps_share=asked.timestamps,
         previous_text_share=asked.previous_text,
-        log_mel_padding_share=config.data.log_mel_padding_share,
+        log_mel_padding_share=asked.log_mel_padding,
         clean=config.data.clean,
         augmenter=new_augmenter(config.augmentation, base),
     )
