@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lora_whisper.stand_ins import BEGINNING_BYTES, in_place_of
+
 MOST_BYTES = 64_000_000  # the largest tokenizer.json of a Whisper has 4 MB
 SHOWN_CHARACTERS = 60  # of a value that is not as it should be
 
@@ -21,8 +23,11 @@ def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     Raises:
         ValueError: there is none; says in one line what was found.
     """
+    data = read_bytes(path, most_bytes)
+    if found := in_place_of("JSON", path.name, data[:BEGINNING_BYTES]):
+        raise ValueError(found)
     try:
-        text = read_bytes(path, most_bytes).decode("utf-8")
+        text = data.decode("utf-8")
         values = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError(f"expected JSON in UTF-8, found other bytes at {error.start}") from None

@@ -16,6 +16,7 @@ GROUND = (
     "paths",
     "processes",
     "run_folder",
+    "stand_ins",
     "terminal",
 )  # floor 0 is one part
 FLOORS = {"commands": 3, "quickstart": 3, "training": 2, "evaluation": 2, "export": 2} | {

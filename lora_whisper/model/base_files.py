@@ -23,7 +23,6 @@ from lora_whisper.json_files import (
     problems_with,
     read_bytes,
     read_object,
-    require_file,
     shown,
     text,
     whole,
@@ -36,6 +35,8 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 # Of the tokenizer, and read by Transformers alone: an object each.
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json", "normalizer.json")
+
+INNER = "model."  # before the names of WhisperModel, in WhisperForConditionalGeneration's
 
 POSITIONS_PER_SECOND = 50  # of the encoder, in every checkpoint
 # What our log-mel computes, whatever a file says: another one would be heard after deployment.
@@ -375,16 +376,19 @@ def weight_problems(
 ) -> Iterator[str]:
     """What is wrong with the tensors, by the headers of their files."""
     stored: dict[str, Stored] = {}
+    unread = []
     for name in weights:
         try:
-            require_file(folder / name)
             found = read_headers(folder / name)
         except ValueError as error:
-            yield f"{name}: {error}"
-            return
+            unread.append(f"{name}: {error}")
+            continue
         if twice := sorted(stored.keys() & found.keys()):
             yield f"{name}: {twice[0]}: expected it once, found it in another file as well"
         stored |= found
+    if unread:
+        yield from unread
+        return
     problems = [*tensor_problems(stored, config)]
     yield from problems
     if not problems and TIED in stored:
@@ -399,6 +403,9 @@ def tensor_problems(stored: Mapping[str, Stored], config: Mapping[str, Any]) -> 
     A layer more than config.json has would be left out in silence.
     """
     expected = expected_shapes(config)
+    if not stored.keys() & expected.keys() - {TIED}:
+        yield _other_names([*expected], [*stored])
+        return
     for name in expected:
         if name not in stored and name != TIED:
             yield f"{name}: missing"
@@ -411,6 +418,18 @@ def tensor_problems(stored: Mapping[str, Stored], config: Mapping[str, Any]) -> 
         elif tensor.dtype not in FLOATS.values():
             kinds = " or ".join(FLOATS.values())
             yield f"{name}: {tensor.file}: expected {kinds}, found {tensor.dtype}"
+
+
+def _other_names(expected: Sequence[str], found: Sequence[str]) -> str:
+    """Not one tensor is called as it should be: another program wrote them, or a part of it."""
+    such = f"such as {shown(found[0])}" if found else "none"
+    if not {f"{INNER}{name}" for name in found} & {*expected}:
+        return f"weights: expected names such as {expected[1]}, found {such}"
+    return (
+        f"weights: expected names that begin with {INNER}, found {such}: WhisperModel has saved "
+        "them. Load the folder with Transformers' WhisperForConditionalGeneration.from_pretrained "
+        "and save it with save_pretrained"
+    )
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.json_files import read_object
+from lora_whisper.json_files import read_object, shown
 from lora_whisper.model import base_files
 from lora_whisper.model.generation import completed, is_complete
 from lora_whisper.model.weights import (
     is_pickled,
+    missing_shards,
     read_tensors,
     require_allowed,
     require_finite,
@@ -52,6 +53,8 @@ WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # weights in one file
 
 # Transformers takes such a file for the whole checkpoint, whatever else is there.
 SHARD_OF_A_PROCESS = re.compile(r"shard-[0-9]{5}-model-")
+
+WEIGHTS = "weights, model.safetensors or all of its shards"
 
 CHECKPOINT_KEY = "model.checkpoint"
 
@@ -470,9 +473,7 @@ def _missing_files(folder: Path, with_weights: bool) -> list[str]:
         return ["found an adapter; expected a whole model: give its base, or merge it first"]
     needed = {
         "config.json": "config.json" in names,
-        "weights, model.safetensors or all of its shards": (
-            not with_weights or bool(weight_names(names))
-        ),
+        WEIGHTS: (not with_weights or bool(weight_names(names))),
         "tokenizer.json, or vocab.json and merges.txt": (
             "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
         ),
@@ -481,7 +482,15 @@ def _missing_files(folder: Path, with_weights: bool) -> list[str]:
         ),
     }
     found = ", ".join(sorted(names)[:8]) or "an empty folder"
-    return [f"{kind}: missing; found {found}" for kind, there in needed.items() if not there]
+    if not needed[WEIGHTS] and (shards := missing_shards(names)):
+        del needed[WEIGHTS]
+        more = f" and {len(shards) - 3} more" if len(shards) > 3 else ""
+        lacking = [f"{', '.join(shards[:3])}{more}: missing. Download or copy them as well"]
+    else:
+        lacking = []
+    return lacking + [
+        f"{kind}: missing; found {found}" for kind, there in needed.items() if not there
+    ]
 
 
 def _stray_files(folder: Path) -> list[str]:
@@ -500,19 +509,21 @@ def _stray_files(folder: Path) -> list[str]:
     if not chosen or chosen[0] in WHOLE_FILES:
         return []
     index = WHOLE_FILES[0 if not is_pickled(chosen) else 1] + ".index.json"
-    found = _indexed(folder / index)
+    if not (folder / index).exists():
+        return [
+            f"{index}: missing; it says which of the {len(chosen)} files has which weights. "
+            "Download or copy it as well"
+        ]
+    try:
+        files = read_object(folder / index).get("weight_map")
+    except ValueError as error:
+        return [f"{index}: {error}"]
+    if not isinstance(files, dict):
+        return [f"{index}: weight_map: expected names with their files, found {shown(files)}"]
+    found = set(map(str, files.values()))
     if found == set(chosen):
         return []
     return [f"{index}: expected {len(chosen)} files of its folder, found {sorted(found)!a:.200}"]
-
-
-def _indexed(index: Path) -> set[str]:
-    """The files in which an index says that the weights are; what is no index names none."""
-    try:
-        files = read_object(index)["weight_map"].values()
-    except (ValueError, LookupError, AttributeError):
-        return set()
-    return set(map(str, files))
 
 
 def _config_problems(path: Path) -> list[str]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
@@ -26,6 +25,7 @@ from lora_whisper.model.adapter_config import (
     tokens_of,
     way_on,
 )
+from lora_whisper.model.weights import Stored, read_headers
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's, before the path of a layer
@@ -40,8 +40,6 @@ FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 VALUES_AT_ONCE = 1 << 22
 
 MOST_BYTES = 2_000_000  # of adapter_config.json; the largest that are known have about 100,000
-
-Shape = tuple[int, ...]
 
 
 class UnsoundAdapter(UserError):
@@ -93,14 +91,6 @@ class SavedAdapter:
         return self.config.get("revision") or None
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """An entry of a safetensors file's header."""
-
-    shape: Shape
-    dtype: str
-
-
 def open_adapter(folder: Path) -> SavedAdapter:
     """Read an adapter whose numbers are going to be used.
 
@@ -129,11 +119,12 @@ def read_saved(folder: Path) -> SavedAdapter:
     require_adapter(folder)
     try:
         config = read_object(folder / CONFIG_FILE, MOST_BYTES)
-        tensors = _header(folder / WEIGHTS_FILE)
     except ValueError as error:
-        raise UnsoundAdapter(folder, [f"{CONFIG_FILE} cannot be read: {error}"]) from error
-    except UserError as error:
-        raise UnsoundAdapter(folder, [str(error)]) from error
+        raise UnsoundAdapter(folder, [f"{CONFIG_FILE}: {error}"]) from error
+    try:
+        tensors = read_headers(folder / WEIGHTS_FILE)
+    except ValueError as error:
+        raise UnsoundAdapter(folder, [f"{WEIGHTS_FILE}: {error}"]) from error
     if problems := config_problems(config):
         is_foldable = config.get("peft_type") != "LORA" or bool(config.get("modules_to_save"))
         raise UnsoundAdapter(folder, problems, way_on(config, folder) if is_foldable else "")
@@ -186,20 +177,7 @@ def require_sum(saved: SavedAdapter) -> None:
 # ── what the header says ─────────────────────────────────────────────────────────────────────
 
 
-def _header(path: Path) -> dict[str, _Tensor]:
-    """Each tensor by its name; sizes, offsets and the file's length were compared."""
-    try:
-        with safe_open(path, framework="np") as file:
-            views = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            return {
-                key: _Tensor(tuple(view.get_shape()), view.get_dtype())
-                for key, view in views.items()
-            }
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} cannot be read: {error}") from error
-
-
-def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> Iterator[str]:
+def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> Iterator[str]:
     """What is missing, of another shape, or more than an adapter has."""
     ranks = {config.get("r", USUAL["r"]), *(config.get("rank_pattern") or {}).values()}
     for key, tensor in tensors.items():
@@ -225,7 +203,7 @@ def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, _Tensor]) 
 
 
 def _pair_problems(
-    key: str, tensor: _Tensor, tensors: Mapping[str, _Tensor], ranks: set[int]
+    key: str, tensor: Stored, tensors: Mapping[str, Stored], ranks: set[int]
 ) -> Iterator[str]:
     """Of one half of a pair; what both are wrong about is said of A."""
     path, is_a = _layer_of(key), key.endswith(A_SUFFIX)
@@ -257,7 +235,7 @@ def _why_not(key: str, config: Mapping[str, Any]) -> str:
     return next((why for end, why in reasons.items() if key.endswith(end)), "")
 
 
-def _magnitude_problems(tensors: Mapping[str, _Tensor]) -> Iterator[str]:
+def _magnitude_problems(tensors: Mapping[str, Stored]) -> Iterator[str]:
     for key, _ in _as(tensors):
         expected = tensors[_partner(key)].shape[:1] if _partner(key) in tensors else None
         found = tensors.get(f"{key.removesuffix(A_SUFFIX)}{MAGNITUDE_SUFFIX}")
@@ -267,7 +245,7 @@ def _magnitude_problems(tensors: Mapping[str, _Tensor]) -> Iterator[str]:
             yield f"{_layer_of(key)}: expected lengths of shape {expected}, found {found.shape}"
 
 
-def _token_problems(config: Mapping[str, Any], rows: _Tensor | None) -> Iterator[str]:
+def _token_problems(config: Mapping[str, Any], rows: Stored | None) -> Iterator[str]:
     tokens = tokens_of(config)
     if rows is None and tokens:
         yield f"the embeddings of {len(tokens)} trained tokens are missing"
@@ -275,7 +253,7 @@ def _token_problems(config: Mapping[str, Any], rows: _Tensor | None) -> Iterator
         yield f"expected embeddings of {len(tokens)} trained tokens, found {rows.shape}"
 
 
-def _as(tensors: Mapping[str, _Tensor]) -> Iterator[tuple[str, _Tensor]]:
+def _as(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
     """The matrices A."""
     return ((key, one) for key, one in tensors.items() if key.endswith(A_SUFFIX))
 

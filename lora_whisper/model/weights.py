@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from lora_whisper.errors import UserError
 from lora_whisper.json_files import require_file
+from lora_whisper.stand_ins import BEGINNING_BYTES, in_place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +54,25 @@ def weight_names(names: Collection[str]) -> list[str]:
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         if stem + suffix in names:
             return [stem + suffix]
-        shard = re.compile(rf"{stem}-[0-9]{{5}}-of-([0-9]{{5}}){re.escape(suffix)}")
-        shards = {match[0]: int(match[1]) for name in names if (match := shard.fullmatch(name))}
+        shards = _shards_of(stem, suffix, names)
         if shards and {*shards.values()} == {len(shards)}:
             return sorted(shards)
+    return []
+
+
+def _shards_of(stem: str, suffix: str, names: Collection[str]) -> dict[str, int]:
+    """Which of the names are shards, and of how many."""
+    shard = re.compile(rf"{stem}-[0-9]{{5}}-of-([0-9]{{5}}){re.escape(suffix)}")
+    return {match[0]: int(match[1]) for name in names if (match := shard.fullmatch(name))}
+
+
+def missing_shards(names: Collection[str]) -> list[str]:
+    """Of weights that were begun to be copied: which of their files are not there."""
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        of = _shards_of(stem, suffix, names)
+        for count in sorted({*of.values()}):
+            whole = [f"{stem}-{at:05}-of-{count:05}{suffix}" for at in range(1, count + 1)]
+            return [name for name in whole if name not in names]
     return []
 
 
@@ -119,8 +135,24 @@ def read_headers(path: Path) -> dict[str, Stored]:
                 name: Stored(path.name, tuple(one.get_shape()), one.get_dtype())
                 for name, one in slices.items()
             }
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"expected safetensors, found a damaged file: {error}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(_why_unread(path, error)) from None
+
+
+def _why_unread(path: Path, error: Exception) -> str:
+    try:
+        found = _in_place_of("safetensors", path)
+    except OSError as denied:
+        return f"cannot be read: {denied.strerror or denied}"
+    reason = str(error).removeprefix("Error while deserializing header: ")
+    return found or (
+        f"expected safetensors, found a damaged file ({reason}). Download or copy it again"
+    )
+
+
+def _in_place_of(expected: str, path: Path) -> str | None:
+    with path.open("rb") as file:
+        return in_place_of(expected, path.name, file.read(BEGINNING_BYTES))
 
 
 def is_tied(embeddings: Path, projection: Path) -> bool:
@@ -226,15 +258,25 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
+    if found := _in_place_of("pickled weights", path):
+        raise UserError(f"{path}: {found}")
     try:
         # Before PyTorch 1.6 files were no archives, and can only be read as a whole.
         is_archive = zipfile.is_zipfile(path)
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:  # of pickle, zipfile and torch, as the damage has it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} holds more than weights, or is damaged: {reason}") from error
+        raise UserError(
+            f"{path} {_more_than_weights(error)}; nothing in it was run.\n"
+            "Download or copy it again, or take one with safetensors."
+        ) from error
     if not isinstance(values, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in values.items()
     ):
         raise UserError(f"{path}: expected nothing but tensors by their names")
     return dict(values)
+
+
+def _more_than_weights(error: Exception) -> str:
+    """What PyTorch has found, without its advice, which is to run what is in the file."""
+    named = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
+    return f"holds more than weights ({named[1]})" if named else "holds no weights, or is damaged"

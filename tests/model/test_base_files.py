@@ -168,6 +168,22 @@ def test_an_output_projection_of_its_own_is_no_whisper(folder):
     assert "proj_out.weight: expected the values of" in refused(folder)
 
 
+@pytest.mark.parametrize("rename", ["bare", "other"])
+def test_weights_of_other_names_are_told_by_what_was_found(rename, folder):
+    """What WhisperModel saves, or anybody; as many lines said what is missing, and none what is."""
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("model."): value for name, value in tensors.items()}
+    named = bare if rename == "bare" else {f"x.{name}": value for name, value in bare.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    said = refused(folder)
+    assert said.count("\n") == 1, "one problem"
+    assert f'found such as "{next(iter(named))[:10]}' in said
+    assert ("WhisperModel" in said) == (rename == "bare")
+    if rename == "bare":  # as it advises
+        WhisperForConditionalGeneration.from_pretrained(folder).save_pretrained(folder)
+        opened(folder)
+
+
 def test_code_is_neither_run_nor_asked_for(folder, tmp_path, monkeypatch, caplog):
     """At a terminal Transformers asks, and runs it where the answer is y."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))

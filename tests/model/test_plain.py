@@ -279,11 +279,11 @@ def test_a_damaged_folder_is_named(tmp_path):
     weights = tmp_path / "adapter_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="expected safetensors"):
         read_plain(tmp_path)
     weights.write_bytes(whole)
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="expected JSON"):
         read_plain(tmp_path)
     weights.unlink()
     with pytest.raises(UserError, match=r"holds no adapter: expected adapter_model\.safetensors"):

@@ -96,6 +96,7 @@ TEXTS = {
     "null": b"null",
     "broken": b'{"r": ',
     "empty": b"",
+    "a page": b"<!DOCTYPE html>\n<html></html>",
     "UTF-16": '{"r": 4}'.encode("utf-16"),
     "no UTF-8": b'{"peft_type": "\xff"}',
     "deep": b'{"r": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -210,7 +211,11 @@ def test_a_file_that_is_cut_or_lies_about_its_sizes_is_named(adapter, base):
     lie = whole.replace(b'"shape":[4,16]', b'"shape":[4,96]', 1)
     for damaged in (b"", whole[:5], whole[:100], whole[:-1], whole + b"x", lie, b"\xff" * 64):
         path.write_bytes(damaged)
-        assert WEIGHTS_FILE in refused(adapter, base)
+        said = refused(adapter, base)
+        assert WEIGHTS_FILE in said
+        assert "Download or copy it again" in said
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    assert f"git lfs pull --include {WEIGHTS_FILE}" in refused(adapter, base)
 
 
 def test_what_is_no_file_is_no_adapter(adapter, base):

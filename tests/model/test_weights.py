@@ -89,8 +89,9 @@ def test_a_pickle_of_before_archives_is_read_too(folder):
 
 def test_a_pickle_that_would_run_something_runs_nothing(folder, tmp_path):
     path = pickled(folder / "model.safetensors", "pytorch_model.bin", touching=tmp_path / "ran")
-    with pytest.raises(UserError, match="holds more than weights"):
+    with pytest.raises(UserError, match=r"holds more than weights \(getattr\)") as raised:
         read_pickled(path)
+    assert "weights_only" not in str(raised.value), "PyTorch's advice is to run it"
     with pytest.raises(UserError, match="holds more than weights"):
         locate(model_config(folder, allow_pickle=True))
     assert not (tmp_path / "ran").exists()
@@ -108,6 +109,66 @@ def test_a_pickle_of_something_else_is_named(value, tmp_path):
         read_pickled(tmp_path / "x.bin")
 
 
+STAND_INS = {
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n",
+        "git lfs pull --include {}",
+    ),
+    "a page": (b"<!DOCTYPE html><html><head></head></html>", "is a web page"),
+    "nothing": (b"", "found an empty file. Download or copy it again"),
+    "cut short": (None, "ownload or copy it again"),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(("content", "said"), STAND_INS.values(), ids=STAND_INS)
+def test_what_a_download_left_in_the_place_of_weights_is_named(name, content, said, folder):
+    path = folder / name
+    if name.endswith(".bin"):
+        pickled(folder / "model.safetensors", name)
+    path.write_bytes(path.read_bytes()[:-1_000] if content is None else content)
+    with pytest.raises(UserError) as raised:
+        files(folder, allow_pickle=True)
+    assert name in str(raised.value)
+    assert said.format(name) in str(raised.value)
+    assert "weights_only" not in str(raised.value), "PyTorch's advice is to run it"
+
+
+def test_all_shards_that_are_stand_ins_are_named_at_once(folder):
+    first, second, *_ = files(sharded(folder))
+    for path in (first, second):
+        path.write_bytes(STAND_INS["a pointer"][0])
+    with pytest.raises(UserError, match=rf"(?s){first.name}.*{second.name}"):
+        files(folder)
+
+
+def test_shards_that_are_missing_are_named(folder):
+    found = [path.name for path in files(sharded(folder))]
+    (folder / found[1]).unlink()
+    with pytest.raises(UserError, match=rf"  - {found[1]}: missing"):
+        files(folder)
+    for name in found[2:]:
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"and {len(found) - 4} more: missing"):
+        files(folder)
+
+
+INDICES = {
+    "missing": (None, "missing; it says which of the"),
+    "empty": ("", "expected JSON, found an empty file"),
+    "no JSON": ("{", "expected JSON, found an error"),
+    "without files": ("{}", "weight_map: expected names with their files, found null"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), INDICES.values(), ids=INDICES)
+def test_what_is_wrong_with_an_index_is_said(content, said, folder):
+    index = sharded(folder) / "model.safetensors.index.json"
+    index.unlink() if content is None else index.write_text(content)
+    with pytest.raises(UserError, match=rf"model\.safetensors\.index\.json: {said}"):
+        files(folder)
+
+
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", "more.bin"])
 def test_an_index_reads_no_other_files(name, folder, tmp_path):
     """Transformers would follow it, and so measure other weights than those that are merged."""
@@ -115,9 +176,6 @@ def test_an_index_reads_no_other_files(name, folder, tmp_path):
     (tmp_path / "outside.safetensors").write_bytes(b"secret")
     first = files(folder)[0].name
     index.write_text(index.read_text().replace(first, name))
-    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json: expected"):
-        locate(model_config(folder))
-    index.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json: expected"):
         locate(model_config(folder))
 

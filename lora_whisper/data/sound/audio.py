@@ -38,8 +38,8 @@ from lora_whisper.data.sound.endings import (
 )
 from lora_whisper.data.sound.isolation import Allow, Answer, Crashed, Fields, Pool, TookTooLong
 from lora_whisper.data.sound.isolation import serve as serve_requests
-from lora_whisper.data.stand_ins import stand_in
 from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.stand_ins import stand_in
 
 SAMPLING_RATE = 16_000  # samples a second, of every Whisper checkpoint
 SHORTEST_SECONDS = 0.1  # nobody says anything in less; usually a wrong cut

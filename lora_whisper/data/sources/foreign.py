@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.data.sources.rows import LOOKS_LIKE_AUDIO, USUAL_NAMES, matching
-from lora_whisper.data.stand_ins import stand_in
+from lora_whisper.stand_ins import stand_in
 
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 AS_CSV = "Save it as CSV (UTF-8) and give that file."

@@ -7,12 +7,21 @@ from pathlib import PurePath
 
 import regex
 
+BEGINNING_BYTES = 64  # that are looked at
 POINTER = b"version https://git-lfs.github.com/spec/"
 PAGE = regex.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml)", regex.I)
 
 
+def in_place_of(expected: str, name: str, beginning: bytes) -> str | None:
+    """What was expected, what the file is in its place, and what to do, or None."""
+    if not beginning:
+        return f"expected {expected}, found an empty file. Download or copy it again"
+    found = stand_in(name, beginning)
+    return found and f"expected {expected}; the file {found}"
+
+
 def stand_in(name: str, beginning: bytes) -> str | None:
-    """What a file is by its first 64 bytes, and how the one that was meant is fetched, or None."""
+    """What a file is by its beginning, and how the one that was meant is fetched, or None."""
     if beginning.startswith(POINTER):
         return (
             "only names a file that Git LFS keeps elsewhere. In its repository, type: "
