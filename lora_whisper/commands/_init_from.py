@@ -24,6 +24,7 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.saved import SavedAdapter, open_adapter, require_sum
 from lora_whisper.model.start import find_start, require_fit, require_same_base
+from lora_whisper.model.trained import is_trained_adapter
 from lora_whisper.run_folder import RunFolder
 
 log = logging.getLogger("lora_whisper")
@@ -83,7 +84,7 @@ def _earlier_runs(folder: Path) -> Iterator[TrainConfig]:
         UserError: one of them is not there.
     """
     run = RunFolder(folder.parent)
-    if folder != run.adapter or not run.is_run():
+    if folder != run.adapter or not run.is_run() or not is_trained_adapter(run):
         raise UserError(f"{folder} is not of a run")
     config = read_config(run)
     yield config

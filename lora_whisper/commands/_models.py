@@ -26,6 +26,7 @@ from lora_whisper.model.finding import (
     named_base,
 )
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
+from lora_whisper.model.trained import is_trained_adapter, require_trained_adapter
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder, existing_run
 
@@ -66,7 +67,7 @@ def contenders_of_run(path: str, base: str | None = None) -> list[Contender]:
         base: where its base lies now.
 
     Raises:
-        UserError: there is no such run, or it is unfinished.
+        UserError: there is no such run, it is unfinished, or another adapter lies in it.
     """
     run = existing_run(path)
     adapter = on_base(_of_run(run, "adapter", path), base)
@@ -153,6 +154,7 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
 
 
 def _of_run(run: RunFolder, name: str, what: str) -> Contender:
+    require_trained_adapter(run)
     config = read_config(run)
     # The kernel that it was trained with may be missing here.
     here = replace(config, model=replace(config.model, attention="auto"))
@@ -175,7 +177,7 @@ def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
 def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -> Contender:
     """An adapter alone; its own file says on which base it was trained."""
     run = RunFolder(folder.parent)
-    if folder == run.adapter and run.is_run():
+    if folder == run.adapter and run.is_run() and is_trained_adapter(run):
         return _of_run(existing_run(str(run.path)), run.path.name, what)
     saved = read_saved(folder)
     model = as_it_is(*((base, None) if base else named_base(saved)), allow_pickle=allow_pickle)

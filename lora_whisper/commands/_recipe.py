@@ -28,6 +28,7 @@ from lora_whisper.model.finding import find_adapter, name_of, named_base
 from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.lineage import require_base
 from lora_whisper.model.saved import WEIGHTS_FILE, open_adapter, read_saved
+from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, existing_run, read_json
 
@@ -130,6 +131,7 @@ def is_whole(made_of: Mapping[str, Any]) -> bool:
 def _of_run(config: MergeConfig) -> Recipe:
     assert config.run is not None
     run = existing_run(config.run)
+    require_trained_adapter(run)
     trained = read_config(run)
     kind = trained.quantization.kind
     if config.into == "nf4-dequantized" and kind != "nf4":

@@ -18,6 +18,7 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.record import RECORD_FILE, RECORD_FORMAT
 from lora_whisper.model.saved import WEIGHTS_FILE
+from lora_whisper.model.trained import TRAINED
 from lora_whisper.run_folder import RunFolder, write_json
 
 Summary = Mapping[str, Any]
@@ -49,7 +50,7 @@ def adapter_record(folder: RunFolder, summary: Summary) -> dict[str, Any]:
             "stack": config.adapter.stack,
             "parameters": summary["trainable_parameters"],
             "bytes": summary["adapter_bytes"],
-            "sha256": sha256(folder.adapter / WEIGHTS_FILE),
+            "sha256": summary.get(TRAINED) or sha256(folder.adapter / WEIGHTS_FILE),
         },
         "languages": list(summary["languages"]),
         "data": _data(config, summary),

@@ -27,6 +27,7 @@ from lora_whisper.model.checkpoint import (
     weights_sha256,
 )
 from lora_whisper.model.saved import WEIGHTS_FILE
+from lora_whisper.model.trained import TRAINED, is_trained_adapter
 from lora_whisper.model.weights import weight_names
 from lora_whisper.run_folder import (
     HYPOTHESES,
@@ -47,6 +48,7 @@ log = logging.getLogger("lora_whisper")
 
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
 MODELS = ("base", "adapter", "merged")
+BRING_BACK = f"The run did not train them: bring its {WEIGHTS_FILE} back from a copy"
 EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech, to show the pipeline"
 
 
@@ -82,6 +84,7 @@ def new_summary(
         "quantization": config.quantization.kind,
         **dict.fromkeys(MODELS),
         "adapter_bytes": adapter_bytes(folder.adapter),
+        TRAINED: sha256(folder.adapter / WEIGHTS_FILE),  # whatever lies there later
         "adapter_ranks": shipped_ranks(folder.adapter),  # of what ships: lowest and highest
         "model_bytes": weights_bytes(base.checkpoint),
         "trainable_parameters": trainable,
@@ -114,7 +117,9 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     for model in ("adapter", "merged"):
         if summary.get(model) and not _is_of_what_is_there(folder, summary, model):
             place = getattr(folder, model)
-            _leave_out(summary, model, folder, f"is of other weights than those in {short(place)}")
+            why = f"is of other weights than those in {short(place)}"
+            is_scored_anew = model == "merged" or is_trained_adapter(folder)
+            _leave_out(summary, model, why, _again(folder) if is_scored_anew else BRING_BACK)
     return with_one_test_set(folder, summary)
 
 
@@ -162,14 +167,18 @@ def with_one_test_set(folder: RunFolder, summary: dict[str, Any]) -> dict[str, A
         score = summary.get(model)
         if adapter and score and (found := differences(adapter, score)):
             told = f"and the adapter's are of different test sets or decodings ({'; '.join(found)})"
-            _leave_out(summary, model, folder, told)
+            _leave_out(summary, model, told, _again(folder))
     return summary
 
 
-def _leave_out(summary: dict[str, Any], model: str, folder: RunFolder, why: str) -> None:
+def _leave_out(summary: dict[str, Any], model: str, why: str, advice: str) -> None:
     summary[model] = None
-    again = shlex.join([f"run={short(folder.path)}", "overwrite=true"])
-    log.warning("left out    the %s's score %s. Type lora-whisper evaluate %s", model, why, again)
+    log.warning("left out    the %s's score %s. %s", model, why, advice)
+
+
+def _again(folder: RunFolder) -> str:
+    typed = shlex.join([f"run={short(folder.path)}", "overwrite=true"])
+    return f"Type lora-whisper evaluate {typed}"
 
 
 def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, Any]:

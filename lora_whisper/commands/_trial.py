@@ -15,6 +15,7 @@ from lora_whisper.commands._scoring import load_whisper, score_model, whisper_in
 from lora_whisper.commands._study import Claim
 from lora_whisper.commands.train import begin
 from lora_whisper.config import TrainConfig
+from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
@@ -143,6 +144,7 @@ def score_kept(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
 
     base, speech = read_base(config.model), read_speech(config.model, config.data)
     assert speech.test is not None
+    require_trained_adapter(folder)
     utterances = speech.test.utterances
     accelerator = new_accelerator(config.training.precision)
     base.features.to(accelerator.device)

@@ -52,6 +52,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
 from lora_whisper.model.lineage import require_base
 from lora_whisper.model.saved import WEIGHTS_FILE, open_adapter
+from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import require_range
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import (
@@ -143,11 +144,13 @@ def _source(config: ExportConfig) -> Source:
     """The run, or the folder that `merge adapter=…` wrote.
 
     Raises:
-        UserError: it is neither; or merged/ there is of another adapter than the one beside it.
+        UserError: it is neither; another adapter lies in the run; or merged/ there is of another
+            than the one beside it.
     """
     folder = RunFolder(Path(config.run).expanduser())
     if folder.is_run():
         folder = existing_run(config.run)
+        require_trained_adapter(folder)
         if folder.merged.is_dir():
             require_current(folder)
         trained = read_config(folder)

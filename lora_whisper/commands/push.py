@@ -38,6 +38,7 @@ from lora_whisper.commands._uploading import (
     uploads_of,
 )
 from lora_whisper.config import PushConfig
+from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.run_folder import existing_run, locked
 from lora_whisper.terminal import console, megabytes
 
@@ -48,9 +49,11 @@ def check(config: PushConfig, path: Path) -> None:
     """Find everything that would stop it here, before the hub is asked for anything.
 
     Raises:
-        UserError: no complete run, files are missing or name this machine, or there is no token.
+        UserError: no complete run, or another adapter in it; files are missing or name this
+            machine; or there is no token.
     """
     run = existing_run(config.run)
+    require_trained_adapter(run)
     base = hub_base(config.base, read_summary(run))
     require_nothing_private(uploads_of(config, run, base), run, _public(config))
     if not config.dry_run:

@@ -10,6 +10,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.record import RECORD_FILE, read_record
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
+from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import read_pickled, require_allowed
 from lora_whisper.paths import cache_folder, local_path
 from lora_whisper.run_folder import RunFolder, written_whole
@@ -27,7 +28,8 @@ def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
         allow_pickle: read weights that can run code.
 
     Raises:
-        UserError: no adapter is there, the run is unfinished, or its weights are pickled.
+        UserError: no adapter is there, the run is unfinished, or another adapter lies in it; or
+            its weights are pickled.
     """
     path = local_path(given)
     run = RunFolder(path)
@@ -36,6 +38,8 @@ def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
             f"{key}={given}: this run is unfinished (it holds no summary.json).\n"
             "Finish it with the command that began it and resume=auto."
         )
+    if run.is_run():  # its adapter's folder, given as such, holds whatever lies there
+        require_trained_adapter(run)
     for folder in (path, run.adapter):
         if (folder / CONFIG_FILE).is_file():
             return _safe(folder, given, allow_pickle)

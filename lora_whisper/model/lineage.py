@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, weights_sha256
+from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, sha256, weights_sha256
 from lora_whisper.model.finding import is_hub_id
 from lora_whisper.model.record import read_record
-from lora_whisper.model.saved import SavedAdapter
+from lora_whisper.model.saved import WEIGHTS_FILE, SavedAdapter
+from lora_whisper.model.trained import is_trained_adapter
 from lora_whisper.run_folder import RunFolder, read_json
 
 log = logging.getLogger("lora_whisper")
@@ -99,14 +100,18 @@ def _compared_by_name(saved: SavedAdapter, checkpoint: Checkpoint) -> tuple[Verd
 def lineage_of(adapter: Path) -> Lineage:
     """What the adapter's record, or the run that it lies in, says of its base.
 
+    Of weights that were put there since, neither says anything.
+
     Raises:
         UserError: its record is broken.
     """
-    record = read_record(adapter)
+    record, weights = read_record(adapter), adapter / WEIGHTS_FILE
     if record is not None:
+        if weights.is_file() and sha256(weights) != record["adapter"]["sha256"]:
+            return Lineage(None, None)
         return Lineage(record["base"]["commit"], record["base"]["sha256"])
     run = RunFolder(adapter.parent)
-    if adapter != run.adapter or not run.is_complete():
+    if adapter != run.adapter or not run.is_complete() or not is_trained_adapter(run):
         return Lineage(None, None)
     kind, _, value = read_json(run.summary)["checkpoint_fingerprint"].partition(":")
     return Lineage(value if kind == "commit" else None, value if kind == "sha256" else None)

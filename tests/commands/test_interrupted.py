@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lora_whisper.commands import _run, _scoring, export, merge
 from lora_whisper.commands._summary import read_summary
@@ -86,11 +87,58 @@ def test_weights_that_somebody_replaced_have_no_score(
 ) -> None:
     shutil.copy(MERGED.parent.parent / "adapter/adapter_model.safetensors", MERGED)
     assert read_summary(RUN)["merged"] is None
+
+
+def test_the_adapter_of_another_run_never_goes_by_this_runs_name(
+    world: World, here: None, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = RUN.adapter / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    trained = sha256(weights)
+    tensors = {name: -value for name, value in load_file(weights).items()}
+    save_file(tensors, weights, {"format": "pt"})
+    before = {path: path.read_bytes() for path in RUN.path.rglob("*") if path.is_file()}
+    test = f"data.test={world.speech / 'test.jsonl'}"
+    for given in (
+        ("merge", "run=outputs/a", "overwrite=true"),
+        ("merge", "run=outputs/a", "overwrite=true", "force=true"),
+        ("merge", "adapter=outputs/a", "name=x"),
+        ("evaluate", "run=outputs/a", "overwrite=true", *QUICK),
+        ("evaluate", "models=[outputs/a]", test, *QUICK),
+        ("export", "run=outputs/a", "format=adapter", "base=me/base"),
+        ("push", "run=outputs/a", "repo=me/it", "base=me/base", "dry_run=true"),
+        ("push", "run=outputs/a", "repo=me/it", "what=merged", "dry_run=true"),
+        ("train", *world.arguments("x", "adapter.init_from=outputs/a")),
+    ):
+        assert line(*given) == 2, given
+        said = capsys.readouterr().err
+        assert trained in said, given
+        assert sha256(weights) in said
+        assert "outputs/a/adapter name=other" in said
+    found = {path: path.read_bytes() for path in RUN.path.rglob("*") if path.is_file()}
+    assert found == before
     assert read_summary(RUN)["adapter"] is None
-    assert line("push", "run=outputs/a", "repo=me/it", "base=me/base", "dry_run=true") == 2
-    assert "not the adapter that was scored" in capsys.readouterr().err
+    assert "bring its adapter_model.safetensors back" in " ".join(capsys.readouterr().out.split())
+    assert line("merge", "adapter=outputs/a/adapter", "name=other") == 0, "as it is advised"
+    assert line("evaluate", "models=[outputs/a/adapter]", test, *QUICK) == 0
+    merged = {**read_json(Path("outputs/other/merged/merge.json"))["adapters"][0]}
+    assert merged["sha256"] == sha256(weights)
+    assert read_json(RUN.adapter / "lora_whisper.json")["adapter"]["sha256"] == trained
+
+
+def test_a_run_writes_its_adapter_again_where_another_lies_there(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("a", *STRONG, "data.test=null", "training.max_steps=2")
+    assert line("train", *arguments) == 0
+    weights = RUN.adapter / "adapter_model.safetensors"
+    own = weights.read_bytes()
+    weights.write_bytes(own[:-1] + b"\x00")
+    assert line("merge", "run=outputs/a") == 2
+    assert "take outputs/a/summary.json away" in " ".join(capsys.readouterr().err.split())
+    RUN.summary.unlink()
+    assert line("train", *arguments, "resume=auto") == 0
+    assert weights.read_bytes() == own
+    assert line("merge", "run=outputs/a") == 0
 
 
 def test_a_merged_model_is_not_scored_on_another_test_set_than_its_adapter(

@@ -304,6 +304,7 @@ def test_headers_of_weights_and_escaped_letters_are_searched(
     tmp_path: Path, line: Line, hub: UploadHub, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished_run(tmp_path / "outputs" / "mine")
+    (run.adapter / "lora_whisper.json").unlink()  # which an older run lacks: it goes on
     path = run.adapter / "adapter_model.safetensors"
     whole = path.read_bytes()
     save_file(load_file(path), path, {"format": "pt", "made_in": str(tmp_path / "anna")})
