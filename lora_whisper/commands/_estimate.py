@@ -202,22 +202,27 @@ def memory_needed(
 # ── what is said ─────────────────────────────────────────────────────────────────────────────
 
 
-def announce_estimate(found: Estimate, left: Left, memory_bytes: Callable[[], float]) -> None:
+def announce_estimate(
+    found: Estimate, left: Left, memory_bytes: Callable[[], float] | None
+) -> None:
     for line in estimate_lines(found, left, memory_bytes):
         log.info("%s", line)
 
 
-def estimate_lines(found: Estimate, left: Left, memory_bytes: Callable[[], float]) -> Iterator[str]:
+def estimate_lines(
+    found: Estimate, left: Left, memory_bytes: Callable[[], float] | None
+) -> Iterator[str]:
     """What will take how long, and what to type for less; a short run needs no more words.
 
     Args:
-        memory_bytes: what the run needs, which takes a second or two to find.
+        memory_bytes: what the run needs, which takes a second or two to find; None: next to nothing
+            beside the libraries.
     """
     if found.seconds < SHORT_SECONDS:
         yield f"estimate    {about(found.seconds)}"
         return
-    memory = gigabytes(round(memory_bytes()))
-    yield f"estimate    {about(found.seconds)} on this machine, about {memory} of memory"
+    memory = f", about {gigabytes(round(memory_bytes()))} of memory" if memory_bytes else ""
+    yield f"estimate    {about(found.seconds)} on this machine{memory}"
     if left.base and found.utterances:
         yield f"  base      {about(found.base_seconds)} to score"
     yield f"  training  {about(found.training_seconds)}"

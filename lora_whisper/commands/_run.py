@@ -286,7 +286,7 @@ class Run:
 
         Before anything that takes long: scoring the base of a large test set can take hours.
         """
-        from lora_whisper.training.defaults import checkpoints_activations
+        from lora_whisper.training.defaults import TINY_WIDTH, checkpoints_activations
         from lora_whisper.training.probing import choose_micro_batch, seconds_per_window
 
         config, whisper, device = self.config, whisper_inside(self.model), self.accelerator.device
@@ -307,8 +307,13 @@ class Run:
             base=self.earlier_base_score is None and not self._base_is_decoded(),
         )
         found = estimate(config, self.base, speech, self.windows, left, window_seconds, pace)
+        takes_memory = width >= TINY_WIDTH  # the quickstart need not wait for the plan
         announce_estimate(
-            found, left, lambda: memory_needed(plan(), config, whisper, self.micro_batch)
+            found,
+            left,
+            (lambda: memory_needed(plan(), config, whisper, self.micro_batch))
+            if takes_memory
+            else None,
         )
 
     # ── training ─────────────────────────────────────────────────────────────────────────────

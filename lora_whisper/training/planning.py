@@ -29,11 +29,11 @@ WORKSPACE_BYTES = 2 * 8_519_680  # cuBLAS, forward and backward thread: PyTorch'
 UNUSED_SHARE = 0.05  # of the step's memory, reserved by PyTorch's allocator and not handed out
 # On a CPU, fitted to the most that `train` had resident with whisper-base in fp32 and some 50
 # tokens a window: 3.1 GB at a micro-batch of 1, 5.0 at 2, 8.0 at 4, of which the step's tensors are
-# 0.7 a window. glibc keeps what was freed in pieces that the next tensor, of another size, does not
-# fit. Each tensor in pages of its own (M_MMAP_THRESHOLD of 1 MB) had 2.1 GB resident and not 3.1
-# after three micro-batches of 2, but took 10 % more of the processor's time.
-CPU_CONTEXT_BYTES = 1_200_000_000  # Python and all libraries of a run
-CPU_UNUSED_SHARE = 1.35
+# 0.7 a window; and with nano, 1.0 GB. glibc keeps what was freed in pieces that the next tensor, of
+# another size, does not fit. Each tensor in pages of its own (M_MMAP_THRESHOLD of 1 MB) had 2.1 GB
+# resident and not 3.1 after three micro-batches of 2, but took some 10 % more of the CPU's time.
+CPU_CONTEXT_BYTES = 850_000_000  # Python and all libraries of a run
+CPU_UNUSED_SHARE = 1.5
 ASSUMED = {
     "cuda": (WORKSPACE_BYTES, UNUSED_SHARE, CONTEXT_BYTES),
     "cpu": (0, CPU_UNUSED_SHARE, CPU_CONTEXT_BYTES),

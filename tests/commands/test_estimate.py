@@ -141,6 +141,11 @@ def test_a_short_run_needs_no_more_words() -> None:
     assert lines == ["estimate    less than a minute"]
 
 
+def test_a_model_narrower_than_tiny_has_no_memory_worth_a_word() -> None:
+    lines = list(estimate_lines(LONG, Left(STEPS, base=True), None))
+    assert lines[0] == "estimate    about 25 min on this machine"
+
+
 def test_nothing_is_advised_that_is_not_to_be_had() -> None:
     few = dataclasses.replace(LONG, utterances=99)
     assert "max_utterances" not in said(few)
@@ -156,6 +161,7 @@ def test_a_run_says_it_before_its_base_is_scored(
 ) -> None:
     """With the memory of the plan; and a second run finds its base decoded."""
     monkeypatch.setattr(_estimate, "SHORT_SECONDS", 0.0)
+    monkeypatch.setattr("lora_whisper.training.defaults.TINY_WIDTH", 1)
     assert line("train", *world.arguments("a", "training.max_steps=1")) == 0
     shown = capsys.readouterr().out
     told = [shown.index(word) for word in ("steps  ", "estimate ", "  base  ", "\nbase        WER")]

@@ -86,7 +86,7 @@ def test_timing_leaves_the_run_as_it_would_have_been() -> None:
 
 
 def test_the_time_is_that_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a GPU's micro-batch, which is halved where it does not fit, as the loop would."""
+    """Of a micro-batch, which is halved where it does not fit, as the loop would."""
     tried: list[int] = []
 
     def limited(trainer: Trainer, batch: Batch) -> torch.Tensor:
@@ -97,14 +97,13 @@ def test_the_time_is_that_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(probing, "forward", limited)
     trainer = toy_trainer(toy_adapter())
-    seconds = seconds_per_window(trainer, 8, tokens=5)
-    assert set(tried) == {1}, "a CPU's takes as long alone"
-    tried.clear()
-    monkeypatch.setattr(probing, "is_cpu", lambda _: False)
     monkeypatch.setattr(probing, "timed", lambda action, _: (0.6, action()))
-    assert seconds_per_window(trainer, 8, tokens=5) == pytest.approx(0.3)
-    assert tried == [8, 4, 2]
-    assert seconds > 0
+    assert seconds_per_window(trainer, 16, tokens=5) == pytest.approx(0.3)
+    assert tried == [8, 4, 2], "no more than the global batch"
+    tried.clear()
+    monkeypatch.setattr(probing, "TINY_WIDTH", 1)
+    assert seconds_per_window(trainer, 16, tokens=5) == pytest.approx(0.6)
+    assert tried == [1], "of a wide model, a window takes a CPU as long alone"
 
 
 @pytest.mark.parametrize("given", [None, "auto"])
