@@ -42,6 +42,7 @@ from lora_whisper.run_folder import (
     is_disk_full,
     locked,
     no_room,
+    read_whole_summary,
     rerun_rule,
 )
 from lora_whisper.training.stopping import ended_by_signals
@@ -220,6 +221,7 @@ def run(config: TrainConfig, path: Path) -> None:
         start = processes.from_main(lambda: _start(config, folder))
         if start == "complete":
             log.info("%s is complete; overwrite=true trains it anew", path)
+            processes.from_main(lambda: _say_what_changed(config, folder))
         else:
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
@@ -234,6 +236,35 @@ def run(config: TrainConfig, path: Path) -> None:
                     one.carry_out()
     if processes.is_main():
         show_summary(folder)
+
+
+def _say_what_changed(config: TrainConfig, folder: RunFolder) -> None:
+    """Say of a complete run in what its speech is not what it was; where it is gone, that it is."""
+    from lora_whisper.training.resume import changes, rows_of, say_changed_since
+
+    try:
+        speech = read_speech(config.model, config.data)
+        changed = dict(changes(folder.rows, rows_of(speech.parts)))
+    except UserError as error:
+        log.warning(
+            "not compared with the speech that is there now: %s", str(error).splitlines()[0]
+        )
+        return
+    if speech.test is not None and _is_scored_on(config, folder, speech.test):
+        changed.pop("test", None)
+    say_changed_since(folder.path, changed, speech.parts)
+
+
+def _is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
+    """Whether the adapter's score is of the test set as it is now, up to date by `evaluate`."""
+    from lora_whisper.data.contents import speech_hashes
+    from lora_whisper.data.corpus import sample
+    from lora_whisper.evaluation.provenance import ROWS, TEXTS
+
+    score = read_whole_summary(folder)["adapter"] or {}
+    now = speech_hashes(sample(test.utterances, config.evaluation.max_utterances, config.seed))
+    of = score.get("of", {})  # which older scores lack
+    return (of.get(ROWS), of.get(TEXTS)) == (now.rows, now.texts)
 
 
 def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:

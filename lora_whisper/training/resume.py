@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,10 @@ SHOWN_ROWS = 5
 AGAIN = {  # what becomes of a changed part where the run goes on all the same
     "test": "base and adapter are scored on the test set as it is now",
     "validation": "earlier validations are dropped, and the best adapter from here on ships",
+}
+SINCE = {  # what of a complete run is of a changed part as it was
+    "test": "the scores are of what it",
+    "validation": "the adapter was chosen by what it",
 }
 LEARNT = "the steps that are still to come train on the speech as it is now"
 
@@ -106,6 +111,20 @@ def say_changed(changed: Mapping[str, Change], parts: Mapping[str, Corpus]) -> N
     for name, one in changed.items():
         log.warning(
             "changed     %s: %s", _told(name, one, parts.get(name)), AGAIN.get(name, LEARNT)
+        )
+
+
+def say_changed_since(
+    folder: Path, changed: Mapping[str, Change], parts: Mapping[str, Corpus]
+) -> None:
+    """Of a complete run: nothing of it is made anew unasked."""
+    again = f"lora-whisper evaluate {shlex.quote(f'run={folder}')} overwrite=true"
+    for name, one in changed.items():
+        log.warning(
+            "changed     %s: %s was. Type %s",
+            _told(name, one, parts.get(name)),
+            SINCE.get(name, "the adapter was trained on what it"),
+            again if name == "test" else "overwrite=true instead of resume to begin anew",
         )
 
 

@@ -420,6 +420,38 @@ def test_speech_that_changed_is_named_and_scored_anew_where_asked_for(
     assert line("train", *arguments, "resume=auto") == 0
 
 
+def test_a_complete_run_says_what_of_its_speech_has_changed_since(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = world.arguments("a", *manifests_of_ones_own(world), "training.max_steps=1")
+    assert line("train", *arguments) == 0
+    capsys.readouterr()
+
+    def said(resume: str = "auto") -> str:
+        assert line("train", *arguments, f"resume={resume}") == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "outputs/a is complete" in shown
+        return shown
+
+    assert "changed" not in said()
+    before = summary("a")
+    edited("train", lambda rows: rows[:-1])
+    edited("test", lambda rows: [rows[0].replace('"text": "', '"text": "nine '), *rows[1:]])
+    again = "evaluate run=outputs/a overwrite=true"
+    for resume in ("auto", "anyway"):
+        shown = said(resume)
+        assert f"(test.jsonl:1): the scores are of what it was. Type lora-whisper {again}" in shown
+        assert "1 not there any more: the adapter was trained on what it was. Type over" in shown
+    assert summary("a") == before
+    assert line(*again.split(), "evaluation.probe_clips=0") == 0, "as it is advised"
+    capsys.readouterr()
+    shown = said()
+    assert "the scores are" not in shown
+    assert "the adapter was trained on" in shown
+    edited("train", lambda _: [])
+    assert "not compared with the speech that is there now" in said()
+
+
 def test_a_damaged_checkpoint_costs_its_steps_and_no_more(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
