@@ -231,6 +231,13 @@ def existing_run(path: str) -> RunFolder:
     return folder
 
 
+def run_around(given: str) -> Path | None:
+    """The run that a folder lies in, such as its checkpoint, as it would be typed; or None."""
+    path = Path(given).expanduser()
+    above = (*path.parents, *path.absolute().parents)
+    return next((one for one in above if RunFolder(one).is_run()), None)
+
+
 def read_whole_summary(folder: RunFolder) -> dict[str, Any]:
     """What summary.json says, as it was written.
 

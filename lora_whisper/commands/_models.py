@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._inputs import Base, read_base, read_config
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
@@ -28,7 +29,7 @@ from lora_whisper.model.finding import (
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
 from lora_whisper.model.trained import is_trained_adapter, require_trained_adapter
 from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder, existing_run
+from lora_whisper.run_folder import RunFolder, existing_run, run_around
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def contenders_of_run(path: str, base: str | None = None) -> list[Contender]:
     Raises:
         UserError: there is no such run, it is unfinished, or another adapter lies in it.
     """
-    run = existing_run(path)
+    run = given_run(path, "evaluate")
     adapter = on_base(_of_run(run, "adapter", path), base)
     found = [_base_of(adapter), adapter]
     return [*found, merged_of(run)] if run.merged.is_dir() else found
@@ -144,6 +145,8 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
         locate(model, key="models")
     except UserError as error:
         reason = str(error).removeprefix(f"models={name}").lstrip(": ")
+        if (around := run_around(name)) is not None:
+            raise UserError(f"this folder lies in a run. Type models=[{around}]") from error
         if below := adapters_below(path):
             typed = " or ".join(f"models=[{Path(name) / one.relative_to(path)}]" for one in below)
             raise UserError(f"an adapter lies below it. Type {typed}") from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._settings import file_name
@@ -30,7 +31,7 @@ from lora_whisper.model.lineage import require_base
 from lora_whisper.model.saved import WEIGHTS_FILE, open_adapter, read_saved
 from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import TIED, read_shapes
-from lora_whisper.run_folder import RECIPE_FILE, RunFolder, existing_run, read_json
+from lora_whisper.run_folder import RECIPE_FILE, RunFolder, read_json
 
 log = logging.getLogger("lora_whisper")
 
@@ -130,7 +131,7 @@ def is_whole(made_of: Mapping[str, Any]) -> bool:
 
 def _of_run(config: MergeConfig) -> Recipe:
     assert config.run is not None
-    run = existing_run(config.run)
+    run = given_run(config.run, "merge")
     require_trained_adapter(run)
     trained = read_config(run)
     kind = trained.quantization.kind

@@ -21,13 +21,14 @@ from typing import Any
 
 from lora_whisper import processes
 from lora_whisper.commands._composition import Command
+from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import flat
 from lora_whisper.commands._plan import make_plan
 from lora_whisper.commands._settings import below_home, mapped
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import OWN_SET, RunFolder, contents, existing_run, locked, read_json
+from lora_whisper.run_folder import OWN_SET, RunFolder, contents, locked, read_json
 
 log = logging.getLogger("lora_whisper")
 
@@ -78,7 +79,7 @@ def results_folder(config: EvaluateConfig, path: Path) -> RunFolder:
         UserError: something else lies there.
     """
     if config.run and config.name == OWN_NAME:
-        return existing_run(config.run)
+        return given_run(config.run, "evaluate")
     folder = RunFolder(path)
     ours = {folder.evaluation.name}  # all that there is where a report was broken off
     is_free = not path.exists() or (path.is_dir() and contents(path) <= ours)

@@ -31,6 +31,7 @@ from lora_whisper.commands._consumers import (
     require_packages,
     why_untried,
 )
+from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config
 from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
@@ -162,7 +163,7 @@ def _source(config: ExportConfig) -> Source:
                 "format=adapter takes the run."
             )
         return Source(folder, None, None)
-    return Source(existing_run(config.run), None, None)  # says what is there
+    return Source(given_run(config.run, "export"), None, None)  # says what is there
 
 
 def _place_of_base(config: ExportConfig, trained: TrainConfig) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.commands._composition import Command
+from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config, usable
 from lora_whisper.commands._listening import load_model
@@ -31,7 +32,6 @@ from lora_whisper.run_folder import (
     OWN_SET,
     RECIPE_FILE,
     RunFolder,
-    existing_run,
     locked,
     read_json,
     remove_folder,
@@ -52,7 +52,7 @@ def check(config: MergeConfig, path: Path) -> None:
         UserError: see `read_recipe`; or the run's test set is gone.
     """
     if config.run:
-        read_split(read_config(existing_run(config.run)).data, "test")
+        read_split(read_config(given_run(config.run, "merge")).data, "test")
     read_recipe(config)
 
 

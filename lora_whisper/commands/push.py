@@ -20,6 +20,7 @@ from rich.text import Text
 
 from lora_whisper import __version__
 from lora_whisper.commands._composition import Command
+from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._hub import (
     open_repository,
     published,
@@ -39,7 +40,7 @@ from lora_whisper.commands._uploading import (
 )
 from lora_whisper.config import PushConfig
 from lora_whisper.model.trained import require_trained_adapter
-from lora_whisper.run_folder import existing_run, locked
+from lora_whisper.run_folder import locked
 from lora_whisper.terminal import console, megabytes
 
 log = logging.getLogger("lora_whisper")
@@ -52,7 +53,7 @@ def check(config: PushConfig, path: Path) -> None:
         UserError: no complete run, or another adapter in it; files are missing or name this
             machine; or there is no token.
     """
-    run = existing_run(config.run)
+    run = given_run(config.run, "push")
     require_trained_adapter(run)
     base = hub_base(config.base, read_summary(run))
     require_nothing_private(uploads_of(config, run, base), run, _public(config))
@@ -62,7 +63,7 @@ def check(config: PushConfig, path: Path) -> None:
 
 def run(config: PushConfig, path: Path) -> None:
     """Show what goes up, and send it."""
-    folder = existing_run(config.run)
+    folder = given_run(config.run, "push")
     with locked(folder.path):
         summary = read_summary(folder)
         base = hub_base(config.base, summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import read_pickled, require_allowed
 from lora_whisper.paths import cache_folder, local_path
-from lora_whisper.run_folder import RunFolder, written_whole
+from lora_whisper.run_folder import RunFolder, run_around, written_whole
 
 PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
 
@@ -50,6 +51,8 @@ def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
 
 
 def _what_to_type(given: str, path: Path, key: str) -> str:
+    if (run := run_around(given)) is not None:
+        return f"It lies in a run: type {shlex.quote(f'{key}={run}')}"
     below = adapters_below(path)
     if not below:
         return f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."

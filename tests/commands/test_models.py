@@ -74,6 +74,7 @@ def test_the_same_last_name_twice_brings_the_one_before_it(
         (["base"], "base: expected a run or an adapter beside it"),
         (["outputs/a", "outputs/a"], "outputs-a stands there twice"),
         (["outputs/unfinished"], "unfinished"),
+        (["outputs/a/evaluation"], r"lies in a run\. Type models=\[outputs/a\]"),
     ],
 )
 def test_what_stands_for_nothing_is_named(

@@ -71,6 +71,16 @@ def test_a_run_and_a_folder_stand_for_their_adapter(adapter, tmp_path):
     assert [name_of(str(one)) for one in (run.path, run.adapter, adapter)] == ["run", "run", "mine"]
 
 
+@pytest.mark.parametrize("below", ["checkpoints/step-000003", "evaluation"])
+def test_a_folder_in_a_run_is_answered_with_the_run(below, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(Path("outputs/a"))
+    (run.path / below).mkdir(parents=True)
+    run.config.write_text(MARKER)
+    with pytest.raises(UserError, match=r"It lies in a run: type adapter=outputs/a$"):
+        find_adapter(f"outputs/a/{below}", "adapter")
+
+
 @pytest.mark.parametrize("given", ["gone", "a/b/c", "owner/gone"])
 def test_what_is_nowhere_is_answered_with_what_to_type(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
