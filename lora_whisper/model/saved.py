@@ -19,8 +19,10 @@ import numpy as np
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
 from lora_whisper.model.adapter_config import (
+    PARTED,
     USUAL,
     alphas_of,
+    by_peft,
     config_problems,
     tokens_of,
     way_on,
@@ -126,11 +128,9 @@ def read_saved(folder: Path) -> SavedAdapter:
     except ValueError as error:
         raise UnsoundAdapter(folder, [f"{WEIGHTS_FILE}: {error}"]) from error
     if problems := config_problems(config):
-        is_foldable = config.get("peft_type") != "LORA" or bool(config.get("modules_to_save"))
-        raise UnsoundAdapter(folder, problems, way_on(config, folder) if is_foldable else "")
+        raise UnsoundAdapter(folder, problems, way_on(config, problems, folder))
     if problems := list(_tensor_problems(config, tensors)):
-        is_foldable = any(len(a.shape) > 2 for _, a in _as(tensors))  # of convolutions
-        raise UnsoundAdapter(folder, problems, way_on(config, folder) if is_foldable else "")
+        raise UnsoundAdapter(folder, problems, _way_on(config, tensors, folder))
     pairs = {_layer_of(key): (tensor, tensors[_partner(key)]) for key, tensor in _as(tensors)}
     try:
         alphas = alphas_of(config, pairs)
@@ -200,6 +200,14 @@ def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -
     if config.get("use_dora"):
         yield from _magnitude_problems(tensors)
     yield from _token_problems(config, tensors.get(TOKENS_KEY))
+
+
+def _way_on(config: Mapping[str, Any], tensors: Mapping[str, Stored], folder: Path) -> str:
+    """What to do about matrices that are sound, and of no linear layer."""
+    if any(".lora_embedding_" in key or _layer_of(key) == PROJECTION for key in tensors):
+        return PARTED
+    is_of_convolutions = any(len(a.shape) > 2 for _, a in _as(tensors))
+    return by_peft(config, folder) if is_of_convolutions else ""
 
 
 def _pair_problems(
