@@ -266,7 +266,10 @@ def _read(run: RunFolder) -> Point:
         try:
             return Point(run.path, "complete", config=config, summary=_summary(run))
         except (UserError, ValueError, KeyError):
-            failure = "summary.json cannot be read: it is broken, or of another program"
+            failure = (
+                "summary.json cannot be read: bring it back from a copy, or take it away and type "
+                "the command that began the run with resume=auto"
+            )
     if failure is None:
         state: State = "unfinished" if run.is_run() else "never begun"
         return Point(run.path, state, config=config)

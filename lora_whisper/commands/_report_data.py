@@ -43,6 +43,7 @@ from lora_whisper.evaluation.provenance import (
 )
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.model.checkpoint import EMBEDDED
+from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.run_folder import RunFolder, read_jsonl
 from lora_whisper.terminal import counted, percent
 
@@ -62,6 +63,7 @@ class Entry:
     mark: str  # the same beside a dot: `8 · 0.1`, or its number in the table
     shown: Mapping[str, str]  # told key → value
     is_on_front: bool = False  # of the leading rate against the adapter's size
+    has_hypotheses: bool = False  # those of its score, without which there is no verdict
     beside_best: Mapping[str, Any] | None = None  # comparison with the best run; None: it is it
 
 
@@ -85,7 +87,7 @@ class Report:
 
     @cached_property
     def best(self) -> Entry | None:
-        """The lowest leading rate; of several, the smallest adapter."""
+        """The lowest leading rate; of several, one with hypotheses and the smallest adapter."""
         return min(self.scored, key=_goodness, default=None)
 
     @property
@@ -146,16 +148,24 @@ def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> R
         is_named = has_folder_names or not values
         label = names[point.folder] if is_named else _label(values)
         entries.append(
-            Entry(point, label, _mark(number, label, {} if is_named else values), values, on_front)
+            Entry(
+                point,
+                label,
+                _mark(number, label, {} if is_named else values),
+                values,
+                on_front,
+                has_hypotheses=bool(rows.get(point.folder)),
+            )
         )
     report = Report(name, entries, keys, has_folder_names)
     _require_one_test_set(report, rows)
     return _compared(report, rows)
 
 
-def _goodness(entry: Entry) -> tuple[float, int]:
+def _goodness(entry: Entry) -> tuple[float, bool, int]:
+    """With the best one's hypotheses, the others are compared."""
     rate, size = entry.point.rate, entry.point.adapter_bytes
-    return (math.inf if rate is None else rate), size or 0
+    return (math.inf if rate is None else rate), not entry.has_hypotheses, size or 0
 
 
 def _require_complete(points: Sequence[Point]) -> None:
@@ -357,6 +367,16 @@ def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> Repor
     return dataclasses.replace(report, entries=entries)
 
 
+def why_unjudged(report: Report, entry: Entry) -> str:
+    """Why a run that was scored has no verdict; empty where it has one, or is the best."""
+    best = report.best
+    if best is None or entry.point.score is None or entry.point is best.point or entry.beside_best:
+        return ""
+    if not entry.has_hypotheses:
+        return "no hypotheses"
+    return "other rows" if best.has_hypotheses else "the best has no hypotheses"
+
+
 def smallest_as_good(report: Report) -> Entry | None:
     """The smallest adapter that is not shown to be worse than the best one."""
     as_good = [
@@ -477,6 +497,8 @@ def _warnings(report: Report) -> Iterator[str]:
         yield f"without scores, since unfinished: {_some(unfinished)}"
     if absent := never_begun(report):
         yield absent
+    if lost := without_adapter(report):
+        yield lost
     if report.none_beats_base:
         yield NO_GAIN
     if report.caution:
@@ -488,6 +510,28 @@ def never_begun(report: Report) -> str:
     labels = [entry.label for entry in report.entries if entry.point.state == "never begun"]
     again = "The command of the sweep begins them, typed again"
     return f"never begun: {_some(labels)}. {again}" if labels else ""
+
+
+def without_adapter(report: Report) -> str:
+    """Names the complete runs whose adapter is gone; empty where there are none."""
+    labels = [
+        entry.label
+        for entry in report.entries
+        if entry.point.state == "complete"
+        and not (RunFolder(entry.point.folder).adapter / WEIGHTS_FILE).is_file()
+    ]
+    return f"without {WEIGHTS_FILE}: {_some(labels)}. Bring it back from a copy" if labels else ""
+
+
+def failed(report: Report) -> str:
+    """Names the runs that failed or cannot be read, with the reasons; empty where none did."""
+    reasons = {
+        entry.label: anonymous(entry.point.reason).split("\n")[0]
+        for entry in report.entries
+        if entry.point.state == "failed"
+    }
+    found = [f"{label} ({reason})" for label, reason in reasons.items()]
+    return f"failed: {_some(found)}" if found else ""
 
 
 def _notes(report: Report) -> Iterator[str]:

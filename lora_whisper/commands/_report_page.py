@@ -105,7 +105,7 @@ def _effect(report: Report, one: Effect) -> dict[str, Any]:
 
 def _worst(report: Report) -> list[dict[str, Any]]:
     """Utterances that the best run has most wrong, beside what the base made of them."""
-    if report.best is None:
+    if report.best is None or not report.best.has_hypotheses:
         return []
     heard = {
         model: rows

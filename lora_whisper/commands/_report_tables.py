@@ -160,7 +160,7 @@ def _against(report: Report, entry: Entry) -> Cell:
         return Cell("the best" if len(report.scored) > 1 else "", order=-1.0)
     found = entry.beside_best
     if found is None:
-        return Cell("")
+        return Cell(data.why_unjudged(report, entry))
     small = f"{points(found).replace(' points', '')}, {p_value(found['p_value'])}"
     return Cell(found["verdict"], small, found["difference"])
 
@@ -190,7 +190,7 @@ def markdown(report: Report) -> str:
         for entry in report.entries
         if entry.point.state == "failed"
     ]
-    absent = data.never_begun(report)
+    absent, lost = data.never_begun(report), data.without_adapter(report)
     parts = [
         f"# {escaped(report.name)}",
         f"{escaped(data.about(report))}.",
@@ -198,7 +198,7 @@ def markdown(report: Report) -> str:
         "\n".join(table),
         *([escaped(data.method(report))] if report.best else []),
         *(["Failed:", "\n".join(failed)] if failed else []),
-        *([escaped(f"{capitalized(absent)}.")] if absent else []),
+        *(escaped(f"{capitalized(told)}.") for told in (absent, lost) if told),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -155,8 +155,9 @@ def hypotheses_of(folder: RunFolder, model: str, score: Mapping[str, Any]) -> li
         or texts_hash(str(row.get("reference_normalized")) for row in rows) == of[REFERENCES]
     ):
         return rows
-    if rows:
-        log.warning("not shown   %s: hypotheses of another test set than its score", model)
+    file = short(folder.evaluation / model / OWN_SET / HYPOTHESES)
+    what = f"{len(rows)} rows are not those of its score" if rows else "is missing or empty"
+    log.warning("not shown   %s: %s. %s", file, what, _again(folder))
     return []
 
 

@@ -37,7 +37,12 @@ def check(config: ReportConfig, path: Path) -> None:
 
 def run(config: ReportConfig, path: Path) -> None:
     """Read, write, and say what was found."""
-    from lora_whisper.commands._report_data import never_begun, read_report
+    from lora_whisper.commands._report_data import (
+        failed,
+        never_begun,
+        read_report,
+        without_adapter,
+    )
     from lora_whisper.commands._report_page import page
     from lora_whisper.commands._report_tables import csv_text, found, markdown
     from lora_whisper.commands._summary import short
@@ -48,8 +53,8 @@ def run(config: ReportConfig, path: Path) -> None:
         write_whole(folder / name, text.encode())
     if report.best is not None:
         console.print(found(report), markup=False)
-    if absent := never_begun(report):
-        console.print(f"{'warning':11} {absent}", markup=False)
+    for told in filter(None, (failed(report), never_begun(report), without_adapter(report))):
+        console.print(f"{'warning':11} {told}", markup=False)
     for title, name in zip(("report", "Markdown", "CSV"), FILES, strict=True):
         console.print(f"{title:11} {short(folder / name)}", markup=False)
 

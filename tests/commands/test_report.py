@@ -32,6 +32,7 @@ from lora_whisper.commands._report_plots import against_size, curves, effect
 from lora_whisper.commands._report_tables import columns
 from lora_whisper.commands._sweep_table import show_sweep
 from lora_whisper.commands.report import with_sweep
+from lora_whisper.evaluation.provenance import texts_hash
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 from tests.commands.conftest import Line
 from tests.commands.read_page import Page
@@ -57,6 +58,7 @@ def texts(wrong: int, base_wrong: int = 16) -> list[Heard]:
     ]
 
 
+HURT = {"h1": 3, "h2": 5, "h3": 12, "h4": 3, "h5": 3}  # and how many utterances are wrong
 MADE: list[Path] = []
 
 
@@ -270,6 +272,57 @@ def test_points_that_were_never_begun_are_named(
     assert [row["state"] for row in table()] == ["complete"] * 3 + ["never begun"] * 2
     assert "Never begun: rank 32; rank 64" in (SWEEP / "report.md").read_text(encoding="utf-8")
     assert "ever begun: rank 32; rank 64" in " ".join(Page(html()).text.split())
+
+
+def test_what_a_run_lacks_is_named_with_it_and_costs_the_others_no_verdict(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """h1 is as good as h4 and h5, and listed before them: without hypotheses it judges nobody."""
+    runs = {
+        name: point(name, wrong=wrong) for name, wrong in zip(HURT, (3, 5, 9, 3, 3), strict=True)
+    }
+    heard = {name: run.evaluation / "adapter/test/hypotheses.jsonl" for name, run in runs.items()}
+    for name, run in runs.items():
+        rows = [json.loads(row) for row in heard[name].read_text().splitlines()]
+        of = {"weights": {}, "rows": "r", "texts": "t", "decoding": {}}
+        of["references"] = texts_hash(row["reference_normalized"] for row in rows)
+        summary = read_json(run.summary)
+        scores = {model: summary[model] | {"of": of} for model in ("base", "adapter")}
+        write_json(run.summary, summary | scores)
+    heard["h1"].unlink()
+    heard["h2"].write_text("".join(heard["h2"].read_text().splitlines(True)[:3]))
+    (runs["h4"].adapter / "adapter_model.safetensors").unlink()
+    given = f"runs=[{','.join(str(SWEEP / name) for name in HURT)}]"
+    assert line("report", given, "name=hurt") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, what in (("h1", "is missing or empty"), ("h2", "3 rows are not those of its score")):
+        place = SWEEP / name / "evaluation/adapter/test/hypotheses.jsonl"
+        again = f"Type lora-whisper evaluate run={SWEEP / name} overwrite=true"
+        assert shown.count(f"{place}: {what}. {again}") == 1
+    assert "Best: h4," in shown
+    assert "without adapter_model.safetensors: h4. Bring it back" in shown
+    markdown = Path("outputs/hurt/report.md").read_text(encoding="utf-8")
+    verdicts = {row.split(" | ")[0][2:]: row.split(" | ")[-1] for row in markdown.splitlines()}
+    assert verdicts["h1"] == verdicts["h2"] == "no hypotheses |"
+    assert verdicts["h3"].startswith("worse (")
+    assert verdicts["h5"].startswith("no difference")
+    assert "Without adapter\\_model.safetensors: h4" in markdown
+
+    heard["h4"].unlink()
+    heard["h5"].unlink()
+    assert line("report", given, "name=hurt") == 0
+    assert "| the best has no hypotheses |" in Path("outputs/hurt/report.md").read_text()
+
+
+def test_a_summary_that_was_cut_is_named_in_the_terminal(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks()
+    cut = SWEEP / "adapter.rank-4/summary.json"
+    cut.write_text(cut.read_text()[:300])
+    assert line("report", str(SWEEP)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "failed: rank 4 (summary.json cannot be read: bring it back from a copy, or" in shown
 
 
 def test_a_report_of_other_runs_is_replaced_only_when_that_is_asked_for(line: Line) -> None:
