@@ -440,11 +440,12 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
     A reader finds the old folder or the new one; when writing fails, nothing has changed.
     """
+    is_first = not folder.parent.exists()
     with room_for(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         tidy(folder)
         aside = _beside(folder, UNFINISHED)
-        aside.mkdir()
+        aside.mkdir(parents=True)  # another process may have given up, and taken the parent away
         try:
             yield aside
             for written in [*aside.rglob("*"), aside]:
@@ -453,6 +454,9 @@ def written_whole(folder: Path) -> Iterator[Path]:
             sync(folder.parent)
         finally:
             tidy(folder)
+            if is_first and not folder.exists():
+                with contextlib.suppress(OSError):  # of others, which are not done
+                    folder.parent.rmdir()
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:

@@ -192,6 +192,9 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (aside / "two").write_text("2")
     assert [path.name for path in folder.iterdir()] == ["two"]
     assert [path.name for path in folder.parent.iterdir()] == ["a"]
+    with contextlib.suppress(KeyboardInterrupt), written_whole(tmp_path / "new" / "a"):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("exchanges", [True, False])

@@ -284,10 +284,14 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
 
 
 def _made(name: str, dtype: str, source: Source) -> dict[str, Any]:
-    """What parity.json says of an export that was not tried yet."""
+    """What parity.json says of an export that was not tried yet.
+
+    An adapter can be written before anything is merged.
+    """
     from lora_whisper.commands._environment import versions
 
-    made_of = read_json(source.folder.merged / RECIPE_FILE)
+    recipe = source.folder.merged / RECIPE_FILE
+    made_of = read_json(recipe) if recipe.is_file() else None
     return {"format": name, "dtype": dtype, "merged": made_of, "versions": versions()}
 
 

@@ -164,6 +164,19 @@ def test_an_adapter_alone_is_merged_and_exported(
     assert found["identical"] == 4
 
 
+def test_an_adapter_is_written_where_nothing_was_merged(finished: list[str], line: Line) -> None:
+    """It ended in a FileNotFoundError, of the merged model's recipe."""
+    given = ("export", "run=outputs/a", "format=adapter", "base=some/body")
+    assert line(*given, "parity.utterances=0") == 0
+    assert not Path("outputs/a/merged").exists()
+    assert parity("adapter")["merged"] is None
+    assert line("merge", "run=outputs/a") == 0
+    assert line(*given, "overwrite=true", "parity.utterances=1") == 0
+    assert parity("adapter")["merged"] == json.loads(
+        Path("outputs/a/merged/merge.json").read_text()
+    )
+
+
 def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     finished: list[str], world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
