@@ -72,7 +72,7 @@ def find_adapters(root: Path) -> tuple[list[Listed], dict[str, str]]:
         try:
             found.append(_listed(folder, path))
         except UnsoundAdapter as error:
-            broken[path] = "; ".join(error.problems)
+            broken[path] = error.reason
         except (UserError, OSError) as error:
             broken[path] = str(error)
     return found, broken

@@ -44,15 +44,25 @@ VALUES_AT_ONCE = 1 << 22
 MOST_BYTES = 2_000_000  # of adapter_config.json; the largest that are known have about 100,000
 
 
+SHOWN = 5  # of the problems of an adapter
+
+
 class UnsoundAdapter(UserError):
     """An adapter that is there and cannot be used, with all that is wrong with it."""
 
     def __init__(self, folder: Path, problems: list[str], advice: str = ""):
         self.problems = problems
-        said = f" {problems[0]}" if len(problems) == 1 else f"\n{listing(problems, shown=5)}"
+        said = f" {problems[0]}" if len(problems) == 1 else f"\n{listing(problems, SHOWN)}"
         super().__init__(
             f"The adapter in {folder} cannot be used:{said}" + (f"\n{advice}" if advice else "")
         )
+
+    @property
+    def reason(self) -> str:
+        """In one line; beyond a few problems the rest are counted."""
+        more = len(self.problems) - SHOWN
+        shown = [*self.problems[:SHOWN], *([f"… and {more} more"] if more > 0 else [])]
+        return "; ".join(shown)
 
 
 @dataclass(frozen=True)

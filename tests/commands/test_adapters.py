@@ -169,9 +169,23 @@ def test_broken_ones_are_named_and_do_not_stop_the_list(
     assert "expected a JSON object" in reasons["d"]
     assert "JSON" in reasons["e"]
     assert adapters.main([str(tmp_path)]) == 0
-    assert "not listed: a: adapter_config.json cannot be read" in " ".join(
+    assert "not listed: a: adapter_config.json: expected JSON" in " ".join(
         console.export_text().split()
     )
+
+
+def test_of_many_problems_of_one_adapter_a_few_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], console: Console
+) -> None:
+    """An adapter that says it is of DoRA, and has no lengths of any of its layers: 80 lines."""
+    run = finished_run(tmp_path / "whole", ranks=[4] * 36)
+    config = shutil.copytree(run.adapter, tmp_path / "bad") / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
+    reason = as_json(capsys, str(tmp_path))["broken"]["bad"]
+    assert reason.count("its lengths are missing") == 5
+    assert reason.endswith("; … and 31 more")
+    assert adapters.main([str(tmp_path)]) == 0
+    assert console.export_text().count("lengths are missing") <= 5
 
 
 def test_an_unfinished_run_does_not_show_the_scores_of_before(

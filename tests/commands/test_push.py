@@ -319,7 +319,7 @@ def test_headers_of_weights_and_escaped_letters_are_searched(
     path.write_bytes(b"\x80\x02.pickled")
     config.write_text(json.dumps(values | {"note": ""}))
     assert line("push", "run=outputs/mine", "repo=owner/name") == 2
-    assert "adapter_model.safetensors cannot be read" in capsys.readouterr().err
+    assert "adapter_model.safetensors: expected safetensors" in capsys.readouterr().err
     assert hub.requests == []
 
 
