@@ -10,7 +10,6 @@ one that was trained elsewhere, PEFT's own file is read. No weights are loaded, 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -21,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from lora_whisper.errors import UserError
+from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.record import read_record
 from lora_whisper.model.saved import (
     CONFIG_FILE,
@@ -33,8 +34,9 @@ from lora_whisper.model.saved import (
     UnsoundAdapter,
     read_saved,
 )
-from lora_whisper.paths import local_path
-from lora_whisper.run_folder import RunFolder
+from lora_whisper.model.trained import is_trained_adapter
+from lora_whisper.paths import EMBEDDED, local_path
+from lora_whisper.run_folder import RunFolder, read_whole_summary
 from lora_whisper.terminal import console, guarded, log_to_console, megabytes, percent, print_result
 
 UNKNOWN = "–"
@@ -47,7 +49,8 @@ class Listed:
     path: str  # below the folder that was looked through
     has_record: bool
     is_unfinished: bool  # its run has not been scored yet, or goes on
-    is_changed: bool  # its record is of other weights than those that are there now
+    is_changed: bool  # its run or its record is of other weights than those that are there now
+    is_damaged: bool  # its run's summary.json cannot be read
     name: str
     base: str | None
     rank: int | None  # the highest of a layer
@@ -112,26 +115,34 @@ def _listed(folder: Path, path: str) -> Listed:
         raise UserError(f"{WEIGHTS_FILE} is missing{found}")
     saved = read_saved(folder)
     record, run = read_record(folder), RunFolder(folder.parent)
-    is_unfinished = folder == run.adapter and run.is_run() and not run.is_complete()
-    is_changed = record is not None and record["adapter"]["sha256"] != _sha256(weights)
+    is_of_run = folder == run.adapter and run.is_run()
+    is_unfinished = is_of_run and not run.is_complete()
+    is_complete = is_of_run and run.is_complete()
+    is_recorded = record is None or record["adapter"]["sha256"] == sha256(weights)
+    is_changed = not (is_recorded and (not is_complete or is_trained_adapter(run)))
+    is_damaged = is_complete and _is_damaged(run)
     known = _by_peft(saved) if record is None else _by_record(record)
     size, seconds = weights.stat().st_size, weights.stat().st_mtime
     about = {"date": datetime.fromtimestamp(seconds, UTC).date().isoformat()} | known
-    if is_unfinished or is_changed:  # what was said of an earlier adapter in this place
+    if is_unfinished or is_changed or is_damaged:  # what was said may be of another adapter
         about |= {"metric": None, "before": None, "after": None}
     return Listed(
         path=path,
         has_record=record is not None,
         is_unfinished=is_unfinished,
         is_changed=is_changed,
+        is_damaged=is_damaged,
         bytes=size,
         **about,
     )
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _is_damaged(run: RunFolder) -> bool:
+    try:
+        read_whole_summary(run)
+    except UserError:
+        return True
+    return False
 
 
 def _by_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,38 +182,72 @@ def _by_peft(saved: SavedAdapter) -> dict[str, Any]:
 # ── showing ──────────────────────────────────────────────────────────────────────────────────
 
 
-def adapter_table(adapters: Sequence[Listed], title: str) -> Table:
-    """One row an adapter, in 80 columns; what was downloaded is shown as it is, not as markup."""
+# Names are not cut short, they would look alike: they are folded where they are longer than this.
+FOLDED = {"adapter": 14, "base": 13, "data": 9}
+BY_IMPORTANCE = ("adapter", "WER", "base", "rank", "data", "size", "date")
+
+
+def adapter_table(adapters: Sequence[Listed], title: str, width: int) -> tuple[Table, list[str]]:
+    """One row an adapter; what was downloaded is shown as it is, not as markup.
+
+    Args:
+        width: in columns of the terminal.
+
+    Returns:
+        the table, and which of its columns have no room
+    """
+    rows = [_cells(adapter) for adapter in adapters]
     table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     table.show_edge, table.expand = False, True
-    table.add_column("adapter", overflow="fold", ratio=14)  # names are not cut short, here and
-    table.add_column("base", overflow="fold", ratio=13)  # below: they would look alike
-    table.add_column("rank", justify="right", width=6)
-    table.add_column("size", justify="right", width=8)
-    table.add_column("data", overflow="fold", ratio=9)
-    table.add_column("WER", width=14)
-    table.add_column("date", width=10)
-    for adapter in adapters:
-        table.add_row(*map(Text, _cells(adapter)))
-    return table
+    shown = _with_room(rows, width)
+    for name in shown:
+        least = _least_width(name, rows)
+        if name in FOLDED:
+            table.add_column(name, overflow="fold", ratio=least, min_width=least)
+        else:
+            justify: JustifyMethod = "right" if name in ("rank", "size") else "left"
+            table.add_column(name, width=least, justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in shown))
+    return table, [name for name in rows[0] if name not in shown]
 
 
-def _cells(adapter: Listed) -> list[str]:
-    return [
-        _printable(adapter.path),
-        _base_cell(adapter.base),
-        _rank_cell(adapter),
-        megabytes(adapter.bytes),
-        _data_cell(adapter),
-        _rates_cell(adapter),
-        adapter.date,
-    ]
+def _with_room(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """The columns that have room beside more important ones, in their order; the first has it."""
+    free, kept = width, set[str]()
+    for name in BY_IMPORTANCE:
+        least = _least_width(name, rows)
+        if not kept or least < free:  # one is the gap
+            kept.add(name)
+            free -= least + (len(kept) > 1)
+    return [name for name in rows[0] if name in kept]
+
+
+def _least_width(name: str, rows: Sequence[Mapping[str, str]]) -> int:
+    """Of a column whose numbers stand on one line."""
+    longest = max(len(line) for row in rows for line in (name, *row[name].split("\n")))
+    return min(FOLDED.get(name, longest), longest)
+
+
+def _cells(adapter: Listed) -> dict[str, str]:
+    """By the column's name, in the order of columns."""
+    return {
+        "adapter": _printable(adapter.path),
+        "base": _base_cell(adapter.base),
+        "rank": _rank_cell(adapter),
+        "size": megabytes(adapter.bytes),
+        "data": _data_cell(adapter),
+        "WER": _rates_cell(adapter),
+        "date": adapter.date,
+    }
 
 
 def _base_cell(base: str | None) -> str:
     """The last part of a path, and of a hub id of OpenAI's; `embedded:nano` as it is."""
     if base is None:
         return UNKNOWN
+    if Path(base).parent.parts[-2:] == local_path(EMBEDDED).parts[-2:]:  # of an unfinished run
+        return f"{EMBEDDED}{Path(base).name}"
     return _printable(Path(base).name if Path(base).is_absolute() else base).removeprefix("openai/")
 
 
@@ -225,6 +270,8 @@ def _rates_cell(adapter: Listed) -> str:
     """Before and after; a rate that is none of words says so."""
     if adapter.is_unfinished:
         return "unfinished"
+    if adapter.is_damaged:
+        return "run damaged"
     if adapter.is_changed:
         return "other weights"
     if adapter.metric is None or adapter.after is None:
@@ -278,7 +325,11 @@ def _list(given: str, as_json: bool) -> int:
         print_result(json.dumps(found_json, indent=2, ensure_ascii=False))
     else:
         if found:
-            console.print(adapter_table(found, given))
+            table, without_room = adapter_table(found, given, console.width)
+            console.print(table)
+            if without_room:
+                told = f"no room for: {', '.join(without_room)}; --json has all"
+                console.print(told, markup=False)
         for path, reason in broken.items():
             first = f"not listed: {_printable(path)}: {reason.splitlines()[0]}"
             console.print(first, markup=False, style="yellow")

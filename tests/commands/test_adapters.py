@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lora_whisper.commands import adapters
 from lora_whisper.commands._results import write_results
+from lora_whisper.model.checkpoint import sha256
 from lora_whisper.run_folder import RunFolder
 from tests.commands.toy_run import Heard, toy_run
 
@@ -66,6 +67,7 @@ def test_runs_sweeps_copies_and_exports_are_found(
         "has_record": True,
         "is_unfinished": False,
         "is_changed": False,
+        "is_damaged": False,
         "name": "toy",
         "base": "openai/whisper-small",
         "rank": 4,
@@ -107,6 +109,74 @@ def test_weights_from_elsewhere_have_not_the_score_of_those_before(
     shown = console.export_text()
     assert "other weights" in " ".join(shown.split())
     assert shown.count("20.0 %") == 1
+
+
+def test_a_folder_that_was_copied_whole_is_not_what_the_run_trained(tmp_path: Path) -> None:
+    """Its record came with it, and is true; the path is of another run."""
+    run, summary = toy_run(tmp_path / "a")
+    trained = sha256(run.adapter / "adapter_model.safetensors")
+    write_results(run, summary | {"adapter_sha256": trained})
+    (listed,), _ = adapters.find_adapters(run.path)
+    assert not listed.is_changed
+    other = finished_run(tmp_path / "b", ranks=(8, 8))
+    shutil.copytree(other.adapter, run.adapter, dirs_exist_ok=True)
+    (listed,), _ = adapters.find_adapters(run.path)
+    assert listed.is_changed
+    assert listed.after is None
+
+
+def test_a_run_whose_summary_was_cut_is_marked(tmp_path: Path, console: Console) -> None:
+    run = finished_run(tmp_path / "cut")
+    run.summary.write_text(run.summary.read_text()[:300])
+    (listed,), _ = adapters.find_adapters(tmp_path)
+    assert listed.is_damaged
+    assert listed.after is None
+    assert adapters.main([str(tmp_path)]) == 0
+    assert "run damaged" in console.export_text()
+
+
+def test_an_unfinished_run_of_the_embedded_base_has_its_name(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "toy", checkpoint="embedded:nano")
+    file = run.adapter / "adapter_config.json"
+    path = {"base_model_name_or_path": "/opt/python/lora_whisper/quickstart/nano"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | path))
+    run.reopen()
+    (listed,), _ = adapters.find_adapters(tmp_path)
+    assert adapters._cells(listed)["base"] == "embedded:nano"
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (20, ["base", "size", "data", "WER", "date"]),
+        (40, ["base", "size", "data", "date"]),
+        (50, ["size", "data", "date"]),
+        (80, []),
+        (120, []),
+    ],
+)
+def test_the_name_is_always_there_and_figures_stand_on_one_line(
+    width: int, left_out: list[str], tmp_path: Path, console: Console
+) -> None:
+    """Less important columns go first, and that is said."""
+    name = "an-adapter-of-a-long-name-seed-1"
+    run, summary = toy_run(tmp_path / name, checkpoint="embedded:nano")
+    rates = {"base": 1.057, "adapter": 1.038}
+    scores = {model: summary[model] | {"wer": rate} for model, rate in rates.items()}
+    write_results(run, summary | scores)
+    console.width = width
+    assert adapters.main([str(tmp_path)]) == 0
+    shown = console.export_text()
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= width
+    first = next(number for number, line in enumerate(lines) if line.startswith("adapter"))
+    every = ["adapter", "base", "rank", "size", "data", "WER", "date"]
+    assert lines[first].split() == [one for one in every if one not in left_out]
+    assert "".join(line.split(" ")[0] for line in lines[first + 2 :]).startswith(name)
+    cells = {"WER": "105.7 → 103.8 %", "size": "0.0 MB", "base": "embedded:nano"}
+    for column, cell in cells.items():
+        assert (cell in shown) is (column not in left_out)
+    assert ("no room for" in shown) is bool(left_out)
 
 
 def test_the_table_is_80_columns_wide(tmp_path: Path, console: Console) -> None:
