@@ -324,7 +324,8 @@ def read_config(folder: RunFolder) -> TrainConfig:
         values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         for key, value in ADDED.items():
             group, name = key.split(".")
-            values[group] = {name: value} | values[group]
+            if isinstance(values.get(group), dict):
+                values[group] = {name: value} | values[group]
         return to_config(TrainConfig, _completed(values, defaults("train")))
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(
