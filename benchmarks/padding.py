@@ -12,11 +12,23 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.parts import train_config
 from benchmarks.results import write_result
-from lora_whisper.commands import evaluate, export, train
+from lora_whisper.commands import evaluate, export, merge, train
+from lora_whisper.commands._consumers import load_consumer
+from lora_whisper.commands._inputs import Base, read_base
+from lora_whisper.commands._parity import greedily
+from lora_whisper.config import TrainConfig
+from lora_whisper.data.corpus import load_corpus, with_codes
+from lora_whisper.data.sources import read_split
+from lora_whisper.data.table import Utterances
+from lora_whisper.evaluation.judging import judge
 from lora_whisper.run_folder import RunFolder, read_json
 
 SHARES = {"sound": 0.0, "both": 0.5, "log-mel": 1.0}  # of windows whose log-mel is padded
@@ -41,18 +53,14 @@ def main() -> None:
     for (trained, seed), run in runs.items():
         if not run.summary.is_file():
             require(train.main(train_arguments(given, trained, seed)))
-        if not (run.export / "ctranslate2" / "parity.json").is_file():
-            export.main(  # exit code 1, where it differs: that is what is looked at
-                [
-                    f"run={run.path}",
-                    "format=ctranslate2",
-                    "dtype=float32",
-                    "parity.utterances=1000000",
-                    "overwrite=true",
-                ]
-            )
+        if not exported(run).is_dir():
+            name = f"padding/{run.path.name}-merged"
+            require(merge.main([f"adapter={run.path}", f"name={name}", "overwrite=true"]))
+            formats = ("format=ctranslate2", "dtype=float32", "parity.utterances=0")
+            require(export.main([f"run=outputs/{name}", *formats, "overwrite=true"]))
     found = evaluation(given, [*runs.values()])
-    rows = [figures(trained, seed, run, found) for (trained, seed), run in runs.items()]
+    test = Test.of(given)
+    rows = [figures(trained, seed, run, found, test) for (trained, seed), run in runs.items()]
     base = scores_of(found, Path(given.model).name)
     print(table(base, rows))
     print(write_result("padding", command(given), {"base": base, "runs": rows}))
@@ -79,6 +87,7 @@ def evaluation(given: argparse.Namespace, runs: list[RunFolder]) -> dict[str, An
                 f"data.test={given.test}",
                 f"data.language={given.language}",
                 f"evaluation.conditions=[{CONDITION}]",
+                "evaluation.training_utterances=0",
                 "name=padding/evaluation",
                 "overwrite=true",
             ]
@@ -102,18 +111,47 @@ def scores_of(found: dict[str, Any], model: str) -> dict[str, Any]:
     }
 
 
-def figures(trained: str, seed: int, run: RunFolder, found: dict[str, Any]) -> dict[str, Any]:
-    parity, summary = read_json(run.export / "ctranslate2" / "parity.json"), read_json(run.summary)
-    *_, exported = parity["scores"].values()
+def figures(
+    trained: str, seed: int, run: RunFolder, found: dict[str, Any], test: Test
+) -> dict[str, Any]:
     return {
         "trained_with": trained,
         "seed": seed,
         **scores_of(found, run.path.name),
-        "faster_whisper": exported["wer"],
-        "faster_whisper_identical": [parity["identical"], parity["utterances"]],
-        "texts_alike_with_both": [parity["other_padding"]["identical"], parity["utterances"]],
-        "train_seconds": summary["train_seconds"],
+        "faster_whisper": test.by_faster_whisper(exported(run)),
+        "train_seconds": read_json(run.summary)["train_seconds"],
     }
+
+
+def exported(run: RunFolder) -> Path:
+    return OUTPUTS / f"{run.path.name}-merged" / "export" / "ctranslate2"
+
+
+@dataclass(frozen=True)
+class Test:
+    """What faster-whisper hears, and by what it is scored."""
+
+    utterances: Utterances
+    base: Base
+    config: TrainConfig
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Test:
+        speech = [f"data.language={given.language}", f"data.test={given.test}"]
+        config = train_config(f"model.checkpoint={given.model}", *speech)
+        base = read_base(config.model)
+        rows = read_split(config.data, "test")
+        assert rows is not None
+        corpus = load_corpus(rows, "test", config.data, base.window_seconds)
+        return cls(with_codes(corpus, base.vocabulary).utterances, base, config)
+
+    def by_faster_whisper(self, folder: Path) -> float:
+        """The WER of an export in faster-whisper itself, greedily."""
+        consumer = load_consumer("ctranslate2", folder, self.base, torch.device("cpu"))
+        settings, seed = greedily(self.config.evaluation), self.config.seed
+        found = consumer.hear(self.utterances, settings, seed)
+        score, _ = judge(self.utterances, found, self.base.vocabulary, settings, seed)
+        return score.wer
 
 
 def table(base: dict[str, Any], rows: list[dict[str, Any]]) -> str:
