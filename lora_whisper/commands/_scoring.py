@@ -249,7 +249,7 @@ def score_model(
         f"{contender.name:11} {rate_name(values, first)} {percent(values[first])} "
         f"(95 % interval {interval(values[f'{first}_ci95'])}), "
         f"{rate_name(values, second)} {percent(values[second])}"
-        f", {'decoded before' if is_known else f'{found.decode_seconds / len(chosen):.1f} s each'}"
+        f", {'decoded before' if is_known else f'{found.decode_seconds / len(chosen):.2g} s each'}"
     )
     return values
 

@@ -40,8 +40,9 @@ class Shares:
     log_mel_padding: float
 
     def __str__(self) -> str:
-        given = [f"{name.replace('_', ' ')} {share:g}" for name, share in vars(self).items()]
-        return ", ".join(given)
+        words = {name: name.replace("log_mel", "log-mel").replace("_", " ") for name in vars(self)}
+        given = [f"{words[name]} {share:g}" for name, share in vars(self).items() if share]
+        return ", ".join(given) or "nothing else in them"
 
 
 def shares(data: DataConfig) -> Shares:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,12 @@ def test_packed_augmented_and_mixed_windows_train(
     shown = " ".join(capsys.readouterr().out.split())
     assert "mix 1 6 utterances" in shown
     assert "augmented by speed, gain, spec_augment" in shown
-    assert "shares timestamps 0.2, previous text 0.2, no speech 0.02" in shown
+    shares = "timestamps 0.2, previous text 0.2, no speech 0.02, log-mel padding 0.5"
+    assert f"windows packed; {shares}" in shown
     assert "texts cleaned 26 texts, changed by step" in shown
-    windows = int(shown.partition("windows packed, ")[2].split()[0])
+    found = re.search(r"epochs [\d.]+, of (\d+) windows each", shown)
+    assert found is not None
+    windows = int(found[1])
     assert windows < 26
     assert metrics("all")[-1]["epoch"] == pytest.approx(4 / -(-windows // 4), abs=1e-3)
 
