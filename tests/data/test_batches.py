@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from lora_whisper.config import Padding
 from lora_whisper.data import batches
 from lora_whisper.data.batches import Batch, StepDataset, collate, step_loader
+from lora_whisper.data.features import LogMel
 from lora_whisper.data.packing import plan
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
 from tests.data.test_vocabulary import toy_vocabulary
@@ -293,6 +295,23 @@ def test_audio_that_goes_bad_travels_back_as_a_value(dataset: StepDataset, worke
     assert len(one_left.rows) == 1
     assert one_left.waveforms.shape[0] == 1
     assert "does not decode" in one_left.bad[0].reason
+
+
+def test_the_log_mel_is_padded_from_each_clip_s_own_end() -> None:
+    """As the first clip alone, and not from where the longest of the batch ends."""
+    clips = [np.full(samples, 0.1, np.float32) for samples in (1_700, 4_000, 3_200)]
+    paddings: tuple[Padding, ...] = ("log-mel", "log-mel", "sound")
+    windows = [
+        Window((f"a:{number}",), clip, [1], [2], padding=padding)
+        for number, (clip, padding) in enumerate(zip(clips, paddings, strict=True))
+    ]
+    batch = collate(windows, eot=0)
+    assert batch.ends == (10, 25, None)
+    log_mel = LogMel(80, 2)
+    features = batch.input_features(log_mel)
+    for found, clip, padding in zip(features, clips, paddings, strict=True):
+        alone = log_mel.clip(torch.from_numpy(clip), padding)
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
 
 
 def test_a_window_of_which_nothing_is_left_stands_aside_with_all_its_utterances() -> None:

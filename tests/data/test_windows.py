@@ -412,18 +412,30 @@ def test_no_speech_is_as_long_as_a_window_and_says_so(tmp_path: Path) -> None:
     assert any(not np.array_equal(each, window.samples) for each in [other.samples, *others])
 
 
+def test_windows_without_speech_are_padded_as_those_with_some(tmp_path: Path) -> None:
+    """Or silence would be told by its padding."""
+    make = maker(log_mel_padding_share=0.5)
+    windows = source(recorded(tmp_path, [0.2]), make)
+    found = {make.no_speech(windows, 0, epoch).padding for epoch in range(40)}
+    assert found == {"sound", "log-mel"}
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_shares_are_kept_and_drawn_apart(tmp_path: Path, share: float) -> None:
     utterances = recorded(tmp_path, [0.2], previous_text="before")
-    make = maker(timestamps_share=share, previous_text_share=share)
+    shares = ("timestamps_share", "previous_text_share", "log_mel_padding_share")
+    make = maker(**dict.fromkeys(shares, share))
     windows = source(utterances, make)
     drawn = [made(windows, make, epoch=epoch) for epoch in range(800)]
+    padded = np.array([each.padding == "log-mel" for each in drawn])
     times = np.array([make.vocabulary.no_timestamps not in each.decoder_input for each in drawn])
     prompts = np.array([make.vocabulary.previous in each.decoder_input for each in drawn])
     error = 3 * np.sqrt(share * (1 - share) / 800)
     assert abs(times.mean() - share) < error
     assert abs(prompts.mean() - share) < error
+    assert abs(padded.mean() - share) < error
     assert abs((times & prompts).mean() - share**2) < error
+    assert abs((times & padded).mean() - share**2) < error
     again = dataclasses.replace(make, previous_text_share=0.0)
     assert [
         make.vocabulary.no_timestamps not in made(windows, again, epoch=epoch).decoder_input

@@ -23,6 +23,7 @@ def batch_of(windows: int) -> Batch:
         rows=("a",) * (windows > 0),
         bad=(),
         masks=tuple((Mask("time", number, 1),) for number in range(windows)),
+        ends=tuple(None if number % 2 else number for number in range(windows)),
     )
 
 
@@ -42,6 +43,8 @@ def test_split_keeps_windows_order_and_sums(sizes: list[int], largest: int) -> N
         )
     masks = [mask for one in parts for (mask,) in one.masks]
     assert masks == [mask for one in batches for (mask,) in one.masks]
+    ends = [end for one in parts for end in one.ends]
+    assert ends == [end for one in batches for end in one.ends]
 
 
 def test_a_batch_without_masks_is_split_too() -> None:
