@@ -138,10 +138,13 @@ class Run:
         """
         if self.config.resume is None:
             return {}
-        changed = changes(self.folder.rows, self.rows)
+        changed = self._changes()
         if self.config.resume == "auto":
             require_unchanged(self.folder.path, changed, self.speech.parts)
         return changed
+
+    def _changes(self) -> Mapping[str, Change]:
+        return changes(self.folder.rows, self.rows)
 
     def _keep_rows(self) -> None:
         """Write what the run is of, and drop the scores that are of other speech.

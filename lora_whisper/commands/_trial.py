@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
@@ -26,6 +26,7 @@ from lora_whisper.run_folder import (
 )
 
 if TYPE_CHECKING:
+    from lora_whisper.data.contents import Change
     from lora_whisper.training.checkpoints import TrainingState
     from lora_whisper.training.loop import Trainer
     from lora_whisper.training.recorder import Recorder
@@ -67,6 +68,9 @@ class TrialRun(Run):
         assert state.best is not None
         if state.step < self.total_steps:
             self._on_validated(state.step, state.best.wer)
+
+    def _changes(self) -> Mapping[str, Change]:
+        return {name: one for name, one in super()._changes().items() if name != "test"}
 
     def _told_speech(self) -> Speech:
         return dataclasses.replace(self.speech, test=None)

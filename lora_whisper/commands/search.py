@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lora_whisper")
 
 SPEECH = "speech"  # in that file: the hashes of each split
+TEST = "test"  # of which trials know nothing: it may be corrected while they are carried out
 SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
 FREE = FREE_TO_CHANGE | {"search.trials", "search.timeout_hours"}
 
@@ -179,7 +180,7 @@ def _require_same(config: SearchConfig, path: Path) -> None:
     changed = [
         f"data.{split}: its rows, texts or sound have changed"
         for split in heard | hears
-        if heard.get(split) != hears.get(split)
+        if split != TEST and heard.get(split) != hears.get(split)
     ] + [
         f"{key}: was {before.get(key)}, is {now.get(key)}"
         for key in before | now
@@ -192,6 +193,17 @@ def _require_same(config: SearchConfig, path: Path) -> None:
         )
 
 
+def _take_test_set(config: SearchConfig, path: Path) -> None:
+    """Keep what the test set is now, and say so where it was another one."""
+    before, now = _described(path), _description(config)
+    if SPEECH in before and before[SPEECH].get(TEST) != now[SPEECH].get(TEST):
+        log.warning(
+            "changed     data.test: its rows, texts or sound. Trials are compared by "
+            "data.validation alone and stay; the best one is scored on the test set as it is now"
+        )
+        write_json(path / SEARCH_FILE, now)
+
+
 def _open(config: SearchConfig, common: TrainConfig, path: Path) -> Study:
     """Make the search's folder, or open what is there."""
     space = space_of(config.search.space, common)
@@ -201,6 +213,7 @@ def _open(config: SearchConfig, common: TrainConfig, path: Path) -> Study:
         _require_same(config, path)
         if not (path / SEARCH_FILE).is_file():
             write_json(path / SEARCH_FILE, _description(config))
+        _take_test_set(config, path)
         study = Study(path, config.search, space, config.seed, _steps(common))
         study.begin_with(usual_values(space, common))
     return study
@@ -329,13 +342,15 @@ def _scored(study: Study, common: TrainConfig, best: FrozenTrial) -> dict[str, A
     """The summary of the best trial with its scores on the test set; None if there is no such."""
     from lora_whisper.commands._trial import score_kept
 
-    if read_speech(common.model, common.data).test is None:
+    test = read_speech(common.model, common.data).test
+    if test is None:
         return None
     folder = study.run_folder(best.number)
     config = with_values(common, best.params)
     with alone_in(folder.path), train.out_of_memory_explained(config):
         summary = read_summary(folder)
-        return summary if summary["adapter"] else score_kept(config, folder)
+        is_known = summary["adapter"] and train.is_scored_on(config, folder, test)
+        return summary if is_known else score_kept(config, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -250,12 +250,12 @@ def _say_what_changed(config: TrainConfig, folder: RunFolder) -> None:
             "not compared with the speech that is there now: %s", str(error).splitlines()[0]
         )
         return
-    if speech.test is not None and _is_scored_on(config, folder, speech.test):
+    if speech.test is not None and is_scored_on(config, folder, speech.test):
         changed.pop("test", None)
     say_changed_since(folder.path, changed, speech.parts)
 
 
-def _is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
+def is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
     """Whether the adapter's score is of the test set as it is now, up to date by `evaluate`."""
     from lora_whisper.data.contents import speech_hashes
     from lora_whisper.data.corpus import sample

@@ -18,9 +18,11 @@ from lora_whisper.commands._inputs import read_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import RunFolder
+from lora_whisper.training import loop
 from lora_whisper.training.loop import Diverged
 from tests.commands.conftest import Line, World
 from tests.commands.processes import ended, signalled, started, wait_for_step
+from tests.commands.test_resume import edited, manifests_of_ones_own
 
 optuna = pytest.importorskip("optuna")
 sqlalchemy = pytest.importorskip("sqlalchemy")
@@ -142,6 +144,54 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(
     apart = {key: float((first[key] - second[key]).abs().max()) for key in first}
     assert not any(apart.values()), apart
     assert "going on from step" in run_of("killed", 0).log.read_text()
+
+
+def test_a_corrected_test_text_costs_no_trial_and_other_speech_is_refused(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = arguments_of(world, "a", 2, *manifests_of_ones_own(world), *ONLY_RATE)
+    whole_step = loop.train_step
+
+    def step_or_ctrl_c(trainer: loop.Trainer, step: int, *rest: Any) -> loop.StepResult:
+        if step == 3 and states_of("a") == ["COMPLETE", "RUNNING"]:
+            raise KeyboardInterrupt
+        return whole_step(trainer, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", step_or_ctrl_c)
+        assert line("search", *arguments) == 130
+    assert scored("a") == []
+    first = run_of("a", 0).summary.read_bytes()
+
+    def correct(word: str) -> None:
+        edited("test", lambda rows: [rows[0].replace('"text": "', f'"text": "{word} '), *rows[1:]])
+
+    correct("nine")
+    capsys.readouterr()
+    assert line("search", *arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "changed data.test: its rows, texts or sound." in said
+    assert "trial-1 was left behind; going on with it" in said
+    assert states_of("a") == ["COMPLETE"] * 2
+    ((best,),) = (scored("a"),)
+    if best == 1:
+        assert run_of("a", 0).summary.read_bytes() == first
+    assert references_of(best)[0].startswith("nine")
+
+    assert line("search", *arguments) == 0
+    assert "changed" not in capsys.readouterr().out, "it has been said"
+    correct("six")
+    assert line("search", *arguments) == 0
+    assert references_of(best)[0].startswith("six nine"), "no older score is shown as its own"
+    for split in ("validation", "train"):
+        edited(split, lambda rows: rows[::-1])
+        assert line("search", *arguments) == 2
+        assert f"data.{split}: its rows, texts or sound have changed" in capsys.readouterr().err
+
+
+def references_of(number: int) -> list[str]:
+    lines = (run_of("a", number).evaluation / "adapter/test/hypotheses.jsonl").read_text()
+    return [json.loads(row)["reference"] for row in lines.splitlines()]
 
 
 @pytest.mark.slow
