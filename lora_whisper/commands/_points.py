@@ -24,6 +24,7 @@ from lora_whisper.run_folder import RunFolder, read_json, write_json
 FAILURE_FILE = (
     "failure.json"  # {"reason": …}: in a point's folder since it failed, until it is done
 )
+SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
 PLAN_FILE = "sweep.json"  # {"points": […]}: the names of all points that a sweep has
 LOG_RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ([A-Z]+) (.*)$", re.MULTILINE)
 NO_GAIN = "no run is better than its base on this test set"
@@ -112,6 +113,11 @@ class Point:
     def train_seconds(self) -> float | None:
         """Validation included."""
         return self.summary["train_seconds"] if self.summary else None
+
+
+def is_in_search(point: Point) -> bool:
+    """Whether it is a trial, which has no scores unless it is the best."""
+    return (point.folder.parent / SEARCH_FILE).is_file()
 
 
 def point_folders(sweep: Path) -> list[Path]:

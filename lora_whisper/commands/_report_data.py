@@ -17,6 +17,7 @@ from lora_whisper.commands._points import (
     Point,
     caution_of,
     differing_keys,
+    is_in_search,
     none_beats_base,
     ordered,
     pareto_front,
@@ -174,7 +175,8 @@ def _require_complete(points: Sequence[Point]) -> None:
     states = [f"{p.folder.name}: {p.state}{f', {p.reason}' if p.reason else ''}" for p in points]
     raise UserError(
         f"None of the runs is complete:\n{listing(states)}\n"
-        "Type the command that began them again; a sweep goes on where it stopped."
+        "Type the command that began them again: a sweep and a search go on where they stopped, "
+        "a single run does with resume=auto."
     )
 
 
@@ -536,7 +538,12 @@ def failed(report: Report) -> str:
 
 def _notes(report: Report) -> Iterator[str]:
     if not report.scored:
-        yield "nothing was scored: the runs have no test set"
+        in_search = any(is_in_search(entry.point) for entry in report.entries)
+        yield (
+            "nothing was scored yet: a search scores its best trial alone, at its end"
+            if in_search
+            else "nothing was scored: the runs have no test set"
+        )
     if len(report.scored) > 1:
         yield (
             f"the best of {len(report.scored)} runs was found on this test set, which flatters it: "

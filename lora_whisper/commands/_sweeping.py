@@ -219,6 +219,8 @@ def _named(problems: Mapping[str, Sequence[str]], count: int) -> str:
     lines = []
     for problem, names in problems.items():
         who = "every point" if len(names) == count > 1 else ", ".join(names)
+        if len(names) == 1:  # nobody has a folder called …
+            problem = problem.replace("/… ", f"/{names[0]} ")
         lines.append(f"{who}: {problem}".replace("\n", "\n    "))
     return listing(lines, shown=len(lines))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +123,8 @@ def _what_it_is(folder: Path) -> str:
 def _points_of(given: str) -> list[Path]:
     folder = local_path(given)
     if not folder.is_dir():
-        raise UserError(f"{given}: there is no such folder.{_sweeps_beside(folder)}")
+        usual = "\nType lora-whisper report FOLDER with that of a sweep, or 'runs=[A,B]' of runs."
+        raise UserError(f"{given}: there is no such folder.{_sweeps_beside(folder) or usual}")
     if RunFolder(folder).is_run():
         raise UserError(
             f"{given}: this is one run; how it went is in {given}/report.html.\n"
@@ -140,9 +142,14 @@ def _points_of(given: str) -> list[Path]:
 
 def _sweeps_beside(folder: Path) -> str:
     """Folders with runs in them, next to one that has none."""
+    from lora_whisper.commands._summary import short
+
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
     known = sorted(path.name for path in beside if path.is_dir() and point_folders(path))
-    return f"\nWith runs, there are in {folder.parent}: {', '.join(known[:10])}" if known else ""
+    if not known:
+        return ""
+    found = f"\nWith runs, there are in {short(folder.parent)}: {', '.join(known[:10])}."
+    return f"{found} Type lora-whisper report {shlex.quote(short(folder.parent / known[0]))}"
 
 
 def with_sweep(arguments: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ from lora_whisper.commands._inputs import (
     read_speech,
     with_absolute_paths,
 )
+from lora_whisper.commands._points import SEARCH_FILE
 from lora_whisper.commands._space import (
     Choice,
     Value,
@@ -62,7 +63,6 @@ log = logging.getLogger("lora_whisper")
 
 SPEECH = "speech"  # in that file: the hashes of each split
 TEST = "test"  # of which trials know nothing: it may be corrected while they are carried out
-SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
 FREE = FREE_TO_CHANGE | {"search.trials", "search.timeout_hours"}
 
 

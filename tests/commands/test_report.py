@@ -325,6 +325,13 @@ def test_a_summary_that_was_cut_is_named_in_the_terminal(
     assert "failed: rank 4 (summary.json cannot be read: bring it back from a copy, or" in shown
 
 
+def test_trials_that_a_search_has_not_scored_yet_are_not_without_a_test_set(line: Line) -> None:
+    point("trial-0", heard=())
+    write_json(SWEEP / "search.json", {})
+    assert line("report", str(SWEEP)) == 0
+    assert "a search scores its best trial alone, at its end" in " ".join(Page(html()).text.split())
+
+
 def test_a_report_of_other_runs_is_replaced_only_when_that_is_asked_for(line: Line) -> None:
     ranks()
     runs = f"runs=[{','.join(map(str, sorted(SWEEP.iterdir())))}]"
@@ -635,7 +642,11 @@ def test_a_folder_is_typed_without_its_key() -> None:
     ("arguments", "said"),
     [
         ([], "runs=[…]"),
-        (["outputs/sweeps/gone"], "With runs, there are in"),
+        (
+            ["outputs/sweeps/gone"],
+            "ranks, unfinished. Type lora-whisper report outputs/sweeps/ranks\n",
+        ),
+        (["elsewhere/gone"], "Type lora-whisper report FOLDER with that of a sweep"),
         (["outputs/sweeps/empty"], "no run is in this folder"),
         (["outputs/sweeps/ranks/a"], "this is one run"),
         (["runs=[outputs/sweeps/ranks]"], "holds 1 runs; type lora-whisper report"),
@@ -644,7 +655,7 @@ def test_a_folder_is_typed_without_its_key() -> None:
         (["runs=[outputs/sweeps/ranks/a]", "name=sweeps/ranks/a"], "is a run"),
         (["outputs/sweeps/ranks", "runs=[a]"], "expected the folder of a sweep"),
         (["outputs/sweeps/ranks", "nmae=a"], "Did you mean name"),
-        (["outputs/sweeps/unfinished"], "None of the runs is complete"),
+        (["outputs/sweeps/unfinished"], "a single run does with resume=auto"),
     ],
 )
 def test_what_cannot_be_reported_is_one_clear_message(

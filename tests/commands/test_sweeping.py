@@ -194,6 +194,9 @@ def test_a_change_that_no_point_can_take_up_is_said_once(
     message = capsys.readouterr().err
     assert message.count("seed: was 1, is 9") == 1
     assert "adapter.rank-2, adapter.rank-3: The run outputs/sweeps/s/… has another" in message
+    assert line("train", "-m", *short_run(world, "adapter.rank=2,4", "seed=9")) == 2
+    alone = "adapter.rank-2: The run outputs/sweeps/s/adapter.rank-2 has another"
+    assert alone in capsys.readouterr().err, "its path can be pasted"
 
 
 @pytest.mark.parametrize("command", [["train"], ["train", "-m"], ["search"]])
