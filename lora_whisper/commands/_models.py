@@ -55,6 +55,7 @@ class Contender:
     adapter: Path | None = None
     run: RunFolder | None = None  # that made it
     folder: Path | None = None  # of CTranslate2
+    named_in: str = ""  # the file that names the base, where nobody typed it
     broken: str = ""  # why it cannot be scored, known before anything is loaded
 
 
@@ -93,7 +94,8 @@ def on_base(adapter: Contender, base: str | None) -> Contender:
     """With its base where it lies now, if that was typed."""
     if base is None or adapter.model is None or adapter.kind != "adapter":
         return adapter
-    return replace(adapter, model=replace(adapter.model, checkpoint=base, revision=None))
+    model = replace(adapter.model, checkpoint=base, revision=None)
+    return replace(adapter, model=model, named_in="")
 
 
 def find_contenders(
@@ -161,7 +163,8 @@ def _of_run(run: RunFolder, name: str, what: str) -> Contender:
     config = read_config(run)
     # The kernel that it was trained with may be missing here.
     here = replace(config, model=replace(config.model, attention="auto"))
-    return replace(trained(here, name, run.adapter), what=what, run=run)
+    named_in = str(run.config)
+    return replace(trained(here, name, run.adapter), what=what, run=run, named_in=named_in)
 
 
 def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
@@ -184,7 +187,9 @@ def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -
         return _of_run(existing_run(str(run.path)), run.path.name, what)
     saved = read_saved(folder)
     model = as_it_is(*((base, None) if base else named_base(saved)), allow_pickle=allow_pickle)
-    return Contender(local_path(what).name, what, "adapter", model, adapter=folder)
+    name = local_path(what).name
+    named_in = "" if base else f"{CONFIG_FILE} of {name}"
+    return Contender(name, what, "adapter", model, adapter=folder, named_in=named_in)
 
 
 def _base_of(adapter: Contender) -> Contender:
@@ -262,7 +267,8 @@ def require_files(contender: Contender) -> None:
         UserError: it is not; or CTranslate2 is not installed.
     """
     if contender.model is not None:
-        locate(contender.model, key="base" if contender.kind in ("base", "adapter") else "models")
+        key = "base" if contender.kind in ("base", "adapter") else "models"
+        locate(contender.model, key=key, named_in=contender.named_in)
         return
     from lora_whisper.evaluation.ctranslate2_recognizer import require_package
 

@@ -28,7 +28,7 @@ from lora_whisper.model.checkpoint import (
 from lora_whisper.model.finding import find_adapter, name_of, named_base
 from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.lineage import require_base
-from lora_whisper.model.saved import WEIGHTS_FILE, open_adapter, read_saved
+from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
 from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, read_json
@@ -88,7 +88,7 @@ def read_recipe(config: MergeConfig) -> Recipe:
     recipe = _of_run(config) if config.run else _of_adapters(config)
     if recipe.place.merged.exists() and not (config.overwrite or is_unfinished(recipe)):
         raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
-    checkpoint = locate(recipe.base, key="base")
+    checkpoint = locate(recipe.base, key="base", named_in=_names_base(config, recipe))
     shapes = read_shapes(weight_files(checkpoint))
     shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
     for part in recipe.parts:
@@ -96,6 +96,13 @@ def read_recipe(config: MergeConfig) -> Recipe:
         require_shapes(saved, shapes_of_weights(shapes))
         require_base(saved, part.name, checkpoint, ANOTHER_BASE, config.force)
     return recipe
+
+
+def _names_base(config: MergeConfig, recipe: Recipe) -> str:
+    """The file that the base comes from, if nobody typed it."""
+    if config.base is not None:
+        return ""
+    return str(recipe.place.config) if config.run else f"{CONFIG_FILE} of {recipe.parts[0].name}"
 
 
 def require_current(folder: RunFolder) -> None:

@@ -196,7 +196,8 @@ def _require_sound(config: ExportConfig, source: Source) -> None:
         if _is_to_be_merged(config, source):
             read_recipe(_merging(source))
         elif config.parity.utterances:
-            checkpoint = locate(source.base, key="base")
+            named_in = "" if source.given else str(source.folder.config)
+            checkpoint = locate(source.base, key="base", named_in=named_in)
             if source.given is not None:
                 name = source.folder.path.name
                 advice = "Type base=… with the one that it was made on."

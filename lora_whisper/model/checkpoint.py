@@ -71,20 +71,26 @@ class Checkpoint:
     name: str  # as the user gave it
     has_weights: bool = True  # else only its small files are looked for, and fetched
     allow_pickle: bool = False  # read weights from files that can run code
-    key: str = CHECKPOINT_KEY  # that it was typed for, such as "base"
+    key: str = CHECKPOINT_KEY  # that it was typed for, or can be, such as "base"
+    named_in: str = ""  # a file that names it, where nobody typed it
 
     @property
     def given(self) -> str:
-        """What the user typed."""
+        """What the user typed, or where it comes from."""
+        if self.named_in:
+            return f"{self.name}, the base that {self.named_in} names"
         return f"{self.key}={self.name}"
 
 
-def locate(config: ModelConfig, with_weights: bool = True, key: str = CHECKPOINT_KEY) -> Checkpoint:
+def locate(
+    config: ModelConfig, with_weights: bool = True, key: str = CHECKPOINT_KEY, named_in: str = ""
+) -> Checkpoint:
     """Find the checkpoint: an embedded one, a folder, or a hub id.
 
     Args:
         with_weights: without them, tokenizer and configurations suffice.
         key: that it was typed for.
+        named_in: the file that names it, where nobody typed it.
 
     Raises:
         UserError: neither a folder nor in the hub's cache nor reachable; or not a complete Whisper.
@@ -93,12 +99,14 @@ def locate(config: ModelConfig, with_weights: bool = True, key: str = CHECKPOINT
     folder = local_path(name)
     if folder.is_dir():
         path = str(folder.resolve())
-        found = Checkpoint(path, None, name, with_weights, config.allow_pickle, key)
+        found = Checkpoint(path, None, name, with_weights, config.allow_pickle, key, named_in)
         _require_whisper(folder, found)
         return found
     if name.startswith(EMBEDDED):
         raise UserError(f"{key}={name}: no such model in the package, at {folder}")
-    checkpoint = Checkpoint(name, config.revision, name, with_weights, config.allow_pickle, key)
+    checkpoint = Checkpoint(
+        name, config.revision, name, with_weights, config.allow_pickle, key, named_in
+    )
     cached = _cached_snapshot(checkpoint)
     if cached is None:
         cached_config = _reach(checkpoint)
@@ -152,7 +160,7 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
 def _weight_names(checkpoint: Checkpoint, names: Collection[str]) -> list[str]:
     found = weight_names(names)
     if is_pickled(found):
-        require_allowed(checkpoint.given, checkpoint.allow_pickle)
+        require_allowed(checkpoint.given, checkpoint.allow_pickle, checkpoint.key)
     return found
 
 

@@ -12,7 +12,7 @@ from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.record import RECORD_FILE, read_record
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.trained import require_trained_adapter
-from lora_whisper.model.weights import read_pickled, require_allowed
+from lora_whisper.model.weights import allowing, read_pickled, require_allowed
 from lora_whisper.paths import cache_folder, local_path
 from lora_whisper.run_folder import RunFolder, run_around, written_whole
 
@@ -43,11 +43,11 @@ def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
         require_trained_adapter(run)
     for folder in (path, run.adapter):
         if (folder / CONFIG_FILE).is_file():
-            return _safe(folder, given, allow_pickle)
+            return _safe(folder, given, key, allow_pickle)
     if path.exists() or not is_hub_id(given):
         found = "holds no adapter" if path.exists() else "there is no such folder"
         raise UserError(f"{key}={given}: {found}.\n{_what_to_type(given, path, key)}")
-    return _safe(_downloaded(given, key, allow_pickle), given, allow_pickle)
+    return _safe(_downloaded(given, key, allow_pickle), given, key, allow_pickle)
 
 
 def _what_to_type(given: str, path: Path, key: str) -> str:
@@ -139,7 +139,7 @@ def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
         elif any((folder / name).is_file() for name in (WEIGHTS_FILE, PICKLED)):
             return folder
         else:
-            reason = f"it holds no {WEIGHTS_FILE}; pickled weights are read with allow_pickle=true"
+            reason = f"it holds no {WEIGHTS_FILE}; pickled weights are read with {allowing(key)}"
     raise UserError(
         f"{key}={given}: no such folder, and not an adapter of the hub: {reason}\n"
         "Without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; copy "
@@ -147,11 +147,11 @@ def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
     )
 
 
-def _safe(folder: Path, given: str, allow_pickle: bool) -> Path:
+def _safe(folder: Path, given: str, key: str, allow_pickle: bool) -> Path:
     """The folder, or one with the same adapter in safetensors where it is pickled."""
     if (folder / WEIGHTS_FILE).is_file() or not (folder / PICKLED).is_file():
         return folder
-    require_allowed(given, allow_pickle)
+    require_allowed(f"{key}={given}", allow_pickle, key)
     return _unpickled(folder)
 
 

@@ -7,6 +7,7 @@ base. Where what is named is here, its weights are compared.
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,14 @@ def require_base(
     if verdict == "same":
         return
     if verdict == "unknown" and known == found:
-        log.warning("not checked %s does not say which weights it was trained on", name)
+        _warn(
+            saved.folder.absolute(),
+            "not checked %s does not say which weights it was trained on",
+            name,
+        )
     elif verdict == "unknown":
-        log.warning(
+        _warn(
+            saved.folder.absolute(),
             "not checked whether %s was trained on these weights: it names %s, this is %s. Its "
             "layers are of the same shapes",
             name,
@@ -68,12 +74,24 @@ def require_base(
             found,
         )
     elif force:
-        log.warning("forced      %s was trained on %s, the base is %s", name, known, found)
+        _warn(
+            saved.folder.absolute(),
+            "forced      %s was trained on %s, the base is %s",
+            name,
+            known,
+            found,
+        )
     else:
         raise UserError(
             f"{name} was trained on other weights than those of {checkpoint.given}:\n"
             f"  trained on {known}\n  found      {found}\n{advice}"
         )
+
+
+@functools.cache
+def _warn(adapter: Path, message: str, *values: str) -> None:
+    """Once: commands look before they begin, and again when they do."""
+    log.warning(message, *values)
 
 
 def _compared_by_name(saved: SavedAdapter, checkpoint: Checkpoint) -> tuple[Verdict, str, str]:

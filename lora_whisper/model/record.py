@@ -7,7 +7,6 @@ or become part of a path, and it names no code. torch is not needed to read it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.errors import UserError, listing
+from lora_whisper.json_files import read_object
 from lora_whisper.paths import EMBEDDED
 from lora_whisper.run_folder import RECORD_FILE
 
 RECORD_FORMAT = 1  # raised when a key changes its meaning
 MAX_BYTES = 1_000_000  # of which a record needs about 2,000
+
+WITHOUT = "Take the file away, if you trust the adapter: it can be used without it."
 
 RATES = ("wer", "cer")
 SCORED = ("base", "adapter", "merged")
@@ -37,7 +39,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD_FILE
     if not path.is_file():
         return None
-    record = _read_json(path)
+    try:
+        record = read_object(path, MAX_BYTES)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used: {error}.\n{WITHOUT}") from error
     number = record.get("format")
     if isinstance(number, int) and number > RECORD_FORMAT:
         raise UserError(
@@ -47,22 +52,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         )
     problems = list(_problems(record))
     if problems:
-        raise UserError(
-            f"{path} cannot be used:\n{listing(problems)}\n"
-            "Take the file away, if you trust the adapter: it can be used without it."
-        )
-    return record
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path} cannot be used: it is over {MAX_BYTES / 1e6:g} MB large.")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} cannot be used: expected an object, found {_shown(record)}")
+        raise UserError(f"{path} cannot be used:\n{listing(problems)}\n{WITHOUT}")
     return record
 
 

@@ -81,8 +81,16 @@ def is_pickled(names: Collection[str]) -> bool:
     return any(not name.endswith(".safetensors") for name in names)
 
 
-def require_allowed(what: str, allow_pickle: bool) -> None:
+def allowing(key: str) -> str:
+    """What allows pickled weights of what was typed as `key`; the keys of train are in groups."""
+    return f"{'model.' if '.' in key else ''}allow_pickle=true"
+
+
+def require_allowed(what: str, allow_pickle: bool, key: str) -> None:
     """Refuse pickled weights that nobody has allowed; warn once where somebody has.
+
+    Args:
+        key: that they were typed for, such as "model.checkpoint" or "adapter".
 
     Raises:
         UserError: they are not allowed.
@@ -93,8 +101,7 @@ def require_allowed(what: str, allow_pickle: bool) -> None:
     raise UserError(
         f"{what}: the weights are pickled, and such a file can run any program when it is read. "
         "Only safetensors are read.\n"
-        "Take a copy with safetensors; or, if you trust whoever made it, type allow_pickle=true "
-        "(train: model.allow_pickle=true)."
+        f"Take a copy with safetensors; or, if you trust whoever made it, type {allowing(key)}"
     )
 
 

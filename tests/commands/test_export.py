@@ -187,7 +187,9 @@ def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     quick = ("evaluation.probe_clips=0", "evaluation.training_utterances=0")
     for typed in (["evaluate", *quick], ["export", "format=ctranslate2"]):
         assert line(*typed, "run=outputs/a") == 2
-        assert "base=path/to/folder" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "the base that outputs/a/config.yaml names: " in said
+        assert "base=path/to/folder" in said
     written = {one.name for one in Path("outputs/a").iterdir()}
     assert not written & {"merged", "export", "evaluation.json"}
     base = "base=moved base"

@@ -171,10 +171,30 @@ def test_an_adapter_that_only_names_its_base_is_not_taken_to_another(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert line("merge", "adapter=a") == 0
-    assert "not checked a does not say which weights" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("not checked a does not say which weights") == 1
     toy_checkpoint(tmp_path / "other", seed=1)
     assert line("merge", "adapter=b", "base=other") == 2
     assert "force=true" in capsys.readouterr().err
+
+
+def test_a_base_that_nobody_typed_is_said_to_be_named_by_a_file(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter(tmp_path / "a", world.checkpoint)
+    changes = {"base_model_name_or_path": "/home/bob/models/whisper-base"}
+    config = tmp_path / "a" / CONFIG_FILE
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    (tmp_path / "a/lora_whisper.json").unlink(missing_ok=True)
+    given = ("models=[a]", f"data.test={world.speech / 'test.jsonl'}", "name=e")
+    for typed in (("merge", "adapter=a"), ("evaluate", *given)):
+        assert line(*typed) == 2
+        said = capsys.readouterr().err
+        assert (
+            f"{changes['base_model_name_or_path']}, the base that adapter_config.json of a " in said
+        )
+        assert "base=/home" not in said
+        assert line(*typed, "base=gone") == 2
+        assert "error: base=gone: " in capsys.readouterr().err
 
 
 def test_an_adapter_of_another_size_is_named_by_its_modules(
@@ -359,7 +379,8 @@ def test_a_pickled_base_is_refused_by_every_command_unless_allowed(
     commands = {"merge": ["adapter=mine"], "evaluate": evaluate}
     for command, given in {"train": arguments, **commands}.items():
         assert line(command, *given) == 2
-        assert "allow_pickle=true" in capsys.readouterr().err
+        allowed = "model.allow_pickle=true" if command == "train" else "allow_pickle=true"
+        assert f"made it, type {allowed}\n" in capsys.readouterr().err
     assert written() == []
     for command, given in commands.items():
         weights_module._warn.cache_clear()  # each has a process of its own
@@ -381,7 +402,8 @@ def test_a_pickled_adapter_is_refused_by_every_command_unless_allowed(
     commands = {"merge": ["adapter=mine"], "evaluate": evaluate, "train": arguments}
     for command, given in commands.items():
         assert line(command, *given) == 2
-        assert "allow_pickle=true" in capsys.readouterr().err
+        allowed = "model.allow_pickle=true" if command == "train" else "allow_pickle=true"
+        assert f"made it, type {allowed}\n" in capsys.readouterr().err
     for command, given in commands.items():
         allowed = "model.allow_pickle=true" if command == "train" else "allow_pickle=true"
         assert line(command, *given, allowed) == 0

@@ -92,7 +92,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("adapter.bytes", "4"),
         ("languages", "sw"),
         ("languages", ["sw\n"]),
-        ("data.hours", float("nan")),
+        ("data.hours", -1),
         ("scores", []),
         ("scores.metric", "accuracy"),
         ("scores.base.wer", None),
@@ -120,15 +120,21 @@ def test_a_newer_format_says_what_to_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("{", "read as JSON"), ("[" * 100_000, "read as JSON"), ("[1]", "expected an object")],
+    [
+        ("", "found an empty file"),
+        ("{", "expected JSON"),
+        ("[" * 100_000, "expected JSON"),
+        ("[1]", "expected a JSON object"),
+        (" " * 1_000_001, "at most 1,000,000 bytes"),
+    ],
+    ids=["empty", "cut", "deep", "a list", "large"],
 )
-def test_what_is_no_record(tmp_path: Path, text: str, complaint: str) -> None:
+def test_what_is_no_record_is_named_with_the_way_on(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
     (tmp_path / RECORD_FILE).write_text(text)
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=complaint) as raised:
         read_record(tmp_path)
-
-
-def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / RECORD_FILE).write_text(" " * 1_000_001)
-    with pytest.raises(UserError, match="over 1 MB"):
-        read_record(tmp_path)
+    assert str(raised.value).endswith(
+        "Take the file away, if you trust the adapter: it can be used without it."
+    )
