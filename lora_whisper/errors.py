@@ -43,8 +43,11 @@ class Problems:
 
 
 def listing(problems: list[str], shown: int = 10) -> str:
-    """Format problems one to a line; beyond `shown` of them, the rest are counted."""
-    lines = [f"  - {problem}" for problem in problems[:shown]]
+    """Format problems one to a line; beyond `shown` of them, the rest are counted.
+
+    What a problem says in further lines stands below it.
+    """
+    lines = ["  - " + problem.replace("\n", "\n    ") for problem in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  … and {len(problems) - shown} more")
     return "\n".join(lines)

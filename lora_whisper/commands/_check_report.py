@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_whisper.commands._inputs import Base
-from lora_whisper.commands._summary import program, short
+from lora_whisper.commands._program import program, short
 from lora_whisper.config import CheckConfig
 from lora_whisper.data.checking.inspection import Finding, settings, totals
 from lora_whisper.data.checking.measuring import Measured

@@ -54,7 +54,7 @@ def write(
 def show(folder: RunFolder, results: Mapping[str, Any]) -> None:
     """Print the tables, and where everything lies."""
     from lora_whisper.commands._evaluation_table import show_evaluation
-    from lora_whisper.commands._summary import short
+    from lora_whisper.commands._program import short
 
     show_evaluation(results)
     console.print()

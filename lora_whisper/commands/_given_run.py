@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
+from lora_whisper.commands._program import program
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.errors import UserError
 from lora_whisper.model.base_files import CONFIG
@@ -63,6 +64,6 @@ def _what_to_type(what: str, folder: Path, command: Asking) -> str:
         return f"Type {shlex.quote(f'run={model.parent}')}"
     if what == ADAPTER:
         place = Path("outputs") / plain_name(local_path(str(folder)).name)
-        merge = f"lora-whisper merge {shlex.quote(f'adapter={folder}')}"
+        merge = f"{program()} merge {shlex.quote(f'adapter={folder}')}"
         return f"Type {merge}, and then {shlex.quote(f'run={place}')}"
     return "export takes a run, or the folder that merge adapter=… has written."

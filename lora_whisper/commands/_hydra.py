@@ -32,6 +32,7 @@ from lora_whisper.commands._composition import (
 from lora_whisper.commands._launch import end, leave, meet
 from lora_whisper.commands._misfits import compose
 from lora_whisper.commands._overrides import as_meant, parsed_flags, readable_overrides
+from lora_whisper.commands._program import program
 from lora_whisper.commands._sweeping import run_sweep
 from lora_whisper.commands.help import help_of, is_ignored
 from lora_whisper.errors import UserError
@@ -165,7 +166,7 @@ def _configure(
     if params := [key for key in params if not is_ignored(command.kind, str(key))]:
         raise UserError(
             f"The experiment is a sweep over {', '.join(params)}.\n"
-            f"Type lora-whisper {command.name} -m {' '.join(overrides)}"
+            f"Type {program()} {command.name} -m {' '.join(overrides)}"
         )
     config = plain_config(command, composed)
     try:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lora_whisper import processes
+from lora_whisper.commands._program import program
 from lora_whisper.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def meet(command: str, is_shared: bool) -> None:
     if not is_shared:
         raise UserError(
             f"A launcher started {processes.count()} processes, but one carries this out.\n"
-            f"Type lora-whisper {command} … without the launcher."
+            f"Type {program()} {command} … without the launcher."
         )
     from lora_whisper.training.accelerator import join_processes
 

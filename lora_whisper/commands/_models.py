@@ -152,9 +152,12 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
         if below := adapters_below(path):
             typed = " or ".join(f"models=[{Path(name) / one.relative_to(path)}]" for one in below)
             raise UserError(f"an adapter lies below it. Type {typed}") from error
-        raise UserError(
-            f"no run, no adapter and no folder of CTranslate2, and as a checkpoint: {reason}"
-        ) from error
+        reason = (
+            f", and {reason.removeprefix('is ')}"
+            if reason.startswith("is no ")
+            else (f", and as a checkpoint: {reason}")
+        )
+        raise UserError(f"no run, no adapter, no folder of CTranslate2{reason}") from error
     return Contender(path.name, name, "checkpoint", model)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import as_it_is
+from lora_whisper.commands._program import program
 from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._summary import read_summary
 from lora_whisper.commands._test_sets import plain_name
@@ -116,7 +117,7 @@ def require_current(folder: RunFolder) -> None:
     if sha256(folder.adapter / WEIGHTS_FILE) not in [one["sha256"] for one in made_of]:
         raise UserError(
             f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
-            f"Type lora-whisper merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+            f"Type {program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
         )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -16,6 +14,7 @@ from rich.table import Table
 
 from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._inputs import Base, Speech
+from lora_whisper.commands._program import program, short
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
 from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
@@ -179,7 +178,7 @@ def _leave_out(summary: dict[str, Any], model: str, why: str, advice: str) -> No
 
 def _again(folder: RunFolder) -> str:
     typed = shlex.join([f"run={short(folder.path)}", "overwrite=true"])
-    return f"Type lora-whisper evaluate {typed}"
+    return f"Type {program()} evaluate {typed}"
 
 
 def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, Any]:
@@ -469,17 +468,3 @@ def _after_merging(path: str, base: str | None) -> list[str]:
         f"  {program()} export {trained} format=ctranslate2",
         f"  {program()} push {run} what=merged repo=owner/name",
     ]
-
-
-def program() -> str:
-    """What to type for `lora-whisper`: its path, where a virtual environment is not activated."""
-    if shutil.which("lora-whisper"):
-        return "lora-whisper"
-    return short(Path(sys.executable).with_name("lora-whisper"))
-
-
-def short(path: Path) -> str:
-    """Relative to where the user is, if it lies there."""
-    here = Path.cwd()
-    absolute = path.absolute()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

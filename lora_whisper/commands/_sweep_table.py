@@ -21,14 +21,13 @@ from lora_whisper.commands._points import (
     read_points,
     told_keys,
 )
+from lora_whisper.commands._program import program, short
 from lora_whisper.commands._summary import (
     both_rates,
     interval,
     leading,
     model_name,
-    program,
     rate_name,
-    short,
 )
 from lora_whisper.evaluation.provenance import groups_that_compare
 from lora_whisper.terminal import clock, console, percent

@@ -37,6 +37,7 @@ from lora_whisper.commands._composition import (
 from lora_whisper.commands._misfits import compose_what_fits, tried, unreadable
 from lora_whisper.commands._overrides import is_readable, readable_overrides
 from lora_whisper.commands._points import write_plan
+from lora_whisper.commands._program import program
 from lora_whisper.commands._workers import Workers, workers_of
 from lora_whisper.errors import Problems, UserError, listing
 from lora_whisper.run_folder import InUse, RunFolder, make_folder, write_json, write_whole
@@ -112,7 +113,7 @@ def _with_params_of_files(hydra: Hydra, primary: str, overrides: list[str]) -> l
     if not sweeper.endswith(f".{BasicSweeper.__name__}"):
         raise UserError(
             f"hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']} is not used: a sweep "
-            "runs every combination. Type lora-whisper search … to look for the best one."
+            f"runs every combination. Type {program()} search … to look for the best one."
         )
     typed = {override.get_key_element() for override in _parsed(hydra, primary, overrides)}
     params = master.hydra.sweeper.get("params") or {}

@@ -25,6 +25,7 @@ from lora_whisper.commands._card import (
     merged_card,
 )
 from lora_whisper.commands._private import findings, own_folders, own_names
+from lora_whisper.commands._program import program
 from lora_whisper.commands._recipe import require_current
 from lora_whisper.commands._record import adapter_record
 from lora_whisper.commands._settings import file_name
@@ -146,7 +147,7 @@ def _adapter_uploads(
     open_adapter(run.adapter)
     if summary["adapter"] is None and read_json(run.summary)["adapter"] is not None:
         raise UserError(
-            f"{run.adapter} is not the adapter that was scored. Type lora-whisper evaluate "
+            f"{run.adapter} is not the adapter that was scored. Type {program()} evaluate "
             f"{shlex.quote(f'run={config.run}')} overwrite=true"
         )
     folder = run.adapter
@@ -189,7 +190,7 @@ def _merged_uploads(
     config: PushConfig, run: RunFolder, summary: Summary, base: HubBase
 ) -> list[Upload]:
     folder, given = run.merged, shlex.quote(f"run={config.run}")
-    merge, evaluate = (f"lora-whisper {one} {given}" for one in ("merge", "evaluate"))
+    merge, evaluate = (f"{program()} {one} {given}" for one in ("merge", "evaluate"))
     if not folder.is_dir():
         raise UserError(f"what={config.what}: the run was not merged yet. Type {merge}")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())

@@ -24,6 +24,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from lora_whisper.commands._program import program
 from lora_whisper.errors import UserError
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.record import read_record
@@ -310,14 +311,14 @@ def _list(given: str, as_json: bool) -> int:
     root = local_path(given)
     if not root.is_dir():
         raise UserError(
-            f"{given}: there is no such folder. Type lora-whisper adapters FOLDER, with one that "
+            f"{given}: there is no such folder. Type {program()} adapters FOLDER, with one that "
             "runs were written to."
         )
     found, broken = find_adapters(root)
     if not found and not broken:
         raise UserError(
             f"{given}: no adapter is in this folder or below it (a folder with {CONFIG_FILE} in "
-            "it).\nTo make one, type lora-whisper train experiment=quickstart"
+            f"it).\nTo make one, type {program()} train experiment=quickstart"
         )
     if as_json:
         listed = [asdict(adapter) for adapter in found]

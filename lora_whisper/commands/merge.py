@@ -23,6 +23,7 @@ from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config, usable
 from lora_whisper.commands._listening import load_model
 from lora_whisper.commands._models import merged_of, weights_of
+from lora_whisper.commands._program import program
 from lora_whisper.commands._recipe import Recipe, is_unfinished, read_recipe
 from lora_whisper.commands._scoring import score_model
 from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
@@ -71,7 +72,7 @@ def run(config: MergeConfig, path: Path) -> None:
             score_anew(place, recipe.base, config.base)
             return
     models = shlex.quote(f"models=[{place.merged}]")
-    log.info("not scored  type lora-whisper evaluate %s data.test=…", models)
+    log.info("not scored  type %s evaluate %s data.test=… data.language=…", program(), models)
 
 
 def write_merged(recipe: Recipe) -> None:
@@ -126,10 +127,11 @@ def _name_older_exports(place: RunFolder, base: str | None) -> None:
     if older:
         given = shlex.join([*_typed(place, base), f"format=[{','.join(older)}]"])
         log.warning(
-            "older       %s in %s may be of a model that stood here before. Type lora-whisper "
-            "export %s overwrite=true",
+            "older       %s in %s may be of a model that stood here before. Type %s export %s "
+            "overwrite=true",
             ", ".join(older),
             place.export,
+            program(),
             given,
         )
 
@@ -144,9 +146,9 @@ def _name_older_evaluation(place: RunFolder, base: str | None) -> None:
     assert merged is not None, "a merged model is a checkpoint"
     if scored and fingerprint(locate(merged)) not in scored:
         log.warning(
-            "older       %s is of a merged model that stood here before. Type lora-whisper "
-            "evaluate %s",
+            "older       %s is of a merged model that stood here before. Type %s evaluate %s",
             place.results,
+            program(),
             shlex.join([*_typed(place, base), "overwrite=true"]),
         )
 
@@ -202,8 +204,9 @@ def _score(
     if changed := between(beside["of"], now) if beside and "of" in beside else []:
         log.warning(
             "not scored  the test set is not what the adapter was scored on (%s). To score base, "
-            "adapter and merged model on what it is now, type lora-whisper evaluate %s",
+            "adapter and merged model on what it is now, type %s evaluate %s",
             ", ".join(changed),
+            program(),
             shlex.join([*_typed(folder, given), "overwrite=true"]),
         )
         return None

@@ -38,6 +38,7 @@ def check(config: ReportConfig, path: Path) -> None:
 
 def run(config: ReportConfig, path: Path) -> None:
     """Read, write, and say what was found."""
+    from lora_whisper.commands._program import short
     from lora_whisper.commands._report_data import (
         failed,
         never_begun,
@@ -46,7 +47,6 @@ def run(config: ReportConfig, path: Path) -> None:
     )
     from lora_whisper.commands._report_page import page
     from lora_whisper.commands._report_tables import csv_text, found, markdown
-    from lora_whisper.commands._summary import short
 
     folder = report_folder(config, path)
     report = read_report(folder.absolute().name, runs_of(config), config.sweep is None)

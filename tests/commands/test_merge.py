@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -335,10 +336,16 @@ def test_a_file_is_not_taken_for_a_folder(
 
 
 def test_what_to_type_next_is_quoted(
-    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line("merge", "adapter=a", "name=a b") == 0
-    assert "evaluate 'models=[outputs/a b/merged]'" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    command = shlex.split(said[said.index("not scored type ") :])[3:]
+    assert command[0].endswith("lora-whisper")
+    assert command[1:3] == ["evaluate", "models=[outputs/a b/merged]"]
+    assert command[3:] == ["data.test=…", "data.language=…"]
+    typed = [*command[1:3], f"data.test={world.speech / 'test.jsonl'}", "data.language=en"]
+    assert line(*typed, "evaluation.max_utterances=1") == 0, "what was said works"
 
 
 def test_a_run_s_folder_is_not_taken_for_another_adapter_s(

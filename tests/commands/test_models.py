@@ -86,6 +86,23 @@ def test_what_stands_for_nothing_is_named(
         find_contenders(given)
 
 
+def test_what_is_wrong_with_several_models_stands_below_each(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs)
+    for name in "xy":
+        write_json(runs / name / "config.json", {"model_type": "llama"})
+    with pytest.raises(UserError) as raised:
+        find_contenders(["x", "y", "a/b/c"])
+    first, *lines = str(raised.value).splitlines()
+    assert first == "models=[x,y,a/b/c] cannot be used:"
+    tops = [line for line in lines if line.startswith("  - ")]
+    wrong = "no run, no adapter, no folder of CTranslate2, and "
+    assert tops[:2] == [f"  - {name}: {wrong}no Whisper checkpoint:" for name in "xy"]
+    assert tops[2].startswith(f"  - a/b/c: {wrong}as a checkpoint: not a folder")
+    assert "      - config.json: expected model_type 'whisper', found 'llama'" in lines
+
+
 def test_an_adapter_that_names_no_base_is_named(runs: Path) -> None:
     config = runs / "alone" / "adapter_config.json"
     config.write_text(config.read_text().replace('"openai/whisper-small"', "null"))
