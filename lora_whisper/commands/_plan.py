@@ -17,12 +17,14 @@ from lora_whisper.commands._models import (
     require_files,
     vocabulary_of,
 )
+from lora_whisper.commands._recipe import require_current
 from lora_whisper.commands._test_sets import TestSet, read_test_sets
 from lora_whisper.composing import RangeError, to_config
 from lora_whisper.config import EvaluateConfig, EvaluationConfig, TrainConfig
 from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
+from lora_whisper.run_folder import RECIPE_FILE
 
 log = logging.getLogger("lora_whisper")
 
@@ -46,6 +48,9 @@ def make_plan(config: EvaluateConfig) -> Plan:
     for contender in contenders:
         if not contender.broken:
             require_files(contender)
+        run = contender.run  # whose merged model says, but for older versions, what it is made of
+        if run is not None and contender.kind == "merged" and (run.merged / RECIPE_FILE).is_file():
+            require_current(run)
     contenders = [_opened(one, config.base is not None) for one in contenders]
     if all(one.broken or one.kind == "base" for one in contenders):
         raise UserError("\n".join(one.broken for one in contenders if one.broken))

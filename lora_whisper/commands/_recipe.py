@@ -16,7 +16,7 @@ from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._program import program
 from lora_whisper.commands._settings import file_name
-from lora_whisper.commands._summary import read_summary
+from lora_whisper.commands._summary import has_other_weights, read_summary
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
 from lora_whisper.errors import UserError
@@ -30,7 +30,7 @@ from lora_whisper.model.finding import find_adapter, name_of, named_base
 from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.lineage import require_base
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
-from lora_whisper.model.trained import require_trained_adapter
+from lora_whisper.model.trained import require_trained_adapter, trained_sha256
 from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, read_json
 
@@ -110,13 +110,30 @@ def require_current(folder: RunFolder) -> None:
     """See that a run's merged model was made of the adapter beside it.
 
     Raises:
-        UserError: it was made of another, or by a version that did not say of which.
+        UserError: it was made of another, or by a version that did not say of which; or other
+            weights were put there since.
     """
+    _require_not_replaced(folder)
     recipe = folder.merged / RECIPE_FILE
     made_of = read_json(recipe)["adapters"] if recipe.is_file() else []
-    if sha256(folder.adapter / WEIGHTS_FILE) not in [one["sha256"] for one in made_of]:
+    weights = folder.adapter / WEIGHTS_FILE
+    own = trained_sha256(folder) or (sha256(weights) if weights.is_file() else None)
+    if own is not None and own not in [one["sha256"] for one in made_of]:
         raise UserError(
             f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
+            f"Type {program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+        )
+
+
+def _require_not_replaced(folder: RunFolder) -> None:
+    """See that no weights of another model were put into a run's merged folder.
+
+    Raises:
+        UserError: some were.
+    """
+    if has_other_weights(folder, read_json(folder.summary)):
+        raise UserError(
+            f"{folder.merged} holds other weights than those that were merged and scored there.\n"
             f"Type {program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
         )
 
@@ -125,7 +142,8 @@ def is_unfinished(recipe: Recipe) -> bool:
     """Whether merged/ is just what is asked for, and a killed process had not scored it."""
     run = recipe.place
     is_there = run.is_complete() and (run.merged / RECIPE_FILE).is_file()
-    if not is_there or read_json(run.merged / RECIPE_FILE) != recipe.to_dict():
+    made_of = read_json(run.merged / RECIPE_FILE) if is_there else None
+    if made_of != recipe.to_dict() or has_other_weights(run, read_json(run.summary)):
         return False
     summary = read_summary(run)
     is_known = summary.get("merge") == recipe.to_dict()

@@ -113,13 +113,31 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     or scores of different test sets. Such a score is left out, and that is said.
     """
     summary = read_whole_summary(folder)
+    is_merged_by_others = has_other_weights(folder, summary)
     for model in ("adapter", "merged"):
         if summary.get(model) and not _is_of_what_is_there(folder, summary, model):
             place = getattr(folder, model)
             why = f"is of other weights than those in {short(place)}"
-            is_scored_anew = model == "merged" or is_trained_adapter(folder)
-            _leave_out(summary, model, why, _again(folder) if is_scored_anew else BRING_BACK)
+            advice = _again(folder)
+            if model == "merged" and is_merged_by_others:
+                advice = _again(folder, "merge")
+            elif model == "adapter" and not is_trained_adapter(folder):
+                advice = BRING_BACK
+            _leave_out(summary, model, why, advice)
     return with_one_test_set(folder, summary)
+
+
+def has_other_weights(folder: RunFolder, summary: Mapping[str, Any]) -> bool:
+    """Whether the recipe in merged/ is that of the score, and the weights beside it are not.
+
+    With another recipe, a merge was killed before it could forget the score of the one before.
+    """
+    recipe = folder.merged / RECIPE_FILE
+    if not recipe.is_file() or read_json(recipe) != summary.get("merge"):
+        return False
+    score = summary.get("merged") or {}
+    known = score.get("of", {}).get("weights", {}).get("checkpoint")  # which older scores lack
+    return known is not None and _weights_in(folder.merged, "merged").get("checkpoint") != known
 
 
 def _is_of_what_is_there(folder: RunFolder, summary: Mapping[str, Any], model: str) -> bool:
@@ -176,9 +194,9 @@ def _leave_out(summary: dict[str, Any], model: str, why: str, advice: str) -> No
     log.warning("left out    the %s's score %s. %s", model, why, advice)
 
 
-def _again(folder: RunFolder) -> str:
+def _again(folder: RunFolder, command: str = "evaluate") -> str:
     typed = shlex.join([f"run={short(folder.path)}", "overwrite=true"])
-    return f"Type {program()} evaluate {typed}"
+    return f"Type {program()} {command} {typed}"
 
 
 def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, Any]:

@@ -82,11 +82,37 @@ def test_new_weights_never_have_the_score_of_older_ones(
     assert line(*given) == 2, "it is finished, and is replaced only when that is asked for"
 
 
-def test_weights_that_somebody_replaced_have_no_score(
+def test_a_merged_model_that_somebody_replaced_has_no_score(
     here: None, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(MERGED.parent.parent / "adapter/adapter_model.safetensors", MERGED)
+    """Neither the old one nor one of its own: the run says that it is made of its adapter."""
+    own = MERGED.read_bytes()
+    save_file({name: -value for name, value in load_file(MERGED).items()}, MERGED)
     assert read_summary(RUN)["merged"] is None
+    before = RUN.summary.read_bytes()
+    again = "merge run=outputs/a overwrite=true"
+    assert again in " ".join(capsys.readouterr().out.split())
+    for given in (
+        ("evaluate", "run=outputs/a", "overwrite=true", *QUICK),
+        ("export", "run=outputs/a", "format=ctranslate2"),
+        ("push", "run=outputs/a", "repo=me/it", "what=merged", "base=me/base", "dry_run=true"),
+    ):
+        assert line(*given) == 2
+        assert again in capsys.readouterr().err, given
+    shutil.copytree(MERGED.parent, "whole")
+    made_of = read_json(Path("whole/merge.json"))
+    made_of["adapters"][0]["sha256"] = "0" * 64
+    write_json(Path("whole/merge.json"), made_of)
+    shutil.move(MERGED.parent, "aside")
+    shutil.move("whole", MERGED.parent)
+    assert line("evaluate", "run=outputs/a", "overwrite=true", *QUICK) == 2
+    assert again in capsys.readouterr().err, "of another run"
+    shutil.rmtree(MERGED.parent)
+    shutil.move("aside", MERGED.parent)
+    assert line("merge", "run=outputs/a") == 2, "it is not finished, but replaced when asked for"
+    assert RUN.summary.read_bytes() == before
+    assert line(*again.split()) == 0
+    assert MERGED.read_bytes() == own
 
 
 def test_the_adapter_of_another_run_never_goes_by_this_runs_name(
