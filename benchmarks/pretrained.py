@@ -4,7 +4,8 @@
 
 Base, adapter and merged model hear the test set; each export hears it in its own program, with the
 front end of that program. What follows the options goes to `train` as it stands, and stands in the
-command of the result: a subset of speech or a bound of the steps, so that a CPU is done in time.
+command of the result: a bound of the steps, so that a CPU is done in time. A run
+outputs/pretrained that is complete is not trained again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def main() -> None:
     parser.add_argument("--language", required=True)
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
-    seconds = {"train": timed(train.main, train_arguments(given))}
+    seconds = {}
+    if not RUN.summary.is_file():
+        seconds["train"] = timed(train.main, train_arguments(given))
     seconds["merge"] = timed(merge.main, [f"run={RUN.path}", "overwrite=true"])
     for name, dtype in DTYPES.items():
         asked = [f"run={RUN.path}", f"format={name}", f"dtype={dtype}", "overwrite=true"]
@@ -48,7 +51,7 @@ def main() -> None:
 def train_arguments(given: argparse.Namespace) -> list[str]:
     return [
         "name=pretrained",
-        "overwrite=true",
+        "resume=auto",
         f"model={given.model}",
         f"data.language={given.language}",
         *(f"data.{split}={getattr(given, split)}" for split in ("train", "validation", "test")),
