@@ -44,7 +44,7 @@ def main() -> None:
     for name in SPEECH:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     runs = {
         (trained, seed): RunFolder(OUTPUTS / f"{trained}-{seed}")
         for seed in SEEDS

@@ -35,7 +35,7 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("--language", required=True)
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     seconds = {}
     if not RUN.summary.is_file():
         seconds["train"] = timed(train.main, train_arguments(given))

@@ -49,7 +49,7 @@ def main() -> None:
     for name in ("language", "train", "validation", "test"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--only", default=",".join(PARTS))
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     path = Path(__file__).parent / "results" / "promises.json"
     known = read_json(path)["parts"] if path.is_file() else {}
     for name in given.only.split(","):

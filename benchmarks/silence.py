@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--language", required=True)
     parser.add_argument("--test", required=True, type=Path)
     parser.add_argument("--utterances", type=int, default=24)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     folders = {"base": Path(given.base)} | {run.name: RunFolder(run).merged for run in given.runs}
     speech = spoken(given.test, given.utterances)
     rows = []
