@@ -36,7 +36,7 @@ from lora_whisper.evaluation.probes import make_probes
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingTask, Recognizer, text_of
 from lora_whisper.run_folder import RunFolder
 
-CLIPS, BATCH, SEED = 8, 8, 1  # of each kind of sound; windows at once; of the sounds
+CLIPS, BATCH, SEED = 4, 8, 1  # of each kind of sound; windows at once; of the sounds
 OPTIONS = DecodingOptions(beams=1, probabilities=True)
 
 
