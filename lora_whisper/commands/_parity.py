@@ -127,8 +127,7 @@ def compare(
     found = consumer.hear(sample.utterances, sample.settings, sample.seed)
     export = sample.judged(found, {"export": sha256(*_files(place))})
     padding = sample.settings.padding
-    (other,) = (one for one in PADDINGS if one != padding)
-    models, otherwise = heard[padding], heard[other][reference]
+    models = heard[padding]
     measured = models[reference]
     rate = leading(measured.score)
     difference = export.score[rate] - measured.score[rate]
@@ -151,13 +150,22 @@ def compare(
         "is_within": abs(difference) <= tolerance,
         "identical": len(export.rows) - len(differing),
         "identical_share": 1 - len(differing) / len(export.rows),
-        "other_padding": {
-            "padding": other,
-            "difference": otherwise.score[rate] - measured.score[rate],
-            "identical": len(export.rows) - len(_differing(measured, otherwise)),
-        },
+        "other_padding": _with_other_padding(padding, heard, reference, rate),
         "scores": {model: {key: score[key] for key in KEPT} for model, score in scores.items()},
         "differing": differing[:SHOWN_TEXTS],
+    }
+
+
+def _with_other_padding(
+    padding: Padding, heard: Mapping[Padding, Mapping[str, Heard]], model: str, rate: str
+) -> dict[str, Any]:
+    """What a model loses or gains where it is padded as other programs do."""
+    (other,) = (one for one in PADDINGS if one != padding)
+    own, otherwise = heard[padding][model], heard[other][model]
+    return {
+        "padding": other,
+        "difference": otherwise.score[rate] - own.score[rate],
+        "identical": len(own.rows) - len(_differing(own, otherwise)),
     }
 
 

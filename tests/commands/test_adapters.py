@@ -138,7 +138,7 @@ def test_a_run_whose_summary_was_cut_is_marked(tmp_path: Path, console: Console)
 def test_an_unfinished_run_of_the_embedded_base_has_its_name(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "toy", checkpoint="embedded:nano")
     file = run.adapter / "adapter_config.json"
-    path = {"base_model_name_or_path": "/opt/python/lora_whisper/quickstart/nano"}
+    path = {"base_model_name_or_path": "/elsewhere/lora_whisper/quickstart/nano"}
     file.write_text(json.dumps(json.loads(file.read_text()) | path))
     run.reopen()
     (listed,), _ = adapters.find_adapters(tmp_path)
