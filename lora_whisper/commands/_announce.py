@@ -159,7 +159,7 @@ def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
     from lora_whisper.data.vocabulary import written_language
 
     data = config.data
-    log.info("windows     %s; %s", data.windows, shares(data))
+    log.info("windows     %s", "; ".join(filter(None, [data.windows, str(shares(data))])))
     if data.clean:
         texts = (
             (one.text, written_language(base.vocabulary, one))

@@ -42,7 +42,7 @@ class Shares:
     def __str__(self) -> str:
         words = {name: name.replace("log_mel", "log-mel").replace("_", " ") for name in vars(self)}
         given = [f"{words[name]} {share:g}" for name, share in vars(self).items() if share]
-        return ", ".join(given) or "nothing else in them"
+        return ", ".join(given)
 
 
 def shares(data: DataConfig) -> Shares:
