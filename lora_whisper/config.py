@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_whisper.composing import require, require_positive_counts
-from lora_whisper.paths import local_path
+from lora_whisper.paths import is_plain_name, local_path
 
 
 def name_rule(name: str) -> tuple[bool, str]:
-    """A folder below outputs/, and none above it."""
-    holds = bool(name.strip("./ ")) and not {"..", ""} & set(name.split("/"))
+    """A folder below outputs/, and none above it nor of those that hold sweeps and searches."""
+    holds = bool(name.strip("./ ")) and all(map(is_plain_name, name.split("/")))
+    holds = holds and name not in ("sweeps", "searches")
     return holds, f"expected a folder name below outputs/, found {name!r}"
 
 
@@ -274,9 +275,9 @@ class DataConfig:
     # done to training texts: [laughter] and the like are taken out, and so are capitals and
     # punctuation; digits are spelled
     windows: Literal["padded", "packed"]  # one utterance a window, or as many as fit into it
-    timestamps_share: float | None  # of the windows; null: 0.2 in packed ones, 0 in padded ones
+    timestamps_share: float | None  # of the windows; null: 0.2 of packed ones, 0.1 of padded ones
     previous_text_share: float | None  # of the windows that have some, as a prompt; null: 0.2 or 0
-    no_speech_share: float | None  # generated ones for each window of speech; null: 0.02 or 0
+    no_speech_share: float | None  # generated ones for each window of speech; null: 0.02 or 0.05
     log_mel_padding_share: float  # of the training windows, padded as openai-whisper and
     # faster-whisper do it, the others as Transformers and whisper.cpp: see `evaluation.padding`
     mix: tuple[MixConfig, ...]
@@ -479,8 +480,8 @@ class TrainingConfig:
     """How long and in what portions the adapter is trained."""
 
     max_epochs: float | None  # passes over the training set; null: see max_steps
-    max_steps: int | None  # optimizer steps; with max_epochs, the smaller counts; both null: 15
-    # epochs, and for tiny corpora at least 150 steps. A run that is resumed may be given another
+    max_steps: int | None  # optimizer steps; with max_epochs, the smaller counts; both null: 8
+    # epochs, and for tiny corpora at least 50 steps. A run that is resumed may be given another
     # length if no step depends on it: schedule=constant, warm-up in steps or none, no adalora
     global_batch: int  # windows in one optimizer step, over all processes
     micro_batch: int | Literal["auto"] | None  # windows in one forward pass of one process; auto:

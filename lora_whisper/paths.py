@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lora_whisper.errors import UserError
 
@@ -22,6 +23,16 @@ def local_path(name: str) -> Path:
         return Path(name).expanduser().absolute()
     except RuntimeError:  # "~nobody": no such user, so a file may be called that
         return Path(name).absolute()
+
+
+def is_plain_name(value: Any) -> bool:
+    """A text for one line and one folder: no separators, nothing that moves a terminal's cursor."""
+    return is_line(value) and not set(value) & set("/\\") and value not in (".", "..")
+
+
+def is_line(value: Any) -> bool:
+    """A text that a terminal shows as it is, and that a file's name has room for."""
+    return isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
 
 
 def require_current_folder() -> None:

@@ -32,7 +32,7 @@ class TrainingWindows:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the windows, what `data` asks for or, where it says null, what suits packed ones."""
+    """Of the windows, what `data` asks for or, where it says null, what suits their kind."""
 
     timestamps: float
     previous_text: float
@@ -46,17 +46,12 @@ class Shares:
 
 
 def shares(data: DataConfig) -> Shares:
-    from lora_whisper.training.defaults import (
-        NO_SPEECH_SHARE,
-        PREVIOUS_TEXT_SHARE,
-        TIMESTAMPS_SHARE,
-        share_of_windows,
-    )
+    from lora_whisper.training.defaults import share_of_windows
 
     return Shares(
-        share_of_windows(data.timestamps_share, data.windows, TIMESTAMPS_SHARE),
-        share_of_windows(data.previous_text_share, data.windows, PREVIOUS_TEXT_SHARE),
-        share_of_windows(data.no_speech_share, data.windows, NO_SPEECH_SHARE),
+        share_of_windows(data.timestamps_share, data.windows, "timestamps"),
+        share_of_windows(data.previous_text_share, data.windows, "previous_text"),
+        share_of_windows(data.no_speech_share, data.windows, "no_speech"),
         data.log_mel_padding_share,
     )
 

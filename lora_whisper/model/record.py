@@ -15,7 +15,7 @@ from typing import Any
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
-from lora_whisper.paths import EMBEDDED
+from lora_whisper.paths import EMBEDDED, is_line, is_plain_name
 from lora_whisper.run_folder import RECORD_FILE
 
 RECORD_FORMAT = 1  # raised when a key changes its meaning
@@ -57,15 +57,6 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 # ── what values have to be ───────────────────────────────────────────────────────────────────
-
-
-def is_plain_name(value: Any) -> bool:
-    """A text for one line and one folder: no separators, nothing that moves a terminal's cursor."""
-    return _is_text(value) and not set(value) & set("/\\") and value not in (".", "..")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
 
 
 def is_base_name(value: Any) -> bool:
@@ -123,14 +114,14 @@ RULES: dict[str, tuple[Rule, str]] = {  # by key: what holds, and how it is call
     "adapter.parameters": (_is_count, "a number"),
     "adapter.bytes": (_is_count, "a number"),
     "adapter.sha256": (_matches("[0-9a-f]{64}"), "64 hexadecimal digits"),
-    "languages": (_all(_is_text), "a list of names"),
+    "languages": (_all(is_line), "a list of names"),
     "data.hours": (_or_null(_is_amount), "a number, or null"),
     "data.utterances": (_or_null(_is_count), "a number, or null"),
 }
 SCORE_RULES: dict[str, tuple[Rule, str]] = {
-    "units": (_is_text, "a name"),
+    "units": (is_line, "a name"),
     "metric": (lambda value: value in RATES, "wer or cer"),
-    "normalizer": (_is_text, "a name"),
+    "normalizer": (is_line, "a name"),
 }
 
 

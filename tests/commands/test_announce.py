@@ -26,10 +26,10 @@ def announced(width: int, micro_batch: int = 2, utterances: int = 0, **training:
 def test_what_null_becomes_is_said(width: int, rate: str) -> None:
     said = announced(width)
     assert f"rate        {rate} at its peak" in said
-    assert "steps       150, of 16 windows each, 2 in a forward pass" in said, (
-        "the fewest, since 15 epochs of 4 steps are fewer"
+    assert "steps       50, of 16 windows each, 2 in a forward pass" in said, (
+        "the fewest, since 8 epochs of 4 steps are fewer"
     )
-    assert "epochs      37.5, of 64 windows each" in said
+    assert "epochs      12.5, of 64 windows each" in said
     assert "validation  every 25 steps" in said
 
 
