@@ -27,17 +27,31 @@ CONTEXT_BYTES = 500_000_000  # CUDA's context and the kernels of the libraries, 
 WORKSPACE_BYTES = 2 * 8_519_680  # cuBLAS, forward and backward thread: PyTorch's default of
 # CUBLAS_WORKSPACE_CONFIG=:4096:2:16:8
 UNUSED_SHARE = 0.05  # of the step's memory, reserved by PyTorch's allocator and not handed out
-# On a CPU, fitted to the most that `train` had resident with whisper-base in fp32 and some 50
-# tokens a window: 3.1 GB at a micro-batch of 1, 5.0 at 2, 8.0 at 4, of which the step's tensors are
-# 0.7 a window; and with nano, 1.0 GB. glibc keeps what was freed in pieces that the next tensor, of
-# another size, does not fit. Each tensor in pages of its own (M_MMAP_THRESHOLD of 1 MB) had 2.1 GB
-# resident and not 3.1 after three micro-batches of 2, but took some 10 % more of the CPU's time.
+# On a CPU, fitted to the most that `train` had resident with whisper-base and some 50 tokens a
+# window. In fp32: 3.1 GB at a micro-batch of 1, 5.0 at 2, 8.0 at 4, of which the step's tensors are
+# 0.7 a window; with nano, 1.0 GB. In bf16, with a validation: 4.6 GB at 1 and 6.6 at 2, of which
+# they are 0.5 (and 3.3 GB at 1 with one thread instead of two). glibc keeps what was freed in
+# pieces that the next tensor, of another size, does not fit. Each tensor in pages of its own
+# (M_MMAP_THRESHOLD of 1 MB) had 2.1 GB resident and not 3.1 after three micro-batches of 2 in fp32,
+# but took some 10 % more of the CPU's time.
 CPU_CONTEXT_BYTES = 850_000_000  # Python and all libraries of a run
-CPU_UNUSED_SHARE = 1.5
-ASSUMED = {
-    "cuda": (WORKSPACE_BYTES, UNUSED_SHARE, CONTEXT_BYTES),
-    "cpu": (0, CPU_UNUSED_SHARE, CPU_CONTEXT_BYTES),
-}
+CPU_UNUSED_SHARES = {"fp32": 1.5, "bf16": 4.0}
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What no tensor tells of."""
+
+    workspace_bytes: int
+    unused_share: float  # of the step's memory
+    context_bytes: int
+
+    @classmethod
+    def of(cls, setup: Setup) -> Assumed:
+        if setup.device == "cpu":
+            return cls(0, CPU_UNUSED_SHARES[setup.precision], CPU_CONTEXT_BYTES)
+        return cls(WORKSPACE_BYTES, UNUSED_SHARE, CONTEXT_BYTES)
+
 
 # A CPU gains by more windows only where each is little work: whisper-base went through 8.6 s of
 # audio a second at a micro-batch of 1, and through 8.2 at 2, on two cores.
@@ -77,13 +91,14 @@ class Plan:
     trained: int  # parameters of the adapter
     tensors: int  # that they lie in
     peaks: Mapping[bool, Sequence[Peak]]  # of a step, by whether activations are checkpointed
-    device: str = "cuda"  # or cpu
+    assumed: Assumed
+    device: str  # cuda or cpu
 
     def memory(self, windows: int, checkpointing: bool) -> Memory:
         """By part, for a micro-batch of so many windows."""
         step = fullest(self.peaks[checkpointing], windows)
         trained = FP32_BYTES * self.trained
-        workspace, unused, context = ASSUMED[self.device]
+        assumed = self.assumed
         return Memory(
             weights=self.weights_bytes,
             adapter=trained,
@@ -91,8 +106,8 @@ class Plan:
             optimizer=MOMENTS * trained,
             activations=step.activations_bytes,
             logits=step.logits_bytes,
-            allocator=workspace + unused * step.total_bytes,
-            context=context,
+            allocator=assumed.workspace_bytes + assumed.unused_share * step.total_bytes,
+            context=assumed.context_bytes,
         )
 
     def largest_micro_batch(self, memory_bytes: float, checkpointing: bool, most: int) -> int:
@@ -143,7 +158,7 @@ def make_plan(setup: Setup, tokens: int, checkpointing: Sequence[bool] = (False,
         if on:
             checkpoint_activations(step.whisper)
         peaks[on] = step.peaks(tokens)
-    return Plan(weights_bytes(setup), *step.trained(), peaks, setup.device)
+    return Plan(weights_bytes(setup), *step.trained(), peaks, Assumed.of(setup), setup.device)
 
 
 def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:

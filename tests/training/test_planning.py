@@ -15,6 +15,7 @@ from lora_whisper.training.planning import (
     CPU_MEMORY_SHARE,
     CPU_MOST_WINDOWS,
     CPU_STEP_BYTES,
+    Assumed,
     Plan,
     adapter_file_bytes,
     decoding_bytes,
@@ -76,10 +77,13 @@ def test_the_parts_add_up(plan: Plan) -> None:
     assert used.reserved == used.total - used.context
 
 
+CPU = Assumed(0, 1.5, 850_000_000)
+
+
 def on_cpu(window_bytes: float) -> Plan:
     """A model of 1 GB whose windows need so much each."""
     peak = Peak("loss", 0.0, window_bytes, 0.0)
-    return Plan(1_000_000_000, 1_000, 1, {False: [peak]}, "cpu")
+    return Plan(1_000_000_000, 1_000, 1, {False: [peak]}, CPU, "cpu")
 
 
 def test_a_cpu_gets_as_many_windows_as_its_memory_holds() -> None:

@@ -10,7 +10,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.training import probing
 from lora_whisper.training.fake_step import Peak
 from lora_whisper.training.loop import Trainer, forward, train_step
-from lora_whisper.training.planning import CPU_MEMORY_SHARE, Plan
+from lora_whisper.training.planning import CPU_MEMORY_SHARE, Assumed, Plan
 from lora_whisper.training.probing import (
     choose_micro_batch,
     fitting_micro_batch,
@@ -118,7 +118,7 @@ def test_a_cpu_is_asked_for_its_memory_where_a_window_matters(
     assert choose_micro_batch(toy_trainer(toy_adapter(), micro_batch=3), never) == 3
     monkeypatch.setattr(probing, "TINY_WIDTH", 1)
     peak = Peak("loss", 0.0, 1e7, 0.0)
-    plan = Plan(1_000_000_000, 1_000, 1, {False: [peak]}, "cpu")
+    plan = Plan(1_000_000_000, 1_000, 1, {False: [peak]}, Assumed(0, 1.5, 850_000_000), "cpu")
     chosen = []
     for windows in (1, 5, 7):
         room = plan.memory(windows, False).total / CPU_MEMORY_SHARE
