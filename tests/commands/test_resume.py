@@ -24,7 +24,7 @@ from lora_whisper.commands import _inputs, _run
 from lora_whisper.commands._inputs import with_absolute_paths, write_config
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
-from lora_whisper.run_folder import MARKER, RunFolder, locked, write_json
+from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder, locked, write_json
 from lora_whisper.training import loop
 from lora_whisper.training.checkpoints import Checkpoints
 from tests.commands.conftest import Line, World
@@ -256,7 +256,7 @@ def written_run(arguments: list[str], steps: int = 12) -> None:
     """The folder of a complete run with these settings, as far as `train` looks at it first."""
     folder = RunFolder(Path("outputs/a"))
     write_config(folder, with_absolute_paths(to_config(TrainConfig, train_values(*arguments))))
-    write_json(folder.summary, {"steps": steps})
+    write_json(folder.summary, dict.fromkeys(SUMMARY_KEYS) | {"steps": steps})
 
 
 @pytest.mark.parametrize(
@@ -342,11 +342,11 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "settings",
     [
-        ["adapter=pissa"],  # whose start is kept beside the checkpoints
-        ["adapter=eva"],  # whose start is not looked for again
+        # The start of PiSSA is kept beside the checkpoints, that of EVA is not looked for again.
+        ["adapter=pissa", "data.windows=packed", "optimizer.lora_plus_ratio=4"],
+        ["adapter=eva"],
         ["adapter=adalora", "training.max_steps=8", "adapter.adalora.interval_steps=1"],
         ["adapter=dora", "quantization=nf4"],
-        ["data.windows=packed", "optimizer.lora_plus_ratio=4"],
     ],
     ids=lambda settings: settings[0].partition("=")[2],
 )
