@@ -28,9 +28,10 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -39,9 +40,23 @@ from lora_whisper.errors import UserError
 
 SUMMARY_FORMAT = 2  # raised when a key of summary.json changes its meaning
 SUMMARY_KEYS = {"checkpoint", "base", "adapter"}  # that every version wrote
+RESULTS_KEYS = {"models", "scores"}  # of evaluation.json
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 RECORD_FILE = "lora_whisper.json"  # in an adapter's folder: what it is, and was worth
 RECIPE_FILE = "merge.json"  # in a merged folder: what it was made from
+SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
+PLAN_FILE = "sweep.json"  # {"points": […]}: the names of all points that a sweep has
+HOLDERS = {SEARCH_FILE: "search", PLAN_FILE: "sweep", RECIPE_FILE: "merged model"}
+# Of other programs, which a merged folder has beside its weights, whatever its base came with.
+MERGED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+)
 OWN_SET = "test"  # folder below evaluation/MODEL/ of the scores that summary.json holds
 SCORE, HYPOTHESES = "score.json", "hypotheses.jsonl"  # in such a folder, and written together
 MARKER = "# A run of lora_whisper; this file makes its folder one.\n"
@@ -170,17 +185,22 @@ def rerun_rule(
     """
     # `can_be_longer`: whether its settings allow more steps, see `free_to_change`.
     path = folder.path
+    require_outside_runs(path)
     if not path.exists() or (path.is_dir() and contents(path) <= {folder.failure.name}):
         return "new"
     if not folder.is_run():
         raise UserError(
             f"{path} exists and is not a run (it holds no config.yaml of ours).\n"
-            "It is left alone. Type another name=…"
+            "It is left alone. Type another name=…, or take it away."
         )
     if overwrite:
         return "new"
     if resume:
-        return "complete" if folder.is_complete() else "resume"
+        if not folder.is_complete():
+            return "resume"
+        if folder.last_checkpoint() is None:  # nothing that a new summary could be made of
+            read_whole_summary(folder)
+        return "complete" if as_written(folder.summary, SUMMARY_KEYS) else "resume"
     if not folder.is_complete():
         raise UserError(
             f"The run {path} exists and is unfinished.\n"
@@ -193,9 +213,33 @@ def rerun_rule(
     )
 
 
+def require_outside_runs(path: Path) -> None:
+    """See that a new folder is no part of a run, which would take it along when it is replaced.
+
+    Raises:
+        UserError: it is.
+    """
+    around = next((one for one in path.parents if RunFolder(one).is_run()), None)
+    if around is not None:
+        raise UserError(f"{path} lies in the run {around}. Type another name=…")
+
+
+def require_own_place(path: Path) -> None:
+    """See that what is typed alone is no new part of anything, neither a run nor what holds some.
+
+    Raises:
+        UserError: it is.
+    """
+    require_outside_runs(path)
+    for around in path.parents:
+        for file, what in HOLDERS.items():
+            if (around / file).is_file() and not RunFolder(path).is_run():
+                raise UserError(f"{path} lies in the {what} {around}. Type another name=…")
+
+
 def further(run: Path) -> str:
     """What to type to train on where a complete run has ended."""
-    return f"adapter.init_from={run} name=… to train its adapter further"
+    return f"{shlex.quote(f'adapter.init_from={run}')} name=… to train its adapter further"
 
 
 def existing_run(path: str) -> RunFolder:
@@ -207,7 +251,7 @@ def existing_run(path: str) -> RunFolder:
     folder = RunFolder(Path(path).expanduser())
     if not folder.path.is_dir():
         named = Path("outputs") / path
-        meant = f" Type run={named}." if RunFolder(named).is_run() else ""
+        meant = f" Type {shlex.quote(f'run={named}')}." if RunFolder(named).is_run() else ""
         raise UserError(
             f"run={path}: there is no such folder.{meant}{_known_runs(folder.path.parent)}"
         )
@@ -244,10 +288,9 @@ def read_whole_summary(folder: RunFolder) -> dict[str, Any]:
     Raises:
         UserError: it was damaged or edited since.
     """
-    with contextlib.suppress(ValueError, RecursionError):
-        values = read_json(folder.summary)
-        if isinstance(values, dict) and values.keys() >= SUMMARY_KEYS:
-            return values
+    values = as_written(folder.summary, SUMMARY_KEYS)
+    if values is not None:
+        return values
     raise UserError(
         f"{folder.summary} is not what was written there.\n"
         "Bring it back from a copy. Or take it away, and type the command that began the run with "
@@ -274,7 +317,7 @@ def make_folder(path: Path) -> None:
             raise
         raise UserError(
             f"{path} cannot be written to: {error.strerror or error}.\n"
-            "Type another name=…, or go to a folder of yours."
+            "Go to a folder of yours, or mend what is named here."
         ) from error
 
 
@@ -559,6 +602,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def as_written(path: Path, keys: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The object with these keys that a file of ours holds; None: not there, or damaged since.
+
+    Its values are believed, since whoever edits them means to.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+        values = read_json(path)
+        if isinstance(values, dict) and values.keys() >= set(keys):
+            return values
+    return None
 
 
 def append_jsonl(path: Path, value: dict[str, Any]) -> None:

@@ -197,6 +197,8 @@ def quiet_libraries() -> None:
     for name in ("bitsandbytes", "transformers.utils.generic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    # Two that decode audio have little to do, so that one core can be theirs and the training's.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against")
 
 

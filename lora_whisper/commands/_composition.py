@@ -36,6 +36,8 @@ class Command(Generic[Config]):
     report_sweep: Callable[[list[Path]], None] | None = None
     # whether a sweep that is typed again has nothing to do at this point
     is_finished: Callable[[Config, Path], bool] | None = None
+    # what a point writes to, of which two are not to write to the same; None: its folder
+    place: Callable[[Config, Path], Path] | None = None
     is_shared: bool = False  # whether several processes can carry it out together
     # Keys by another name that is typed for them, such as one that Hydra takes for a group.
     aliases: Mapping[str, str] = field(default_factory=dict)

@@ -180,7 +180,8 @@ def _leaks(results: Results) -> Iterator[str]:
             ]
             if found:
                 said = f"{' and '.join(found)} of {one['name']}"
-                yield f"{said} occur in what {leaks['run']} learnt from"
+                is_one = sum(leaks[f"{noun}s"] for noun in ("recording", "text", "speaker")) == 1
+                yield f"{said} {'occurs' if is_one else 'occur'} in what {leaks['run']} learnt from"
 
 
 def _unheard(results: Results) -> Iterator[str]:

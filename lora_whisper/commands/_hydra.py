@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
+import textwrap
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -37,10 +39,12 @@ from lora_whisper.commands._sweeping import run_sweep
 from lora_whisper.commands.help import help_of, is_ignored
 from lora_whisper.errors import UserError
 from lora_whisper.paths import require_current_folder
-from lora_whisper.run_folder import DiskFull, is_disk_full, no_room
+from lora_whisper.run_folder import DiskFull, is_disk_full, no_room, require_own_place
 from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
 from lora_whisper.training.stopping import ended_by_signals
 
+# Of Gloo and NCCL, where the process at the other end is gone.
+CONNECTION_LOST = r"(?i)connection (reset|closed|refused)|remote process exited|NCCL|broken pipe"
 # What a disk answers that its owner can mend; the file that it speaks of is named.
 OF_THE_DISK = (
     errno.EACCES,
@@ -94,7 +98,8 @@ def _exit_code_of(carry_out: Callable[[], int]) -> int:
             return end(2, lambda: print(answer, file=sys.stderr))
         if processes.count() == 1:
             raise
-        return end(1, traceback.print_exc)
+        message = _of_another_process(error) or traceback.format_exc()
+        return end(1, lambda: print(message, file=sys.stderr))
 
 
 def _advice(error: UserError) -> str:
@@ -110,6 +115,18 @@ def _of_the_disk(error: Exception) -> str | None:
     return (
         f"error: {error.filename}: {error.strerror}.\nWhat is written goes below the folder that "
         "the command is typed in: type it in one that you may write to, or mend what is named here."
+    )
+
+
+def _of_another_process(error: Exception) -> str | None:
+    """The message where another process of this command has ended, and this one waited for it."""
+    said = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError) or not re.search(CONNECTION_LOST, said):
+        return None
+    return (
+        f"error: another process of this command has ended ({textwrap.shorten(said, 100)}).\n"
+        "It says why itself, unless it was killed, as it is where memory runs out. Type the same "
+        "command again; a training goes on with resume=auto."
     )
 
 
@@ -170,6 +187,8 @@ def _configure(
         )
     config = plain_config(command, composed)
     try:
-        return config, Path(composed.hydra.run.dir)
+        folder = Path(composed.hydra.run.dir)
     except OmegaConfBaseException as error:
         raise unresolved(error) from error
+    require_own_place(folder)
+    return config, folder

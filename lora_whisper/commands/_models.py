@@ -207,14 +207,20 @@ def _with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
     names = [one.name for one in contenders]
     named = [
         replace(one, name=plain_name("-".join(Path(one.what).parts[-2:])))
-        if names.count(one.name) > 1
+        if names.count(one.name) > 1 or (one.name == BASE and one.kind != "base")
         else replace(one, name=plain_name(one.name))
         for one in contenders
     ]
     own = [one.name for one in named]
     twice = sorted({name for name in own if own.count(name) > 1})
     if twice:
-        raise UserError(f"models: {', '.join(twice)} stands there twice")
+        both = [one.what for one in named if one.name == twice[0]]
+        if len({local_path(what) for what in both}) == 1:
+            raise UserError(f"models: {twice[0]} stands there twice")
+        raise UserError(
+            f"models: {' and '.join(both)} would both be called {twice[0]}.\n"
+            "Leave one out, or give one of the folders another name, such as by a symbolic link."
+        )
     return named
 
 

@@ -19,13 +19,19 @@ from lora_whisper.commands._inputs import FREE_TO_CHANGE, flat
 from lora_whisper.commands._settings import config_text
 from lora_whisper.commands._summary import leading, read_summary, shipped_rank
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, read_json, write_json
+from lora_whisper.run_folder import (
+    PLAN_FILE,
+    SEARCH_FILE,
+    SUMMARY_KEYS,
+    RunFolder,
+    as_written,
+    read_json,
+    write_json,
+)
 
 FAILURE_FILE = (
     "failure.json"  # {"reason": …}: in a point's folder since it failed, until it is done
 )
-SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
-PLAN_FILE = "sweep.json"  # {"points": […]}: the names of all points that a sweep has
 LOG_RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ([A-Z]+) (.*)$", re.MULTILINE)
 NO_GAIN = "no run is better than its base on this test set"
 STOPPED = ("KeyboardInterrupt", "Stopped")  # by somebody, who may go on: no failure
@@ -267,15 +273,19 @@ def _read(run: RunFolder) -> Point:
         config = _config(run) if run.is_run() else {}
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
         return Point(run.path, "failed", "config.yaml cannot be read as YAML")
+    if run.config.is_file() and not run.is_run():
+        return Point(run.path, "failed", "config.yaml is not what was written there")
     failure = _failure(run)
     if run.is_complete() and not run.failure.is_file():  # else it is an older result
         try:
             return Point(run.path, "complete", config=config, summary=_summary(run))
-        except (UserError, ValueError, KeyError):
+        except (UserError, ValueError, KeyError) as error:
             failure = (
                 "summary.json cannot be read: bring it back from a copy, or take it away and type "
                 "the command that began the run with resume=auto"
             )
+            if as_written(run.summary, SUMMARY_KEYS):  # but something that belongs to it is broken
+                failure = str(error)
     if failure is None:
         state: State = "unfinished" if run.is_run() else "never begun"
         return Point(run.path, state, config=config)

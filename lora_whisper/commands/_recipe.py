@@ -14,9 +14,13 @@ from typing import Any
 from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import as_it_is
-from lora_whisper.commands._program import program
 from lora_whisper.commands._settings import file_name
-from lora_whisper.commands._summary import has_other_weights, read_summary
+from lora_whisper.commands._summary import (
+    has_other_weights,
+    merge_again,
+    merged_recipe,
+    read_summary,
+)
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
 from lora_whisper.errors import UserError
@@ -32,7 +36,13 @@ from lora_whisper.model.lineage import require_base
 from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
 from lora_whisper.model.trained import require_trained_adapter, trained_sha256
 from lora_whisper.model.weights import TIED, read_shapes
-from lora_whisper.run_folder import RECIPE_FILE, RunFolder, read_json
+from lora_whisper.run_folder import (
+    MERGED_FILES,
+    RECIPE_FILE,
+    RunFolder,
+    read_json,
+    require_own_place,
+)
 
 log = logging.getLogger("lora_whisper")
 
@@ -114,15 +124,28 @@ def require_current(folder: RunFolder) -> None:
             weights were put there since.
     """
     _require_not_replaced(folder)
-    recipe = folder.merged / RECIPE_FILE
-    made_of = read_json(recipe)["adapters"] if recipe.is_file() else []
+    recipe = merged_recipe(folder)
+    made_of = recipe["adapters"] if recipe else []
     weights = folder.adapter / WEIGHTS_FILE
     own = trained_sha256(folder) or (sha256(weights) if weights.is_file() else None)
     if own is not None and own not in [one["sha256"] for one in made_of]:
         raise UserError(
             f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
-            f"Type {program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+            f"Type {merge_again(folder)}"
         )
+
+
+def require_whole_merged(folder: RunFolder) -> None:
+    """See that a merged folder has all that programs and our exports read beside its weights.
+
+    Raises:
+        UserError: something is missing, or there is no folder.
+    """
+    merged = folder.merged
+    missing = [name for name in (RECIPE_FILE, *MERGED_FILES) if not (merged / name).is_file()]
+    if missing:
+        what = f"lacks {', '.join(missing)}" if merged.is_dir() else "is no folder"
+        raise UserError(f"{merged} {what}.\nType {merge_again(folder)}")
 
 
 def _require_not_replaced(folder: RunFolder) -> None:
@@ -134,15 +157,14 @@ def _require_not_replaced(folder: RunFolder) -> None:
     if has_other_weights(folder, read_json(folder.summary)):
         raise UserError(
             f"{folder.merged} holds other weights than those that were merged and scored there.\n"
-            f"Type {program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+            f"Type {merge_again(folder)}"
         )
 
 
 def is_unfinished(recipe: Recipe) -> bool:
     """Whether merged/ is just what is asked for, and a killed process had not scored it."""
     run = recipe.place
-    is_there = run.is_complete() and (run.merged / RECIPE_FILE).is_file()
-    made_of = read_json(run.merged / RECIPE_FILE) if is_there else None
+    made_of = merged_recipe(run) if run.is_complete() else None
     if made_of != recipe.to_dict() or has_other_weights(run, read_json(run.summary)):
         return False
     summary = read_summary(run)
@@ -190,8 +212,9 @@ def _of_adapters(config: MergeConfig) -> Recipe:
     if place.is_run():
         raise UserError(
             f"{place.path} is a run, whose own adapter merged/ there would be taken for.\n"
-            f"Type run={place.path} to merge that, or name=… for another folder."
+            f"Type {shlex.quote(f'run={place.path}')} to merge that, or name=… for another folder."
         )
+    require_own_place(place.path)
     if place.path.exists() and not place.path.is_dir():
         raise UserError(f"{place.path} is there, and no folder. Type another name=…")
     return Recipe(tuple(parts), model, config.into, config.dtype, place)

@@ -28,7 +28,7 @@ from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import (
     HYPOTHESES,
     SCORE,
-    read_json,
+    as_written,
     write_json,
     write_synced,
     written_whole,
@@ -285,7 +285,7 @@ def _earlier(
 ) -> dict[str, Any] | None:
     from lora_whisper.evaluation.provenance import between, is_of, provenance
 
-    found: dict[str, Any] | None = read_json(folder / SCORE) if (folder / SCORE).is_file() else None
+    found = as_written(folder / SCORE)
     if found is None or "of" not in found:  # older versions did not say what it is of
         return None
     settings, weights = config.evaluation, weights_of(contender)

@@ -17,6 +17,7 @@ from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.commands._program import program, short
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
+from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
@@ -34,7 +35,7 @@ from lora_whisper.run_folder import (
     RECIPE_FILE,
     SUMMARY_FORMAT,
     RunFolder,
-    read_json,
+    as_written,
     read_jsonl,
     read_whole_summary,
 )
@@ -132,8 +133,8 @@ def has_other_weights(folder: RunFolder, summary: Mapping[str, Any]) -> bool:
 
     With another recipe, a merge was killed before it could forget the score of the one before.
     """
-    recipe = folder.merged / RECIPE_FILE
-    if not recipe.is_file() or read_json(recipe) != summary.get("merge"):
+    recipe = merged_recipe(folder)
+    if recipe is None or recipe != summary.get("merge"):
         return False
     score = summary.get("merged") or {}
     known = score.get("of", {}).get("weights", {}).get("checkpoint")  # which older scores lack
@@ -146,9 +147,37 @@ def _is_of_what_is_there(folder: RunFolder, summary: Mapping[str, Any], model: s
         return True
     if "of" in summary[model]:
         return is_of(summary[model], _weights_in(place, model))
-    recipe, made_of = place / RECIPE_FILE, summary.get("merge")  # all that older versions knew
-    is_unknown = model == "adapter" or made_of is None or not recipe.is_file()
-    return is_unknown or made_of == read_json(recipe)
+    if model == "adapter" or summary.get("merge") is None:  # all that older versions knew
+        return True
+    return merged_recipe(folder) in (None, summary["merge"])
+
+
+def merged_recipe(folder: RunFolder) -> dict[str, Any] | None:
+    """What merged/ says that it was made of; None: it says nothing, or is not there.
+
+    Raises:
+        UserError: what it says was damaged or edited since; what to type.
+    """
+    path = folder.merged / RECIPE_FILE
+    if not path.is_file():
+        return None
+    recipe = as_written(path, {"adapters"})
+    if recipe is not None and _are_parts(recipe["adapters"]):
+        return recipe
+    raise UserError(f"{path} is not what was written there.\nType {merge_again(folder)}")
+
+
+def merge_again(folder: RunFolder) -> str:
+    """What brings back a merged folder."""
+    if not folder.is_run():
+        return "the merge command that made it, and overwrite=true"
+    return f"{program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+
+
+def _are_parts(adapters: Any) -> bool:
+    return isinstance(adapters, list) and all(
+        isinstance(one, dict) and "sha256" in one for one in adapters
+    )
 
 
 def _weights_in(place: Path, model: str) -> dict[str, str]:
@@ -414,6 +443,17 @@ def is_mean(summary: Mapping[str, Any]) -> bool:
     return averaging is not None and averaging["ships"]
 
 
+def _apart(summary: Mapping[str, Any], rate: str) -> str:
+    """How far the merged model's rate is from the adapter's, and why it may be."""
+    adapter, merged = summary["adapter"], summary["merged"]
+    points = f"{100 * abs(merged[rate] - adapter[rate]):.1f} points"
+    said = f"the merged model's {rate_name(adapter, rate)} is {points} off the adapter's"
+    trained_on, into = summary.get("quantization", "none"), (summary.get("merge") or {}).get("into")
+    if trained_on != "none" and into == "full":
+        return f"{said}, which was trained on weights in {trained_on}, and merged into full ones"
+    return said
+
+
 def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What has to be said beside the scores: a warning or a note, and its text."""
     from lora_whisper.evaluation.scored_words import cautions
@@ -424,8 +464,7 @@ def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if base and adapter and adapter[rate] >= base[rate]:
         found.append(("warning", "the adapter is no better than its base on this test set"))
     if adapter and merged and abs(merged[rate] - adapter[rate]) > MERGE_TOLERANCE:
-        name, difference = rate_name(adapter, rate), percent(abs(merged[rate] - adapter[rate]))
-        found.append(("warning", f"the merged model's {name} is {difference} off the adapter's"))
+        found.append(("warning", _apart(summary, rate)))
     if caution := cautions({model: summary[model] for model in MODELS}):
         found.append(("warning", caution))
     found += _merge_remarks(summary)

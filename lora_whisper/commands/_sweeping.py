@@ -40,7 +40,14 @@ from lora_whisper.commands._points import write_plan
 from lora_whisper.commands._program import program
 from lora_whisper.commands._workers import Workers, workers_of
 from lora_whisper.errors import Problems, UserError, listing
-from lora_whisper.run_folder import InUse, RunFolder, make_folder, write_json, write_whole
+from lora_whisper.run_folder import (
+    InUse,
+    RunFolder,
+    make_folder,
+    require_outside_runs,
+    write_json,
+    write_whole,
+)
 from lora_whisper.training.stopping import Stopped, ended_by_signals
 
 log = logging.getLogger("lora_whisper")
@@ -57,6 +64,7 @@ class PointPlan:
     folder: Path
     overrides: tuple[str, ...]
     is_finished: bool
+    place: Path  # what it writes to
 
 
 def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list[str]) -> int:
@@ -162,9 +170,11 @@ def _check_points(
             points.append(point)
         for problem in found.found:  # said once of all points, where their names alone differ
             problems.setdefault(problem.replace(f"/{name} ", "/… "), []).append(name)
-    folders = [point.folder for point in points]
-    for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
-        problems["two points would share this folder"] = [str(folder)]
+    places = [point.place for point in points]
+    for place in sorted({place for place in places if places.count(place) > 1}):
+        problems["two points would share this folder"] = [str(place)]
+    if len({point.folder.parent for point in points}) > 1:
+        problems["name cannot be swept: it is the name of the sweep's folder"] = [primary]
     if problems:
         raise UserError("The sweep cannot be started:\n" + _named(problems, len(combinations)))
     return points
@@ -185,9 +195,11 @@ def _checked(
     with problems.noted():
         config = plain_config(command, composed)
         folder = sweep_folder(composed) / name
+        require_outside_runs(folder)
         command.check(config, folder)
         is_finished = command.is_finished is not None and command.is_finished(config, folder)
-        return PointPlan(folder, tuple(overrides), is_finished)
+        place = command.place(config, folder) if command.place else folder
+        return PointPlan(folder, tuple(overrides), is_finished, place)
     return None
 
 

@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
-from lora_whisper.commands._inputs import Speech, read_base, read_speech, require_same
+from lora_whisper.commands._inputs import Speech, read_base, read_config, read_speech, require_same
 from lora_whisper.commands._models import trained
 from lora_whisper.commands._run import Run, Scored
 from lora_whisper.commands._scoring import load_whisper, score_model, whisper_inside
 from lora_whisper.commands._study import Claim
 from lora_whisper.commands.train import begin
 from lora_whisper.config import TrainConfig
+from lora_whisper.errors import UserError
+from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
+    as_written,
     read_json,
     read_jsonl,
+    read_whole_summary,
     remove_folder,
     write_json,
 )
@@ -82,7 +87,20 @@ class TrialRun(Run):
         return None
 
 
-def carry_out(config: TrainConfig, claim: Claim) -> float:
+@dataclass(frozen=True)
+class Again:
+    """In place of a claim: a trial that the study knows as complete, and whose folder is not."""
+
+    folder: RunFolder
+
+    def report(self, step: int, wer: float) -> None:
+        """The study knows it."""
+
+    def is_to_be_pruned(self) -> bool:
+        return False
+
+
+def carry_out(config: TrainConfig, claim: Claim | Again) -> float:
     """Train a trial to its end, or go on with what a killed process left of it.
 
     Returns:
@@ -92,6 +110,9 @@ def carry_out(config: TrainConfig, claim: Claim) -> float:
         Pruned: it was not worth it.
     """
     folder = claim.folder
+    if _is_broken(folder):
+        log.warning("%s is not what was written there; it is carried out anew", folder.path)
+        remove_folder(folder.path)
     if folder.is_run():
         require_same(folder, config)
     if not (folder.is_complete() or folder.pruned.is_file()):
@@ -104,7 +125,33 @@ def carry_out(config: TrainConfig, claim: Claim) -> float:
     return kept_wer(folder)
 
 
-def _train(config: TrainConfig, claim: Claim) -> None:
+def _is_broken(folder: RunFolder) -> bool:
+    """Whether what an earlier process noted of a trial is not what it wrote."""
+    if folder.pruned.is_file():
+        return as_written(folder.pruned, ("step", "wer")) is None
+    if folder.summary.is_file():
+        return not is_whole(folder)
+    return folder.config.is_file() and not _has_config(folder)
+
+
+def is_whole(folder: RunFolder) -> bool:
+    """Whether a complete trial has all that whoever takes it for the best one needs."""
+    try:
+        kept_wer(folder)
+    except (UserError, KeyError):
+        return False
+    return _has_config(folder) and (folder.adapter / WEIGHTS_FILE).is_file()
+
+
+def _has_config(folder: RunFolder) -> bool:
+    try:
+        read_config(folder)
+    except UserError:
+        return False
+    return folder.is_run()
+
+
+def _train(config: TrainConfig, claim: Claim | Again) -> None:
     """Train until the run is complete or pruned, which its folder then says."""
     from accelerate.utils.memory import clear_device_cache
 
@@ -127,7 +174,7 @@ def _train(config: TrainConfig, claim: Claim) -> None:
 
 def kept_wer(folder: RunFolder) -> float:
     """The validation WER of the adapter that a complete run keeps."""
-    summary = read_json(folder.summary)
+    summary = read_whole_summary(folder)
     averaging = summary["averaging"]
     if averaging is not None and averaging["ships"] and averaging["validation_wer"] is not None:
         return float(averaging["validation_wer"])

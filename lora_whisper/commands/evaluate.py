@@ -28,7 +28,15 @@ from lora_whisper.commands._plan import make_plan
 from lora_whisper.commands._settings import below_home, mapped
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import OWN_SET, RunFolder, contents, locked, read_json
+from lora_whisper.run_folder import (
+    OWN_SET,
+    RESULTS_KEYS,
+    RunFolder,
+    as_written,
+    contents,
+    locked,
+    read_json,
+)
 
 log = logging.getLogger("lora_whisper")
 
@@ -97,7 +105,13 @@ def _refuse_replacing(config: EvaluateConfig, folder: RunFolder) -> None:
     """
     if config.overwrite or not folder.results.is_file():
         return
-    before, now = read_json(folder.results).get("asked"), asked(config)
+    known, now = as_written(folder.results, RESULTS_KEYS), asked(config)
+    if known is None:
+        raise UserError(
+            f"{folder.results} is not what was written there.\n"
+            "Type overwrite=true to replace it, or name=… to write this one to outputs/NAME."
+        )
+    before = known.get("asked")
     if before is None:
         changed = ["it was written by an older version, which did not say what was asked for"]
     else:
@@ -135,7 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(COMMAND, arguments)
 
 
-COMMAND = Command("evaluate", EvaluateConfig, check, run, is_shared=True)
+def _place(config: EvaluateConfig, path: Path) -> Path:
+    return results_folder(config, path).results
+
+
+COMMAND = Command("evaluate", EvaluateConfig, check, run, place=_place, is_shared=True)
 
 if __name__ == "__main__":
     sys.exit(main())

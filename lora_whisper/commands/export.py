@@ -35,8 +35,13 @@ from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._hydra import run_command
 from lora_whisper.commands._inputs import read_base, read_config
 from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
-from lora_whisper.commands._recipe import is_whole, read_recipe, require_current
-from lora_whisper.commands._summary import read_summary
+from lora_whisper.commands._recipe import (
+    is_whole,
+    read_recipe,
+    require_current,
+    require_whole_merged,
+)
+from lora_whisper.commands._summary import merged_recipe, read_summary
 from lora_whisper.commands._test_sets import data_to_score
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
@@ -57,12 +62,11 @@ from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import require_range
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import (
-    RECIPE_FILE,
     RECORD_FILE,
     RunFolder,
+    as_written,
     existing_run,
     locked,
-    read_json,
     write_json,
     write_whole,
     written_whole,
@@ -110,6 +114,7 @@ def check(config: ExportConfig, path: Path) -> None:
         UserError: something is not there; what to type.
     """
     source = _source(config)
+    config = _without_done(config, source)
     for name in config.format:
         require_packages(name)
         place = source.folder.export / name
@@ -127,6 +132,9 @@ def check(config: ExportConfig, path: Path) -> None:
 def run(config: ExportConfig, path: Path) -> int:
     """Merge if need be, write each format, try each; the exit code is 1 where one is off."""
     source = _source(config)
+    asked, config = config.format, _without_done(config, source)
+    for name in sorted({*asked} - {*config.format}):
+        log.info("export      %s is there as it is asked for", source.folder.export / name)
     _merge_if_need_be(config, source)
     sample = _sample(config, source) if config.parity.utterances else None
     with locked(source.folder.path):
@@ -152,11 +160,13 @@ def _source(config: ExportConfig) -> Source:
     if folder.is_run():
         folder = existing_run(config.run)
         require_trained_adapter(folder)
-        if folder.merged.is_dir():
+        if folder.merged.exists():
             require_current(folder)
+            require_whole_merged(folder)
         trained = read_config(folder)
         return Source(folder, trained, _place_of_base(config, trained))
-    if (folder.merged / RECIPE_FILE).is_file():
+    if merged_recipe(folder) is not None:
+        require_whole_merged(folder)
         if "adapter" in config.format:
             raise UserError(
                 f"run={config.run}: a merged model alone, without the adapter that it was made of. "
@@ -251,17 +261,29 @@ def _merging(source: Source) -> MergeConfig:
     return to_config(MergeConfig, defaults("merge") | values)
 
 
+def _without_done(config: ExportConfig, source: Source) -> ExportConfig:
+    """Without formats that an earlier call has written and tried, before it was killed."""
+    done = [name for name in config.format if "scores" in _as_asked(name, config, source)]
+    if config.overwrite or not done or len(done) == len(config.format):
+        return config
+    left = tuple(name for name in config.format if name not in done)
+    return dataclasses.replace(config, format=left)
+
+
 def _is_untried(name: str, config: ExportConfig, source: Source) -> bool:
     """Whether the export is there, just as it is asked for, and was not tried: it was killed."""
+    found = _as_asked(name, config, source)
+    return bool(config.parity.utterances and found) and "scores" not in found
+
+
+def _as_asked(name: str, config: ExportConfig, source: Source) -> dict[str, Any]:
+    """What parity.json says of an export that is there as it is asked for; empty: it is not."""
     from lora_whisper.commands._parity import PARITY_FILE
 
-    known = source.folder.export / name / PARITY_FILE
-    made_of = source.folder.merged / RECIPE_FILE
-    if not (config.parity.utterances and known.is_file() and made_of.is_file()):
-        return False
-    found = read_json(known)
-    asked = {"format": name, "dtype": config.dtype_for(name), "merged": read_json(made_of)}
-    return "scores" not in found and all(found[key] == value for key, value in asked.items())
+    made_of = merged_recipe(source.folder)
+    asked = {"format": name, "dtype": config.dtype_for(name), "merged": made_of}
+    found = as_written(source.folder.export / name / PARITY_FILE, asked)
+    return found if made_of and found and found | asked == found else {}
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────
@@ -291,8 +313,7 @@ def _made(name: str, dtype: str, source: Source) -> dict[str, Any]:
     """
     from lora_whisper.commands._environment import versions
 
-    recipe = source.folder.merged / RECIPE_FILE
-    made_of = read_json(recipe) if recipe.is_file() else None
+    made_of = merged_recipe(source.folder)
     return {"format": name, "dtype": dtype, "merged": made_of, "versions": versions()}
 
 
@@ -387,7 +408,8 @@ def _try(
         else load_consumer(name, place, sample.base, device)
     )
     title, tolerance = f"{name} {dtype}", config.parity.tolerance
-    made_of = read_json(source.folder.merged / RECIPE_FILE)
+    made_of = merged_recipe(source.folder)
+    assert made_of is not None, "an export is made of it"
     # Of an adapter that was merged in part, or into other weights, the merged model is another one.
     is_of_adapter = name == "adapter" and not is_whole(made_of)
     reference = ADAPTER if is_of_adapter else MERGED
@@ -431,7 +453,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(COMMAND, arguments)
 
 
-COMMAND = Command("export", ExportConfig, check, run)
+def _place(config: ExportConfig, path: Path) -> Path:
+    return RunFolder(Path(config.run).expanduser()).export / "+".join(sorted(config.format))
+
+
+COMMAND = Command("export", ExportConfig, check, run, place=_place)
 
 if __name__ == "__main__":
     sys.exit(main())

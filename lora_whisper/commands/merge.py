@@ -26,6 +26,7 @@ from lora_whisper.commands._models import merged_of, weights_of
 from lora_whisper.commands._program import program
 from lora_whisper.commands._recipe import Recipe, is_unfinished, read_recipe
 from lora_whisper.commands._scoring import score_model
+from lora_whisper.commands._summary import merged_recipe
 from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
@@ -33,6 +34,7 @@ from lora_whisper.run_folder import (
     OWN_SET,
     RECIPE_FILE,
     RunFolder,
+    as_written,
     locked,
     read_json,
     remove_folder,
@@ -118,10 +120,11 @@ def _name_older_exports(place: RunFolder, base: str | None) -> None:
     """Say which exports are of a model that stood here before: they stay, and are not of this."""
     from lora_whisper.commands._parity import PARITY_FILE
 
-    made_of, older = read_json(place.merged / RECIPE_FILE), []
+    made_of, older = merged_recipe(place), []
     for name in EXPORT_DTYPES:
         found = place.export / name / PARITY_FILE
-        is_same = found.is_file() and read_json(found)["merged"] == made_of
+        known = as_written(found)
+        is_same = known is not None and known.get("merged") == made_of
         if found.parent.is_dir() and name != "adapter" and not is_same:
             older.append(name)
     if older:
@@ -140,7 +143,8 @@ def _name_older_evaluation(place: RunFolder, base: str | None) -> None:
     """Say so where `evaluate` has scored a model that stood here before; its report stays."""
     from lora_whisper.model.checkpoint import fingerprint, locate
 
-    models = read_json(place.results)["models"] if place.results.is_file() else []
+    known = as_written(place.results, {"models"})
+    models = known["models"] if known else []
     scored = [one["fingerprint"] for one in models if one["kind"] == "merged"]
     merged = merged_of(place).model
     assert merged is not None, "a merged model is a checkpoint"
@@ -165,8 +169,8 @@ def _forget_score(folder: RunFolder) -> None:
     """
     if (scores := folder.evaluation / "merged").exists():
         remove_folder(scores)
-    made_of = read_json(folder.merged / RECIPE_FILE)
-    write_json(folder.summary, read_json(folder.summary) | {"merged": None, "merge": made_of})
+    unscored = {"merged": None, "merge": merged_recipe(folder)}
+    write_json(folder.summary, read_json(folder.summary) | unscored)
 
 
 def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
@@ -226,7 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # Hydra takes adapter= for a choice among conf/adapter/.
-COMMAND = Command("merge", MergeConfig, check, run, aliases={"adapter": "adapters"})
+def _place(config: MergeConfig, path: Path) -> Path:
+    return read_recipe(config).place.merged
+
+
+COMMAND = Command("merge", MergeConfig, check, run, place=_place, aliases={"adapter": "adapters"})
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,7 +27,6 @@ from lora_whisper.commands._inputs import (
     read_speech,
     with_absolute_paths,
 )
-from lora_whisper.commands._points import SEARCH_FILE
 from lora_whisper.commands._space import (
     Choice,
     Value,
@@ -45,11 +44,12 @@ from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import (
+    SEARCH_FILE,
+    as_written,
     contents,
     is_disk_full,
     locked,
     no_room,
-    read_json,
     remove_folder,
     write_json,
 )
@@ -146,13 +146,13 @@ def _speech_hashes(common: TrainConfig) -> dict[str, dict[str, str]]:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(path / SEARCH_FILE))
-    except (ValueError, TypeError) as error:
+    values = as_written(path / SEARCH_FILE, {"model.checkpoint"})
+    if values is None or not isinstance(values.get(SPEECH, {}), dict):
         raise UserError(
             f"{path / SEARCH_FILE} cannot be read: it is broken, or of another program.\n"
             "Type another name=…, or overwrite=true to begin anew."
-        ) from error
+        )
+    return values
 
 
 def _require_search(path: Path) -> None:
@@ -327,6 +327,8 @@ def _conclude(study: Study, common: TrainConfig) -> int:
 
     running = sum(trial.state.name == "RUNNING" for trial in study.trials())
     best = study.best()
+    if not running and best is not None:
+        _bring_back(study, common, best)
     scored = None if running or best is None else _scored(study, common, best)
     show_trials(study, common)
     if running:
@@ -336,6 +338,18 @@ def _conclude(study: Study, common: TrainConfig) -> int:
     else:
         show_best(study, common, scored)
     return 0 if best or running else 1
+
+
+def _bring_back(study: Study, common: TrainConfig, best: FrozenTrial) -> None:
+    """Carry the best trial out again, where its folder lost what a complete one has."""
+    from lora_whisper.commands import _trial
+
+    folder, config = study.run_folder(best.number), with_values(common, best.params)
+    if _trial.is_whole(folder):
+        return
+    log.warning("%s, the best one, lost something; it is carried out anew", folder.path.name)
+    with locked(folder.path), train.out_of_memory_explained(config):
+        _trial.carry_out(config, _trial.Again(folder))
 
 
 def _scored(study: Study, common: TrainConfig, best: FrozenTrial) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from lora_whisper.model.finding import is_hub_id
 from lora_whisper.model.record import read_record
 from lora_whisper.model.saved import WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.trained import is_trained_adapter
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.run_folder import RunFolder, as_written, read_whole_summary
 
 log = logging.getLogger("lora_whisper")
 
@@ -131,7 +131,8 @@ def lineage_of(adapter: Path) -> Lineage:
     run = RunFolder(adapter.parent)
     if adapter != run.adapter or not run.is_complete() or not is_trained_adapter(run):
         return Lineage(None, None)
-    kind, _, value = read_json(run.summary)["checkpoint_fingerprint"].partition(":")
+    summary = as_written(run.summary, {"checkpoint_fingerprint"}) or read_whole_summary(run)
+    kind, _, value = summary.get("checkpoint_fingerprint", "").partition(":")
     return Lineage(value if kind == "commit" else None, value if kind == "sha256" else None)
 
 

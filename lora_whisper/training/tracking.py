@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import read_json, write_json
+from lora_whisper.run_folder import as_written, write_json
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -111,7 +111,7 @@ def tracked(names: Sequence[str], run: TrackedRun) -> Iterator[Trackers]:
     """
     trackers = Trackers()
     path = run.folder / RUNS
-    earlier = read_json(path) if path.is_file() else {}
+    earlier = as_written(path) or {}
     try:
         for name in names:
             opened = _start(name, run, earlier.get(name))

@@ -232,6 +232,7 @@ def test_a_failed_trial_stops_no_other_and_one_that_diverged_is_a_bad_one(
         return 0.25
 
     monkeypatch.setattr(_trial, "carry_out", carry_out)
+    monkeypatch.setattr(_trial, "is_whole", lambda folder: True)
     arguments = arguments_of(world, "a", 4, "data.test=null")
     assert line("search", *arguments) == 0
     assert states_of("a") == ["FAIL", "COMPLETE", "PRUNED", "FAIL"]
@@ -243,6 +244,21 @@ def test_a_failed_trial_stops_no_other_and_one_that_diverged_is_a_bad_one(
     assert line("search", *arguments_of(world, "b", 1, "data.test=null")) == 1
     assert states_of("b") == ["FAIL"]
     assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_the_best_trial_is_carried_out_again_where_it_lost_something(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = arguments_of(world, "a", 1)
+    assert line("search", *arguments) == 0
+    trial = Path("outputs/searches/a/trial-0")
+    weights = (trial / "adapter/adapter_model.safetensors").read_bytes()
+    for lost, text in (("summary.json", "{}"), ("config.yaml", ""), ("metrics.jsonl", "")):
+        (trial / lost).write_text(text)
+        assert line("search", *arguments) == 0
+        assert "trial-0, the best one, lost something" in capsys.readouterr().out
+        assert (trial / "adapter/adapter_model.safetensors").read_bytes() == weights
+        assert json.loads((trial / "summary.json").read_text())["adapter"], "it is scored"
 
 
 # ── bad input ────────────────────────────────────────────────────────────────────────────────

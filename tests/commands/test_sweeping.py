@@ -352,7 +352,9 @@ class Launcher:
 
 
 def test_a_point_whose_process_is_killed_takes_no_other_along(tmp_path: Path) -> None:
-    points = [PointPlan(tmp_path / name, (f"name={name}",), False) for name in ("a", "b", "c")]
+    points = [
+        PointPlan(tmp_path / name, (f"name={name}",), False, tmp_path) for name in ("a", "b", "c")
+    ]
     launcher = Launcher(killed="name=b")
     task = _Point(train.COMMAND, Workers("joblib", 0, tmp_path, (), None))
     assert _launched(task, launcher, points) == [points[1]]  # type: ignore[arg-type]

@@ -33,8 +33,8 @@ from lora_whisper.data.table import Row, table_key
 from lora_whisper.errors import UserError
 
 GIVE = (
-    "Expected a file with one JSON object a line, or a CSV or TSV table; "
-    "say data.train=FILE.jsonl (or data.validation=, data.test=)."
+    "Expected a file with one JSON object a line, or a CSV or TSV table, "
+    "such as data.train=FILE.jsonl (or data.validation=, data.test=, evaluation.retention=)."
 )
 ROW = 'Each line is one JSON object: {{"{audio}": "clips/1.wav", "{text}": "what is said"}}'
 TABLE = "The first line names the columns, such as {audio},{text}; each other line is a row."
