@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results import write_result
+from benchmarks.results import FOLDER, write_result
 from lora_whisper.commands._consumers import PUBLISHED_SECONDS
 from lora_whisper.commands._inputs import read_base
 from lora_whisper.commands._models import as_it_is
@@ -34,7 +34,7 @@ from lora_whisper.evaluation.fallback import SILENCE_PROBABILITY, is_silence
 from lora_whisper.evaluation.long_form import token_limit
 from lora_whisper.evaluation.probes import make_probes
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingTask, Recognizer, text_of
-from lora_whisper.run_folder import RunFolder
+from lora_whisper.run_folder import RunFolder, read_json
 
 CLIPS, BATCH, SEED = 4, 8, 1  # of each kind of sound; windows at once; of the sounds
 OPTIONS = DecodingOptions(beams=1, probabilities=True)
@@ -68,9 +68,18 @@ def main() -> None:
         if exported.is_dir():
             found["faster_whisper_with_text"] = by_faster_whisper(exported, given.language)
         rows.append({"model": name} | found)
+    rows = together(rows)
     print(table(rows))
     command = "python -m benchmarks.silence --base MODEL --language … --test … RUN…"
     print(write_result("silence", command, {"clips_of_each_kind": CLIPS, "rows": rows}))
+
+
+def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows behind those of models that an earlier call has heard."""
+    path = FOLDER / "silence.json"
+    known = read_json(path)["rows"] if path.is_file() else []
+    now = {row["model"] for row in rows}
+    return [row for row in known if row["model"] not in now] + rows
 
 
 def heard_by(folder: Path, language: str, speech: Sequence[np.ndarray]) -> dict[str, Any]:
