@@ -18,8 +18,8 @@ SMALL_WIDTH, MEDIUM_WIDTH = 768, 1024  # whisper-small's and whisper-medium's
 # nothing (docs/genuine-whisper.md).
 EPOCHS, FEWEST_STEPS = 8, 50
 # Of the windows. Packed: as distil-whisper (Gandhi et al. 2023, arXiv:2311.00430), and some
-# silence, of which they have little. Padded: without these two whisper-base unlearnt <|nospeech|>,
-# so that no program could tell silence by it any more (docs/genuine-whisper.md).
+# silence, of which they have little. Padded: with these whisper-base found <|nospeech|> probable in
+# 15 of 16 clips without speech, without them in 12; at no cost in WER (docs/genuine-whisper.md).
 SHARES = {
     "packed": {"timestamps": 0.2, "previous_text": 0.2, "no_speech": 0.02},
     "padded": {"timestamps": 0.1, "previous_text": 0.0, "no_speech": 0.05},
