@@ -146,11 +146,16 @@ class Study:
         import optuna
 
         for frozen in self.optuna.get_trials(deepcopy=False, states=[_states().RUNNING]):
-            if self._is_taken(frozen.number, held):
+            if self._is_taken(frozen.number, held) and self._is_running(frozen.number):
                 log.info("trial-%d was left behind; going on with it", frozen.number)
                 self._seed_for(frozen.number)
                 return optuna.Trial(self.optuna, frozen._trial_id)
         return None
+
+    def _is_running(self, number: int) -> bool:
+        """Whether it still is: who had its folder until now may have ended it just before."""
+        state = self.optuna.get_trials(deepcopy=False)[number].state
+        return bool(state == _states().RUNNING)
 
     def _has_room(self) -> bool:
         return self._begun() < self.settings.trials

@@ -345,11 +345,11 @@ def _bring_back(study: Study, common: TrainConfig, best: FrozenTrial) -> None:
     from lora_whisper.commands import _trial
 
     folder, config = study.run_folder(best.number), with_values(common, best.params)
-    if _trial.is_whole(folder):
-        return
-    log.warning("%s, the best one, lost something; it is carried out anew", folder.path.name)
-    with locked(folder.path), train.out_of_memory_explained(config):
-        _trial.carry_out(config, _trial.Again(folder))
+    with alone_in(folder.path), train.out_of_memory_explained(config):
+        if not _trial.is_whole(folder):
+            name = folder.path.name
+            log.warning("%s, the best one, lost something; it is carried out anew", name)
+            _trial.carry_out(config, _trial.Again(folder))
 
 
 def _scored(study: Study, common: TrainConfig, best: FrozenTrial) -> dict[str, Any] | None:

@@ -56,6 +56,23 @@ def carry_out(study: Study) -> dict[str, Any] | None:
         return claim.values
 
 
+def test_a_trial_that_ends_while_another_reaches_for_it_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is free as soon as it has ended, which who looked before does not know."""
+    first, second = study_in(tmp_path, "search.trials=1"), study_in(tmp_path, "search.trials=1")
+    with first.claimed(may_begin=True) as claim:
+        assert claim is not None
+
+    def ended_meanwhile(number: int, held: Any) -> bool:
+        first.complete(claim, 0.5)
+        return True
+
+    monkeypatch.setattr(second, "_is_taken", ended_meanwhile)
+    with second.claimed(may_begin=False) as found:
+        assert found is None
+
+
 @pytest.mark.slow
 def test_a_study_goes_on_the_same_whoever_opens_it(tmp_path: Path) -> None:
     kept = study_in(tmp_path / "kept", "search.trials=13")
