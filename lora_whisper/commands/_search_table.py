@@ -105,7 +105,7 @@ def _next(study: Study, train: TrainConfig, best: FrozenTrial, place: str) -> li
     typed = " ".join(f"{key}={shown(value)}" for key, value in values.items())
     return [
         f"next        {program()} merge {shlex.quote(f'run={place}')}",
-        "to train with its values, longer or on more speech, what you typed here without search.…:",
+        "to train with its values, what you typed here without search.…, but as",
         f"  {program()} train … {shlex.quote(f'name={Path(train.name).name}-best')} \\",
         f"    {typed}",
         f"and to go on from its adapter: {shlex.quote(f'adapter.init_from={place}')}",

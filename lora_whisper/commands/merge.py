@@ -229,11 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(COMMAND, arguments)
 
 
-# Hydra takes adapter= for a choice among conf/adapter/.
 def _place(config: MergeConfig, path: Path) -> Path:
     return read_recipe(config).place.merged
 
 
+# Hydra takes adapter= for a choice among conf/adapter/.
 COMMAND = Command("merge", MergeConfig, check, run, place=_place, aliases={"adapter": "adapters"})
 
 if __name__ == "__main__":

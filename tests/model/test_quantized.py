@@ -177,15 +177,16 @@ def test_int8_is_right_where_integers_overflow():
         "    for _ in range(2):\n"
         "        print(float((layer(x) - full(x)).norm() / full(x).norm()), layer.training)\n"
     )
-    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        error, is_training = line.split()
-        assert 0 < float(error) < 0.03
-        assert is_training == "False"
+    for limit in ("AVX2", "ALL"):
+        environment = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            error, is_training = line.split()
+            assert 0 < float(error) < 0.03, limit
+            assert is_training == "False"
 
 
 @pytest.mark.parametrize("function", [MatMul8bitLt, MatMul8bitFp])  # of GPUs and of CPUs
