@@ -88,7 +88,9 @@ def test_a_launcher_starts_the_command_line(world: World, of_two: Path) -> None:
 def test_what_is_wrong_for_all_is_said_once(world: World, of_two: Path) -> None:
     assert together(2, command_line, of_two, "train", *arguments(world, "two")) == [2, 2]
     assert said(of_two).count("The run outputs/two exists and is complete") == 1
-    assert together(2, command_line, of_two, "merge", "run=outputs/two") == [2, 2]
+    main, other = launch(2, command_line, of_two, "merge", "run=outputs/two")
+    assert main.wait() == 2
+    other.process.terminate()  # as a launcher does; by itself it waits for that in silence
     assert said(of_two).count("without the launcher") == 1
 
 

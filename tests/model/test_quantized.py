@@ -1,8 +1,6 @@
 """int8 and nf4 bases really run on the CPU, and give what their codes say."""
 
 import os
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from lora_whisper.model.adapter import adapter_parameters, attach, load_adapter,
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
 from lora_whisper.model.hollow import HollowLinear4bit
 from lora_whisper.model.quantized import (
+    FrozenLinear8bit,
     Nf4,
     forget_input,
     is_quantized,
@@ -28,6 +27,7 @@ from lora_whisper.model.quantized import (
     settle,
 )
 from tests.configs import adapter_config, model_config
+from tests.launched import together
 from tests.model.test_plain import filled
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 
@@ -161,32 +161,26 @@ def test_int8_is_near_the_full_base(checkpoint):
     assert 0 < error < 0.03
 
 
+def int8_errors(limit: str) -> list[float]:
+    """Of two calls, relative to the length of what full weights give."""
+    os.environ["ONEDNN_MAX_CPU_ISA"] = limit  # read when it is first used
+    torch.manual_seed(0)
+    x, full = torch.randn(20, 64), torch.nn.Linear(64, 32)
+    layer: Any = bitsandbytes.nn.Linear8bitLt(64, 32, has_fp16_weights=False)
+    layer.load_state_dict(full.state_dict())
+    layer = layer.to("cpu").eval()
+    layer.__class__ = FrozenLinear8bit
+    with torch.no_grad():
+        errors = [float((layer(x) - full(x)).norm() / full(x).norm()) for _ in range(2)]
+    assert not layer.training
+    return errors
+
+
 def test_int8_is_right_where_integers_overflow():
-    """oneDNN reads its limit as it is loaded, so that a process of its own asks."""
-    script = (
-        "import torch\n"
-        "from bitsandbytes.nn import Linear8bitLt\n"
-        "from lora_whisper.model.quantized import FrozenLinear8bit\n"
-        "torch.manual_seed(0)\n"
-        "x, full = torch.randn(20, 64), torch.nn.Linear(64, 32)\n"
-        "layer = Linear8bitLt(64, 32, has_fp16_weights=False)\n"
-        "layer.load_state_dict(full.state_dict())\n"
-        "layer = layer.to('cpu').eval()\n"
-        "layer.__class__ = FrozenLinear8bit\n"
-        "with torch.no_grad():\n"
-        "    for _ in range(2):\n"
-        "        print(float((layer(x) - full(x)).norm() / full(x).norm()), layer.training)\n"
-    )
+    """oneDNN keeps to its first limit, so that processes of their own ask."""
     for limit in ("AVX2", "ALL"):
-        environment = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        for line in done.stdout.splitlines():
-            error, is_training = line.split()
-            assert 0 < float(error) < 0.03, limit
-            assert is_training == "False"
+        (errors,) = together(1, int8_errors, limit)
+        assert all(0 < error < 0.03 for error in errors), limit
 
 
 @pytest.mark.parametrize("function", [MatMul8bitLt, MatMul8bitFp])  # of GPUs and of CPUs
