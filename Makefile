@@ -29,9 +29,8 @@ lint: install  ## ruff and mypy
 test: install  ## lint and all tests, beside each other
 	@$(MAKE) --no-print-directory -j2 lint pytest
 
-# Three processes for two cores: some tests wait for others than themselves.
 pytest: install
-	$(BIN)/pytest -q -n 3 --dist worksteal
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 # What computes; the other tests are alike on every processor.
 NUMERICAL = tests/model tests/training tests/evaluation tests/export tests/quickstart \

@@ -171,7 +171,7 @@ def hub_server(root: Path, gated: frozenset[str] = frozenset()) -> Iterator[tupl
     downloads: list[str] = []
     handler = type("Hub", (_Hub,), {"root": root, "gated": gated, "downloads": downloads})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}", downloads
