@@ -32,7 +32,7 @@ from transformers import WhisperForConditionalGeneration
 
 from benchmarks.parts import train_config
 from benchmarks.results import write_result
-from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.shapes import shape
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
 

@@ -19,7 +19,7 @@ POLL_SECONDS = 0.02
 @contextmanager
 def training(folder: Path, *overrides: str) -> Iterator[psutil.Popen]:
     """Run the command in `folder`; leaving the block ends it and all that it started."""
-    command = [sys.executable, "-m", "lora_whisper.commands", "train", *overrides]
+    command = [sys.executable, "-m", "lora_whisper", "train", *overrides]
     with (folder / "output.txt").open("w") as output:
         process = psutil.Popen(
             command,

@@ -18,11 +18,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmarks.results import write_result
-from lora_whisper.commands._composition import configuration_folder
+from lora_whisper.cli.compose import configuration_folder
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig
-from lora_whisper.data.sound.audio import SAMPLING_RATE
-from lora_whisper.data.sound.augmentation import Augmenter
+from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.sound.noise import generated_noise
 from lora_whisper.data.sound.telephone import CODECS
 

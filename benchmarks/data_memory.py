@@ -31,8 +31,8 @@ from lora_whisper.config import (
     SpecAugmentConfig,
     SpeedConfig,
 )
+from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.batches import StepDataset, step_loader
-from lora_whisper.data.sound.augmentation import Augmenter
 
 EPOCHS, REPEATS, WORKERS = 5, 20, 2
 EVERYTHING = AugmentationConfig(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import write_result
-from lora_whisper.commands import export, merge
+from lora_whisper.cli import export, merge
 from lora_whisper.config import EXPORT_DTYPES
 from lora_whisper.run_folder import RunFolder, read_json
 

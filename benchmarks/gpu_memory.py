@@ -25,14 +25,14 @@ import torch
 from benchmarks.gpu_training import NOT_MEASURED, QUANTIZATIONS, random_checkpoint
 from benchmarks.parts import new_trainer, train_config
 from benchmarks.results import write_result
-from lora_whisper.model.adapter import attach
+from lora_whisper.lora.adapter import attach
 from lora_whisper.model.checkpoint import Checkpoint, load_base
+from lora_whisper.model.device import choose_dtype, choose_precision, new_accelerator
 from lora_whisper.model.shapes import shape, shape_names
-from lora_whisper.training.accelerator import choose_dtype, choose_precision, new_accelerator
-from lora_whisper.training.fake_step import Setup
 from lora_whisper.training.loop import train_step
+from lora_whisper.training.memory_plan import Setup
+from lora_whisper.training.micro_batch import worst_batch
 from lora_whisper.training.planning import Plan, make_plan
-from lora_whisper.training.probing import worst_batch
 
 SHAPES = ("tiny", "small", "large-v3", "large-v3-turbo")
 MICRO_BATCHES = (1, 4)

@@ -208,10 +208,10 @@ def import_everything() -> None:
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    import lora_whisper.commands.evaluate
-    import lora_whisper.commands.export
-    import lora_whisper.commands.merge
-    import lora_whisper.commands.train
+    import lora_whisper.cli.evaluate
+    import lora_whisper.cli.export
+    import lora_whisper.cli.merge
+    import lora_whisper.cli.train
     import lora_whisper.training.loop
     import lora_whisper.training.recorder  # noqa: F401
 
@@ -229,7 +229,7 @@ def begin(arguments: Sequence[str]) -> int:
     os.setsid()
     code = 70
     try:
-        code = importlib.import_module(f"lora_whisper.commands.{arguments[0]}").main(arguments[1:])
+        code = importlib.import_module(f"lora_whisper.cli.{arguments[0]}").main(arguments[1:])
     finally:
         os._exit(code)
 

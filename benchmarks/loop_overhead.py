@@ -31,10 +31,10 @@ from benchmarks.parts import new_trainer, random_batches, random_whisper, train_
 from benchmarks.results import write_result
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.batches import Batch
-from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.lora.adapter import adapter_parameters, attach
+from lora_whisper.model.device import new_accelerator
 from lora_whisper.model.shapes import shape
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.training.accelerator import new_accelerator
 from lora_whisper.training.checkpoints import Checkpoints
 from lora_whisper.training.display import training_display
 from lora_whisper.training.loop import main_loop

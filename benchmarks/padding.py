@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.parts import train_config
 from benchmarks.results import write_result
-from lora_whisper.commands import evaluate, export, merge, train
+from lora_whisper.cli import evaluate, export, merge, train
 from lora_whisper.commands._consumers import load_consumer
 from lora_whisper.commands._inputs import Base, read_base
 from lora_whisper.commands._parity import greedily

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import write_result
-from lora_whisper.commands import export, merge, train
+from lora_whisper.cli import export, merge, train
 from lora_whisper.run_folder import RunFolder, read_json
 
 RUN = RunFolder(Path("outputs/pretrained"))

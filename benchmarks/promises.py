@@ -24,8 +24,8 @@ import soundfile
 import torch
 
 from benchmarks.results import write_result
-from lora_whisper.commands import check, evaluate, export, merge, plan, report, train
-from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
+from lora_whisper.cli import check, evaluate, export, merge, plan, report, train
+from lora_whisper.data.audio import SAMPLING_RATE, read_audio
 from lora_whisper.run_folder import HYPOTHESES, RunFolder, read_json, read_jsonl
 
 OUTPUTS = Path("outputs/promises")

@@ -63,7 +63,7 @@ def run_commands(options: argparse.Namespace, folder: Path) -> None:
 def run_command(*words: str, folder: Path) -> None:
     """Run one command of lora-whisper in `folder`, shown; raise if it fails."""
     print("$ lora-whisper", shlex.join(words), flush=True)
-    command = [sys.executable, "-m", "lora_whisper.commands", *words]
+    command = [sys.executable, "-m", "lora_whisper", *words]
     subprocess.run(command, cwd=folder, check=True, env=os.environ | {"CI": "true"})
 
 

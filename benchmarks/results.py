@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.commands._environment import environment, versions
+from lora_whisper.environment import environment, versions
 from lora_whisper.run_folder import write_json
 
 FOLDER = Path(__file__).parent / "results"

@@ -28,7 +28,7 @@ from lora_whisper.commands._inputs import read_base
 from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._scoring import load_whisper, recognizer_of
 from lora_whisper.config import Padding, QuantizationConfig
-from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import SAMPLING_RATE, read_audio
 from lora_whisper.evaluation.endless import most_letters
 from lora_whisper.evaluation.fallback import SILENCE_PROBABILITY, is_silence
 from lora_whisper.evaluation.long_form import token_limit

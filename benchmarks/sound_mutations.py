@@ -28,7 +28,7 @@ import psutil
 import soundfile
 
 from benchmarks.results import write_result
-from lora_whisper.data.sound.audio import SAMPLING_RATE, AudioError, read_audio, read_header
+from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio, read_header
 from lora_whisper.data.utterance import EncodedAudio
 from tests.toy_mutations import FORMATS, mutated, written
 

@@ -171,7 +171,7 @@ def calls_to_cross_entropy() -> int:
     """Frames of the package between `main` of the command and the loss of the first window."""
     import torch
 
-    from lora_whisper.commands import train
+    from lora_whisper.cli import train
 
     depths: list[int] = []
     cross_entropy = torch.nn.functional.cross_entropy

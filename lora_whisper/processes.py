@@ -70,7 +70,7 @@ def check_environment() -> None:
     if count() > 1 and missing:
         raise UserError(
             f"WORLD_SIZE={count()} stands in the environment, but not {', '.join(missing)}, which "
-            "a launcher sets too.\nType torchrun --nproc-per-node N -m lora_whisper.commands …, or "
+            "a launcher sets too.\nType torchrun --nproc-per-node N -m lora_whisper …, or "
             "unset WORLD_SIZE for a single process."
         )
 

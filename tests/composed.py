@@ -9,7 +9,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lora_whisper.commands._composition import configuration_folder
+from lora_whisper.cli.compose import configuration_folder
 
 
 def train_values(*overrides: str, primary: str = "train") -> dict[str, Any]:

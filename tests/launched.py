@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tests.commands.processes import LOADED
+from tests.cli.processes import LOADED
 from tests.threads import THREADS
 
 PATIENCE_SECONDS = 120
@@ -74,7 +74,7 @@ def _call(
 
 def command_line(folder: Path, *arguments: str) -> int:
     """`lora-whisper ARGUMENTS` in `folder`; what this process prints is in output-RANK.txt."""
-    from lora_whisper.commands.__main__ import main
+    from lora_whisper.__main__ import main
 
     os.chdir(folder)
     output = os.open(f"output-{os.environ['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

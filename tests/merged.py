@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.export.huggingface import write_model
+from lora_whisper.lora.merge import folded, read_change
 from lora_whisper.model.checkpoint import Checkpoint, weight_files
-from lora_whisper.model.merging import folded, read_change
-from lora_whisper.model.quantized import Nf4
+from lora_whisper.model.quantization import Nf4
 from lora_whisper.model.weights import TIED
 from tests.toys import toy_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands._composition import configuration_folder
+from lora_whisper.cli.compose import configuration_folder
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
     CheckConfig,

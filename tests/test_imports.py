@@ -33,13 +33,13 @@ FOREIGN = {  # what only some parts may import
 
 
 def module_name(path: Path, package: Path) -> str:
-    """`lora_whisper/model/adapter.py` is `lora_whisper.model.adapter`."""
+    """`lora_whisper/lora/adapter.py` is `lora_whisper.lora.adapter`."""
     parts = path.relative_to(package.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def part_of(module: str) -> str:
-    """`lora_whisper.model.adapter` is of `model`, `lora_whisper.config` of `ground`."""
+    """`lora_whisper.lora.adapter` is of `model`, `lora_whisper.config` of `ground`."""
     part = module.split(".")[1] if "." in module else module
     return "ground" if part in GROUND else part
 
@@ -102,12 +102,12 @@ def test_the_package_keeps_its_floors():
     ("files", "complaint"),
     [
         (
-            {"data/audio.py": "from lora_whisper.model.adapter import attach"},
-            "lora_whisper.data.audio (floor 1) may not import lora_whisper.model.adapter",
+            {"data/audio.py": "from lora_whisper.lora.adapter import attach"},
+            "lora_whisper.data.audio (floor 1) may not import lora_whisper.lora.adapter",
         ),
         (
             {"model/adapter.py": "def f():\n    from lora_whisper import training"},
-            "lora_whisper.model.adapter (floor 1) may not import lora_whisper.training",
+            "lora_whisper.lora.adapter (floor 1) may not import lora_whisper.training",
         ),
         ({"training/loop.py": "import omegaconf"}, "training.loop may not import omegaconf"),
         ({"config.py": "from torch.nn import Module"}, "config may not import torch"),

@@ -66,7 +66,7 @@ def test_the_commands_of_the_readme_exist():
     readme = (REPOSITORY / "README.md").read_text()
     makefile = (REPOSITORY / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    commands = {path.stem for path in (REPOSITORY / "lora_whisper/commands").glob("[a-z]*.py")}
+    commands = {path.stem for path in (REPOSITORY / "lora_whisper/cli").glob("[a-z]*.py")}
     typed = re.findall(r"^\s*(?:\$ )?(make|(?:\S*/)?lora-whisper) ([a-z]+)", readme, re.MULTILINE)
     assert typed, "README.md names no command"
     for program, argument in typed:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.commands._overrides import without_alias
-from lora_whisper.commands.report import with_sweep
+from lora_whisper.cli.overrides import without_alias
+from lora_whisper.cli.report import with_sweep
 from lora_whisper.composing import to_config
-from tests.commands.conftest import Line, World, line, world  # noqa: F401
+from tests.cli.conftest import Line, World, line, world  # noqa: F401
 from tests.composed import train_values
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def test_each_command_composes(command: str) -> None:
     ]
     if "--config-dir" in words:  # the user's own experiment would bring the missing keys
         points += ["name=mine", "data.train=train.jsonl"]
-    command_of = importlib.import_module(f"lora_whisper.commands.{name}").COMMAND
+    command_of = importlib.import_module(f"lora_whisper.cli.{name}").COMMAND
     typed = [without_alias(command_of, point) for point in points]
     to_config(command_of.kind, train_values(*typed, primary=name))
 

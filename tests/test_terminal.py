@@ -235,7 +235,7 @@ def test_a_result_that_does_not_arrive_is_an_error_unless_nobody_wants_it(
 @pytest.mark.parametrize("variables", ["", "LC_ALL=POSIX HOME=/dev/null COLUMNS=20 TERM=dumb"])
 def test_help_ends_well_whatever_becomes_of_it(closed: str, variables: str) -> None:
     python = f"{variables} PYTHONIOENCODING=latin-1 {sys.executable}"
-    line = f"set -o pipefail; {python} -m lora_whisper.commands --help {closed}"
+    line = f"set -o pipefail; {python} -m lora_whisper --help {closed}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

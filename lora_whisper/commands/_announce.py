@@ -43,7 +43,7 @@ def course(
     config: TrainConfig, windows: TrainingWindows, width: int, micro_batch: int, speech: Speech
 ) -> Iterator[str]:
     """What is about to be done, with what null and auto have become."""
-    from lora_whisper.training.accelerator import choose_dtype
+    from lora_whisper.model.device import choose_dtype
     from lora_whisper.training.defaults import (
         checkpoints_activations,
         learning_rate_for_width,
@@ -79,7 +79,7 @@ def course(
 
 
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
-    from lora_whisper.model.adapter import parameter_counts
+    from lora_whisper.lora.adapter import parameter_counts
     from lora_whisper.model.table import adapter_table
 
     trainable, total = parameter_counts(model)
@@ -129,7 +129,7 @@ def _table(rows: list[TableRow]) -> Iterator[str]:
 
 
 def _announce_speech(config: TrainConfig, speech: Speech) -> None:
-    from lora_whisper.data.sound.audio import REMARKS
+    from lora_whisper.data.audio import REMARKS
 
     if speech.train is None:
         log.info("train       streamed from %s, nothing of it is kept", config.data.path)
@@ -156,7 +156,7 @@ def _announce_test(speech: Speech) -> None:
 def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
     """Say what an epoch is made of."""
     from lora_whisper.data.text import cleaning_report
-    from lora_whisper.data.vocabulary import written_language
+    from lora_whisper.model.tokenizer import written_language
 
     data = config.data
     log.info("windows     %s", "; ".join(filter(None, [data.windows, str(shares(data))])))

@@ -18,9 +18,9 @@ from lora_whisper.commands._page import (
     shorten,
     svg,
 )
-from lora_whisper.data.checking.inspection import MEANINGS, Finding, characters_per_second
-from lora_whisper.data.checking.measuring import QUIETEST_DBFS, Measured
-from lora_whisper.data.checking.repair import UNUSABLE
+from lora_whisper.data.quality import MEANINGS, Finding, characters_per_second
+from lora_whisper.data.quality_measures import QUIETEST_DBFS, Measured
+from lora_whisper.data.quality_repair import UNUSABLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -112,7 +112,7 @@ def decoding_seconds(utterances: Utterances, base: Base, config: TrainConfig, pa
 
 def texts_of(utterances: Utterances, base: Base) -> Texts:
     """Of a sample, which is the same in every process."""
-    from lora_whisper.data.vocabulary import text_tokens, written_language
+    from lora_whisper.model.tokenizer import text_tokens, written_language
 
     tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary
     lengths = [
@@ -171,8 +171,8 @@ def memory_plan(
     tokens: int,
 ) -> Plan:
     """What `plan` would say of a GPU, or the same of the CPU that trains here."""
-    from lora_whisper.training.accelerator import choose_precision
-    from lora_whisper.training.fake_step import Setup
+    from lora_whisper.model.device import choose_precision
+    from lora_whisper.training.memory_plan import Setup
     from lora_whisper.training.planning import make_plan
 
     setup = Setup(

@@ -34,9 +34,9 @@ def watched_windows(
 
 def _watched(batch: Batch, base: Base) -> WatchedWindow:
     """A batch of one window, which is as long as its sound."""
-    from lora_whisper.data.features import frames_with_sound
     from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
     from lora_whisper.model.eva import WatchedWindow
+    from lora_whisper.model.features import frames_with_sound
 
     (features,) = batch.input_features(base.features).cpu()
     frames = min(frames_with_sound(batch.waveforms.shape[1]), features.shape[1])

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from lora_whisper.commands._environment import environment, versions
 from lora_whisper.commands._examination import Findings, Plan, Speech
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._leaks import Leaks, find_leaks, learnt_speech, speakers
 from lora_whisper.commands._models import Contender
 from lora_whisper.commands._settings import below_home, mapped
-from lora_whisper.data.sound.audio import AudioError, read_audio
+from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.sound.mp3 import encode_mp3
+from lora_whisper.environment import environment, versions
 from lora_whisper.run_folder import RunFolder, write_json, write_whole
 from lora_whisper.terminal import console, percent
 
@@ -53,8 +53,8 @@ def write(
 
 def show(folder: RunFolder, results: Mapping[str, Any]) -> None:
     """Print the tables, and where everything lies."""
+    from lora_whisper.cli.program import short
     from lora_whisper.commands._evaluation_table import show_evaluation
-    from lora_whisper.commands._program import short
 
     show_evaluation(results)
     console.print()

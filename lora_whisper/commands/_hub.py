@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lora_whisper.commands._uploading import Upload, is_model_weight
 from lora_whisper.errors import UserError
-from lora_whisper.model.saved import CONFIG_FILE
+from lora_whisper.lora.saved import CONFIG_FILE
 from lora_whisper.terminal import is_live
 
 if TYPE_CHECKING:

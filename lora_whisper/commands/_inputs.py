@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
-from lora_whisper.commands._composition import defaults
+from lora_whisper.cli.compose import defaults
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, ModelConfig, TrainConfig
-from lora_whisper.data.checking.leaks import Recordings, Texts
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, with_codes
+from lora_whisper.data.leaks import Recordings, Texts
 from lora_whisper.data.sources import Split, read_split, resolved
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
@@ -31,8 +31,8 @@ from lora_whisper.training.schedule import is_open_ended
 if TYPE_CHECKING:
     from transformers import WhisperProcessor
 
-    from lora_whisper.data.features import LogMel
-    from lora_whisper.data.vocabulary import Vocabulary
+    from lora_whisper.model.features import LogMel
+    from lora_whisper.model.tokenizer import Vocabulary
 
 log = logging.getLogger("lora_whisper")
 
@@ -126,14 +126,14 @@ def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
         UserError: it is not there, or its files do not belong together.
     """
     checkpoint = locate(config, with_weights)
-    from lora_whisper.data.features import LogMel
-    from lora_whisper.data.vocabulary import read_vocabulary
     from lora_whisper.model.checkpoint import (
         load_config,
         load_generation_config,
         load_processor,
         window_seconds,
     )
+    from lora_whisper.model.features import LogMel
+    from lora_whisper.model.tokenizer import read_vocabulary
 
     shape, processor = load_config(checkpoint), load_processor(checkpoint)
     generation = load_generation_config(checkpoint)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lora_whisper.commands._inputs import train_rows
 from lora_whisper.config import TrainConfig
-from lora_whisper.data.checking.leaks import Recordings, Texts
 from lora_whisper.data.durations import measure
+from lora_whisper.data.leaks import Recordings, Texts
 from lora_whisper.data.sources import resolved
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
-    from lora_whisper.data.vocabulary import Vocabulary
     from lora_whisper.evaluation.decoding import Hypotheses
     from lora_whisper.evaluation.recognizer import Recognizer
+    from lora_whisper.model.tokenizer import Vocabulary
 
 
 class Listening:
@@ -101,7 +101,7 @@ class Listening:
         if self._recognizer is None:
             self._recognizer = self._load()
         if self._model is not None and scale != self._scale:
-            from lora_whisper.model.adapter import merged_in_place, scaled
+            from lora_whisper.lora.adapter import merged_in_place, scaled
 
             self._scaled.close()
             if scale != 1.0:
@@ -127,7 +127,7 @@ class Listening:
             return CTranslate2Recognizer.load(one.folder, str(self.device), kind)
         whisper = load_model(one, self.asked, self.device)
         if one.adapter is not None:
-            from lora_whisper.model.adapter import load_adapter
+            from lora_whisper.lora.adapter import load_adapter
 
             self._model = load_adapter(whisper, one.adapter)
             whisper = whisper_inside(self._model)
@@ -139,7 +139,7 @@ def load_model(
 ) -> WhisperForConditionalGeneration:
     """The checkpoint of a contender, or the base of its adapter; see `_models.dtype_of`."""
     assert contender.model is not None
-    from lora_whisper.model.quantized import is_quantized, prepare_for_training
+    from lora_whisper.model.quantization import is_quantized, prepare_for_training
 
     dtype = cast(Dtype, str(dtype_of(contender, asked, device)).removeprefix("torch."))
     whisper = load_whisper(

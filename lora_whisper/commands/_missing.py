@@ -14,8 +14,8 @@ from lora_whisper.commands._scoring import report_bad_audio
 from lora_whisper.config import TrainConfig
 
 if TYPE_CHECKING:
+    from lora_whisper.data.audio import Remark
     from lora_whisper.data.batches import Batch
-    from lora_whisper.data.sound.audio import Remark
     from lora_whisper.data.windows import BadAudio
     from lora_whisper.training.checkpoints import TrainingState
     from lora_whisper.training.loop import StepResult
@@ -55,7 +55,7 @@ class Missing:
 
     def _remark(self, row: str, remark: Remark) -> None:
         """Name the first of each kind: there may be as many as there are rows."""
-        from lora_whisper.data.sound.audio import REMARKS
+        from lora_whisper.data.audio import REMARKS
 
         if remark.kind not in self._remarked:
             self._remarked.add(remark.kind)

@@ -12,6 +12,7 @@ from lora_whisper.commands._inputs import Base, read_base, read_config
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
 from lora_whisper.model.checkpoint import (
     SMALL_FILES,
     fingerprint,
@@ -26,7 +27,6 @@ from lora_whisper.model.finding import (
     is_adapter_on_hub,
     named_base,
 )
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
 from lora_whisper.model.trained import is_trained_adapter, require_trained_adapter
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder, existing_run, run_around
@@ -34,7 +34,7 @@ from lora_whisper.run_folder import RunFolder, existing_run, run_around
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.data.vocabulary import Vocabulary
+    from lora_whisper.model.tokenizer import Vocabulary
 
 Kind = Literal["base", "adapter", "merged", "checkpoint", "ctranslate2"]
 ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
@@ -308,7 +308,7 @@ def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.
     import torch
 
     from lora_whisper.model.checkpoint import load_config
-    from lora_whisper.training.accelerator import choose_dtype
+    from lora_whisper.model.device import choose_dtype
 
     assert contender.model is not None
     if contender.kind in ("base", "adapter"):

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-from lora_whisper.commands._composition import defaults
+from lora_whisper.cli.compose import defaults
 from lora_whisper.commands._examination import Plan, has_group
 from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._models import (
@@ -81,10 +81,10 @@ def _opened(contender: Contender, has_other_base: bool) -> Contender:
     Raises:
         UserError: the base that was typed is not the one that it was trained on.
     """
+    from lora_whisper.lora.saved import open_adapter
     from lora_whisper.model.checkpoint import load_config
     from lora_whisper.model.fitting import require_shapes
     from lora_whisper.model.lineage import require_base
-    from lora_whisper.model.saved import open_adapter
     from lora_whisper.model.targets import layer_shapes
 
     if contender.adapter is None or contender.broken:
@@ -134,7 +134,7 @@ def _require_able(
         UserError: a language that its tokenizer lacks; drawing, with CTranslate2; parts of an
             adapter that is no sum with the weights.
     """
-    from lora_whisper.model.saved import read_saved, require_sum
+    from lora_whisper.lora.saved import read_saved, require_sum
 
     try:
         for one in sets:

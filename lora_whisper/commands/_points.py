@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from lora_whisper.commands._composition import defaults
+from lora_whisper.cli.compose import defaults
 from lora_whisper.commands._inputs import FREE_TO_CHANGE, flat
 from lora_whisper.commands._settings import config_text
 from lora_whisper.commands._summary import leading, read_summary, shipped_rank

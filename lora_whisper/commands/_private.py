@@ -15,7 +15,7 @@ import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from lora_whisper.commands._environment import CHECKOUT
+from lora_whisper.environment import CHECKOUT
 
 # Accounts and hosts that many have, and words that stand in every card: they name nobody.
 NOBODYS = frozenset(

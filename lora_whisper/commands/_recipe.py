@@ -24,6 +24,7 @@ from lora_whisper.commands._summary import (
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
 from lora_whisper.errors import UserError
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
 from lora_whisper.model.checkpoint import (
     fingerprint,
     locate,
@@ -33,7 +34,6 @@ from lora_whisper.model.checkpoint import (
 from lora_whisper.model.finding import find_adapter, name_of, named_base
 from lora_whisper.model.fitting import require_shapes, shapes_of_weights
 from lora_whisper.model.lineage import require_base
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
 from lora_whisper.model.trained import require_trained_adapter, trained_sha256
 from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.run_folder import (

@@ -15,9 +15,9 @@ from lora_whisper.commands._inputs import read_config
 from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._summary import MODELS, leading, units_of
 from lora_whisper.config import TrainConfig
+from lora_whisper.lora.provenance import RECORD_FILE, RECORD_FORMAT
+from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.model.record import RECORD_FILE, RECORD_FORMAT
-from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.model.trained import TRAINED
 from lora_whisper.run_folder import RunFolder, write_json
 

@@ -43,8 +43,8 @@ from lora_whisper.evaluation.provenance import (
     texts_hash,
 )
 from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
-from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.run_folder import RunFolder, read_jsonl
 from lora_whisper.terminal import counted, percent
 

@@ -92,7 +92,7 @@ class Run:
     """Loads everything when it is made, so that what fails then costs nothing."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder):
-        from lora_whisper.training.accelerator import new_accelerator
+        from lora_whisper.model.device import new_accelerator
         from lora_whisper.training.defaults import total_steps
 
         self.config, self.folder = config, folder
@@ -175,9 +175,9 @@ class Run:
         )
 
     def _load_model(self) -> PeftModel:
-        from lora_whisper.model.adapter import attach
+        from lora_whisper.lora.adapter import attach
+        from lora_whisper.lora.initialization import find_start, start_from
         from lora_whisper.model.pissa import read_initial
-        from lora_whisper.model.start import find_start, start_from
         from lora_whisper.training.defaults import checkpoints_activations
 
         config = self.config
@@ -223,12 +223,12 @@ class Run:
         return self.folder.checkpoints / INITIAL_FILE
 
     def _trainer(self) -> Trainer:
-        from lora_whisper.model.adapter import adapter_parameters
-        from lora_whisper.model.rank_schedule import rank_schedule_of
-        from lora_whisper.training.accelerator import take_from_main
+        from lora_whisper.lora.adalora import rank_schedule_of
+        from lora_whisper.lora.adapter import adapter_parameters
+        from lora_whisper.model.device import take_from_main
         from lora_whisper.training.defaults import learning_rate_for_width
         from lora_whisper.training.loop import Trainer
-        from lora_whisper.training.optimizer import new_optimizer
+        from lora_whisper.training.optim import new_optimizer
 
         config, whisper = self.config, whisper_inside(self.model)
         parameters = adapter_parameters(self.model)
@@ -290,7 +290,7 @@ class Run:
         Before anything that takes long: scoring the base of a large test set can take hours.
         """
         from lora_whisper.training.defaults import TINY_WIDTH, checkpoints_activations
-        from lora_whisper.training.probing import choose_micro_batch, seconds_per_window
+        from lora_whisper.training.micro_batch import choose_micro_batch, seconds_per_window
 
         config, whisper, device = self.config, whisper_inside(self.model), self.accelerator.device
         checkpointing = checkpoints_activations(config.training, whisper.config.d_model)
@@ -387,7 +387,7 @@ class Run:
         )
 
     def _save_adapter(self, initial: Mapping[str, Tensor] | None) -> None:
-        from lora_whisper.model.adapter import save_adapter
+        from lora_whisper.lora.adapter import save_adapter
 
         with written_whole(self.folder.adapter) as aside:
             save_adapter(self.model, aside, self.base.checkpoint, initial)
@@ -398,7 +398,7 @@ class Run:
         Returns:
             how many of the model's parameters were trained, and how many it has
         """
-        from lora_whisper.model.adapter import parameter_counts
+        from lora_whisper.lora.adapter import parameter_counts
 
         counts = parameter_counts(self.model)
         del self.model, self.trainer
@@ -407,7 +407,7 @@ class Run:
 
     def _load_adapter(self, folder: Path) -> PeftModel:
         """The adapter as it lies on the disk, on a fresh base: what is scored is what ships."""
-        from lora_whisper.model.adapter import load_adapter
+        from lora_whisper.lora.adapter import load_adapter
 
         return load_adapter(self._load_base(), folder)
 
@@ -463,7 +463,7 @@ class Run:
         )
 
     def _score_adapter(self) -> Scored:
-        from lora_whisper.model.adapter import merged_in_place
+        from lora_whisper.lora.adapter import merged_in_place
 
         if self.speech.test is None:
             return None
@@ -511,7 +511,7 @@ def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:
     Raises:
         UserError: the checkpoint has no tokens of languages.
     """
-    from lora_whisper.data.vocabulary import language_code
+    from lora_whisper.model.tokenizer import language_code
 
     if not config.adapter.train_language_token:
         return ()

@@ -57,7 +57,7 @@ def load_whisper(
 ) -> WhisperForConditionalGeneration:
     """Load the base as a run trains on it: its quantization, its dtype."""
     from lora_whisper.model.checkpoint import load_base
-    from lora_whisper.training.accelerator import choose_dtype
+    from lora_whisper.model.device import choose_dtype
 
     asked = quantization.compute_dtype
     return load_base(
@@ -174,7 +174,7 @@ def validation_wer(
     """The WER on the validation sample, by decoding it."""
     from lora_whisper.evaluation.decoding import transcribe
     from lora_whisper.evaluation.judging import judge
-    from lora_whisper.model.adapter import merged_in_place
+    from lora_whisper.lora.adapter import merged_in_place
 
     # Groups are for the test set, whose columns the validation set need not have.
     settings = dataclasses.replace(config.evaluation, group_by=())

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lora_whisper.commands._composition import defaults
+from lora_whisper.cli.compose import defaults
 from lora_whisper.commands._inputs import flat
 from lora_whisper.run_folder import MARKER, RunFolder
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from lora_whisper.commands._environment import environment, versions
+from lora_whisper.cli.program import program, short
 from lora_whisper.commands._inputs import Base, Speech
-from lora_whisper.commands._program import program, short
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
+from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
+from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
     fingerprint,
@@ -26,7 +27,6 @@ from lora_whisper.model.checkpoint import (
     weights_bytes,
     weights_sha256,
 )
-from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.model.trained import TRAINED, is_trained_adapter
 from lora_whisper.model.weights import weight_names
 from lora_whisper.run_folder import (
@@ -65,9 +65,9 @@ def new_summary(
     Args:
         counts: of the parameters that were trained, and of all.
     """
-    from lora_whisper.model.adapter import adapter_bytes
+    from lora_whisper.lora.adapter import adapter_bytes
+    from lora_whisper.model.device import choose_dtype
     from lora_whisper.model.shipped import shipped_ranks
-    from lora_whisper.training.accelerator import choose_dtype
     from lora_whisper.training.curves import memory_peaks
     from lora_whisper.training.loop import is_out_of_patience
 

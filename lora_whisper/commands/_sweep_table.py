@@ -12,6 +12,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from lora_whisper.cli.program import program, short
 from lora_whisper.commands._points import (
     NO_GAIN,
     Point,
@@ -21,7 +22,6 @@ from lora_whisper.commands._points import (
     read_points,
     told_keys,
 )
-from lora_whisper.commands._program import program, short
 from lora_whisper.commands._summary import (
     both_rates,
     interval,

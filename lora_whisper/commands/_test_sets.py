@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lora_whisper.commands._composition import defaults
+from lora_whisper.cli.compose import defaults
 from lora_whisper.commands._inputs import train_rows
 from lora_whisper.composing import to_config
 from lora_whisper.config import (

@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from lora_whisper.cli.program import program
 from lora_whisper.commands._card import (
     BASE_PLACE,
     CARD_FILE,
@@ -25,16 +26,15 @@ from lora_whisper.commands._card import (
     merged_card,
 )
 from lora_whisper.commands._private import findings, own_folders, own_names
-from lora_whisper.commands._program import program
 from lora_whisper.commands._recipe import require_current
 from lora_whisper.commands._record import adapter_record
 from lora_whisper.commands._settings import file_name
 from lora_whisper.commands._summary import read_summary
 from lora_whisper.config import PushConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.lora.provenance import RECORD_FILE, read_record
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from lora_whisper.model.checkpoint import weight_names
-from lora_whisper.model.record import RECORD_FILE, read_record
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from lora_whisper.paths import EMBEDDED
 from lora_whisper.run_folder import RunFolder, read_json
 

@@ -12,8 +12,8 @@ from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
 
 if TYPE_CHECKING:
+    from lora_whisper.data.augmentation import Augmenter
     from lora_whisper.data.batches import Batch, StepDataset
-    from lora_whisper.data.sound.augmentation import Augmenter
     from lora_whisper.data.table import Utterances
     from lora_whisper.data.windows import WindowMaker, WindowSource
 
@@ -64,7 +64,7 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
     """
     if all(step is None for step in vars(config).values()):
         return None
-    from lora_whisper.data.sound.augmentation import Augmenter
+    from lora_whisper.data.augmentation import Augmenter
 
     return Augmenter(config, base.window_seconds, base.mel_bins)
 
@@ -117,7 +117,7 @@ def validation_windows(
 
 
 def _stream(config: TrainConfig, base: Base, rank: int, world: int) -> Load:
-    from lora_whisper.data.stream import stream_loader
+    from lora_whisper.data.streaming import stream_loader
 
     maker = _training_maker(config, base)
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lora_whisper.data.features import LogMel, content_frames
-from lora_whisper.data.order import Epoch, epoch_order, steps_per_epoch, windows_per_epoch
-from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.data.sampler import Epoch, epoch_order, steps_per_epoch, windows_per_epoch
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
+from lora_whisper.model.features import LogMel, content_frames
 
 if TYPE_CHECKING:
-    from lora_whisper.data.sound.audio import Remark
-    from lora_whisper.data.sound.augmentation import Mask
+    from lora_whisper.data.audio import Remark
+    from lora_whisper.data.augmentation import Mask
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Batch:
 
     def input_features(self, log_mel: LogMel) -> Tensor:
         """What the encoder is given: (batch, mel bins, frames), where `log_mel` computes."""
-        from lora_whisper.data.sound.augmentation import apply_masks
+        from lora_whisper.data.augmentation import apply_masks
 
         waveforms = self.waveforms.to(log_mel.hann.device, non_blocking=True)
         return apply_masks(log_mel(waveforms, self.ends), self.masks)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lora_whisper.data.sound.audio import (
+from lora_whisper.data.audio import (
     END_TOLERANCE_SECONDS,
     AudioError,
     Header,

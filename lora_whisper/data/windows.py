@@ -20,26 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_whisper.config import Padding
+from lora_whisper.data.audio import SAMPLING_RATE, AudioError, DecodedAudio, Remark, read_sound
 from lora_whisper.data.packing import TIMESTAMPS_A_TEXT, Plan
-from lora_whisper.data.sound.audio import (
-    SAMPLING_RATE,
-    AudioError,
-    DecodedAudio,
-    Remark,
-    read_sound,
-)
 from lora_whisper.data.sound.noise import NOISE_KINDS, generated_noise
 from lora_whisper.data.text import clean
 from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import (
-    Vocabulary,
-    text_tokens,
-    token_language,
-    written_language,
-)
+from lora_whisper.model.tokenizer import Vocabulary, text_tokens, token_language, written_language
 
 if TYPE_CHECKING:
-    from lora_whisper.data.sound.augmentation import Augmenter, Mask
+    from lora_whisper.data.augmentation import Augmenter, Mask
 
 IGNORED = -100  # a label that PyTorch's cross-entropy leaves out
 

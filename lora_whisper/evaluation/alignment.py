@@ -8,8 +8,8 @@ from typing import Literal, cast
 
 import jiwer
 
-from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
 from lora_whisper.evaluation.normalizers import normalizer_for
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
 
 Edit = Literal["equal", "substitute", "insert", "delete"]  # jiwer's names
 

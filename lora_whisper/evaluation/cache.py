@@ -30,7 +30,7 @@ from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
 
-SOURCES = ("evaluation", "data", "model")  # packages whose code does
+SOURCES = ("evaluation", "data", "lora", "model")  # packages whose code does
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "ctranslate2", "soxr", "scipy", "av")
 
 

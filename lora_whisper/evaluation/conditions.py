@@ -17,8 +17,8 @@ import numpy as np
 import soxr
 
 from lora_whisper.config import CLEAN, Condition, EvaluationConfig, Padding
-from lora_whisper.data.sound.audio import SAMPLING_RATE
-from lora_whisper.data.sound.augmentation import at_speed, generated_response, mixed, reverberant
+from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.data.augmentation import at_speed, generated_response, mixed, reverberant
 from lora_whisper.data.sound.noise import generated_noise
 from lora_whisper.data.sound.telephone import CODECS, TELEPHONE_RATE, through_telephone
 from lora_whisper.data.utterance import Utterance

@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
-from lora_whisper.data.features import HOP_SAMPLES, LogMel
-from lora_whisper.data.sound.audio import SAMPLING_RATE
-from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
+from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.endless import letters_of, without_endless_loop
 from lora_whisper.evaluation.recognizer import (
@@ -41,6 +39,8 @@ from lora_whisper.json_files import (
     whole,
 )
 from lora_whisper.model.checkpoint import load_tokenizer
+from lora_whisper.model.features import HOP_SAMPLES, LogMel
+from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from ctranslate2.models import Whisper

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
 
 LOOP_REPEATS = 4  # of the same tokens in a row, up to the last one
 LONGEST_LOOP_TOKENS = 60

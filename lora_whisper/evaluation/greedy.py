@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
-from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.evaluation.endless import LOOKS_EVERY_TOKENS, ends_in_loop
 from lora_whisper.evaluation.recognizer import LATEST_START_STEPS
+from lora_whisper.model.tokenizer import Vocabulary
 
 # Rows leave when so many of them are done: to copy the others' keys and values takes two steps.
 SHARE_DONE = 0.25

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import soundfile
 
-from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.noise import generated_noise
 from lora_whisper.data.utterance import EncodedAudio, Utterance
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from lora_whisper.data.features import LogMel
-from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.errors import UserError
+from lora_whisper.model.features import LogMel
+from lora_whisper.model.tokenizer import Vocabulary
 
 # Of a window, Whisper's own decoding lets the text begin in its first second.
 LATEST_START_STEPS = 50  # timestamps after <|0.00|>

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lora_whisper.data.vocabulary import SPACELESS_LANGUAGES
 from lora_whisper.evaluation.metrics import (
     Counts,
     character_error_counts,
@@ -19,6 +18,7 @@ from lora_whisper.evaluation.normalizers import as_written, characters_of, norma
 from lora_whisper.evaluation.resampling import Interval, Units, bootstrap_interval, sampling_units
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
 
 Rate = Literal["wer", "cer"]
 Align = Callable[[str, str], Counts]

@@ -12,7 +12,7 @@ from typing import Any
 
 import regex
 
-from lora_whisper.data.checking.inspection import FEWEST_SHARE, LONGEST_WORD, MOST_SHARE
+from lora_whisper.data.quality import FEWEST_SHARE, LONGEST_WORD, MOST_SHARE
 from lora_whisper.evaluation.normalizers import as_written, normalizer_for
 
 FEWEST_WORDS = 10  # of a set, for a share that means something

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lora_whisper.data.features import LogMel
-from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.evaluation.endless import is_endless, letters_of
 from lora_whisper.evaluation.greedy import Rule, Suppressed, timestamp_rules
 from lora_whisper.evaluation.recognizer import (
@@ -24,6 +22,8 @@ from lora_whisper.evaluation.recognizer import (
     DecodingResult,
     DecodingTask,
 )
+from lora_whisper.model.features import LogMel
+from lora_whisper.model.tokenizer import Vocabulary
 
 
 class Engine(Protocol):

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
-from lora_whisper.data.features import LogMel
-from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.evaluation.endless import letters_of
 from lora_whisper.evaluation.greedy import GreedySearch, Rows, Rule, Suppressed, timestamp_rules
 from lora_whisper.evaluation.recognizer import (
@@ -24,6 +22,8 @@ from lora_whisper.evaluation.recognizer import (
     DecodingResult,
     DecodingTask,
 )
+from lora_whisper.model.features import LogMel
+from lora_whisper.model.tokenizer import Vocabulary
 
 MOST_THREADS = 2  # that hear at the same time on a CPU; a batch is divided among them
 

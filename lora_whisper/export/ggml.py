@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
-from lora_whisper.data.features import LogMel
 from lora_whisper.errors import UserError
 from lora_whisper.export.openai_layout import (
     Dimensions,
@@ -30,6 +29,7 @@ from lora_whisper.export.openai_layout import (
     read_dimensions,
     read_tensors,
 )
+from lora_whisper.model.features import LogMel
 
 FILE = "ggml-model.bin"
 DTYPES = ("f16", "f32")  # float32 is for whisper.cpp from 1.9.2 on, and for its quantizer

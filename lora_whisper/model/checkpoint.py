@@ -287,7 +287,7 @@ def load_base(
             asked for and does not run here.
     """
     from lora_whisper.model.attention import choose_attention
-    from lora_whisper.model.quantized import bitsandbytes_config, settle
+    from lora_whisper.model.quantization import bitsandbytes_config, settle
 
     attention = choose_attention(attention, dtype, device)
     if quantization == "none":

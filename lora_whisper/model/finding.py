@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 from lora_whisper.errors import UserError
+from lora_whisper.lora.provenance import RECORD_FILE, read_record
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.model.record import RECORD_FILE, read_record
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import allowing, read_pickled, require_allowed
 from lora_whisper.paths import cache_folder, local_path

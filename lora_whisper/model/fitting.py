@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lora_whisper.errors import UserError, listing
+from lora_whisper.lora.saved import PREFIX, WEIGHTS_FILE, SavedAdapter, UnsoundAdapter
 from lora_whisper.model.adapter_config import targeted
-from lora_whisper.model.saved import PREFIX, WEIGHTS_FILE, SavedAdapter, UnsoundAdapter
 
 EMBEDDINGS = "model.decoder.embed_tokens"
 

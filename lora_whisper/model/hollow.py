@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.model.adapter import attach
-from lora_whisper.model.quantized import ReadLinear4bit, forget_input, prepare_for_training
+from lora_whisper.lora.adapter import attach
+from lora_whisper.model.quantization import ReadLinear4bit, forget_input, prepare_for_training
 
 if TYPE_CHECKING:
     from peft import PeftModel

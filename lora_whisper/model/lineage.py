@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from lora_whisper.errors import UserError
+from lora_whisper.lora.provenance import read_record
+from lora_whisper.lora.saved import WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, sha256, weights_sha256
 from lora_whisper.model.finding import is_hub_id
-from lora_whisper.model.record import read_record
-from lora_whisper.model.saved import WEIGHTS_FILE, SavedAdapter
 from lora_whisper.model.trained import is_trained_adapter
 from lora_whisper.run_folder import RunFolder, as_written, read_whole_summary
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from lora_whisper.model.kinds import ADAPTER, lora_layers
+from lora_whisper.lora.variants import ADAPTER, lora_layers
 from lora_whisper.model.limits import require_components
 from lora_whisper.run_folder import write_whole
 

@@ -18,9 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
-from lora_whisper.model.kinds import ADAPTER, lora_layers
-from lora_whisper.model.saved import (
+from lora_whisper.lora.saved import (
     A_SUFFIX,
     B_SUFFIX,
     PREFIX,
@@ -31,6 +29,8 @@ from lora_whisper.model.saved import (
     open_adapter,
     require_sum,
 )
+from lora_whisper.lora.variants import ADAPTER, lora_layers
+from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.weights import is_finite
 
 # What stock PEFT notes of a model for which it has no task type.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lora_whisper.lora.saved import read_saved
 from lora_whisper.model.adapter_config import USUAL
-from lora_whisper.model.saved import read_saved
 from lora_whisper.model.targets import sees_sound
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes

@@ -8,8 +8,8 @@ from typing import Any
 
 from peft import PeftModel
 
-from lora_whisper.model.adapter import is_token_embedding
-from lora_whisper.model.kinds import ADAPTER, lora_layers
+from lora_whisper.lora.adapter import is_token_embedding
+from lora_whisper.lora.variants import ADAPTER, lora_layers
 from lora_whisper.model.targets import ATTENTION
 
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 from lora_whisper.errors import UserError
+from lora_whisper.lora.provenance import read_record
+from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.model.record import read_record
-from lora_whisper.model.saved import WEIGHTS_FILE
 from lora_whisper.run_folder import RunFolder, read_json
 
 TRAINED = "adapter_sha256"  # in summary.json

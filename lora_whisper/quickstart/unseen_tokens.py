@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperTokenizer
 
-from lora_whisper.data.vocabulary import text_tokens
+from lora_whisper.model.tokenizer import text_tokens
 from lora_whisper.quickstart.make_nano import ORDINARY_TOKENS
 from lora_whisper.quickstart.windows import Corpus
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import WhisperTokenizer
 
-from lora_whisper.data.features import LogMel
-from lora_whisper.data.vocabulary import text_tokens
 from lora_whisper.data.windows import IGNORED
+from lora_whisper.model.features import LogMel
+from lora_whisper.model.tokenizer import text_tokens
 from lora_whisper.quickstart.acoustics import (
     LONGEST_RATIO,
     SHORTEST_RATIO,

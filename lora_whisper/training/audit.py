@@ -19,9 +19,9 @@ from rich.cells import chop_cells
 from torch import Tensor, nn
 
 from lora_whisper.data.batches import Batch
-from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.data.windows import IGNORED
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.tokenizer import Vocabulary
 
 log = logging.getLogger("lora_whisper")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from lora_whisper.config import TrainingConfig
-from lora_whisper.data.order import steps_per_epoch
+from lora_whisper.data.sampler import steps_per_epoch
 
 TINY_WIDTH, TINY_RATE = 384, 1.5e-3  # whisper-tiny's own peak rate in pre-training
 WIDTH_EXPONENT = 1.8

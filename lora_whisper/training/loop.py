@@ -24,19 +24,19 @@ from transformers import WhisperForConditionalGeneration
 from lora_whisper import processes
 from lora_whisper.config import OptimizerConfig, TrainingConfig
 from lora_whisper.data.batches import Batch
-from lora_whisper.data.features import LogMel
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.features import LogMel
 from lora_whisper.training.audit import GradientAudit
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.defaults import validate_every
 from lora_whisper.training.loss import window_loss_sum
 from lora_whisper.training.memory import MicroBatchLimit, is_out_of_memory
-from lora_whisper.training.optimizer import set_rate
+from lora_whisper.training.optim import set_rate
 from lora_whisper.training.schedule import learning_rate
 from lora_whisper.training.stopping import StopRequest
 
 if TYPE_CHECKING:
-    from lora_whisper.model.rank_schedule import RankSchedule
+    from lora_whisper.lora.adalora import RankSchedule
 
 log = logging.getLogger("lora_whisper")
 

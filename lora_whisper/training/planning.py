@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from transformers import WhisperConfig
 
 from lora_whisper.config import AdapterConfig
-from lora_whisper.model.adapter import checkpoint_activations
-from lora_whisper.training.fake_step import Peak, Setup, fake_step, fullest, weights_bytes
+from lora_whisper.lora.adapter import checkpoint_activations
+from lora_whisper.training.memory_plan import Peak, Setup, fake_step, fullest, weights_bytes
 
 FP32_BYTES = 4  # of what is trained, its gradients and moments
 MOMENTS = 2  # of AdamW, for each parameter

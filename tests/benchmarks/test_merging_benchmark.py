@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.merging import copied, merge_here, write_adapter
-from lora_whisper.model.saved import read_saved
+from lora_whisper.lora.saved import read_saved
 from tests.toys import toy_checkpoint
 
 

@@ -13,8 +13,8 @@ from benchmarks.commands import last_step
 from benchmarks.loop_memory import medians
 from benchmarks.loop_overhead import BareStep, Turns, carry_out
 from benchmarks.parts import new_trainer, random_batches, random_whisper, train_config
-from lora_whisper.model.adapter import attach
-from lora_whisper.training.accelerator import new_accelerator
+from lora_whisper.lora.adapter import attach
+from lora_whisper.model.device import new_accelerator
 from lora_whisper.training.loop import train_step
 from tests.toys import toy_config
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.data.absent import absent, why_absent
-from lora_whisper.data.checking.measuring import measure_sound
 from lora_whisper.data.corpus import load_corpus
+from lora_whisper.data.quality_measures import measure_sound
 from lora_whisper.data.sources.manifest import rows
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError

@@ -17,10 +17,10 @@ import torch
 from lora_whisper.config import Padding
 from lora_whisper.data import batches
 from lora_whisper.data.batches import Batch, StepDataset, collate, step_loader
-from lora_whisper.data.features import LogMel
 from lora_whisper.data.packing import plan
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
-from tests.data.test_vocabulary import toy_vocabulary
+from lora_whisper.model.features import LogMel
+from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_tokenizers import toy_tokenizer
 from tests.toy_utterances import recorded, toy_utterances
 

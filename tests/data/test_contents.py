@@ -12,7 +12,7 @@ from lora_whisper.data.contents import change, contents_hash, row_hashes, speech
 from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio
-from tests.data.test_vocabulary import toy_vocabulary
+from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_utterances import toy_row, toy_utterances
 
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data import corpus as corpus_module
+from lora_whisper.data.audio import AudioError
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, sample
-from lora_whisper.data.sound.audio import AudioError
 from lora_whisper.data.table import Defaults, Table, Utterances
 from lora_whisper.data.utterance import Utterance
-from lora_whisper.data.vocabulary import Vocabulary, text_tokens
 from lora_whisper.errors import UserError
+from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 from tests.configs import data_config
-from tests.data.test_vocabulary import toy_vocabulary
+from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_speech import tone, write_clip
 from tests.toy_tables import toy_row, toy_utterances
 from tests.toy_tokenizers import toy_tokenizer

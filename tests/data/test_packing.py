@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lora_whisper.data import packing
 from lora_whisper.data.packing import LONGEST_GAP_SECONDS, Plan, plan
 from lora_whisper.data.table import Utterances
-from lora_whisper.data.vocabulary import read_vocabulary, text_tokens
 from lora_whisper.data.windows import Segment, token_sequence
-from tests.data.test_vocabulary import model_config
+from lora_whisper.model.tokenizer import read_vocabulary, text_tokens
+from tests.model.test_tokenizer import model_config
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toy_utterances import toy_utterances
 

@@ -16,12 +16,11 @@ from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from lora_whisper.config import AugmentationConfig, SpeedConfig
+from lora_whisper.data.audio import read_audio
+from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.batches import collate
 from lora_whisper.data.packing import plan
-from lora_whisper.data.sound.audio import read_audio
-from lora_whisper.data.sound.augmentation import Augmenter
 from lora_whisper.data.table import Utterances
-from lora_whisper.data.vocabulary import Vocabulary, read_vocabulary
 from lora_whisper.data.windows import (
     IGNORED,
     BadAudio,
@@ -34,7 +33,8 @@ from lora_whisper.data.windows import (
     token_sequence,
     window_tokens,
 )
-from tests.data.test_vocabulary import GENUINE, model_config, needs_genuine
+from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
+from tests.model.test_tokenizer import GENUINE, model_config, needs_genuine
 from tests.toy_speech import tone, write_clip
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toy_utterances import recorded, toy_utterances

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lora_whisper.config import Condition
-from lora_whisper.data.sound.audio import SAMPLING_RATE
-from lora_whisper.data.sound.augmentation import speech_power
+from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.data.augmentation import speech_power
 from lora_whisper.evaluation.conditions import (
     SOUNDS,
     change_for,

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.utils import logging as transformers_logging
 
-from lora_whisper.data.sound.audio import read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import transcribe
@@ -23,7 +23,7 @@ from lora_whisper.evaluation.endless import (
 )
 from lora_whisper.evaluation.long_form import FREE_TOKENS, TOKENS_PER_SECOND, token_limit
 from lora_whisper.evaluation.recognizer import BrokenModel
-from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.checkpoint import load_base, locate
 from tests.configs import adapter_config, model_config
 from tests.evaluation.toy_listener import (

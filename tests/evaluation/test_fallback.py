@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_whisper.data.features import LogMel
 from lora_whisper.evaluation.fallback import compression_ratio, decode_with_fallback, is_silence
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingResult, DecodingTask
+from lora_whisper.model.features import LogMel
 from tests.evaluation.toy_listener import GREEDY, make_toy, utterance
 from tests.toy_speech import write_clip
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.data.sound.audio import read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.long_form import Clip, Recording, split_at_timestamps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lora_whisper.data.sound.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import SAMPLING_RATE, read_audio
 from lora_whisper.evaluation.probes import KINDS, make_probes, probed
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lora_whisper.commands._evaluation_words import remarks as evaluation_remarks
-from lora_whisper.data.checking.inspection import scored_words
-from lora_whisper.data.checking.measuring import RECORD, Measured
-from lora_whisper.data.checking.measuring import Names as NumberedNames
+from lora_whisper.data.quality import scored_words
+from lora_whisper.data.quality_measures import RECORD, Measured
+from lora_whisper.data.quality_measures import Names as NumberedNames
 from lora_whisper.evaluation.score import score
 from lora_whisper.evaluation.scored_words import bearing_rates, caution, cautions, words_of
 from tests.configs import data_config

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lora_whisper.errors import UserError
 from lora_whisper.export.adapter import DTYPES, write
-from lora_whisper.model.adapter import adapter_parameters, attach, save_adapter
+from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.shipped import shipped_ranks
 from tests.configs import adapter_config

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lora_whisper.data.sound.audio import read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.ctranslate2_recognizer import CTranslate2Recognizer
 from lora_whisper.evaluation.decoding import transcribe

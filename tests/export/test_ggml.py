@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_whisper.data.sound.audio import read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.stepwise_recognizer import StepwiseRecognizer

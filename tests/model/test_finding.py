@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.adapter import load_adapter
+from lora_whisper.lora.adapter import load_adapter
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, read_saved
 from lora_whisper.model.finding import (
     PICKLED,
     find_adapter,
@@ -22,7 +23,6 @@ from lora_whisper.model.finding import (
     named_base,
 )
 from lora_whisper.model.plain import read_plain
-from lora_whisper.model.saved import CONFIG_FILE, WEIGHTS_FILE, read_saved
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.model.test_plain import STOCK, logits, stock
 from tests.pickles import pickled

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate, open_to_readers
 from lora_whisper.model.hollow import attach_hollow, hollow_model, stored_bytes
-from lora_whisper.model.quantized import prepare_for_training
+from lora_whisper.model.quantization import prepare_for_training
 from lora_whisper.model.shapes import shape
 from tests.configs import adapter_config, model_config
 from tests.toys import toy_checkpoint, toy_config, toy_model

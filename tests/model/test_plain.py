@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.adapter import adapter_parameters, load_adapter
+from lora_whisper.lora.adapter import adapter_parameters, load_adapter
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
 from lora_whisper.model.plain import PlainAdapter, cut, mean, plain_of, read_plain, write_plain
 from tests.configs import model_config

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.data.batches import Batch
-from lora_whisper.data.features import LogMel
-from lora_whisper.model.adapter import adapter_parameters, attach
+from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.device import new_accelerator
+from lora_whisper.model.features import LogMel
 from lora_whisper.model.shapes import shape
-from lora_whisper.training.accelerator import new_accelerator
 from lora_whisper.training.loop import Trainer, forward, train_step
-from lora_whisper.training.optimizer import new_optimizer
+from lora_whisper.training.optim import new_optimizer
 from tests.configs import adapter_config, model_config, optimizer_config
 from tests.toys import toy_checkpoint
 from tests.training.parts import micro_batches, toy_trainer, toy_windows

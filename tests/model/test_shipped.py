@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.model.adapter import attach, save_adapter
+from lora_whisper.lora.adapter import attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.plain import PlainAdapter, plain_of, read_plain, write_plain
 from lora_whisper.model.shipped import (

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.record import RECORD_FILE
-from lora_whisper.model.saved import WEIGHTS_FILE
+from lora_whisper.lora.provenance import RECORD_FILE
+from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.trained import (
     is_trained_adapter,
     require_trained_adapter,

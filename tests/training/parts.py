@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lora_whisper.config import TrainingConfig
 from lora_whisper.data.batches import Batch, collate
-from lora_whisper.data.features import LogMel
 from lora_whisper.data.windows import Window
-from lora_whisper.model.adapter import adapter_parameters, attach
-from lora_whisper.model.rank_schedule import rank_schedule_of
-from lora_whisper.training.accelerator import new_accelerator
+from lora_whisper.lora.adalora import rank_schedule_of
+from lora_whisper.lora.adapter import adapter_parameters, attach
+from lora_whisper.model.device import new_accelerator
+from lora_whisper.model.features import LogMel
 from lora_whisper.training.loop import Trainer
-from lora_whisper.training.optimizer import new_optimizer
+from lora_whisper.training.optim import new_optimizer
 from tests.configs import adapter_config, optimizer_config, training_config
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_model
 

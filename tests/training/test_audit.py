@@ -15,10 +15,10 @@ from torch import nn
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from lora_whisper.data.batches import Batch, collate
-from lora_whisper.data.vocabulary import Vocabulary
 from lora_whisper.data.windows import IGNORED, Segment, Window, token_sequence
 from lora_whisper.errors import UserError
-from lora_whisper.model.adapter import attach
+from lora_whisper.lora.adapter import attach
+from lora_whisper.model.tokenizer import Vocabulary
 from lora_whisper.training.audit import (
     GradientAudit,
     as_text,

@@ -18,8 +18,9 @@ from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED, BadAudio
 from lora_whisper.errors import UserError
-from lora_whisper.model.adapter import attach
-from lora_whisper.training import loop, probing
+from lora_whisper.lora.adapter import attach
+from lora_whisper.training import loop
+from lora_whisper.training import micro_batch as micro_batch_module
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.loop import (
     StepResult,
@@ -30,7 +31,7 @@ from lora_whisper.training.loop import (
     train_step,
 )
 from lora_whisper.training.loss import token_loss_sum
-from lora_whisper.training.optimizer import new_optimizer
+from lora_whisper.training.optim import new_optimizer
 from lora_whisper.training.stopping import Stopped
 from tests.configs import adapter_config, optimizer_config
 from tests.launched import together
@@ -527,8 +528,8 @@ def troubled() -> Troubled:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(trainer, batch)
 
-    loop.forward = probing.forward = forward_here
-    fitting = probing.fitting_micro_batch(trainer)
+    loop.forward = micro_batch_module.forward = forward_here
+    fitting = micro_batch_module.fitting_micro_batch(trainer)
     results = []
     for step in range(4):
         batches = micro_batches(toy_windows(8, step)[processes.rank() :: processes.count()], 4)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_whisper.data.augmentation import Mask
 from lora_whisper.data.batches import Batch
-from lora_whisper.data.sound.augmentation import Mask
 from lora_whisper.training.memory import MicroBatchLimit, is_out_of_memory, split
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_whisper.model.adapter import adapter_bytes, adapter_parameters, attach, save_adapter
+from lora_whisper.lora.adapter import adapter_bytes, adapter_parameters, attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.training.fake_step import Peak, Setup
 from lora_whisper.training.loop import train_step
+from lora_whisper.training.memory_plan import Peak, Setup
 from lora_whisper.training.planning import (
     CPU_MEMORY_SHARE,
     CPU_MOST_WINDOWS,

@@ -19,9 +19,9 @@ from lora_whisper import processes
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.recognizer import BrokenModel
-from lora_whisper.training.accelerator import join_processes, take_from_main
+from lora_whisper.model.device import join_processes, take_from_main
 from lora_whisper.training.loop import StepResult, mean_loss, train_step
-from lora_whisper.training.optimizer import new_optimizer
+from lora_whisper.training.optim import new_optimizer
 from lora_whisper.training.stopping import Stopped, StopRequest
 from tests.evaluation.toy_listener import IN_BATCHES, make_toy, utterance
 from tests.launched import together

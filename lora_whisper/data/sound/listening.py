@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lora_whisper.data.sound.audio import SAMPLING_RATE
-from lora_whisper.data.sound.augmentation import Augmenter
+from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.data.augmentation import Augmenter
 
 
 def write_examples(

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import soxr
 
-from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.errors import UserError
 
 TELEPHONE_RATE = 8_000  # samples a second

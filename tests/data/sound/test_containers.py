@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio, read_header, resample
 from lora_whisper.data.sound import containers
-from lora_whisper.data.sound.audio import (
-    SAMPLING_RATE,
-    AudioError,
-    read_audio,
-    read_header,
-    resample,
-)
 from lora_whisper.data.sound.containers import Damaged, decode
 from lora_whisper.data.utterance import EncodedAudio
 from tests.toy_containers import KINDS, encode

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.sound import audio, containers
-from lora_whisper.data.sound.audio import (
+from lora_whisper.data import audio
+from lora_whisper.data.audio import (
     SAMPLING_RATE,
     AudioError,
     Header,
@@ -19,6 +19,7 @@ from lora_whisper.data.sound.audio import (
     read_header,
     read_sound,
 )
+from lora_whisper.data.sound import containers
 from lora_whisper.data.sound.channels import Mixer
 from lora_whisper.data.sound.endings import read_ends
 from lora_whisper.data.utterance import EncodedAudio

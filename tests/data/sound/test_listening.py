@@ -9,7 +9,7 @@ import soundfile
 
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig
-from lora_whisper.data.sound.augmentation import Augmenter
+from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.sound.listening import write_examples
 from tests.composed import train_values
 from tests.toy_speech import tone

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.mp3 import LONGEST_SECONDS, encode_mp3
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.noise import NOISE_KINDS, generated_noise
 
 SAMPLES = 30 * SAMPLING_RATE

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lora_whisper.data.sound.audio import SAMPLING_RATE
+from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.pauses import find_pauses
 from tests.toy_speech import tone
 

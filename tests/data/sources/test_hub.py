@@ -14,7 +14,7 @@ import soundfile
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from lora_whisper.config import ColumnsConfig, DataConfig
-from lora_whisper.data.sound.audio import AudioError, read_audio
+from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.sources import hub, read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio

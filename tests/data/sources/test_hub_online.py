@@ -33,8 +33,8 @@ print(json.dumps([answer(*each) for each in json.loads(sys.argv[1])]))
 STREAM = """
 import json
 from tests.configs import data_config
-from tests.data.test_stream import maker
-from lora_whisper.data.stream import stream_loader
+from tests.data.test_streaming import maker
+from lora_whisper.data.streaming import stream_loader
 
 config = data_config("hub", path="some/plain", config=None, streaming=True, language="en")
 steps = stream_loader(config, maker(), 4, 4, 7, first_step=2, last_step=5, workers=2)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.sound.audio import read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.sources.subtitles import parts
 from lora_whisper.data.table import Row

@@ -1,0 +1,72 @@
+"""`lora-whisper COMMAND …`, also `python -m lora_whisper COMMAND …`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from lora_whisper import __version__
+from lora_whisper.errors import UserError
+from lora_whisper.paths import require_current_folder
+from lora_whisper.terminal import guarded
+from lora_whisper.training.stopping import ended_by_signals
+
+COMMANDS = {
+    "check": "look for what is wrong with speech before training on it",
+    "train": "adapt a checkpoint to speech, and score base and adapter",
+    "search": "train with many values, and keep the best by validation WER",
+    "evaluate": "score a run's base, adapter and merged model",
+    "merge": "fold an adapter into its base, and score the result",
+    "export": "write the merged model for other programs, and try it there",
+    "push": "put a run's adapter or merged model on the hub, private by default",
+    "report": "lay the runs of a sweep side by side, on one page",
+    "plan": "tell what fits a GPU's memory, without one",
+    "doctor": "tell what this machine can do, and what is missing",
+    "adapters": "list the adapters in a folder, with what each was worth",
+}
+USAGE = "\n".join(
+    [
+        "lora-whisper: LoRA training for OpenAI's Whisper",
+        "",
+        "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER];",
+        "       lora-whisper report FOLDER",
+        "",
+        *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
+        "",
+        "lora-whisper COMMAND --help lists its keys, with what each one means.",
+        "To begin with: lora-whisper train experiment=quickstart",
+    ]
+)
+
+
+def main() -> None:
+    """Run the command that the first word names; exit with its code."""
+    with guarded():
+        try:
+            with ended_by_signals():  # importing takes seconds, in which people press Ctrl-C
+                require_current_folder()  # MKL ends the process where there is none
+                _main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            print(f"stopped: {str(stop) or 'by Ctrl-C'}", file=sys.stderr)
+            sys.exit(getattr(stop, "exit_code", 130))
+
+
+def _main() -> None:
+    name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
+    if name in ("--help", "-h"):
+        print(USAGE)
+    elif name == "--version":
+        print(f"lora-whisper {__version__}")
+    elif name in COMMANDS:
+        module = importlib.import_module(f"lora_whisper.cli.{name}")
+        sys.exit(module.main(arguments))
+    else:
+        print(f"error: {name!r} is not a command\n\n{USAGE}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Hydra at the door: compose, validate, and only then run, once or once for each point of a sweep.
+
+`hydra.main` exits with 1 on a typo and makes the run's folder before the task has seen its
+configuration, so single runs are composed and called here, and sweeps in `_sweeping`; `--help`,
+`--cfg` and `--info` go through Hydra's own machinery.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import textwrap
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lora_whisper import processes
+from lora_whisper.cli.compose import Command, Config, hydra_over, plain_config, unresolved
+from lora_whisper.cli.help import help_of, is_ignored
+from lora_whisper.cli.launch import end, leave, meet
+from lora_whisper.cli.misfits import compose
+from lora_whisper.cli.overrides import as_meant, parsed_flags, readable_overrides
+from lora_whisper.cli.program import program
+from lora_whisper.cli.sweep import run_sweep
+from lora_whisper.errors import UserError
+from lora_whisper.paths import require_current_folder
+from lora_whisper.run_folder import DiskFull, is_disk_full, no_room, require_own_place
+from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
+from lora_whisper.training.stopping import ended_by_signals
+
+# Of Gloo and NCCL, where the process at the other end is gone.
+CONNECTION_LOST = r"(?i)connection (reset|closed|refused)|remote process exited|NCCL|broken pipe"
+# What a disk answers that its owner can mend; the file that it speaks of is named.
+OF_THE_DISK = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line; return its exit code.
+
+    0: done; 1: a failure of ours; 2: the user's to mend; 130 and 143: stopped by SIGINT, SIGTERM.
+    """
+    with guarded(), ended_by_signals():
+        return _exit_code_of(lambda: _run_command(command, arguments))
+
+
+def _run_command(command: Command[Any], arguments: Sequence[str] | None) -> int:
+    log_to_console()
+    quiet_libraries()
+    # Before torch is imported: OpenMP's threads are to sleep while they wait for each other. On two
+    # cores that other programs use too, spinning took 30 s for a step of nano, sleeping 2.2 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    flags = parsed_flags(sys.argv[1:] if arguments is None else arguments, command.name)
+    require_current_folder()
+    exit_code = _carry_out(command, flags)
+    leave()
+    return exit_code
+
+
+def _exit_code_of(carry_out: Callable[[], int]) -> int:
+    """Say how a command ended where it did not end well."""
+    try:
+        return carry_out()
+    except UserError as error:
+        message = f"error: {error}" + _advice(error)
+        return end(2, lambda: print(message, file=sys.stderr))
+    except KeyboardInterrupt as stop:
+        message = f"stopped: {str(stop) or 'by Ctrl-C'}"
+        return end(getattr(stop, "exit_code", 130), lambda: print(message, file=sys.stderr))
+    except Exception as error:
+        if is_disk_full(error):
+            refusal = no_room(error)
+            message = f"error: {refusal}" + _advice(refusal)
+            return end(2, lambda: print(message, file=sys.stderr))
+        if answer := _of_the_disk(error):
+            return end(2, lambda: print(answer, file=sys.stderr))
+        if processes.count() == 1:
+            raise
+        message = _of_another_process(error) or traceback.format_exc()
+        return end(1, lambda: print(message, file=sys.stderr))
+
+
+def _advice(error: UserError) -> str:
+    return f"\n{error.advice}, and type it again." if isinstance(error, DiskFull) else ""
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """The message for a file or a folder that may not be written or read as things are."""
+    if not (isinstance(error, OSError) and error.errno in OF_THE_DISK and error.filename):
+        return None
+    if error.errno == errno.ENAMETOOLONG:
+        return f"error: {error.filename}: {error.strerror}.\nType a shorter name."
+    return (
+        f"error: {error.filename}: {error.strerror}.\nWhat is written goes below the folder that "
+        "the command is typed in: type it in one that you may write to, or mend what is named here."
+    )
+
+
+def _of_another_process(error: Exception) -> str | None:
+    """The message where another process of this command has ended, and this one waited for it."""
+    said = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError) or not re.search(CONNECTION_LOST, said):
+        return None
+    return (
+        f"error: another process of this command has ended ({textwrap.shorten(said, 100)}).\n"
+        "It says why itself, unless it was killed, as it is where memory runs out. Type the same "
+        "command again; a training goes on with resume=auto."
+    )
+
+
+def _carry_out(command: Command[Any], flags: Namespace) -> int:
+    with hydra_over(command.name, flags.config_dir) as hydra:
+        primary = flags.config_name or command.name
+        if flags.hydra_help:
+            parser = get_args_parser()
+            hydra.hydra_help(config_name=primary, args_parser=parser, args=flags)
+            return 0
+        meant = [one for typed in flags.overrides for one in as_meant(command, hydra, typed)]
+        overrides = readable_overrides(meant, sweeps=flags.multirun)
+        if flags.help or flags.info:
+            _show_help(command, hydra, primary, flags, overrides)
+        elif flags.cfg:
+            _show_configuration(hydra, primary, flags, overrides)
+        elif flags.multirun:
+            meet(command.name, is_shared=False)
+            return run_sweep(command, hydra, primary, overrides)
+        else:
+            config, folder = _configure(command, hydra, primary, overrides)
+            meet(command.name, command.is_shared)
+            command.check(config, folder)
+            return command.run(config, folder) or 0
+        return 0
+
+
+def _show_help(
+    command: Command[Any], hydra: Hydra, primary: str, flags: Namespace, overrides: list[str]
+) -> None:
+    compose(hydra, primary, overrides)
+    if flags.help:
+        print(help_of(command.kind, hydra, primary, overrides))
+    else:
+        hydra.show_info(flags.info, config_name=primary, overrides=overrides)
+
+
+def _show_configuration(hydra: Hydra, primary: str, flags: Namespace, overrides: list[str]) -> None:
+    composed = compose(hydra, primary, overrides)
+    if flags.package and OmegaConf.select(composed, flags.package) is None:
+        raise UserError(f"--package {flags.package}: there is no such group of keys.")
+    try:
+        hydra.show_cfg(primary, overrides, flags.cfg, flags.package, flags.resolve)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
+
+
+def _configure(
+    command: Command[Config], hydra: Hydra, primary: str, overrides: list[str]
+) -> tuple[Config, Path]:
+    """Compose and validate one configuration; return it with the folder it asks for."""
+    composed = compose(hydra, primary, overrides)
+    params = composed.hydra.sweeper.get("params") or {}
+    if params := [key for key in params if not is_ignored(command.kind, str(key))]:
+        raise UserError(
+            f"The experiment is a sweep over {', '.join(params)}.\n"
+            f"Type {program()} {command.name} -m {' '.join(overrides)}"
+        )
+    config = plain_config(command, composed)
+    try:
+        folder = Path(composed.hydra.run.dir)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
+    require_own_place(folder)
+    return config, folder

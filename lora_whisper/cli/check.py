@@ -1,0 +1,253 @@
+"""`lora-whisper check`: find what is wrong with speech before an hour of training does.
+
+    lora-whisper check name=mine model=small data.language=sw \\
+        data.train=train.jsonl data.validation=validation.jsonl data.test=test.jsonl
+
+Every file is decoded. Of the model, its tokenizer and configuration are read, never its weights.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lora_whisper import terminal
+from lora_whisper.cli.app import run_command
+from lora_whisper.cli.compose import Command
+from lora_whisper.commands._inputs import SPLITS, read_base, train_rows
+from lora_whisper.config import CheckConfig, DataConfig
+from lora_whisper.data.sources import read_split, resolved
+from lora_whisper.data.table import Utterances
+from lora_whisper.errors import UserError
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import contents, write_whole, written_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lora_whisper.commands._inputs import Base
+    from lora_whisper.data.augmentation import Augmenter
+    from lora_whisper.data.quality import Finding
+    from lora_whisper.data.quality_measures import Measured, TextRules
+    from lora_whisper.data.quality_repair import Repaired
+    from lora_whisper.data.utterance import Utterance
+
+Split = TypeVar("Split")
+
+REPORT, PAGE, EXAMPLES = "check.json", "check.html", "listen"
+
+
+def check(config: CheckConfig, folder: Path) -> None:
+    """Find everything that would stop the check, before anything is decoded or written.
+
+    Raises:
+        UserError: a folder that would be replaced unasked; speech, tokenizer or augmentation that
+            cannot be read.
+    """
+    refuse_replacing(folder, config.overwrite)
+    if config.data.streaming:
+        raise UserError(
+            "check looks at every row, so nothing is gained by streaming. "
+            "Type data.streaming=false to download the data set, or check a part: "
+            "data.train='train[:1000]'"
+        )
+    splits = read_splits(config.data)
+    if config.fix is not None:
+        _require_repairable(config.fix, folder, splits, config.overwrite)
+    base = read_base(config.model, False)
+    _tell_of_language(base, splits)
+    _require_cleanable(config.data, splits)
+    if config.listen:
+        _augmenter(config, base)
+
+
+def refuse_replacing(folder: Path, overwrite: bool) -> None:
+    """A report is replaced when that is asked for, anything else never.
+
+    Raises:
+        UserError: there is something, and it stays.
+    """
+    found = contents(folder)
+    if folder.exists() and (not folder.is_dir() or found - {REPORT, PAGE, EXAMPLES}):
+        raise UserError(f"{folder} exists and is no report of check. Type another name=…")
+    if found and not overwrite:
+        raise UserError(
+            f"The report {folder} exists. Type overwrite=true to replace it, or another name=…"
+        )
+
+
+def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
+    """A `data.language` that is none is a finding where rows are in it, else `train` refuses it."""
+    from lora_whisper.data.corpus import require_language
+
+    for rows in splits.values():
+        if rows.defaults.language not in rows.column("language").unique().to_pylist():
+            require_language(rows.defaults, base.vocabulary)
+
+
+def _require_repairable(
+    fix: str, folder: Path, splits: dict[str, Utterances], overwrite: bool
+) -> None:
+    from lora_whisper.data.quality_repair import require_repairable
+
+    if local_path(fix).resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"fix={fix} lies in the report's own folder, which is replaced as a whole. "
+            "Type fix=FOLDER with another one."
+        )
+    require_repairable(local_path(fix), splits, overwrite)
+
+
+@lru_cache(maxsize=1)
+def read_splits(data: DataConfig) -> dict[str, Utterances]:
+    """The rows of every split that there is, and of what is mixed in, as "mix 1", "mix 2", …"""
+    found = {split: read_split(data, split) for split in SPLITS}
+    splits = {split: rows for split, rows in found.items() if rows is not None}
+    mixes = {
+        f"mix {number}": train_rows(resolved(data, mix)) for number, mix in enumerate(data.mix, 1)
+    }
+    return splits | mixes
+
+
+def run(config: CheckConfig, folder: Path) -> int:
+    """Measure everything, and write and show what was found."""
+    from lora_whisper.commands import _check_page, _check_report
+    from lora_whisper.data.quality import inspect
+    from lora_whisper.data.quality_measures import TextRules
+    from lora_whisper.evaluation.scored_words import words_of
+
+    refuse_replacing(folder, config.overwrite)
+    base = read_base(config.model, False)
+    rules = TextRules(base.processor.tokenizer, base.vocabulary, words_of)
+    measured = _measured(read_splits(config.data), rules)
+    findings = inspect(measured, rules, base.window_seconds)
+    report = _check_report.summary(config, base, measured, findings)
+    report["cleaning"] = _cleaning(config.data, measured, rules)
+    if config.fix is not None:
+        repaired = _fix(config, base, measured, findings)
+        report["fix"] = _check_report.repair_counts(config.fix, repaired)
+    with written_whole(folder) as aside:
+        _check_report.write(aside / REPORT, report, findings)
+        page = _check_page.page(report, measured, findings)
+        write_whole(aside / PAGE, page.encode())
+        if config.listen:
+            _write_examples(config, base, measured["train"], aside / EXAMPLES)
+    _check_report.show(folder, report, findings)
+    return int(config.strict and any(finding.count for finding in findings))
+
+
+def _measured(splits: dict[str, Utterances], rules: TextRules) -> dict[str, Measured]:
+    from lora_whisper.data.quality_measures import measure
+
+    total = sum(map(len, splits.values()))
+    with terminal.work("listening", total) as work:
+        return measure(splits, rules, work.update)
+
+
+def _require_cleanable(data: DataConfig, splits: dict[str, Utterances]) -> None:
+    from lora_whisper.data.languages import code_of
+    from lora_whisper.data.text import require_cleanable
+
+    named = {
+        language
+        for rows in _trained_on(splits)
+        for language in rows.column("language").unique().to_pylist()
+    }
+    require_cleanable(data.clean, [name and code_of(name) for name in named])
+
+
+def _trained_on(splits: Mapping[str, Split]) -> list[Split]:
+    """Train, and what is mixed into it."""
+    return [rows for name, rows in splits.items() if name not in ("validation", "test")]
+
+
+def _cleaning(
+    data: DataConfig, measured: dict[str, Measured], rules: TextRules
+) -> dict[str, object] | None:
+    """What `data.clean` will change in the training texts; None where it is empty."""
+    from lora_whisper.data.text import cleaning_report
+
+    if not data.clean:
+        return None
+    texts = (
+        (utterance.text, rules.written(utterance))
+        for one in _trained_on(measured)
+        for utterance in one.utterances
+    )
+    return vars(cleaning_report(texts, data.clean)) | {"steps": list(data.clean)}
+
+
+def _fix(
+    config: CheckConfig, base: Base, measured: dict[str, Measured], findings: list[Finding]
+) -> Repaired:
+    from lora_whisper.data.quality_repair import SplitLong, write_repaired
+
+    assert config.fix is not None
+    cut: SplitLong | None = None
+    if config.data.long_audio == "split":
+        cut = partial(_cut, window_seconds=base.window_seconds)
+    return write_repaired(local_path(config.fix), measured, findings, cut)
+
+
+def _cut(utterance: Utterance, split: str, window_seconds: float) -> list[Utterance] | None:
+    """As `train` does: at pauses, where a cut is likely right and not certain, only to learn."""
+    from lora_whisper.data.segmentation import split_long
+
+    return split_long(utterance, window_seconds, by_pauses=split == "train")
+
+
+# ── examples to hear ─────────────────────────────────────────────────────────────────────────
+
+
+def _augmenter(config: CheckConfig, base: Base) -> Augmenter:
+    from lora_whisper.data.augmentation import Augmenter
+
+    return Augmenter(config.augmentation, base.window_seconds, base.mel_bins)
+
+
+def _write_examples(config: CheckConfig, base: Base, train: Measured, folder: Path) -> None:
+    """Draw training utterances, and write each before and after augmentation."""
+    from lora_whisper.data.sound.listening import write_examples
+
+    examples = _drawn(train, config.listen, config.seed, base.window_seconds)
+    write_examples(examples, _augmenter(config, base), folder, config.seed)
+
+
+def _drawn(
+    train: Measured, count: int, seed: int, window_seconds: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    """At most `count` utterances whose sound is whole and fits the window, with their row."""
+    import numpy as np
+
+    from lora_whisper.data.audio import read_audio
+    from lora_whisper.data.quality import over_window, sound_is_whole
+
+    fits = sound_is_whole(train.records) & ~over_window(train.records, window_seconds)
+    usable = np.flatnonzero(fits)
+    chosen = np.random.default_rng(seed).permutation(usable)[:count]
+    for index in sorted(chosen.tolist()):
+        one: Utterance = train.utterances[index]
+        yield one.row, read_audio(one.audio, one.start_seconds, one.end_seconds)
+
+
+def with_name(arguments: Sequence[str]) -> list[str]:
+    """`experiment=small-cpu` is reported in outputs/small-cpu-check: small-cpu is the run's."""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    if "experiment" not in keys or "name" in keys:
+        return list(arguments)
+    value = arguments[keys.index("experiment")].partition("=")[2]
+    return [*arguments, f"name={re.sub(r'[^A-Za-z0-9.-]+', '-', value).strip('-.')}-check"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, with_name(sys.argv[1:] if arguments is None else arguments))
+
+
+COMMAND = Command("check", CheckConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""`lora-whisper evaluate`: score a run, or any models side by side, on one or several test sets.
+
+    lora-whisper evaluate run=outputs/mine
+    lora-whisper evaluate run=outputs/mine data.test=general.jsonl
+    lora-whisper evaluate 'models=[base,outputs/a,outputs/b,openai/whisper-small]' data.test=a.jsonl
+
+The first model is what the others are compared with. `evaluation.json`, `.html` and `.md` and the
+folder `evaluation/` are written into the run's folder, or into outputs/NAME. A run's own test set
+brings its summary.json up to date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_whisper import processes
+from lora_whisper.cli.app import run_command
+from lora_whisper.cli.compose import Command
+from lora_whisper.commands._given_run import given_run
+from lora_whisper.commands._inputs import flat
+from lora_whisper.commands._plan import make_plan
+from lora_whisper.commands._settings import below_home, mapped
+from lora_whisper.config import EvaluateConfig
+from lora_whisper.errors import UserError, listing
+from lora_whisper.run_folder import (
+    OWN_SET,
+    RESULTS_KEYS,
+    RunFolder,
+    as_written,
+    contents,
+    locked,
+    read_json,
+)
+
+log = logging.getLogger("lora_whisper")
+
+OWN_NAME = "evaluation"  # of a run's own report, which lies in the run
+# Keys that change nothing of what is found, or say where it goes.
+FREE = {
+    "run",
+    "name",
+    "overwrite",
+    "allow_pickle",
+    "evaluation.batch_size",
+    "evaluation.cache",
+    "evaluation.players",
+}
+
+
+def check(config: EvaluateConfig, path: Path) -> None:
+    """Find models and test sets, and see that nothing else is replaced, before anything loads."""
+    _refuse_replacing(config, results_folder(config, path))
+    make_plan(config)
+
+
+def run(config: EvaluateConfig, path: Path) -> int:
+    """Examine, write and show; the exit code is 1 if a model is broken."""
+    from lora_whisper.commands._evaluation import show, write
+    from lora_whisper.commands._examination import Examination, announce, prepare
+    from lora_whisper.model.device import new_accelerator
+
+    folder = results_folder(config, path)
+    with processes.entered_by_main(locked(folder.path)):
+        plan = make_plan(config)
+        speech = prepare(plan.sets, plan.settings.max_utterances, plan.seed)
+        announce(plan, speech)
+        device = new_accelerator(plan.contenders[0].precision).device
+        findings = Examination(plan, speech, folder.evaluation, device).carry_out()
+        if processes.is_main():
+            results = write(folder, plan, speech, findings, asked(config))
+            if folder.is_run():
+                update_summary(folder, results["scores"].get(OWN_SET))
+            show(folder, results)
+    return 1 if findings.failed else 0
+
+
+def results_folder(config: EvaluateConfig, path: Path) -> RunFolder:
+    """The run's folder, or the report's own.
+
+    Raises:
+        UserError: something else lies there.
+    """
+    if config.run and config.name == OWN_NAME:
+        return given_run(config.run, "evaluate")
+    folder = RunFolder(path)
+    ours = {folder.evaluation.name}  # all that there is where a report was broken off
+    is_free = not path.exists() or (path.is_dir() and contents(path) <= ours)
+    if folder.is_run() or not (is_free or folder.results.is_file()):
+        what = "is a run" if folder.is_run() else f"holds no {folder.results.name}"
+        raise UserError(f"{path} exists and {what}. It is left alone. Type another name=…")
+    return folder
+
+
+def _refuse_replacing(config: EvaluateConfig, folder: RunFolder) -> None:
+    """What is asked for again is made again; another report is replaced when that is asked for.
+
+    Raises:
+        UserError: the report that is there was asked for with other values.
+    """
+    if config.overwrite or not folder.results.is_file():
+        return
+    known, now = as_written(folder.results, RESULTS_KEYS), asked(config)
+    if known is None:
+        raise UserError(
+            f"{folder.results} is not what was written there.\n"
+            "Type overwrite=true to replace it, or name=… to write this one to outputs/NAME."
+        )
+    before = known.get("asked")
+    if before is None:
+        changed = ["it was written by an older version, which did not say what was asked for"]
+    else:
+        changed = [
+            f"{key}: was {before.get(key)}, is {now.get(key)}"
+            for key in before | now
+            if before.get(key) != now.get(key)
+        ]
+    if changed:
+        raise UserError(
+            f"{folder.results} exists and is of other values:\n{listing(changed)}\n"
+            "Type overwrite=true to replace it, or name=… to write this one to outputs/NAME."
+        )
+
+
+def asked(config: EvaluateConfig) -> dict[str, Any]:
+    """What decides on a report, by key; kept in it. The run is the one that it lies in."""
+    values = flat(dataclasses.asdict(config))
+    kept = {key: value for key, value in values.items() if key not in FREE}
+    plain: dict[str, Any] = mapped(json.loads(json.dumps(kept)), below_home)
+    return plain
+
+
+def update_summary(folder: RunFolder, scores: dict[str, object] | None) -> None:
+    """Bring what a run says of its own test set up to date; a broken model changes nothing."""
+    from lora_whisper.commands._results import write_results
+    from lora_whisper.commands._summary import with_one_test_set
+
+    known = {model: score for model, score in (scores or {}).items() if score is not None}
+    if known:
+        write_results(folder, with_one_test_set(folder, read_json(folder.summary) | known))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+def _place(config: EvaluateConfig, path: Path) -> Path:
+    return results_folder(config, path).results
+
+
+COMMAND = Command("evaluate", EvaluateConfig, check, run, place=_place, is_shared=True)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,463 @@
+"""`lora-whisper export`: write the merged model for another program, and try it there.
+
+    lora-whisper export run=outputs/mine format=ctranslate2
+    lora-whisper export run=outputs/mine 'format=[ctranslate2,ggml]'
+    lora-whisper export run=outputs/mine format=ctranslate2 dtype=int8 overwrite=true
+
+What is written into outputs/NAME/export/FORMAT/ hears the run's test set in its own program, beside
+base, adapter and merged model. A difference in WER that is over the tolerance is exit code 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.cli.app import run_command
+from lora_whisper.cli.compose import Command, defaults
+from lora_whisper.commands._card import CARD_FILE
+from lora_whisper.commands._consumers import (
+    adapter_consumer,
+    is_program,
+    load_consumer,
+    load_engine,
+    padding_in,
+    require_packages,
+    why_untried,
+)
+from lora_whisper.commands._given_run import given_run
+from lora_whisper.commands._inputs import read_base, read_config
+from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
+from lora_whisper.commands._recipe import (
+    is_whole,
+    read_recipe,
+    require_current,
+    require_whole_merged,
+)
+from lora_whisper.commands._summary import merged_recipe, read_summary
+from lora_whisper.commands._test_sets import data_to_score
+from lora_whisper.composing import to_config
+from lora_whisper.config import (
+    EvaluationConfig,
+    ExportConfig,
+    MergeConfig,
+    ModelConfig,
+    Padding,
+    TrainConfig,
+)
+from lora_whisper.data.sources import read_split
+from lora_whisper.data.table import Utterances
+from lora_whisper.errors import UserError
+from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
+from lora_whisper.model.checkpoint import at_hand, locate, sha256
+from lora_whisper.model.lineage import require_base
+from lora_whisper.model.trained import require_trained_adapter
+from lora_whisper.model.weights import require_range
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import (
+    RECORD_FILE,
+    RunFolder,
+    as_written,
+    existing_run,
+    locked,
+    write_json,
+    write_whole,
+    written_whole,
+)
+from lora_whisper.terminal import console, megabytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_whisper.commands._parity import Heard, Sample
+    from lora_whisper.commands._uploading import HubBase
+
+log = logging.getLogger("lora_whisper")
+
+OPENAI_LAYOUT = {"ggml", "openai"}  # formats that hold what OpenAI's own models have, no more
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a run with its merged model, or a merged model alone."""
+
+    folder: RunFolder
+    trained: TrainConfig | None
+    given: str | None  # where the run's base lies now, if it was typed
+
+    @property
+    def base(self) -> ModelConfig:
+        """That the adapter was trained on."""
+        assert self.trained is not None, "an adapter is exported of a run alone"
+        model = self.trained.model
+        if self.given is None:
+            return model
+        return dataclasses.replace(model, checkpoint=self.given, revision=None)
+
+    def contenders(self) -> Sequence[Contender]:
+        if self.trained is not None:
+            return contenders_of_run(str(self.folder.path), self.given)
+        return [merged_of(self.folder)]
+
+
+def check(config: ExportConfig, path: Path) -> None:
+    """Find the run, its speech and the programs; see that nothing is replaced unasked.
+
+    Raises:
+        UserError: something is not there; what to type.
+    """
+    source = _source(config)
+    config = _without_done(config, source)
+    for name in config.format:
+        require_packages(name)
+        place = source.folder.export / name
+        if place.exists() and not (config.overwrite or _is_untried(name, config, source)):
+            raise UserError(f"{place} exists. Type overwrite=true to replace it.")
+    if "adapter" in config.format:
+        _base_of_adapter(config, source)
+    _require_sound(config, source)
+    if OPENAI_LAYOUT & set(config.format):
+        _require_layout(source)
+    if config.parity.utterances:
+        _rows(config, source)
+
+
+def run(config: ExportConfig, path: Path) -> int:
+    """Merge if need be, write each format, try each; the exit code is 1 where one is off."""
+    source = _source(config)
+    asked, config = config.format, _without_done(config, source)
+    for name in sorted({*asked} - {*config.format}):
+        log.info("export      %s is there as it is asked for", source.folder.export / name)
+    _merge_if_need_be(config, source)
+    sample = _sample(config, source) if config.parity.utterances else None
+    with locked(source.folder.path):
+        for name in config.format:
+            if _is_untried(name, config, source) and not config.overwrite:
+                log.info("export      %s is there, and is tried now", source.folder.export / name)
+            else:
+                _write(name, config, source)
+        if sample is None:
+            log.warning("not tried   since parity.utterances=0: nobody knows what it hears")
+            return 0
+        return 0 if _try_all(config, source, sample) else 1
+
+
+def _source(config: ExportConfig) -> Source:
+    """The run, or the folder that `merge adapter=…` wrote.
+
+    Raises:
+        UserError: it is neither; another adapter lies in the run; or merged/ there is of another
+            than the one beside it.
+    """
+    folder = RunFolder(Path(config.run).expanduser())
+    if folder.is_run():
+        folder = existing_run(config.run)
+        require_trained_adapter(folder)
+        if folder.merged.exists():
+            require_current(folder)
+            require_whole_merged(folder)
+        trained = read_config(folder)
+        return Source(folder, trained, _place_of_base(config, trained))
+    if merged_recipe(folder) is not None:
+        require_whole_merged(folder)
+        if "adapter" in config.format:
+            raise UserError(
+                f"run={config.run}: a merged model alone, without the adapter that it was made of. "
+                "format=adapter takes the run."
+            )
+        return Source(folder, None, None)
+    return Source(given_run(config.run, "export"), None, None)  # says what is there
+
+
+def _place_of_base(config: ExportConfig, trained: TrainConfig) -> str | None:
+    """Where the base is read from, if not where the run had it.
+
+    A hub id is what others call it, and is read where the run's own is gone.
+    """
+    own, given = trained.model, config.base
+    if given is None or local_path(given).is_dir():
+        return given
+    return None if at_hand(own.checkpoint, own.revision) else given
+
+
+def _is_to_be_merged(config: ExportConfig, source: Source) -> bool:
+    """An adapter alone can be written without the model that it makes."""
+    is_needed = config.parity.utterances > 0 or set(config.format) != {"adapter"}
+    return is_needed and not source.folder.merged.is_dir()
+
+
+def _require_sound(config: ExportConfig, source: Source) -> None:
+    """See that what is needed of a run's adapter and base is there, and belongs together.
+
+    Raises:
+        UserError: the adapter is unsound; or the base is gone, or another one.
+    """
+    if source.trained is None:
+        return
+    saved = open_adapter(source.folder.adapter)
+    with _written_without_its_base(config):
+        if _is_to_be_merged(config, source):
+            read_recipe(_merging(source))
+        elif config.parity.utterances:
+            named_in = "" if source.given else str(source.folder.config)
+            checkpoint = locate(source.base, key="base", named_in=named_in)
+            if source.given is not None:
+                name = source.folder.path.name
+                advice = "Type base=… with the one that it was made on."
+                require_base(saved, name, checkpoint, advice)
+
+
+@contextmanager
+def _written_without_its_base(config: ExportConfig) -> Iterator[None]:
+    """An adapter can be written where its base is not at hand; it cannot be tried there."""
+    try:
+        yield
+    except UserError as error:
+        if set(config.format) != {"adapter"} or not config.parity.utterances:
+            raise
+        raise UserError(
+            f"{error}\nTo write the adapter without trying it, add parity.utterances=0."
+        ) from error
+
+
+def _require_layout(source: Source) -> None:
+    """See that OpenAI's layout has a place for the model.
+
+    Raises:
+        UserError: it has none.
+    """
+    from lora_whisper.export.openai_layout import read_dimensions
+    from lora_whisper.model.checkpoint import snapshot
+
+    merged = source.folder.merged
+    read_dimensions(
+        merged if merged.is_dir() else snapshot(locate(source.base, with_weights=False))
+    )
+
+
+def _merge_if_need_be(config: ExportConfig, source: Source) -> None:
+    """Merge a run that was not merged yet, or finish what was interrupted."""
+    from lora_whisper.cli import merge
+
+    folder = source.folder
+    if _is_to_be_merged(config, source):
+        merge.run(_merging(source), folder.path)
+    elif source.trained is not None and folder.merged.is_dir():
+        summary = read_summary(folder)
+        if summary["adapter"] is not None and summary["merged"] is None:
+            with locked(folder.path):
+                merge.score_anew(folder, source.base, source.given)
+
+
+def _merging(source: Source) -> MergeConfig:
+    values = {"run": str(source.folder.path), "base": source.given}
+    return to_config(MergeConfig, defaults("merge") | values)
+
+
+def _without_done(config: ExportConfig, source: Source) -> ExportConfig:
+    """Without formats that an earlier call has written and tried, before it was killed."""
+    done = [name for name in config.format if "scores" in _as_asked(name, config, source)]
+    if config.overwrite or not done or len(done) == len(config.format):
+        return config
+    left = tuple(name for name in config.format if name not in done)
+    return dataclasses.replace(config, format=left)
+
+
+def _is_untried(name: str, config: ExportConfig, source: Source) -> bool:
+    """Whether the export is there, just as it is asked for, and was not tried: it was killed."""
+    found = _as_asked(name, config, source)
+    return bool(config.parity.utterances and found) and "scores" not in found
+
+
+def _as_asked(name: str, config: ExportConfig, source: Source) -> dict[str, Any]:
+    """What parity.json says of an export that is there as it is asked for; empty: it is not."""
+    from lora_whisper.commands._parity import PARITY_FILE
+
+    made_of = merged_recipe(source.folder)
+    asked = {"format": name, "dtype": config.dtype_for(name), "merged": made_of}
+    found = as_written(source.folder.export / name / PARITY_FILE, asked)
+    return found if made_of and found and found | asked == found else {}
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _write(name: str, config: ExportConfig, source: Source) -> None:
+    from lora_whisper.commands._parity import PARITY_FILE
+
+    dtype, place = config.dtype_for(name), source.folder.export / name
+    with written_whole(place) as aside:
+        if name == "adapter":
+            _write_adapter(config, source, aside, dtype)
+        else:
+            require_range(sorted(source.folder.merged.glob("*.safetensors")), dtype)
+            writer = importlib.import_module(f"lora_whisper.export.{name}")
+            writer.write(source.folder.merged, aside, dtype)
+        write_json(aside / PARITY_FILE, _made(name, dtype, source))
+    log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
+    if name == "ggml":
+        _show_quantizer(place)
+
+
+def _made(name: str, dtype: str, source: Source) -> dict[str, Any]:
+    """What parity.json says of an export that was not tried yet.
+
+    An adapter can be written before anything is merged.
+    """
+    from lora_whisper.environment import versions
+
+    made_of = merged_recipe(source.folder)
+    return {"format": name, "dtype": dtype, "merged": made_of, "versions": versions()}
+
+
+def _show_quantizer(place: Path) -> None:
+    """Not broken into lines, of which each would be a command of its own when it is pasted."""
+    from lora_whisper.export.ggml import quantize_command
+
+    console.print(f"smaller     {quantize_command(place)}", markup=False, soft_wrap=True)
+
+
+def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: str) -> None:
+    """The adapter with its card and its record, all of which name the base as others find it."""
+    from lora_whisper.commands._uploading import card_of, record_of
+    from lora_whisper.export.adapter import write
+
+    run, summary = source.folder, read_summary(source.folder)
+    base, name = _base_of_adapter(config, source)
+    obstacles = write(run.adapter, name, base.revision, folder, dtype)
+    for obstacle in obstacles:
+        log.warning("vLLM        does not serve it: %s", obstacle)
+    weights, record = folder / WEIGHTS_FILE, record_of(run, summary, base)
+    record["adapter"] |= {"sha256": sha256(weights), "bytes": weights.stat().st_size}
+    write_json(folder / RECORD_FILE, record)
+    write_whole(folder / CARD_FILE, card_of(run, summary, base, "adapter").encode())
+
+
+def _base_of_adapter(config: ExportConfig, source: Source) -> tuple[HubBase, str]:
+    """The hub id by which others find the base, and its commit."""
+    from lora_whisper.commands._uploading import hub_base, require_base_name
+
+    summary = read_summary(source.folder)
+    is_folder = config.base is not None and local_path(config.base).is_dir()
+    base = hub_base(None if is_folder else config.base, summary)
+    return base, require_base_name(base, summary)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# ── trying ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
+    """Hear the sample by all; return whether every export that could be tried is close enough."""
+    from lora_whisper.commands._parity import PARITY_FILE, hear_models, show
+    from lora_whisper.model.device import new_accelerator
+
+    reasons = {name: why_untried(name, config.dtype_for(name)) for name in config.format}
+    for name, reason in reasons.items():
+        if reason:
+            log.warning("not tried   %s: %s", name, reason)
+    tried = [name for name, reason in reasons.items() if not reason]
+    if not tried:
+        return True
+    contenders = source.contenders()
+    device = new_accelerator(contenders[0].precision).device
+    usual = sample.settings.padding
+    paddings = {padding_in(name, sample.base, usual) for name in tried}
+    heard = hear_models(contenders, sample, device, paddings)
+    found = {}
+    for name in tried:
+        try:
+            found[name] = _try(name, config, source, heard, sample, device)
+        except UserError as error:  # the other formats may be sound
+            log.error("broken      %s: %s", source.folder.export / name, error)
+    if found:
+        show([*found.values()], source.trained.quantization.kind if source.trained else "none")
+    for name, parity in found.items():
+        if not parity["is_within"]:
+            place = source.folder.export / name
+            log.error("differs     %s is not what was measured; see its %s", place, PARITY_FILE)
+    return len(found) == len(tried) and all(parity["is_within"] for parity in found.values())
+
+
+def _try(
+    name: str,
+    config: ExportConfig,
+    source: Source,
+    heard: Mapping[Padding, Mapping[str, Heard]],
+    sample: Sample,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Hear one export, and write what was found beside it."""
+    from lora_whisper.commands._parity import ADAPTER, MERGED, PARITY_FILE, compare
+
+    place, dtype = source.folder.export / name, config.dtype_for(name)
+    sample = sample.padded(padding_in(name, sample.base, sample.settings.padding))
+    consumer = (
+        adapter_consumer(place, source.base, device)
+        if name == "adapter"
+        else load_consumer(name, place, sample.base, device)
+    )
+    title, tolerance = f"{name} {dtype}", config.parity.tolerance
+    made_of = merged_recipe(source.folder)
+    assert made_of is not None, "an export is made of it"
+    # Of an adapter that was merged in part, or into other weights, the merged model is another one.
+    is_of_adapter = name == "adapter" and not is_whole(made_of)
+    reference = ADAPTER if is_of_adapter else MERGED
+    parity = compare(title, consumer, place, heard, sample, tolerance, reference)
+    if not parity["is_within"] and is_program(name, sample.base):
+        engine = load_engine(name, place, sample.base, device)
+        parity["below"] = compare(title, engine, place, heard, sample, tolerance, reference)
+    write_json(place / PARITY_FILE, _made(name, dtype, source) | parity)
+    return parity
+
+
+def _sample(config: ExportConfig, source: Source) -> Sample:
+    """So many utterances of the test set that fit into the window."""
+    from lora_whisper.commands._parity import Sample, greedily
+    from lora_whisper.data.corpus import load_corpus, sample, with_codes
+
+    base = read_base(as_it_is(str(source.folder.merged.absolute())))
+    data, rows = _rows(config, source)
+    seed = source.trained.seed if source.trained else defaults("train")["seed"]
+    fitting = dataclasses.replace(data, long_audio="drop")
+    corpus = load_corpus(rows, "test", fitting, base.window_seconds)
+    chosen = sample(corpus.utterances, config.parity.utterances, seed)
+    corpus = with_codes(dataclasses.replace(corpus, utterances=chosen), base.vocabulary)
+    usual = to_config(EvaluationConfig, defaults("train")["evaluation"])
+    settings = source.trained.evaluation if source.trained else usual
+    return Sample(corpus.utterances, base, greedily(settings), seed)
+
+
+def _rows(config: ExportConfig, source: Source) -> tuple[Any, Utterances]:
+    data = data_to_score(config.data, source.trained)
+    rows = read_split(data, "test") if data.test or data.path else None
+    if rows is None:
+        raise UserError(
+            f"run={config.run}: there is no test set to try the export on. Type "
+            "data.test=FILE.jsonl, or parity.utterances=0 to go without a trial"
+        )
+    return data, rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+def _place(config: ExportConfig, path: Path) -> Path:
+    return RunFolder(Path(config.run).expanduser()).export / "+".join(sorted(config.format))
+
+
+COMMAND = Command("export", ExportConfig, check, run, place=_place)
+
+if __name__ == "__main__":
+    sys.exit(main())

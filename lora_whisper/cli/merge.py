@@ -1,0 +1,240 @@
+"""`lora-whisper merge`: fold an adapter into a fresh base, and score the result.
+
+    lora-whisper merge run=outputs/mine
+    lora-whisper merge adapter=somebody/whisper-small-sw
+    lora-whisper merge 'adapter=[outputs/a,outputs/b]' name=both
+
+The base is read anew in full precision, whatever the adapter was trained on, and what is scored is
+the folder on disk, loaded as whoever deploys it will.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.cli.app import run_command
+from lora_whisper.cli.compose import Command
+from lora_whisper.cli.program import program
+from lora_whisper.commands._given_run import given_run
+from lora_whisper.commands._inputs import read_base, read_config, usable
+from lora_whisper.commands._listening import load_model
+from lora_whisper.commands._models import merged_of, weights_of
+from lora_whisper.commands._recipe import Recipe, is_unfinished, read_recipe
+from lora_whisper.commands._scoring import score_model
+from lora_whisper.commands._summary import merged_recipe
+from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
+from lora_whisper.data.corpus import sample
+from lora_whisper.data.sources import read_split
+from lora_whisper.run_folder import (
+    OWN_SET,
+    RECIPE_FILE,
+    RunFolder,
+    as_written,
+    locked,
+    read_json,
+    remove_folder,
+    write_json,
+)
+from lora_whisper.terminal import megabytes
+
+if TYPE_CHECKING:
+    from lora_whisper.model.quantization import Nf4
+
+log = logging.getLogger("lora_whisper")
+
+
+def check(config: MergeConfig, path: Path) -> None:
+    """Find all that is merged, and see that it belongs together and replaces nothing unasked.
+
+    Raises:
+        UserError: see `read_recipe`; or the run's test set is gone.
+    """
+    if config.run:
+        read_split(read_config(given_run(config.run, "merge")).data, "test")
+    read_recipe(config)
+
+
+def run(config: MergeConfig, path: Path) -> None:
+    """Write merged/; of a run, score it on its test set and bring up to date what the run says."""
+    recipe = read_recipe(config)
+    place = recipe.place
+    with locked(place.path):
+        if place.merged.exists() and is_unfinished(recipe) and not config.overwrite:
+            log.info("merged      %s is there, and is scored now", place.merged)
+        else:
+            write_merged(recipe)
+        _name_older_exports(place, config.base)
+        _name_older_evaluation(place, config.base)
+        if config.run:
+            score_anew(place, recipe.base, config.base)
+            return
+    models = shlex.quote(f"models=[{place.merged}]")
+    log.info("not scored  type %s evaluate %s data.test=… data.language=…", program(), models)
+
+
+def write_merged(recipe: Recipe) -> None:
+    """Fold the adapters in, tensor by tensor on the CPU, and write the folder."""
+    import torch
+
+    from lora_whisper.export.huggingface import write_model
+    from lora_whisper.lora.merge import folded, read_change
+    from lora_whisper.model.checkpoint import locate, weight_files
+    from lora_whisper.model.weights import TIED, read_shapes
+
+    checkpoint, dtype = locate(recipe.base), getattr(torch, recipe.dtype)
+    files = weight_files(checkpoint)
+    shapes = {name: shape for name, shape in read_shapes(files).items() if name != TIED}
+    change = read_change([(part.folder, part.weight) for part in recipe.parts])
+    weights = folded(files, change, dtype, _nf4(recipe))
+    merged, notes = recipe.place.merged, {RECIPE_FILE: recipe.to_dict()}
+    write_model(weights, shapes, dtype, checkpoint, merged, notes)
+    size = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
+    log.info("merged      %s, %s in %s", merged, megabytes(size), recipe.dtype)
+
+
+def _nf4(recipe: Recipe) -> Nf4 | None:
+    """How the run's base was stored while it was trained on, if just that is asked for."""
+    if recipe.into == "full":
+        return None
+    import torch
+
+    from lora_whisper.model.device import choose_dtype
+    from lora_whisper.model.quantization import Nf4
+
+    config = read_config(recipe.place)
+    stored = read_json(recipe.place.summary).get("base_dtype")  # which older runs lack
+    dtype = (
+        getattr(torch, stored)
+        if stored
+        else choose_dtype(config.model.dtype, config.training.precision)
+    )
+    return Nf4(dtype, config.quantization.double_quantization)
+
+
+def _name_older_exports(place: RunFolder, base: str | None) -> None:
+    """Say which exports are of a model that stood here before: they stay, and are not of this."""
+    from lora_whisper.commands._parity import PARITY_FILE
+
+    made_of, older = merged_recipe(place), []
+    for name in EXPORT_DTYPES:
+        found = place.export / name / PARITY_FILE
+        known = as_written(found)
+        is_same = known is not None and known.get("merged") == made_of
+        if found.parent.is_dir() and name != "adapter" and not is_same:
+            older.append(name)
+    if older:
+        given = shlex.join([*_typed(place, base), f"format=[{','.join(older)}]"])
+        log.warning(
+            "older       %s in %s may be of a model that stood here before. Type %s export %s "
+            "overwrite=true",
+            ", ".join(older),
+            place.export,
+            program(),
+            given,
+        )
+
+
+def _name_older_evaluation(place: RunFolder, base: str | None) -> None:
+    """Say so where `evaluate` has scored a model that stood here before; its report stays."""
+    from lora_whisper.model.checkpoint import fingerprint, locate
+
+    known = as_written(place.results, {"models"})
+    models = known["models"] if known else []
+    scored = [one["fingerprint"] for one in models if one["kind"] == "merged"]
+    merged = merged_of(place).model
+    assert merged is not None, "a merged model is a checkpoint"
+    if scored and fingerprint(locate(merged)) not in scored:
+        log.warning(
+            "older       %s is of a merged model that stood here before. Type %s evaluate %s",
+            place.results,
+            program(),
+            shlex.join([*_typed(place, base), "overwrite=true"]),
+        )
+
+
+def _typed(place: RunFolder, base: str | None) -> list[str]:
+    """The run, with the base that was typed for it: commands that are advised need it, too."""
+    return [f"run={place.path}", *([] if base is None else [f"base={base}"])]
+
+
+def _forget_score(folder: RunFolder) -> None:
+    """Take away the scores of the model that stood here before.
+
+    If scoring is interrupted, the old figures would be taken for those of the new one.
+    """
+    if (scores := folder.evaluation / "merged").exists():
+        remove_folder(scores)
+    unscored = {"merged": None, "merge": merged_recipe(folder)}
+    write_json(folder.summary, read_json(folder.summary) | unscored)
+
+
+def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
+    """Score the merged model as base and adapter were, and bring up to date what the run says.
+
+    Args:
+        base: that it was made of, whose tokenizer it has.
+        given: the same, if it was typed.
+    """
+    from lora_whisper.commands._results import write_results
+    from lora_whisper.commands._summary import read_summary, show_summary
+
+    _forget_score(folder)
+    summary = read_summary(folder)
+    write_results(folder, summary | {"merged": _score(folder, base, given, summary["adapter"])})
+    show_summary(folder, given)
+
+
+def _score(
+    folder: RunFolder, model: ModelConfig, given: str | None, beside: Mapping[str, Any] | None
+) -> dict[str, object] | None:
+    """Hear the run's test set, if it is still the one that the adapter's score is of."""
+    from lora_whisper.evaluation.provenance import between, provenance
+    from lora_whisper.model.device import new_accelerator
+
+    config = read_config(folder)
+    base = read_base(model)
+    rows = read_split(config.data, "test")
+    if rows is None:
+        return None
+    corpus = usable(rows, "test", config.data, base)
+    merged, settings = merged_of(folder), config.evaluation
+    chosen = sample(corpus.utterances, settings.max_utterances, config.seed)
+    now = provenance(weights_of(merged), chosen, base.vocabulary, settings, config.seed)
+    if changed := between(beside["of"], now) if beside and "of" in beside else []:
+        log.warning(
+            "not scored  the test set is not what the adapter was scored on (%s). To score base, "
+            "adapter and merged model on what it is now, type %s evaluate %s",
+            ", ".join(changed),
+            program(),
+            shlex.join([*_typed(folder, given), "overwrite=true"]),
+        )
+        return None
+    device = new_accelerator(config.training.precision).device
+    return score_model(
+        merged,
+        load_model(merged, "auto", device),
+        corpus.utterances,
+        base,
+        config,
+        folder.evaluation / "merged" / OWN_SET,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+def _place(config: MergeConfig, path: Path) -> Path:
+    return read_recipe(config).place.merged
+
+
+# Hydra takes adapter= for a choice among conf/adapter/.
+COMMAND = Command("merge", MergeConfig, check, run, place=_place, aliases={"adapter": "adapters"})
+
+if __name__ == "__main__":
+    sys.exit(main())

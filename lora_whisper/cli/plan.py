@@ -1,0 +1,480 @@
+"""`lora-whisper plan`: what fits the card, before it is paid for.
+
+    lora-whisper plan model=large-v3 quantization=nf4 adapter.rank=32 gpu_memory=8GB
+    lora-whisper plan gpu_memory=8GB
+    lora-whisper plan experiment=large-v3-8gb gpu_memory=8GB
+
+Needs neither a GPU nor weights: the shapes of the published checkpoints are in the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from lora_whisper.cli.app import run_command
+from lora_whisper.cli.compose import Command, defaults
+from lora_whisper.composing import to_config
+from lora_whisper.config import (
+    UNSUPPORTED,
+    AdapterConfig,
+    ModelConfig,
+    PlanConfig,
+    QuantizationConfig,
+    memory_bytes,
+)
+from lora_whisper.environment import CHECKOUT
+from lora_whisper.errors import UserError
+from lora_whisper.paths import local_path
+from lora_whisper.terminal import console, gigabytes, megabytes, print_result, work
+
+if TYPE_CHECKING:
+    from transformers import WhisperConfig
+
+    from lora_whisper.training.memory_plan import Setup
+    from lora_whisper.training.planning import Memory, Plan
+
+CHECKPOINTS = ("tiny", "base", "small", "medium", "large-v2", "large-v3", "large-v3-turbo")
+# The others are of the same shapes: large of large-v2's, the .en ones but for a token.
+SMALLER = ("large-v3-turbo", "medium", "small", "base", "tiny")  # to go down to, in this order
+HOUR_SECONDS = 3600
+NOT_MEASURED = "not measured"
+RATES = CHECKOUT / "benchmarks" / "results" / "gpu_training.json"
+ASSUMED = ("allocator", "context")
+MEANINGS = {
+    "weights": "of the base, as they are stored",
+    "adapter": "fp32",
+    "gradients": "of the adapter, fp32",
+    "optimizer": "AdamW's two moments, fp32",
+    "activations": "of the micro-batch, kept for the way back",
+    "logits": "as wide as the vocabulary, in fp32",
+    "allocator": "assumed: 5 % of the step, and cuBLAS",
+    "context": "assumed: CUDA and its kernels",
+}
+
+
+def check(config: PlanConfig, path: Path) -> None:
+    """See that the checkpoint's shape is known and has the layers that are asked for.
+
+    Raises:
+        UserError: it is not, or has not.
+    """
+    from lora_whisper.model.targets import target_ranks
+
+    if config.model is not None:
+        target_ranks(config.adapter, shape_of(config.model))
+
+
+def run(config: PlanConfig, path: Path) -> None:
+    """Print the plan of one checkpoint, or the table of all."""
+    memory = available_bytes(config)
+    if config.model is None:
+        rows = list(table_rows(config, memory))
+        if config.json:
+            print_result(json.dumps({"gpu_memory_bytes": memory, "rows": rows}, indent=2))
+        else:
+            console.print(overview(rows, memory, config.training.global_batch))
+            _print_notes(config)
+        return
+    answer = plan_of(config, memory)
+    if config.json:
+        print_result(json.dumps(answer, indent=2))
+    else:
+        show(answer)
+        _print_notes(config)
+
+
+def available_bytes(config: PlanConfig) -> int | None:
+    """The card's memory: as given, or of this machine's first GPU; None: nobody knows of one."""
+    import torch
+
+    if config.gpu_memory is not None:
+        return memory_bytes(config.gpu_memory)
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return None
+
+
+def shape_of(config: ModelConfig) -> WhisperConfig:
+    """The checkpoint's shape: its own config.json where it is at hand, else by its published name.
+
+    Raises:
+        UserError: neither is there.
+    """
+    from lora_whisper.model.checkpoint import load_config, load_shape, locate
+    from lora_whisper.model.shapes import shape, shape_names
+
+    folder = local_path(config.checkpoint)
+    if (folder / "config.json").is_file():
+        return load_shape(config)
+    name = config.checkpoint.removeprefix("openai/whisper-")
+    if not folder.exists() and name in shape_names():
+        return shape(name)
+    try:
+        return load_config(locate(config, with_weights=False))
+    except UserError:
+        named = [one for one in shape_names() if f"whisper-{one}" in config.checkpoint]
+        if not named or folder.exists():
+            raise
+        return shape(max(named, key=len))  # whisper-large-v3-turbo-sw holds three of them
+
+
+# ── one checkpoint ───────────────────────────────────────────────────────────────────────────
+
+
+def plan_of(config: PlanConfig, memory: int | None) -> dict[str, Any]:
+    """All that is printed of one checkpoint, as JSON has it."""
+    from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
+    from lora_whisper.training.memory_plan import step_flops
+    from lora_whisper.training.micro_batch import even_shares
+    from lora_whisper.training.planning import adapter_file_bytes, make_plan
+
+    assert config.model is not None
+    shape, settings = shape_of(config.model), config.training
+    tokens = config.tokens or shape.max_target_positions
+    setup = setup_of(config, shape, quantization_of(config))
+    plan = make_plan(setup, tokens)
+    asked = settings.gradient_checkpointing
+    checkpointing = checkpointing_for_width(shape.d_model) if asked is None else asked
+    windows = settings.micro_batch
+    if not isinstance(windows, int):
+        windows = micro_batch_for_width(shape.d_model)
+    fitting = {
+        word: plan.largest_micro_batch(memory, on, settings.global_batch) if memory else None
+        for word, on in (("without_checkpointing", False), ("with_checkpointing", True))
+    }
+    most = fitting["with_checkpointing" if checkpointing else "without_checkpointing"]
+    if settings.micro_batch == "auto" and most:
+        windows = max(share for share in even_shares(settings.global_batch) if share <= most)
+    flops = step_flops(setup, checkpointing, 1, tokens)
+    seconds = shape.max_source_positions / 50
+    used = plan.memory(windows, checkpointing)
+    return {
+        "checkpoint": config.model.checkpoint,
+        "quantization": setup.quantization.kind,
+        "precision": setup.precision,
+        "tokens": tokens,
+        "micro_batch": windows,
+        "gradient_checkpointing": checkpointing,
+        "gpu_memory_bytes": memory,
+        "memory_bytes": _rounded(used),
+        "memory_bytes_with_checkpointing": _rounded(plan.memory(windows, True)),
+        "memory_bytes_without_checkpointing": _rounded(plan.memory(windows, False)),
+        "fits": None if memory is None else used.total <= memory,
+        "largest_micro_batch": fitting,
+        "suggestions": suggestions(config, shape, plan, memory, checkpointing, windows),
+        "trained_parameters": plan.trained,
+        "adapter_file_bytes": adapter_file_bytes(plan, config.adapter),
+        "flops_per_audio_hour": round(flops * HOUR_SECONDS / seconds),
+        "audio_seconds_per_second": measured_rate(config.model, setup.quantization.kind),
+    }
+
+
+def setup_of(config: PlanConfig, shape: WhisperConfig, quantization: QuantizationConfig) -> Setup:
+    """On a GPU that has bfloat16, where the precision is left open."""
+    import torch
+
+    from lora_whisper.model.device import DTYPES
+    from lora_whisper.training.memory_plan import Setup
+
+    precision = config.training.precision
+    precision = "bf16" if precision == "auto" else precision
+    asked = config.model.dtype if config.model else "auto"
+    dtype = DTYPES[precision] if asked == "auto" else getattr(torch, asked)
+    return Setup(shape, quantization, config.adapter, dtype, precision)
+
+
+def quantization_of(config: PlanConfig) -> QuantizationConfig:
+    return config.quantization or _quantization("none")
+
+
+def _quantization(kind: str) -> QuantizationConfig:
+    """`conf/quantization/KIND.yaml`"""
+    plain = defaults("train")["quantization"]
+    return to_config(
+        QuantizationConfig, plain | {"kind": kind, "double_quantization": kind == "nf4"}
+    )
+
+
+def _rounded(memory: Memory) -> dict[str, int]:
+    parts = {name: round(value) for name, value in vars(memory).items()}
+    return parts | {"total": sum(parts.values())}
+
+
+def measured_rate(model: ModelConfig, quantization: str) -> float | str:
+    """Seconds of audio a second, where benchmarks/gpu_training.py has measured it on some GPU."""
+    if not RATES.is_file():
+        return NOT_MEASURED
+    rows = json.loads(RATES.read_text(encoding="utf-8"))["rows"]
+    row = rows.get(model.checkpoint.removeprefix("openai/whisper-"), {}).get(quantization, {})
+    rate: float | str = row.get("audio_seconds_per_second", NOT_MEASURED)
+    return rate
+
+
+# ── what to change ───────────────────────────────────────────────────────────────────────────
+
+
+def suggestions(
+    config: PlanConfig,
+    shape: WhisperConfig,
+    plan: Plan,
+    memory: int | None,
+    checkpointing: bool,
+    windows: int,
+) -> list[dict[str, Any]]:
+    """What makes it fit, from what costs least; each on top of those before it, until one does.
+
+    Nothing of the adapter or the base is given up where a smaller micro-batch suffices: the global
+    batch, and with it the result, stays the same.
+    """
+    if memory is None or plan.memory(windows, checkpointing).total <= memory:
+        return []
+    most = config.training.global_batch
+    smaller = plan.largest_micro_batch(memory, checkpointing, most)
+    if smaller:
+        return [_suggestion(plan, [], smaller, checkpointing, memory)]
+    typed: list[str] = []
+    tried: list[dict[str, Any]] = []
+    if not checkpointing:
+        typed = ["training.gradient_checkpointing=true"]
+        fitting = plan.largest_micro_batch(memory, True, most)
+        tried = [_suggestion(plan, typed, fitting, True, memory)]
+    for override, one, its_shape in _steps_down(config, shape):
+        if tried and tried[-1]["fits"]:
+            break
+        its_plan = _plan_for(one, its_shape, config.tokens)
+        typed = [word for word in typed if word.split("=")[0] != override.split("=")[0]]
+        typed += override.split()
+        fitting = its_plan.largest_micro_batch(memory, True, most)
+        tried.append(_suggestion(its_plan, typed, fitting, True, memory))
+    return tried
+
+
+def _suggestion(
+    plan: Plan, typed: list[str], windows: int, checkpointing: bool, memory: int
+) -> dict[str, Any]:
+    more = [f"training.micro_batch={windows}"] if windows else []
+    total = plan.memory(max(1, windows), checkpointing).total
+    return {
+        "type": " ".join([*typed, *more]),
+        "total_bytes": round(total),
+        "fits": total <= memory,
+    }
+
+
+def _steps_down(
+    config: PlanConfig, shape: WhisperConfig
+) -> Iterator[tuple[str, PlanConfig, WhisperConfig]]:
+    """What to type next, with the configuration that then holds."""
+    from lora_whisper.model.shapes import shape as published
+
+    one = config
+    is_plain = quantization_of(config).kind != "nf4"
+    if is_plain and (config.adapter.kind, "nf4") not in UNSUPPORTED:
+        one = dataclasses.replace(one, quantization=_quantization("nf4"))
+        yield "quantization=nf4", one, shape
+    for name, value in _smaller_adapter(config.adapter):
+        adapter = dataclasses.replace(one.adapter, **{name: value})
+        one = dataclasses.replace(one, adapter=adapter)
+        yield f"adapter.{name}={value}", one, shape
+    for name in SMALLER:
+        if published(name).d_model < shape.d_model or (
+            name == "large-v3-turbo" and shape.decoder_layers > 4 and shape.d_model == 1280
+        ):
+            assert one.model is not None
+            one = dataclasses.replace(one, adapter=_all_layers(one.adapter))
+            yield f"model={name}", one, published(name)
+
+
+def _smaller_adapter(adapter: AdapterConfig) -> Iterator[tuple[str, Any]]:
+    if adapter.targets != "attention-qv":
+        yield "targets", "attention-qv"
+    if adapter.rank > 8 and adapter.kind != "adalora":
+        yield "rank", 8
+
+
+def _all_layers(adapter: AdapterConfig) -> AdapterConfig:
+    """A smaller model may not have the layers that were asked for."""
+    return dataclasses.replace(adapter, encoder_layers=None, decoder_layers=None)
+
+
+def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> Plan:
+    from lora_whisper.training.planning import make_plan
+
+    setup = setup_of(config, shape, quantization_of(config))
+    return make_plan(setup, tokens or shape.max_target_positions)
+
+
+def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
+    """Windows in the largest micro-batch of a default run, and whether it is checkpointed."""
+    from lora_whisper.model.shapes import shape
+
+    groups = ("adapter", "optimizer", "training")
+    values = {name: defaults("train")[name] for name in groups}
+    nothing = dict.fromkeys(("gpu_memory", "tokens", "model", "quantization"))
+    config = to_config(PlanConfig, values | nothing | {"json": False})
+    config = dataclasses.replace(config, quantization=_quantization(quantization))
+    row = _row(config, shape(model), memory)
+    return row["micro_batch"], row["gradient_checkpointing"]
+
+
+# ── all checkpoints ──────────────────────────────────────────────────────────────────────────
+
+
+def table_rows(config: PlanConfig, memory: int | None) -> Iterator[dict[str, Any]]:
+    """One row for each checkpoint and quantization."""
+    from lora_whisper.model.shapes import shape
+
+    kinds = [config.quantization] if config.quantization else []
+    kinds = kinds or [_quantization(kind) for kind in ("none", "int8", "nf4")]
+    pairs = [(name, one) for name in CHECKPOINTS for one in kinds]
+    with work("planning", len(pairs)) if not config.json else _quiet() as progress:
+        for done, (name, quantization) in enumerate(pairs, 1):
+            row: dict[str, Any] = {"model": name, "quantization": quantization.kind}
+            reason = UNSUPPORTED.get((config.adapter.kind, quantization.kind))
+            if reason is None:
+                one = dataclasses.replace(config, quantization=quantization)
+                row |= _row(one, shape(name), memory)
+            else:
+                row["refused"] = reason
+            yield row
+            progress.update(done)
+
+
+def _quiet() -> Any:
+    from contextlib import nullcontext
+
+    from lora_whisper.terminal import Work
+
+    class Quiet(Work):
+        def update(self, done: int, figures: str = "") -> None:
+            pass
+
+    return nullcontext(Quiet())
+
+
+def _row(config: PlanConfig, shape: WhisperConfig, memory: int | None) -> dict[str, Any]:
+    """Without checkpointing where a window fits; with it, where that is needed or asked for."""
+    plan, most = _plan_for(config, shape, config.tokens), config.training.global_batch
+    asked = config.training.gradient_checkpointing
+    modes = (False, True) if asked is None else (asked,)
+    fitting = {
+        on: plan.largest_micro_batch(memory, on, most) if memory is not None else 1 for on in modes
+    }
+    checkpointing = next((on for on in modes if fitting[on]), modes[-1])
+    windows = fitting[checkpointing]
+    return {
+        "fits": None if memory is None else windows > 0,
+        "micro_batch": windows,
+        "gradient_checkpointing": checkpointing,
+        "micro_batch_with_checkpointing": fitting.get(True),
+        "total_bytes": round(plan.memory(max(1, windows), checkpointing).total),
+        "trained_parameters": plan.trained,
+    }
+
+
+# ── showing ──────────────────────────────────────────────────────────────────────────────────
+
+
+def overview(rows: Sequence[dict[str, Any]], memory: int | None, most: int) -> Table:
+    """The table of all checkpoints, in 80 columns."""
+    title = "training on one GPU: what a window of 30 s needs"
+    if memory is not None:
+        title = f"training on {gigabytes(memory)}: windows in the largest micro-batch, up to {most}"
+    table = _table(title)
+    for name in ("model", "quantized", "fits"):
+        table.add_column(name, no_wrap=True)
+    for name in ("micro-batch", "checkpointed", "needs"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row["model"], row["quantization"], *_row_cells(row))
+    return table
+
+
+def _row_cells(row: dict[str, Any]) -> list[str]:
+    if "refused" in row:
+        return ["refused", "–", "–", "–"]
+    fits = {None: "–", True: "yes", False: "no"}[row["fits"]]
+    with_it = row["micro_batch_with_checkpointing"]
+    plain = 0 if row["gradient_checkpointing"] else row["micro_batch"]
+    cells = ["–" if not count else str(count) for count in (plain, with_it)]
+    return [fits, *cells, gigabytes(row["total_bytes"])]
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Print the plan of one checkpoint."""
+    windows, used = answer["micro_batch"], answer["memory_bytes"]
+    how = "with" if answer["gradient_checkpointing"] else "without"
+    table = _table(
+        f"{answer['checkpoint']}, quantization {answer['quantization']}, "
+        f"{answer['precision']}, micro-batch {windows} {how} checkpointing"
+    )
+    table.add_column("part")
+    table.add_column("memory", justify="right")
+    table.add_column("")
+    for name, meaning in MEANINGS.items():
+        table.add_row(name, megabytes(used[name]), meaning)
+    table.add_row("total", gigabytes(used["total"]), _verdict(answer), style="bold")
+    console.print(table)
+    for line in _lines(answer):
+        console.print(line, markup=False)
+
+
+def _verdict(answer: dict[str, Any]) -> str:
+    if answer["fits"] is None:
+        return "type gpu_memory=8GB to see whether it fits"
+    word = "fits into" if answer["fits"] else "does not fit into"
+    return f"{word} {gigabytes(answer['gpu_memory_bytes'])}"
+
+
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
+    other = "without" if answer["gradient_checkpointing"] else "with"
+    total = answer[f"memory_bytes_{other}_checkpointing"]["total"]
+    yield f"{other} checkpointing: {gigabytes(total)}"
+    if answer["gpu_memory_bytes"] is not None:
+        plain, kept = answer["largest_micro_batch"].values()
+        yield f"largest micro-batch: {plain or 'none'} without checkpointing, {kept or 'none'} with"
+    for one in answer["suggestions"]:
+        word = "fits" if one["fits"] else "not yet"
+        yield f"{word}, {gigabytes(one['total_bytes'])}: type {one['type']}"
+    if answer["fits"] is False and not any(one["fits"] for one in answer["suggestions"]):
+        yield "nothing fits: take a card with more memory, or train model=tiny on the CPU"
+    yield (
+        f"adapter: {answer['trained_parameters']:,} parameters, "
+        f"{megabytes(answer['adapter_file_bytes'])} on disk"
+    )
+    yield f"operations: {answer['flops_per_audio_hour'] / 1e12:,.0f} TFLOP an hour of audio"
+    rate = answer["audio_seconds_per_second"]
+    yield f"time: {rate if isinstance(rate, str) else f'{rate} s of audio a second'}"
+
+
+def _print_notes(config: PlanConfig) -> None:
+    tokens = config.tokens or "as many tokens as the decoder takes"
+    console.print(
+        f"For windows full of sound, with {tokens} each; an estimate, which "
+        "benchmarks/gpu_memory.py holds against a GPU's own counters.",
+        style="dim",
+    )
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.show_edge = False
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+COMMAND = Command("plan", PlanConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())

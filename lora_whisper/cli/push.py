@@ -1,0 +1,146 @@
+"""`lora-whisper push`: put a run's adapter, its merged model or both on the hub.
+
+    lora-whisper push run=outputs/mine repo=owner/name dry_run=true
+    lora-whisper push run=outputs/mine repo=owner/name
+
+Private unless `private=false` is typed. What goes up is on a list, is searched for names and paths
+of this machine before, and arrives in one commit: all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from lora_whisper import __version__
+from lora_whisper.cli.app import run_command
+from lora_whisper.cli.compose import Command
+from lora_whisper.commands._given_run import given_run
+from lora_whisper.commands._hub import (
+    open_repository,
+    published,
+    require_access,
+    require_room,
+    send,
+    stale_weights,
+)
+from lora_whisper.commands._summary import read_summary
+from lora_whisper.commands._uploading import (
+    HubBase,
+    Upload,
+    hub_base,
+    require_nothing_private,
+    uploads_of,
+)
+from lora_whisper.config import PushConfig
+from lora_whisper.model.trained import require_trained_adapter
+from lora_whisper.run_folder import locked
+from lora_whisper.terminal import console, megabytes
+
+log = logging.getLogger("lora_whisper")
+
+
+def check(config: PushConfig, path: Path) -> None:
+    """Find everything that would stop it here, before the hub is asked for anything.
+
+    Raises:
+        UserError: no complete run, or another adapter in it; files are missing or name this
+            machine; or there is no token.
+    """
+    run = given_run(config.run, "push")
+    require_trained_adapter(run)
+    base = hub_base(config.base, read_summary(run))
+    require_nothing_private(uploads_of(config, run, base), run, _public(config))
+    if not config.dry_run:
+        require_access()
+
+
+def run(config: PushConfig, path: Path) -> None:
+    """Show what goes up, and send it."""
+    folder = given_run(config.run, "push")
+    with locked(folder.path):
+        summary = read_summary(folder)
+        base = hub_base(config.base, summary)
+        if base.is_given and not config.dry_run:
+            base = _pinned(base, summary)
+        uploads = uploads_of(config, folder, base)
+        require_nothing_private(uploads, folder, _public(config))
+        console.print(upload_table(uploads, config.repo))
+        _say_who_sees_it(config)
+        if config.dry_run:
+            log.info("dry run     nothing was sent; without dry_run=true it is")
+            return
+        found = open_repository(config.repo, config.private)
+        require_room(config.repo, found, config.private, uploads)
+        stale = stale_weights(found, uploads)
+        for name in stale:
+            log.warning("replaced    %s of an earlier model is deleted there", name)
+        if found.is_private and not config.private:
+            log.warning("private     the repository exists and is private, and stays so")
+        message = config.message or _message(config, summary)
+        log.info("sent        %s", send(config.repo, uploads, stale, message))
+
+
+def upload_table(uploads: Sequence[Upload], repo: str) -> Table:
+    """Each file with its size, and all of them."""
+    table = Table(title=Text(repo, "bold"), title_justify="left", show_footer=True)
+    total = sum(upload.size_bytes for upload in uploads)
+    table.add_column("file", f"{len(uploads)} files", overflow="fold")
+    table.add_column("size", _size(total), justify="right")
+    for upload in uploads:
+        table.add_row(Text(upload.path), _size(upload.size_bytes))
+    return table
+
+
+def _size(size_bytes: int) -> str:
+    return megabytes(size_bytes) if size_bytes >= 100_000 else f"{size_bytes:,} bytes"
+
+
+def _say_who_sees_it(config: PushConfig) -> None:
+    if config.private:
+        log.info("private     only you and whom you let in see it; private=false is for everybody")
+    else:
+        log.warning("PUBLIC      everybody can read and copy it, and copies cannot be taken back")
+
+
+def _pinned(base: HubBase, summary: dict[str, Any]) -> HubBase:
+    """The base that was typed, in the commit that it has now, where that is what was trained on.
+
+    Only whole files can be compared: other shards or another dtype may still be the same model.
+    """
+    found = published(str(base.name))
+    trained = summary["checkpoint_fingerprint"].removeprefix("sha256:")
+    if trained in found.sha256.values():
+        return HubBase(base.name, found.commit, is_given=True)
+    log.warning(
+        "base        no file of %s is, byte for byte, the weights that were trained on (sha256 "
+        "%s…), so that no commit of it is named",
+        base.name,
+        trained[:12],
+    )
+    return base
+
+
+def _public(config: PushConfig) -> list[str]:
+    return [config.repo, *([config.base] if config.base else [])]
+
+
+def _message(config: PushConfig, summary: dict[str, Any]) -> str:
+    what = {"adapter": "Adapter", "merged": "Merged model", "both": "Merged model and adapter"}
+    return f"{what[config.what]} {summary['name']}, by lora_whisper {__version__}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+COMMAND = Command("push", PushConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())

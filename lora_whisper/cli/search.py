@@ -1,0 +1,377 @@
+"""`lora-whisper search`: train with many values, and keep the best by validation WER.
+
+    lora-whisper search experiment=quickstart search.trials=20
+
+Needs the extra `search`. Started several times, the same command shares one search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.cli import train
+from lora_whisper.cli.app import Command, run_command
+from lora_whisper.cli.sweep import GOES_ON, not_the_users
+from lora_whisper.commands._inputs import (
+    FREE_TO_CHANGE,
+    flat,
+    read_base,
+    read_speech,
+    with_absolute_paths,
+)
+from lora_whisper.commands._summary import read_summary
+from lora_whisper.composing import RangeError
+from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
+from lora_whisper.errors import UserError, listing
+from lora_whisper.run_folder import (
+    SEARCH_FILE,
+    as_written,
+    contents,
+    is_disk_full,
+    locked,
+    no_room,
+    remove_folder,
+    write_json,
+)
+from lora_whisper.search.space import (
+    Choice,
+    Value,
+    shown,
+    space_of,
+    train_config,
+    typed_values,
+    usual_values,
+    with_values,
+)
+from lora_whisper.search.study import Claim, Study, alone_in, require_optuna
+from lora_whisper.terminal import percent
+from lora_whisper.training.stopping import Stopped, ended_by_signals
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+log = logging.getLogger("lora_whisper")
+
+SPEECH = "speech"  # in that file: the hashes of each split
+TEST = "test"  # of which trials know nothing: it may be corrected while they are carried out
+FREE = FREE_TO_CHANGE | {"search.trials", "search.timeout_hours"}
+
+
+def check(config: SearchConfig, path: Path) -> None:
+    """Find everything that would stop the search or one of its trials, before anything is written.
+
+    Raises:
+        UserError: Optuna is missing, the search exists and is another one, or what `train` says of
+            any of the trials.
+    """
+    require_optuna()
+    common = with_absolute_paths(train_config(config))
+    if not config.overwrite:
+        _require_same(config, path)
+    elif path.exists():
+        _require_search(path)
+    _check_trials(config, common, path)
+    if read_speech(common.model, common.data).validation is None:
+        raise UserError(
+            "A search compares its trials by their WER on data.validation, which is missing: the "
+            "test set is for the best one alone.\nType data.validation=…"
+        )
+
+
+def _check_trials(config: SearchConfig, common: TrainConfig, path: Path) -> None:
+    """Let `train` check a trial of each shape.
+
+    Raises:
+        UserError: what is wrong with any of them; each problem once.
+    """
+    problems: dict[str, list[str]] = {}
+    shapes = list(_shapes(config.search.space))
+    for values in shapes:
+        try:
+            train.check(with_values(common, values), path / "trial")
+        except RangeError as error:
+            problems.setdefault("; ".join(error.problems), []).append(_told(values))
+        except UserError as error:
+            problems.setdefault(str(error), []).append(_told(values))
+    if any(len(trials) == len(shapes) for trials in problems.values()):
+        raise UserError("\n".join(problems))
+    if problems:
+        lines = [f"{', '.join(trials)}: {problem}" for problem, trials in problems.items()]
+        raise UserError("Some trials could not be carried out:\n" + listing(lines, len(lines)))
+
+
+def _shapes(space: SpaceConfig) -> Iterator[dict[str, Value]]:
+    """Each rank with each of the targets."""
+    chosen = {"rank": space.rank, "targets": space.targets}
+    given = {name: values for name, values in chosen.items() if values is not None}
+    for values in itertools.product(*given.values()):
+        yield dict(zip(given, values, strict=True))
+
+
+def _told(values: Mapping[str, Value | None]) -> str:
+    """`rank=8 targets=attention`; of keys that are typed, their last part."""
+    return " ".join(f"{key.split('.')[-1]}={shown(value)}" for key, value in values.items())
+
+
+# ── the search's folder ──────────────────────────────────────────────────────────────────────
+
+
+def _description(config: SearchConfig) -> dict[str, Any]:
+    """What all processes of a search, and whoever goes on with it, have to agree on."""
+    common = with_absolute_paths(train_config(config))
+    values = flat(dataclasses.asdict(common) | {"search": dataclasses.asdict(config.search)})
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    kept = {key: value for key, value in plain.items() if key not in FREE}
+    return kept | {SPEECH: _speech_hashes(common)}
+
+
+def _speech_hashes(common: TrainConfig) -> dict[str, dict[str, str]]:
+    """Of each split: trials that heard different speech do not compare, nor is one of them best."""
+    from lora_whisper.data.contents import speech_hashes
+
+    splits = read_speech(common.model, common.data).splits
+    return {
+        name: vars(speech_hashes(corpus.utterances, "size" if name == "train" else "bytes"))
+        for name, corpus in splits.items()
+    }
+
+
+def _described(path: Path) -> dict[str, Any]:
+    values = as_written(path / SEARCH_FILE, {"model.checkpoint"})
+    if values is None or not isinstance(values.get(SPEECH, {}), dict):
+        raise UserError(
+            f"{path / SEARCH_FILE} cannot be read: it is broken, or of another program.\n"
+            "Type another name=…, or overwrite=true to begin anew."
+        )
+    return values
+
+
+def _require_search(path: Path) -> None:
+    if not (path / SEARCH_FILE).is_file() and contents(path):
+        raise UserError(
+            f"{path} exists and is not a search (it holds no {SEARCH_FILE}).\n"
+            "It is left alone. Type another name=…"
+        )
+
+
+def _require_same(config: SearchConfig, path: Path) -> None:
+    """Refuse to go on with a search that has other values.
+
+    Raises:
+        UserError: names every key that differs, with both values.
+    """
+    if not path.exists():
+        return
+    _require_search(path)
+    if not (path / SEARCH_FILE).is_file():
+        return
+    before, now = _described(path), _description(config)
+    # Older searches did not keep what their speech was.
+    heard, hears = before.pop(SPEECH, now[SPEECH]), now.pop(SPEECH)
+    changed = [
+        f"data.{split}: its rows, texts or sound have changed"
+        for split in heard | hears
+        if split != TEST and heard.get(split) != hears.get(split)
+    ] + [
+        f"{key}: was {before.get(key)}, is {now.get(key)}"
+        for key in before | now
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"The search {path} has other values:\n{listing(changed)}\n"
+            "Give it the same, type another name=…, or overwrite=true to begin anew."
+        )
+
+
+def _take_test_set(config: SearchConfig, path: Path) -> None:
+    """Keep what the test set is now, and say so where it was another one."""
+    before, now = _described(path), _description(config)
+    if SPEECH in before and before[SPEECH].get(TEST) != now[SPEECH].get(TEST):
+        log.warning(
+            "changed     data.test: its rows, texts or sound. Trials are compared by "
+            "data.validation alone and stay; the best one is scored on the test set as it is now"
+        )
+        write_json(path / SEARCH_FILE, now)
+
+
+def _open(config: SearchConfig, common: TrainConfig, path: Path) -> Study:
+    """Make the search's folder, or open what is there."""
+    space = space_of(config.search.space, common)
+    with alone_in(path):
+        if config.overwrite and path.exists():
+            _remove(path)
+        _require_same(config, path)
+        if not (path / SEARCH_FILE).is_file():
+            write_json(path / SEARCH_FILE, _description(config))
+        _take_test_set(config, path)
+        study = Study(path, config.search, space, config.seed, _steps(common))
+        study.begin_with(usual_values(space, common))
+    return study
+
+
+def _remove(path: Path) -> None:
+    """Delete a search, unless another process is at work on it."""
+    for folder in path.glob("trial-*"):
+        with locked(folder):
+            pass
+    remove_folder(path)
+
+
+def _steps(common: TrainConfig) -> int:
+    """How many each trial has: nothing that is searched changes them."""
+    from lora_whisper.commands._windows import training_windows
+    from lora_whisper.training.defaults import total_steps
+
+    base, speech = read_base(common.model), read_speech(common.model, common.data)
+    return total_steps(training_windows(common, base, speech).per_epoch, common.training)
+
+
+# ── the search ───────────────────────────────────────────────────────────────────────────────
+
+
+def run(config: SearchConfig, path: Path) -> int:
+    """Carry out trials until there are enough, and show what they gave; return the exit code."""
+    common = with_absolute_paths(train_config(config))
+    hours = config.search.timeout_hours
+    deadline = time.monotonic() + 3600 * hours if hours else float("inf")
+    with ended_by_signals(GOES_ON), _full_disk_explained():
+        study = _open(config, common, path)
+        _announce(study, config)
+        while _carry_out_next(study, common, may_begin=time.monotonic() < deadline):
+            pass
+        return _conclude(study, common)
+
+
+@contextmanager
+def _full_disk_explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        refusal = no_room(error)
+        raise UserError(f"{refusal}\n{refusal.advice}: {GOES_ON}.") from error
+
+
+def _announce(study: Study, config: SearchConfig) -> None:
+    settings, begun = config.search, len(study.trials())
+    log.info(
+        "search      %s, %d trials, pruning %s", study.folder, settings.trials, settings.pruning
+    )
+    for name, drawn in study.space.items():
+        if isinstance(drawn, Choice):
+            log.info("  %-14s one of %s", name, ", ".join(map(shown, drawn.values)))
+        else:
+            log.info("  %-14s %s to %s", name, shown(drawn.lowest), shown(drawn.highest))
+    if begun:
+        log.info("%d trials were begun before", begun)
+
+
+def _carry_out_next(study: Study, common: TrainConfig, may_begin: bool) -> bool:
+    """Carry out one trial; return whether there was one."""
+    with study.claimed(may_begin) as claim:
+        if claim is None:
+            return False
+        name, config = claim.folder.path.name, with_values(common, claim.values)
+        log.info("")
+        log.info("%-11s %s", name, _told(typed_values(study.space, config)))
+        try:
+            _carry_out(study, claim, config)
+        except Stopped as stop:
+            raise Stopped(stop.exit_code - 128, f"in {name}; {GOES_ON}") from stop
+    return True
+
+
+def _carry_out(study: Study, claim: Claim, config: TrainConfig) -> None:
+    """Carry out a trial and tell the study what became of it; a failed one stops no other.
+
+    Raises:
+        DiskFull: it would stop the others as well, and the trial goes on when there is room.
+    """
+    from lora_whisper.search import trial as trial_module
+    from lora_whisper.training.loop import Diverged
+
+    name = claim.folder.path.name
+    try:
+        with train.out_of_memory_explained(config):
+            wer = trial_module.carry_out(config, claim)
+    except trial_module.Pruned as end:
+        study.prune(claim, str(end))
+        log.info("%-11s pruned %s", name, end)
+    except Diverged as error:
+        study.prune(claim, str(error).splitlines()[0])
+        log.warning("%-11s pruned: %s", name, error)
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        study.fail(claim, f"{type(error).__name__}: {error}".removeprefix("UserError: "))
+        log.error("%s failed: %s", name, error, exc_info=not_the_users(error))
+    else:
+        study.complete(claim, wer)
+        log.info("%-11s validation WER %s", name, percent(wer))
+
+
+def _conclude(study: Study, common: TrainConfig) -> int:
+    """Show all trials; whoever ends last scores the best one on the test set, once."""
+    from lora_whisper.search.table import show_best, show_trials
+
+    running = sum(trial.state.name == "RUNNING" for trial in study.trials())
+    best = study.best()
+    if not running and best is not None:
+        _bring_back(study, common, best)
+    scored = None if running or best is None else _scored(study, common, best)
+    show_trials(study, common)
+    if running:
+        log.info("%d trials are running elsewhere: who ends last scores the best one", running)
+    elif best is None:
+        log.error("no trial was carried out to its end")
+    else:
+        show_best(study, common, scored)
+    return 0 if best or running else 1
+
+
+def _bring_back(study: Study, common: TrainConfig, best: FrozenTrial) -> None:
+    """Carry the best trial out again, where its folder lost what a complete one has."""
+    from lora_whisper.search import trial as trial_module
+
+    folder, config = study.run_folder(best.number), with_values(common, best.params)
+    with alone_in(folder.path), train.out_of_memory_explained(config):
+        if not trial_module.is_whole(folder):
+            name = folder.path.name
+            log.warning("%s, the best one, lost something; it is carried out anew", name)
+            trial_module.carry_out(config, trial_module.Again(folder))
+
+
+def _scored(study: Study, common: TrainConfig, best: FrozenTrial) -> dict[str, Any] | None:
+    """The summary of the best trial with its scores on the test set; None if there is no such."""
+    from lora_whisper.search.trial import score_kept
+
+    test = read_speech(common.model, common.data).test
+    if test is None:
+        return None
+    folder = study.run_folder(best.number)
+    config = with_values(common, best.params)
+    with alone_in(folder.path), train.out_of_memory_explained(config):
+        summary = read_summary(folder)
+        is_known = summary["adapter"] and train.is_scored_on(config, folder, test)
+        return summary if is_known else score_kept(config, folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+COMMAND = Command("search", SearchConfig, check, run)
+
+if __name__ == "__main__":
+    sys.exit(main())

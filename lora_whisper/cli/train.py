@@ -1,0 +1,363 @@
+"""`lora-whisper train`: score the base, train the adapter, score it, and sum up.
+
+    lora-whisper train model=small name=mine data.language=sw \\
+        data.train=train.jsonl data.validation=validation.jsonl data.test=test.jsonl
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lora_whisper import processes, terminal
+from lora_whisper.cli.app import run_command
+from lora_whisper.cli.compose import Command
+from lora_whisper.commands._init_from import require_start, saved_start
+from lora_whisper.commands._inputs import (
+    LENGTH,
+    Base,
+    Speech,
+    free_to_change,
+    has_other_length,
+    read_base,
+    read_speech,
+    require_checkpoint,
+    require_same,
+    require_same_speech,
+    with_absolute_paths,
+    write_config,
+)
+from lora_whisper.commands._run import Run, trained_tokens
+from lora_whisper.commands._windows import new_augmenter, training_windows
+from lora_whisper.config import DataConfig, EvaluationConfig, TrainConfig, TrainingConfig
+from lora_whisper.data.corpus import Corpus
+from lora_whisper.errors import Problems, UserError
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import (
+    RunFolder,
+    Start,
+    is_disk_full,
+    locked,
+    no_room,
+    read_whole_summary,
+    rerun_rule,
+)
+from lora_whisper.training.stopping import ended_by_signals
+from lora_whisper.training.tracking import require_packages
+
+log = logging.getLogger("lora_whisper")
+
+
+def check(config: TrainConfig, path: Path) -> None:
+    """Find everything that would stop the run, before anything is written.
+
+    Raises:
+        UserError: the run exists, its speech or checkpoint cannot be used, or the adapter that is
+            asked for cannot be trained on it.
+    """
+    config, folder = with_absolute_paths(config), RunFolder(path)
+    start = processes.from_main(lambda: _start(config, folder))
+    if start == "complete":
+        return
+    problems = Problems()
+    with problems.noted():
+        require_packages(config.tracking.trackers)
+    with problems.noted():
+        _require_language_token(config)
+    with problems.noted():
+        _check_arithmetic(config)
+    saved = None
+    with problems.noted():
+        saved = saved_start(config, path) if start == "new" else None
+    with problems.noted():
+        speech = _read_speech(config)
+        with problems.noted():
+            _check_speech(config, speech)
+        with problems.noted():
+            _check_adapter(config, speech)
+        if start == "resume":
+            require_same_speech(config, folder, speech)
+        if saved is not None:
+            require_start(config, saved, speech)
+    problems.raise_any()
+
+
+def is_finished(config: TrainConfig, path: Path) -> bool:
+    """Whether the run is complete, and nothing that was asked for makes it longer."""
+    return _start(with_absolute_paths(config), RunFolder(path)) == "complete"
+
+
+def _start(config: TrainConfig, folder: RunFolder) -> Start:
+    """What the run does with its folder, which is the main process's to look at."""
+    can_be_longer = free_to_change(config) >= LENGTH
+    start = rerun_rule(folder, config.overwrite, config.resume is not None, can_be_longer)
+    if start in ("resume", "complete"):
+        require_same(folder, config)
+    if start == "complete" and has_other_length(folder, config):
+        require_checkpoint(folder)
+        return "resume"
+    return start
+
+
+def _require_language_token(config: TrainConfig) -> None:
+    if config.adapter.train_language_token and config.data.language_token is None:
+        raise UserError(
+            "adapter.train_language_token=true re-learns the token of data.language_token, but "
+            "that is not given. Type data.language_token=CODE, the language whose token is "
+            "borrowed, or adapter.train_language_token=false."
+        )
+
+
+def _check_arithmetic(config: TrainConfig) -> None:
+    """See that this machine has it; only who asks for it has to wait for torch so early.
+
+    Raises:
+        UserError: fp16 without a GPU, or FlashAttention where it does not run.
+    """
+    if config.training.precision == "fp16":
+        from lora_whisper.model.device import choose_precision
+
+        choose_precision(config.training.precision)
+    if config.model.attention != "flash":
+        return
+    import torch
+
+    from lora_whisper.model.attention import choose_attention
+    from lora_whisper.model.device import choose_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(config.model.dtype, config.training.precision)
+    choose_attention(config.model.attention, dtype, device)
+
+
+def _read_speech(config: TrainConfig) -> Speech:
+    if config.data.streaming:
+        from lora_whisper.data.streaming import check_stream
+
+        check_stream(config.data, config.training)
+    return read_speech(config.model, config.data)
+
+
+def _check_speech(config: TrainConfig, speech: Speech) -> None:
+    new_augmenter(config.augmentation, read_base(config.model))
+    _require_borrowers(config.data, speech)
+    if speech.validation is None:
+        _refuse_validating(config.training)
+    if speech.test is not None:
+        _check_scoring(config.evaluation, speech.test)
+
+
+def _check_adapter(config: TrainConfig, speech: Speech) -> None:
+    """See that the checkpoint can get the adapter, and that the run is long enough for it."""
+    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.limits import final_steps, require_adalora, require_possible
+
+    base = read_base(config.model)
+    require_possible(config.adapter, load_config(base.checkpoint))
+    if config.data.language_token is not None:  # else that is what is wrong
+        trained_tokens(config, base)
+    if config.adapter.kind == "adalora":
+        steps = _planned_steps(config, base, speech)
+        final_steps(require_adalora(config.adapter), steps)
+
+
+def _planned_steps(config: TrainConfig, base: Base, speech: Speech) -> int:
+    """Of the run; windows are only counted where its length depends on them."""
+    from lora_whisper.training.defaults import total_steps
+
+    settings = config.training
+    is_known = settings.max_steps is not None and settings.max_epochs is None
+    windows = None if is_known else training_windows(config, base, speech).per_epoch
+    return total_steps(windows, settings)
+
+
+def _check_scoring(settings: EvaluationConfig, test: Corpus) -> None:
+    """See that what is asked of the scores can be had, hours before they are."""
+    from lora_whisper.evaluation.groups import group_labels
+    from lora_whisper.evaluation.keywords import read_keywords
+
+    group_labels(test.utterances, settings.group_by)
+    if settings.keywords is not None:
+        read_keywords(local_path(settings.keywords))
+
+
+def _refuse_validating(settings: TrainingConfig) -> None:
+    """See that nothing was asked for that needs the validation set which the run has not."""
+    without = {}  # what was asked for, and what to type to have it not
+    if settings.averaging is not None and settings.averaging.of == "best":
+        without["training.averaging.of=best"] = "training.averaging.of=last"
+    if settings.patience is not None:
+        without["training.patience"] = "training.patience=null"
+    if without:
+        raise UserError(
+            f"{' and '.join(without)}: the run has no data.validation, by whose WER adapters are "
+            f"compared.\nType data.validation=…, or {' '.join(without.values())}."
+        )
+
+
+def _require_borrowers(data: DataConfig, speech: Speech) -> None:
+    """See that there is speech in the language that borrows a token; rows may name another."""
+    if data.language_token is None or speech.train is None:
+        return
+    spoken = speech.train.utterances.column("language").unique().to_pylist()
+    if data.language not in spoken:
+        raise UserError(
+            f"data.language_token={data.language_token} is for speech in data.language="
+            f"{data.language}, but no row of data.train is in {data.language}, but in "
+            f"{', '.join(map(str, spoken))}: a row's own language goes first.\n"
+            "Type data.language=… as the rows call it, or take the language out of the rows."
+        )
+
+
+def run(config: TrainConfig, path: Path) -> None:
+    """Carry out one run in the folder `path`, or go on with it, or say that it is complete."""
+    from lora_whisper.commands._summary import show_summary
+
+    config, folder = with_absolute_paths(config), RunFolder(path)
+    with processes.entered_by_main(locked(path)):
+        start = processes.from_main(lambda: _start(config, folder))
+        if start == "complete":
+            log.info("%s is complete; overwrite=true trains it anew", path)
+            processes.from_main(lambda: _say_what_changed(config, folder))
+        else:
+            with (
+                ended_by_signals("the same command with resume=auto goes on from here"),
+                full_disk_explained(folder),
+                damage_explained(),
+                dead_loader_explained(folder),
+                out_of_memory_explained(config),
+            ):
+                one = Run(config, folder)  # loads everything: what fails here costs nothing
+                processes.from_main(lambda: begin(config, folder, start))
+                with terminal.log_to_file(folder.log):
+                    one.carry_out()
+    if processes.is_main():
+        show_summary(folder)
+
+
+def _say_what_changed(config: TrainConfig, folder: RunFolder) -> None:
+    """Say of a complete run in what its speech is not what it was; where it is gone, that it is."""
+    from lora_whisper.training.resume import changes, rows_of, say_changed_since
+
+    try:
+        speech = read_speech(config.model, config.data)
+        changed = dict(changes(folder.rows, rows_of(speech.parts)))
+    except UserError as error:
+        log.warning(
+            "not compared with the speech that is there now: %s", str(error).splitlines()[0]
+        )
+        return
+    if speech.test is not None and is_scored_on(config, folder, speech.test):
+        changed.pop("test", None)
+    say_changed_since(folder.path, changed, speech.parts)
+
+
+def is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
+    """Whether the adapter's score is of the test set as it is now, up to date by `evaluate`."""
+    from lora_whisper.data.contents import speech_hashes
+    from lora_whisper.data.corpus import sample
+    from lora_whisper.evaluation.provenance import ROWS, TEXTS
+
+    score = read_whole_summary(folder)["adapter"] or {}
+    now = speech_hashes(sample(test.utterances, config.evaluation.max_utterances, config.seed))
+    of = score.get("of", {})  # which older scores lack
+    return (of.get(ROWS), of.get(TEXTS)) == (now.rows, now.texts)
+
+
+def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:
+    """Make the run's folder, in place of the run that `overwrite=true` gave up, or open it again.
+
+    A complete run that is made longer has no result from here on, until it is complete again.
+    """
+    if start == "resume":
+        folder.reopen()
+    elif folder.is_run():
+        folder.remove()
+    write_config(folder, config)
+
+
+@contextmanager
+def full_disk_explained(folder: RunFolder) -> Iterator[None]:
+    """Say where the run goes on once there is room again."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        refusal, path = no_room(error), folder.last_checkpoint()
+        last = f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
+        raise UserError(
+            f"{refusal}\n{last} {refusal.advice}, and type the same command with resume=auto."
+        ) from error
+
+
+@contextmanager
+def damage_explained() -> Iterator[None]:
+    """Say what to type when a checkpoint is damaged after the run has begun to need it."""
+    from lora_whisper.training.checkpoints import Damaged
+
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(
+            f"A checkpoint was damaged after it was written: {error}.\n"
+            "Type the same command with resume=auto: it goes on from one that is sound."
+        ) from error
+
+
+@contextmanager
+def dead_loader_explained(folder: RunFolder) -> Iterator[None]:
+    """Say where the run goes on after a process that loads speech was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader worker" not in text or not ("killed" in text or "exited" in text):
+            raise
+        path = folder.last_checkpoint()
+        last = f"The last checkpoint is {path}." if path else "There is no checkpoint yet."
+        raise UserError(
+            f"A process that loads speech ended: {text.splitlines()[0]}\n"
+            "Often the system ends one when the computer's memory runs out.\n"
+            f"{last} Type the same command with resume=auto, and training.loader_workers=1 or 0 "
+            "if memory is short."
+        ) from error
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Say what to type when the memory does not suffice, not for a single window either."""
+    from lora_whisper.training.memory import is_out_of_memory
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        scoring = max(1, (config.evaluation.batch_size or 4) // 2)
+        raise UserError(
+            f"The memory does not suffice: {str(error).splitlines()[0]}\n"
+            "Type the same command with resume=auto and, if it happened\n"
+            "  in training: training.gradient_checkpointing=true\n"
+            f"  in scoring: evaluation.batch_size={scoring}\n"
+            "Or begin anew with overwrite=true quantization=nf4."
+        ) from error
+
+
+def report_sweep(folders: list[Path]) -> None:
+    from lora_whisper.commands._sweep_table import show_sweep
+
+    show_sweep(folders)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(COMMAND, arguments)
+
+
+COMMAND = Command("train", TrainConfig, check, run, report_sweep, is_finished, is_shared=True)
+
+if __name__ == "__main__":
+    sys.exit(main())

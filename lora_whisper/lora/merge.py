@@ -1,0 +1,155 @@
+"""Fold adapters into the weights of their base, one tensor after the other.
+
+W' = W + ΔW in fp32, rounded once to the dtype that is written. What PEFT's `merge_and_unload` gives
+on a base in fp32, in the memory of a single tensor: large-v3 need not fit.
+
+An adapter that was trained on a base in nf4 has learnt beside what nf4 made of W. Here W is full
+again, unless the adapter is to be folded into just those weights, read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lora_whisper.errors import UserError
+from lora_whisper.lora.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, open_adapter
+from lora_whisper.model.plain import PlainAdapter, plain_from
+from lora_whisper.model.quantization import Nf4, read_back
+from lora_whisper.model.targets import PRESETS
+from lora_whisper.model.weights import EMBEDDINGS, TIED, is_finite, read_tensors
+
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of a base's weights."""
+
+    matrices: Mapping[str, tuple[Tensor, Tensor]]  # by the layer's path: A (rank, inputs) and
+    # B (outputs, rank), with all scales in B
+    embeddings: Mapping[int, tuple[Tensor, float]] = field(default_factory=dict)
+    # of a token: the weighted sum of the rows (width,) that take its place, and of their weights
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)  # DoRA's, (outputs,)
+
+
+def read_change(parts: Sequence[tuple[Path, float]]) -> Change:
+    """What the adapters in these folders do together, each times its weight.
+
+    Raises:
+        UserError: no sound adapter is there; or one of DoRA beside another, or at another weight
+            than 1.
+    """
+    adapters = [(open_adapter(folder), weight) for folder, weight in parts]
+    change = weighted([(plain_from(saved), weight) for saved, weight in adapters])
+    scaling = [saved for saved, _ in adapters if saved.is_dora]
+    if not scaling:
+        return change
+    if [weight for _, weight in adapters] != [1.0]:
+        raise UserError(
+            f"The adapter in {scaling[0].folder} is of DoRA, which scales the weights: it is no "
+            "sum that could be scaled or added to another. Merge it alone, with scale=1."
+        )
+    tensors = load_file(scaling[0].folder / WEIGHTS_FILE)
+    magnitudes = {
+        path: tensors[f"{PREFIX}{path}{MAGNITUDE_SUFFIX}"].float() for path in change.matrices
+    }
+    return Change(change.matrices, change.embeddings, magnitudes)
+
+
+def weighted(adapters: Sequence[tuple[PlainAdapter, float]]) -> Change:
+    """The sum of what adapters add, each times its weight; their ranks add up.
+
+    A token's embedding goes as far from the base's as the weights say.
+    """
+    matrices, embeddings = {}, {}
+    for path in dict.fromkeys(path for plain, _ in adapters for path in plain.matrices):
+        parts = [
+            (*plain.matrices[path], weight) for plain, weight in adapters if path in plain.matrices
+        ]
+        a = torch.cat([a for a, _, _ in parts])
+        matrices[path] = a, torch.cat([weight * b for _, b, weight in parts], dim=1)
+    for token in dict.fromkeys(token for plain, _ in adapters for token in plain.embeddings):
+        rows = [
+            (weight * plain.embeddings[token], weight)
+            for plain, weight in adapters
+            if token in plain.embeddings
+        ]
+        embeddings[token] = torch.stack([row for row, _ in rows]).sum(0), sum(w for _, w in rows)
+    return Change(matrices, embeddings)
+
+
+def folded(
+    files: Sequence[Path], change: Change, dtype: torch.dtype, nf4: Nf4 | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The base's tensors in `files` with the change in them, by their names, in `dtype`.
+
+    The output projection is left out: it is the embeddings, and whoever loads them ties it to them.
+
+    Args:
+        nf4: the linear layers' weights are what nf4 makes of them; None: as they are.
+
+    Raises:
+        UserError: a number in them is not finite, or too large for `dtype`.
+    """
+    left = set(change.matrices)
+    for name, tensor in read_tensors(files):
+        left.discard(name.removesuffix(".weight"))
+        if name != TIED:
+            yield name, _require_finite(name, _fold(name, tensor, change, dtype, nf4), dtype)
+    assert not left, f"no such layers: {sorted(left)}"
+
+
+@torch.no_grad()
+def _fold(name: str, tensor: Tensor, change: Change, dtype: torch.dtype, nf4: Nf4 | None) -> Tensor:
+    path = name.removesuffix(".weight")
+    if nf4 is not None and is_linear(name):
+        tensor = read_back(tensor, nf4)
+    if path in change.matrices:
+        return _sum(tensor, change.matrices[path], change.magnitudes.get(path), dtype)
+    if name == EMBEDDINGS and change.embeddings:
+        rows = tensor.to(torch.float32, copy=True)
+        for token, (moved, weight) in change.embeddings.items():
+            rows[token] = (1 - weight) * rows[token] + moved
+        return rows.to(dtype)
+    return tensor.to(dtype)
+
+
+def _require_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not is_finite(tensor):
+        shown = str(dtype).removeprefix("torch.")
+        other = "" if dtype == torch.float32 else ", which dtype=float32 may hold"
+        raise UserError(
+            f"{name}: with the adapter in it, it has numbers that are not finite in {shown}{other}."
+        )
+    return tensor
+
+
+def _sum(
+    weight: Tensor, pair: tuple[Tensor, Tensor], magnitude: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """W + B·A, with rows of DoRA's lengths where it has them.
+
+    Some rows at a time, so that what is computed in fp32 stays in the processor's cache: less than
+    half of the time that large-v3's largest weights took as a whole.
+    """
+    a, b = pair
+    found = torch.empty(weight.shape, dtype=dtype)
+    for start in range(0, len(weight), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        block = torch.addmm(weight[rows].float(), b[rows], a)
+        if magnitude is not None:
+            block *= (magnitude[rows] / torch.linalg.norm(block, dim=1))[:, None]
+        found[rows] = block
+    return found
+
+
+def is_linear(name: str) -> bool:
+    """Whether a tensor is the weight of a layer that is quantized, and may carry an adapter."""
+    path, _, kind = name.rpartition(".")
+    return kind == "weight" and path.rpartition(".")[2] in PRESETS["all-linear"]

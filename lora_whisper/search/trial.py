@@ -1,0 +1,224 @@
+"""One trial of a search: a run of `train` that may end early and never meets the test set."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper import terminal
+from lora_whisper.cli.train import begin
+from lora_whisper.commands._inputs import Speech, read_base, read_config, read_speech, require_same
+from lora_whisper.commands._models import trained
+from lora_whisper.commands._run import Run, Scored
+from lora_whisper.commands._scoring import load_whisper, score_model, whisper_inside
+from lora_whisper.config import TrainConfig
+from lora_whisper.errors import UserError
+from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.model.trained import require_trained_adapter
+from lora_whisper.run_folder import (
+    OWN_SET,
+    RunFolder,
+    as_written,
+    read_json,
+    read_jsonl,
+    read_whole_summary,
+    remove_folder,
+    write_json,
+)
+from lora_whisper.search.study import Claim
+
+if TYPE_CHECKING:
+    from lora_whisper.data.contents import Change
+    from lora_whisper.training.checkpoints import TrainingState
+    from lora_whisper.training.loop import Trainer
+    from lora_whisper.training.recorder import Recorder
+
+log = logging.getLogger("lora_whisper")
+
+
+class Pruned(Exception):
+    """Others were better at this step."""
+
+    def __init__(self, step: int, wer: float):
+        super().__init__(f"at step {step}, validation WER {terminal.percent(wer)}")
+        self.step, self.wer = step, wer
+
+
+class TrialRun(Run):
+    """A run that looks up at each validation, and leaves the test set alone.
+
+    What is chosen by its scores on a test set has no score on it that means anything.
+    """
+
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, on_validated: Callable[[int, float], None]
+    ):
+        """
+        Args:
+            on_validated: called with the step and the best WER so far, but not after the last step;
+                raises `Pruned`.
+        """
+        super().__init__(config, folder)
+        self._on_validated = on_validated
+
+    def _recorder(self, trainer: Trainer, micro_batch: int) -> Recorder:
+        recorder = super()._recorder(trainer, micro_batch)
+        recorder.on_validated = self._look_up
+        return recorder
+
+    def _look_up(self, state: TrainingState) -> None:
+        assert state.best is not None
+        if state.step < self.total_steps:
+            self._on_validated(state.step, state.best.wer)
+
+    def _changes(self) -> Mapping[str, Change]:
+        return {name: one for name, one in super()._changes().items() if name != "test"}
+
+    def _told_speech(self) -> Speech:
+        return dataclasses.replace(self.speech, test=None)
+
+    def _score_base(self) -> Scored:
+        return None
+
+    def _score_adapter(self) -> Scored:
+        return None
+
+
+@dataclass(frozen=True)
+class Again:
+    """In place of a claim: a trial that the study knows as complete, and whose folder is not."""
+
+    folder: RunFolder
+
+    def report(self, step: int, wer: float) -> None:
+        """The study knows it."""
+
+    def is_to_be_pruned(self) -> bool:
+        return False
+
+
+def carry_out(config: TrainConfig, claim: Claim | Again) -> float:
+    """Train a trial to its end, or go on with what a killed process left of it.
+
+    Returns:
+        the validation WER of the adapter that it keeps
+
+    Raises:
+        Pruned: it was not worth it.
+    """
+    folder = claim.folder
+    if _is_broken(folder):
+        log.warning("%s is not what was written there; it is carried out anew", folder.path)
+        remove_folder(folder.path)
+    if folder.is_run():
+        require_same(folder, config)
+    if not (folder.is_complete() or folder.pruned.is_file()):
+        _train(config, claim)
+    # A hundred trials of large-v3 would fill the disk with what nobody goes on from.
+    if folder.checkpoints.exists():
+        remove_folder(folder.checkpoints)
+    if folder.pruned.is_file():
+        raise Pruned(**read_json(folder.pruned))
+    return kept_wer(folder)
+
+
+def _is_broken(folder: RunFolder) -> bool:
+    """Whether what an earlier process noted of a trial is not what it wrote."""
+    if folder.pruned.is_file():
+        return as_written(folder.pruned, ("step", "wer")) is None
+    if folder.summary.is_file():
+        return not is_whole(folder)
+    return folder.config.is_file() and not _has_config(folder)
+
+
+def is_whole(folder: RunFolder) -> bool:
+    """Whether a complete trial has all that whoever takes it for the best one needs."""
+    try:
+        kept_wer(folder)
+    except (UserError, KeyError):
+        return False
+    return _has_config(folder) and (folder.adapter / WEIGHTS_FILE).is_file()
+
+
+def _has_config(folder: RunFolder) -> bool:
+    try:
+        read_config(folder)
+    except UserError:
+        return False
+    return folder.is_run()
+
+
+def _train(config: TrainConfig, claim: Claim | Again) -> None:
+    """Train until the run is complete or pruned, which its folder then says."""
+    from accelerate.utils.memory import clear_device_cache
+
+    def look_up(step: int, wer: float) -> None:
+        claim.report(step, wer)
+        if claim.is_to_be_pruned():
+            raise Pruned(step, wer)
+
+    folder = claim.folder
+    clear_device_cache(garbage_collection=True)  # of the trial before, which may have failed
+    one = TrialRun(config, folder, look_up)
+    begin(config, folder, "resume" if folder.is_run() else "new")
+    with terminal.log_to_file(folder.log):
+        try:
+            one.carry_out()
+        except Pruned as end:  # no error: the log is to have no traceback
+            log.info("ended early %s", end)
+            write_json(folder.pruned, {"step": end.step, "wer": end.wer})
+
+
+def kept_wer(folder: RunFolder) -> float:
+    """The validation WER of the adapter that a complete run keeps."""
+    summary = read_whole_summary(folder)
+    averaging = summary["averaging"]
+    if averaging is not None and averaging["ships"] and averaging["validation_wer"] is not None:
+        return float(averaging["validation_wer"])
+    lines = filter(has_wer, read_jsonl(folder.metrics))
+    validations = {line["step"]: line["validation_wer"] for line in lines}
+    return float(validations[summary["adapter_step"]])
+
+
+def has_wer(line: dict[str, Any]) -> bool:
+    return "validation_wer" in line
+
+
+def score_kept(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """Score base and adapter of a trial on its test set; return its summary, with the scores."""
+    from lora_whisper.commands._results import write_results
+    from lora_whisper.lora.adapter import load_adapter, merged_in_place
+    from lora_whisper.model.device import new_accelerator
+
+    base, speech = read_base(config.model), read_speech(config.model, config.data)
+    assert speech.test is not None
+    require_trained_adapter(folder)
+    utterances = speech.test.utterances
+    accelerator = new_accelerator(config.training.precision)
+    base.features.to(accelerator.device)
+    whisper = load_whisper(
+        base, config.model, config.quantization, config.training.precision, accelerator.device
+    )
+
+    def score(name: str) -> dict[str, Any]:
+        adapter = folder.adapter if name == "adapter" else None
+        return score_model(
+            trained(config, name, adapter),
+            whisper.eval(),
+            utterances,
+            base,
+            config,
+            folder.evaluation / name / OWN_SET,
+        )
+
+    scores = {"base": score("base")}
+    model = load_adapter(whisper, folder.adapter)
+    with merged_in_place(model):
+        whisper = whisper_inside(model)
+        scores["adapter"] = score("adapter")
+    summary = read_json(folder.summary) | scores
+    write_results(folder, summary)
+    return summary

@@ -1,0 +1,53 @@
+"""AdamW over the adapter's parameters, in groups that differ in rate or decay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_whisper.config import OptimizerConfig
+from lora_whisper.lora.adapter import is_token_embedding
+
+
+def new_optimizer(
+    parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, peak: float
+) -> torch.optim.AdamW:
+    """Fused AdamW. Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
+
+    The loop sets a group's rate to `rate_factor` times the schedule's: LoRA+ (Hayou et al. 2024,
+    https://arxiv.org/abs/2402.12354) has B learn faster than A, because B starts at zero.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, value in parameters.items():
+        rate_factor = config.lora_plus_ratio if _is_fast(name) else 1.0
+        weight_decay = 0.0 if _replaces_the_base(name) else config.weight_decay
+        groups.setdefault((rate_factor, weight_decay), []).append(value)
+    described: list[dict[str, Any]] = [
+        {"params": values, "rate_factor": rate_factor, "weight_decay": weight_decay}
+        for (rate_factor, weight_decay), values in groups.items()
+    ]
+    return torch.optim.AdamW(described, peak, fused=True)
+
+
+def set_rate(optimizer: Any, rate: float) -> None:
+    """Give every group its share of the schedule's `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]
+
+
+def _is_fast(name: str) -> bool:
+    """B, and DoRA's magnitudes with it, as PEFT's `create_loraplus_optimizer` has it."""
+    return "lora_B" in name or _is_magnitude(name)
+
+
+def _replaces_the_base(name: str) -> bool:
+    """What stands in for a part of the base is not to decay towards zero."""
+    return is_token_embedding(name) or _is_magnitude(name)
+
+
+def _is_magnitude(name: str) -> bool:
+    """Of DoRA: the norms of the weights' rows."""
+    return "lora_magnitude_vector" in name

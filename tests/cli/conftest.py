@@ -1,0 +1,105 @@
+"""A toy checkpoint and toy speech, made once, and the command line in this process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from lora_whisper.cli import check, evaluate, export, merge, plan, push, report, search, train
+from tests.toy_speech import toy_speech
+from tests.toys import toy_checkpoint
+
+MAINS = {
+    "check": check.main,
+    "train": train.main,
+    "search": search.main,
+    "evaluate": evaluate.main,
+    "merge": merge.main,
+    "export": export.main,
+    "plan": plan.main,
+    "push": push.main,
+    "report": report.main,
+}
+QUICK = ("evaluation.probe_clips=0", "evaluation.training_utterances=0")
+STRONG = ("optimizer.learning_rate=0.03",)
+Line = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the toys lie."""
+
+    checkpoint: Path
+    speech: Path
+
+    def arguments(self, name: str, *more: str) -> list[str]:
+        """A short run: 20 clips, 4 steps."""
+        splits = ("train", "validation", "test")
+        return [
+            f"name={name}",
+            f"model.checkpoint={self.checkpoint}",
+            *(f"data.{split}={self.speech / f'{split}.jsonl'}" for split in splits),
+            "training.max_steps=4",
+            "training.global_batch=4",
+            "training.micro_batch=2",
+            "training.loader_workers=0",
+            "training.validate_every_steps=2",
+            "adapter.rank=2",
+            "evaluation.bootstrap_samples=20",
+            *more,
+        ]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("toys")
+    speech = folder / "speech"
+    for seed, (split, count) in enumerate({"train": 20, "validation": 3, "test": 4}.items()):
+        toy_speech(speech, count, seed, split)
+    # Its texts never end, so that their limit is what decoding them takes.
+    return World(toy_checkpoint(folder / "toy", text_positions=36), speech)
+
+
+@pytest.fixture(scope="session")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run `a`: trained strongly enough to write something else than its base, and scored."""
+    folder = tmp_path_factory.mktemp("trained")
+    with working_in(folder):
+        assert train.main(world.arguments("a", *STRONG)) == 0
+    return folder / "outputs/a"
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """For what several tests share: in a folder and with a cache that are no test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LORA_WHISPER_CACHE", str(folder / "cache"))
+        yield
+
+
+@pytest.fixture
+def finished(trained: Path, world: World, line: Line) -> list[str]:
+    """A copy of it in the current folder; what was typed for it."""
+    shutil.copytree(trained, "outputs/a")
+    return world.arguments("a", *STRONG)
+
+
+@pytest.fixture(autouse=True)
+def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave plots empty where no test looks into them: drawing took a sixth of a toy run."""
+    if "drawn" not in request.keywords:
+        monkeypatch.setattr(Figure, "draw", lambda *_: None)
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """Run a command line in an empty folder; return its exit code."""
+    monkeypatch.chdir(tmp_path)
+    return lambda command, *arguments: MAINS[command](arguments)

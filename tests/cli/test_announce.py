@@ -1,0 +1,51 @@
+"""What a run says before it begins: null and auto by what they have become."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+
+from lora_whisper.cli.compose import defaults
+from lora_whisper.commands._announce import course
+from lora_whisper.composing import to_config
+from lora_whisper.config import TrainConfig
+
+
+def announced(width: int, micro_batch: int = 2, utterances: int = 0, **training: object) -> str:
+    values = copy.deepcopy(defaults("train")) | {"name": "a"}
+    values["data"] |= {"train": "a.jsonl"}
+    values["training"] |= training
+    corpus = SimpleNamespace(utterances=range(utterances))
+    speech = SimpleNamespace(validation=corpus, test=corpus if utterances else None)
+    config = to_config(TrainConfig, values)
+    windows = SimpleNamespace(per_epoch=64, steps_per_epoch=4)
+    return "\n".join(course(config, windows, width, micro_batch, speech))
+
+
+@pytest.mark.parametrize(("width", "rate"), [(384, "0.0015"), (768, "0.000431")])
+def test_what_null_becomes_is_said(width: int, rate: str) -> None:
+    said = announced(width)
+    assert f"rate        {rate} at its peak" in said
+    assert "steps       50, of 16 windows each, 2 in a forward pass" in said, (
+        "the fewest, since 8 epochs of 4 steps are fewer"
+    )
+    assert "epochs      12.5, of 64 windows each" in said
+    assert "validation  every 25 steps" in said
+
+
+@pytest.mark.parametrize(("width", "asked", "word"), [(768, None, "kept"), (1024, None, "twice")])
+def test_what_becomes_of_activations(width: int, asked: bool | None, word: str) -> None:
+    assert word in announced(width)
+    assert "twice" in announced(width, gradient_checkpointing=True)
+
+
+def test_what_was_typed_goes_first() -> None:
+    said = announced(384, micro_batch=99, max_steps=7, validate_every_steps=1)
+    assert "steps       7, of 16 windows each, 16 in a forward pass" in said, "all there are"
+    assert "validation  every 1 step" in said
+
+
+def test_how_many_utterances_are_scored_and_how_many_at_once() -> None:
+    assert "scoring     231 utterances, 16 at once" in announced(384, utterances=231)
+    assert "scoring     20 utterances, 4 at once" in announced(1024, utterances=20)
+    assert "scoring" not in announced(384)

@@ -1,0 +1,78 @@
+"""Which speech is scored, and where its scores are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import QUICK, Line, World
+from tests.toy_speech import write_manifest
+
+
+def test_a_source_with_all_splits_is_trained_merged_and_scored(
+    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for split in ("train", "validation", "test"):
+        for each in (world.speech / f"{split}.jsonl").read_text().splitlines():
+            row = json.loads(each)
+            rows.append(row | {"audio": str(world.speech / row["audio"]), "split": split})
+    write_manifest(tmp_path / "all.jsonl", rows)
+    arguments = [one for one in world.arguments("a") if not one.startswith("data.")]
+    assert line("train", *arguments, "data.path=all.jsonl", "training.max_steps=1") == 0
+    assert line("merge", "run=outputs/a") == 0
+    summary = json.loads(Path("outputs/a/summary.json").read_text())
+    assert [summary[model]["utterances"] for model in ("base", "adapter", "merged")] == [4, 4, 4]
+
+    assert line("evaluate", "run=outputs/a", "evaluation.bootstrap_samples=10", *QUICK) == 0
+    again = ("evaluate", "run=outputs/a", *QUICK, "overwrite=true")
+    assert line(*again, "data.test=validation") == 0
+    score = json.loads(Path("outputs/a/evaluation/base/validation/score.json").read_text())
+    assert score["utterances"] == 3
+    other = world.speech / "test.jsonl"
+    assert line(*again, f"data.test={other}") == 0
+    assert Path("outputs/a/evaluation/base/speech-test/score.json").is_file()
+    assert json.loads(Path("outputs/a/summary.json").read_text())["base"]["utterances"] == 4
+
+    assert line(*again, "data.test=nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_another_test_set_may_have_other_columns_than_the_run(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "validation", "test"):
+        rows = map(json.loads, (world.speech / f"{split}.jsonl").read_text().splitlines())
+        renamed = [{"audio": str(world.speech / row["audio"]), "said": row["text"]} for row in rows]
+        write_manifest(Path(f"{split}.jsonl"), renamed)
+    given = [one for one in world.arguments("a") if not one.startswith("data.")]
+    splits = [f"data.{split}={split}.jsonl" for split in ("train", "validation", "test")]
+    english = [*splits, "data.columns.text=said", "data.language=en"]
+    short = ("training.max_steps=1", "training.validate_every_steps=null")
+    assert line("train", *given, *english, *short) == 0
+    other = f"data.test={world.speech / 'test.jsonl'}"
+    capsys.readouterr()
+    assert line("evaluate", "run=outputs/a", other) == 2
+    assert "data.columns.text=NAME" in capsys.readouterr().err
+    assert line("evaluate", "run=outputs/a", other, "data.columns.text=text", *QUICK) == 0
+
+
+def test_a_run_without_a_test_set_says_what_to_type(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("training.max_steps=1", "data.validation=null", "data.test=null")
+    assert line("train", *world.arguments("a", *few)) == 0
+    assert line("evaluate", "run=outputs/a") == 2
+    assert "data.test=FILE.jsonl" in capsys.readouterr().err
+    assert line("merge", "run=outputs/a") == 0
+
+
+def test_a_run_that_was_trained_with_flash_attention_is_scored_where_there_is_none(
+    world: World, line: Line, finished: list[str]
+) -> None:
+    config = Path("outputs/a/config.yaml")
+    config.write_text(config.read_text().replace("attention: auto", "attention: flash"))
+    test = f"data.test={world.speech / 'test.jsonl'}"
+    assert line("evaluate", "run=outputs/a", test, *QUICK) == 0

@@ -1,0 +1,49 @@
+"""`--help`: every key with its value and what it means, for a terminal of 80 columns."""
+
+import pytest
+
+from lora_whisper.cli.help import COLUMNS, meanings_of
+from lora_whisper.config import OptimizerConfig, PlanConfig, SearchConfig, TrainingConfig
+from lora_whisper.training.defaults import (
+    SMALL_WIDTH,
+    learning_rate_for_width,
+    micro_batch_for_width,
+)
+from tests.cli.conftest import Line
+
+COMMANDS = ("train", "search", "evaluate", "merge", "export", "check", "plan", "push", "report")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_it_fits_a_terminal(name: str, line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line(name, "--help") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= COLUMNS
+    assert any("# " in row for row in shown)
+
+
+def test_what_is_typed_stands_there_with_what_it_means(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", "--help", "adapter=adalora", "data.mix=[{weight: 1, path: x}]") == 0
+    shown = " ".join(capsys.readouterr().out.replace("#", " ").split())
+    assert "rank: 16 inner dimension of B·A" in shown
+    assert "initial_rank: null of every layer; null: one and a half times adapter.rank" in shown
+    assert "mix: [{path: x, weight: 1}]" in shown
+
+
+def test_null_is_explained_where_it_becomes_something() -> None:
+    training, optimizer = meanings_of(TrainingConfig), meanings_of(OptimizerConfig)
+    for name in ("max_steps", "micro_batch", "gradient_checkpointing", "validate_every_steps"):
+        assert "null: " in training[name]
+    assert f"{micro_batch_for_width(SMALL_WIDTH)} from small" in training["micro_batch"]
+    small = f"{learning_rate_for_width(SMALL_WIDTH):.1e}".replace("e-0", "e-")
+    assert f"{small} for small" in optimizer["learning_rate"]
+
+
+def test_a_comment_is_of_its_own_field_alone() -> None:
+    """Comments go on in lines of their own, beside fields that have none."""
+    meanings = meanings_of(PlanConfig)
+    assert meanings["gpu_memory"].endswith("are left to the driver and the screen")
+    assert meanings["optimizer"] == ""
+    assert "name" in meanings_of(SearchConfig), "what it shares with train"

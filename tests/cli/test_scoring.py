@@ -1,0 +1,62 @@
+"""The knobs of the base's storage, on their way from the configuration to its layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lora_whisper.commands._inputs import read_base
+from lora_whisper.commands._scoring import load_whisper
+from lora_whisper.composing import RangeError, to_config
+from lora_whisper.config import TrainConfig
+from lora_whisper.errors import UserError
+from tests.cli.conftest import World
+from tests.composed import train_values
+from tests.configs import quantization_config
+
+
+@pytest.mark.parametrize(
+    ("given", "nested", "compute"),
+    [
+        ([], True, torch.bfloat16),
+        (["quantization.double_quantization=false"], False, torch.bfloat16),
+        (["quantization.compute_dtype=float16"], True, torch.float16),
+    ],
+)
+def test_the_knobs_of_nf4_reach_every_layer(
+    world: World, given: list[str], nested: bool, compute: torch.dtype
+) -> None:
+    more = ("quantization=nf4", "model.dtype=bfloat16", *given)
+    config = to_config(TrainConfig, train_values(*world.arguments("x", *more)))
+    base, precision = read_base(config.model), config.training.precision
+    cpu = torch.device("cpu")
+    whisper = load_whisper(base, config.model, config.quantization, precision, cpu)
+    linear = [layer for layer in whisper.model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert {layer.compute_dtype for layer in linear} == {compute}
+    assert {layer.weight.quant_state.nested for layer in linear} == {nested}
+    assert whisper.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("change", [{"double_quantization": True}, {"compute_dtype": "float16"}])
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_a_knob_of_nf4_without_nf4_is_refused(kind: str, change: dict[str, object]) -> None:
+    with pytest.raises(RangeError, match=f"only nf4 has this, found quantization={kind}"):
+        quantization_config(kind, **change)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "bf16"), ("bfloat16", "fp16")])
+def test_weights_in_one_half_precision_and_arithmetic_in_the_other_are_refused(
+    world: World, dtype: str, precision: str
+) -> None:
+    """PyTorch fails at the first norm on the CPU; on a GPU each step would cast every weight."""
+    more = (f"model.dtype={dtype}", f"training.precision={precision}")
+    with pytest.raises(UserError, match=f"model: weights in {dtype} are not computed with in"):
+        to_config(TrainConfig, train_values(*world.arguments("x", *more)))
+
+
+def test_flash_without_a_gpu_is_answered_before_anything_is_read(world: World, line, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    speech = "data.train=there/is/none.jsonl"
+    assert line("train", *world.arguments("x", "model.attention=flash", speech)) == 2
+    assert "model.attention=flash does not run here" in capsys.readouterr().err

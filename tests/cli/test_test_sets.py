@@ -1,0 +1,164 @@
+"""Which speech is scored, how it is read, and what its scores are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_whisper.commands._plan import settings_for
+from lora_whisper.commands._test_sets import TestSet, data_to_score, read_test_sets
+from lora_whisper.composing import to_config
+from lora_whisper.config import EvaluateConfig, TrainConfig
+from lora_whisper.errors import UserError
+from tests.cli.conftest import World
+from tests.composed import train_values
+
+
+def trained(world: World, *more: str) -> TrainConfig:
+    return to_config(TrainConfig, train_values(*world.arguments("a", *more)))
+
+
+def asked(*more: str) -> EvaluateConfig:
+    return to_config(EvaluateConfig, train_values("run=outputs/a", *more, primary="evaluate"))
+
+
+def sets(config: EvaluateConfig, run: TrainConfig | None) -> dict[str, TestSet]:
+    found = read_test_sets(config, run, settings_for(config, run), seed=1)
+    return {one.name: one for one in found}
+
+
+def manifest(world: World, name: str, **changes: Any) -> Path:
+    """The toy's test set under another name, with other columns."""
+    lines = (world.speech / "test.jsonl").read_text().splitlines()
+    rows = [json.loads(each) | changes for each in lines]
+    rows = [row | {"audio": str(world.speech / row["audio"])} for row in rows]
+    path = world.speech / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_run_is_scored_on_its_test_set_and_a_sample_of_training(world: World) -> None:
+    found = sets(asked("evaluation.training_utterances=5"), trained(world))
+    assert {name: (one.role, len(one.rows)) for name, one in found.items()} == {
+        "test": ("test", 4),
+        "training": ("training", 5),
+    }
+    assert list(sets(asked("evaluation.training_utterances=0"), trained(world))) == ["test"]
+
+
+@pytest.mark.parametrize("change", ["beams=2", "timestamps=true", "max_utterances=3"])
+def test_scores_of_another_decoding_have_another_name(world: World, change: str) -> None:
+    found = sets(asked(f"evaluation.{change}"), trained(world))
+    key, value = change.split("=")
+    assert f"test-{key}-{value.title() if value == 'true' else value}" in found
+
+
+def test_one_set_more_several_and_some_that_must_not_get_worse(world: World) -> None:
+    a, b, c = (manifest(world, f"{name}.jsonl") for name in "abc")
+    run = trained(world)
+    off = "evaluation.training_utterances=0"
+    assert list(sets(asked(off, f"data.test={a}"), run)) == ["speech-a"]
+    assert list(sets(asked(off, f"sets=[{a},{b}]"), run)) == ["speech-a", "speech-b"]
+    found = sets(asked(off, f"data.test={a}", f"sets=[{b}]", f"evaluation.retention=[{c}]"), run)
+    assert {name: one.role for name, one in found.items()} == {
+        "speech-a": "test",
+        "speech-b": "test",
+        "speech-c": "retention",
+    }
+
+
+def test_a_further_set_has_its_own_language_and_columns(world: World) -> None:
+    path = manifest(world, "german.jsonl", language=None, said="Guten Tag")
+    run = trained(world, "data.language_token=en", "data.language=luo")
+    entry = f"evaluation.retention=[{{test: {path}, language: de, columns: {{text: said}}}}]"
+    (one,) = (s for s in sets(asked(entry), run).values() if s.role == "retention")
+    assert {utterance.text for utterance in one.rows} == {"Guten Tag"}
+    assert {(each.language, each.language_token) for each in one.rows} == {("de", None)}
+
+
+def test_without_a_run_speech_is_described_as_for_training(world: World) -> None:
+    config = asked(f"data.test={world.speech / 'test.jsonl'}", "data.language=sw")
+    data = data_to_score(config.data, None)
+    assert (data.source, data.language, data.task) == ("manifest", "sw", "transcribe")
+    fleurs = asked("data=fleurs", "data.config=sw_ke")
+    data = data_to_score(fleurs.data, None)
+    assert (data.source, data.path, data.columns.text) == (
+        "hub",
+        "google/fleurs",
+        "raw_transcription",
+    )
+
+
+def test_a_split_of_another_source_is_not_taken_for_the_runs_own(world: World) -> None:
+    folder = world.speech / "parts"
+    folder.mkdir(exist_ok=True)
+    manifest(world, "parts/test.jsonl")
+    found = sets(asked(f"data.path={folder}", "evaluation.training_utterances=0"), trained(world))
+    assert list(found) == ["speech-parts"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["data.test=nowhere.jsonl"], "nowhere.jsonl"),
+        (["sets=[{language: de}]"], "expected a test=… or a path=…"),
+        (["evaluation.conditions=[fog]"], "noise-20db"),
+        (["evaluation.adapter_scales=[0,-1]"], "expected 0 … 2 each"),
+        (["evaluation.adapter_scales=[half]"], "expected a number"),
+        (["models=[base]"], "one of them"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(world: World, given: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sets(asked(*given), trained(world))
+
+
+def test_a_set_given_twice_is_named(world: World) -> None:
+    path = world.speech / "test.jsonl"
+    with pytest.raises(UserError, match=r"test.jsonl is given twice"):
+        sets(asked(f"sets=[{path},{path}]"), trained(world))
+    with pytest.raises(UserError, match="given twice"):
+        sets(asked(f"evaluation.retention=[{path}]"), trained(world))
+
+
+def test_sets_of_one_name_are_told_apart(world: World) -> None:
+    folders = [world.speech / name / "x" for name in ("p1", "p2")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest(world, str((folder / "test.jsonl").relative_to(world.speech)))
+    given = ",".join(str(folder / "test.jsonl") for folder in folders)
+    assert list(sets(asked(f"sets=[{given}]"), None)) == ["x-test", "x-test-2"]
+
+
+def test_a_set_given_by_its_folder_alone_is_not_the_runs_own(world: World) -> None:
+    folder = world.speech / "corpus"
+    folder.mkdir(exist_ok=True)
+    manifest(world, "corpus/test.jsonl", text="one")
+    found = sets(asked(f"evaluation.retention=[{{path: {folder}}}]"), trained(world))
+    assert {one.text for one in found["speech-corpus"].rows} == {"one"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.task=translate", "data.language=zh", "dtype=bfloat16", "data.columns.text=text"],
+)
+def test_what_is_not_scored_as_the_run_was_does_not_pass_for_it(world: World, change: str) -> None:
+    found = sets(asked(change, "evaluation.training_utterances=0"), trained(world))
+    assert list(found) != ["test"]
+
+
+def test_another_split_is_not_called_as_the_runs_own(world: World) -> None:
+    folder = world.speech / "splits"
+    folder.mkdir(exist_ok=True)
+    for name in ("train", "dev", "test"):
+        manifest(world, f"splits/{name}.jsonl")
+    splits = ("data.train=train", "data.validation=null", "data.test=dev")
+    given = [one for one in world.arguments("a") if not one.startswith("data.")]
+    values = train_values(*given, f"data.path={folder}", *splits)
+    run = to_config(TrainConfig, values)
+    off = "evaluation.training_utterances=0"
+    assert list(sets(asked(off), run)) == ["test"]
+    assert list(sets(asked(off, "data.test=test"), run)) == ["speech-splits-test"]

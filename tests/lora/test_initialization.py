@@ -1,0 +1,238 @@
+"""adapter.init_from: what was saved is what training begins with, and nothing is lost unsaid."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from lora_whisper.config import AdapterConfig
+from lora_whisper.errors import UserError
+from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
+from lora_whisper.lora.initialization import find_start, require_fit, require_same_base, start_from
+from lora_whisper.lora.saved import read_saved
+from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
+from lora_whisper.model.finding import name_of
+from lora_whisper.model.plain import plain_of
+from lora_whisper.run_folder import MARKER, RunFolder, write_json
+from tests.configs import adapter_config, model_config
+from tests.model.test_plain import close, deltas, filled, stock
+from tests.toys import toy_checkpoint, toy_config, toy_inputs, toy_model
+
+TOKENS = (264, 265)
+LANGUAGES = {"zh": 264, "de": 265}
+BASE = Checkpoint("owner/toy", None, "owner/toy")
+
+
+def config(kind: str = "lora", **changes: Any) -> AdapterConfig:
+    return adapter_config(kind, **({"rank": 6, "alpha": 12} | changes))
+
+
+def fresh(given: AdapterConfig, tokens: tuple[int, ...] = ()) -> PeftModel:
+    return attach(toy_model(), given, "none", False, 0, tokens).eval()
+
+
+def saved(folder: Path, tokens: tuple[int, ...] = (), **changes: Any) -> PeftModel:
+    """An adapter of rank 4 that a run of ours left in `folder`."""
+    model = filled(fresh(config(**({"rank": 4, "alpha": 6} | changes)), tokens))
+    save_adapter(model, folder, BASE)
+    return model
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**toy_inputs()).logits
+
+
+# ── what training begins with ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora"])
+@pytest.mark.parametrize("source", ["lora", "rslora", "dropped"])
+def test_training_begins_with_what_was_saved(kind, source, tmp_path):
+    before = saved(tmp_path, targets="attention" if source == "dropped" else "all-linear")
+    model = fresh(config(kind))
+    start_from(model, tmp_path)
+    torch.testing.assert_close(logits(model), logits(before), atol=1e-5, rtol=0)
+    assert (logits(model) - logits(toy_model())).abs().max() > 0.1
+    found, expected = deltas(plain_of(model)), deltas(plain_of(before))
+    assert not any(delta.any() for path, delta in found.items() if path not in expected)
+    close({path: found[path] for path in expected}, expected)
+
+
+def test_the_other_rows_stay_as_they_were_drawn_and_their_columns_zero(tmp_path):
+    """They add nothing yet, and can learn: what was drawn for A is not zero."""
+    saved(tmp_path)
+    model, untouched = fresh(config()), adapter_parameters(fresh(config()))
+    start_from(model, tmp_path)
+    for name, value in adapter_parameters(model).items():
+        if "lora_A" in name:
+            assert torch.equal(value[4:], untouched[name][4:])
+            assert value[4:].any(dim=1).all()
+        else:
+            assert not value[:, 4:].any()
+            assert value[:, :4].any()
+
+
+def test_a_start_of_the_same_shape_and_scale_is_taken_to_the_bit(tmp_path):
+    before = adapter_parameters(saved(tmp_path, rank=6, alpha=12))
+    model = fresh(config())
+    start_from(model, tmp_path)
+    for name, value in adapter_parameters(model).items():
+        assert torch.equal(value, before[name])
+
+
+def test_token_embeddings_are_taken_too(tmp_path):
+    before = saved(tmp_path, tokens=TOKENS[1:])
+    model = fresh(config(), TOKENS)
+    start_from(model, tmp_path, TOKENS)
+    start, end = (plain_of(one).embeddings for one in (before, model))
+    assert torch.equal(end[265], start[265])
+    assert torch.equal(end[264], toy_model().proj_out.weight[264])
+
+
+def test_an_adapter_that_stock_peft_saved_with_patterns_is_a_start(tmp_path):
+    path = "model.encoder.layers.0.fc1"
+    before = stock(lora_alpha=6, rank_pattern={path: 3}, alpha_pattern={path: 5})
+    before.save_pretrained(tmp_path)
+    model = fresh(config())
+    start_from(model, tmp_path)
+    torch.testing.assert_close(logits(model), logits(before), atol=1e-5, rtol=0)
+
+
+# ── what is said before anything is loaded ───────────────────────────────────────────────────
+
+
+def fit(folder: Path, given: AdapterConfig, tokens: tuple[int, ...] = ()) -> None:
+    require_fit(read_saved(folder), given, toy_config(), LANGUAGES, tokens)
+
+
+def test_what_has_room_is_let_through(tmp_path):
+    saved(tmp_path, tokens=TOKENS[:1], targets="attention", stack="decoder", decoder_layers="1")
+    fit(tmp_path, config(), TOKENS)
+
+
+WANTED = {
+    "rank": ({}, {"rank": 2}, "adapter.rank=4"),
+    "targets": ({}, {"targets": "attention-qv"}, "adapter.targets=all-linear"),
+    "attention": (
+        {"targets": "attention"},
+        {"targets": "attention-qv"},
+        "adapter.targets=attention",
+    ),
+    "stack": ({}, {"stack": "decoder"}, "adapter.stack=both"),
+    "layers": ({}, {"encoder_layers": "1-"}, "adapter.encoder_layers=null"),
+    "decoder's rank": ({}, {"decoder_rank": 3}, "adapter.decoder_rank=4"),
+    "rank of the encoder only": (
+        {"stack": "encoder"},
+        {"rank": 3, "decoder_rank": 2},
+        "adapter.rank=4",
+    ),
+    "several": (
+        {"decoder_rank": 8},
+        {"rank": 2, "stack": "encoder", "encoder_layers": "0"},
+        "adapter.rank=8 adapter.stack=both adapter.encoder_layers=null",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "now", "typed"), WANTED.values(), ids=WANTED)
+def test_what_has_no_room_is_refused_with_what_to_type(before, now, typed, tmp_path):
+    saved(tmp_path, **before)
+    with pytest.raises(UserError, match="does not fit") as raised:
+        fit(tmp_path, config(**now))
+    *_, last = str(raised.value).splitlines()
+    assert sorted(last.removeprefix("Type ").split()) == sorted(typed.split())
+    settings: dict[str, Any] = {}
+    for setting in typed.replace("adapter.", "").split():
+        name, _, value = setting.partition("=")
+        settings[name] = int(value) if value.isdigit() else None if value == "null" else value
+    fit(tmp_path, config(**now | settings))
+
+
+def test_a_trained_token_that_would_be_lost_is_refused(tmp_path):
+    saved(tmp_path, tokens=TOKENS[:1])
+    with pytest.raises(UserError, match=r"embedding of the token 264 \(zh\)") as raised:
+        fit(tmp_path, config())
+    assert "adapter.train_language_token=true data.language_token=zh" in str(raised.value)
+    fit(tmp_path, config(), TOKENS[:1])
+
+
+def test_the_output_projection_is_said_to_be_the_embeddings(tmp_path):
+    config_of_others = LoraConfig(r=4, target_modules=["q_proj", "proj_out"])
+    get_peft_model(toy_model(), config_of_others).save_pretrained(
+        tmp_path, save_embedding_layers=False
+    )
+    with pytest.raises(UserError, match="proj_out: it is the embeddings again") as raised:
+        fit(tmp_path, config())
+    assert "Type" not in str(raised.value)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A complete run on the toy checkpoint."""
+    folder = RunFolder(tmp_path / "run")
+    checkpoint = locate(model_config(toy_checkpoint(tmp_path / "toy")))
+    save_adapter(filled(fresh(config())), folder.adapter, checkpoint)
+    folder.config.write_text(MARKER)
+    write_json(folder.summary, {"checkpoint_fingerprint": fingerprint(checkpoint)})
+    return folder
+
+
+def test_a_run_and_its_adapter_are_the_same_start(run):
+    assert find_start(str(run.path)) == find_start(str(run.adapter)) == run.adapter
+
+
+def test_a_start_is_named_without_its_place(run):
+    assert name_of(str(run.path)) == name_of(str(run.adapter)) == "run"
+
+
+def test_what_is_no_start_is_named(run, tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        find_start(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="holds no adapter"):
+        find_start(str(tmp_path))
+    run.summary.unlink()
+    with pytest.raises(UserError, match="this run is unfinished"):
+        find_start(str(run.path))
+
+
+def test_a_run_s_base_is_known_by_its_weights_wherever_they_lie(run, tmp_path):
+    start = read_saved(run.adapter)
+    (tmp_path / "toy").rename(tmp_path / "moved")
+    require_same_base(start, locate(model_config(tmp_path / "moved")))
+    other = toy_checkpoint(tmp_path / "toy", seed=1)  # where it lay when the adapter was trained
+    with pytest.raises(UserError, match="trained on other weights"):
+        require_same_base(start, locate(model_config(other)))
+
+
+def test_other_adapters_name_their_base(tmp_path):
+    saved(tmp_path)
+    start = read_saved(tmp_path)
+    require_same_base(start, BASE)
+    require_same_base(start, Checkpoint("owner/toy", "main", "owner/toy"))
+    for revision, name in ("v2", "owner/toy"), (None, "owner/other"):
+        with pytest.raises(UserError, match=r"trained on owner/toy \(main\)") as raised:
+            require_same_base(start, Checkpoint(name, revision, name))
+        assert "Type model.checkpoint=" in str(raised.value)
+
+
+def test_a_base_of_which_nobody_knows_is_not_another_base(tmp_path, caplog):
+    """A folder may hold what the hub calls by its id, or what has moved."""
+    saved(tmp_path)
+    require_same_base(read_saved(tmp_path), Checkpoint("/a/toy", None, "a/toy"))
+    assert "it names owner/toy (main), this is /a/toy" in caplog.text
+
+
+def test_the_headers_alone_say_what_is_saved(tmp_path):
+    saved(tmp_path, tokens=TOKENS, targets="attention-qv", stack="encoder")
+    found = read_saved(tmp_path)
+    assert found.tokens == TOKENS
+    assert dict(found.ranks) == {
+        f"model.encoder.layers.{layer}.self_attn.{name}": 4
+        for layer in (0, 1)
+        for name in ("q_proj", "v_proj")
+    }
+    assert found.config == json.loads((tmp_path / "adapter_config.json").read_text())
