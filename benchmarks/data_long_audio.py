@@ -7,7 +7,7 @@ precision (the share of the pieces that hold whole sentences and exactly their t
 (the share of the clips over 30 s that are cut at all; of a clip with a sentence over 30 s that is
 impossible). `joined` keeps the silence in which each recording begins and ends, mostly seconds;
 `fluent` trims it to 0.25 … 1 s; `commas` has in each sentence a comma where nobody may have paused;
-`noisy` lies in white noise 15 dB below the speech. The constants of lora_whisper/data/segmentation.py
+`noisy` lies in white noise 15 dB below the speech. The constants of lora_whisper.data.segmentation
 were chosen by looking at this speaker. Writes benchmarks/results/data_long_audio.json.
 """
 
@@ -23,10 +23,11 @@ import numpy as np
 import soundfile
 
 from benchmarks.results import write_result
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.segmentation import split_long
 from lora_whisper.data.sound.pauses import find_pauses
 from lora_whisper.data.utterance import Utterance
+from lora_whisper.model.rates import SAMPLING_RATE
 
 WINDOW_SECONDS = 30.0
 VARIANTS = ("joined", "fluent", "commas", "noisy")

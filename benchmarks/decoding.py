@@ -46,7 +46,7 @@ from transformers import (
 from benchmarks.parts import train_config
 from benchmarks.random_checkpoint import write_random_checkpoint
 from benchmarks.results import write_result
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.greedy import Rule
@@ -54,6 +54,7 @@ from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingResult, 
 from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
 from lora_whisper.model.checkpoint import window_seconds
 from lora_whisper.model.features import LogMel
+from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.model.tokenizer import read_vocabulary, text_tokens
 from lora_whisper.training.defaults import scoring_batch_for_width
 

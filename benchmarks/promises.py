@@ -25,7 +25,8 @@ import torch
 
 from benchmarks.results import write_result
 from lora_whisper.cli import check, evaluate, export, merge, plan, report, train
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
+from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.run_folder import HYPOTHESES, RunFolder, read_json, read_jsonl
 
 OUTPUTS = Path("outputs/promises")

@@ -28,12 +28,13 @@ from lora_whisper.commands._inputs import read_base
 from lora_whisper.commands._models import as_it_is
 from lora_whisper.commands._scoring import load_whisper, recognizer_of
 from lora_whisper.config import Padding, QuantizationConfig
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.evaluation.endless import most_letters
 from lora_whisper.evaluation.fallback import SILENCE_PROBABILITY, is_silence
 from lora_whisper.evaluation.long_form import token_limit
 from lora_whisper.evaluation.probes import make_probes
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingTask, Recognizer, text_of
+from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.run_folder import RunFolder, read_json
 
 CLIPS, BATCH, SEED = 4, 8, 1  # of each kind of sound; windows at once; of the sounds

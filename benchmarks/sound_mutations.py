@@ -28,8 +28,9 @@ import psutil
 import soundfile
 
 from benchmarks.results import write_result
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio, read_header
+from lora_whisper.data.audio import AudioError, read_audio, read_header
 from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_mutations import FORMATS, mutated, written
 
 MUTATIONS = 5_000

@@ -24,7 +24,6 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from lora_whisper.cli.program import program
 from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import read_record
 from lora_whisper.lora.saved import (
@@ -34,9 +33,10 @@ from lora_whisper.lora.saved import (
     UnsoundAdapter,
     read_saved,
 )
+from lora_whisper.lora.trained import is_trained_adapter
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.model.trained import is_trained_adapter
 from lora_whisper.paths import EMBEDDED, local_path
+from lora_whisper.program import program
 from lora_whisper.run_folder import RunFolder, read_whole_summary
 from lora_whisper.terminal import console, guarded, log_to_console, megabytes, percent, print_result
 

@@ -55,10 +55,10 @@ from lora_whisper.config import (
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
+from lora_whisper.lora.provenance import require_base
 from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
+from lora_whisper.lora.trained import require_trained_adapter
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
-from lora_whisper.model.lineage import require_base
-from lora_whisper.model.trained import require_trained_adapter
 from lora_whisper.model.weights import require_range
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import (

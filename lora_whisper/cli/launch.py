@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lora_whisper import processes
-from lora_whisper.cli.program import program
 from lora_whisper.errors import UserError
+from lora_whisper.program import program
 
 if TYPE_CHECKING:
     from torch.distributed import Store

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
-from lora_whisper.cli.program import program
 from lora_whisper.commands._given_run import given_run
 from lora_whisper.commands._inputs import read_base, read_config, usable
 from lora_whisper.commands._listening import load_model
@@ -30,6 +29,7 @@ from lora_whisper.commands._summary import merged_recipe
 from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
+from lora_whisper.program import program
 from lora_whisper.run_folder import (
     OWN_SET,
     RECIPE_FILE,

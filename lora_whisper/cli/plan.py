@@ -66,7 +66,7 @@ def check(config: PlanConfig, path: Path) -> None:
     Raises:
         UserError: it is not, or has not.
     """
-    from lora_whisper.model.targets import target_ranks
+    from lora_whisper.lora.targets import target_ranks
 
     if config.model is not None:
         target_ranks(config.adapter, shape_of(config.model))

@@ -39,7 +39,7 @@ from lora_whisper.commands._uploading import (
     uploads_of,
 )
 from lora_whisper.config import PushConfig
-from lora_whisper.model.trained import require_trained_adapter
+from lora_whisper.lora.trained import require_trained_adapter
 from lora_whisper.run_folder import locked
 from lora_whisper.terminal import console, megabytes
 

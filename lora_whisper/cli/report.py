@@ -38,7 +38,6 @@ def check(config: ReportConfig, path: Path) -> None:
 
 def run(config: ReportConfig, path: Path) -> None:
     """Read, write, and say what was found."""
-    from lora_whisper.cli.program import short
     from lora_whisper.commands._report_data import (
         failed,
         never_begun,
@@ -47,6 +46,7 @@ def run(config: ReportConfig, path: Path) -> None:
     )
     from lora_whisper.commands._report_page import page
     from lora_whisper.commands._report_tables import csv_text, found, markdown
+    from lora_whisper.program import short
 
     folder = report_folder(config, path)
     report = read_report(folder.absolute().name, runs_of(config), config.sweep is None)

@@ -152,8 +152,8 @@ def _check_speech(config: TrainConfig, speech: Speech) -> None:
 
 def _check_adapter(config: TrainConfig, speech: Speech) -> None:
     """See that the checkpoint can get the adapter, and that the run is long enough for it."""
+    from lora_whisper.lora.limits import final_steps, require_adalora, require_possible
     from lora_whisper.model.checkpoint import load_config
-    from lora_whisper.model.limits import final_steps, require_adalora, require_possible
 
     base = read_base(config.model)
     require_possible(config.adapter, load_config(base.checkpoint))

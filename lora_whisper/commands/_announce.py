@@ -17,7 +17,7 @@ from lora_whisper.terminal import counted
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from lora_whisper.model.table import TableRow
+    from lora_whisper.lora.adapter import TableRow
 
 log = logging.getLogger("lora_whisper")
 
@@ -79,8 +79,7 @@ def course(
 
 
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
-    from lora_whisper.lora.adapter import parameter_counts
-    from lora_whisper.model.table import adapter_table
+    from lora_whisper.lora.adapter import adapter_table, parameter_counts
 
     trainable, total = parameter_counts(model)
     log.info(
@@ -156,7 +155,7 @@ def _announce_test(speech: Speech) -> None:
 def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
     """Say what an epoch is made of."""
     from lora_whisper.data.text import cleaning_report
-    from lora_whisper.model.tokenizer import written_language
+    from lora_whisper.data.utterance import written_language
 
     data = config.data
     log.info("windows     %s", "; ".join(filter(None, [data.windows, str(shares(data))])))

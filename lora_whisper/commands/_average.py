@@ -45,7 +45,7 @@ def write_average(
         parameters: of the adapter in `model`, which are overwritten.
         initial: PiSSA's start, see `model.plain.plain_of`.
     """
-    from lora_whisper.model.plain import write_plain
+    from lora_whisper.lora.delta_weights import write_plain
     from lora_whisper.training.averaging import average, to_average
 
     if settings is None:

@@ -31,7 +31,7 @@ from lora_whisper.commands._summary import (
     units_of,
 )
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
-from lora_whisper.model.finding import name_of
+from lora_whisper.lora.provenance import name_of
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import RunFolder, read_json, write_whole
 from lora_whisper.terminal import counted, megabytes, percent
@@ -357,11 +357,7 @@ def _load(summary: Summary) -> dict[str, str]:
 
 
 def _vllm(folder: RunFolder) -> dict[str, Any]:
-    from lora_whisper.model.shipped import (
-        vllm_is_to_be_compared,
-        vllm_max_rank,
-        vllm_obstacles,
-    )
+    from lora_whisper.lora.saved import vllm_is_to_be_compared, vllm_max_rank, vllm_obstacles
 
     obstacles = vllm_obstacles(folder.adapter)
     rank = None if obstacles else vllm_max_rank(folder.adapter)

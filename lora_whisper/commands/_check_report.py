@@ -12,12 +12,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from lora_whisper.cli.program import program, short
 from lora_whisper.commands._inputs import Base
 from lora_whisper.config import CheckConfig
 from lora_whisper.data.quality import Finding, settings, totals
 from lora_whisper.data.quality_measures import Measured
 from lora_whisper.data.quality_repair import LEFT_OUT, SPLITS, UNUSABLE, Repaired
+from lora_whisper.program import program, short
 from lora_whisper.terminal import console, counted
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning

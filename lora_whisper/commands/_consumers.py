@@ -205,10 +205,11 @@ def _by_program(
     seed: int,
 ) -> Hypotheses:
     """One utterance after the other, as a program hears files."""
-    from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio
+    from lora_whisper.data.audio import AudioError, read_audio
+    from lora_whisper.data.utterance import token_language
     from lora_whisper.data.windows import BadAudio
     from lora_whisper.evaluation.decoding import Hypotheses
-    from lora_whisper.model.tokenizer import token_language
+    from lora_whisper.model.rates import SAMPLING_RATE
 
     started, texts, seconds, bad = time.perf_counter(), [], [], []
     with work(f"hearing in {program.name.split()[0]}", len(utterances)) as bar:

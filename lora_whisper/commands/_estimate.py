@@ -112,7 +112,8 @@ def decoding_seconds(utterances: Utterances, base: Base, config: TrainConfig, pa
 
 def texts_of(utterances: Utterances, base: Base) -> Texts:
     """Of a sample, which is the same in every process."""
-    from lora_whisper.model.tokenizer import text_tokens, written_language
+    from lora_whisper.data.utterance import written_language
+    from lora_whisper.model.tokenizer import text_tokens
 
     tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary
     lengths = [

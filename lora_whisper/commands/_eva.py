@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from lora_whisper.commands._inputs import Base
 from lora_whisper.commands._windows import TrainingWindows
 from lora_whisper.config import TrainConfig
-from lora_whisper.model.limits import require_eva
+from lora_whisper.lora.limits import require_eva
 
 if TYPE_CHECKING:
     from lora_whisper.data.batches import Batch
-    from lora_whisper.model.eva import WatchedWindow
+    from lora_whisper.lora.eva import WatchedWindow
 
 
 def watched_windows(
@@ -34,8 +34,8 @@ def watched_windows(
 
 def _watched(batch: Batch, base: Base) -> WatchedWindow:
     """A batch of one window, which is as long as its sound."""
+    from lora_whisper.lora.eva import WatchedWindow
     from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
-    from lora_whisper.model.eva import WatchedWindow
     from lora_whisper.model.features import frames_with_sound
 
     (features,) = batch.input_features(base.features).cpu()

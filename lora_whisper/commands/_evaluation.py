@@ -53,8 +53,8 @@ def write(
 
 def show(folder: RunFolder, results: Mapping[str, Any]) -> None:
     """Print the tables, and where everything lies."""
-    from lora_whisper.cli.program import short
     from lora_whisper.commands._evaluation_table import show_evaluation
+    from lora_whisper.program import short
 
     show_evaluation(results)
     console.print()

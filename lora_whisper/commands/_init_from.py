@@ -24,7 +24,7 @@ from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.lora.initialization import find_start, require_fit, require_same_base
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
-from lora_whisper.model.trained import is_trained_adapter
+from lora_whisper.lora.trained import is_trained_adapter
 from lora_whisper.run_folder import RunFolder
 
 log = logging.getLogger("lora_whisper")

@@ -12,7 +12,9 @@ from lora_whisper.commands._inputs import Base, read_base, read_config
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.lora.provenance import adapters_below, find_adapter, is_adapter_on_hub, named_base
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
+from lora_whisper.lora.trained import is_trained_adapter, require_trained_adapter
 from lora_whisper.model.checkpoint import (
     SMALL_FILES,
     fingerprint,
@@ -21,13 +23,6 @@ from lora_whisper.model.checkpoint import (
     snapshot,
     weights_sha256,
 )
-from lora_whisper.model.finding import (
-    adapters_below,
-    find_adapter,
-    is_adapter_on_hub,
-    named_base,
-)
-from lora_whisper.model.trained import is_trained_adapter, require_trained_adapter
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import RunFolder, existing_run, run_around
 

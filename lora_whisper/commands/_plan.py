@@ -81,11 +81,10 @@ def _opened(contender: Contender, has_other_base: bool) -> Contender:
     Raises:
         UserError: the base that was typed is not the one that it was trained on.
     """
-    from lora_whisper.lora.saved import open_adapter
+    from lora_whisper.lora.provenance import require_base
+    from lora_whisper.lora.saved import open_adapter, require_shapes
+    from lora_whisper.lora.targets import layer_shapes
     from lora_whisper.model.checkpoint import load_config
-    from lora_whisper.model.fitting import require_shapes
-    from lora_whisper.model.lineage import require_base
-    from lora_whisper.model.targets import layer_shapes
 
     if contender.adapter is None or contender.broken:
         return contender

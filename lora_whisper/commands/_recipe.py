@@ -24,17 +24,22 @@ from lora_whisper.commands._summary import (
 from lora_whisper.commands._test_sets import plain_name
 from lora_whisper.config import MergeConfig, ModelConfig
 from lora_whisper.errors import UserError
-from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
+from lora_whisper.lora.provenance import find_adapter, name_of, named_base, require_base
+from lora_whisper.lora.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    open_adapter,
+    read_saved,
+    require_shapes,
+    shapes_of_weights,
+)
+from lora_whisper.lora.trained import require_trained_adapter, trained_sha256
 from lora_whisper.model.checkpoint import (
     fingerprint,
     locate,
     sha256,
     weight_files,
 )
-from lora_whisper.model.finding import find_adapter, name_of, named_base
-from lora_whisper.model.fitting import require_shapes, shapes_of_weights
-from lora_whisper.model.lineage import require_base
-from lora_whisper.model.trained import require_trained_adapter, trained_sha256
 from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.run_folder import (
     MERGED_FILES,

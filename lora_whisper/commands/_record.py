@@ -17,8 +17,8 @@ from lora_whisper.commands._summary import MODELS, leading, units_of
 from lora_whisper.config import TrainConfig
 from lora_whisper.lora.provenance import RECORD_FILE, RECORD_FORMAT
 from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.lora.trained import TRAINED
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.model.trained import TRAINED
 from lora_whisper.run_folder import RunFolder, write_json
 
 Summary = Mapping[str, Any]
@@ -32,7 +32,7 @@ def write_record(folder: RunFolder, summary: Summary) -> None:
 
 def adapter_record(folder: RunFolder, summary: Summary) -> dict[str, Any]:
     """What `model.record.read_record` reads."""
-    from lora_whisper.model.shipped import shipped_ranks
+    from lora_whisper.lora.saved import shipped_ranks
 
     config = read_config(folder)
     lowest, highest = shipped_ranks(folder.adapter)

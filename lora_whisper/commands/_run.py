@@ -177,7 +177,7 @@ class Run:
     def _load_model(self) -> PeftModel:
         from lora_whisper.lora.adapter import attach
         from lora_whisper.lora.initialization import find_start, start_from
-        from lora_whisper.model.pissa import read_initial
+        from lora_whisper.lora.pissa import read_initial
         from lora_whisper.training.defaults import checkpoints_activations
 
         config = self.config
@@ -218,7 +218,7 @@ class Run:
 
     @property
     def _initial(self) -> Path:
-        from lora_whisper.model.pissa import INITIAL_FILE
+        from lora_whisper.lora.pissa import INITIAL_FILE
 
         return self.folder.checkpoints / INITIAL_FILE
 
@@ -355,7 +355,7 @@ class Run:
 
     def _keep_start(self, trainer: Trainer) -> None:
         """Write PiSSA's start once: the base's weights lack it, and what ships is the change."""
-        from lora_whisper.model.pissa import write_initial
+        from lora_whisper.lora.pissa import write_initial
 
         if self.config.adapter.kind == "pissa" and processes.is_main():
             write_initial(self._initial, trainer.parameters)
@@ -364,7 +364,7 @@ class Run:
 
     def _train_and_keep(self) -> tuple[TrainingState, Average | None]:
         """Train; write the best adapter by validation WER, or the last if nothing was validated."""
-        from lora_whisper.model.pissa import read_initial
+        from lora_whisper.lora.pissa import read_initial
         from lora_whisper.training.checkpoints import load_parameters
 
         trainer = self.trainer

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from lora_whisper.cli.program import program, short
 from lora_whisper.commands._inputs import Base, Speech
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.table import Utterances
@@ -20,6 +19,7 @@ from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
 from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.lora.trained import TRAINED, is_trained_adapter
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
     fingerprint,
@@ -27,8 +27,8 @@ from lora_whisper.model.checkpoint import (
     weights_bytes,
     weights_sha256,
 )
-from lora_whisper.model.trained import TRAINED, is_trained_adapter
 from lora_whisper.model.weights import weight_names
+from lora_whisper.program import program, short
 from lora_whisper.run_folder import (
     HYPOTHESES,
     OWN_SET,
@@ -66,8 +66,8 @@ def new_summary(
         counts: of the parameters that were trained, and of all.
     """
     from lora_whisper.lora.adapter import adapter_bytes
+    from lora_whisper.lora.saved import shipped_ranks
     from lora_whisper.model.device import choose_dtype
-    from lora_whisper.model.shipped import shipped_ranks
     from lora_whisper.training.curves import memory_peaks
     from lora_whisper.training.loop import is_out_of_patience
 
@@ -245,7 +245,7 @@ def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, An
 
 def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str]:
     """What `generate` is to be told; an English-only checkpoint is told nothing."""
-    from lora_whisper.data.languages import code_of
+    from lora_whisper.model.languages import code_of
 
     named = [name for name in (data.language_token, data.language, *languages) if name]
     known = [code for code in map(code_of, named) if code in base.vocabulary.languages]

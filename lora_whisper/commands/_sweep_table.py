@@ -12,7 +12,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from lora_whisper.cli.program import program, short
 from lora_whisper.commands._points import (
     NO_GAIN,
     Point,
@@ -30,6 +29,7 @@ from lora_whisper.commands._summary import (
     rate_name,
 )
 from lora_whisper.evaluation.provenance import groups_that_compare
+from lora_whisper.program import program, short
 from lora_whisper.terminal import clock, console, percent
 
 FRONT = "*"

@@ -15,7 +15,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.cli.program import program
 from lora_whisper.commands._card import (
     BASE_PLACE,
     CARD_FILE,
@@ -36,6 +35,7 @@ from lora_whisper.lora.provenance import RECORD_FILE, read_record
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from lora_whisper.model.checkpoint import weight_names
 from lora_whisper.paths import EMBEDDED
+from lora_whisper.program import program
 from lora_whisper.run_folder import RunFolder, read_json
 
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json")

@@ -39,9 +39,9 @@ from lora_whisper.data.sound.endings import (
 from lora_whisper.data.sound.isolation import Allow, Answer, Crashed, Fields, Pool, TookTooLong
 from lora_whisper.data.sound.isolation import serve as serve_requests
 from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.stand_ins import stand_in
 
-SAMPLING_RATE = 16_000  # samples a second, of every Whisper checkpoint
 SHORTEST_SECONDS = 0.1  # nobody says anything in less; usually a wrong cut
 END_TOLERANCE_SECONDS = 0.1  # rounding by which a slice may end after its file
 GRID_SECONDS = 0.04  # whole samples of every usual rate (441 at 11 025 Hz); what the resampler

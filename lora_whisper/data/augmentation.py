@@ -32,15 +32,10 @@ from lora_whisper.config import (
     ReverberationConfig,
     SpecAugmentConfig,
 )
-from lora_whisper.data.audio import (
-    SAMPLING_RATE,
-    SHORTEST_SECONDS,
-    AudioError,
-    read_audio,
-    read_header,
-)
+from lora_whisper.data.audio import SHORTEST_SECONDS, AudioError, read_audio, read_header
 from lora_whisper.data.sound.telephone import CODECS, require_codecs, through_telephone
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.paths import local_path
 
 if TYPE_CHECKING:
@@ -111,7 +106,7 @@ class Augmenter:
 
     def masks(self, samples: int, seed: tuple[int, ...]) -> tuple[Mask, ...]:
         """Draw what `apply_masks` hides of a window of so many samples."""
-        from lora_whisper.model.features import HOP_SAMPLES  # which imports torch
+        from lora_whisper.model.rates import HOP_SAMPLES
 
         settings, rng = self.config.spec_augment, self._draw("spec_augment", seed)
         if settings is None or rng is None:

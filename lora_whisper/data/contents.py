@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from lora_whisper.data.languages import code_of
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.model.languages import code_of
 
 # By what a file of sound counts. Scored speech by its bytes: it is decoded anyway, and a file that
 # was cleaned of noise has the length of the one before. Training speech, of which there may be

@@ -18,23 +18,18 @@ import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data.absent import why_absent
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, Remark
+from lora_whisper.data.audio import AudioError, Remark
 from lora_whisper.data.durations import measure
-from lora_whisper.data.languages import code_of
 from lora_whisper.data.leftovers import leftovers, suspects
 from lora_whisper.data.segmentation import TIMESTAMP, split_long
 from lora_whisper.data.table import Defaults, Utterances
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.text import require_cleanable
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.utterance import Utterance, written_language
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.tokenizer import (
-    Vocabulary,
-    check_task,
-    language_code,
-    text_tokens,
-    written_language,
-)
+from lora_whisper.model.languages import code_of
+from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.tokenizer import Vocabulary, check_task, language_code, text_tokens
 
 log = logging.getLogger("lora_whisper")
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
-from lora_whisper.data.unseen import unseen
+from lora_whisper.model.unseen import unseen
 
 # What programs write for a cell without a value, exactly as they spell it.
 NO_VALUE = frozenset(

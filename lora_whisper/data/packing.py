@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.text import clean as clean_text
-from lora_whisper.model.tokenizer import Vocabulary, text_tokens, written_language
+from lora_whisper.data.utterance import written_language
+from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 
 TIMESTAMPS_A_TEXT = 2  # one before, one after
 # Slices of one file with so little between them are read as one stretch. In longer gaps somebody

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lora_whisper.data.absent import why_absent
-from lora_whisper.data.audio import SAMPLING_RATE, SHORTEST_SECONDS
+from lora_whisper.data.audio import SHORTEST_SECONDS
 from lora_whisper.data.leaks import Recordings
 from lora_whisper.data.leftovers import leftovers
 from lora_whisper.data.quality_measures import (
@@ -32,6 +32,7 @@ from lora_whisper.data.quality_measures import (
 from lora_whisper.data.table import Utterances
 from lora_whisper.data.text import without_number_words
 from lora_whisper.data.utterance import Utterance
+from lora_whisper.model.rates import SAMPLING_RATE
 
 Splits = Mapping[str, Measured]
 Row = dict[str, Any]

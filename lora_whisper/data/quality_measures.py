@@ -37,19 +37,13 @@ from lora_whisper.data.audio import (
     read_sound,
 )
 from lora_whisper.data.durations import other_unit
-from lora_whisper.data.languages import code_of
 from lora_whisper.data.leftovers import leftovers
 from lora_whisper.data.table import Utterances
-from lora_whisper.data.unseen import without_unseen
-from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.data.utterance import EncodedAudio, Utterance, token_language, written_language
 from lora_whisper.errors import UserError
-from lora_whisper.model.tokenizer import (
-    Vocabulary,
-    check_task,
-    text_tokens,
-    token_language,
-    written_language,
-)
+from lora_whisper.model.languages import code_of
+from lora_whisper.model.tokenizer import Vocabulary, check_task, text_tokens
+from lora_whisper.model.unseen import without_unseen
 
 SOUND_PROBLEMS = ("", "unreadable", "truncated", "too_short")
 

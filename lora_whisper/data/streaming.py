@@ -24,13 +24,13 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from lora_whisper.config import DataConfig, TrainingConfig
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_header, slice_seconds
+from lora_whisper.data.audio import AudioError, read_header, slice_seconds
 from lora_whisper.data.batches import Batch, collate, step_loader
 from lora_whisper.data.packing import alone
 from lora_whisper.data.sources import hub
 from lora_whisper.data.table import Row, Table, Utterances
 from lora_whisper.data.text import require_cleanable
-from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.data.utterance import EncodedAudio, Utterance, token_language
 from lora_whisper.data.windows import (
     BadAudio,
     LeftOut,
@@ -40,7 +40,8 @@ from lora_whisper.data.windows import (
     window_tokens,
 )
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.tokenizer import check_task, token_language
+from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.tokenizer import check_task
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

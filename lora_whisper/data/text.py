@@ -12,9 +12,9 @@ from typing import Any
 
 import regex
 
-from lora_whisper.data.languages import code_of
-from lora_whisper.data.unseen import without_unseen
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.languages import code_of
+from lora_whisper.model.unseen import without_unseen
 
 Step = Callable[[str, str | None], str]
 

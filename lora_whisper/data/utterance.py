@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_whisper.model.languages import code_of
+from lora_whisper.model.tokenizer import Vocabulary, language_code
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedAudio:
@@ -32,3 +35,27 @@ class Utterance:
     duration_seconds: float = 0.0  # of the slice; `load_corpus` fills it from the audio's header
     previous_text: str | None = None  # what was said just before, for the prompt
     language_token: str | None = None  # language whose token stands for `language`; None: its own
+
+
+def token_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+    """Code of the language whose token the decoder is given; None for English-only checkpoints.
+
+    A language that Whisper lacks borrows the token of another, its `language_token`.
+
+    Raises:
+        UserError: a language that the checkpoint does not know, or none where one is needed.
+    """
+    return language_code(vocabulary, utterance.language_token or utterance.language)
+
+
+def written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+    """Code of the language that the text is in, which decides on spaces and normalization.
+
+    A translation is English text, whatever was spoken. Under a borrowed token the language is the
+    utterance's own, whether the checkpoint knows it or not.
+    """
+    if utterance.task == "translate":
+        return "en"
+    if utterance.language_token and utterance.language:
+        return code_of(utterance.language)
+    return language_code(vocabulary, utterance.language_token or utterance.language)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.endless import letters_of, without_endless_loop
 from lora_whisper.evaluation.recognizer import (
@@ -39,7 +38,8 @@ from lora_whisper.json_files import (
     whole,
 )
 from lora_whisper.model.checkpoint import load_tokenizer
-from lora_whisper.model.features import HOP_SAMPLES, LogMel
+from lora_whisper.model.features import LogMel
+from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE
 from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import torch
 
 from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio
+from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.table import Utterances
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.utterance import Utterance, token_language
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.endless import most_letters
@@ -23,7 +23,7 @@ from lora_whisper.evaluation.fallback import decode_with_fallback
 from lora_whisper.evaluation.long_form import Clip, Listening, Recording, Segment
 from lora_whisper.evaluation.recognizer import DecodingOptions, Recognizer
 from lora_whisper.evaluation.side_by_side import side_by_side
-from lora_whisper.model.tokenizer import token_language
+from lora_whisper.model.rates import SAMPLING_RATE
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 # Done to the samples of an utterance, (samples,) float32 at 16 kHz, before anything else.

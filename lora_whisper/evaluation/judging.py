@@ -10,12 +10,12 @@ from typing import Any
 
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.sources.rows import USUAL_NAMES
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.utterance import Utterance, written_language
 from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.evaluation.groups import group_labels
 from lora_whisper.evaluation.rows import ScoredRow, scored_row
 from lora_whisper.evaluation.score import Score, score
-from lora_whisper.model.tokenizer import Vocabulary, written_language
+from lora_whisper.model.tokenizer import Vocabulary
 
 
 def judge(

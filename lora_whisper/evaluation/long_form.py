@@ -16,11 +16,10 @@ from typing import Protocol
 from torch import Tensor
 
 from lora_whisper.config import Padding
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.evaluation.fallback import is_silence
 from lora_whisper.evaluation.recognizer import DecodingResult, DecodingTask, Recognizer, text_of
-from lora_whisper.model.features import HOP_SAMPLES
-from lora_whisper.model.tokenizer import SECONDS_PER_TIMESTAMP, Vocabulary
+from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE, SECONDS_PER_TIMESTAMP
+from lora_whisper.model.tokenizer import Vocabulary
 
 # A hypothesis may have 20 tokens and 50 more a second. Read Swahili has 6 a second at most; fast
 # speech in scripts that Whisper's vocabulary spells byte by byte (Burmese, Amharic, Georgian: three

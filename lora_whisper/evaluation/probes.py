@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 import soundfile
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.noise import generated_noise
 from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.model.rates import SAMPLING_RATE
 
 KINDS = ("silence", "white", "tones", "breathing")
 SHORTEST_SHARE = 0.2  # of a window; the lengths are spread from here to a whole one

@@ -9,16 +9,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.saved import WEIGHTS_FILE, SavedAdapter, open_adapter
+from lora_whisper.lora.delta_weights import AUTO_MAPPING, PlainAdapter, plain_from, write_plain
+from lora_whisper.lora.saved import WEIGHTS_FILE, SavedAdapter, open_adapter, vllm_obstacles
 from lora_whisper.lora.variants import config_of_saved
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
-from lora_whisper.model.plain import (
-    AUTO_MAPPING,
-    PlainAdapter,
-    plain_from,
-    write_plain,
-)
-from lora_whisper.model.shipped import vllm_obstacles
 from lora_whisper.model.weights import is_finite
 
 DTYPES = ("float32", "float16", "bfloat16")  # float32 as it was trained

@@ -11,8 +11,10 @@ to it; the vocabulary keeps its size and every token its id.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
-from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
+from lora_whisper.lora.delta_weights import plain_of, token_rows, write_plain
+from lora_whisper.lora.eva import WatchedWindow, input_directions
+from lora_whisper.lora.pissa import principal_components, start_from_components
+from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter, require_shapes
+from lora_whisper.lora.targets import ATTENTION, target_ranks
 from lora_whisper.lora.variants import (
     ADAPTER,
     config_of_saved,
@@ -33,12 +39,7 @@ from lora_whisper.lora.variants import (
     peft_config,
 )
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
-from lora_whisper.model.eva import WatchedWindow, input_directions
-from lora_whisper.model.fitting import require_shapes
-from lora_whisper.model.pissa import principal_components, start_from_components
-from lora_whisper.model.plain import plain_of, token_rows, write_plain
 from lora_whisper.model.quantization import is_quantized, prepare_for_training
-from lora_whisper.model.targets import target_ranks
 
 
 def attach(
@@ -241,3 +242,43 @@ def merged_in_place(model: PeftModel) -> Iterator[None]:
         tuner.unmerge_adapter()
         for weight, original in zip(weights, originals, strict=True):
             weight.data.copy_(original)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """Trained parameters of one kind, of one shape and rank."""
+
+    name: str  # "encoder self_attn q k v out", "decoder fc1", "decoder embed_tokens"
+    count: int  # of layers
+    shape: tuple[int, int]  # of each layer's weight: outputs, inputs
+    rank: int | None  # None of token embeddings, which take the place of the base's
+    parameters: int  # of the adapter, in all these layers
+
+
+def adapter_table(model: PeftModel) -> list[TableRow]:
+    """What is trained, in the model's order; an attention's projections stand in one row."""
+    groups: dict[tuple[str, tuple[int, int], int], list[tuple[str, Any]]] = defaultdict(list)
+    for path, layer in lora_layers(model).items():
+        _, stack, _, _, kind, *projection = path.split(".")
+        shape = (layer.out_features, layer.in_features)
+        groups[f"{stack} {kind}", shape, layer.r[ADAPTER]].append(("".join(projection), layer))
+    return [_row(*key, group) for key, group in groups.items()] + _token_rows(model)
+
+
+def _row(kind: str, shape: tuple[int, int], rank: int, group: list[tuple[str, Any]]) -> TableRow:
+    there = {projection for projection, _ in group}
+    projections = [name.removesuffix("_proj") for name in ATTENTION if name in there]
+    parameters = sum(_adapter_parameters(layer) for _, layer in group)
+    return TableRow(" ".join([kind, *projections]), len(group), shape, rank, parameters)
+
+
+def _token_rows(model: PeftModel) -> list[TableRow]:
+    found = [value for name, value in model.named_parameters() if is_token_embedding(name)]
+    return [
+        TableRow("decoder embed_tokens", 1, (len(rows), rows.shape[1]), None, rows.numel())
+        for rows in found
+    ]
+
+
+def _adapter_parameters(layer: Any) -> int:
+    return sum(value.numel() for name, value in layer.named_parameters() if "lora_" in name)

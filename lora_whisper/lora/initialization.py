@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.lora.saved import CONFIG_FILE, SavedAdapter
+from lora_whisper.lora.provenance import find_adapter, require_base
+from lora_whisper.lora.saved import CONFIG_FILE, SavedAdapter, require_shapes
+from lora_whisper.lora.targets import PRESETS, layer_shapes, target_ranks
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.model.finding import find_adapter
-from lora_whisper.model.fitting import require_shapes
-from lora_whisper.model.lineage import require_base
-from lora_whisper.model.targets import PRESETS, layer_shapes, target_ranks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -91,8 +89,8 @@ def start_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()) -> 
     """
     import torch
 
+    from lora_whisper.lora.delta_weights import read_plain, token_rows
     from lora_whisper.lora.variants import ADAPTER, lora_layers
-    from lora_whisper.model.plain import read_plain, token_rows
 
     plain, layers = read_plain(folder), lora_layers(model)
     with torch.no_grad():

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lora_whisper.errors import UserError
+from lora_whisper.lora.delta_weights import PlainAdapter, plain_from
 from lora_whisper.lora.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, open_adapter
-from lora_whisper.model.plain import PlainAdapter, plain_from
+from lora_whisper.lora.targets import PRESETS
 from lora_whisper.model.quantization import Nf4, read_back
-from lora_whisper.model.targets import PRESETS
 from lora_whisper.model.weights import EMBEDDINGS, TIED, is_finite, read_tensors
 
 ROWS_AT_ONCE = 256

@@ -7,16 +7,33 @@ or become part of a path, and it names no code. torch is not needed to read it.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import logging
 import math
 import re
+import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
-from lora_whisper.paths import EMBEDDED, is_line, is_plain_name
-from lora_whisper.run_folder import RECORD_FILE
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
+from lora_whisper.lora.trained import is_trained_adapter, require_trained_adapter
+from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, sha256, weights_sha256
+from lora_whisper.model.weights import allowing, read_pickled, require_allowed
+from lora_whisper.paths import EMBEDDED, cache_folder, is_line, is_plain_name, local_path
+from lora_whisper.run_folder import (
+    RECORD_FILE,
+    RunFolder,
+    as_written,
+    read_whole_summary,
+    run_around,
+    written_whole,
+)
 
 RECORD_FORMAT = 1  # raised when a key changes its meaning
 MAX_BYTES = 1_000_000  # of which a record needs about 2,000
@@ -156,3 +173,292 @@ def _shown(value: Any) -> str:
     """Short, and with control characters escaped."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
+
+
+def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
+    """The folder of the adapter that `given` stands for: a run, an adapter's folder, or a hub id.
+
+    What lies on the hub is downloaded at first use, no more than the adapter's own files.
+
+    Args:
+        key: that it was typed for, such as "adapter".
+        allow_pickle: read weights that can run code.
+
+    Raises:
+        UserError: no adapter is there, the run is unfinished, or another adapter lies in it; or
+            its weights are pickled.
+    """
+    path = local_path(given)
+    run = RunFolder(path)
+    if run.is_run() and not run.is_complete():
+        raise UserError(
+            f"{key}={given}: this run is unfinished (it holds no summary.json).\n"
+            "Finish it with the command that began it and resume=auto."
+        )
+    if run.is_run():  # its adapter's folder, given as such, holds whatever lies there
+        require_trained_adapter(run)
+    for folder in (path, run.adapter):
+        if (folder / CONFIG_FILE).is_file():
+            return _safe(folder, given, key, allow_pickle)
+    if path.exists() or not is_hub_id(given):
+        found = "holds no adapter" if path.exists() else "there is no such folder"
+        raise UserError(f"{key}={given}: {found}.\n{_what_to_type(given, path, key)}")
+    return _safe(_downloaded(given, key, allow_pickle), given, key, allow_pickle)
+
+
+def _what_to_type(given: str, path: Path, key: str) -> str:
+    if (run := run_around(given)) is not None:
+        return f"It lies in a run: type {shlex.quote(f'{key}={run}')}"
+    below = adapters_below(path)
+    if not below:
+        return f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
+    typed = [f"{key}={Path(given) / folder.relative_to(path)}" for folder in below]
+    return f"Below it lies an adapter: type {' or '.join(typed)}"
+
+
+def adapters_below(path: Path) -> list[Path]:
+    """Folders with an adapter one or two below, as trainers leave them; the last three."""
+    found = [
+        file.parent
+        for pattern in (f"*/{CONFIG_FILE}", f"*/*/{CONFIG_FILE}")
+        for file in itertools.islice(path.glob(pattern), 1000)
+    ]
+    return sorted(found, key=lambda folder: (len(folder.name), folder))[-3:]
+
+
+def name_of(given: str) -> str:
+    """The name of a run, or of an adapter's own folder, without where it lies; or a hub id."""
+    path = local_path(given)
+    if is_hub_id(given) and not path.exists():
+        return given
+    return path.parent.name if path.name == RunFolder(path.parent).adapter.name else path.name
+
+
+def is_hub_id(given: str) -> bool:
+    """Whether a text has the form OWNER/NAME."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(given)
+    except HFValidationError:
+        return False
+    return given.count("/") == 1
+
+
+def is_adapter_on_hub(given: str) -> bool:
+    """Whether the hub, or its cache, has an adapter of this id; False where nobody can say."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not is_hub_id(given):
+        return False
+    if isinstance(try_to_load_from_cache(given, CONFIG_FILE), str):
+        return True
+    try:
+        return HfApi().file_exists(given, CONFIG_FILE)
+    except Exception:  # every way in which a request can fail; the network library varies
+        return False
+
+
+def named_base(saved: SavedAdapter) -> tuple[str, str | None]:
+    """The base that an adapter names, and its revision on the hub.
+
+    PEFT's file has the path of a base that lay in a folder; elsewhere, the record's name may do.
+
+    Raises:
+        UserError: neither file names one.
+    """
+    base, revision, record = saved.base, saved.revision, read_record(saved.folder)
+    if record is not None and base and Path(base).is_absolute() and not Path(base).exists():
+        base, revision = record["base"]["name"], record["base"]["revision"]
+    if base is None:
+        raise UserError(
+            f"{saved.folder / CONFIG_FILE} names no base (base_model_name_or_path).\n"
+            "Type base=… with the checkpoint that it was trained on, a folder or a hub id."
+        )
+    return base, revision
+
+
+def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
+    """The cached snapshot of an adapter on the hub; a copy that is there is used as it is."""
+    from huggingface_hub import snapshot_download
+
+    files = [CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, *([PICKLED] if allow_pickle else [])]
+    for local in (True, False):
+        try:
+            folder = Path(snapshot_download(given, allow_patterns=files, local_files_only=local))
+        except Exception as error:  # every way in which a request can fail; the library varies
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            continue
+        if not (folder / CONFIG_FILE).is_file():
+            reason = f"it holds no {CONFIG_FILE}"
+        elif any((folder / name).is_file() for name in (WEIGHTS_FILE, PICKLED)):
+            return folder
+        else:
+            reason = f"it holds no {WEIGHTS_FILE}; pickled weights are read with {allowing(key)}"
+    raise UserError(
+        f"{key}={given}: no such folder, and not an adapter of the hub: {reason}\n"
+        "Without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; copy "
+        f"NAME here and type {key}=NAME"
+    )
+
+
+def _safe(folder: Path, given: str, key: str, allow_pickle: bool) -> Path:
+    """The folder, or one with the same adapter in safetensors where it is pickled."""
+    if (folder / WEIGHTS_FILE).is_file() or not (folder / PICKLED).is_file():
+        return folder
+    require_allowed(f"{key}={given}", allow_pickle, key)
+    return _unpickled(folder)
+
+
+def _unpickled(folder: Path) -> Path:
+    """A copy in the cache, whose weights can run nothing."""
+    from safetensors.torch import save_file
+
+    place = cache_folder("adapters") / sha256(folder / PICKLED, folder / CONFIG_FILE)
+    if not place.is_dir():
+        tensors = read_pickled(folder / PICKLED)
+        with written_whole(place) as aside:
+            whole = {name: value.clone().contiguous() for name, value in tensors.items()}
+            save_file(whole, aside / WEIGHTS_FILE, metadata={"format": "pt"})
+            for name in (CONFIG_FILE, RECORD_FILE):
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, aside / name)
+    return place
+
+
+log = logging.getLogger("lora_whisper")
+
+Verdict = Literal["same", "another", "unknown"]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What names the weights that an adapter was trained on; None where it does not say."""
+
+    commit: str | None  # on the hub
+    sha256: str | None  # of the weight files
+
+    def __str__(self) -> str:
+        known = {"commit": self.commit, "sha256": self.sha256}
+        return " ".join(f"{name}:{value}" for name, value in known.items() if value)
+
+
+def require_base(
+    saved: SavedAdapter, name: str, checkpoint: Checkpoint, advice: str, force: bool = False
+) -> None:
+    """See that an adapter is a change of these weights, as far as anybody can say.
+
+    Args:
+        name: of the adapter, for messages.
+        advice: what to do about it.
+        force: only warn.
+
+    Raises:
+        UserError: it is of others.
+    """
+    lineage = lineage_of(saved.folder)
+    verdict, found = compared(lineage, checkpoint)
+    known = str(lineage)
+    if verdict == "unknown":
+        verdict, known, found = _compared_by_name(saved, checkpoint)
+    if verdict == "same":
+        return
+    if verdict == "unknown" and known == found:
+        _warn(
+            saved.folder.absolute(),
+            "not checked %s does not say which weights it was trained on",
+            name,
+        )
+    elif verdict == "unknown":
+        _warn(
+            saved.folder.absolute(),
+            "not checked whether %s was trained on these weights: it names %s, this is %s. Its "
+            "layers are of the same shapes",
+            name,
+            known,
+            found,
+        )
+    elif force:
+        _warn(
+            saved.folder.absolute(),
+            "forced      %s was trained on %s, the base is %s",
+            name,
+            known,
+            found,
+        )
+    else:
+        raise UserError(
+            f"{name} was trained on other weights than those of {checkpoint.given}:\n"
+            f"  trained on {known}\n  found      {found}\n{advice}"
+        )
+
+
+@functools.cache
+def _warn(adapter: Path, message: str, *values: str) -> None:
+    """Once: commands look before they begin, and again when they do."""
+    log.warning(message, *values)
+
+
+def _compared_by_name(saved: SavedAdapter, checkpoint: Checkpoint) -> tuple[Verdict, str, str]:
+    """Whether the base that PEFT's file names is `checkpoint`; what it is called, and what found.
+
+    A path says nothing unless it is there: it is of the machine that it was trained on. Ids of the
+    hub are everywhere the same.
+    """
+    name, revision = saved.base, saved.revision or "main"
+    if name is None:
+        return "unknown", "no base", checkpoint.path
+    if (name, revision) == (checkpoint.path, checkpoint.revision or "main"):
+        return "unknown", name, name
+    named = at_hand(name, saved.revision)
+    if named is not None:
+        known, found = weights_sha256(named), weights_sha256(checkpoint)
+        verdict: Verdict = "same" if found == known else "another"
+        return verdict, f"{name} (sha256:{known})", f"sha256:{found}"
+    both_of_hub = is_hub_id(name) and not Path(checkpoint.path).is_absolute()
+    found = f"{checkpoint.path} ({checkpoint.revision or 'main'})"
+    return ("another" if both_of_hub else "unknown"), f"{name} ({revision})", found
+
+
+def lineage_of(adapter: Path) -> Lineage:
+    """What the adapter's record, or the run that it lies in, says of its base.
+
+    Of weights that were put there since, neither says anything.
+
+    Raises:
+        UserError: its record is broken.
+    """
+    record, weights = read_record(adapter), adapter / WEIGHTS_FILE
+    if record is not None:
+        if weights.is_file() and sha256(weights) != record["adapter"]["sha256"]:
+            return Lineage(None, None)
+        return Lineage(record["base"]["commit"], record["base"]["sha256"])
+    run = RunFolder(adapter.parent)
+    if adapter != run.adapter or not run.is_complete() or not is_trained_adapter(run):
+        return Lineage(None, None)
+    summary = as_written(run.summary, {"checkpoint_fingerprint"}) or read_whole_summary(run)
+    kind, _, value = summary.get("checkpoint_fingerprint", "").partition(":")
+    return Lineage(value if kind == "commit" else None, value if kind == "sha256" else None)
+
+
+def compared(lineage: Lineage, checkpoint: Checkpoint) -> tuple[Verdict, str]:
+    """Whether `checkpoint` has these weights, and what was found there, if that was looked at.
+
+    The commit is compared where both are of the hub: it is known without reading gigabytes. Another
+    commit may hold the same weights.
+    """
+    if lineage == Lineage(None, None):
+        return "unknown", ""
+    kind, _, value = fingerprint(checkpoint).partition(":")
+    if kind == "commit" and lineage.commit == value:
+        return "same", f"commit:{value}"
+    if lineage.sha256 is not None:
+        found = weights_sha256(checkpoint)
+        return "same" if found == lineage.sha256 else "another", f"sha256:{found}"
+    if kind == "commit" and lineage.commit is not None:
+        return "another", f"commit:{value}"
+    return "unknown", f"{kind}:{value}"

@@ -18,15 +18,17 @@ import numpy as np
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
-from lora_whisper.model.adapter_config import (
+from lora_whisper.lora.adapter_config import (
     PARTED,
     USUAL,
     alphas_of,
     by_peft,
     config_problems,
+    targeted,
     tokens_of,
     way_on,
 )
+from lora_whisper.lora.targets import sees_sound
 from lora_whisper.model.weights import Stored, read_headers
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -322,3 +324,130 @@ def _count_not_finite(numbers: np.ndarray, dtype: str) -> int:
         numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
         return int(np.count_nonzero(~np.isfinite(numbers.astype(np.float32, copy=False))))
+
+
+EMBEDDINGS = "model.decoder.embed_tokens"
+
+Shape = tuple[int, ...]
+
+
+def require_shapes(saved: SavedAdapter, base: Mapping[str, Shape]) -> None:
+    """See that each layer that the adapter changes is there, and as large as it expects.
+
+    And that none is missing: PEFT would leave what it draws at random in a layer that is named and
+    not in the file, and score that.
+
+    Args:
+        base: the shape of each module's weight by its path, (outputs, inputs) of linear layers.
+
+    Raises:
+        UserError: names each layer that does not fit, what was found and what was expected.
+    """
+    problems = [*_layer_problems(saved, base), *_token_row_problems(saved, base)]
+    if problems:
+        raise UserError(
+            f"The adapter in {saved.folder} does not fit its base, {len(problems)} of its "
+            f"{len(saved.layers)} layers:\n{listing(problems, shown=3)}\n"
+            + _what_it_is_of(saved, base)
+        )
+    try:
+        meant = targeted(saved.config, list(base))
+    except UserError as error:
+        raise UnsoundAdapter(saved.folder, [str(error)]) from error
+    known = set(meant)
+    lines = [
+        f"{path}: target_modules names it, and it has no matrices"
+        for path in meant
+        if path not in saved.layers
+    ]
+    if saved.config.get("target_modules") is not None:  # PEFT would leave their matrices out
+        lines += [
+            f"{path}: it has matrices, and target_modules does not name it"
+            for path in saved.layers
+            if path not in known
+        ]
+    if lines:
+        raise UnsoundAdapter(saved.folder, lines, "The files are not whole: take another copy.")
+
+
+def _layer_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[str]:
+    for path, layer in saved.layers.items():
+        expected = base.get(path)
+        if expected is None:
+            yield f"{path}: the base has no such layer"
+        elif expected != layer.shape:
+            yield (
+                f"{path}: found an adapter of {_by(layer.shape)} (outputs × inputs), "
+                f"expected {_by(expected)}"
+            )
+
+
+def _what_it_is_of(saved: SavedAdapter, base: Mapping[str, Shape]) -> str:
+    """A guess: of another size, or of a part of Whisper, whose layers have shorter paths."""
+    for part in ("model.", "model.encoder.", "model.decoder."):
+        if all(base.get(f"{part}{path}") == one.shape for path, one in saved.layers.items()):
+            return (
+                "It was trained on a part of a Whisper, and calls layers by their paths there.\n"
+                f"In {WEIGHTS_FILE}, put {part} behind {PREFIX} in each name."
+            )
+    return "It was trained on a Whisper of another size."
+
+
+def _token_row_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[str]:
+    count, width = base[EMBEDDINGS]
+    beyond = [token for token in saved.tokens if token >= count]
+    if beyond:
+        yield f"it trained the token {beyond[0]}, and the base has {count:,} of them"
+    if saved.token_width not in (None, width):
+        yield f"its embeddings are {saved.token_width} wide, expected {width}"
+
+
+def shapes_of_weights(weights: Mapping[str, Shape]) -> dict[str, Shape]:
+    """For `require_shapes`, from the shapes of a checkpoint's tensors by their names."""
+    end = ".weight"
+    return {name.removesuffix(end): shape for name, shape in weights.items() if name.endswith(end)}
+
+
+def _by(shape: Shape) -> str:
+    return " × ".join(map(str, shape))
+
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
+
+
+def shipped_ranks(folder: Path) -> tuple[int, int]:
+    """The lowest and the highest rank of a layer."""
+    ranks = read_saved(folder).ranks.values()
+    return min(ranks), max(ranks)
+
+
+def vllm_max_rank(folder: Path) -> int:
+    """What vLLM's --max-lora-rank has to be for this adapter, if vLLM serves it."""
+    return next(rank for rank in VLLM_RANKS if rank >= shipped_ranks(folder)[1])
+
+
+def vllm_obstacles(folder: Path) -> list[str]:
+    """Why vLLM does not serve the adapter; empty where it does."""
+    saved = read_saved(folder)
+    highest = max(saved.ranks.values())
+    alpha, rank = (saved.config.get(name, USUAL[name]) for name in ("lora_alpha", "r"))
+    one_scale = alpha / (rank**0.5 if saved.config.get("use_rslora") else rank)
+    reasons = {
+        "DoRA is not served": saved.is_dora,
+        "re-learnt token embeddings are not served": bool(saved.tokens),
+        f"rank {highest} is over its limit of {VLLM_RANKS[-1]}": highest > VLLM_RANKS[-1],
+        "the layers' scales differ, and it takes lora_alpha / r for all of them": (
+            {layer.scale for layer in saved.layers.values()} != {one_scale}
+        ),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def vllm_is_to_be_compared(folder: Path) -> bool:
+    """Whether layers are adapted that see sound, which vLLM loads but may serve only in part.
+
+    Its kernels adapt as many rows of a layer's input as there are text tokens in a step, and its
+    Whisper has no `get_mm_mapping`, by which other models count the encoder's rows apart. Read in
+    vllm/lora/model_manager.py and vllm/model_executor/models/whisper.py, not run.
+    """
+    return any(map(sees_sound, read_saved(folder).layers))

@@ -17,10 +17,9 @@ from torch.nn.functional import pad
 from transformers.audio_utils import mel_filter_bank
 
 from lora_whisper.config import Padding
-from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE
 
 FFT_SAMPLES = 400  # one frame sees 25 ms
-HOP_SAMPLES = 160  # frames are 10 ms apart
 HIGHEST_FREQUENCY = 8_000.0  # Hz, half of the sampling rate
 SMALLEST_POWER = 1e-10  # what silence counts as
 DYNAMIC_RANGE = 8.0  # powers of ten below the loudest spot of the window

@@ -12,15 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_whisper.data.languages import NO_LANGUAGE, code_of
-from lora_whisper.data.unseen import without_unseen
-from lora_whisper.data.utterance import Utterance
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.languages import NO_LANGUAGE, code_of
+from lora_whisper.model.rates import SECONDS_PER_TIMESTAMP
+from lora_whisper.model.unseen import without_unseen
 
 ENGLISH_ONLY_SIZE = 51_864  # openai/whisper tells `.en` checkpoints by this size
 LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 TASKS = ("transcribe", "translate")
-SECONDS_PER_TIMESTAMP = 0.02  # one position of the encoder, in every checkpoint
 # That older checkpoints lack: those that have it, and the related one whose token it may borrow.
 NEWER_LANGUAGES = {"yue": ("large-v3, turbo", "zh")}
 # Written without spaces between words; Whisper's own transcripts of them begin without one.
@@ -181,30 +180,6 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
     if code not in vocabulary.languages:
         raise UserError(_unknown_language(vocabulary, language, code))
     return code
-
-
-def token_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
-    """Code of the language whose token the decoder is given; None for English-only checkpoints.
-
-    A language that Whisper lacks borrows the token of another, its `language_token`.
-
-    Raises:
-        UserError: a language that the checkpoint does not know, or none where one is needed.
-    """
-    return language_code(vocabulary, utterance.language_token or utterance.language)
-
-
-def written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
-    """Code of the language that the text is in, which decides on spaces and normalization.
-
-    A translation is English text, whatever was spoken. Under a borrowed token the language is the
-    utterance's own, whether the checkpoint knows it or not.
-    """
-    if utterance.task == "translate":
-        return "en"
-    if utterance.language_token and utterance.language:
-        return code_of(utterance.language)
-    return language_code(vocabulary, utterance.language_token or utterance.language)
 
 
 def check_task(vocabulary: Vocabulary, task: str) -> None:

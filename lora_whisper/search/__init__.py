@@ -1,0 +1,1 @@
+"""A search over settings: what it tries, keeps and goes on with."""

@@ -17,7 +17,7 @@ from lora_whisper.commands._scoring import load_whisper, score_model, whisper_in
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.model.trained import require_trained_adapter
+from lora_whisper.lora.trained import require_trained_adapter
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,

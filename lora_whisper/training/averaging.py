@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
-from lora_whisper.model.plain import PlainAdapter, cut, mean, plain_of
+from lora_whisper.lora.delta_weights import PlainAdapter, cut, mean, plain_of
 from lora_whisper.run_folder import step_of
 from lora_whisper.training.checkpoints import Checkpoints, load_parameters
 

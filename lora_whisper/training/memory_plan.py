@@ -35,11 +35,11 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig, QuantizationConfig
 from lora_whisper.lora.adapter import adapter_parameters
+from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
 from lora_whisper.model.device import DTYPES
-from lora_whisper.model.hollow import attach_hollow, hollow_model, stored_bytes
-from lora_whisper.model.targets import target_ranks
 from lora_whisper.training.loss import targets_loss_sum
+from lora_whisper.training.meta_model import attach_hollow, hollow_model, stored_bytes
 
 ALLOCATED_IN_BYTES = 512  # PyTorch's CUDA allocator rounds up to a multiple of it
 MANY_WINDOWS = 1009  # of the micro-batch that is tried: a prime, which no width is a multiple of

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.commands import _run
-from lora_whisper.model.plain import read_plain
+from lora_whisper.lora.delta_weights import read_plain
 from tests.cli.conftest import Line, World
 
 RUNS = Path("outputs")

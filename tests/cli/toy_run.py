@@ -16,8 +16,8 @@ from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.judging import hypotheses_jsonl
 from lora_whisper.evaluation.rows import scored_row
 from lora_whisper.evaluation.score import score
+from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.model.plain import PlainAdapter, write_plain
 from lora_whisper.run_folder import RunFolder, append_jsonl
 from tests.composed import train_values
 

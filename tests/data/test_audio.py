@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio, read_header, resample
+from lora_whisper.data.audio import AudioError, read_audio, read_header, resample
+from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_speech import tone, write_clip
 
 ENGLISH = Path("../shared/speech/english/audio")

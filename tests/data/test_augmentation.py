@@ -20,7 +20,6 @@ from scipy.signal import correlate, welch
 
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, SpecAugmentConfig
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.augmentation import (
     SPEECH_FRAME_SAMPLES,
     STEPS,
@@ -38,6 +37,7 @@ from lora_whisper.data.augmentation import (
 )
 from lora_whisper.data.sound import telephone
 from lora_whisper.errors import UserError
+from lora_whisper.model.rates import SAMPLING_RATE
 from tests.composed import train_values
 from tests.toy_speech import tone
 

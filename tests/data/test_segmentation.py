@@ -11,9 +11,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.segmentation import split_long
 from lora_whisper.data.utterance import Utterance
+from lora_whisper.model.rates import SAMPLING_RATE
 
 SWAHILI = Path("../shared/speech/swahili")
 needs_recordings = pytest.mark.skipif(not SWAHILI.exists(), reason="the recordings are absent")

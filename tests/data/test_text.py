@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_whisper.data.text import STEPS, clean, cleaning_report, require_cleanable
-from lora_whisper.data.unseen import without_unseen
 from lora_whisper.errors import UserError
+from lora_whisper.model.unseen import without_unseen
 
 
 def test_without_steps_a_text_is_only_composed() -> None:

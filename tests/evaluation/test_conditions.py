@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lora_whisper.config import Condition
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.augmentation import speech_power
 from lora_whisper.evaluation.conditions import (
     SOUNDS,
@@ -16,6 +15,7 @@ from lora_whisper.evaluation.conditions import (
     chosen_conditions,
     settings_in,
 )
+from lora_whisper.model.rates import SAMPLING_RATE
 from tests.evaluation.toy_listener import GREEDY, utterance
 
 SPOKEN = utterance(Path("a.wav"), 2.0)

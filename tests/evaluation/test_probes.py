@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.evaluation.probes import KINDS, make_probes, probed
+from lora_whisper.model.rates import SAMPLING_RATE
 
 
 def test_each_kind_is_made_at_lengths_up_to_a_window_and_always_the_same() -> None:

@@ -16,12 +16,13 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 import lora_whisper
 from lora_whisper.config import EvaluationConfig
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.evaluation.decoding import Hypotheses, transcribe
 from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
 from lora_whisper.model.checkpoint import window_seconds
 from lora_whisper.model.features import LogMel
+from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_config

@@ -16,8 +16,8 @@ from torch import Tensor
 from lora_whisper.errors import UserError
 from lora_whisper.export.adapter import DTYPES, write
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
+from lora_whisper.lora.saved import shipped_ranks
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.model.shipped import shipped_ranks
 from tests.configs import adapter_config
 from tests.toys import toy_inputs, toy_model
 

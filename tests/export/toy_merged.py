@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from benchmarks.random_checkpoint import write_companions
-from lora_whisper.data.audio import SAMPLING_RATE, read_audio
+from lora_whisper.data.audio import read_audio
 from lora_whisper.data.utterance import Utterance
 from lora_whisper.model.checkpoint import Checkpoint, load_generation_config
 from lora_whisper.model.features import LogMel
+from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.model.tokenizer import read_vocabulary
 from tests.evaluation.toy_listener import Toy
 from tests.merged import write_merged_folder

@@ -11,14 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
+from lora_whisper.lora.delta_weights import plain_of
 from lora_whisper.lora.initialization import find_start, require_fit, require_same_base, start_from
+from lora_whisper.lora.provenance import name_of
 from lora_whisper.lora.saved import read_saved
 from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
-from lora_whisper.model.finding import name_of
-from lora_whisper.model.plain import plain_of
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.configs import adapter_config, model_config
-from tests.model.test_plain import close, deltas, filled, stock
+from tests.lora.test_delta_weights import close, deltas, filled, stock
 from tests.toys import toy_checkpoint, toy_config, toy_inputs, toy_model
 
 TOKENS = (264, 265)

@@ -23,15 +23,21 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
+from lora_whisper.lora import adapter_config
 from lora_whisper.lora.adapter import load_adapter
-from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
-from lora_whisper.model import adapter_config
-from lora_whisper.model.adapter_config import FOLDABLE, targeted
+from lora_whisper.lora.adapter_config import FOLDABLE, targeted
+from lora_whisper.lora.delta_weights import read_plain
+from lora_whisper.lora.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    open_adapter,
+    read_saved,
+    require_shapes,
+    shapes_of_weights,
+)
 from lora_whisper.model.checkpoint import load_base, locate
-from lora_whisper.model.fitting import require_shapes, shapes_of_weights
-from lora_whisper.model.plain import read_plain
 from tests.configs import model_config
-from tests.model.test_plain import filled
+from tests.lora.test_delta_weights import filled
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 
 FC1 = "model.encoder.layers.0.fc1"

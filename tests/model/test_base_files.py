@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.commands._inputs import read_base
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.errors import UserError
 from lora_whisper.model import base_files
 from lora_whisper.model.checkpoint import load_base, load_generation_config, load_shape, locate
-from lora_whisper.model.features import FFT_SAMPLES, HOP_SAMPLES
+from lora_whisper.model.features import FFT_SAMPLES
 from lora_whisper.model.generation import suppressed_tokens
+from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE
 from lora_whisper.model.shapes import shape, shape_names
 from tests.configs import model_config
 from tests.model.broken_bases import break_one

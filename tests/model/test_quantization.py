@@ -16,7 +16,6 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
-from lora_whisper.model.hollow import HollowLinear4bit
 from lora_whisper.model.quantization import (
     FrozenLinear8bit,
     Nf4,
@@ -26,9 +25,10 @@ from lora_whisper.model.quantization import (
     read_back,
     settle,
 )
+from lora_whisper.training.meta_model import HollowLinear4bit
 from tests.configs import adapter_config, model_config
 from tests.launched import together
-from tests.model.test_plain import filled
+from tests.lora.test_delta_weights import filled
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 
 CPU = torch.device("cpu")

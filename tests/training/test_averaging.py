@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter
+from lora_whisper.lora.delta_weights import write_plain
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.model.plain import write_plain
 from lora_whisper.training.averaging import average, to_average
 from lora_whisper.training.checkpoints import (
     Best,

@@ -13,7 +13,6 @@ from transformers import WhisperConfig
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.lora.adapter import adapter_parameters, attach
-from lora_whisper.model.hollow import attach_hollow, hollow_model, stored_bytes
 from lora_whisper.training import memory_plan as fake_step_module
 from lora_whisper.training.loss import targets_loss_sum
 from lora_whisper.training.memory_plan import (
@@ -27,6 +26,7 @@ from lora_whisper.training.memory_plan import (
     step_flops,
     weights_bytes,
 )
+from lora_whisper.training.meta_model import attach_hollow, hollow_model, stored_bytes
 from tests.configs import adapter_config, quantization_config
 from tests.toys import toy_config, toy_model
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.augmentation import Augmenter
+from lora_whisper.model.rates import SAMPLING_RATE
 
 
 def write_examples(

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import soundfile
 
-from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.model.rates import SAMPLING_RATE
 
 # libsndfile counts down from 160 kbit/s. This level is 24: 3 kB a second, in 9 ms on one core.
 COMPRESSION_LEVEL = 0.9

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.model.rates import SAMPLING_RATE
 
 SOFTEST_DBFS, LOUDEST_DBFS = -60.0, -25.0  # root mean square: a quiet room, a street outside
 LOWEST_FREQUENCY = 20.0  # Hz; below it nobody hears, and brown noise would be little else

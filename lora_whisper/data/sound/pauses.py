@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lora_whisper.data.audio import SAMPLING_RATE
+from lora_whisper.model.rates import SAMPLING_RATE
 
 FRAME_SAMPLES = 160  # 10 ms
 SHORTEST_PAUSE_SECONDS = 0.3

@@ -15,8 +15,8 @@ import av
 import numpy as np
 import soxr
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.errors import UserError
+from lora_whisper.model.rates import SAMPLING_RATE
 
 TELEPHONE_RATE = 8_000  # samples a second
 TELEPHONE_BAND = (300.0, 3_400.0)  # Hz, as in ITU-T G.712

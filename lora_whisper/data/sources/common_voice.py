@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from lora_whisper.config import ColumnsConfig, DataConfig
-from lora_whisper.data.languages import code_of
 from lora_whisper.data.sources import manifest
 from lora_whisper.data.sources.rows import READERS_VERSION, USUAL_NAMES, Part
 from lora_whisper.data.table import Row, table_key
 from lora_whisper.errors import UserError
+from lora_whisper.model.languages import code_of
 
 CLIPS = "clips"
 NAMES = replace(

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lora_whisper.config import ColumnsConfig
-from lora_whisper.data.languages import code_of
 from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names, matching
 from lora_whisper.data.table import Row
 from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.languages import code_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

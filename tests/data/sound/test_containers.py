@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.audio import SAMPLING_RATE, AudioError, read_audio, read_header, resample
+from lora_whisper.data.audio import AudioError, read_audio, read_header, resample
 from lora_whisper.data.sound import containers
 from lora_whisper.data.sound.containers import Damaged, decode
 from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_containers import KINDS, encode
 from tests.toy_mutations import FORMATS, mutated, written
 from tests.toy_speech import tone

@@ -11,18 +11,12 @@ import pytest
 import soundfile
 
 from lora_whisper.data import audio
-from lora_whisper.data.audio import (
-    SAMPLING_RATE,
-    AudioError,
-    Header,
-    read_audio,
-    read_header,
-    read_sound,
-)
+from lora_whisper.data.audio import AudioError, Header, read_audio, read_header, read_sound
 from lora_whisper.data.sound import containers
 from lora_whisper.data.sound.channels import Mixer
 from lora_whisper.data.sound.endings import read_ends
 from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_speech import tone, write_clip
 
 MANY = (7, 8, 9, 16, 64)  # around the number of planes that a frame of FFmpeg's has itself

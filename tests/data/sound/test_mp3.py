@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.mp3 import LONGEST_SECONDS, encode_mp3
+from lora_whisper.model.rates import SAMPLING_RATE
 
 
 def tone(seconds: float, hertz: float) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.noise import NOISE_KINDS, generated_noise
+from lora_whisper.model.rates import SAMPLING_RATE
 
 SAMPLES = 30 * SAMPLING_RATE
 

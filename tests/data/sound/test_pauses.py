@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lora_whisper.data.audio import SAMPLING_RATE
 from lora_whisper.data.sound.pauses import find_pauses
+from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_speech import tone
 
 

@@ -19,8 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.limits import require_directions
-from lora_whisper.model.targets import sees_sound
+from lora_whisper.lora.limits import require_directions
+from lora_whisper.lora.targets import sees_sound
 
 ROWS = 1024  # of a layer's inputs in one batch, at most: PEFT compares inputs number by number
 TOKENS = 256  # of text in one batch, at least, where there are as many

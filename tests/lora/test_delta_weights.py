@@ -15,8 +15,15 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, load_adapter
+from lora_whisper.lora.delta_weights import (
+    PlainAdapter,
+    cut,
+    mean,
+    plain_of,
+    read_plain,
+    write_plain,
+)
 from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
-from lora_whisper.model.plain import PlainAdapter, cut, mean, plain_of, read_plain, write_plain
 from tests.configs import model_config
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 

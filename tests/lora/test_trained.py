@@ -11,11 +11,7 @@ import pytest
 from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import RECORD_FILE
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.model.trained import (
-    is_trained_adapter,
-    require_trained_adapter,
-    trained_sha256,
-)
+from lora_whisper.lora.trained import is_trained_adapter, require_trained_adapter, trained_sha256
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 
 OWN = hashlib.sha256(b"own").hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_whisper.config import AdaLoraConfig, AdapterConfig
 from lora_whisper.errors import UserError
-from lora_whisper.model.targets import target_ranks
+from lora_whisper.lora.targets import target_ranks
 
 if TYPE_CHECKING:
     from transformers import WhisperConfig

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import load_adapter
-from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, read_saved
-from lora_whisper.model.finding import (
+from lora_whisper.lora.delta_weights import read_plain
+from lora_whisper.lora.provenance import (
     PICKLED,
     find_adapter,
     is_adapter_on_hub,
@@ -22,9 +22,9 @@ from lora_whisper.model.finding import (
     name_of,
     named_base,
 )
-from lora_whisper.model.plain import read_plain
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, read_saved
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
-from tests.model.test_plain import STOCK, logits, stock
+from tests.lora.test_delta_weights import STOCK, logits, stock
 from tests.pickles import pickled
 from tests.toys import toy_model
 

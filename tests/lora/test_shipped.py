@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from lora_whisper.lora.adapter import attach, save_adapter
-from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.model.plain import PlainAdapter, plain_of, read_plain, write_plain
-from lora_whisper.model.shipped import (
+from lora_whisper.lora.delta_weights import PlainAdapter, plain_of, read_plain, write_plain
+from lora_whisper.lora.saved import (
     VLLM_RANKS,
     shipped_ranks,
     vllm_is_to_be_compared,
     vllm_max_rank,
     vllm_obstacles,
 )
+from lora_whisper.model.checkpoint import Checkpoint
 from tests.configs import adapter_config
 from tests.toys import toy_model
 

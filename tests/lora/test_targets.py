@@ -9,8 +9,8 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
+from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model.shapes import shape
-from lora_whisper.model.targets import target_ranks
 from tests.configs import adapter_config
 from tests.toys import toy_config, toy_model
 

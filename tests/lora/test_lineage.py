@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.model import lineage
+from lora_whisper.lora import provenance
+from lora_whisper.lora.provenance import Lineage, compared, lineage_of
 from lora_whisper.model.checkpoint import Checkpoint, locate, weights_sha256
-from lora_whisper.model.lineage import Lineage, compared, lineage_of
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.configs import model_config
 from tests.toys import toy_checkpoint
@@ -28,8 +28,8 @@ def of_hub(monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> Checkpoint:
         assert sha256 is not None, "gigabytes were read for nothing"
         return sha256
 
-    monkeypatch.setattr(lineage, "fingerprint", lambda _: f"commit:{THIS}")
-    monkeypatch.setattr(lineage, "weights_sha256", hashed)
+    monkeypatch.setattr(provenance, "fingerprint", lambda _: f"commit:{THIS}")
+    monkeypatch.setattr(provenance, "weights_sha256", hashed)
     return Checkpoint("owner/toy", None, "owner/toy")
 
 

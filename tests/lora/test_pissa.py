@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
+from lora_whisper.lora.delta_weights import plain_of
+from lora_whisper.lora.pissa import INITIAL_FILE, read_initial
 from lora_whisper.lora.saved import read_saved
 from lora_whisper.lora.variants import lora_layers
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.model.pissa import INITIAL_FILE, read_initial
-from lora_whisper.model.plain import plain_of
 from tests.configs import adapter_config
 from tests.toys import toy_inputs, toy_model
 

@@ -20,7 +20,7 @@ import regex
 
 from lora_whisper.errors import UserError
 from lora_whisper.json_files import shown
-from lora_whisper.model.targets import PRESETS
+from lora_whisper.lora.targets import PRESETS
 
 MAX_RANK = 65_536
 MAX_ALPHA = 1e6  # in magnitude

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from lora_whisper.lora.limits import require_components
 from lora_whisper.lora.variants import ADAPTER, lora_layers
-from lora_whisper.model.limits import require_components
 from lora_whisper.run_folder import write_whole
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
-from lora_whisper.data.unseen import without_unseen
+from lora_whisper.model.unseen import without_unseen
 
 # Whisper's code, then codes of ISO 639-1 and 639-3 that mean it (of a macrolanguage, that of its
 # main form, too), then its own name and others, words joined by _: https://iso639-3.sil.org/code_tables/639/data

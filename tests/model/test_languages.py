@@ -9,8 +9,8 @@ import pytest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from lora_whisper.data.corpus import load_corpus, with_codes
-from lora_whisper.data.languages import TABLE, code_of
 from lora_whisper.errors import UserError
+from lora_whisper.model.languages import TABLE, code_of
 from lora_whisper.model.tokenizer import language_code
 from tests.configs import data_config
 from tests.model.test_tokenizer import toy_vocabulary
