@@ -32,7 +32,6 @@ import yaml
 
 import lora_whisper
 from benchmarks.results import write_result
-from lora_whisper.commands._inputs import Base, read_base
 from lora_whisper.composing import to_config
 from lora_whisper.config import DataConfig, ModelConfig
 from lora_whisper.data import audio
@@ -42,6 +41,7 @@ from lora_whisper.data.corpus import keep_what_fits, load_corpus
 from lora_whisper.data.packing import plan
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.windows import WindowMaker, WindowSource
+from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.rates import SAMPLING_RATE
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,6 @@ import psutil
 
 from benchmarks.data_loader import WINDOW_SECONDS, clips, encoded, loaded
 from benchmarks.results import write_result
-from lora_whisper.commands._inputs import read_base
 from lora_whisper.config import (
     AugmentationConfig,
     GainConfig,
@@ -33,6 +32,7 @@ from lora_whisper.config import (
 )
 from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.batches import StepDataset, step_loader
+from lora_whisper.model.base import read_base
 
 EPOCHS, REPEATS, WORKERS = 5, 20, 2
 EVERYTHING = AugmentationConfig(

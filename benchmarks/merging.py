@@ -30,10 +30,10 @@ import torch
 from benchmarks.random_checkpoint import write_random_checkpoint
 from benchmarks.results import write_result
 from lora_whisper.cli.merge import write_merged
-from lora_whisper.commands._recipe import read_recipe
 from lora_whisper.config import MergeConfig, PartConfig
 from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.lora.merge import is_linear
+from lora_whisper.lora.recipe import read_recipe
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.weights import read_shapes
 

@@ -21,14 +21,14 @@ import torch
 from benchmarks.parts import train_config
 from benchmarks.results import write_result
 from lora_whisper.cli import evaluate, export, merge, train
-from lora_whisper.commands._consumers import load_consumer
-from lora_whisper.commands._inputs import Base, read_base
-from lora_whisper.commands._parity import greedily
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import load_corpus, with_codes
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.evaluation.judging import judge
+from lora_whisper.export.consumers import load_consumer
+from lora_whisper.export.parity import greedily
+from lora_whisper.model.base import Base, read_base
 from lora_whisper.run_folder import RunFolder, read_json
 
 SHARES = {"sound": 0.0, "both": 0.5, "log-mel": 1.0}  # of windows whose log-mel is padded

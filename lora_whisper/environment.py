@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
 import importlib.metadata
+import json
 import os
 import platform
+import re
+import socket
 import subprocess
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +61,94 @@ def _commit() -> str | None:
     except OSError:  # no git
         return None
     return done.stdout.strip() or None
+
+
+# Accounts and hosts that many have, and words that stand in every card: they name nobody.
+NOBODYS = frozenset(
+    "root user users admin ubuntu debian fedora ec2 vagrant docker jovyan runner worker colab "
+    "kaggle localhost local home whisper openai lora peft adapter model models speech audio data "
+    "train test base python transformers".split()
+)
+CACHES = ("HF_HOME", "HF_HUB_CACHE")  # a base's path may begin with these
+SHORTEST_NAME = 3  # letters; shorter ones stand in any text
+HUB_ADDRESS = "https://huggingface.co/"
+TOKEN = r"\bhf_[A-Za-z0-9]{16,}"
+HOME_OF_SOMEBODY = r"(?<![\w.])/(?:home|Users)/[\w.-]+|\b[A-Z]:\\+Users\\+[\w.-]+"
+NEVER = "(?!)"
+BEFORE_PATH, AFTER_PATH = r"(?<![\w.~-])", r"(?![\w-])"  # "/data" is not in "owner/data-2"
+
+
+def own_folders(run: Path) -> list[str]:
+    """Folders of this machine that nobody else has: the longest first."""
+    caches = [Path(os.environ[name]) for name in CACHES if os.environ.get(name)]
+    given = [run, Path.home(), Path.cwd(), CHECKOUT, *caches]
+    found = {str(path) for each in given for path in (each.absolute(), each.resolve())}
+    return sorted((path for path in found if path != "/"), key=len, reverse=True)
+
+
+def own_names(public: Collection[str] = ()) -> list[str]:
+    """The user's name and the host's, unless they say nothing.
+
+    Args:
+        public: hub ids that were typed, such as the repository's: what stands in them is known to
+            everybody who may see what is sent.
+    """
+    known = {word.lower() for name in public for word in re.split(r"[\W_]+", name)}
+    host = socket.gethostname()
+    found = {_user(), *_users_of_home(), host, host.partition(".")[0]}
+    return sorted(
+        name
+        for name in found
+        if len(name) >= SHORTEST_NAME and name.lower() not in NOBODYS | known | set(public)
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without an entry
+        return ""
+
+
+def _users_of_home() -> Iterator[str]:
+    """Of a home folder such as /home/anna, which `su` and containers keep under another user."""
+    home = Path.home()
+    if home.parent.name in ("home", "Users"):
+        yield home.name
+
+
+def findings(
+    text: str, folders: Collection[str], names: Collection[str]
+) -> Iterator[tuple[int, str]]:
+    """What must not be published, such as `the path /home/anna`, each with its line's number."""
+    searched = _unescaped(text).replace(HUB_ADDRESS, "")
+    for hit in _pattern(tuple(folders), tuple(names)).finditer(searched):
+        number = searched.count("\n", 0, hit.start()) + 1
+        if hit["token"]:  # its end is not shown: the message may go into a log
+            yield number, f"an access token ({hit['token'][:6]}…)"
+        else:
+            kind = "path" if hit["path"] else "name"
+            yield number, f"the {kind} {hit[kind]}"
+
+
+@functools.cache
+def _pattern(folders: tuple[str, ...], names: tuple[str, ...]) -> re.Pattern[str]:
+    """All at once, since a vocabulary has hundreds of thousands of lines."""
+    own = [f"{BEFORE_PATH}{re.escape(folder)}{AFTER_PATH}" for folder in folders]
+    kinds = [f"(?P<token>{TOKEN})", f"(?P<path>{'|'.join([*own, HOME_OF_SOMEBODY])})"]
+    # Before a slash and behind none, a name is the owner of something on the hub: anna/speech, but
+    # not /mnt/anna/speech.
+    words = "|".join(map(re.escape, names)) or NEVER
+    kinds.append(rf"(?P<name>(?<!\w)(?:{words})(?!\w)(?!/\w)|(?<=[/~])(?:{words})(?=/))")
+    return re.compile("|".join(kinds))
+
+
+def _unescaped(text: str) -> str:
+    """With the letters that JSON has escaped: a home folder may be /home/andr\\u00e9."""
+    plain = text.replace("\\/", "/")
+    return re.sub(r"(?:\\u[0-9a-fA-F]{4})+", lambda hit: _decoded(hit[0]), plain)
+
+
+def _decoded(escapes: str) -> str:
+    decoded: str = json.loads(f'"{escapes}"')
+    return decoded if decoded.isprintable() else escapes

@@ -38,6 +38,9 @@ from typing import Any, Literal, TextIO
 
 from lora_whisper.errors import UserError
 
+MODELS = ("base", "adapter", "merged")
+
+
 SUMMARY_FORMAT = 2  # raised when a key of summary.json changes its meaning
 SUMMARY_KEYS = {"checkpoint", "base", "adapter"}  # that every version wrote
 RESULTS_KEYS = {"models", "scores"}  # of evaluation.json

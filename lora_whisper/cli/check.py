@@ -18,23 +18,24 @@ from typing import TYPE_CHECKING, TypeVar
 from lora_whisper import terminal
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
-from lora_whisper.commands._inputs import SPLITS, read_base, train_rows
 from lora_whisper.config import CheckConfig, DataConfig
 from lora_whisper.data.sources import read_split, resolved
+from lora_whisper.data.speech import SPLITS, train_rows
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
+from lora_whisper.model.base import read_base
 from lora_whisper.paths import local_path
 from lora_whisper.run_folder import contents, write_whole, written_whole
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lora_whisper.commands._inputs import Base
     from lora_whisper.data.augmentation import Augmenter
     from lora_whisper.data.quality import Finding
     from lora_whisper.data.quality_measures import Measured, TextRules
     from lora_whisper.data.quality_repair import Repaired
     from lora_whisper.data.utterance import Utterance
+    from lora_whisper.model.base import Base
 
 Split = TypeVar("Split")
 
@@ -115,28 +116,28 @@ def read_splits(data: DataConfig) -> dict[str, Utterances]:
 
 def run(config: CheckConfig, folder: Path) -> int:
     """Measure everything, and write and show what was found."""
-    from lora_whisper.commands import _check_page, _check_report
     from lora_whisper.data.quality import inspect
     from lora_whisper.data.quality_measures import TextRules
     from lora_whisper.evaluation.scored_words import words_of
+    from lora_whisper.reports import data_check, data_check_page
 
     refuse_replacing(folder, config.overwrite)
     base = read_base(config.model, False)
     rules = TextRules(base.processor.tokenizer, base.vocabulary, words_of)
     measured = _measured(read_splits(config.data), rules)
     findings = inspect(measured, rules, base.window_seconds)
-    report = _check_report.summary(config, base, measured, findings)
+    report = data_check.summary(config, base, measured, findings)
     report["cleaning"] = _cleaning(config.data, measured, rules)
     if config.fix is not None:
         repaired = _fix(config, base, measured, findings)
-        report["fix"] = _check_report.repair_counts(config.fix, repaired)
+        report["fix"] = data_check.repair_counts(config.fix, repaired)
     with written_whole(folder) as aside:
-        _check_report.write(aside / REPORT, report, findings)
-        page = _check_page.page(report, measured, findings)
+        data_check.write(aside / REPORT, report, findings)
+        page = data_check_page.page(report, measured, findings)
         write_whole(aside / PAGE, page.encode())
         if config.listen:
             _write_examples(config, base, measured["train"], aside / EXAMPLES)
-    _check_report.show(folder, report, findings)
+    data_check.show(folder, report, findings)
     return int(config.strict and any(finding.count for finding in findings))
 
 

@@ -22,12 +22,12 @@ from typing import Any
 from lora_whisper import processes
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
-from lora_whisper.commands._given_run import given_run
-from lora_whisper.commands._inputs import flat
-from lora_whisper.commands._plan import make_plan
-from lora_whisper.commands._settings import below_home, mapped
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.given_run import given_run
+from lora_whisper.evaluation.plan import make_plan
+from lora_whisper.reports.settings import below_home, mapped
+from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
     OWN_SET,
     RESULTS_KEYS,
@@ -61,9 +61,9 @@ def check(config: EvaluateConfig, path: Path) -> None:
 
 def run(config: EvaluateConfig, path: Path) -> int:
     """Examine, write and show; the exit code is 1 if a model is broken."""
-    from lora_whisper.commands._evaluation import show, write
-    from lora_whisper.commands._examination import Examination, announce, prepare
+    from lora_whisper.evaluation.evaluate import Examination, announce, prepare
     from lora_whisper.model.device import new_accelerator
+    from lora_whisper.reports.evaluation import show, write
 
     folder = results_folder(config, path)
     with processes.entered_by_main(locked(folder.path)):
@@ -137,8 +137,8 @@ def asked(config: EvaluateConfig) -> dict[str, Any]:
 
 def update_summary(folder: RunFolder, scores: dict[str, object] | None) -> None:
     """Bring what a run says of its own test set up to date; a broken model changes nothing."""
-    from lora_whisper.commands._results import write_results
-    from lora_whisper.commands._summary import with_one_test_set
+    from lora_whisper.reports.results import write_results
+    from lora_whisper.reports.summary import with_one_test_set
 
     known = {model: score for model, score in (scores or {}).items() if score is not None}
     if known:

@@ -22,27 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command, defaults
-from lora_whisper.commands._card import CARD_FILE
-from lora_whisper.commands._consumers import (
-    adapter_consumer,
-    is_program,
-    load_consumer,
-    load_engine,
-    padding_in,
-    require_packages,
-    why_untried,
-)
-from lora_whisper.commands._given_run import given_run
-from lora_whisper.commands._inputs import read_base, read_config
-from lora_whisper.commands._models import Contender, as_it_is, contenders_of_run, merged_of
-from lora_whisper.commands._recipe import (
-    is_whole,
-    read_recipe,
-    require_current,
-    require_whole_merged,
-)
-from lora_whisper.commands._summary import merged_recipe, read_summary
-from lora_whisper.commands._test_sets import data_to_score
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
     EvaluationConfig,
@@ -55,12 +34,29 @@ from lora_whisper.config import (
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.given_run import given_run
+from lora_whisper.evaluation.models import Contender, as_it_is, contenders_of_run, merged_of
+from lora_whisper.evaluation.test_sets import data_to_score
+from lora_whisper.export.consumers import (
+    adapter_consumer,
+    is_program,
+    load_consumer,
+    load_engine,
+    padding_in,
+    require_packages,
+    why_untried,
+)
 from lora_whisper.lora.provenance import require_base
+from lora_whisper.lora.recipe import is_whole, read_recipe, require_current, require_whole_merged
 from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
 from lora_whisper.lora.trained import require_trained_adapter
+from lora_whisper.model.base import read_base
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
 from lora_whisper.model.weights import require_range
 from lora_whisper.paths import local_path
+from lora_whisper.reports.model_card import CARD_FILE
+from lora_whisper.reports.summary import merged_recipe, read_summary
+from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     RECORD_FILE,
     RunFolder,
@@ -76,8 +72,8 @@ from lora_whisper.terminal import console, megabytes
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.commands._parity import Heard, Sample
-    from lora_whisper.commands._uploading import HubBase
+    from lora_whisper.export.parity import Heard, Sample
+    from lora_whisper.hub import HubBase
 
 log = logging.getLogger("lora_whisper")
 
@@ -278,7 +274,7 @@ def _is_untried(name: str, config: ExportConfig, source: Source) -> bool:
 
 def _as_asked(name: str, config: ExportConfig, source: Source) -> dict[str, Any]:
     """What parity.json says of an export that is there as it is asked for; empty: it is not."""
-    from lora_whisper.commands._parity import PARITY_FILE
+    from lora_whisper.export.parity import PARITY_FILE
 
     made_of = merged_recipe(source.folder)
     asked = {"format": name, "dtype": config.dtype_for(name), "merged": made_of}
@@ -290,7 +286,7 @@ def _as_asked(name: str, config: ExportConfig, source: Source) -> dict[str, Any]
 
 
 def _write(name: str, config: ExportConfig, source: Source) -> None:
-    from lora_whisper.commands._parity import PARITY_FILE
+    from lora_whisper.export.parity import PARITY_FILE
 
     dtype, place = config.dtype_for(name), source.folder.export / name
     with written_whole(place) as aside:
@@ -326,8 +322,8 @@ def _show_quantizer(place: Path) -> None:
 
 def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: str) -> None:
     """The adapter with its card and its record, all of which name the base as others find it."""
-    from lora_whisper.commands._uploading import card_of, record_of
     from lora_whisper.export.adapter import write
+    from lora_whisper.hub import card_of, record_of
 
     run, summary = source.folder, read_summary(source.folder)
     base, name = _base_of_adapter(config, source)
@@ -342,7 +338,7 @@ def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: st
 
 def _base_of_adapter(config: ExportConfig, source: Source) -> tuple[HubBase, str]:
     """The hub id by which others find the base, and its commit."""
-    from lora_whisper.commands._uploading import hub_base, require_base_name
+    from lora_whisper.hub import hub_base, require_base_name
 
     summary = read_summary(source.folder)
     is_folder = config.base is not None and local_path(config.base).is_dir()
@@ -359,7 +355,7 @@ def _size(folder: Path) -> int:
 
 def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
     """Hear the sample by all; return whether every export that could be tried is close enough."""
-    from lora_whisper.commands._parity import PARITY_FILE, hear_models, show
+    from lora_whisper.export.parity import PARITY_FILE, hear_models, show
     from lora_whisper.model.device import new_accelerator
 
     reasons = {name: why_untried(name, config.dtype_for(name)) for name in config.format}
@@ -398,7 +394,7 @@ def _try(
     device: torch.device,
 ) -> dict[str, Any]:
     """Hear one export, and write what was found beside it."""
-    from lora_whisper.commands._parity import ADAPTER, MERGED, PARITY_FILE, compare
+    from lora_whisper.export.parity import ADAPTER, MERGED, PARITY_FILE, compare
 
     place, dtype = source.folder.export / name, config.dtype_for(name)
     sample = sample.padded(padding_in(name, sample.base, sample.settings.padding))
@@ -423,8 +419,8 @@ def _try(
 
 def _sample(config: ExportConfig, source: Source) -> Sample:
     """So many utterances of the test set that fit into the window."""
-    from lora_whisper.commands._parity import Sample, greedily
     from lora_whisper.data.corpus import load_corpus, sample, with_codes
+    from lora_whisper.export.parity import Sample, greedily
 
     base = read_base(as_it_is(str(source.folder.merged.absolute())))
     data, rows = _rows(config, source)

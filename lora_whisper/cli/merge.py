@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
-from lora_whisper.commands._given_run import given_run
-from lora_whisper.commands._inputs import read_base, read_config, usable
-from lora_whisper.commands._listening import load_model
-from lora_whisper.commands._models import merged_of, weights_of
-from lora_whisper.commands._recipe import Recipe, is_unfinished, read_recipe
-from lora_whisper.commands._scoring import score_model
-from lora_whisper.commands._summary import merged_recipe
 from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
+from lora_whisper.data.speech import usable
+from lora_whisper.evaluation.given_run import given_run
+from lora_whisper.evaluation.listening import load_model
+from lora_whisper.evaluation.models import merged_of, weights_of
+from lora_whisper.evaluation.scoring import score_model
+from lora_whisper.lora.recipe import Recipe, is_unfinished, read_recipe
+from lora_whisper.model.base import read_base
 from lora_whisper.program import program
+from lora_whisper.reports.summary import merged_recipe
+from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     OWN_SET,
     RECIPE_FILE,
@@ -118,7 +120,7 @@ def _nf4(recipe: Recipe) -> Nf4 | None:
 
 def _name_older_exports(place: RunFolder, base: str | None) -> None:
     """Say which exports are of a model that stood here before: they stay, and are not of this."""
-    from lora_whisper.commands._parity import PARITY_FILE
+    from lora_whisper.export.parity import PARITY_FILE
 
     made_of, older = merged_recipe(place), []
     for name in EXPORT_DTYPES:
@@ -180,8 +182,8 @@ def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
         base: that it was made of, whose tokenizer it has.
         given: the same, if it was typed.
     """
-    from lora_whisper.commands._results import write_results
-    from lora_whisper.commands._summary import read_summary, show_summary
+    from lora_whisper.reports.results import write_results
+    from lora_whisper.reports.summary import read_summary, show_summary
 
     _forget_score(folder)
     summary = read_summary(folder)

@@ -21,25 +21,23 @@ from rich.text import Text
 from lora_whisper import __version__
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
-from lora_whisper.commands._given_run import given_run
-from lora_whisper.commands._hub import (
-    open_repository,
-    published,
-    require_access,
-    require_room,
-    send,
-    stale_weights,
-)
-from lora_whisper.commands._summary import read_summary
-from lora_whisper.commands._uploading import (
+from lora_whisper.config import PushConfig
+from lora_whisper.evaluation.given_run import given_run
+from lora_whisper.hub import (
     HubBase,
     Upload,
     hub_base,
+    open_repository,
+    published,
+    require_access,
     require_nothing_private,
+    require_room,
+    send,
+    stale_weights,
     uploads_of,
 )
-from lora_whisper.config import PushConfig
 from lora_whisper.lora.trained import require_trained_adapter
+from lora_whisper.reports.summary import read_summary
 from lora_whisper.run_folder import locked
 from lora_whisper.terminal import console, megabytes
 

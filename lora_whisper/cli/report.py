@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_whisper.cli.app import Command, run_command
-from lora_whisper.commands._points import folders_of, point_folders
 from lora_whisper.config import ReportConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
+from lora_whisper.reports.points import folders_of, point_folders
 from lora_whisper.run_folder import RunFolder, contents, write_whole
 from lora_whisper.terminal import console
 
@@ -38,15 +38,10 @@ def check(config: ReportConfig, path: Path) -> None:
 
 def run(config: ReportConfig, path: Path) -> None:
     """Read, write, and say what was found."""
-    from lora_whisper.commands._report_data import (
-        failed,
-        never_begun,
-        read_report,
-        without_adapter,
-    )
-    from lora_whisper.commands._report_page import page
-    from lora_whisper.commands._report_tables import csv_text, found, markdown
     from lora_whisper.program import short
+    from lora_whisper.reports.comparison import failed, never_begun, read_report, without_adapter
+    from lora_whisper.reports.comparison_page import page
+    from lora_whisper.reports.comparison_tables import csv_text, found, markdown
 
     folder = report_folder(config, path)
     report = read_report(folder.absolute().name, runs_of(config), config.sweep is None)
@@ -142,7 +137,7 @@ def _points_of(given: str) -> list[Path]:
 
 def _sweeps_beside(folder: Path) -> str:
     """Folders with runs in them, next to one that has none."""
-    from lora_whisper.commands._summary import short
+    from lora_whisper.reports.summary import short
 
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
     known = sorted(path.name for path in beside if path.is_dir() and point_folders(path))

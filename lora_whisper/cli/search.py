@@ -21,17 +21,13 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.cli import train
 from lora_whisper.cli.app import Command, run_command
 from lora_whisper.cli.sweep import GOES_ON, not_the_users
-from lora_whisper.commands._inputs import (
-    FREE_TO_CHANGE,
-    flat,
-    read_base,
-    read_speech,
-    with_absolute_paths,
-)
-from lora_whisper.commands._summary import read_summary
 from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
+from lora_whisper.data.speech import read_speech
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.base import read_base
+from lora_whisper.reports.summary import read_summary
+from lora_whisper.run_config import flat, with_absolute_paths
 from lora_whisper.run_folder import (
     SEARCH_FILE,
     as_written,
@@ -54,6 +50,7 @@ from lora_whisper.search.space import (
 )
 from lora_whisper.search.study import Claim, Study, alone_in, require_optuna
 from lora_whisper.terminal import percent
+from lora_whisper.training.resume import FREE_TO_CHANGE
 from lora_whisper.training.stopping import Stopped, ended_by_signals
 
 if TYPE_CHECKING:
@@ -229,7 +226,7 @@ def _remove(path: Path) -> None:
 
 def _steps(common: TrainConfig) -> int:
     """How many each trial has: nothing that is searched changes them."""
-    from lora_whisper.commands._windows import training_windows
+    from lora_whisper.data.loader import training_windows
     from lora_whisper.training.defaults import total_steps
 
     base, speech = read_base(common.model), read_speech(common.model, common.data)

@@ -15,27 +15,14 @@ from pathlib import Path
 from lora_whisper import processes, terminal
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
-from lora_whisper.commands._init_from import require_start, saved_start
-from lora_whisper.commands._inputs import (
-    LENGTH,
-    Base,
-    Speech,
-    free_to_change,
-    has_other_length,
-    read_base,
-    read_speech,
-    require_checkpoint,
-    require_same,
-    require_same_speech,
-    with_absolute_paths,
-    write_config,
-)
-from lora_whisper.commands._run import Run, trained_tokens
-from lora_whisper.commands._windows import new_augmenter, training_windows
 from lora_whisper.config import DataConfig, EvaluationConfig, TrainConfig, TrainingConfig
 from lora_whisper.data.corpus import Corpus
+from lora_whisper.data.loader import new_augmenter, training_windows
+from lora_whisper.data.speech import Speech, read_speech
 from lora_whisper.errors import Problems, UserError
+from lora_whisper.model.base import Base, read_base
 from lora_whisper.paths import local_path
+from lora_whisper.run_config import with_absolute_paths, write_config
 from lora_whisper.run_folder import (
     RunFolder,
     Start,
@@ -45,6 +32,16 @@ from lora_whisper.run_folder import (
     read_whole_summary,
     rerun_rule,
 )
+from lora_whisper.training.init_from import require_start, saved_start
+from lora_whisper.training.resume import (
+    LENGTH,
+    free_to_change,
+    has_other_length,
+    require_checkpoint,
+    require_same,
+    require_same_speech,
+)
+from lora_whisper.training.run import Run, trained_tokens
 from lora_whisper.training.stopping import ended_by_signals
 from lora_whisper.training.tracking import require_packages
 
@@ -214,7 +211,7 @@ def _require_borrowers(data: DataConfig, speech: Speech) -> None:
 
 def run(config: TrainConfig, path: Path) -> None:
     """Carry out one run in the folder `path`, or go on with it, or say that it is complete."""
-    from lora_whisper.commands._summary import show_summary
+    from lora_whisper.reports.summary import show_summary
 
     config, folder = with_absolute_paths(config), RunFolder(path)
     with processes.entered_by_main(locked(path)):
@@ -348,7 +345,7 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
 
 
 def report_sweep(folders: list[Path]) -> None:
-    from lora_whisper.commands._sweep_table import show_sweep
+    from lora_whisper.reports.sweep_table import show_sweep
 
     show_sweep(folders)
 

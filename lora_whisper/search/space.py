@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_whisper.commands._inputs import read_base
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
+from lora_whisper.model.base import read_base
 
 WIDER = 4.0  # how far `learning_rate: auto` goes below and above the usual rate
 Value = float | int | str

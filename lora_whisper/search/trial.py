@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
 from lora_whisper.cli.train import begin
-from lora_whisper.commands._inputs import Speech, read_base, read_config, read_speech, require_same
-from lora_whisper.commands._models import trained
-from lora_whisper.commands._run import Run, Scored
-from lora_whisper.commands._scoring import load_whisper, score_model, whisper_inside
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.speech import Speech, read_speech
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.models import trained
+from lora_whisper.evaluation.scoring import load_whisper, score_model, whisper_inside
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.lora.trained import require_trained_adapter
+from lora_whisper.model.base import read_base
+from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
@@ -29,6 +30,8 @@ from lora_whisper.run_folder import (
     write_json,
 )
 from lora_whisper.search.study import Claim
+from lora_whisper.training.resume import require_same
+from lora_whisper.training.run import Run, Scored
 
 if TYPE_CHECKING:
     from lora_whisper.data.contents import Change
@@ -189,9 +192,9 @@ def has_wer(line: dict[str, Any]) -> bool:
 
 def score_kept(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     """Score base and adapter of a trial on its test set; return its summary, with the scores."""
-    from lora_whisper.commands._results import write_results
     from lora_whisper.lora.adapter import load_adapter, merged_in_place
     from lora_whisper.model.device import new_accelerator
+    from lora_whisper.reports.results import write_results
 
     base, speech = read_base(config.model), read_speech(config.model, config.data)
     assert speech.test is not None

@@ -13,14 +13,45 @@ import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_whisper.config import TrainConfig
 from lora_whisper.data.contents import Change, change, row_hashes
 from lora_whisper.data.corpus import Corpus
+from lora_whisper.data.speech import Speech
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import write_whole
+from lora_whisper.run_config import _plain, flat, read_config
+from lora_whisper.run_folder import RunFolder, further, write_whole
+from lora_whisper.training.schedule import is_open_ended
+
+if TYPE_CHECKING:
+    pass
+
+# Keys in which a resumed run may differ from the one it continues: none changes the adapter.
+FREE_TO_CHANGE = {
+    "overwrite",
+    "resume",
+    "name",
+    "data.bad_audio",  # a run that goes on without a file had not met it before it was stopped
+    "training.checkpoint_every_steps",
+    "training.keep_checkpoints",
+    "model.attention",  # kernels differ by rounding, and the next machine may lack one
+    "model.allow_pickle",
+    "training.micro_batch",  # accumulation is exact but for rounding
+    "training.gradient_checkpointing",
+    "training.log_every_steps",
+    "training.loader_workers",
+    "evaluation.batch_size",
+    "evaluation.bootstrap_samples",
+    "evaluation.group_by",
+    "evaluation.keywords",
+    "tracking.trackers",
+    "tracking.project",
+}
+LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
+
 
 log = logging.getLogger("lora_whisper")
 
@@ -135,3 +166,93 @@ def _told(name: str, one: Change, corpus: Corpus | None) -> str:
     some = [corpus.utterances.row(index).place for index in one.new[:SHOWN_ROWS]]
     more = ", …" if len(one.new) > SHOWN_ROWS else ""
     return f"{name}: {one} ({', '.join(some)}{more})"
+
+
+def require_same(folder: RunFolder, config: TrainConfig) -> None:
+    """Refuse to continue, or report as complete, a run of a configuration with another result.
+
+    Raises:
+        UserError: names every key that differs, with both values.
+    """
+    before, now = flat(_plain(read_config(folder))), flat(_plain(config))
+    free = free_to_change(config)
+    changed = [
+        f"{key}: was {before.get(key)}, is {now.get(key)}{_why_not(key, config)}"
+        for key in before | now
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    if changed:
+        is_longer = folder.is_complete() and all(line.startswith(tuple(LENGTH)) for line in changed)
+        first = f"Type {further(folder.path)}, or g" if is_longer else "G"
+        raise UserError(
+            f"The run {folder.path} has another configuration:\n{listing(changed)}\n"
+            f"{first}ive it the same values, type another name=…, or overwrite=true to begin anew."
+        )
+
+
+def require_same_speech(config: TrainConfig, folder: RunFolder, speech: Speech) -> None:
+    """Refuse to go on with other speech than the run began with, unless that was asked for.
+
+    Raises:
+        UserError: names the splits that changed, and rows.
+    """
+    from lora_whisper.training.resume import changes, require_unchanged, rows_of
+
+    if config.resume == "auto":
+        changed = changes(folder.rows, rows_of(speech.parts))
+        require_unchanged(folder.path, changed, speech.parts)
+
+
+def has_other_length(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether a run that can be made longer is asked to be of another length than it was."""
+    before, now = read_config(folder).training, config.training
+    return (before.max_steps, before.max_epochs) != (now.max_steps, now.max_epochs)
+
+
+def require_checkpoint(folder: RunFolder) -> None:
+    """Refuse to go on with a complete run that would have to begin anew."""
+    if folder.last_checkpoint() is None:
+        raise UserError(
+            f"{folder.path} is complete, and its checkpoints were removed, so that it cannot be "
+            "made longer.\nType another name=…, or overwrite=true to begin anew."
+        )
+
+
+def require_steps_left(folder: RunFolder, done_steps: int, total_steps: int) -> None:
+    """Refuse to go on with a run that is to have fewer steps than it has done.
+
+    Raises:
+        UserError: it has done more.
+    """
+    if done_steps > total_steps:
+        raise UserError(
+            f"The run {folder.path} has done {done_steps} steps, and is now to have "
+            f"{total_steps}.\nType training.max_steps={done_steps} or more, another name=…, or "
+            "overwrite=true to begin anew."
+        )
+
+
+def free_to_change(config: TrainConfig) -> set[str]:
+    """Keys in which a run may differ from the one that it continues.
+
+    Its length is one of them where no step so far depends on it: where the learning rate stays
+    once it has risen (`is_open_ended`), and no ranks fall by a plan for the whole run. And where
+    the last checkpoints are averaged, it matters which these are.
+    """
+    averaging = config.training.averaging
+    averages_last = averaging is not None and averaging.of == "last"
+    fixed = {"training.checkpoint_every_steps"} if averages_last else set()
+    has_open_end = is_open_ended(config.optimizer) and config.adapter.kind != "adalora"
+    return FREE_TO_CHANGE - fixed | (LENGTH if has_open_end else set())
+
+
+def _why_not(key: str, config: TrainConfig) -> str:
+    """Why a run's length cannot be changed any more."""
+    if key not in LENGTH:
+        return ""
+    if config.adapter.kind == "adalora":
+        return " (adalora's ranks fall by a plan for the whole run)"
+    return (
+        " (the learning rate of each step depends on it; it does not with "
+        "optimizer.schedule=constant and a warm-up in steps)"
+    )

@@ -11,17 +11,22 @@ TRACKIO_DIR). accelerate and the trackers' packages are imported late: each is a
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_whisper import processes
+from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import as_written, write_json
+from lora_whisper.reports.settings import below_home, mapped
+from lora_whisper.run_config import flat
+from lora_whisper.run_folder import RunFolder, as_written, step_of, write_json
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -207,3 +212,30 @@ _STARTS: dict[str, Callable[[TrackedRun, str | None], _Opened]] = {
     "mlflow": _start_mlflow,
     "trackio": _start_trackio,
 }
+
+
+def tracked_run(config: TrainConfig, folder: RunFolder) -> AbstractContextManager[Trackers]:
+    """The trackers of the main process, for as long as the run takes.
+
+    They get the whole configuration, with the home folder as "~": a project may be public.
+    """
+
+    last, point = folder.last_checkpoint(), folder.path.name
+    is_alone = point == Path(config.name).name  # and no point of a sweep
+    run = TrackedRun(
+        project=config.tracking.project,
+        name=config.name if is_alone else f"{config.name}/{point}",
+        folder=folder.tracking,
+        values=hyperparameters(mapped(flat(dataclasses.asdict(config)), below_home)),
+        done_steps=step_of(last) if last else 0,
+    )
+    return tracked(config.tracking.trackers if processes.is_main() else (), run)
+
+
+def track_scores(
+    trackers: Trackers, step: int, scores: Mapping[str, Mapping[str, Any] | None]
+) -> None:
+    """The WER of each model on the test set, where there is one."""
+    found = {f"test_wer_{name}": score["wer"] for name, score in scores.items() if score}
+    if found:
+        trackers.log({"step": step, **found})

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from lora_whisper.cli.compose import defaults
-from lora_whisper.commands._announce import course
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
+from lora_whisper.training.announce import course
 
 
 def announced(width: int, micro_batch: int = 2, utterances: int = 0, **training: object) -> str:

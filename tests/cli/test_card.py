@@ -20,7 +20,6 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.commands._card import adapter_card, merged_card
 from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.lora.saved import B_SUFFIX, CONFIG_FILE, MAGNITUDE_SUFFIX, WEIGHTS_FILE
 from lora_whisper.model.checkpoint import (
@@ -29,6 +28,7 @@ from lora_whisper.model.checkpoint import (
     load_generation_config,
 )
 from lora_whisper.paths import local_path
+from lora_whisper.reports.model_card import adapter_card, merged_card
 from lora_whisper.run_folder import RunFolder
 from tests.cli.toy_run import BASE, Heard, toy_run
 from tests.merged import write_merged_folder

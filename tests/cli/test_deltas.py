@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.commands import _run
 from lora_whisper.lora.delta_weights import read_plain
+from lora_whisper.training import run
 from tests.cli.conftest import Line, World
 
 RUNS = Path("outputs")
@@ -153,7 +153,7 @@ def test_the_mean_ships_unless_a_single_adapter_was_better(
 ) -> None:
     """Both validations in training give 0.5, that of the mean another figure."""
     figures = iter([0.5, 0.5, wer])
-    monkeypatch.setattr(_run, "validation_wer", lambda *_: next(figures))
+    monkeypatch.setattr(run, "validation_wer", lambda *_: next(figures))
     assert line("train", *world.arguments("mean", "data.test=null", *averaging("best"))) == 0
     found = summary("mean")["averaging"]
     assert (found["steps"], found["validation_wer"], found["ships"]) == ([2, 4], wer, ships)
@@ -186,12 +186,12 @@ def test_one_model_at_a_time_is_in_memory(
 ) -> None:
     """The training model is gone before what ships is loaded, and so is each candidate."""
     alive: list[int] = []
-    load = _run.load_whisper
+    load = run.load_whisper
 
     def counting(*given: Any) -> Any:
         alive.append(sum(type(one) is WhisperForConditionalGeneration for one in get_objects()))
         return load(*given)
 
-    monkeypatch.setattr(_run, "load_whisper", counting)
+    monkeypatch.setattr(run, "load_whisper", counting)
     assert line("train", *world.arguments("mean", *averaging("best"))) == 0
     assert alive[1:] == [alive[0]] * 2  # other tests' may be alive before the first

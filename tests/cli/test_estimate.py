@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from lora_whisper.commands import _estimate
-from lora_whisper.commands._estimate import (
+from lora_whisper.composing import to_config
+from lora_whisper.config import TrainConfig
+from lora_whisper.data.loader import training_windows
+from lora_whisper.data.speech import read_speech
+from lora_whisper.evaluation.pace import Pace
+from lora_whisper.model.base import read_base
+from lora_whisper.training import estimate as estimate_module
+from lora_whisper.training.estimate import (
     Estimate,
     Left,
     estimate,
@@ -19,11 +25,6 @@ from lora_whisper.commands._estimate import (
     texts_of_windows,
     validations,
 )
-from lora_whisper.commands._inputs import read_base, read_speech
-from lora_whisper.commands._windows import training_windows
-from lora_whisper.composing import to_config
-from lora_whisper.config import TrainConfig
-from lora_whisper.evaluation.pace import Pace
 from tests.cli.conftest import Line, World
 from tests.composed import train_values
 from tests.configs import training_config
@@ -161,7 +162,7 @@ def test_a_run_says_it_before_its_base_is_scored(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the memory of the plan; and a second run finds its base decoded."""
-    monkeypatch.setattr(_estimate, "SHORT_SECONDS", 0.0)
+    monkeypatch.setattr(estimate_module, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr("lora_whisper.training.defaults.TINY_WIDTH", 1)
     assert line("train", *world.arguments("a", "training.max_steps=1")) == 0
     shown = capsys.readouterr().out
@@ -180,7 +181,7 @@ def test_the_adapter_is_that_of_a_run_that_was_not_timed(
     arguments = ("training.max_steps=2", "adapter.dropout=0.5", "data.test=null")
     assert line("train", *world.arguments("a", *arguments)) == 0
     monkeypatch.setattr("lora_whisper.training.micro_batch.seconds_per_window", lambda *_: 1.0)
-    monkeypatch.setattr("lora_whisper.commands._run.scoring_pace", lambda *_: PACE)
+    monkeypatch.setattr("lora_whisper.training.run.scoring_pace", lambda *_: PACE)
     assert line("train", *world.arguments("b", *arguments)) == 0
     timed, plain = (adapter_bytes(name) for name in ("a", "b"))
     assert timed == plain

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.commands import _evaluation_page
-from lora_whisper.commands._evaluation_page import PLAYERS, SHOWN_UTTERANCES, badness, page
+from lora_whisper.reports import evaluation_page
+from lora_whisper.reports.evaluation_page import PLAYERS, SHOWN_UTTERANCES, badness, page
 from tests.cli.read_page import Page
 from tests.cli.toy_evaluation import (
     asked_for,
@@ -215,7 +215,7 @@ def test_only_the_worst_of_a_long_set_are_shown() -> None:
 
 
 def test_recordings_of_an_hour_do_not_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_evaluation_page, "SHOWN_CHARACTERS", 1000)
+    monkeypatch.setattr(evaluation_page, "SHOWN_CHARACTERS", 1000)
     heard = rows({"base": ["word " * 60] * 9}, ["word " * 60] * 9)
     assert "The 1 worst of 9 utterances" in html_of(hypotheses={"test": heard})
     one = rows({"base": ["word " * 600]}, ["word " * 600])

@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from rich.console import Console
 
-from lora_whisper.commands import _evaluation_table
-from lora_whisper.commands._evaluation_table import SHOWN_GROUPS, markdown, show_evaluation
-from lora_whisper.commands._evaluation_words import p_value, verdict
+from lora_whisper.reports import evaluation_table
+from lora_whisper.reports.evaluation_table import SHOWN_GROUPS, markdown, show_evaluation
+from lora_whisper.reports.evaluation_words import p_value, verdict
 from tests.cli.toy_evaluation import (
     asked_for,
     compared,
@@ -33,7 +33,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def show(results: dict[str, Any]) -> list[str]:
         written = io.StringIO()
-        monkeypatch.setattr(_evaluation_table, "console", Console(file=written, width=80))
+        monkeypatch.setattr(evaluation_table, "console", Console(file=written, width=80))
         show_evaluation(results)
         return written.getvalue().splitlines()
 

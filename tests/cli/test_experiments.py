@@ -12,7 +12,7 @@ import yaml
 
 from lora_whisper.cli import plan
 from lora_whisper.cli.compose import configuration_folder
-from lora_whisper.commands._inputs import flat
+from lora_whisper.run_config import flat
 from tests.cli.conftest import Line, World
 from tests.composed import train_values
 from tests.data.sources.test_common_voice import release, row

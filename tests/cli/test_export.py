@@ -15,9 +15,9 @@ import pytest
 
 from lora_whisper.cli import export
 from lora_whisper.cli.export import _show_quantizer
-from lora_whisper.commands import _consumers
 from lora_whisper.config import EXPORT_DTYPES
 from lora_whisper.evaluation.decoding import Hypotheses
+from lora_whisper.export import consumers
 from lora_whisper.export import ctranslate2 as writer
 from lora_whisper.export.ggml import quantize_command
 from tests.cli.conftest import Line, World
@@ -103,9 +103,9 @@ def test_a_program_that_hears_otherwise_is_told_from_weights_that_do(
         count = len(utterances)
         return Hypotheses(("no such word " * 9,) * count, (1.0,) * count, ((),) * count, (), 1.0)
 
-    monkeypatch.setattr(export, "load_consumer", lambda *_: _consumers.Consumer("mad 1", babble))
+    monkeypatch.setattr(export, "load_consumer", lambda *_: consumers.Consumer("mad 1", babble))
     monkeypatch.setattr(export, "is_program", lambda *_: True)
-    monkeypatch.setattr(_consumers, "is_program", lambda *_: True)
+    monkeypatch.setattr(consumers, "is_program", lambda *_: True)
     assert line("export", "run=outputs/a", "format=ctranslate2", "dtype=float32") == 1
     found = parity("ctranslate2")
     assert found["consumer"] == "mad 1"
@@ -265,7 +265,7 @@ def test_the_table_of_dtypes_is_that_of_the_writers(name: str) -> None:
     assert EXPORT_DTYPES[name] == importlib.import_module(f"lora_whisper.export.{name}").DTYPES
 
 
-@pytest.mark.parametrize("kind", _consumers.KINDS.values(), ids=_consumers.KINDS)
-def test_consumers_are_where_the_table_says(kind: _consumers.Kind) -> None:
+@pytest.mark.parametrize("kind", consumers.KINDS.values(), ids=consumers.KINDS)
+def test_consumers_are_where_the_table_says(kind: consumers.Kind) -> None:
     for place in (kind.program, kind.engine):
-        assert place is None or callable(_consumers._class(place).load)
+        assert place is None or callable(consumers._class(place).load)

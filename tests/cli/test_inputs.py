@@ -11,16 +11,6 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.commands._inputs import (
-    config_hash,
-    flat,
-    free_to_change,
-    read_config,
-    read_speech,
-    require_same,
-    with_absolute_paths,
-    write_config,
-)
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
     AugmentationConfig,
@@ -30,8 +20,17 @@ from lora_whisper.config import (
     NoiseConfig,
     TrainConfig,
 )
+from lora_whisper.data.speech import read_speech
 from lora_whisper.errors import UserError
+from lora_whisper.run_config import (
+    config_hash,
+    flat,
+    read_config,
+    with_absolute_paths,
+    write_config,
+)
 from lora_whisper.run_folder import RunFolder
+from lora_whisper.training.resume import free_to_change, require_same
 from tests.cli.conftest import World
 from tests.composed import train_values
 from tests.configs import data_config, model_config

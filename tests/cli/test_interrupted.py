@@ -12,10 +12,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lora_whisper.cli import export, merge
-from lora_whisper.commands import _run, _scoring
-from lora_whisper.commands._summary import read_summary
+from lora_whisper.evaluation import scoring
 from lora_whisper.model.checkpoint import sha256
+from lora_whisper.reports.summary import read_summary
 from lora_whisper.run_folder import RunFolder, read_json, write_json
+from lora_whisper.training import run
 from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
 from tests.test_run_folder import Killed, full_disk
 from tests.toy_speech import write_manifest
@@ -206,7 +207,7 @@ def test_the_base_is_scored_anew_where_its_score_is_of_something_else(
     world: World, line: Line
 ) -> None:
     arguments = world.arguments("a", *STRONG, "data.validation=null", "training.max_steps=1")
-    kill_at(_run.Run, "_score_adapter", lambda: line("train", *arguments))
+    kill_at(run.Run, "_score_adapter", lambda: line("train", *arguments))
     place = RUN.evaluation / "base/test/score.json"
     before = read_json(place)
     write_json(place, before | {"wer": 0.5, "of": before["of"] | {"texts": "0"}})
@@ -258,13 +259,13 @@ def test_on_a_full_disk_hypotheses_and_score_stay_together(
 ) -> None:
     folder = RUN.evaluation / "adapter/test"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    write = _scoring.write_synced
+    write = scoring.write_synced
 
     def on_a_full_disk(path: Path, data: bytes) -> None:
         with full_disk(100):
             write(path, data)
 
-    monkeypatch.setattr(_scoring, "write_synced", on_a_full_disk)
+    monkeypatch.setattr(scoring, "write_synced", on_a_full_disk)
     assert line("evaluate", "run=outputs/a", *QUICK) == 2
     said = capsys.readouterr().err
     assert "hypotheses.jsonl could not be written" in said

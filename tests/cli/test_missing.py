@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lora_whisper.commands._missing import Missing
 from lora_whisper.data.audio import Remark
 from lora_whisper.data.batches import Batch
+from lora_whisper.training.missing import Missing
 
 
 def batch(*remarks: tuple[str, Remark]) -> Batch:

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_whisper.commands._models import (
-    contenders_of_run,
-    dtype_of,
-    find_contenders,
-    identity,
-)
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.models import contenders_of_run, dtype_of, find_contenders, identity
 from lora_whisper.run_folder import write_json
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import toy_run

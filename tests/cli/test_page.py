@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lora_whisper.commands._page import LONGEST_PIECE, render, unbroken
+from lora_whisper.reports.html import LONGEST_PIECE, render, unbroken
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 
+from lora_whisper import environment
 from lora_whisper.cli import push
-from lora_whisper.commands import _private
-from lora_whisper.commands._results import write_results
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import local_path
+from lora_whisper.reports.results import write_results
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import Heard, toy_run
@@ -48,8 +48,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadHub]:
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A user called anna, at a machine called birch."""
     monkeypatch.setenv("HOME", str(tmp_path / "anna"))
-    monkeypatch.setattr(_private.getpass, "getuser", lambda: "anna")
-    monkeypatch.setattr(_private.socket, "gethostname", lambda: "birch.example.org")
+    monkeypatch.setattr(environment.getpass, "getuser", lambda: "anna")
+    monkeypatch.setattr(environment.socket, "gethostname", lambda: "birch.example.org")
     return "anna"
 
 
@@ -336,7 +336,7 @@ def test_names_that_are_public_or_nobodys(
     assert line("push", "run=outputs/mine", "repo=owner/name", "what=both") == 0
     (run.adapter / "README.md").write_text("---\nlicense: mit\n---\nby anna, at birch")
     hub.owners = frozenset({"anna"})
-    monkeypatch.setattr(_private.socket, "gethostname", lambda: "whisper")
+    monkeypatch.setattr(environment.socket, "gethostname", lambda: "whisper")
     assert line("push", "run=outputs/mine", "repo=anna/name") == 0
     assert b"license: mit" in files(hub, "anna/name")["README.md"], "what was written by hand"
 

@@ -16,10 +16,15 @@ from typing import Any
 
 import pytest
 
+from lora_whisper import environment
 from lora_whisper.cli.report import with_sweep
-from lora_whisper.commands import _private, _report_data
-from lora_whisper.commands._page import LIGHT
-from lora_whisper.commands._points import (
+from lora_whisper.evaluation.provenance import texts_hash
+from lora_whisper.reports import comparison
+from lora_whisper.reports.comparison import anonymous, effects, read_report, smallest_as_good
+from lora_whisper.reports.comparison_plots import against_size, curves, effect
+from lora_whisper.reports.comparison_tables import columns
+from lora_whisper.reports.html import LIGHT
+from lora_whisper.reports.points import (
     FAILURE_FILE,
     NO_GAIN,
     pareto_front,
@@ -28,11 +33,7 @@ from lora_whisper.commands._points import (
     told_keys,
     write_plan,
 )
-from lora_whisper.commands._report_data import anonymous, effects, read_report, smallest_as_good
-from lora_whisper.commands._report_plots import against_size, curves, effect
-from lora_whisper.commands._report_tables import columns
-from lora_whisper.commands._sweep_table import show_sweep
-from lora_whisper.evaluation.provenance import texts_hash
+from lora_whisper.reports.sweep_table import show_sweep
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 from tests.cli.conftest import Line
 from tests.cli.read_page import Page
@@ -463,8 +464,8 @@ def test_bases_that_differ_have_rates_of_their_own(line: Line) -> None:
 
 
 def test_no_path_and_no_name_of_this_machine(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_private.getpass, "getuser", lambda: "anna")
-    monkeypatch.setattr(_private.socket, "gethostname", lambda: "birch.example.org")
+    monkeypatch.setattr(environment.getpass, "getuser", lambda: "anna")
+    monkeypatch.setattr(environment.socket, "gethostname", lambda: "birch.example.org")
     monkeypatch.setenv("HOME", "/home/anna")
     for number, folder in enumerate(("/home/anna/my speech", "/srv/data")):
         point(
@@ -480,7 +481,9 @@ def test_no_path_and_no_name_of_this_machine(line: Line, monkeypatch: pytest.Mon
     assert line("report", str(SWEEP)) == 0
     for name in ("report.html", "report.md", "report.csv"):
         text = (SWEEP / name).read_text(encoding="utf-8")
-        found = [*_private.findings(text, _private.own_folders(Path.cwd()), ["anna", "birch"])]
+        found = [
+            *environment.findings(text, environment.own_folders(Path.cwd()), ["anna", "birch"])
+        ]
         assert found == [], name
         assert "/srv" not in text
         assert "/mnt" not in text
@@ -599,7 +602,7 @@ def test_numbers_that_a_search_drew_have_no_means(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_report_data, "MOST_VALUES", 2)
+    monkeypatch.setattr(comparison, "MOST_VALUES", 2)
     for number in range(3):
         point(f"{number}", f"adapter.dropout=0.0{number}", f"adapter.rank={2 + number % 2}")
     report = read_report("search", point_folders(SWEEP), has_folder_names=False)

@@ -20,12 +20,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lora_whisper.commands import _inputs, _run
-from lora_whisper.commands._inputs import with_absolute_paths, write_config
+from lora_whisper import run_config
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
+from lora_whisper.run_config import with_absolute_paths, write_config
 from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder, locked, write_json
 from lora_whisper.training import loop
+from lora_whisper.training import run as run_module
 from lora_whisper.training.checkpoints import Checkpoints
 from tests.cli.conftest import Line, World
 from tests.cli.processes import ended, last_step, signalled, started, wait_for_step
@@ -126,18 +127,18 @@ def test_a_signal_breaks_off_a_validation_that_comes_again(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = world.arguments("a", "data.test=null", "training.max_steps=6")
-    whole_validation = _run.validation_wer
+    whole_validation = run_module.validation_wer
     with monkeypatch.context() as patch:
 
         def stopped(*given: Any) -> float:
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("the validation went on")
 
-        patch.setattr(_run, "validation_wer", stopped)
+        patch.setattr(run_module, "validation_wer", stopped)
         assert line("train", *arguments) == 143
         assert "at step 2 of 6" in capsys.readouterr().err
         assert last_step(Path("outputs/a")) == 2
-    assert _run.validation_wer is whole_validation
+    assert run_module.validation_wer is whole_validation
     assert line("train", *arguments, "resume=auto") == 0
     assert line("train", *renamed(arguments, "through")) == 0
     assert same("a", "through")
@@ -155,7 +156,7 @@ def test_a_signal_ends_the_scoring_of_the_base_at_once(
 ) -> None:
     arguments = world.arguments("a", "training.max_steps=1", "data.validation=null")
     with monkeypatch.context() as patch:
-        patch.setattr(_run.Run, "_score_base", lambda run: os.kill(os.getpid(), number))
+        patch.setattr(run_module.Run, "_score_base", lambda run: os.kill(os.getpid(), number))
         assert line("train", *arguments) == exit_code
         assert "resume=auto goes on" in capsys.readouterr().err
     assert line("train", *arguments, "resume=auto") == 0
@@ -390,7 +391,7 @@ def manifests_of_ones_own(world: World) -> list[str]:
 def edited(name: str, change: Callable[[list[str]], list[str]]) -> None:
     file = Path(f"{name}.jsonl")
     file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
-    _inputs.read_speech.cache_clear()  # as in another process
+    run_config.read_speech.cache_clear()  # as in another process
 
 
 def references(model: str) -> list[str]:

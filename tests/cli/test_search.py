@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_whisper.commands import _results, _run
-from lora_whisper.commands._inputs import read_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
+from lora_whisper.reports import results
+from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.search import study
 from lora_whisper.search import trial as trial_module
 from lora_whisper.training import loop
+from lora_whisper.training import run as run_module
 from lora_whisper.training.loop import Diverged
 from tests.cli.conftest import Line, World
 from tests.cli.processes import ended, signalled, started, wait_for_step
@@ -33,7 +34,7 @@ sqlalchemy = pytest.importorskip("sqlalchemy")
 @pytest.fixture(autouse=True)
 def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing a trial's curves takes a third of its time, and nobody looks at them here."""
-    monkeypatch.setattr(_results, "write_report", lambda *given: None)
+    monkeypatch.setattr(results, "write_report", lambda *given: None)
 
 
 ONLY_RATE = [f"search.space.{key}=null" for key in ("rank", "alpha_per_rank", "dropout", "targets")]
@@ -78,7 +79,7 @@ def wer_by_rate(*given: Any) -> float:
 def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_run, "validation_wer", wer_by_rate)
+    monkeypatch.setattr(run_module, "validation_wer", wer_by_rate)
     pruning = ["search.pruning_after_trials=1", "search.pruning_after_share=0"]
     arguments = arguments_of(world, "a", 3, *pruning, *ONLY_RATE, "optimizer.learning_rate=1e-3")
     assert line("search", *arguments) == 0
@@ -215,7 +216,9 @@ def test_a_signal_leaves_a_trial_that_is_finished_although_the_time_is_up(
 ) -> None:
     arguments = arguments_of(world, "a", 3, "data.test=null")
     with monkeypatch.context() as patch:
-        patch.setattr(_run, "validation_wer", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(
+            run_module, "validation_wer", lambda *given: os.kill(os.getpid(), signal.SIGTERM)
+        )
         assert line("search", *arguments) == 143
     assert "in trial-0; the same command goes on" in capsys.readouterr().err
     assert states_of("a") == ["RUNNING"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.commands._plan import settings_for
-from lora_whisper.commands._test_sets import TestSet, data_to_score, read_test_sets
 from lora_whisper.composing import to_config
 from lora_whisper.config import EvaluateConfig, TrainConfig
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.plan import settings_for
+from lora_whisper.evaluation.test_sets import TestSet, data_to_score, read_test_sets
 from tests.cli.conftest import World
 from tests.composed import train_values
 

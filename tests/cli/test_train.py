@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from lora_whisper.cli import train
-from lora_whisper.commands._page import unbroken
+from lora_whisper.reports.html import unbroken
 from lora_whisper.training import loop
 from tests.cli.conftest import QUICK, Line, World
 from tests.toy_speech import write_manifest

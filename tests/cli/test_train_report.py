@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.commands._page import LIGHT
-from lora_whisper.commands._train_page import Sample, curves
-from lora_whisper.commands._train_report import SHOWN_SAMPLES, chosen, write_report
+from lora_whisper.reports.html import LIGHT
+from lora_whisper.reports.run import SHOWN_SAMPLES, chosen, write_report
+from lora_whisper.reports.run_page import Sample, curves
 from tests.cli.read_page import Page
 from tests.cli.toy_run import Heard, toy_run
 

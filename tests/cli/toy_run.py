@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from lora_whisper.commands._inputs import write_config
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.environment import environment, versions
@@ -18,6 +17,7 @@ from lora_whisper.evaluation.rows import scored_row
 from lora_whisper.evaluation.score import score
 from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.model.checkpoint import Checkpoint
+from lora_whisper.run_config import write_config
 from lora_whisper.run_folder import RunFolder, append_jsonl
 from tests.composed import train_values
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_whisper.commands._evaluation_words import remarks as evaluation_remarks
 from lora_whisper.data.quality import scored_words
 from lora_whisper.data.quality_measures import RECORD, Measured
 from lora_whisper.data.quality_measures import Names as NumberedNames
 from lora_whisper.evaluation.score import score
 from lora_whisper.evaluation.scored_words import bearing_rates, caution, cautions, words_of
+from lora_whisper.reports.evaluation_words import remarks as evaluation_remarks
 from tests.configs import data_config
 from tests.evaluation.toy_rows import rows_of
 from tests.toy_tables import toy_utterances

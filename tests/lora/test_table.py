@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_whisper.commands._announce import _table
 from lora_whisper.lora.adapter import TableRow, adapter_table, attach, parameter_counts
+from lora_whisper.training.announce import _table
 from tests.configs import adapter_config
 from tests.toys import toy_model
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.commands._inputs import read_base
 from lora_whisper.errors import UserError
 from lora_whisper.model import base_files
+from lora_whisper.model.base import read_base
 from lora_whisper.model.checkpoint import load_base, load_generation_config, load_shape, locate
 from lora_whisper.model.features import FFT_SAMPLES
 from lora_whisper.model.generation import suppressed_tokens

@@ -1,0 +1,159 @@
+"""The speech of a run: its splits, read, cleaned and seen to have nothing in common."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from lora_whisper.config import DataConfig, ModelConfig
+from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, with_codes
+from lora_whisper.data.leaks import Recordings, Texts
+from lora_whisper.data.sources import Split, read_split, resolved
+from lora_whisper.data.table import Utterances
+from lora_whisper.errors import UserError, listing
+from lora_whisper.model.base import Base, read_base
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger("lora_whisper")
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The three splits of a run, and what is mixed in; validation and test may be absent."""
+
+    train: Corpus | None  # None where it is streamed
+    validation: Corpus | None
+    test: Corpus | None
+    mixes: tuple[Corpus, ...] = ()  # in the order of data.mix
+
+    @property
+    def splits(self) -> dict[str, Corpus]:
+        """Those that are there, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: corpus for name, corpus in named.items() if corpus is not None}
+
+    @property
+    def learnt(self) -> tuple[Corpus, ...]:
+        """What is trained on, as far as it is known before."""
+        return (*([self.train] if self.train else ()), *self.mixes)
+
+    @property
+    def parts(self) -> dict[str, Corpus]:
+        """The splits, and what is mixed into train as "mix 1", "mix 2", …"""
+        mixes = {f"mix {number}": corpus for number, corpus in enumerate(self.mixes, 1)}
+        return self.splits | mixes
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """How many utterances of each part were left out, by reason."""
+        return {
+            name: {reason: len(rows) for reason, rows in corpus.left_out.items()}
+            for name, corpus in self.parts.items()
+            if corpus.left_out
+        }
+
+
+@lru_cache(maxsize=1)
+def read_speech(model: ModelConfig, data: DataConfig) -> Speech:
+    """Read and check all speech of a run; the sweep's points share it.
+
+    Raises:
+        UserError: a source or its audio cannot be used, or a split is empty.
+    """
+    # All rows first, since reading the checkpoint takes seconds.
+    streamed = ("train",) if data.streaming else ()
+    found = {split: read_split(data, split) for split in SPLITS if split not in streamed}
+    mixes = [resolved(data, mix) for mix in data.mix]
+    mixed = [train_rows(config) for config in mixes]
+    base = read_base(model)
+    corpora = {
+        split: usable(utterances, split, data, base)
+        for split, utterances in found.items()
+        if utterances is not None
+    }
+    speech = Speech(
+        corpora.get("train"),
+        corpora.get("validation"),
+        corpora.get("test"),
+        tuple(
+            usable(utterances, "train", config, base)
+            for utterances, config in zip(mixed, mixes, strict=True)
+        ),
+    )
+    refuse_leaks(speech)
+    return speech
+
+
+def train_rows(data: DataConfig) -> Utterances:
+    rows = read_split(data, "train")
+    assert rows is not None, "a training set that is missing is an error"
+    return rows
+
+
+def usable(utterances: Utterances, split: Split, data: DataConfig, base: Base) -> Corpus:
+    """One split's utterances that fit the base's window, decoder and languages.
+
+    A test set is not learnt from: recordings over the window are heard in several.
+    """
+    if split == "test":
+        corpus = load_corpus(utterances, split, data, math.inf)
+        return with_codes(corpus, base.vocabulary)
+    corpus = load_corpus(utterances, split, data, base.window_seconds)
+    clean = data.clean if split == "train" else ()  # references stay as they are
+    return keep_what_fits(corpus, base.processor.tokenizer, base.vocabulary, data, clean)
+
+
+def refuse_leaks(speech: Speech) -> None:
+    """See that nothing that is trained on is scored; shared texts are only warned about.
+
+    Raises:
+        UserError: the same piece of audio stands in training and in another split.
+    """
+    scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
+    learnt = [corpus.utterances for corpus in speech.learnt]
+    if scored and not learnt:
+        log.warning("train       is streamed, so that nobody can look for test speech in it")
+    if not (scored and learnt):
+        return
+    refuse_learnt(
+        scored,
+        learnt,
+        "data.train or data.mix" if speech.mixes else "data.train",
+        'Give each row a "split", or take them out of one of the manifests.',
+    )
+
+
+def refuse_learnt(
+    scored: Mapping[str, Corpus], learnt: Sequence[Utterances], where: str, advice: str
+) -> None:
+    """See that no recording of `scored` is in `learnt`; shared texts are only warned about.
+
+    Args:
+        where: a name for what was learnt.
+        advice: what to do about it.
+
+    Raises:
+        UserError: the same piece of audio is in both.
+    """
+    recordings, texts = Recordings(learnt), Texts(learnt)
+    for name, corpus in scored.items():
+        utterances = corpus.utterances
+        shared = [utterances.row(index) for index in recordings.shared_with(utterances)]
+        if shared:
+            rows = [f"{row.place}: {Path(row.audio).name}".rstrip(": ") for row in shared]
+            raise UserError(
+                f"{len(shared)} recordings of data.{name} are in {where} too, so that a score "
+                f"on them would mean nothing:\n{listing(rows)}\n{advice}"
+            )
+        same = texts.shared_with(utterances)
+        if same:
+            places = ", ".join(utterances.row(index).place for index in same[:3])
+            log.warning("%-11s %d rows have a text of training: %s", name, len(same), places)

@@ -1,0 +1,318 @@
+"""The models that `evaluate` takes: what a name on the command line stands for, and loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
+from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.given_run import given_run
+from lora_whisper.evaluation.test_sets import plain_name
+from lora_whisper.lora.provenance import adapters_below, find_adapter, is_adapter_on_hub, named_base
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
+from lora_whisper.lora.trained import is_trained_adapter, require_trained_adapter
+from lora_whisper.model.base import Base, read_base
+from lora_whisper.model.checkpoint import (
+    SMALL_FILES,
+    fingerprint,
+    locate,
+    sha256,
+    snapshot,
+    weights_sha256,
+)
+from lora_whisper.paths import local_path
+from lora_whisper.run_config import read_config
+from lora_whisper.run_folder import RunFolder, existing_run, run_around
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_whisper.model.tokenizer import Vocabulary
+
+Kind = Literal["base", "adapter", "merged", "checkpoint", "ctranslate2"]
+ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
+BASE = "base"  # in models=[…]: of the first run or adapter beside it
+AS_IT_IS = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the models that are scored side by side."""
+
+    name: str  # of its folder below evaluation/, and in every table
+    what: str  # as it was given
+    kind: Kind
+    model: ModelConfig | None  # the checkpoint, or the base of the adapter; None: CTranslate2
+    quantization: QuantizationConfig = AS_IT_IS
+    precision: str = "auto"  # of a run's arithmetic
+    adapter: Path | None = None
+    run: RunFolder | None = None  # that made it
+    folder: Path | None = None  # of CTranslate2
+    named_in: str = ""  # the file that names the base, where nobody typed it
+    broken: str = ""  # why it cannot be scored, known before anything is loaded
+
+
+# ── what was typed ───────────────────────────────────────────────────────────────────────────
+
+
+def contenders_of_run(path: str, base: str | None = None) -> list[Contender]:
+    """The base, the adapter and, where it was merged, the merged model of a complete run.
+
+    Args:
+        base: where its base lies now.
+
+    Raises:
+        UserError: there is no such run, it is unfinished, or another adapter lies in it.
+    """
+    run = given_run(path, "evaluate")
+    adapter = on_base(_of_run(run, "adapter", path), base)
+    found = [_base_of(adapter), adapter]
+    return [*found, merged_of(run)] if run.merged.is_dir() else found
+
+
+def merged_of(run: RunFolder) -> Contender:
+    """A run's merged folder, loaded in its own dtype as whoever deploys it will."""
+    model = as_it_is(str(run.merged.absolute()))
+    return Contender("merged", str(run.merged), "merged", model, run=run)
+
+
+def as_it_is(
+    checkpoint: str, revision: str | None = None, allow_pickle: bool = False
+) -> ModelConfig:
+    """A checkpoint in its own dtype."""
+    return ModelConfig(checkpoint, revision, "auto", "auto", allow_pickle)
+
+
+def on_base(adapter: Contender, base: str | None) -> Contender:
+    """With its base where it lies now, if that was typed."""
+    if base is None or adapter.model is None or adapter.kind != "adapter":
+        return adapter
+    model = replace(adapter.model, checkpoint=base, revision=None)
+    return replace(adapter, model=model, named_in="")
+
+
+def find_contenders(
+    given: Sequence[str], allow_pickle: bool = False, base: str | None = None
+) -> list[Contender]:
+    """What each name of `models=[…]` stands for, in their order; an unsound adapter says so itself.
+
+    Args:
+        base: of all adapters, in place of those that they name.
+
+    Raises:
+        UserError: names all that stand for nothing, or for the same folder of results.
+    """
+    found: list[Contender | None] = []
+    problems = []
+    for name in given:
+        try:
+            one = None if name == BASE else _found(name, allow_pickle, base)
+            found.append(one and on_base(one, base))
+        except UnsoundAdapter as error:
+            found.append(Contender(Path(name).name, name, "adapter", None, broken=str(error)))
+        except UserError as error:
+            problems.append(f"{name}: {error}")
+    adapters = [one for one in found if one is not None and one.kind == "adapter" and one.model]
+    if BASE in given and not adapters:
+        problems.append("base: expected a run or an adapter beside it, whose base it is")
+    if problems:
+        problems += [f"{one.what}: {one.broken}" for one in found if one and one.broken]
+        raise UserError(f"models=[{','.join(given)}] cannot be used:\n{listing(problems)}")
+    return _with_own_names([_base_of(adapters[0]) if one is None else one for one in found])
+
+
+def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
+    from lora_whisper.evaluation.ctranslate2_recognizer import is_ctranslate2
+
+    path = local_path(name)
+    run = RunFolder(path)
+    if run.is_run():
+        return _of_run(existing_run(name), path.name, name)
+    if (path / CONFIG_FILE).is_file() or (not path.exists() and is_adapter_on_hub(name)):
+        return _of_adapter(find_adapter(name, "models", allow_pickle), name, allow_pickle, base)
+    if is_ctranslate2(path):
+        return Contender(path.name, name, "ctranslate2", None, folder=path)
+    parent = RunFolder(path.parent)
+    if path == parent.merged and parent.is_run():
+        return replace(merged_of(existing_run(str(parent.path))), what=name)
+    model = as_it_is(name, allow_pickle=allow_pickle)
+    try:
+        locate(model, key="models")
+    except UserError as error:
+        reason = str(error).removeprefix(f"models={name}").lstrip(": ")
+        if (around := run_around(name)) is not None:
+            raise UserError(f"this folder lies in a run. Type models=[{around}]") from error
+        if below := adapters_below(path):
+            typed = " or ".join(f"models=[{Path(name) / one.relative_to(path)}]" for one in below)
+            raise UserError(f"an adapter lies below it. Type {typed}") from error
+        reason = (
+            f", and {reason.removeprefix('is ')}"
+            if reason.startswith("is no ")
+            else (f", and as a checkpoint: {reason}")
+        )
+        raise UserError(f"no run, no adapter, no folder of CTranslate2{reason}") from error
+    return Contender(path.name, name, "checkpoint", model)
+
+
+def _of_run(run: RunFolder, name: str, what: str) -> Contender:
+    require_trained_adapter(run)
+    config = read_config(run)
+    # The kernel that it was trained with may be missing here.
+    here = replace(config, model=replace(config.model, attention="auto"))
+    named_in = str(run.config)
+    return replace(trained(here, name, run.adapter), what=what, run=run, named_in=named_in)
+
+
+def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
+    """The adapter of a run, or without one its base, as it is stored while it trains."""
+    return Contender(
+        name,
+        config.model.checkpoint,
+        "adapter" if adapter else "base",
+        config.model,
+        config.quantization,
+        config.training.precision,
+        adapter,
+    )
+
+
+def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -> Contender:
+    """An adapter alone; its own file says on which base it was trained."""
+    run = RunFolder(folder.parent)
+    if folder == run.adapter and run.is_run() and is_trained_adapter(run):
+        return _of_run(existing_run(str(run.path)), run.path.name, what)
+    saved = read_saved(folder)
+    model = as_it_is(*((base, None) if base else named_base(saved)), allow_pickle=allow_pickle)
+    name = local_path(what).name
+    named_in = "" if base else f"{CONFIG_FILE} of {name}"
+    return Contender(name, what, "adapter", model, adapter=folder, named_in=named_in)
+
+
+def _base_of(adapter: Contender) -> Contender:
+    assert adapter.model is not None
+    return replace(
+        adapter, name=BASE, what=adapter.model.checkpoint, kind="base", adapter=None, run=None
+    )
+
+
+def _with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
+    """Names that are folders; those of the same last part get the one before it as well."""
+    names = [one.name for one in contenders]
+    named = [
+        replace(one, name=plain_name("-".join(Path(one.what).parts[-2:])))
+        if names.count(one.name) > 1 or (one.name == BASE and one.kind != "base")
+        else replace(one, name=plain_name(one.name))
+        for one in contenders
+    ]
+    own = [one.name for one in named]
+    twice = sorted({name for name in own if own.count(name) > 1})
+    if twice:
+        both = [one.what for one in named if one.name == twice[0]]
+        if len({local_path(what) for what in both}) == 1:
+            raise UserError(f"models: {twice[0]} stands there twice")
+        raise UserError(
+            f"models: {' and '.join(both)} would both be called {twice[0]}.\n"
+            "Leave one out, or give one of the folders another name, such as by a symbolic link."
+        )
+    return named
+
+
+# ── loading ──────────────────────────────────────────────────────────────────────────────────
+
+
+def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
+    """Name all that decides what a model writes: weights, their storage, and the device."""
+    import torch
+
+    from lora_whisper.model.attention import choose_attention
+
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if contender.folder is not None:
+        return " ".join((sha256(*_files(contender.folder)), asked, where))
+    base, dtype = base_of(contender), dtype_of(contender, asked, device)
+    assert contender.model is not None
+    files = _files(snapshot(base.checkpoint), SMALL_FILES)  # suppressed tokens, the tokenizer
+    adapter = [contender.adapter / name for name in ADAPTER_FILES] if contender.adapter else []
+    parts = (
+        fingerprint(base.checkpoint),
+        sha256(*files, *adapter),
+        *vars(contender.quantization).values(),
+        dtype,
+        choose_attention(contender.model.attention, dtype, device),
+        where,
+    )
+    return " ".join(map(str, parts))
+
+
+def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, Any]:
+    """What names the weights exactly wherever they lie, as scores keep it."""
+    if contender.folder is not None:
+        return {"checkpoint": sha256(contender.folder / "model.bin")}
+    found: dict[str, Any] = {
+        "checkpoint": weights_sha256(base_of(contender).checkpoint),
+        "quantization": contender.quantization.kind,
+    }
+    if contender.adapter is not None and scale:
+        found["adapter"] = sha256(contender.adapter / WEIGHTS_FILE)
+    return found | ({"scale": scale} if scale not in (0.0, 1.0) else {})
+
+
+def _files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def require_files(contender: Contender) -> None:
+    """See that a contender's checkpoint is there.
+
+    Raises:
+        UserError: it is not; or CTranslate2 is not installed.
+    """
+    if contender.model is not None:
+        key = "base" if contender.kind in ("base", "adapter") else "models"
+        locate(contender.model, key=key, named_in=contender.named_in)
+        return
+    from lora_whisper.evaluation.ctranslate2_recognizer import require_package
+
+    require_package()
+    vocabulary_of(contender)
+
+
+def vocabulary_of(contender: Contender) -> Vocabulary:
+    """The tokens of a contender, read without its weights."""
+    if contender.folder is None:
+        return base_of(contender).vocabulary
+    from lora_whisper.evaluation.ctranslate2_recognizer import read_exported
+
+    return read_exported(contender.folder).vocabulary
+
+
+def base_of(contender: Contender) -> Base:
+    """Everything about a contender's checkpoint but its weights."""
+    assert contender.model is not None, "CTranslate2 has files of its own"
+    return read_base(contender.model)
+
+
+def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.dtype:
+    """Of the weights: as a run trained on them, else as asked, else a checkpoint's own.
+
+    A CPU computes in float16 many times slower than in float32, which holds the same weights.
+    """
+    import torch
+
+    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.device import choose_dtype
+
+    assert contender.model is not None
+    if contender.kind in ("base", "adapter"):
+        trained = contender.model.dtype
+        is_open = trained == contender.precision == "auto"
+        return choose_dtype(asked if is_open else trained, contender.precision)
+    own = load_config(base_of(contender).checkpoint).dtype
+    dtype = own if isinstance(own, torch.dtype) else torch.float32
+    if asked != "auto":
+        return choose_dtype(asked, "auto")
+    return torch.float32 if dtype == torch.float16 and device.type == "cpu" else dtype

@@ -1,0 +1,229 @@
+"""The sets that `evaluate` scores: tests, what must not be forgotten, a sample of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lora_whisper.cli.compose import defaults
+from lora_whisper.composing import to_config
+from lora_whisper.config import (
+    DECODING,
+    DataConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    TestDataConfig,
+    TestSetConfig,
+    TrainConfig,
+)
+from lora_whisper.data.corpus import sample
+from lora_whisper.data.sources import beside, read_split
+from lora_whisper.data.speech import train_rows
+from lora_whisper.data.table import Utterances
+from lora_whisper.errors import UserError
+from lora_whisper.paths import local_path
+from lora_whisper.run_folder import OWN_SET
+
+Role = Literal["test", "retention", "training"]
+TRAINING_SET = "training"
+# Keys of `data` that decide on a test set, beside its place; and those of a decoding.
+READ = ("source", "revision", "columns", "language", "language_token", "task")
+DECIDE = (*DECODING, "max_utterances")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Rows to be scored, before their audio is looked at."""
+
+    __test__ = False  # tells pytest that this is not a class of tests
+    name: str  # of its folder below evaluation/MODEL/
+    role: Role
+    rows: Utterances
+    data: DataConfig  # how they are read
+
+
+def read_test_sets(
+    config: EvaluateConfig, trained: TrainConfig | None, settings: EvaluationConfig, seed: int
+) -> list[TestSet]:
+    """Read the rows of all sets.
+
+    Args:
+        trained: the run whose own test set and training set are meant.
+        settings, seed: what the sets are decoded with.
+
+    Raises:
+        UserError: a set cannot be read or is given twice, or there is none.
+    """
+    data = data_to_score(config.data, trained)
+    found = [*_main_set(config, data, trained, settings, seed)]
+    found += [_further_set(entry, data, "test") for entry in config.sets]
+    if not found:
+        raise UserError("There is no test set. Type data.test=FILE.jsonl, or sets=[A.jsonl,B.csv]")
+    found += [_further_set(entry, data, "retention") for entry in config.evaluation.retention]
+    places = [_place(one.data) for one in found]
+    for one, place in zip(found, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"The set {one.data.test or one.data.path} is given twice.")
+    if trained is not None and config.evaluation.training_utterances:
+        found += _training_set(config, trained)
+    return _with_own_names(found)
+
+
+def _with_own_names(sets: Sequence[TestSet]) -> list[TestSet]:
+    """Sets of the same folder's and file's name are numbered from the second on."""
+    named: list[TestSet] = []
+    for one in sets:
+        before = sum(each.name.partition("#")[0] == one.name for each in named)
+        named.append(dataclasses.replace(one, name=f"{one.name}#{before + 1}") if before else one)
+    return [dataclasses.replace(one, name=one.name.replace("#", "-")) for one in named]
+
+
+def _place(data: DataConfig) -> tuple[object, ...]:
+    """What decides on the rows of a test set, and on what is made of them."""
+    test = place_of(data.test) if data.test else None
+    read = (getattr(data, name) for name in READ)
+    return (test, *(() if isinstance(test, Path) else (data.path, data.config)), *read)
+
+
+def data_to_score(given: TestDataConfig, trained: TrainConfig | None) -> DataConfig:
+    """The run's speech, or without a run the defaults, with what was given instead."""
+    usual = to_config(DataConfig, defaults("train")["data"])
+    data = trained.data if trained else usual
+    if given.path is not None:  # another source has other splits and columns, and the same speech
+        spoken = {name: getattr(data, name) for name in ("language", "language_token", "task")}
+        data = dataclasses.replace(usual, **spoken)
+    if given.test is not None and given.source is None and isinstance(place_of(given.test), Path):
+        data = beside(dataclasses.replace(data, test=given.test))
+    return _changed(data, given)
+
+
+def _changed(data: DataConfig, given: TestDataConfig | TestSetConfig) -> DataConfig:
+    """`data` with all that is not null in `given`."""
+    changes = {name: value for name, value in vars(given).items() if value is not None}
+    columns = changes.pop("columns", None)
+    named = {name: key for name, key in vars(columns).items() if key is not None} if columns else {}
+    return dataclasses.replace(data, **changes, columns=dataclasses.replace(data.columns, **named))
+
+
+def _main_set(
+    config: EvaluateConfig,
+    data: DataConfig,
+    trained: TrainConfig | None,
+    settings: EvaluationConfig,
+    seed: int,
+) -> list[TestSet]:
+    """What `data` says; the run's own test set only where no other sets are listed."""
+    is_asked_for = any(value is not None for value in (config.data.test, config.data.path))
+    if config.sets and not is_asked_for:
+        return []
+    rows = read_split(data, "test") if data.test or data.path else None
+    if rows is None:
+        of_run = (
+            f"The run {config.run} has no data.test." if config.run else "There is no test set."
+        )
+        raise UserError(f"{of_run} Type data.test=FILE.jsonl")
+    if config.run is None or trained is None:
+        name = name_of(data)
+    else:
+        name = _name_beside_own(config, data, trained, settings, seed)
+    return [TestSet(name, "test", rows, data)]
+
+
+def _name_beside_own(
+    config: EvaluateConfig,
+    data: DataConfig,
+    trained: TrainConfig,
+    settings: EvaluationConfig,
+    seed: int,
+) -> str:
+    """`test` only for what a run's summary.json speaks of.
+
+    Scores of other speech, or of other beams or another sample of it, do not compare with those.
+    """
+    if _place(data) == _place(trained.data):
+        name = OWN_SET
+    else:
+        place = place_of(data.test) if data.test else None
+        is_of_own = isinstance(place, str) and config.data.path is None
+        name = plain_name(str(place)) if is_of_own else name_of(data)
+        name = name_of(data) if name in (OWN_SET, TRAINING_SET) else name
+    changed = {key: getattr(settings, key) for key in DECIDE}
+    own = {key: getattr(trained.evaluation, key) for key in DECIDE}
+    if settings.max_utterances or settings.temperature_fallback:
+        changed["seed"], own["seed"] = seed, trained.seed
+    changed["dtype"], own["dtype"] = config.dtype, "auto"
+    return name + "".join(f"-{key}-{changed[key]}" for key in changed if changed[key] != own[key])
+
+
+def _further_set(entry: TestSetConfig, data: DataConfig, role: Role) -> TestSet:
+    """A set that says of itself what is not as in `data`.
+
+    Another source has its own usual columns, and another language does not borrow the token.
+    """
+    place = place_of(entry.test) if entry.test else None
+    if entry.path or isinstance(place, Path):
+        usual = dict.fromkeys(vars(data.columns))
+        data = dataclasses.replace(
+            data,
+            source=entry.source or "manifest",
+            streaming=False,
+            path=None,
+            train=None,
+            validation=None,
+            test=None,
+            config=None,
+            revision=None,
+            columns=dataclasses.replace(data.columns, **usual),
+        )
+    if entry.language:
+        data = dataclasses.replace(data, language_token=None)
+    data = _changed(data, entry)
+    rows = read_split(data, "test")
+    if rows is None:
+        raise UserError(f"{entry.path} has no test set. Type test=NAME beside path={entry.path}")
+    return TestSet(name_of(data), role, rows, data)
+
+
+def _training_set(config: EvaluateConfig, trained: TrainConfig) -> list[TestSet]:
+    """A sample of what the run was trained on; none where it is not there any more."""
+    rows = rows_of_training(trained)
+    if rows is None:
+        return []
+    count = config.evaluation.training_utterances
+    chosen = sample(rows, count, trained.seed)
+    data = dataclasses.replace(trained.data, bad_audio="drop")
+    return [TestSet(TRAINING_SET, "training", chosen, data)]
+
+
+def rows_of_training(trained: TrainConfig) -> Utterances | None:
+    """The training set of a run, if it is still there."""
+    if trained.data.streaming:
+        return None
+    try:
+        return train_rows(trained.data)
+    except UserError:
+        return None
+
+
+def place_of(test: str) -> Path | str:
+    """A file, wherever it is named from, or the name of a split."""
+    path = local_path(test)
+    return path if path.is_file() else test
+
+
+def name_of(data: DataConfig) -> str:
+    """`speech-test` of speech/test.jsonl; else what holds the split, and the split."""
+    place = place_of(data.test) if data.test else None
+    if isinstance(place, Path):
+        return plain_name(f"{place.parent.name}-{place.stem}")
+    holder = "-".join(Path(data.path).parts[-2:]) if data.path else None
+    return plain_name("-".join(filter(None, (holder, data.config, place))))
+
+
+def plain_name(name: str) -> str:
+    """What can be a folder's name."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "set"

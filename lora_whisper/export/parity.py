@@ -1,0 +1,247 @@
+"""Is what is deployed what was measured? An export beside the models that it comes from.
+
+All hear the same utterances of the test set, greedily; the export hears them in the program that it
+is for, and the others with the padding of that program. What has to agree is the WER, and the texts
+show where it does not; what the other padding would cost stands beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from lora_whisper.config import EvaluationConfig, Padding
+from lora_whisper.data.table import Utterances
+from lora_whisper.evaluation.listening import Listening
+from lora_whisper.evaluation.models import Contender, weights_of
+from lora_whisper.evaluation.score import leading, rate_name
+from lora_whisper.export.consumers import Consumer
+from lora_whisper.model.base import Base
+from lora_whisper.model.checkpoint import sha256
+from lora_whisper.reports.summary import score_table
+from lora_whisper.terminal import console, counted
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_whisper.evaluation.decoding import Hypotheses
+    from lora_whisper.evaluation.rows import ScoredRow
+
+PARITY_FILE = "parity.json"  # in the export's folder
+ADAPTER, MERGED = "adapter", "merged"
+SHOWN_TEXTS = 20  # of those that differ
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
+KEPT = (
+    *("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances", "of"),
+    *("audio_seconds", "decode_seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one model made of the utterances."""
+
+    score: dict[str, Any]
+    rows: Sequence[ScoredRow]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What everybody hears, and how."""
+
+    utterances: Utterances
+    base: Base
+    settings: EvaluationConfig
+    seed: int
+
+    def padded(self, padding: Padding) -> Sample:
+        return dataclasses.replace(
+            self, settings=dataclasses.replace(self.settings, padding=padding)
+        )
+
+    def judged(self, found: Hypotheses, weights: Mapping[str, Any]) -> Heard:
+        from lora_whisper.evaluation.judging import judge
+        from lora_whisper.evaluation.provenance import provenance
+
+        given = (self.base.vocabulary, self.settings, self.seed)
+        score, rows = judge(self.utterances, found, *given)
+        return Heard(score.to_dict() | {"of": provenance(weights, self.utterances, *given)}, rows)
+
+
+def greedily(settings: EvaluationConfig) -> EvaluationConfig:
+    """The settings that every program has: no beams, no second try, no timestamps."""
+    return dataclasses.replace(
+        settings,
+        beams=1,
+        temperature_fallback=False,
+        timestamps=False,
+        previous_text=False,
+        group_by=(),
+    )
+
+
+def hear_models(
+    contenders: Sequence[Contender],
+    sample: Sample,
+    device: torch.device,
+    paddings: Collection[Padding],
+) -> dict[Padding, dict[str, Heard]]:
+    """Base, adapter and merged model, by name; what they said before is taken from the cache.
+
+    Args:
+        paddings: of the programs; the base, which may take long, is heard with no other.
+    """
+    heard: dict[Padding, dict[str, Heard]] = {padding: {} for padding in PADDINGS}
+    for one in contenders:
+        listening = Listening(one, "auto", device, reuse=True)
+        try:
+            for padding in PADDINGS if one.name in (ADAPTER, MERGED) else paddings:
+                padded = sample.padded(padding)
+                title = f"hearing {one.name}, padded {padding}"
+                found, _ = listening.hear(title, padded.utterances, padded.settings, padded.seed)
+                heard[padding][one.name] = padded.judged(found, weights_of(one))
+        finally:
+            listening.close()
+    return heard
+
+
+def compare(
+    name: str,
+    consumer: Consumer,
+    place: Path,
+    heard: Mapping[Padding, Mapping[str, Heard]],
+    sample: Sample,
+    tolerance: float,
+    reference: str = MERGED,
+) -> dict[str, Any]:
+    """Hear the export; return what parity.json holds.
+
+    Args:
+        place: the export's folder.
+        sample: padded as the program pads it.
+        reference: the model that it has to agree with.
+    """
+    found = consumer.hear(sample.utterances, sample.settings, sample.seed)
+    export = sample.judged(found, {"export": sha256(*_files(place))})
+    padding = sample.settings.padding
+    models = heard[padding]
+    measured = models[reference]
+    rate = leading(measured.score)
+    difference = export.score[rate] - measured.score[rate]
+    differing = [
+        {"row": ours.row, "reference": ours.reference}
+        | {reference: ours.hypothesis, name: theirs.hypothesis}
+        for ours, theirs in _differing(measured, export)
+    ]
+    scores = {model: heard.score for model, heard in models.items()} | {name: export.score}
+    return {
+        "consumer": consumer.name,
+        "skipped": consumer.skipped,
+        "unusual": consumer.unusual,
+        "padding": padding,
+        "utterances": len(export.rows),
+        "reference": reference,
+        "rate": rate,
+        "difference": difference,
+        "tolerance": tolerance,
+        "is_within": abs(difference) <= tolerance,
+        "identical": len(export.rows) - len(differing),
+        "identical_share": 1 - len(differing) / len(export.rows),
+        "other_padding": _with_other_padding(padding, heard, reference, rate),
+        "scores": {model: {key: score[key] for key in KEPT} for model, score in scores.items()},
+        "differing": differing[:SHOWN_TEXTS],
+    }
+
+
+def _with_other_padding(
+    padding: Padding, heard: Mapping[Padding, Mapping[str, Heard]], model: str, rate: str
+) -> dict[str, Any]:
+    """What a model loses or gains where it is padded as other programs do."""
+    (other,) = (one for one in PADDINGS if one != padding)
+    own, otherwise = heard[padding][model], heard[other][model]
+    return {
+        "padding": other,
+        "difference": otherwise.score[rate] - own.score[rate],
+        "identical": len(own.rows) - len(_differing(own, otherwise)),
+    }
+
+
+def _differing(one: Heard, other: Heard) -> list[tuple[ScoredRow, ScoredRow]]:
+    """Utterances of which two models wrote different texts."""
+    pairs = zip(one.rows, other.rows, strict=True)
+    return [(ours, theirs) for ours, theirs in pairs if ours.hypothesis != theirs.hypothesis]
+
+
+def _files(place: Path) -> list[Path]:
+    """All that the export consists of."""
+    files = (path for path in place.rglob("*") if path.is_file() and path.name != PARITY_FILE)
+    return sorted(files)
+
+
+def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
+    """A table of all that was heard with each padding, and a verdict on each export."""
+    for padding in dict.fromkeys(one["padding"] for one in found):
+        scores = {
+            model: score | {"groups": {}}
+            for one in found
+            if one["padding"] == padding
+            for model, score in one["scores"].items()
+        }
+        heard = counted(found[0]["utterances"], "utterance")
+        title = f"{heard}, heard greedily, padded {padding}"
+        console.print()
+        console.print(score_table(title, scores, quantization))
+    skipped = dict.fromkeys(one["skipped"] for one in found if one["skipped"])
+    if skipped:
+        unusual = next(one["unusual"] for one in found if one["unusual"])
+        _say(
+            "note",
+            f"not run by {', '.join(skipped)}, for which every Whisper hears 30 s and has one of "
+            f"three vocabularies; this one has {unusual}. Below that, they computed it with "
+            "prompts and features of ours",
+        )
+    for one in found:
+        *_, name = one["scores"]
+        rate = rate_name(one["scores"][name], one["rate"])
+        points, limit = 100 * one["difference"], 100 * one["tolerance"]
+        same = f"{one['identical']} of {one['utterances']} texts the same"
+        _say(
+            "parity" if one["is_within"] else "DIFFERS",
+            f"{name} in {one['consumer']}: {rate} {points:+.1f} points from {one['reference']} "
+            f"(tolerance {limit:g}), {same}",
+        )
+        _say("", _other_padding(one))
+        if "below" in one:
+            _say("", _diagnosis(one["below"]))
+
+
+def _other_padding(found: Mapping[str, Any]) -> str:
+    """`it pads the log-mel; with padded sound, merged is at -0.2 points, 25 of 48 texts …`"""
+    other = found["other_padding"]
+    same = f"{other['identical']} of {found['utterances']} texts the same"
+    points = f"{100 * other['difference']:+.1f} points"
+    return (
+        f"it pads the {found['padding']}; with padded {other['padding']}, {found['reference']} "
+        f"is at {points}, {same}"
+    )
+
+
+def _diagnosis(below: Mapping[str, Any]) -> str:
+    """Whether it is the weights that differ, or how the program goes about it."""
+    points = f"{100 * below['difference']:+.1f} points"
+    same = f"{below['identical']} of {below['utterances']} texts the same"
+    if below["is_within"]:
+        return (
+            f"the weights are right: with prompts and features of ours, {below['consumer']} is at "
+            f"{points}, {same}. It is the program around it that hears otherwise"
+        )
+    return f"below the program, with prompts and features of ours, it is the same: {points}, {same}"
+
+
+def _say(name: str, text: str) -> None:
+    lines = textwrap.wrap(text, console.width - 12)
+    console.print(f"{name:12}" + f"\n{'':12}".join(lines), markup=False)

@@ -1,0 +1,220 @@
+"""What `merge` folds into what: every adapter, its weight, and the base, checked before the first
+byte is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lora_whisper.config import MergeConfig, ModelConfig
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.given_run import given_run
+from lora_whisper.evaluation.models import as_it_is
+from lora_whisper.evaluation.test_sets import plain_name
+from lora_whisper.lora.provenance import find_adapter, name_of, named_base, require_base
+from lora_whisper.lora.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    open_adapter,
+    read_saved,
+    require_shapes,
+    shapes_of_weights,
+)
+from lora_whisper.lora.trained import require_trained_adapter, trained_sha256
+from lora_whisper.model.checkpoint import (
+    fingerprint,
+    locate,
+    sha256,
+    weight_files,
+)
+from lora_whisper.model.weights import TIED, read_shapes
+from lora_whisper.reports.settings import file_name
+from lora_whisper.reports.summary import has_other_weights, merge_again, merged_recipe, read_summary
+from lora_whisper.run_config import read_config
+from lora_whisper.run_folder import (
+    MERGED_FILES,
+    RECIPE_FILE,
+    RunFolder,
+    read_json,
+    require_own_place,
+)
+
+log = logging.getLogger("lora_whisper")
+
+ANOTHER_BASE = (
+    "What it adds means nothing there. Type base=… with the base that it was trained on, or "
+    "force=true to merge it all the same."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the adapters."""
+
+    name: str  # of its run or folder, or its hub id
+    folder: Path
+    weight: float  # of what it adds, the scale of all included
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides on the merged weights."""
+
+    parts: tuple[Part, ...]
+    base: ModelConfig
+    into: str
+    dtype: str
+    place: RunFolder  # in which merged/ is put; not always a run
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written beside the weights: no path, but what names the files exactly."""
+        checkpoint = locate(self.base)
+        return {
+            "adapters": [
+                {
+                    "name": part.name,
+                    "weight": part.weight,
+                    "sha256": sha256(part.folder / WEIGHTS_FILE),
+                }
+                for part in self.parts
+            ],
+            "base": {"name": file_name(checkpoint.name), "fingerprint": fingerprint(checkpoint)},
+            "into": self.into,
+            "dtype": self.dtype,
+        }
+
+
+def read_recipe(config: MergeConfig) -> Recipe:
+    """Find the adapters and their base, and see that they belong together.
+
+    Raises:
+        UserError: something is not there, is of another base, or does not fit; or a merged folder
+            would be replaced unasked.
+    """
+    recipe = _of_run(config) if config.run else _of_adapters(config)
+    if recipe.place.merged.exists() and not (config.overwrite or is_unfinished(recipe)):
+        raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
+    checkpoint = locate(recipe.base, key="base", named_in=_names_base(config, recipe))
+    shapes = read_shapes(weight_files(checkpoint))
+    shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
+    for part in recipe.parts:
+        saved = open_adapter(part.folder)
+        require_shapes(saved, shapes_of_weights(shapes))
+        require_base(saved, part.name, checkpoint, ANOTHER_BASE, config.force)
+    return recipe
+
+
+def _names_base(config: MergeConfig, recipe: Recipe) -> str:
+    """The file that the base comes from, if nobody typed it."""
+    if config.base is not None:
+        return ""
+    return str(recipe.place.config) if config.run else f"{CONFIG_FILE} of {recipe.parts[0].name}"
+
+
+def require_current(folder: RunFolder) -> None:
+    """See that a run's merged model was made of the adapter beside it.
+
+    Raises:
+        UserError: it was made of another, or by a version that did not say of which; or other
+            weights were put there since.
+    """
+    _require_not_replaced(folder)
+    recipe = merged_recipe(folder)
+    made_of = recipe["adapters"] if recipe else []
+    weights = folder.adapter / WEIGHTS_FILE
+    own = trained_sha256(folder) or (sha256(weights) if weights.is_file() else None)
+    if own is not None and own not in [one["sha256"] for one in made_of]:
+        raise UserError(
+            f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
+            f"Type {merge_again(folder)}"
+        )
+
+
+def require_whole_merged(folder: RunFolder) -> None:
+    """See that a merged folder has all that programs and our exports read beside its weights.
+
+    Raises:
+        UserError: something is missing, or there is no folder.
+    """
+    merged = folder.merged
+    missing = [name for name in (RECIPE_FILE, *MERGED_FILES) if not (merged / name).is_file()]
+    if missing:
+        what = f"lacks {', '.join(missing)}" if merged.is_dir() else "is no folder"
+        raise UserError(f"{merged} {what}.\nType {merge_again(folder)}")
+
+
+def _require_not_replaced(folder: RunFolder) -> None:
+    """See that no weights of another model were put into a run's merged folder.
+
+    Raises:
+        UserError: some were.
+    """
+    if has_other_weights(folder, read_json(folder.summary)):
+        raise UserError(
+            f"{folder.merged} holds other weights than those that were merged and scored there.\n"
+            f"Type {merge_again(folder)}"
+        )
+
+
+def is_unfinished(recipe: Recipe) -> bool:
+    """Whether merged/ is just what is asked for, and a killed process had not scored it."""
+    run = recipe.place
+    made_of = merged_recipe(run) if run.is_complete() else None
+    if made_of != recipe.to_dict() or has_other_weights(run, read_json(run.summary)):
+        return False
+    summary = read_summary(run)
+    is_known = summary.get("merge") == recipe.to_dict()
+    return not is_known or (summary["adapter"] is not None and summary["merged"] is None)
+
+
+def is_whole(made_of: Mapping[str, Any]) -> bool:
+    """Whether a recipe is that of one whole adapter in the full weights of its base."""
+    return made_of["into"] == "full" and [one["weight"] for one in made_of["adapters"]] == [1.0]
+
+
+def _of_run(config: MergeConfig) -> Recipe:
+    assert config.run is not None
+    run = given_run(config.run, "merge")
+    require_trained_adapter(run)
+    trained = read_config(run)
+    kind = trained.quantization.kind
+    if config.into == "nf4-dequantized" and kind != "nf4":
+        raise UserError(
+            f"into=nf4-dequantized: the run was trained with quantization={kind}, so that its "
+            "adapter has never met weights of nf4.\nType into=full."
+        )
+    model = replace(trained.model, allow_pickle=config.allow_pickle or trained.model.allow_pickle)
+    part = Part(run.path.name, run.adapter, config.scale)
+    if config.base is not None:
+        model = replace(model, checkpoint=config.base, revision=None)
+    return Recipe((part,), model, config.into, config.dtype, run)
+
+
+def _of_adapters(config: MergeConfig) -> Recipe:
+    count = len(config.adapters)
+    parts = [
+        Part(
+            name_of(one.path),
+            find_adapter(one.path, "adapter", config.allow_pickle),
+            config.scale * (1 / count if one.weight is None else one.weight),
+        )
+        for one in config.adapters
+    ]
+    first = read_saved(parts[0].folder)
+    base = (config.base, None) if config.base else named_base(first)
+    model = as_it_is(*base, allow_pickle=config.allow_pickle)
+    place = RunFolder(Path("outputs") / (config.name or plain_name(Path(parts[0].name).name)))
+    if place.is_run():
+        raise UserError(
+            f"{place.path} is a run, whose own adapter merged/ there would be taken for.\n"
+            f"Type {shlex.quote(f'run={place.path}')} to merge that, or name=… for another folder."
+        )
+    require_own_place(place.path)
+    if place.path.exists() and not place.path.is_dir():
+        raise UserError(f"{place.path} is there, and no folder. Type another name=…")
+    return Recipe(tuple(parts), model, config.into, config.dtype, place)

@@ -1,0 +1,1 @@
+"""What people are shown of runs, evaluations, data and models: tables, pages and cards."""

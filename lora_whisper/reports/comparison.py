@@ -1,0 +1,590 @@
+"""What a report says of runs side by side: which is best, which are as good, what made them so."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lora_whisper.environment import own_folders, own_names
+from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.comparison import compare
+from lora_whisper.evaluation.provenance import (
+    differences,
+    groups_that_compare,
+    texts_hash,
+)
+from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.evaluation.score import padded_as, padding_of, rate_name, units_of
+from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.model.checkpoint import EMBEDDED
+from lora_whisper.reports.points import (
+    NO_GAIN,
+    Point,
+    caution_of,
+    differing_keys,
+    is_in_search,
+    none_beats_base,
+    ordered,
+    pareto_front,
+    read_points,
+    told_keys,
+)
+from lora_whisper.reports.settings import file_name
+from lora_whisper.reports.summary import EMBEDDED_NOTE, hypotheses_of, model_name
+from lora_whisper.run_folder import RunFolder, read_jsonl
+from lora_whisper.terminal import counted, percent
+
+SHOWN_WORST = 10  # utterances of the best run
+SHOWN_LABELS = 4  # of runs, in a sentence
+MARKED_KEYS = 2  # whose values name a dot
+MOST_VALUES = 8  # numbers of a key that were each tried on purpose
+PATH = re.compile(r"(?<![\w.~:/-])(?:/|[A-Z]:\\)(?:[^\s/\\'\":,;()]+[/\\])+([^\s/\\'\":,;()]*)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run in the report."""
+
+    point: Point
+    label: str  # what tells it from the others: `rank 8, dropout 0.1`, or its folder's name
+    mark: str  # the same beside a dot: `8 · 0.1`, or its number in the table
+    shown: Mapping[str, str]  # told key → value
+    is_on_front: bool = False  # of the leading rate against the adapter's size
+    has_hypotheses: bool = False  # those of its score, without which there is no verdict
+    beside_best: Mapping[str, Any] | None = None  # comparison with the best run; None: it is it
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page, the Markdown and the table of figures are made of."""
+
+    name: str
+    entries: Sequence[Entry]
+    keys: Sequence[str]  # of the configuration, that tell the runs apart
+    has_folder_names: bool  # whether runs go by their folders' names
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether what tells runs apart is too much to stand beside a dot."""
+        return not self.has_folder_names and len(self.keys) > MARKED_KEYS
+
+    @cached_property
+    def scored(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.point.rate is not None]
+
+    @cached_property
+    def best(self) -> Entry | None:
+        """The lowest leading rate; of several, one with hypotheses and the smallest adapter."""
+        return min(self.scored, key=_goodness, default=None)
+
+    @property
+    def score(self) -> Mapping[str, Any]:
+        """Of the best run; empty where nothing was scored."""
+        return (self.best and self.best.point.score) or {}
+
+    @property
+    def rate(self) -> str:
+        """`WER`, or what leads in this script."""
+        return rate_name(self.score, self.leading)
+
+    @property
+    def leading(self) -> str:
+        return self.best.point.leading if self.best else "wer"
+
+    @property
+    def has_one_base(self) -> bool:
+        """Whether the base has the same rate in all runs, as it has unless it differs itself."""
+        return len({entry.point.base_rate for entry in self.scored}) <= 1
+
+    @property
+    def base_rate(self) -> float | None:
+        """Of the one base, as a fraction; None where bases differ or none was scored."""
+        return self.best.point.base_rate if self.best and self.has_one_base else None
+
+    @property
+    def none_beats_base(self) -> bool:
+        return none_beats_base([entry.point for entry in self.entries])
+
+    @property
+    def best_name(self) -> str:
+        return "lowest of the runs" if self.none_beats_base else "best run"
+
+    @property
+    def caution(self) -> str:
+        """Where the words that are scored are not those that were spoken."""
+        return caution_of([entry.point for entry in self.entries], self.best_name)
+
+
+def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> Report:
+    """Gather what the runs' folders hold.
+
+    Raises:
+        UserError: none of them is complete, or they were scored on different test sets.
+    """
+    points = read_points(folders)
+    _require_complete(points)
+    rows = {point.folder: _scored_rows(point) for point in points if point.score}
+    keys = told_keys(points)
+    shown = _shown(points, keys)
+    has_folder_names = has_folder_names or not _tell_apart(points, shown)
+    names = _names([point.folder for point in points])
+    front = pareto_front([p.adapter_bytes for p in points], [p.rate for p in points])
+    entries = []
+    for number, (point, on_front) in enumerate(zip(points, front, strict=True), start=1):
+        values = shown.get(point.folder, {})
+        is_named = has_folder_names or not values
+        label = names[point.folder] if is_named else _label(values)
+        entries.append(
+            Entry(
+                point,
+                label,
+                _mark(number, label, {} if is_named else values),
+                values,
+                on_front,
+                has_hypotheses=bool(rows.get(point.folder)),
+            )
+        )
+    report = Report(name, entries, keys, has_folder_names)
+    _require_one_test_set(report, rows)
+    return _compared(report, rows)
+
+
+def _goodness(entry: Entry) -> tuple[float, bool, int]:
+    """With the best one's hypotheses, the others are compared."""
+    rate, size = entry.point.rate, entry.point.adapter_bytes
+    return (math.inf if rate is None else rate), not entry.has_hypotheses, size or 0
+
+
+def _require_complete(points: Sequence[Point]) -> None:
+    if any(point.state == "complete" for point in points):
+        return
+    states = [f"{p.folder.name}: {p.state}{f', {p.reason}' if p.reason else ''}" for p in points]
+    raise UserError(
+        f"None of the runs is complete:\n{listing(states)}\n"
+        "Type the command that began them again: a sweep and a search go on where they stopped, "
+        "a single run does with resume=auto."
+    )
+
+
+# ── names ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Each folder's name; with the folder above it, where two would be called the same."""
+    found = {folder: folder.name for folder in folders}
+    for level in (2, 3):
+        twice = [name for name, count in Counter(found.values()).items() if count > 1]
+        longer = {folder: "/".join(folder.absolute().parts[-level:]) for folder in folders}
+        found = {
+            folder: longer[folder] if name in twice else name for folder, name in found.items()
+        }
+    return found
+
+
+def _shown(points: Sequence[Point], keys: Sequence[str]) -> dict[Path, dict[str, str]]:
+    """For people: numbers short, paths by their last part; different values never look alike."""
+    known = [point for point in points if point.config]
+    columns = {key: _told_apart([point.config.get(key) for point in known]) for key in keys}
+    return {
+        point.folder: {key: columns[key][number] for key in keys}
+        for number, point in enumerate(known)
+    }
+
+
+def _told_apart(values: Sequence[Any]) -> list[str]:
+    """Values as text; those that would look alike are numbered."""
+    different: dict[str, list[str]] = {}  # text → values that are shown by it
+    for value in values:
+        alike = different.setdefault(value_text(value), [])
+        if repr(value) not in alike:
+            alike.append(repr(value))
+    texts = []
+    for value in values:
+        text = value_text(value)
+        alike = different[text]
+        texts.append(f"{text} ({alike.index(repr(value)) + 1})" if len(alike) > 1 else text)
+    return texts
+
+
+def value_text(value: Any) -> str:
+    """A value of the configuration, without folders of this machine."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "[" + ", ".join(map(value_text, value)) + "]"
+    if isinstance(value, dict):
+        known = {name: each for name, each in value.items() if each is not None}
+        return "{" + ", ".join(f"{name}: {value_text(each)}" for name, each in known.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return file_name(str(value))
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """`learning_rate` for `optimizer.learning_rate`, where no other key ends so.
+
+    `adapter` for `adapter.kind`, as it is typed.
+    """
+    ends = {key: key.removesuffix(".kind").split(".")[-1] for key in keys}
+    count = Counter(ends.values())
+    return {key: end if count[end] == 1 else key for key, end in ends.items()}
+
+
+def _tell_apart(points: Sequence[Point], shown: Mapping[Path, Mapping[str, str]]) -> bool:
+    """Whether the values alone say which run is meant."""
+    told = [tuple(values.items()) for values in shown.values() if values]
+    return len(told) == len({*told}) == len([point for point in points if point.config])
+
+
+def _label(values: Mapping[str, str]) -> str:
+    short = short_keys(list(values))
+    return ", ".join(f"{short[key]} {value}" for key, value in values.items())
+
+
+def _mark(number: int, label: str, values: Mapping[str, str]) -> str:
+    return str(number) if len(values) > MARKED_KEYS else " · ".join(values.values()) or label
+
+
+def anonymous(text: str) -> str:
+    """Without this machine's folders, and the names of its user and host."""
+    for folder in own_folders(Path.cwd()):
+        text = text.replace(f"{folder}/", "")
+    text = PATH.sub(lambda hit: f"…/{hit[1]}", text)
+    for name in own_names():
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text)
+    return text
+
+
+# ── one test set, and the best on it ─────────────────────────────────────────────────────────
+
+
+def hypotheses(point: Point, model: str) -> list[dict[str, Any]]:
+    """What was heard of the run's own test set; empty where the file is gone."""
+    score = point.score if model == "adapter" else point.base
+    return hypotheses_of(RunFolder(point.folder), model, score) if score else []
+
+
+def _scored_rows(point: Point) -> list[ScoredRow]:
+    known = {field.name for field in dataclasses.fields(ScoredRow)}
+    try:
+        return [
+            ScoredRow(**{key: value for key, value in row.items() if key in known})
+            for row in hypotheses(point, "adapter")
+        ]
+    except TypeError:  # lines of another version
+        return []
+
+
+def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> None:
+    """See that the rates are of the same texts, which were normalized in the same way."""
+    mixed = _by_test_set(report.scored) or _by_texts(report.scored, rows)
+    if mixed:
+        found = [f"{said}: {_some(labels)}" for said, labels in mixed]
+        raise UserError(
+            "The runs were scored on different test sets, so that their rates do not compare:\n"
+            f"{listing(found)}\n"
+            "Give runs of one test set, lora-whisper report 'runs=[…]', or score them all on one:\n"
+            "  lora-whisper evaluate 'models=[…]' data.test=…"
+        )
+
+
+def _by_test_set(scored: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """What sets each group of runs apart from the first one; empty where all are of one set."""
+    scores = {entry.label: entry.point.score or {} for entry in scored}
+    points = {entry.label: entry.point for entry in scored}
+    groups = groups_that_compare([*scores.items()])
+    if len(groups) < 2:
+        return []
+    first = groups[0][0]
+    said = [_test_set(points[labels[0]]) for labels in groups]
+    apart = ["", *("; ".join(differences(scores[first], scores[one[0]])) for one in groups[1:])]
+    return [
+        (f"{text} ({why})" if why else text, labels)
+        for text, why, labels in zip(said, apart, groups, strict=True)
+    ]
+
+
+def _by_texts(
+    scored: Sequence[Entry], rows: Mapping[Path, Sequence[ScoredRow]]
+) -> list[tuple[str, list[str]]]:
+    """The same by the texts that were kept, which is all that older scores have of them."""
+    texts: dict[str, list[str]] = {}
+    for entry in scored:
+        if rows[entry.point.folder]:
+            digest = _digest(rows[entry.point.folder])
+            texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
+    return [*texts.items()] if len(texts) > 1 else []
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = len(labels) - SHOWN_LABELS
+    told = "; ".join(labels[:SHOWN_LABELS])
+    return f"{told}; and {counted(more, 'other')}" if more > 0 else told
+
+
+def _test_set(point: Point) -> str:
+    score = point.score or {}
+    count = counted(score["utterances"], "utterance")
+    words = f"{score['reference_words']:,} {units_of(score)}"
+    return f"{count}, {words}, normalizer {score['normalizer']}, padded {padding_of(score)}"
+
+
+def _digest(rows: Sequence[ScoredRow]) -> str:
+    return texts_hash(row.reference_normalized for row in rows)
+
+
+def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> Report:
+    """Say of each run whether it is worse than the best one, or only less lucky."""
+    if report.best is None:
+        return report
+    best = report.best.point
+    assert best.summary is not None
+    seed = best.summary["seed"]
+
+    def beside_best(point: Point) -> Mapping[str, Any] | None:
+        ours, theirs = rows[best.folder], rows.get(point.folder)
+        if point is best or not ours or not theirs or len(ours) != len(theirs):
+            return None
+        if [row.row for row in ours] != [row.row for row in theirs]:
+            return None
+        return compare(ours, theirs, seed).to_dict()
+
+    entries = [
+        dataclasses.replace(entry, beside_best=beside_best(entry.point)) for entry in report.entries
+    ]
+    return dataclasses.replace(report, entries=entries)
+
+
+def why_unjudged(report: Report, entry: Entry) -> str:
+    """Why a run that was scored has no verdict; empty where it has one, or is the best."""
+    best = report.best
+    if best is None or entry.point.score is None or entry.point is best.point or entry.beside_best:
+        return ""
+    if not entry.has_hypotheses:
+        return "no hypotheses"
+    return "other rows" if best.has_hypotheses else "the best has no hypotheses"
+
+
+def smallest_as_good(report: Report) -> Entry | None:
+    """The smallest adapter that is not shown to be worse than the best one."""
+    as_good = [
+        entry
+        for entry in report.scored
+        if entry.point is (report.best and report.best.point)
+        or (entry.beside_best and entry.beside_best["verdict"] not in ("better", "worse"))
+    ]
+    return min(
+        as_good, key=lambda one: (one.point.adapter_bytes or 0, _goodness(one)), default=None
+    )
+
+
+# ── the effect of each key ───────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the leading rate was by the value of one key."""
+
+    key: str
+    entries: Mapping[str, Sequence[Entry]]  # value → the runs with it, values in order
+    is_crossed: bool  # whether each value met the same values of all other keys
+
+    @property
+    def numbers(self) -> list[float] | None:
+        """The values as numbers, one for each key of `entries`; None: some are none."""
+        values = [some[0].point.config.get(self.key) for some in self.entries.values()]
+        found = [
+            float(value)
+            for value in values
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        return found if len(found) == len(values) else None
+
+    @property
+    def has_means(self) -> bool:
+        """Whether some value was tried more than once."""
+        return not self.is_scattered and any(len(some) > 1 for some in self.entries.values())
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether there are so many numbers, as a search draws, that means of each say nothing."""
+        return self.numbers is not None and len(self.entries) > MOST_VALUES
+
+
+def effects(report: Report) -> list[Effect]:
+    """Of each key that tells scored runs apart.
+
+    Where several keys have a value of its own in each run, nobody can say which of them it was.
+    """
+    found = [_effect(report, key) for key in report.keys]
+    return [
+        effect
+        for effect in found
+        if len(effect.entries) > 1
+        and (
+            len(report.keys) == 1 or len(effect.entries) < len(report.scored) or effect.is_scattered
+        )
+    ]
+
+
+def _effect(report: Report, key: str) -> Effect:
+    by_value: dict[str, list[Entry]] = {}
+    for entry in sorted(report.scored, key=lambda entry: ordered(entry.point.config.get(key))):
+        by_value.setdefault(entry.shown[key], []).append(entry)
+    others = [
+        sorted(
+            tuple(value for other, value in entry.shown.items() if other != key) for entry in some
+        )
+        for some in by_value.values()
+    ]
+    return Effect(key, by_value, all(one == others[0] for one in others))
+
+
+# ── what is said ─────────────────────────────────────────────────────────────────────────────
+
+
+def about(report: Report) -> str:
+    """How many runs there are, of which base, and what they were scored on."""
+    states = Counter(entry.point.state for entry in report.entries)
+    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    bases = list(dict.fromkeys(_base_name(entry.point) for entry in report.entries))
+    based = " and ".join(filter(None, bases))
+    all_alike = [
+        f"{name} {values[0]}"
+        for name, values in ((name, known(report, name)) for name in ("rank", "targets"))
+        if len(values) == 1
+    ]
+    said = [f"{counted(len(report.entries), 'run')} ({told}) of {based}", *all_alike]
+    scored = f". Test set: {_test_set(report.best.point)}" if report.best else ""
+    return ", ".join(said) + scored
+
+
+def known(report: Report, name: str) -> list[str]:
+    """The different `rank`s or `targets` of the runs that have one."""
+    values = [getattr(entry.point, name) for entry in report.entries]
+    return list(dict.fromkeys(value for value in values if value is not None))
+
+
+def _base_name(point: Point) -> str:
+    if point.summary is None:
+        return ""
+    name = file_name(point.summary["checkpoint"])
+    return model_name(name, point.summary["quantization"])
+
+
+def remarks(report: Report) -> list[tuple[str, str]]:
+    """A "warning" or a "note", and its text."""
+    return [("warning", text) for text in _warnings(report)] + [
+        ("note", text) for text in _notes(report)
+    ]
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    unfinished = [entry.label for entry in report.entries if entry.point.state == "unfinished"]
+    if unfinished:
+        yield f"without scores, since unfinished: {_some(unfinished)}"
+    if absent := never_begun(report):
+        yield absent
+    if lost := without_adapter(report):
+        yield lost
+    if report.none_beats_base:
+        yield NO_GAIN
+    if report.caution:
+        yield report.caution
+
+
+def never_begun(report: Report) -> str:
+    """Names the points of a sweep that nobody has begun; empty where there are none."""
+    labels = [entry.label for entry in report.entries if entry.point.state == "never begun"]
+    again = "The command of the sweep begins them, typed again"
+    return f"never begun: {_some(labels)}. {again}" if labels else ""
+
+
+def without_adapter(report: Report) -> str:
+    """Names the complete runs whose adapter is gone; empty where there are none."""
+    labels = [
+        entry.label
+        for entry in report.entries
+        if entry.point.state == "complete"
+        and not (RunFolder(entry.point.folder).adapter / WEIGHTS_FILE).is_file()
+    ]
+    return f"without {WEIGHTS_FILE}: {_some(labels)}. Bring it back from a copy" if labels else ""
+
+
+def failed(report: Report) -> str:
+    """Names the runs that failed or cannot be read, with the reasons; empty where none did."""
+    reasons = {
+        entry.label: anonymous(entry.point.reason).split("\n")[0]
+        for entry in report.entries
+        if entry.point.state == "failed"
+    }
+    found = [f"{label} ({reason})" for label, reason in reasons.items()]
+    return f"failed: {_some(found)}" if found else ""
+
+
+def _notes(report: Report) -> Iterator[str]:
+    if not report.scored:
+        in_search = any(is_in_search(entry.point) for entry in report.entries)
+        yield (
+            "nothing was scored yet: a search scores its best trial alone, at its end"
+            if in_search
+            else "nothing was scored: the runs have no test set"
+        )
+    if len(report.scored) > 1:
+        yield (
+            f"the best of {len(report.scored)} runs was found on this test set, which flatters it: "
+            "expect a little more errors in new speech, and score it once more on speech that had "
+            "no say in the choice"
+        )
+    if not report.has_one_base:
+        yield "the runs' bases differ, so that each has a base rate of its own"
+    if any(
+        str((entry.point.summary or {}).get("checkpoint")).startswith(EMBEDDED)
+        for entry in report.entries
+    ):
+        yield EMBEDDED_NOTE
+
+
+def method(report: Report) -> str:
+    """How text was normalized, and what the intervals and verdicts are made of."""
+    score = report.score
+    drawn = score.get("resampled", "utterances")
+    said = (
+        f"Text is normalized by {score['normalizer']}; {padded_as(score)}. "
+        f"95 % intervals are by drawing {drawn} anew. "
+        f"Verdicts against the {report.best_name} are by approximate randomization, paired and "
+        "two-sided, at 5 %, and not corrected for the number of runs."
+    )
+    if score["leading"] == "cer":
+        said += f" WER and verdicts are of {units_of(score)}."
+    return said
+
+
+def progress(point: Point) -> str:
+    """How far an unfinished run is, as its metrics.jsonl says."""
+    steps = [line.get("step", 0) for line in read_jsonl(point.folder / "metrics.jsonl")]
+    return f"stopped or running, after step {max(steps)}" if steps else "stopped before any step"
+
+
+def base_rates(report: Report) -> str:
+    """`80.0 %`, of the one base; empty where bases differ or none was scored."""
+    return "" if report.base_rate is None else percent(report.base_rate)
+
+
+def config_differences(report: Report) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """All keys that differ, and the name of each run's folder with its values of them."""
+    points = [entry.point for entry in report.entries]
+    keys = differing_keys(points)
+    shown, names = _shown(points, keys), _names([point.folder for point in points])
+    return keys, [
+        (names[entry.point.folder], list(shown[entry.point.folder].values()))
+        for entry in report.entries
+        if entry.point.folder in shown
+    ]

@@ -1,0 +1,221 @@
+"""What is said of an evaluation: in one wording for the terminal, the page and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from lora_whisper.evaluation import score as score_module
+from lora_whisper.terminal import counted, percent
+
+Results = Mapping[str, Any]  # of evaluation.json
+Scores = Mapping[str, Any]  # of one model on one set
+
+SMALLEST_P = 0.001
+ROLES = {
+    "test": "",
+    "retention": "must not get worse",
+    "training": "a sample of what was trained on",
+}
+
+
+# ── what stands where ────────────────────────────────────────────────────────────────────────
+
+
+def sets_of(results: Results, *roles: str) -> list[str]:
+    """Names of the sets in these roles, in order."""
+    return [one["name"] for one in results["sets"] if one["role"] in roles]
+
+
+def scored(results: Results, name: str) -> dict[str, Scores]:
+    """The models with a score on a set, in order."""
+    return {model: score for model, score in results["scores"][name].items() if score is not None}
+
+
+def leading(results: Results, name: str) -> str:
+    """`wer` or `cer`: the rate that comes first on this set."""
+    return score_module.leading(next(iter(scored(results, name).values()), {}))
+
+
+def rates(results: Results, name: str) -> tuple[str, str]:
+    """Both rates, the leading one first."""
+    return score_module.both_rates(leading(results, name))
+
+
+def last_model(results: Results, name: str) -> str | None:
+    """The model that a set's tables and utterances are sorted by."""
+    return next(reversed(scored(results, name)), None)
+
+
+def speed(score: Scores) -> str:
+    """RTFx, seconds of audio a second; empty where it is not known."""
+    if not score["decode_seconds"] or score["audio_seconds"] is None:
+        return ""
+    return f"{score['audio_seconds'] / score['decode_seconds']:.1f}" + (
+        " (cached)" if score.get("cached") else ""
+    )
+
+
+# ── wording ──────────────────────────────────────────────────────────────────────────────────
+
+
+def p_value(probability: float) -> str:
+    """`p < 0.001`, `p = 0.043` or `p = 0.62`"""
+    if probability < SMALLEST_P:
+        return f"p < {SMALLEST_P}"
+    return f"p = {probability:.{3 if probability < 0.1 else 2}f}"
+
+
+def verdict(comparison: Mapping[str, Any]) -> str:
+    """`better (p < 0.001)`, `no difference shown (p = 0.62)`, `too few utterances to tell`"""
+    if comparison["verdict"] == "too few to tell":
+        return f"too few {comparison['resampled']} to tell"
+    return f"{comparison['verdict']} ({p_value(comparison['p_value'])})"
+
+
+def points(comparison: Mapping[str, Any]) -> str:
+    """`-4.1 points (-6.0 to -2.2)`: the difference of the WER and its interval."""
+    difference = f"{100 * comparison['difference']:+.1f} points"
+    if comparison["ci95"] is None:
+        return difference
+    low, high = comparison["ci95"]
+    return f"{difference} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def against(results: Results, name: str, model: str) -> str:
+    """The verdict on a model; empty for the one that the others are compared with."""
+    found = results["comparisons"].get(name, {}).get(model)
+    return verdict(found) if found else ""
+
+
+def sentence(results: Results, name: str, model: str) -> str:
+    """`13.5 % WER against 103.2 % of base`"""
+    rate, found = leading(results, name), scored(results, name)
+    other = results["against"]
+    own, others = percent(found[model][rate]), percent(found[other][rate])
+    return f"{own} {rate.upper()} against {others} of {other}"
+
+
+def size(results: Results, one: Mapping[str, Any]) -> str:
+    """`100 utterances of 12 speakers, 412 words, 0.07 h, normalizer whisper-english,
+    padded sound`
+    """
+    speakers = f" of {counted(one['speakers'], 'speaker')}" if one["speakers"] else ""
+    facts = [f"{counted(one['utterances'], 'utterance')}{speakers}"]
+    score = next(iter(scored(results, one["name"]).values()), None)
+    if score:
+        facts.append(f"{score['reference_words']:,} {units(results, one['name'])}")
+    facts.append(f"{one['hours']:.2f} h")
+    if score:
+        facts += [f"normalizer {score['normalizer']}", f"padded {score_module.padding_of(score)}"]
+    return ", ".join(facts)
+
+
+def units(results: Results, name: str) -> str:
+    """What a WER counts: graphemes, where a script has no spaces."""
+    return score_module.units_of(next(iter(scored(results, name).values()), {}))
+
+
+def method(results: Results) -> str:
+    """How text was normalized, and what the intervals and verdicts are made of."""
+    all_scores = [score for name in results["scores"] for score in scored(results, name).values()]
+    normalizers = _listed(score["normalizer"] for score in all_scores)
+    drawn = _listed(score["resampled"] for score in all_scores)
+    padded = _listed(score_module.padded_as(score) for score in all_scores)
+    said = (
+        f"Text is normalized by {normalizers}; {padded}. "
+        f"95 % intervals are by drawing {drawn} anew."
+    )
+    if any(results["comparisons"].values()):
+        said += (
+            " Verdicts and the intervals of differences are by approximate randomization, paired "
+            "and two-sided, at 5 %."
+        )
+    if any(score["leading"] == "cer" for score in all_scores):
+        said += " Where CER comes first, WER and verdicts are of graphemes."
+    return said
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(names))
+
+
+def share(part: float | None) -> str:
+    """`12.3 %`, or a dash where there was nothing to divide by."""
+    return "–" if part is None else percent(part)
+
+
+# ── what has to be said beside the scores ────────────────────────────────────────────────────
+
+
+def remarks(results: Results) -> list[tuple[str, str]]:
+    """A "warning" or a "note", and its text."""
+    warnings = [*_failures(results), *results["warnings"], *_leaks(results), *cautions_of(results)]
+    notes = [*_unheard(results), *_left_out(results)]
+    return [("warning", text) for text in warnings] + [("note", text) for text in notes]
+
+
+def _failures(results: Results) -> Iterator[str]:
+    for model in results["models"]:
+        if model["failed"]:
+            yield f"the model {model['name']} failed: {model['failed']}"
+
+
+def cautions_of(results: Results) -> Iterator[str]:
+    """Sets whose scored words are not those that were spoken."""
+    from lora_whisper.evaluation.scored_words import cautions
+
+    for name in results["scores"]:
+        if said := cautions(scored(results, name)):
+            yield f"{name}: {said}"
+
+
+def _leaks(results: Results) -> Iterator[str]:
+    for one in results["sets"]:
+        for leaks in one["leaks"]:
+            found = [
+                counted(leaks[f"{noun}s"], noun)
+                for noun in ("recording", "text", "speaker")
+                if leaks[f"{noun}s"]
+            ]
+            if found:
+                said = f"{' and '.join(found)} of {one['name']}"
+                is_one = sum(leaks[f"{noun}s"] for noun in ("recording", "text", "speaker")) == 1
+                yield f"{said} {'occurs' if is_one else 'occur'} in what {leaks['run']} learnt from"
+
+
+def _unheard(results: Results) -> Iterator[str]:
+    for one in results["sets"]:
+        score = next(iter(scored(results, one["name"]).values()), None)
+        if score and score["bad_audio"]:
+            audio = counted(score["bad_audio"], "utterance")
+            yield f"{audio} of {one['name']} did not decode: scored as if nothing was heard"
+        if score and score["no_reference"]:
+            texts = counted(score["no_reference"], "reference")
+            yield f"{texts} of {one['name']} without a word: what was heard there is inserted"
+
+
+def _left_out(results: Results) -> Iterator[str]:
+    for one in results["sets"]:
+        if one["left_out"]:
+            reasons = (f"{count:,} {reason}" for reason, count in one["left_out"].items())
+            yield f"left out of {one['name']}: {'; '.join(reasons)}"
+
+
+def verdicts(results: Results) -> list[tuple[str, str, str, str]]:
+    """Model, set, verdict's word and the whole sentence; of test sets first, then retention."""
+    return [
+        (model, name, found["verdict"], f"{sentence(results, name, model)}: {verdict(found)}")
+        for name in sets_of(results, "test") + sets_of(results, "retention")
+        for model, found in results["comparisons"].get(name, {}).items()
+    ]
+
+
+def losses(results: Results) -> list[tuple[str, str]]:
+    """Forgetting, and models that are worse at what they were made for."""
+    retained = sets_of(results, "retention")
+    return [
+        ("warning", f"{'forgetting' if name in retained else 'a loss'}: {model} on {name}, {text}")
+        for model, name, word, text in verdicts(results)
+        if word == "worse"
+    ]

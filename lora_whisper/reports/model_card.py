@@ -1,0 +1,508 @@
+"""`README.md` of the adapter and of the merged model: how they were made and what was gained.
+
+The cards are written for the hub, where they are shown beside the weights: no path and no name of
+the machine that was trained on stands in them. They name no licence, which is their maker's to
+choose. Both say the same, but for their scores in the metadata and for how they are used.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.config import DataConfig, MixConfig, TrainConfig
+from lora_whisper.evaluation.score import (
+    both_rates,
+    interval,
+    leading,
+    padded_as,
+    rate_name,
+    units_of,
+)
+from lora_whisper.lora.provenance import name_of
+from lora_whisper.paths import EMBEDDED, local_path
+from lora_whisper.reports.settings import changes, config_text, file_name
+from lora_whisper.reports.summary import model_name, origin, remarks, shipped_rank, speakers_line
+from lora_whisper.run_config import read_config
+from lora_whisper.run_folder import MODELS, RunFolder, read_json, write_whole
+from lora_whisper.terminal import counted, megabytes, percent
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+    from jinja2 import Template
+
+TASK = "automatic-speech-recognition"
+CARD_FILE = "README.md"
+# What is not known when a card is written, and what `push` writes in its place.
+PLACE, BASE_PLACE = "path/to/this/folder", "path/to/the/base"
+FULL_VOCABULARY = 51_864  # tokens of the smallest published checkpoints, those for English alone
+HUB_TERMS = {"adapter": ("peft", "adapter"), "merged": ("transformers", "finetune")}
+HUB_CODES = {"jw": "jv"}  # where Whisper's code is not the one of ISO 639
+
+Summary = Mapping[str, Any]
+
+
+def write_card(folder: RunFolder, summary: Summary) -> None:
+    """Write the card of a run that is complete but for the summary's file."""
+    write_whole(folder.adapter / CARD_FILE, adapter_card(folder, summary).encode())
+
+
+def write_merged_card(folder: RunFolder, summary: Summary) -> None:
+    """Write the card of the merged model, which there has to be."""
+    write_whole(folder.merged / CARD_FILE, merged_card(folder, summary).encode())
+
+
+def adapter_card(folder: RunFolder, summary: Summary) -> str:
+    """The card: metadata as YAML, then Markdown."""
+    return _rendered(
+        folder,
+        summary,
+        "adapter",
+        use=USE_ADAPTER,
+        what="A LoRA adapter for the speech recognizer",
+        load=_load(summary),
+        **_vllm(folder),
+    )
+
+
+def merged_card(folder: RunFolder, summary: Summary) -> str:
+    """The merged model's: it needs neither the base nor PEFT, and serves other programs too."""
+    values = read_json(folder.merged / "config.json")
+    dtype = values.get("dtype") or values.get("torch_dtype")  # as older Transformers call it
+    return _rendered(
+        folder,
+        summary,
+        "merged",
+        use=USE_MERGED,
+        what="A whole model: a LoRA adapter folded into the speech recognizer",
+        dtype=dtype or "float32",
+        prompt=_as_arguments(summary["prompt"]),
+        beams=read_config(folder).evaluation.beams,
+        is_of_full_vocabulary=values.get("vocab_size", 0) >= FULL_VOCABULARY,
+    )
+
+
+def _rendered(
+    folder: RunFolder, summary: Summary, model: str, use: str, what: str, **about_use: Any
+) -> str:
+    """Fill the template, with what is said of one model's use in its place.
+
+    Args:
+        model: of MODELS, whose scores are those of the card.
+        what: the model in a few words, which end with its base.
+    """
+    config = read_config(folder)
+    score = summary[model]
+    text = _compiled(TEMPLATE + use).render(
+        summary=summary,
+        what=what,
+        base=_base(summary),
+        metadata=_metadata(summary, config.data, model),
+        rows=list(_rows(summary)),
+        score=score,
+        **_about_scores(score or {}),
+        speech=list(_speech(summary, config.data)),
+        training=list(_training(summary, config)),
+        changes=changes(config_text(folder), file_name),
+        limits=list(_limits(summary, score)),
+        place=PLACE,
+        decoding=_as_arguments(summary["prompt"] | {"num_beams": config.evaluation.beams}),
+        **about_use,
+    )
+    return text.rstrip() + "\n"
+
+
+@functools.cache
+def _compiled(template: str) -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.from_string(template)
+
+
+# ── metadata, as on https://huggingface.co/docs/hub/model-cards ──────────────────────────────
+
+
+def _metadata(summary: Summary, data: DataConfig, model: str) -> str:
+    """The YAML block; the hub knows a base by its id alone, so a folder is not named there."""
+    from huggingface_hub import ModelCardData
+
+    base, score = summary["checkpoint"] if is_of_hub(summary) else None, summary[model]
+    library, relation = HUB_TERMS[model]
+    return ModelCardData(
+        library_name=library,
+        base_model=base,
+        base_model_relation=relation if base else None,
+        pipeline_tag=TASK,
+        language=[code for code in map(_hub_code, summary["languages"]) if code],
+        datasets=_hub_sets(data) or None,
+        metrics=_hub_rates(score or {}),
+        tags=["lora", "whisper", "lora_whisper"],
+        model_name=summary["name"],
+        eval_results=_results(score, data),
+    ).to_yaml()
+
+
+def _results(score: Mapping[str, Any] | None, data: DataConfig) -> list[EvalResult] | None:
+    """A model's rates in percent, as they are given on the hub."""
+    from huggingface_hub import EvalResult
+
+    if score is None:
+        return None
+    knows_set = _tests_hub_set(data)
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Automatic Speech Recognition",
+            dataset_type=str(data.path) if knows_set else data.source,
+            dataset_name=_test_set(data),
+            dataset_config=data.config if knows_set else None,
+            dataset_revision=data.revision if knows_set else None,
+            dataset_split=data.test if knows_set and data.test else "test",
+            metric_type=rate,
+            metric_name=f"{rate.upper()} ({score['normalizer']})",
+            metric_value=round(100 * score[rate], 2),
+        )
+        for rate in _hub_rates(score)
+    ]
+
+
+def _hub_rates(score: Mapping[str, Any]) -> list[str]:
+    """The rates that are what the hub calls them: its WER is of words."""
+    return ["wer", "cer"] if units_of(score) == "words" else ["cer"]
+
+
+def _hub_code(language: str) -> str | None:
+    """The hub refuses a card with anything but codes; rows may have a name of their own."""
+    code = HUB_CODES.get(language, language)
+    return code if re.fullmatch("[a-z]{2,3}", code) else None
+
+
+def is_of_hub(summary: Summary) -> bool:
+    """Whether the base was read from the hub, so that it has an id and a commit there."""
+    return summary["checkpoint_fingerprint"].startswith("commit:")
+
+
+def _hub_sets(data: DataConfig) -> list[str]:
+    """Ids of the data sets that were trained on."""
+    parts: list[DataConfig | MixConfig] = [data, *data.mix]
+    named = [part.path for part in parts if (part.source or data.source) == "hub"]
+    return sorted({path for path in named if path and not _is_copy(path)})
+
+
+def _tests_hub_set(data: DataConfig) -> bool:
+    """Whether the test set is a split of a data set that the hub knows, not a file beside it."""
+    is_file = data.test is not None and Path(data.test).is_absolute()  # as config.yaml has them
+    return data.source == "hub" and not is_file and not _is_copy(str(data.path))
+
+
+def _is_copy(path: str) -> bool:
+    """Whether a hub data set was read from a folder."""
+    return Path(path).is_absolute() or local_path(path).exists()
+
+
+def _test_set(data: DataConfig) -> str:
+    """The file, or what holds the split: a split's name alone would say nothing."""
+    is_file = data.path is None or Path(data.test or "").is_absolute()
+    return file_name((data.test if is_file else data.path) or "test")
+
+
+# ── text ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _base(summary: Summary) -> str:
+    """The base with what names it exactly: the hub's commit, or the sha256 of its weights."""
+    name, fingerprint = file_name(summary["checkpoint"]), summary["checkpoint_fingerprint"]
+    where = f"[{name}](https://huggingface.co/{name})" if is_of_hub(summary) else f"`{name}`"
+    return f"{where} ({fingerprint.replace(':', ' ')})"
+
+
+def _rows(summary: Summary) -> Iterator[str]:
+    for model in MODELS:
+        score = summary[model]
+        if score is not None:
+            name = model_name(model, summary["quantization"])
+            rates = (
+                f"{percent(score[rate])} | {interval(score[f'{rate}_ci95'])}"
+                for rate in both_rates(leading(score))
+            )
+            yield f"| {name} | {' | '.join(rates)} |"
+
+
+def _about_scores(score: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "headings": [rate_name(score, rate) for rate in both_rates(leading(score))],
+        "units": units_of(score),
+        "padded": padded_as(score),
+        "drawn": score.get("resampled", "utterances"),  # which older runs lack
+    }
+
+
+def _speech(summary: Summary, data: DataConfig) -> Iterator[str]:
+    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
+    counts, task = summary["utterances"], "translation into English" * (data.task == "translate")
+    if seconds:
+        seen = f"seen {seen_seconds / seconds:.1f} times"
+        yield f"training: {seconds / 3600:.2f} h in {counts['train']:,} utterances, {seen}"
+    else:
+        yield f"training: {seen_seconds / 3600:.2f} h of a stream"
+    yield f"languages: {', '.join(summary['languages'])}" + (f"; {task}" if task else "")
+    yield f"from: {', '.join(sources(data))}"
+    held_out = [f"{counts[split]:,} {split}" for split in ("validation", "test") if split in counts]
+    if held_out:
+        yield f"held out: {' and '.join(held_out)} utterances"
+    for part, reasons in summary["left_out"].items():
+        listed = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        yield f"left out of {part}: {listed}"
+
+
+def sources(data: DataConfig) -> list[str]:
+    """Files and data sets by name."""
+    parts: list[DataConfig | MixConfig] = [data, *data.mix]
+    return [
+        " ".join(file_name(name) for name in (part.path, part.config, part.train) if name)
+        for part in parts
+    ]
+
+
+def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
+    adapter, rank = config.adapter, shipped_rank(summary)
+    stack = "encoder and decoder" if adapter.stack == "both" else adapter.stack
+    form = f"{adapter.kind}, rank {rank}, trained with alpha {adapter.alpha:g}"
+    yield f"adapter: {form}, {adapter.targets} of {stack}"
+    if adapter.init_from is not None:
+        start = name_of(adapter.init_from)
+        yield f"start: the adapter {start}, the speech of which is not counted here"
+    yield (
+        f"size: {summary['trainable_parameters']:,} trained parameters, "
+        f"{megabytes(summary['adapter_bytes'])}"
+    )
+    yield (
+        f"steps: {summary['steps']:,} of {config.training.global_batch} windows; "
+        f"the adapter is that of {origin(summary)}"
+    )
+    made_with = (f"{name} {number}" for name, number in summary["versions"].items())
+    yield f"made with: {', '.join(made_with)}"
+
+
+def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
+    """What the scores do not say."""
+    for _, text in remarks(summary):
+        yield f"{text[0].upper()}{text[1:]}."
+    if score is None:
+        yield "Nothing was scored: the run had no test set."
+        return
+    yield (
+        f"The test set is {counted(score['utterances'], 'utterance')} with "
+        f"{score['reference_words']:,} {units_of(score)}; the intervals say how far off another "
+        "such set may be scored."
+    )
+    if "of" in score:
+        yield _what_it_is_of(score["of"])
+    spoken = speakers_line(summary)
+    yield (
+        f"{spoken}."
+        if spoken
+        else (
+            "The test set names no speakers, so it is not known whether they are heard in training."
+        )
+    )
+    if summary["quantization"] != "none":
+        yield (
+            f"Base and adapter were scored on {summary['quantization']} weights; "
+            "on full ones they give other scores."
+        )
+    yield (
+        "Not tested: other recordings, accents and noise than the test set's, long recordings, "
+        "timestamps, and what the base could in other languages, which training can take away."
+    )
+
+
+def _what_it_is_of(of: Mapping[str, Any]) -> str:
+    """Hashes, by which others know weights and test set again."""
+    weights = of["weights"].get("adapter") or of["weights"]["checkpoint"]
+    decoding = ", ".join(f"{name} {json.dumps(value)}" for name, value in of["decoding"].items())
+    return (
+        f"The scores are of these weights (sha256 {weights}) on these rows (sha256 {of['rows']}) "
+        f"with these texts (sha256 {of['texts']}), decoded with {decoding}."
+    )
+
+
+def _as_arguments(values: Mapping[str, Any]) -> str:
+    """To follow others in a call: `, language="sw", num_beams=1`"""
+    return "".join(f", {key}={json.dumps(value)}" for key, value in values.items())
+
+
+def _load(summary: Summary) -> dict[str, str]:
+    """The base as code, and as vLLM is told it: where it lies, and which commit of it."""
+    name, place = summary["checkpoint"], BASE_PLACE
+    found = {"imports": "", "base": f'"{place}"', "revision": "", "served": place, "pin": ""}
+    if is_of_hub(summary):
+        commit = summary["checkpoint_fingerprint"].removeprefix("commit:")
+        found |= {"base": f'"{name}"', "revision": f', revision="{commit}"'}
+        found |= {"served": name, "pin": f"--revision {commit} \\\n    "}
+    elif name.startswith(EMBEDDED):
+        found |= {"imports": "from lora_whisper.paths import local_path\n"}
+        found |= {"base": f'local_path("{name}")'}
+    return found
+
+
+def _vllm(folder: RunFolder) -> dict[str, Any]:
+    from lora_whisper.lora.saved import vllm_is_to_be_compared, vllm_max_rank, vllm_obstacles
+
+    obstacles = vllm_obstacles(folder.adapter)
+    rank = None if obstacles else vllm_max_rank(folder.adapter)
+    return {
+        "vllm_obstacles": obstacles,
+        "vllm_max_rank": rank,
+        "vllm_is_to_be_compared": vllm_is_to_be_compared(folder.adapter),
+    }
+
+
+TEMPLATE = """---
+{{ metadata }}
+---
+
+# {{ summary.name }}
+
+{{ what }} {{ base }},
+trained with lora_whisper {{ summary.versions.lora_whisper }}.
+
+## Scores
+
+{% if score %}
+| | {{ headings[0] }} | 95 % interval | {{ headings[1] }} | 95 % interval |
+|---|---|---|---|---|
+{% for row in rows %}
+{{ row }}
+{% endfor %}
+
+On {{ score.utterances }} held-out utterances with {{ score.reference_words }} {{ units }}; text is
+normalized by `{{ score.normalizer }}`; {{ padded }}. Intervals are by drawing {{ drawn }} anew,
+with replacement.
+{% else %}
+Nothing was scored: the run had no test set.
+{% endif %}
+
+## Limits
+
+{% for limit in limits %}
+- {{ limit }}
+{% endfor %}
+
+## Speech
+
+{% for line in speech %}
+- {{ line }}
+{% endfor %}
+
+## Training
+
+{% for line in training %}
+- {{ line }}
+{% endfor %}
+
+What differs from the defaults of lora_whisper {{ summary.versions.lora_whisper }}:
+
+```yaml
+{% for key, value, _ in changes %}
+{{ key }}: {{ value }}
+{% endfor %}
+```
+
+## Use
+
+"""
+
+USE_ADAPTER = """With PEFT; `samples` are mono, 16,000 a second:
+
+```python
+from peft import PeftModel
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+{{ load.imports }}
+base = {{ load.base }}
+processor = WhisperProcessor.from_pretrained(base{{ load.revision }})
+whisper = WhisperForConditionalGeneration.from_pretrained(
+    base, dtype="float32"{{ load.revision }}
+)
+model = PeftModel.from_pretrained(whisper, "{{ place }}")
+
+inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
+tokens = model.generate(**inputs{{ decoding }})
+print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
+```
+
+With Transformers alone, after folding the adapter into the base:
+
+```python
+model.merge_and_unload().save_pretrained("merged")
+processor.save_pretrained("merged")
+
+processor = WhisperProcessor.from_pretrained("merged")
+model = WhisperForConditionalGeneration.from_pretrained("merged")
+tokens = model.generate(**inputs{{ decoding }})
+print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
+```
+
+So it was scored. The `pipeline` of Transformers takes 5 beams unless it is told `num_beams`.
+
+{% if vllm_obstacles %}
+vLLM serves the merged model, but not the adapter: {{ vllm_obstacles|join("; ") }}.
+{% else %}
+With vLLM, which serves it beside its base:
+
+```bash
+vllm serve {{ load.served }} --enable-lora --max-lora-rank {{ vllm_max_rank }} \\
+    {{ load.pin }}--lora-modules {{ summary.name }}={{ place }}
+```
+
+{% if vllm_is_to_be_compared %}
+The scores above are not of vLLM. This adapter changes layers that see sound, and vLLM's adapters
+are made for layers that see text: compare some transcripts with those of PEFT before you rely on
+it, or serve the merged model.
+{% endif %}
+{% endif %}
+"""
+
+USE_MERGED = """With Transformers; `samples` are mono, 16,000 a second:
+
+```python
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+processor = WhisperProcessor.from_pretrained("{{ place }}")
+model = WhisperForConditionalGeneration.from_pretrained("{{ place }}", dtype="auto")
+
+inputs = processor(samples, sampling_rate=16_000, return_tensors="pt").to(dtype=model.dtype)
+tokens = model.generate(**inputs{{ decoding }})
+print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
+```
+
+So it was scored, with its weights in {{ dtype }}. The `pipeline` of Transformers takes 5 beams
+unless it is told `num_beams`.
+
+{% if is_of_full_vocabulary %}
+With faster-whisper, after a conversion to CTranslate2 in `int8`, `float16` or `float32`:
+
+```bash
+ct2-transformers-converter --model {{ place }} --output_dir {{ summary.name }}-int8 \\
+    --quantization int8 --copy_files tokenizer.json preprocessor_config.json
+```
+
+```python
+from faster_whisper import WhisperModel
+
+model = WhisperModel("{{ summary.name }}-int8")
+segments, _ = model.transcribe(samples{{ prompt }}, beam_size={{ beams }})
+print("".join(segment.text for segment in segments))
+```
+
+The scores above are not of faster-whisper, which cuts and prompts in its own way.
+{% else %}
+faster-whisper, whisper.cpp and openai-whisper read languages off the size of the vocabulary, and
+take this small one for English alone: use Transformers.
+{% endif %}
+"""

@@ -1,0 +1,388 @@
+"""`summary.json`, and the table that a run ends with."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
+from lora_whisper.evaluation.score import (
+    both_rates,
+    groups_of,
+    interval,
+    leading,
+    padding_of,
+    rate_name,
+    units_of,
+)
+from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.lora.trained import is_trained_adapter
+from lora_whisper.model.checkpoint import (
+    EMBEDDED,
+    sha256,
+)
+from lora_whisper.model.weights import weight_names
+from lora_whisper.program import program, short
+from lora_whisper.run_folder import (
+    HYPOTHESES,
+    MODELS,
+    OWN_SET,
+    RECIPE_FILE,
+    RunFolder,
+    as_written,
+    read_jsonl,
+    read_whole_summary,
+)
+from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
+
+log = logging.getLogger("lora_whisper")
+
+MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
+BRING_BACK = f"The run did not train them: bring its {WEIGHTS_FILE} back from a copy"
+EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech, to show the pipeline"
+
+
+def read_summary(folder: RunFolder) -> dict[str, Any]:
+    """What summary.json says, without what is not true any more.
+
+    Killed or edited in between, a run's folder can hold other weights than those that were scored,
+    or scores of different test sets. Such a score is left out, and that is said.
+    """
+    summary = read_whole_summary(folder)
+    is_merged_by_others = has_other_weights(folder, summary)
+    for model in ("adapter", "merged"):
+        if summary.get(model) and not _is_of_what_is_there(folder, summary, model):
+            place = getattr(folder, model)
+            why = f"is of other weights than those in {short(place)}"
+            advice = _again(folder)
+            if model == "merged" and is_merged_by_others:
+                advice = _again(folder, "merge")
+            elif model == "adapter" and not is_trained_adapter(folder):
+                advice = BRING_BACK
+            _leave_out(summary, model, why, advice)
+    return with_one_test_set(folder, summary)
+
+
+def has_other_weights(folder: RunFolder, summary: Mapping[str, Any]) -> bool:
+    """Whether the recipe in merged/ is that of the score, and the weights beside it are not.
+
+    With another recipe, a merge was killed before it could forget the score of the one before.
+    """
+    recipe = merged_recipe(folder)
+    if recipe is None or recipe != summary.get("merge"):
+        return False
+    score = summary.get("merged") or {}
+    known = score.get("of", {}).get("weights", {}).get("checkpoint")  # which older scores lack
+    return known is not None and _weights_in(folder.merged, "merged").get("checkpoint") != known
+
+
+def _is_of_what_is_there(folder: RunFolder, summary: Mapping[str, Any], model: str) -> bool:
+    place: Path = getattr(folder, model)
+    if not place.is_dir():
+        return True
+    if "of" in summary[model]:
+        return is_of(summary[model], _weights_in(place, model))
+    if model == "adapter" or summary.get("merge") is None:  # all that older versions knew
+        return True
+    return merged_recipe(folder) in (None, summary["merge"])
+
+
+def merged_recipe(folder: RunFolder) -> dict[str, Any] | None:
+    """What merged/ says that it was made of; None: it says nothing, or is not there.
+
+    Raises:
+        UserError: what it says was damaged or edited since; what to type.
+    """
+    path = folder.merged / RECIPE_FILE
+    if not path.is_file():
+        return None
+    recipe = as_written(path, {"adapters"})
+    if recipe is not None and _are_parts(recipe["adapters"]):
+        return recipe
+    raise UserError(f"{path} is not what was written there.\nType {merge_again(folder)}")
+
+
+def merge_again(folder: RunFolder) -> str:
+    """What brings back a merged folder."""
+    if not folder.is_run():
+        return "the merge command that made it, and overwrite=true"
+    return f"{program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+
+
+def _are_parts(adapters: Any) -> bool:
+    return isinstance(adapters, list) and all(
+        isinstance(one, dict) and "sha256" in one for one in adapters
+    )
+
+
+def _weights_in(place: Path, model: str) -> dict[str, str]:
+    if model == "adapter":
+        files = [place / WEIGHTS_FILE]
+    else:
+        files = [place / name for name in weight_names([one.name for one in place.iterdir()])]
+    kind = "adapter" if model == "adapter" else "checkpoint"
+    return {kind: sha256(*files)} if files and all(one.is_file() for one in files) else {}
+
+
+def hypotheses_of(folder: RunFolder, model: str, score: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines behind a score of the run's own test set; none where they are gone, or of others.
+
+    An evaluation that was killed has left new lines beside the summary of the one before.
+    """
+    rows = read_jsonl(folder.evaluation / model / OWN_SET / HYPOTHESES)
+    of = score.get("of")  # which older scores lack
+    if (
+        of is None
+        or texts_hash(str(row.get("reference_normalized")) for row in rows) == of[REFERENCES]
+    ):
+        return rows
+    file = short(folder.evaluation / model / OWN_SET / HYPOTHESES)
+    what = f"{len(rows)} rows are not those of its score" if rows else "is missing or empty"
+    log.warning("not shown   %s: %s. %s", file, what, _again(folder))
+    return []
+
+
+def with_one_test_set(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    """The same, with scores that compare with the adapter's alone."""
+    adapter = summary.get("adapter")
+    for model in ("base", "merged"):
+        score = summary.get(model)
+        if adapter and score and (found := differences(adapter, score)):
+            told = f"and the adapter's are of different test sets or decodings ({'; '.join(found)})"
+            _leave_out(summary, model, told, _again(folder))
+    return summary
+
+
+def _leave_out(summary: dict[str, Any], model: str, why: str, advice: str) -> None:
+    summary[model] = None
+    log.warning("left out    the %s's score %s. %s", model, why, advice)
+
+
+def _again(folder: RunFolder, command: str = "evaluate") -> str:
+    typed = shlex.join([f"run={short(folder.path)}", "overwrite=true"])
+    return f"Type {program()} {command} {typed}"
+
+
+def show_summary(folder: RunFolder, base: str | None = None) -> None:
+    """Print what a run gave: scores, sizes, times, files, and what to type next.
+
+    Args:
+        base: that was typed, since the run's own was renamed: it is to be typed again.
+    """
+    summary = read_summary(folder)
+    console.print()
+    console.print(_scores(summary))
+    said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]
+    for line in said:
+        console.print(line, markup=False)
+    is_embedded = summary["checkpoint"].startswith(EMBEDDED)
+    for line in _files(folder, is_embedded, base):
+        console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand
+
+
+def score_table(title: str, scores: dict[str, dict[str, Any] | None], quantization: str) -> Table:
+    """Both rates, with the interval of the leading one; of each model and each of its groups."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    known = {model: score for model, score in scores.items() if score is not None}
+    for heading in score_headings(next(iter(known.values()), {})):
+        table.add_column(heading, justify="right")
+    for model, score in known.items():
+        table.add_section()
+        table.add_row(
+            model_name(model, quantization), *score_cells(score, leading(score)), style="bold"
+        )
+        for group, values in groups_of(score):
+            table.add_row(f"  {group}", *score_cells(values, leading(score)))
+    return table
+
+
+def model_name(model: str, quantization: str) -> str:
+    """The base and the adapter are scored on quantized weights, the merged model never is."""
+    is_rounded = quantization != "none" and model != "merged"
+    return f"{model} ({quantization})" if is_rounded else model
+
+
+def score_headings(score: Mapping[str, Any]) -> list[str]:
+    """What `score_cells` shows."""
+    first, second = both_rates(leading(score))
+    return [rate_name(score, first), "95 % interval", rate_name(score, second), "utterances"]
+
+
+def score_cells(score: Mapping[str, Any], first: str) -> list[str]:
+    """The leading rate with its interval, the other one, and the number of utterances."""
+    _, second = both_rates(first)
+    rates = [percent(score[first]), interval(score[f"{first}_ci95"]), percent(score[second])]
+    return [*rates, str(score["utterances"])]
+
+
+def speakers_line(summary: Mapping[str, Any]) -> str:
+    """Whether the voices of the test set are new; empty where its rows name no speakers."""
+    tested, heard = summary["test_speakers"], summary["test_speakers_in_training"]
+    return (
+        f"{heard:,} of the test set's {tested:,} speakers are heard in training" if tested else ""
+    )
+
+
+def _scores(summary: dict[str, Any]) -> Table | str:
+    known = summary["base"] or summary["adapter"]
+    if known is None:
+        return "Nothing was scored: the run has no data.test."
+    words = f"{known['reference_words']} {units_of(known)}"
+    how = f"normalizer {known['normalizer']}, padded {padding_of(known)}"
+    title = f"{summary['name']}: {words}, {how}"
+    return score_table(title, {model: summary[model] for model in MODELS}, summary["quantization"])
+
+
+def figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run cost and what it came to, each figure with its name."""
+    adapter, model = summary["adapter_bytes"], summary["model_bytes"]
+    trainable, total = summary["trainable_parameters"], summary["total_parameters"]
+    return [
+        (
+            "size",
+            f"adapter {megabytes(adapter)} of rank {shipped_rank(summary)}, "
+            f"model {megabytes(model)} ({percent(adapter / model)})",
+        ),
+        ("parameters", f"{trainable:,} of {total:,} trained ({percent(trainable / total)})"),
+        ("speech", _speech(summary)),
+        (
+            "time",
+            f"{clock(summary['train_seconds'])} for {summary['steps']} steps, "
+            f"adapter of {origin(summary)}",
+        ),
+        *_effort(summary),
+    ]
+
+
+def _speech(summary: Mapping[str, Any]) -> str:
+    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
+    if not seconds:
+        return f"{seen_seconds / 3600:.2f} h of a stream"
+    return f"{seconds / 3600:.2f} h, seen {seen_seconds / seconds:.1f} times"
+
+
+def _effort(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How fast it went and what memory it took, which summaries of older runs lack."""
+    if "validation_seconds" not in summary:
+        return []
+    validation_seconds = summary["validation_seconds"]
+    training_seconds = max(summary["train_seconds"] - validation_seconds, 1e-9)
+    speed = summary["train_audio_seconds_seen"] / training_seconds
+    validation = f"validation took {clock(validation_seconds)} of the time"
+    places = {"gpu_memory_bytes": " of the GPU", "resident_memory_bytes": ""}
+    memory = [
+        ("memory", f"{gigabytes(summary[key])} at most{place}")
+        for key, place in places.items()
+        if key in summary
+    ]
+    return [("speed", f"{speed:.1f} audio s/s in training; {validation}"), *memory[:1]]
+
+
+def shipped_rank(summary: Mapping[str, Any]) -> str:
+    """`16`, or `4 – 32` where layers differ; older summaries do not say."""
+    lowest, highest = summary.get("adapter_ranks") or ("?", "?")
+    return str(highest) if lowest == highest else f"{lowest} – {highest}"
+
+
+def origin(summary: Mapping[str, Any]) -> str:
+    """The step whose adapter ships, or the steps whose mean does."""
+    if not is_mean(summary):
+        return f"step {summary['adapter_step']}"
+    return f"the mean of steps {', '.join(map(str, summary['averaging']['steps']))}"
+
+
+def is_mean(summary: Mapping[str, Any]) -> bool:
+    """Whether what ships is the mean of several checkpoints."""
+    averaging = summary.get("averaging")  # which older summaries lack
+    return averaging is not None and averaging["ships"]
+
+
+def _apart(summary: Mapping[str, Any], rate: str) -> str:
+    """How far the merged model's rate is from the adapter's, and why it may be."""
+    adapter, merged = summary["adapter"], summary["merged"]
+    points = f"{100 * abs(merged[rate] - adapter[rate]):.1f} points"
+    said = f"the merged model's {rate_name(adapter, rate)} is {points} off the adapter's"
+    trained_on, into = summary.get("quantization", "none"), (summary.get("merge") or {}).get("into")
+    if trained_on != "none" and into == "full":
+        return f"{said}, which was trained on weights in {trained_on}, and merged into full ones"
+    return said
+
+
+def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What has to be said beside the scores: a warning or a note, and its text."""
+    from lora_whisper.evaluation.scored_words import cautions
+
+    found = []
+    base, adapter, merged = (summary[model] for model in MODELS)
+    rate = leading(adapter or {})
+    if base and adapter and adapter[rate] >= base[rate]:
+        found.append(("warning", "the adapter is no better than its base on this test set"))
+    if adapter and merged and abs(merged[rate] - adapter[rate]) > MERGE_TOLERANCE:
+        found.append(("warning", _apart(summary, rate)))
+    if caution := cautions({model: summary[model] for model in MODELS}):
+        found.append(("warning", caution))
+    found += _merge_remarks(summary)
+    skipped_steps = summary.get("skipped_steps", 0)  # which older summaries lack
+    if skipped_steps:
+        found.append(("warning", f"{skipped_steps} steps were skipped, as train.log says"))
+    if summary.get("ended_early", False):
+        found.append(("note", f"training.patience ended training at step {summary['steps']}"))
+    if summary["checkpoint"].startswith(EMBEDDED):
+        found.append(("note", EMBEDDED_NOTE))
+    return found
+
+
+def _merge_remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """In what the merged model is another than the whole adapter in the base of its training."""
+    made_of, found = summary.get("merge"), []  # which older summaries lack
+    if made_of is None:
+        return []
+    scale, base = made_of["adapters"][0]["weight"], made_of["base"]
+    if scale != 1:
+        found.append(("note", f"the merged model has {scale:g} times what the adapter adds"))
+    if made_of["into"] != "full":
+        found.append(("note", "the merged model's base is the weights as nf4 had them"))
+    trained = {summary["checkpoint_fingerprint"], f"sha256:{summary.get('checkpoint_sha256')}"}
+    if base["fingerprint"] not in trained:
+        exact = base["fingerprint"].replace(":", " ")
+        found.append(("warning", f"the merged model's base is {base['name']} ({exact})"))
+    return found
+
+
+def _files(folder: RunFolder, is_embedded: bool, base: str | None) -> list[str]:
+    path = folder.path
+    lines = ["", f"adapter     {short(folder.adapter)}"]
+    if folder.report.is_file():  # which older runs lack
+        lines.append(f"report      {short(folder.report)}")
+    if folder.merged.is_dir():
+        lines.append(f"merged      {short(folder.merged)}")
+        lines += _after_quickstart() if is_embedded else _after_merging(short(path), base)
+    else:
+        lines.append(f"next        {program()} merge {shlex.quote(f'run={short(path)}')}")
+    return lines
+
+
+def _after_quickstart() -> list[str]:
+    return [
+        "next        your own speech, and a model that you choose:",
+        f"  {program()} train model=large-v3 name=mine data.language=sw \\",
+        "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
+    ]
+
+
+def _after_merging(path: str, base: str | None) -> list[str]:
+    run = shlex.quote(f"run={path}")
+    trained = shlex.join([f"run={path}", *([] if base is None else [f"base={base}"])])
+    return [
+        "next        what the model is worth elsewhere, another program, or the hub:",
+        f"  {program()} evaluate {trained}",
+        f"  {program()} export {trained} format=ctranslate2",
+        f"  {program()} push {run} what=merged repo=owner/name",
+    ]

@@ -1,0 +1,160 @@
+"""What a command reads before it writes: the speech, the base's files, and an earlier run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from lora_whisper.cli.compose import defaults
+from lora_whisper.composing import to_config
+from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, TrainConfig
+from lora_whisper.data.speech import SPLITS
+from lora_whisper.errors import UserError
+from lora_whisper.paths import EMBEDDED, local_path
+from lora_whisper.run_folder import MARKER, RunFolder, write_whole
+from lora_whisper.training.resume import free_to_change
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger("lora_whisper")
+
+
+# What older versions had no key for, and did: hashes go without it.
+ADDED = {
+    "data.quoted": True,
+    "data.log_mel_padding_share": 0.0,
+    "evaluation.padding": "sound",
+}
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The same configuration for whoever reads config.yaml from another folder.
+
+    What is embedded in the package keeps its name: the package may lie elsewhere by then. So do the
+    names of splits and of what is on the hub.
+    """
+    model = config.model
+    if local_path(model.checkpoint).is_dir():
+        model = dataclasses.replace(model, checkpoint=_lasting(model.checkpoint))
+    adapter = config.adapter
+    # A run that is gone has its folder's name still; of a hub id, nobody has made the first half.
+    if adapter.init_from is not None and local_path(adapter.init_from).parent.is_dir():
+        adapter = dataclasses.replace(adapter, init_from=_lasting(adapter.init_from))
+    evaluation = config.evaluation
+    if evaluation.keywords is not None:
+        evaluation = dataclasses.replace(evaluation, keywords=_lasting(evaluation.keywords))
+    return dataclasses.replace(
+        config,
+        model=model,
+        adapter=adapter,
+        evaluation=evaluation,
+        data=_with_lasting_places(config.data),
+        augmentation=_with_lasting_folders(config.augmentation),
+    )
+
+
+Places = TypeVar("Places", DataConfig, MixConfig)
+
+
+def _with_lasting_places(config: Places) -> Places:
+    """A split is a file, or the name of one in what `path` holds."""
+    places: dict[str, Any] = {
+        key: _lasting(given)
+        for key, given in vars(config).items()
+        if key in ("path", *SPLITS) and given is not None and _is_local(given, key)
+    }
+    if isinstance(config, DataConfig):
+        return dataclasses.replace(
+            config, **places, mix=tuple(map(_with_lasting_places, config.mix))
+        )
+    return dataclasses.replace(config, **places)
+
+
+def _is_local(given: str, key: str) -> bool:
+    place = local_path(given)
+    return place.exists() if key == "path" else place.is_file()
+
+
+def _with_lasting_folders(config: AugmentationConfig) -> AugmentationConfig:
+    """Recordings of noise and of rooms lie in folders."""
+    kinds: dict[str, Any] = {
+        name: dataclasses.replace(kind, folder=_lasting(kind.folder))
+        for name, kind in vars(config).items()
+        if getattr(kind, "folder", None) is not None
+    }
+    return dataclasses.replace(config, **kinds)
+
+
+def _lasting(path: str) -> str:
+    return path if path.startswith(EMBEDDED) else str(local_path(path))
+
+
+# ── an earlier run ───────────────────────────────────────────────────────────────────────────
+
+
+def write_config(folder: RunFolder, config: TrainConfig) -> None:
+    """Write the resolved configuration; from here on the folder is a run."""
+    text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    write_whole(folder.config, (MARKER + text).encode())
+
+
+def read_config(folder: RunFolder) -> TrainConfig:
+    """The configuration that a run was started with, or continued with.
+
+    Keys that an older version had not are as it did without them, or as they are by default today.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        for key, value in ADDED.items():
+            group, name = key.split(".")
+            if isinstance(values.get(group), dict):
+                values[group] = {name: value} | values[group]
+        return to_config(TrainConfig, _completed(values, defaults("train")))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{folder.config} is damaged: {error}\n"
+            "Bring it back from a copy, or begin the run anew with overwrite=true."
+        ) from error
+
+
+def _completed(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with all keys of `default`; where that has a list, so have they."""
+    found = dict(values)
+    for key, usual in default.items():
+        value = values.get(key)
+        if isinstance(usual, Mapping) and isinstance(value, Mapping):
+            found[key] = _completed(value, usual)
+        elif key not in values or (value is None and isinstance(usual, list)):
+            found[key] = usual
+    return found
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Of what a checkpoint must have in common with the run that goes on from it."""
+    free, values = free_to_change(config), flat(_plain(config))
+    as_before = {key for key, default in ADDED.items() if values[key] == default}
+    kept = {key: value for key, value in values.items() if key not in free | as_before}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one, with the keys that are typed: "adapter.rank"."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found

@@ -1,0 +1,113 @@
+"""What a run writes of itself into `summary.json`, when it begins and when it is done."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from lora_whisper.config import DataConfig, TrainConfig
+from lora_whisper.data.speech import Speech
+from lora_whisper.data.table import Utterances
+from lora_whisper.environment import environment, versions
+from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.lora.trained import TRAINED
+from lora_whisper.model.base import Base
+from lora_whisper.model.checkpoint import (
+    fingerprint,
+    sha256,
+    weights_bytes,
+    weights_sha256,
+)
+from lora_whisper.run_folder import (
+    MODELS,
+    SUMMARY_FORMAT,
+    RunFolder,
+)
+
+if TYPE_CHECKING:
+    from lora_whisper.training.checkpoints import TrainingState
+
+
+def new_summary(
+    config: TrainConfig,
+    folder: RunFolder,
+    base: Base,
+    speech: Speech,
+    counts: tuple[int, int],
+    state: TrainingState,
+) -> dict[str, Any]:
+    """What summary.json says of a run that was just trained, its scores still to come.
+
+    Args:
+        counts: of the parameters that were trained, and of all.
+    """
+    from lora_whisper.lora.adapter import adapter_bytes
+    from lora_whisper.lora.saved import shipped_ranks
+    from lora_whisper.model.device import choose_dtype
+    from lora_whisper.training.curves import memory_peaks
+    from lora_whisper.training.loop import is_out_of_patience
+
+    trainable, total = counts
+    dtype = choose_dtype(config.model.dtype, config.training.precision)
+    return {
+        "format": SUMMARY_FORMAT,
+        "name": config.name,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),  # of training, not of a merge
+        "checkpoint": base.checkpoint.name,
+        "checkpoint_fingerprint": fingerprint(base.checkpoint),
+        "checkpoint_sha256": weights_sha256(base.checkpoint),  # wherever they were taken from
+        "base_dtype": str(dtype).removeprefix("torch."),  # before it was quantized
+        "quantization": config.quantization.kind,
+        **dict.fromkeys(MODELS),
+        "adapter_bytes": adapter_bytes(folder.adapter),
+        TRAINED: sha256(folder.adapter / WEIGHTS_FILE),  # whatever lies there later
+        "adapter_ranks": shipped_ranks(folder.adapter),  # of what ships: lowest and highest
+        "model_bytes": weights_bytes(base.checkpoint),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        **_who_speaks(config, base, speech),
+        "train_audio_seconds": round(sum(one.seconds for one in speech.learnt), 3),
+        "train_audio_seconds_seen": round(state.audio_seconds, 3),
+        "train_seconds": round(state.train_seconds, 3),  # validation included
+        "validation_seconds": round(state.validation_seconds, 3),
+        **memory_peaks(folder.metrics),
+        "steps": state.step,
+        "ended_early": is_out_of_patience(config.training, state),
+        "skipped_steps": state.skipped_steps,
+        "adapter_step": state.best.step if state.best else state.step,
+        "left_out": speech.left_out,
+        "bad_audio": state.bad_audio,
+        "seed": config.seed,
+        "environment": environment(),
+        "versions": versions(),
+    }
+
+
+def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, Any]:
+    """Languages and speakers, as far as the rows name them."""
+    learnt = [corpus.utterances for corpus in speech.learnt]
+    tested = [speech.test.utterances] if speech.test else []
+    languages = sorted(_named(learnt, "language") or {config.data.language or "en"})
+    speakers = _named(tested, "speaker")
+    return {
+        "languages": languages,
+        "prompt": _prompt(config.data, base, languages),
+        "utterances": {name: len(corpus.utterances) for name, corpus in speech.splits.items()},
+        "test_speakers": len(speakers),
+        "test_speakers_in_training": len(speakers & _named(learnt, "speaker")),
+    }
+
+
+def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str]:
+    """What `generate` is to be told; an English-only checkpoint is told nothing."""
+    from lora_whisper.model.languages import code_of
+
+    named = [name for name in (data.language_token, data.language, *languages) if name]
+    known = [code for code in map(code_of, named) if code in base.vocabulary.languages]
+    return {"language": known[0], "task": data.task} if known else {}
+
+
+def _named(utterances: list[Utterances], column: str) -> set[str]:
+    names = chain.from_iterable(each.column(column).unique().to_pylist() for each in utterances)
+    return {name for name in names if name}
