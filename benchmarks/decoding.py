@@ -51,12 +51,12 @@ from lora_whisper.data.utterance import Utterance
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.greedy import Rule
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingResult, DecodingTask
+from lora_whisper.evaluation.scoring import scoring_batch_for_width
 from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
 from lora_whisper.model.checkpoint import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.model.tokenizer import read_vocabulary, text_tokens
-from lora_whisper.training.defaults import scoring_batch_for_width
 
 LONGEST_SECONDS = 30.0
 PROMPT_TOKENS = 4  # of a multilingual model: sot, language, task, <|notimestamps|>

@@ -323,8 +323,8 @@ def require_whole(task: Task) -> None:
 
 def require_true_scores(task: Task) -> None:
     """What the project reads of a run's summary is of the weights that lie there."""
+    from lora_whisper.evaluation.run_scores import read_summary
     from lora_whisper.model.checkpoint import sha256
-    from lora_whisper.reports.summary import read_summary
 
     for summary_file in Path("outputs").rglob("summary.json"):
         run = RunFolder(summary_file.parent)

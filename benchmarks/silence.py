@@ -23,12 +23,11 @@ import numpy as np
 import torch
 
 from benchmarks.results import FOLDER, write_result
-from lora_whisper.config import Padding, QuantizationConfig
+from lora_whisper.config import Padding, QuantizationConfig, as_it_is
 from lora_whisper.data.audio import read_audio
 from lora_whisper.evaluation.endless import most_letters
 from lora_whisper.evaluation.fallback import SILENCE_PROBABILITY, is_silence
 from lora_whisper.evaluation.long_form import token_limit
-from lora_whisper.evaluation.models import as_it_is
 from lora_whisper.evaluation.probes import make_probes
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingTask, Recognizer, text_of
 from lora_whisper.evaluation.scoring import load_whisper, recognizer_of

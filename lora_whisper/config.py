@@ -1,7 +1,7 @@
 """Every knob of lora_whisper: its unit, its range, and what it does.
 
 Values live in `conf/`, meaning lives here. `composing.to_config` turns what Hydra composed into
-these frozen dataclasses; below `commands/` nobody sees an OmegaConf object.
+these frozen dataclasses; below `cli/` nobody sees an OmegaConf object.
 Neither torch nor transformers is imported, so that a typo is answered at once.
 """
 
@@ -11,10 +11,13 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lora_whisper.composing import require, require_positive_counts
 from lora_whisper.paths import is_plain_name, local_path
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def name_rule(name: str) -> tuple[bool, str]:
@@ -1125,3 +1128,13 @@ class PlanConfig:
             model=dtype_rule(self.model, self.training),
             adapter=pairing_rule(self.adapter, self.quantization),
         )
+
+
+AS_IT_IS = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
+
+
+def as_it_is(
+    checkpoint: str, revision: str | None = None, allow_pickle: bool = False
+) -> ModelConfig:
+    """A checkpoint in its own dtype."""
+    return ModelConfig(checkpoint, revision, "auto", "auto", allow_pickle)

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.config import PushConfig
 from lora_whisper.environment import findings, own_folders, own_names
 from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.lora.provenance import RECORD_FILE, read_record
 from lora_whisper.lora.recipe import require_current
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from lora_whisper.model.checkpoint import weight_names
-from lora_whisper.paths import EMBEDDED
+from lora_whisper.paths import EMBEDDED, file_name
 from lora_whisper.program import program
 from lora_whisper.reports.model_card import (
     BASE_PLACE,
@@ -36,8 +37,6 @@ from lora_whisper.reports.model_card import (
     merged_card,
 )
 from lora_whisper.reports.record import adapter_record
-from lora_whisper.reports.settings import file_name
-from lora_whisper.reports.summary import read_summary
 from lora_whisper.run_folder import RunFolder, read_json
 from lora_whisper.terminal import is_live
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,28 @@ def cache_folder(kind: str) -> Path:
     except RuntimeError:  # a user without a home, as in some containers
         home = Path(tempfile.gettempdir())
     return home / "lora_whisper" / kind
+
+
+def below_home(text: str) -> str:
+    """Paths below the home folder as "~/…": a page is passed on, and would name its user."""
+    home = str(Path.home()).rstrip("/")
+    return text.replace(f"{home}/", "~/") if home else text
+
+
+def file_name(text: str) -> str:
+    """The last part of an absolute path: nobody else has the folders above."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
+def mapped(value: Any, path: Callable[[str], str]) -> Any:
+    """The same value, with `path` applied to every text in it."""
+    if isinstance(value, list):
+        return [mapped(each, path) for each in value]
+    if isinstance(value, dict):
+        return {key: mapped(each, path) for key, each in value.items()}
+    return path(value) if isinstance(value, str) else value
+
+
+def plain_name(name: str) -> str:
+    """What can be a folder's name."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "set"

@@ -1,29 +1,52 @@
-"""What a command reads before it writes: the speech, the base's files, and an earlier run."""
+"""A run's configuration in its folder: written to last, read again, and held against another."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from lora_whisper.cli.compose import defaults
 from lora_whisper.composing import to_config
-from lora_whisper.config import AugmentationConfig, DataConfig, MixConfig, TrainConfig
-from lora_whisper.data.speech import SPLITS
+from lora_whisper.config import (
+    SPLITS,
+    AugmentationConfig,
+    DataConfig,
+    MixConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from lora_whisper.errors import UserError
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import MARKER, RunFolder, write_whole
-from lora_whisper.training.resume import free_to_change
 
-if TYPE_CHECKING:
-    pass
+LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
 
-log = logging.getLogger("lora_whisper")
+# Keys in which a resumed run may differ from the one it continues: none changes the adapter.
+FREE_TO_CHANGE = {
+    "overwrite",
+    "resume",
+    "name",
+    "data.bad_audio",  # a run that goes on without a file had not met it before it was stopped
+    "training.checkpoint_every_steps",
+    "training.keep_checkpoints",
+    "model.attention",  # kernels differ by rounding, and the next machine may lack one
+    "model.allow_pickle",
+    "training.micro_batch",  # accumulation is exact but for rounding
+    "training.gradient_checkpointing",
+    "training.log_every_steps",
+    "training.loader_workers",
+    "evaluation.batch_size",
+    "evaluation.bootstrap_samples",
+    "evaluation.group_by",
+    "evaluation.keywords",
+    "tracking.trackers",
+    "tracking.project",
+}
 
 
 # What older versions had no key for, and did: hashes go without it.
@@ -158,3 +181,23 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping)
         found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return found
+
+
+def free_to_change(config: TrainConfig) -> set[str]:
+    """Keys in which a run may differ from the one that it continues.
+
+    Its length is one of them where no step so far depends on it: where the learning rate stays
+    once it has risen (`is_open_ended`), and no ranks fall by a plan for the whole run. And where
+    the last checkpoints are averaged, it matters which these are.
+    """
+    averaging = config.training.averaging
+    averages_last = averaging is not None and averaging.of == "last"
+    fixed = {"training.checkpoint_every_steps"} if averages_last else set()
+    has_open_end = is_open_ended(config.optimizer) and config.adapter.kind != "adalora"
+    return FREE_TO_CHANGE - fixed | (LENGTH if has_open_end else set())
+
+
+def is_open_ended(config: OptimizerConfig) -> bool:
+    """Whether no step's rate depends on how many there are: then a run can be made longer."""
+    warmup_is_fixed = config.warmup_steps is not None or config.warmup_share == 0
+    return config.schedule == "constant" and warmup_is_fixed

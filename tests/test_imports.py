@@ -1,4 +1,4 @@
-"""The floors: a module imports only from floors below its own, or from its own part."""
+"""What may import what: each part of the package imports the parts below it, and no others."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -7,29 +7,38 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_whisper"
-GROUND = (
-    "lora_whisper",
-    "composing",
-    "config",
-    "errors",
-    "json_files",
-    "paths",
-    "processes",
-    "run_folder",
-    "stand_ins",
-    "terminal",
-)  # floor 0 is one part
-FLOORS = {"commands": 3, "quickstart": 3, "training": 2, "evaluation": 2, "export": 2} | {
-    "model": 1,
-    "data": 1,
-    "ground": 0,
+# By part, the parts that it may import beside itself. `ground` is what lies beside the folders.
+BELOW = {
+    "ground": set(),
+    "model": {"ground"},
+    "lora": {"model", "ground"},
+    "data": {"model", "ground"},
+    "evaluation": {"lora", "data", "model", "ground"},
+    "reports": {"evaluation", "lora", "data", "model", "ground"},
+    "export": {"evaluation", "lora", "data", "model", "ground"},
+    "training": {"reports", "evaluation", "lora", "data", "model", "ground"},
+    "search": {"training", "reports", "evaluation", "lora", "data", "model", "ground"},
+    "hub": {"reports", "evaluation", "lora", "data", "model", "ground"},
+    "quickstart": {"data", "model", "ground"},
 }
+BELOW["cli"] = BELOW.keys() - {"quickstart"}
+TOP = {"hub": "hub", "__main__": "cli"}  # files beside the folders that are not of the ground
 FOREIGN = {  # what only some parts may import
-    "hydra": {"commands"},
-    "omegaconf": {"commands"},
-    "torch": FLOORS.keys() - {"ground"},
-    "transformers": FLOORS.keys() - {"ground"},
+    "hydra": {"cli"},
+    "omegaconf": {"cli"},
+    "torch": BELOW.keys() - {"ground"},
+    "transformers": BELOW.keys() - {"ground"},
 }
+# Still to be parted: the defaults of `train`, which Hydra composes, and three ways to a score.
+NOT_YET = {
+    ("run_config", "cli.compose"),
+    ("evaluation.plan", "cli.compose"),
+    ("evaluation.test_sets", "cli.compose"),
+    ("reports.points", "cli.compose"),
+    ("reports.settings", "cli.compose"),
+    ("export.parity", "reports.summary"),
+    ("lora.recipe", "evaluation.run_scores"),
+} | {("environment", "torch")}  # whose version and devices it tells
 
 
 def module_name(path: Path, package: Path) -> str:
@@ -39,9 +48,9 @@ def module_name(path: Path, package: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """`lora_whisper.lora.adapter` is of `model`, `lora_whisper.config` of `ground`."""
-    part = module.split(".")[1] if "." in module else module
-    return "ground" if part in GROUND else part
+    """`lora_whisper.model.adapter` is of `model`, `lora_whisper.config` of the ground."""
+    name = module.split(".")[1] if "." in module else "ground"
+    return TOP.get(name, name if name in BELOW else "ground")
 
 
 def imported_by(path: Path, modules: set[str]) -> set[str]:
@@ -68,20 +77,31 @@ def wrong_import(module: str, imported: str) -> str | None:
     """Say why the module may not import this, or None."""
     part, top = part_of(module), imported.split(".")[0]
     if top != "lora_whisper":
-        allowed = FOREIGN.get(top, FLOORS.keys())
+        allowed = FOREIGN.get(top, BELOW.keys())
         return None if part in allowed else f"{module} may not import {top}"
-    below = FLOORS[part_of(imported)] < FLOORS[part]
-    if below or part_of(imported) == part:
+    if part_of(imported) in BELOW[part] | {part}:
         return None
-    return f"{module} (floor {FLOORS[part]}) may not import {imported}"
+    return f"{module} (of {part}) may not import {imported}"
+
+
+def pair(module: str, imported: str) -> tuple[str, str]:
+    return module.removeprefix("lora_whisper."), imported.removeprefix("lora_whisper.")
 
 
 def violations(package: Path) -> list[str]:
     graph = imports_of(package)
-    homeless = [f"{module} stands on no floor" for module in graph if part_of(module) not in FLOORS]
+    folders = {path.parent for path in package.rglob("*.py")} - {package}
+    homeless = [
+        folder.name for folder in folders if folder.relative_to(package).parts[0] not in BELOW
+    ]
     if homeless:
-        return homeless
-    found = [wrong_import(module, name) for module, names in graph.items() for name in names]
+        return [f"{name} is no part" for name in homeless]
+    found = [
+        wrong_import(module, name)
+        for module, names in graph.items()
+        for name in names
+        if pair(module, name) not in NOT_YET
+    ]
     return sorted(filter(None, found)) + circles(graph)
 
 
@@ -93,9 +113,17 @@ def circles(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_the_package_keeps_its_floors():
-    assert len(imports_of(PACKAGE)) > 3, "the walk found next to nothing"
+def test_every_part_imports_what_is_below_it() -> None:
+    graph = imports_of(PACKAGE)
+    assert len(graph) > 3, "the walk found next to nothing"
     assert violations(PACKAGE) == []
+    found = {pair(module, name) for module, names in graph.items() for name in names}
+    assert found >= NOT_YET, "no longer: take it out of the list"
+
+
+def test_no_name_begins_with_an_underscore() -> None:
+    names = {path.name for path in PACKAGE.rglob("_*.py")}
+    assert names <= {"__init__.py", "__main__.py"}
 
 
 @pytest.mark.parametrize(
@@ -103,15 +131,27 @@ def test_the_package_keeps_its_floors():
     [
         (
             {"data/audio.py": "from lora_whisper.lora.adapter import attach"},
-            "lora_whisper.data.audio (floor 1) may not import lora_whisper.lora.adapter",
+            "lora_whisper.data.audio (of data) may not import lora_whisper.lora.adapter",
         ),
         (
-            {"model/adapter.py": "def f():\n    from lora_whisper import training"},
-            "lora_whisper.lora.adapter (floor 1) may not import lora_whisper.training",
+            {"model/base.py": "def f():\n    from lora_whisper import training"},
+            "lora_whisper.model.base (of model) may not import lora_whisper.training",
+        ),
+        (
+            {"evaluation/score.py": "from lora_whisper.training import loop"},
+            "lora_whisper.evaluation.score (of evaluation) may not import lora_whisper.training",
+        ),
+        (
+            {"training/run.py": "from lora_whisper.cli.train import main"},
+            "lora_whisper.training.run (of training) may not import lora_whisper.cli.train",
+        ),
+        (
+            {"paths.py": "from lora_whisper.model import base"},
+            "lora_whisper.paths (of ground) may not import lora_whisper.model",
         ),
         ({"training/loop.py": "import omegaconf"}, "training.loop may not import omegaconf"),
         ({"config.py": "from torch.nn import Module"}, "config may not import torch"),
-        ({"helpers.py": ""}, "lora_whisper.helpers stands on no floor"),
+        ({"helpers/__init__.py": ""}, "helpers is no part"),
         (
             {
                 "data/audio.py": "from lora_whisper.data import text",
@@ -121,12 +161,16 @@ def test_the_package_keeps_its_floors():
         ),
     ],
 )
-def test_a_planted_violation_is_found(tmp_path, files, complaint):
-    for part in ("", "training", "model", "data"):
-        (tmp_path / "lora_whisper" / part).mkdir(exist_ok=True)
-        (tmp_path / "lora_whisper" / part / "__init__.py").touch()
-    assert violations(tmp_path / "lora_whisper") == []
+def test_a_planted_violation_is_found(
+    tmp_path: Path, files: dict[str, str], complaint: str
+) -> None:
+    package = tmp_path / "lora_whisper"
+    for part in ("", "training", "model", "data", "evaluation"):
+        (package / part).mkdir(exist_ok=True)
+        (package / part / "__init__.py").touch()
+    assert violations(package) == []
     for name, source in files.items():
-        (tmp_path / "lora_whisper" / name).write_text(source)
-    (found,) = violations(tmp_path / "lora_whisper")
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text(source)
+    (found,) = violations(package)
     assert complaint in found

@@ -51,7 +51,7 @@ ALLOWED = {
         "append_jsonl": "a line or nothing",
         "locked": LOCK,
     },
-    "commands/_check_report.py": {"write": INTO_WHOLE},
+    "reports/data_check.py": {"write": INTO_WHOLE},
     "cli/workers.py": {"_free_place": LOCK},
     "cli/doctor.py": {"_audio": "a trial, in a folder for the moment"},
     "data/quality_measures.py": {"measure_sounds": "for its own processes"},
@@ -71,7 +71,7 @@ ALLOWED = {
     "export/onnx.py": {"write": INTO_WHOLE},
     "export/openai.py": {"write": INTO_WHOLE},
     "lora/adapter.py": {"save_adapter": INTO_WHOLE},
-    "model/plain.py": {"write_plain": INTO_WHOLE},
+    "lora/delta_weights.py": {"write_plain": INTO_WHOLE},
     "training/checkpoints.py": {
         "_pickled": IN_MEMORY,
         "_set_aside": "a damaged checkpoint gets another name",

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 from lora_whisper import terminal
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
-from lora_whisper.config import CheckConfig, DataConfig
+from lora_whisper.config import SPLITS, CheckConfig, DataConfig
 from lora_whisper.data.sources import read_split, resolved
-from lora_whisper.data.speech import SPLITS, train_rows
+from lora_whisper.data.speech import train_rows
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.base import read_base

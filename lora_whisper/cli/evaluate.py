@@ -24,9 +24,9 @@ from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.evaluation.given_run import given_run
 from lora_whisper.evaluation.plan import make_plan
-from lora_whisper.reports.settings import below_home, mapped
+from lora_whisper.lora.given_run import given_run
+from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
     OWN_SET,
@@ -137,8 +137,8 @@ def asked(config: EvaluateConfig) -> dict[str, Any]:
 
 def update_summary(folder: RunFolder, scores: dict[str, object] | None) -> None:
     """Bring what a run says of its own test set up to date; a broken model changes nothing."""
+    from lora_whisper.evaluation.run_scores import with_one_test_set
     from lora_whisper.reports.results import write_results
-    from lora_whisper.reports.summary import with_one_test_set
 
     known = {model: score for model, score in (scores or {}).items() if score is not None}
     if known:

@@ -30,12 +30,13 @@ from lora_whisper.config import (
     ModelConfig,
     Padding,
     TrainConfig,
+    as_it_is,
 )
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.given_run import given_run
-from lora_whisper.evaluation.models import Contender, as_it_is, contenders_of_run, merged_of
+from lora_whisper.evaluation.models import Contender, contenders_of_run, merged_of
+from lora_whisper.evaluation.run_scores import merged_recipe, read_summary
 from lora_whisper.evaluation.test_sets import data_to_score
 from lora_whisper.export.consumers import (
     adapter_consumer,
@@ -46,6 +47,7 @@ from lora_whisper.export.consumers import (
     require_packages,
     why_untried,
 )
+from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.provenance import require_base
 from lora_whisper.lora.recipe import is_whole, read_recipe, require_current, require_whole_merged
 from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
@@ -55,7 +57,6 @@ from lora_whisper.model.checkpoint import at_hand, locate, sha256
 from lora_whisper.model.weights import require_range
 from lora_whisper.paths import local_path
 from lora_whisper.reports.model_card import CARD_FILE
-from lora_whisper.reports.summary import merged_recipe, read_summary
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     RECORD_FILE,

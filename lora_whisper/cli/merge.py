@@ -23,14 +23,14 @@ from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.speech import usable
-from lora_whisper.evaluation.given_run import given_run
 from lora_whisper.evaluation.listening import load_model
 from lora_whisper.evaluation.models import merged_of, weights_of
+from lora_whisper.evaluation.run_scores import merged_recipe
 from lora_whisper.evaluation.scoring import score_model
+from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.recipe import Recipe, is_unfinished, read_recipe
 from lora_whisper.model.base import read_base
 from lora_whisper.program import program
-from lora_whisper.reports.summary import merged_recipe
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     OWN_SET,
@@ -182,8 +182,9 @@ def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
         base: that it was made of, whose tokenizer it has.
         given: the same, if it was typed.
     """
+    from lora_whisper.evaluation.run_scores import read_summary
     from lora_whisper.reports.results import write_results
-    from lora_whisper.reports.summary import read_summary, show_summary
+    from lora_whisper.reports.summary import show_summary
 
     _forget_score(folder)
     summary = read_summary(folder)

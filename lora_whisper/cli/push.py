@@ -22,7 +22,7 @@ from lora_whisper import __version__
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
 from lora_whisper.config import PushConfig
-from lora_whisper.evaluation.given_run import given_run
+from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.hub import (
     HubBase,
     Upload,
@@ -36,8 +36,8 @@ from lora_whisper.hub import (
     stale_weights,
     uploads_of,
 )
+from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.trained import require_trained_adapter
-from lora_whisper.reports.summary import read_summary
 from lora_whisper.run_folder import locked
 from lora_whisper.terminal import console, megabytes
 

@@ -25,9 +25,9 @@ from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.data.speech import read_speech
 from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.model.base import read_base
-from lora_whisper.reports.summary import read_summary
-from lora_whisper.run_config import flat, with_absolute_paths
+from lora_whisper.run_config import FREE_TO_CHANGE, flat, with_absolute_paths
 from lora_whisper.run_folder import (
     SEARCH_FILE,
     as_written,
@@ -50,7 +50,6 @@ from lora_whisper.search.space import (
 )
 from lora_whisper.search.study import Claim, Study, alone_in, require_optuna
 from lora_whisper.terminal import percent
-from lora_whisper.training.resume import FREE_TO_CHANGE
 from lora_whisper.training.stopping import Stopped, ended_by_signals
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_whisper import processes, terminal
@@ -22,26 +21,30 @@ from lora_whisper.data.speech import Speech, read_speech
 from lora_whisper.errors import Problems, UserError
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.paths import local_path
-from lora_whisper.run_config import with_absolute_paths, write_config
+from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
 from lora_whisper.run_folder import (
     RunFolder,
     Start,
-    is_disk_full,
     locked,
-    no_room,
     read_whole_summary,
     rerun_rule,
 )
 from lora_whisper.training.init_from import require_start, saved_start
 from lora_whisper.training.resume import (
-    LENGTH,
-    free_to_change,
     has_other_length,
     require_checkpoint,
     require_same,
     require_same_speech,
 )
-from lora_whisper.training.run import Run, trained_tokens
+from lora_whisper.training.run import (
+    Run,
+    begin,
+    damage_explained,
+    dead_loader_explained,
+    full_disk_explained,
+    out_of_memory_explained,
+    trained_tokens,
+)
 from lora_whisper.training.stopping import ended_by_signals
 from lora_whisper.training.tracking import require_packages
 
@@ -262,86 +265,6 @@ def is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
     now = speech_hashes(sample(test.utterances, config.evaluation.max_utterances, config.seed))
     of = score.get("of", {})  # which older scores lack
     return (of.get(ROWS), of.get(TEXTS)) == (now.rows, now.texts)
-
-
-def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:
-    """Make the run's folder, in place of the run that `overwrite=true` gave up, or open it again.
-
-    A complete run that is made longer has no result from here on, until it is complete again.
-    """
-    if start == "resume":
-        folder.reopen()
-    elif folder.is_run():
-        folder.remove()
-    write_config(folder, config)
-
-
-@contextmanager
-def full_disk_explained(folder: RunFolder) -> Iterator[None]:
-    """Say where the run goes on once there is room again."""
-    try:
-        yield
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        refusal, path = no_room(error), folder.last_checkpoint()
-        last = f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
-        raise UserError(
-            f"{refusal}\n{last} {refusal.advice}, and type the same command with resume=auto."
-        ) from error
-
-
-@contextmanager
-def damage_explained() -> Iterator[None]:
-    """Say what to type when a checkpoint is damaged after the run has begun to need it."""
-    from lora_whisper.training.checkpoints import Damaged
-
-    try:
-        yield
-    except Damaged as error:
-        raise UserError(
-            f"A checkpoint was damaged after it was written: {error}.\n"
-            "Type the same command with resume=auto: it goes on from one that is sound."
-        ) from error
-
-
-@contextmanager
-def dead_loader_explained(folder: RunFolder) -> Iterator[None]:
-    """Say where the run goes on after a process that loads speech was killed."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if "DataLoader worker" not in text or not ("killed" in text or "exited" in text):
-            raise
-        path = folder.last_checkpoint()
-        last = f"The last checkpoint is {path}." if path else "There is no checkpoint yet."
-        raise UserError(
-            f"A process that loads speech ended: {text.splitlines()[0]}\n"
-            "Often the system ends one when the computer's memory runs out.\n"
-            f"{last} Type the same command with resume=auto, and training.loader_workers=1 or 0 "
-            "if memory is short."
-        ) from error
-
-
-@contextmanager
-def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Say what to type when the memory does not suffice, not for a single window either."""
-    from lora_whisper.training.memory import is_out_of_memory
-
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        scoring = max(1, (config.evaluation.batch_size or 4) // 2)
-        raise UserError(
-            f"The memory does not suffice: {str(error).splitlines()[0]}\n"
-            "Type the same command with resume=auto and, if it happened\n"
-            "  in training: training.gradient_checkpointing=true\n"
-            f"  in scoring: evaluation.batch_size={scoring}\n"
-            "Or begin anew with overwrite=true quantization=nf4."
-        ) from error
 
 
 def report_sweep(folders: list[Path]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_whisper.config import SPLITS
 from lora_whisper.data.quality import Finding
 from lora_whisper.data.quality_measures import Measured, audio_name
 from lora_whisper.data.utterance import EncodedAudio, Utterance
@@ -19,7 +20,6 @@ from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import written_whole
 
 LEFT_OUT = "left_out.jsonl"  # also tells that the folder is one that was written here
-SPLITS = ("train", "validation", "test")
 # Findings whose rows go; the first that holds is the reason. What is shared goes from the earlier
 # split, the one that is trained on. The other findings are for people to judge.
 UNUSABLE = (

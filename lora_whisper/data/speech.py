@@ -8,21 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
 
-from lora_whisper.config import DataConfig, ModelConfig
+from lora_whisper.config import SPLITS, DataConfig, ModelConfig, Split
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, with_codes
 from lora_whisper.data.leaks import Recordings, Texts
-from lora_whisper.data.sources import Split, read_split, resolved
+from lora_whisper.data.sources import read_split, resolved
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.base import Base, read_base
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("lora_whisper")
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True)

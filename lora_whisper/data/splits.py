@@ -17,11 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from lora_whisper.config import SPLITS
 from lora_whisper.errors import UserError
 
 log = logging.getLogger("lora_whisper")
 
-SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {
     "training": "train",
     "valid": "validation",

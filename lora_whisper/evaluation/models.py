@@ -7,10 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_whisper.config import Dtype, ModelConfig, QuantizationConfig, TrainConfig
+from lora_whisper.config import (
+    AS_IT_IS,
+    Dtype,
+    ModelConfig,
+    QuantizationConfig,
+    TrainConfig,
+    as_it_is,
+)
 from lora_whisper.errors import UserError, listing
-from lora_whisper.evaluation.given_run import given_run
-from lora_whisper.evaluation.test_sets import plain_name
+from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.provenance import adapters_below, find_adapter, is_adapter_on_hub, named_base
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
 from lora_whisper.lora.trained import is_trained_adapter, require_trained_adapter
@@ -23,7 +29,7 @@ from lora_whisper.model.checkpoint import (
     snapshot,
     weights_sha256,
 )
-from lora_whisper.paths import local_path
+from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder, existing_run, run_around
 
@@ -35,7 +41,6 @@ if TYPE_CHECKING:
 Kind = Literal["base", "adapter", "merged", "checkpoint", "ctranslate2"]
 ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 BASE = "base"  # in models=[…]: of the first run or adapter beside it
-AS_IT_IS = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,6 @@ def merged_of(run: RunFolder) -> Contender:
     """A run's merged folder, loaded in its own dtype as whoever deploys it will."""
     model = as_it_is(str(run.merged.absolute()))
     return Contender("merged", str(run.merged), "merged", model, run=run)
-
-
-def as_it_is(
-    checkpoint: str, revision: str | None = None, allow_pickle: bool = False
-) -> ModelConfig:
-    """A checkpoint in its own dtype."""
-    return ModelConfig(checkpoint, revision, "auto", "auto", allow_pickle)
 
 
 def on_base(adapter: Contender, base: str | None) -> Contender:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lora_whisper.evaluation.metrics import (
     Counts,
@@ -19,10 +19,6 @@ from lora_whisper.evaluation.resampling import Interval, Units, bootstrap_interv
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
 from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
-
-if TYPE_CHECKING:
-    pass
-
 
 Rate = Literal["wer", "cer"]
 Align = Callable[[str, str], Counts]

@@ -26,6 +26,7 @@ from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.models import Contender, identity, weights_of
 from lora_whisper.model.base import Base
+from lora_whisper.model.shapes import MEDIUM_WIDTH
 from lora_whisper.run_folder import (
     HYPOTHESES,
     SCORE,
@@ -154,7 +155,6 @@ def is_decoded(
 
 def with_batch_size(settings: EvaluationConfig, recognizer: Recognizer) -> EvaluationConfig:
     """With what null stands for: by the model's width."""
-    from lora_whisper.training.defaults import scoring_batch_for_width
 
     if settings.batch_size is not None:
         return settings
@@ -297,3 +297,8 @@ def _earlier(
         return found
     log.warning("%-11s is scored anew: its score was of %s", contender.name, ", ".join(changed))
     return None
+
+
+def scoring_batch_for_width(width: int) -> int:
+    """Windows decoded together; large-v3 caches 246 MB of cross-attention in bf16 for each."""
+    return 16 if width < MEDIUM_WIDTH else 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from lora_whisper.data.sources import beside, read_split
 from lora_whisper.data.speech import train_rows
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
-from lora_whisper.paths import local_path
+from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_folder import OWN_SET
 
 Role = Literal["test", "retention", "training"]
@@ -222,8 +221,3 @@ def name_of(data: DataConfig) -> str:
         return plain_name(f"{place.parent.name}-{place.stem}")
     holder = "-".join(Path(data.path).parts[-2:]) if data.path else None
     return plain_name("-".join(filter(None, (holder, data.config, place))))
-
-
-def plain_name(name: str) -> str:
-    """What can be a folder's name."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "set"

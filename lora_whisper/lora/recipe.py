@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.config import MergeConfig, ModelConfig
+from lora_whisper.config import MergeConfig, ModelConfig, as_it_is
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.given_run import given_run
-from lora_whisper.evaluation.models import as_it_is
-from lora_whisper.evaluation.test_sets import plain_name
+from lora_whisper.evaluation.run_scores import (
+    has_other_weights,
+    merge_again,
+    merged_recipe,
+    read_summary,
+)
+from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.provenance import find_adapter, name_of, named_base, require_base
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
@@ -33,8 +37,7 @@ from lora_whisper.model.checkpoint import (
     weight_files,
 )
 from lora_whisper.model.weights import TIED, read_shapes
-from lora_whisper.reports.settings import file_name
-from lora_whisper.reports.summary import has_other_weights, merge_again, merged_recipe, read_summary
+from lora_whisper.paths import file_name, plain_name
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     MERGED_FILES,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "shapes"
 
 HEAD_WIDTH = 64
+MEDIUM_WIDTH = 1024  # whisper-medium's
 FEED_FORWARD_FACTOR = 4  # width of the hidden layer in units of the model's width
 ENGLISH_VOCABULARY = 51864  # GPT-2's, with Whisper's special tokens
 SPACE_TOKEN = 220  # " "; suppressed as first token, like <|endoftext|>

@@ -21,9 +21,11 @@ from lora_whisper.evaluation.provenance import (
     texts_hash,
 )
 from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.evaluation.run_scores import hypotheses_of
 from lora_whisper.evaluation.score import padded_as, padding_of, rate_name, units_of
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
+from lora_whisper.paths import file_name
 from lora_whisper.reports.points import (
     NO_GAIN,
     Point,
@@ -36,8 +38,7 @@ from lora_whisper.reports.points import (
     read_points,
     told_keys,
 )
-from lora_whisper.reports.settings import file_name
-from lora_whisper.reports.summary import EMBEDDED_NOTE, hypotheses_of, model_name
+from lora_whisper.reports.summary import EMBEDDED_NOTE, model_name
 from lora_whisper.run_folder import RunFolder, read_jsonl
 from lora_whisper.terminal import counted, percent
 

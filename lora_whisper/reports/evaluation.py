@@ -14,7 +14,7 @@ from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.evaluate import Findings, Plan, Speech
 from lora_whisper.evaluation.leaks import Leaks, find_leaks, learnt_speech, speakers
 from lora_whisper.evaluation.models import Contender
-from lora_whisper.reports.settings import below_home, mapped
+from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder, write_json, write_whole
 from lora_whisper.terminal import console, percent

@@ -24,8 +24,8 @@ from lora_whisper.evaluation.score import (
     units_of,
 )
 from lora_whisper.lora.provenance import name_of
-from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.reports.settings import changes, config_text, file_name
+from lora_whisper.paths import EMBEDDED, file_name, local_path
+from lora_whisper.reports.settings import changes, config_text
 from lora_whisper.reports.summary import model_name, origin, remarks, shipped_rank, speakers_line
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import MODELS, RunFolder, read_json, write_whole

@@ -16,10 +16,11 @@ import yaml
 
 from lora_whisper.cli.compose import defaults
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.evaluation.score import leading
 from lora_whisper.reports.settings import config_text
-from lora_whisper.reports.summary import read_summary, shipped_rank
-from lora_whisper.run_config import flat
+from lora_whisper.reports.summary import shipped_rank
+from lora_whisper.run_config import FREE_TO_CHANGE, flat
 from lora_whisper.run_folder import (
     PLAN_FILE,
     SEARCH_FILE,
@@ -29,7 +30,6 @@ from lora_whisper.run_folder import (
     read_json,
     write_json,
 )
-from lora_whisper.training.resume import FREE_TO_CHANGE
 
 FAILURE_FILE = (
     "failure.json"  # {"reason": …}: in a point's folder since it failed, until it is done

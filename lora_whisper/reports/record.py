@@ -16,8 +16,8 @@ from lora_whisper.lora.provenance import RECORD_FILE, RECORD_FORMAT
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.lora.trained import TRAINED
 from lora_whisper.model.checkpoint import sha256
+from lora_whisper.paths import file_name
 from lora_whisper.reports.model_card import sources
-from lora_whisper.reports.settings import file_name
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import MODELS, RunFolder, write_json
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lora_whisper.evaluation.run_scores import hypotheses_of
 from lora_whisper.evaluation.score import (
     both_rates,
     groups_of,
@@ -14,11 +15,11 @@ from lora_whisper.evaluation.score import (
     rate_name,
     units_of,
 )
+from lora_whisper.paths import below_home
 from lora_whisper.reports.run_page import Report, Sample, page
-from lora_whisper.reports.settings import below_home, changes, config_text
+from lora_whisper.reports.settings import changes, config_text
 from lora_whisper.reports.summary import (
     figures,
-    hypotheses_of,
     is_mean,
     model_name,
     remarks,

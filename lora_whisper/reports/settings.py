@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lora_whisper.cli.compose import defaults
+from lora_whisper.paths import mapped
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import MARKER, RunFolder
 
@@ -34,26 +34,6 @@ def changes(config: str, path: Callable[[str], str]) -> list[tuple[str, str, str
         for key, value in given.items()
         if value != default.get(key) and key not in ALWAYS_OTHER
     ]
-
-
-def below_home(text: str) -> str:
-    """Paths below the home folder as "~/…": a page is passed on, and would name its user."""
-    home = str(Path.home()).rstrip("/")
-    return text.replace(f"{home}/", "~/") if home else text
-
-
-def file_name(text: str) -> str:
-    """The last part of an absolute path: nobody else has the folders above."""
-    return Path(text).name if Path(text).is_absolute() else text
-
-
-def mapped(value: Any, path: Callable[[str], str]) -> Any:
-    """The same value, with `path` applied to every text in it."""
-    if isinstance(value, list):
-        return [mapped(each, path) for each in value]
-    if isinstance(value, dict):
-        return {key: mapped(each, path) for key, each in value.items()}
-    return path(value) if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
-from lora_whisper.cli.train import begin
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.speech import Speech, read_speech
 from lora_whisper.errors import UserError
@@ -31,7 +30,7 @@ from lora_whisper.run_folder import (
 )
 from lora_whisper.search.study import Claim
 from lora_whisper.training.resume import require_same
-from lora_whisper.training.run import Run, Scored
+from lora_whisper.training.run import Run, Scored, begin
 
 if TYPE_CHECKING:
     from lora_whisper.data.contents import Change

@@ -44,11 +44,11 @@ def course(
     config: TrainConfig, windows: TrainingWindows, width: int, micro_batch: int, speech: Speech
 ) -> Iterator[str]:
     """What is about to be done, with what null and auto have become."""
+    from lora_whisper.evaluation.scoring import scoring_batch_for_width
     from lora_whisper.model.device import choose_dtype
     from lora_whisper.training.defaults import (
         checkpoints_activations,
         learning_rate_for_width,
-        scoring_batch_for_width,
         total_steps,
         validate_every,
     )

@@ -9,21 +9,15 @@ import math
 
 from lora_whisper.config import TrainingConfig
 from lora_whisper.data.sampler import steps_per_epoch
+from lora_whisper.model.shapes import MEDIUM_WIDTH
 
 TINY_WIDTH, TINY_RATE = 384, 1.5e-3  # whisper-tiny's own peak rate in pre-training
 WIDTH_EXPONENT = 1.8
 HIGHEST_RATE = 2e-3
-SMALL_WIDTH, MEDIUM_WIDTH = 768, 1024  # whisper-small's and whisper-medium's
+SMALL_WIDTH = 768  # whisper-small's
 # whisper-base on 16 minutes of Swahili gained little after the fourth of eight passes, and lost
 # nothing (docs/genuine-whisper.md).
 EPOCHS, FEWEST_STEPS = 8, 50
-# Of the windows. Packed: as distil-whisper (Gandhi et al. 2023, arXiv:2311.00430), and some
-# silence, of which they have little. Padded: with these whisper-base found <|nospeech|> probable in
-# 15 of 16 clips without speech, without them in 12; at no cost in WER (docs/genuine-whisper.md).
-SHARES = {
-    "packed": {"timestamps": 0.2, "previous_text": 0.2, "no_speech": 0.02},
-    "padded": {"timestamps": 0.1, "previous_text": 0.0, "no_speech": 0.05},
-}
 VALIDATIONS, STEPS_BETWEEN_VALIDATIONS = 10, 25
 
 
@@ -61,16 +55,6 @@ def checkpoints_activations(settings: TrainingConfig, width: int) -> bool:
     """Whether this run does: as given, or by the width."""
     given = settings.gradient_checkpointing
     return checkpointing_for_width(width) if given is None else given
-
-
-def scoring_batch_for_width(width: int) -> int:
-    """Windows decoded together; large-v3 caches 246 MB of cross-attention in bf16 for each."""
-    return 16 if width < MEDIUM_WIDTH else 4
-
-
-def share_of_windows(given: float | None, windows: str, name: str) -> float:
-    """A share that the configuration may leave open, by the kind of windows."""
-    return SHARES[windows][name] if given is None else given
 
 
 def total_steps(windows: int | None, settings: TrainingConfig) -> int:

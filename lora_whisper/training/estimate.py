@@ -160,7 +160,7 @@ def scoring_pace(
 
 
 def scoring_batch(config: TrainConfig, whisper: WhisperForConditionalGeneration) -> int:
-    from lora_whisper.training.defaults import scoring_batch_for_width
+    from lora_whisper.evaluation.scoring import scoring_batch_for_width
 
     return config.evaluation.batch_size or scoring_batch_for_width(whisper.config.d_model)
 

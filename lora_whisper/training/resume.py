@@ -13,7 +13,7 @@ import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,36 +22,8 @@ from lora_whisper.data.contents import Change, change, row_hashes
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.speech import Speech
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_config import _plain, flat, read_config
+from lora_whisper.run_config import LENGTH, _plain, flat, free_to_change, read_config
 from lora_whisper.run_folder import RunFolder, further, write_whole
-from lora_whisper.training.schedule import is_open_ended
-
-if TYPE_CHECKING:
-    pass
-
-# Keys in which a resumed run may differ from the one it continues: none changes the adapter.
-FREE_TO_CHANGE = {
-    "overwrite",
-    "resume",
-    "name",
-    "data.bad_audio",  # a run that goes on without a file had not met it before it was stopped
-    "training.checkpoint_every_steps",
-    "training.keep_checkpoints",
-    "model.attention",  # kernels differ by rounding, and the next machine may lack one
-    "model.allow_pickle",
-    "training.micro_batch",  # accumulation is exact but for rounding
-    "training.gradient_checkpointing",
-    "training.log_every_steps",
-    "training.loader_workers",
-    "evaluation.batch_size",
-    "evaluation.bootstrap_samples",
-    "evaluation.group_by",
-    "evaluation.keywords",
-    "tracking.trackers",
-    "tracking.project",
-}
-LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
-
 
 log = logging.getLogger("lora_whisper")
 
@@ -196,7 +168,6 @@ def require_same_speech(config: TrainConfig, folder: RunFolder, speech: Speech) 
     Raises:
         UserError: names the splits that changed, and rows.
     """
-    from lora_whisper.training.resume import changes, require_unchanged, rows_of
 
     if config.resume == "auto":
         changed = changes(folder.rows, rows_of(speech.parts))
@@ -230,20 +201,6 @@ def require_steps_left(folder: RunFolder, done_steps: int, total_steps: int) -> 
             f"{total_steps}.\nType training.max_steps={done_steps} or more, another name=…, or "
             "overwrite=true to begin anew."
         )
-
-
-def free_to_change(config: TrainConfig) -> set[str]:
-    """Keys in which a run may differ from the one that it continues.
-
-    Its length is one of them where no step so far depends on it: where the learning rate stays
-    once it has risen (`is_open_ended`), and no ranks fall by a plan for the whole run. And where
-    the last checkpoints are averaged, it matters which these are.
-    """
-    averaging = config.training.averaging
-    averages_last = averaging is not None and averaging.of == "last"
-    fixed = {"training.checkpoint_every_steps"} if averages_last else set()
-    has_open_end = is_open_ended(config.optimizer) and config.adapter.kind != "adalora"
-    return FREE_TO_CHANGE - fixed | (LENGTH if has_open_end else set())
 
 
 def _why_not(key: str, config: TrainConfig) -> str:

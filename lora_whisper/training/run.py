@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
 from lora_whisper.config import TrainConfig
-from lora_whisper.data.loader import TrainingWindows, training_windows, validation_windows
+from lora_whisper.data.loader import (
+    TrainingWindows,
+    training_windows,
+    validation_windows,
+)
 from lora_whisper.data.speech import Speech, read_speech
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import trained
@@ -25,10 +30,13 @@ from lora_whisper.evaluation.scoring import (
     whisper_inside,
 )
 from lora_whisper.model.base import Base, read_base
-from lora_whisper.run_config import config_hash
+from lora_whisper.run_config import config_hash, write_config
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
+    Start,
+    is_disk_full,
+    no_room,
     remove_folder,
     step_of,
     written_whole,
@@ -511,3 +519,83 @@ def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:
     if code is None:
         raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
     return (base.vocabulary.languages[code],)
+
+
+def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:
+    """Make the run's folder, in place of the run that `overwrite=true` gave up, or open it again.
+
+    A complete run that is made longer has no result from here on, until it is complete again.
+    """
+    if start == "resume":
+        folder.reopen()
+    elif folder.is_run():
+        folder.remove()
+    write_config(folder, config)
+
+
+@contextmanager
+def full_disk_explained(folder: RunFolder) -> Iterator[None]:
+    """Say where the run goes on once there is room again."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        refusal, path = no_room(error), folder.last_checkpoint()
+        last = f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
+        raise UserError(
+            f"{refusal}\n{last} {refusal.advice}, and type the same command with resume=auto."
+        ) from error
+
+
+@contextmanager
+def damage_explained() -> Iterator[None]:
+    """Say what to type when a checkpoint is damaged after the run has begun to need it."""
+    from lora_whisper.training.checkpoints import Damaged
+
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(
+            f"A checkpoint was damaged after it was written: {error}.\n"
+            "Type the same command with resume=auto: it goes on from one that is sound."
+        ) from error
+
+
+@contextmanager
+def dead_loader_explained(folder: RunFolder) -> Iterator[None]:
+    """Say where the run goes on after a process that loads speech was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader worker" not in text or not ("killed" in text or "exited" in text):
+            raise
+        path = folder.last_checkpoint()
+        last = f"The last checkpoint is {path}." if path else "There is no checkpoint yet."
+        raise UserError(
+            f"A process that loads speech ended: {text.splitlines()[0]}\n"
+            "Often the system ends one when the computer's memory runs out.\n"
+            f"{last} Type the same command with resume=auto, and training.loader_workers=1 or 0 "
+            "if memory is short."
+        ) from error
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Say what to type when the memory does not suffice, not for a single window either."""
+    from lora_whisper.training.memory import is_out_of_memory
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        scoring = max(1, (config.evaluation.batch_size or 4) // 2)
+        raise UserError(
+            f"The memory does not suffice: {str(error).splitlines()[0]}\n"
+            "Type the same command with resume=auto and, if it happened\n"
+            "  in training: training.gradient_checkpointing=true\n"
+            f"  in scoring: evaluation.batch_size={scoring}\n"
+            "Or begin anew with overwrite=true quantization=nf4."
+        ) from error

@@ -24,9 +24,3 @@ def learning_rate(step: int, total_steps: int, peak: float, config: OptimizerCon
     if config.schedule == "linear":
         return peak * (1 - done_share)
     return peak * 0.5 * (1 + math.cos(math.pi * done_share))
-
-
-def is_open_ended(config: OptimizerConfig) -> bool:
-    """Whether no step's rate depends on how many there are: then a run can be made longer."""
-    warmup_is_fixed = config.warmup_steps is not None or config.warmup_share == 0
-    return config.schedule == "constant" and warmup_is_fixed

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper import processes
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.reports.settings import below_home, mapped
+from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import RunFolder, as_written, step_of, write_json
 

@@ -25,12 +25,13 @@ from lora_whisper.errors import UserError
 from lora_whisper.run_config import (
     config_hash,
     flat,
+    free_to_change,
     read_config,
     with_absolute_paths,
     write_config,
 )
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.training.resume import free_to_change, require_same
+from lora_whisper.training.resume import require_same
 from tests.cli.conftest import World
 from tests.composed import train_values
 from tests.configs import data_config, model_config

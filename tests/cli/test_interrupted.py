@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lora_whisper.cli import export, merge
 from lora_whisper.evaluation import scoring
+from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.reports.summary import read_summary
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 from lora_whisper.training import run
 from tests.cli.conftest import QUICK, STRONG, Line, World, working_in

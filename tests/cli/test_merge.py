@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.cli.merge import write_merged
-from lora_whisper.evaluation.models import as_it_is
+from lora_whisper.config import as_it_is
 from lora_whisper.lora.adapter import attach, load_adapter, save_adapter
 from lora_whisper.lora.provenance import PICKLED
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lora_whisper.data.loader import share_of_windows
 from lora_whisper.training.defaults import (
     HIGHEST_RATE,
     learning_rate_for_width,
-    share_of_windows,
     total_steps,
     validate_every,
 )

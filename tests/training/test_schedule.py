@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from lora_whisper.training.schedule import is_open_ended, learning_rate
+from lora_whisper.run_config import is_open_ended
+from lora_whisper.training.schedule import learning_rate
 from tests.configs import optimizer_config
 
 

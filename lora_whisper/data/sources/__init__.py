@@ -17,23 +17,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lora_whisper.config import ColumnsConfig, DataConfig, MixConfig
+from lora_whisper.config import SPLITS, ColumnsConfig, DataConfig, MixConfig, Split
 from lora_whisper.data.sources import audiofolder, common_voice, hub, manifest, nemo, subtitles
 from lora_whisper.data.sources.rows import Part
-from lora_whisper.data.splits import SPLITS, divide, split_name
+from lora_whisper.data.splits import divide, split_name
 from lora_whisper.data.table import Table, Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
 
 log = logging.getLogger("lora_whisper")
 
-Split = Literal["train", "validation", "test"]
 PARTS: dict[str, Callable[[Path, DataConfig], list[Part]]] = {
     "manifest": manifest.parts,
     "nemo": nemo.parts,

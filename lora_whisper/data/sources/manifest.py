@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from lora_whisper.config import ColumnsConfig, DataConfig
+from lora_whisper.config import SPLITS, ColumnsConfig, DataConfig
 from lora_whisper.data.sources.records import (
     SUFFIXES,
     Record,
@@ -28,7 +28,7 @@ from lora_whisper.data.sources.rows import (
     RowError,
     RowMaker,
 )
-from lora_whisper.data.splits import SPLITS, split_name
+from lora_whisper.data.splits import split_name
 from lora_whisper.data.table import Row, table_key
 from lora_whisper.errors import UserError
 

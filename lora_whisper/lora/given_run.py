@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.test_sets import plain_name
 from lora_whisper.lora.saved import CONFIG_FILE
 from lora_whisper.model.base_files import CONFIG
-from lora_whisper.paths import local_path
+from lora_whisper.paths import local_path, plain_name
 from lora_whisper.program import program
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, existing_run, run_around
 
