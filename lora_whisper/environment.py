@@ -18,7 +18,7 @@ from typing import Any
 from lora_whisper import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "jiwer")
-CHECKOUT = Path(__file__).parents[2]  # of the repository, where the package is not installed
+CHECKOUT = Path(__file__).parents[1]  # of the repository, where the package is not installed
 
 
 def versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.provenance import read_record
+from lora_whisper.lora.provenance import is_trained_adapter, read_record
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -33,7 +33,6 @@ from lora_whisper.lora.saved import (
     UnsoundAdapter,
     read_saved,
 )
-from lora_whisper.lora.trained import is_trained_adapter
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.program import program

@@ -48,10 +48,9 @@ from lora_whisper.export.consumers import (
     why_untried,
 )
 from lora_whisper.lora.given_run import given_run
-from lora_whisper.lora.provenance import require_base
+from lora_whisper.lora.provenance import require_base, require_trained_adapter
 from lora_whisper.lora.recipe import is_whole, read_recipe, require_current, require_whole_merged
 from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
-from lora_whisper.lora.trained import require_trained_adapter
 from lora_whisper.model.base import read_base
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
 from lora_whisper.model.weights import require_range

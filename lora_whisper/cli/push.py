@@ -37,7 +37,7 @@ from lora_whisper.hub import (
     uploads_of,
 )
 from lora_whisper.lora.given_run import given_run
-from lora_whisper.lora.trained import require_trained_adapter
+from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.run_folder import locked
 from lora_whisper.terminal import console, megabytes
 

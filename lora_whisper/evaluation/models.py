@@ -17,9 +17,15 @@ from lora_whisper.config import (
 )
 from lora_whisper.errors import UserError, listing
 from lora_whisper.lora.given_run import given_run
-from lora_whisper.lora.provenance import adapters_below, find_adapter, is_adapter_on_hub, named_base
+from lora_whisper.lora.provenance import (
+    adapters_below,
+    find_adapter,
+    is_adapter_on_hub,
+    is_trained_adapter,
+    named_base,
+    require_trained_adapter,
+)
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
-from lora_whisper.lora.trained import is_trained_adapter, require_trained_adapter
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.checkpoint import (
     SMALL_FILES,

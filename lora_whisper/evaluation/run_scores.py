@@ -10,8 +10,8 @@ from typing import Any
 
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
+from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.lora.trained import is_trained_adapter
 from lora_whisper.model.checkpoint import (
     sha256,
 )

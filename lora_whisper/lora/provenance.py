@@ -1,8 +1,9 @@
-"""`lora_whisper.json`: what an adapter's folder says of itself, wherever it was copied to.
+"""Where an adapter lies, what it was trained on, and whether it is the one that its run trained.
 
-PEFT's own file names the base but not its weights, nor the speech, nor what was gained. The record
-may have been downloaded, so that nothing in it is believed: texts are checked before they are shown
-or become part of a path, and it names no code. torch is not needed to read it.
+`lora_whisper.json` is what an adapter's folder says of itself, wherever it was copied to: PEFT's own
+file names the base but not its weights, nor the speech, nor what was gained. It may have been
+downloaded, so that nothing in it is believed: texts are checked before they are shown or become
+part of a path, and it names no code. torch is not needed to read it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +24,6 @@ from typing import Any, Literal
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
-from lora_whisper.lora.trained import is_trained_adapter, require_trained_adapter
 from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, sha256, weights_sha256
 from lora_whisper.model.weights import allowing, read_pickled, require_allowed
 from lora_whisper.paths import EMBEDDED, cache_folder, is_line, is_plain_name, local_path
@@ -30,10 +31,61 @@ from lora_whisper.run_folder import (
     RECORD_FILE,
     RunFolder,
     as_written,
+    read_json,
     read_whole_summary,
     run_around,
     written_whole,
 )
+
+TRAINED = "adapter_sha256"  # in summary.json
+
+
+def trained_sha256(run: RunFolder) -> str | None:
+    """The hash of the weights that a complete run trained; None: an older one does not say.
+
+    Older runs know by their score what they trained, or by their record.
+    """
+    with suppress(ValueError, AttributeError):  # a damaged summary is said by whoever needs it
+        summary = read_json(run.summary)
+        score: dict[str, Any] = summary.get("adapter") or {}
+        known = summary.get(TRAINED) or score.get("of", {}).get("weights", {}).get("adapter")
+        if known is not None:
+            return str(known)
+    with suppress(UserError):
+        if (record := read_record(run.adapter)) is not None:
+            return str(record["adapter"]["sha256"])
+    return None
+
+
+def is_trained_adapter(run: RunFolder) -> bool:
+    """Whether a complete run's adapter is what it trained, as far as anybody can say.
+
+    One that is missing is for others to name.
+    """
+    weights = run.adapter / WEIGHTS_FILE
+    return not weights.is_file() or trained_sha256(run) in (None, sha256(weights))
+
+
+def require_trained_adapter(run: RunFolder) -> None:
+    """See that what is going to be taken for a run's adapter is what it trained.
+
+    Raises:
+        UserError: it is another; what to type.
+    """
+    if is_trained_adapter(run):
+        return
+    weights, adapter = run.adapter / WEIGHTS_FILE, shlex.quote(f"adapter={run.adapter}")
+    anew = (
+        f", or take {run.summary} away and type the command that began the run with resume=auto, "
+        "which writes it again from a checkpoint"
+    )
+    raise UserError(
+        f"{weights} is not what the run trained:\n"
+        f"  trained sha256:{trained_sha256(run)}\n  found   sha256:{sha256(weights)}\n"
+        f"Bring it back from a copy{anew if run.last_checkpoint() else ''}.\n"
+        f"As an adapter of its own: lora-whisper merge {adapter} name=other"
+    )
+
 
 RECORD_FORMAT = 1  # raised when a key changes its meaning
 MAX_BYTES = 1_000_000  # of which a record needs about 2,000

@@ -20,7 +20,14 @@ from lora_whisper.evaluation.run_scores import (
     read_summary,
 )
 from lora_whisper.lora.given_run import given_run
-from lora_whisper.lora.provenance import find_adapter, name_of, named_base, require_base
+from lora_whisper.lora.provenance import (
+    find_adapter,
+    name_of,
+    named_base,
+    require_base,
+    require_trained_adapter,
+    trained_sha256,
+)
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -29,7 +36,6 @@ from lora_whisper.lora.saved import (
     require_shapes,
     shapes_of_weights,
 )
-from lora_whisper.lora.trained import require_trained_adapter, trained_sha256
 from lora_whisper.model.checkpoint import (
     fingerprint,
     locate,

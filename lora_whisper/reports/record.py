@@ -12,9 +12,8 @@ from typing import Any
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.evaluation.score import leading, units_of
-from lora_whisper.lora.provenance import RECORD_FILE, RECORD_FORMAT
+from lora_whisper.lora.provenance import RECORD_FILE, RECORD_FORMAT, TRAINED
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.lora.trained import TRAINED
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import file_name
 from lora_whisper.reports.model_card import sources

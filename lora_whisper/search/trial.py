@@ -14,8 +14,8 @@ from lora_whisper.data.speech import Speech, read_speech
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import trained
 from lora_whisper.evaluation.scoring import load_whisper, score_model, whisper_inside
+from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.lora.trained import require_trained_adapter
 from lora_whisper.model.base import read_base
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (

@@ -16,8 +16,8 @@ from lora_whisper.data.speech import Speech, refuse_learnt, train_rows
 from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.lora.initialization import find_start, require_fit, require_same_base
+from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
-from lora_whisper.lora.trained import is_trained_adapter
 from lora_whisper.model.base import read_base
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder

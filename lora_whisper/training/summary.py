@@ -10,8 +10,8 @@ from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.speech import Speech
 from lora_whisper.data.table import Utterances
 from lora_whisper.environment import environment, versions
+from lora_whisper.lora.provenance import TRAINED
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.lora.trained import TRAINED
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import (
     fingerprint,

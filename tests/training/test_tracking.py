@@ -12,6 +12,7 @@ import pytest
 from accelerate import PartialState
 
 from lora_whisper.errors import UserError
+from lora_whisper.run_folder import read_json
 from lora_whisper.training import tracking
 from lora_whisper.training.tracking import (
     TrackedRun,
@@ -75,7 +76,7 @@ def test_wandb_offline(tmp_path: Path, wandb: Any) -> None:
     records = [list(wandb_records(file)) for file in sorted(tmp_path.rglob("*.wandb"))]
     assert len(records) == 2, "an offline run that goes on has a second file"
     runs = [record.run for part in records for record in part if record.HasField("run")]
-    assert {one.run_id for one in runs} == {tracking.read_json(tmp_path / "runs.json")["wandb"]}
+    assert {one.run_id for one in runs} == {read_json(tmp_path / "runs.json")["wandb"]}
     assert {(one.project, one.display_name) for one in runs} == {("a project", "mine/a")}
     config = {item.key: item.value_json for item in runs[0].config.update}
     assert config["adapter.rank"] == "4"
