@@ -30,12 +30,8 @@ LINES = {  # in this order: what is written by one is read by the next
     "train": ["train", *SHORT],
     "merge": ["merge", "run=outputs/quickstart"],
     "evaluate": [
-        *(
-            "evaluate",
-            "run=outputs/quickstart",
-            "evaluation.conditions=[noise-10db,padded-log-mel]",
-        ),
-        "evaluation.group_by=speaker",
+        *("evaluate", "run=outputs/quickstart", "evaluation.group_by=speaker"),
+        "evaluation.conditions=[noise-10db,padded-log-mel]",
     ],
     "export": ["export", "run=outputs/quickstart", "format=onnx", "parity.utterances=4"],
     "check": ["check", "experiment=quickstart"],

@@ -26,7 +26,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Command(Generic[Config]):
-    """What one file of `commands/` offers to the command line."""
+    """What one file of `cli/` offers to the command line."""
 
     name: str  # also the name of its primary configuration, conf/NAME.yaml
     kind: type[Config]

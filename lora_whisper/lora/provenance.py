@@ -1,6 +1,6 @@
 """Where an adapter lies, what it was trained on, and whether it is the one that its run trained.
 
-`lora_whisper.json` is what an adapter's folder says of itself, wherever it was copied to: PEFT's own
+`lora_whisper.json` is what a folder says of itself, wherever it was copied to: PEFT's own
 file names the base but not its weights, nor the speech, nor what was gained. It may have been
 downloaded, so that nothing in it is believed: texts are checked before they are shown or become
 part of a path, and it names no code. torch is not needed to read it.
