@@ -25,12 +25,19 @@ from lora_whisper.lora.provenance import (
     named_base,
     require_trained_adapter,
 )
-from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, UnsoundAdapter, read_saved
+from lora_whisper.lora.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    UnsoundAdapter,
+    adapter_hashes,
+    read_saved,
+)
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.checkpoint import (
     SMALL_FILES,
     fingerprint,
     locate,
+    merged_hashes,
     sha256,
     snapshot,
     weights_sha256,
@@ -260,7 +267,9 @@ def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, Any]:
         "quantization": contender.quantization.kind,
     }
     if contender.adapter is not None and scale:
-        found["adapter"] = sha256(contender.adapter / WEIGHTS_FILE)
+        found |= adapter_hashes(contender.adapter)
+    if contender.kind == "merged" and contender.model is not None:
+        found |= merged_hashes(local_path(contender.model.checkpoint))
     return found | ({"scale": scale} if scale not in (0.0, 1.0) else {})
 
 

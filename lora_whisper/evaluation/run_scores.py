@@ -11,11 +11,8 @@ from typing import Any
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, texts_hash
 from lora_whisper.lora.provenance import is_trained_adapter
-from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.model.checkpoint import (
-    sha256,
-)
-from lora_whisper.model.weights import weight_names
+from lora_whisper.lora.saved import adapter_hashes
+from lora_whisper.model.checkpoint import merged_hashes
 from lora_whisper.program import program, short
 from lora_whisper.run_folder import (
     HYPOTHESES,
@@ -28,7 +25,7 @@ from lora_whisper.run_folder import (
 )
 
 log = logging.getLogger("lora_whisper")
-BRING_BACK = f"The run did not train them: bring its {WEIGHTS_FILE} back from a copy"
+BRING_BACK = "The run did not train what lies there: bring it back from a copy"
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any]:
@@ -42,7 +39,7 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     for model in ("adapter", "merged"):
         if summary.get(model) and not _is_of_what_is_there(folder, summary, model):
             place = getattr(folder, model)
-            why = f"is of other weights than those in {short(place)}"
+            why = f"is of other weights or settings than those in {short(place)}"
             advice = _again(folder)
             if model == "merged" and is_merged_by_others:
                 advice = _again(folder, "merge")
@@ -61,8 +58,9 @@ def has_other_weights(folder: RunFolder, summary: Mapping[str, Any]) -> bool:
     if recipe is None or recipe != summary.get("merge"):
         return False
     score = summary.get("merged") or {}
-    known = score.get("of", {}).get("weights", {}).get("checkpoint")  # which older scores lack
-    return known is not None and _weights_in(folder.merged, "merged").get("checkpoint") != known
+    known = score.get("of", {}).get("weights", {})  # which older scores lack, or have in part
+    there = merged_hashes(folder.merged)
+    return any(known[key] != there.get(key) for key in known.keys() & {"checkpoint", "settings"})
 
 
 def _is_of_what_is_there(folder: RunFolder, summary: Mapping[str, Any], model: str) -> bool:
@@ -105,12 +103,7 @@ def _are_parts(adapters: Any) -> bool:
 
 
 def _weights_in(place: Path, model: str) -> dict[str, str]:
-    if model == "adapter":
-        files = [place / WEIGHTS_FILE]
-    else:
-        files = [place / name for name in weight_names([one.name for one in place.iterdir()])]
-    kind = "adapter" if model == "adapter" else "checkpoint"
-    return {kind: sha256(*files)} if files and all(one.is_file() for one in files) else {}
+    return adapter_hashes(place) if model == "adapter" else merged_hashes(place)
 
 
 def hypotheses_of(folder: RunFolder, model: str, score: Mapping[str, Any]) -> list[dict[str, Any]]:

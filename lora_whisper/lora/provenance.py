@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
-from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter, adapter_hashes
 from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, sha256, weights_sha256
 from lora_whisper.model.weights import allowing, read_pickled, require_allowed
 from lora_whisper.paths import EMBEDDED, cache_folder, is_line, is_plain_name, local_path
@@ -37,24 +37,31 @@ from lora_whisper.run_folder import (
     written_whole,
 )
 
-TRAINED = "adapter_sha256"  # in summary.json
+# Of what `adapter_hashes` tells, its name in summary.json.
+TRAINED = {"adapter": "adapter_sha256", "adapter_settings": "adapter_settings_sha256"}
 
 
 def trained_sha256(run: RunFolder) -> str | None:
-    """The hash of the weights that a complete run trained; None: an older one does not say.
+    """The hash of the tensors that a complete run trained; None: an older one does not say."""
+    return trained_hashes(run).get("adapter")
+
+
+def trained_hashes(run: RunFolder) -> dict[str, str]:
+    """What names the adapter that a complete run trained, as far as it says.
 
     Older runs know by their score what they trained, or by their record.
     """
     with suppress(ValueError, AttributeError):  # a damaged summary is said by whoever needs it
         summary = read_json(run.summary)
         score: dict[str, Any] = summary.get("adapter") or {}
-        known = summary.get(TRAINED) or score.get("of", {}).get("weights", {}).get("adapter")
-        if known is not None:
-            return str(known)
+        known = dict(score.get("of", {}).get("weights", {}))
+        known |= {key: summary[name] for key, name in TRAINED.items() if name in summary}
+        if "adapter" in known:
+            return {key: str(known[key]) for key in TRAINED if key in known}
     with suppress(UserError):
         if (record := read_record(run.adapter)) is not None:
-            return str(record["adapter"]["sha256"])
-    return None
+            return {"adapter": str(record["adapter"]["sha256"])}
+    return {}
 
 
 def is_trained_adapter(run: RunFolder) -> bool:
@@ -62,8 +69,18 @@ def is_trained_adapter(run: RunFolder) -> bool:
 
     One that is missing is for others to name.
     """
-    weights = run.adapter / WEIGHTS_FILE
-    return not weights.is_file() or trained_sha256(run) in (None, sha256(weights))
+    return not _replaced(run)
+
+
+def _replaced(run: RunFolder) -> dict[str, tuple[str, str]]:
+    """By file of the adapter, the hash of what was trained and of what is there instead."""
+    trained, there = trained_hashes(run), adapter_hashes(run.adapter)
+    files = {"adapter": WEIGHTS_FILE, "adapter_settings": CONFIG_FILE}
+    return {
+        file: (trained[key], there[key])
+        for key, file in files.items()
+        if trained.keys() & there.keys() >= {key} and trained[key] != there[key]
+    }
 
 
 def require_trained_adapter(run: RunFolder) -> None:
@@ -72,16 +89,21 @@ def require_trained_adapter(run: RunFolder) -> None:
     Raises:
         UserError: it is another; what to type.
     """
-    if is_trained_adapter(run):
+    replaced = _replaced(run)
+    if not replaced:
         return
-    weights, adapter = run.adapter / WEIGHTS_FILE, shlex.quote(f"adapter={run.adapter}")
+    adapter = shlex.quote(f"adapter={run.adapter}")
     anew = (
         f", or take {run.summary} away and type the command that began the run with resume=auto, "
         "which writes it again from a checkpoint"
     )
     raise UserError(
-        f"{weights} is not what the run trained:\n"
-        f"  trained sha256:{trained_sha256(run)}\n  found   sha256:{sha256(weights)}\n"
+        "\n".join(
+            f"{run.adapter / file} is not what the run trained:\n"
+            f"  trained sha256:{trained}\n  found   sha256:{found}"
+            for file, (trained, found) in replaced.items()
+        )
+        + "\n"
         f"Bring it back from a copy{anew if run.last_checkpoint() else ''}.\n"
         f"As an adapter of its own: lora-whisper merge {adapter} name=other"
     )

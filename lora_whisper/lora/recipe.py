@@ -165,7 +165,7 @@ def _require_not_replaced(folder: RunFolder) -> None:
     """
     if has_other_weights(folder, read_json(folder.summary)):
         raise UserError(
-            f"{folder.merged} holds other weights than those that were merged and scored there.\n"
+            f"{folder.merged} is not the model that was merged and scored there.\n"
             f"Type {merge_again(folder)}"
         )
 

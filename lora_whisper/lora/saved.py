@@ -8,8 +8,10 @@ settings again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from lora_whisper.lora.adapter_config import (
     way_on,
 )
 from lora_whisper.lora.targets import sees_sound
+from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.weights import Stored, read_headers
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -47,6 +50,12 @@ MOST_BYTES = 2_000_000  # of adapter_config.json; the largest that are known hav
 
 
 SHOWN = 5  # of the problems of an adapter
+
+# Keys of adapter_config.json that say where an adapter comes from, and not what it adds.
+OF_ITS_ORIGIN = {
+    *("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "task_type"),
+    *("inference_mode", "init_lora_weights", "lora_dropout"),
+}
 
 
 class UnsoundAdapter(UserError):
@@ -103,6 +112,21 @@ class SavedAdapter:
     @property
     def revision(self) -> str | None:
         return self.config.get("revision") or None
+
+
+def adapter_hashes(folder: Path) -> dict[str, str]:
+    """What names an adapter exactly: of its tensors, and of the settings that decide on the rest.
+
+    Scale, rsLoRA and DoRA stand in the settings alone, and change all that the tensors mean.
+    """
+    found = {}
+    if (folder / WEIGHTS_FILE).is_file():
+        found["adapter"] = sha256(folder / WEIGHTS_FILE)
+    with suppress(ValueError, OSError):  # a damaged one is refused by whoever opens it
+        settings = json.loads((folder / CONFIG_FILE).read_bytes())
+        deciding = {key: settings[key] for key in sorted(settings.keys() - OF_ITS_ORIGIN)}
+        found["adapter_settings"] = hashlib.sha256(json.dumps(deciding).encode()).hexdigest()
+    return found
 
 
 def open_adapter(folder: Path) -> SavedAdapter:

@@ -34,6 +34,7 @@ from lora_whisper.model.weights import (
     weight_names,
 )
 from lora_whisper.paths import EMBEDDED, local_path
+from lora_whisper.run_folder import MERGED_FILES
 
 if TYPE_CHECKING:
     import torch
@@ -341,6 +342,21 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 def weights_sha256(checkpoint: Checkpoint) -> str:
     """Of the weight files, which names the weights wherever they were taken from."""
     return sha256(*weight_files(checkpoint))
+
+
+def merged_hashes(folder: Path) -> dict[str, str]:
+    """What names a merged model exactly: of its weights, and of the files that say what they mean.
+
+    Another activation function or tokenizer makes another model of the same weights.
+    """
+    found = {}
+    files = [folder / name for name in weight_names([one.name for one in folder.iterdir()])]
+    if files and all(one.is_file() for one in files):
+        found["checkpoint"] = sha256(*files)
+    beside = [folder / name for name in MERGED_FILES if (folder / name).is_file()]
+    names = " ".join(one.name for one in beside)
+    found["settings"] = hashlib.sha256(f"{names} {sha256(*beside)}".encode()).hexdigest()
+    return found
 
 
 def sha256(*paths: Path) -> str:

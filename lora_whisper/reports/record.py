@@ -49,7 +49,7 @@ def adapter_record(folder: RunFolder, summary: Summary) -> dict[str, Any]:
             "stack": config.adapter.stack,
             "parameters": summary["trainable_parameters"],
             "bytes": summary["adapter_bytes"],
-            "sha256": summary.get(TRAINED) or sha256(folder.adapter / WEIGHTS_FILE),
+            "sha256": summary.get(TRAINED["adapter"]) or sha256(folder.adapter / WEIGHTS_FILE),
         },
         "languages": list(summary["languages"]),
         "data": _data(config, summary),

@@ -11,11 +11,10 @@ from lora_whisper.data.speech import Speech
 from lora_whisper.data.table import Utterances
 from lora_whisper.environment import environment, versions
 from lora_whisper.lora.provenance import TRAINED
-from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.lora.saved import adapter_hashes
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import (
     fingerprint,
-    sha256,
     weights_bytes,
     weights_sha256,
 )
@@ -61,7 +60,8 @@ def new_summary(
         "quantization": config.quantization.kind,
         **dict.fromkeys(MODELS),
         "adapter_bytes": adapter_bytes(folder.adapter),
-        TRAINED: sha256(folder.adapter / WEIGHTS_FILE),  # whatever lies there later
+        # Of what was trained, whatever lies there later.
+        **{TRAINED[key]: value for key, value in adapter_hashes(folder.adapter).items()},
         "adapter_ranks": shipped_ranks(folder.adapter),  # of what ships: lowest and highest
         "model_bytes": weights_bytes(base.checkpoint),
         "trainable_parameters": trainable,

@@ -90,6 +90,62 @@ DAMAGES = (
 )
 
 
+def set_in(path: str, key: str, value: object) -> Callable[[], object]:
+    def change() -> None:
+        known = json.loads(Path(path).read_text())
+        Path(path).write_text(json.dumps(known | {key: value}))
+
+    return change
+
+
+PUSH = ("push", "run=outputs/a", "repo=ada/sw", "base=ada/toy", "dry_run=true")
+MERGED = "outputs/a/merged"
+
+
+@pytest.mark.parametrize("key", ["use_rslora", "lora_alpha"])
+def test_other_settings_are_another_adapter(
+    finished: list[str], line: Line, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    """The tensors are those that were trained, and what they add is another matter."""
+    config = "outputs/a/adapter/adapter_config.json"
+    set_in(config, "base_model_name_or_path", "elsewhere")()
+    assert line(*PUSH) == 0, "where it lies decides on nothing"
+    set_in(config, key, {"use_rslora": True, "lora_alpha": 64.0}[key])()
+    for command in (PUSH, ("merge", "run=outputs/a"), EXPORT, EVALUATE):
+        capsys.readouterr()
+        assert line(*command) == 2
+        assert "adapter_config.json is not what the run trained" in capsys.readouterr().err
+    assert line("report", "outputs") == 0
+    assert "is of other weights or settings" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_in(f"{MERGED}/config.json", "activation_function", "relu"),
+        set_in(f"{MERGED}/generation_config.json", "repetition_penalty", 50.0),
+        lambda: Path(MERGED, "merges.txt").write_text("#version: 0.2\n"),
+    ],
+)
+def test_other_files_beside_the_weights_are_another_merged_model(
+    finished: list[str],
+    line: Line,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[], object],
+) -> None:
+    assert line("merge", "run=outputs/a") == 0
+    assert line(*PUSH, "what=merged") == 0
+    change()
+    for command in ((*PUSH, "what=merged"), EXPORT):
+        capsys.readouterr()
+        assert line(*command) == 2
+        found = capsys.readouterr().err
+        assert "is not the model that was merged and scored there" in found
+        assert MERGE_AGAIN in found
+    assert line("merge", "run=outputs/a", "overwrite=true") == 0
+    assert line(*PUSH, "what=merged") == 0
+
+
 def test_a_damaged_report_is_replaced_where_that_is_asked_for(
     finished: list[str], line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
