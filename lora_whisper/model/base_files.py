@@ -234,7 +234,10 @@ def _generation_problems(folder: Path, config: Mapping[str, Any]) -> list[str]:
     if not _is_there(folder / GENERATION):
         return []
     values, problems = _read(folder, GENERATION)
-    return problems or problems_with(GENERATION, values, generation_schema(config))
+    problems = problems or problems_with(GENERATION, values, generation_schema(config))
+    if not problems and len({*(values.get("suppress_tokens") or ())}) >= config["vocab_size"]:
+        problems = [f"{GENERATION}: suppress_tokens: leaves no token that could be decoded"]
+    return problems
 
 
 def _is_there(path: Path) -> bool:

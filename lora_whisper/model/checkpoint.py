@@ -24,7 +24,7 @@ from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object, shown
 from lora_whisper.model import base_files
-from lora_whisper.model.generation import completed, is_complete
+from lora_whisper.model.generation import completed, is_complete, plain_search, searched_otherwise
 from lora_whisper.model.weights import (
     is_pickled,
     missing_shards,
@@ -244,7 +244,8 @@ def load_shape(config: ModelConfig) -> WhisperConfig:
 def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
     """Load what decoding reads: languages, tasks, suppressed tokens, alignment heads.
 
-    What the folder leaves out is completed from its vocabulary.
+    What the folder leaves out is completed from its vocabulary. How its maker would search is left
+    out: a merged model would have it, and no score would be of it.
     """
     from transformers import GenerationConfig
 
@@ -253,9 +254,21 @@ def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
     if (folder / base_files.GENERATION).is_file():
         values, known = read_object(folder / base_files.GENERATION), base_files.generation_schema
         stated = {key: values[key] for key in known(config) if key in values}
+        if searched := searched_otherwise(stated, config):
+            _say_left_out(checkpoint.name, ", ".join(f"{key}={searched[key]}" for key in searched))
+            stated |= plain_search(config)
     if not is_complete(stated):
         stated = completed(stated, config, load_tokenizer(folder))
     return GenerationConfig(**stated)
+
+
+@functools.cache  # once, however often it is loaded
+def _say_left_out(name: str, settings: str) -> None:
+    log.warning(
+        "left out    generation_config.json of %s sets %s: scores and merged models are without",
+        name,
+        settings,
+    )
 
 
 def window_seconds(config: WhisperConfig) -> float:

@@ -15,6 +15,12 @@ from lora_whisper.model.shapes import ENGLISH_VOCABULARY, alignment_heads
 
 LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 TASKS = ("transcribe", "translate")
+PLAIN_SEARCH = {
+    "num_beams": 1,
+    "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "max_new_tokens": None,
+}
 LATEST_START_STEPS = 50  # in which the first timestamp has to be, 1 s
 # What stands before and behind text, and is never said in it.
 UNSPOKEN = ("transcribe", "translate", "startoftranscript", "startofprev", "startoflm")
@@ -49,6 +55,22 @@ def completed(
         tasks = {task: ids.get(f"<|{task}|>") for task in TASKS}
         usual["task_to_id"] = _stated(tasks)
     return _stated(usual) | given
+
+
+def searched_otherwise(stated: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What generation_config.json says of how to search, other than Whisper's checkpoints.
+
+    A length beyond the positions bounds nothing.
+    """
+    plain = plain_search(config)
+    longest = stated.get("max_length") or 0
+    usual = plain | ({"max_length": longest} if longest >= plain["max_length"] else {})
+    return {key: stated[key] for key in usual if stated.get(key) not in (None, usual[key])}
+
+
+def plain_search(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts as they come, without a beam, to the end of the positions."""
+    return PLAIN_SEARCH | {"max_length": config["max_target_positions"]}
 
 
 def is_complete(stated: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE
 from lora_whisper.model.shapes import shape, shape_names
 from tests.configs import model_config
 from tests.model.broken_bases import break_one
-from tests.toys import toy_checkpoint, toy_config
+from tests.toys import toy_checkpoint, toy_config, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper"
@@ -75,6 +75,7 @@ def test_whatever_is_changed_ends_in_a_model_or_in_words(block, sound, tmp_path)
 
 
 HUGE = 10**9
+EVERY_TOKEN = list(range(toy_config().vocab_size))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ HUGE = 10**9
         ("config.json", {"quantization_config": {"a": 1}}, "expected weights in full precision"),
         ("generation_config.json", {"lang_to_id": ["<|en|>"]}, "lang_to_id: expected names"),
         ("generation_config.json", {"suppress_tokens": [HUGE]}, "suppress_tokens: expected"),
+        ("generation_config.json", {"suppress_tokens": EVERY_TOKEN}, "leaves no token that could"),
         ("generation_config.json", {"forced_decoder_ids": [[1]]}, "expected a list of 2 at 0"),
         ("generation_config.json", {"alignment_heads": [[2, 0]]}, "alignment_heads: expected"),
         ("preprocessor_config.json", {"n_fft": 10**7}, "n_fft: expected 400, found 10000000"),
@@ -239,6 +241,28 @@ def test_habits_of_uploads_are_sound(folder):
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     opened(folder)
     assert load_shape(model_config(str(folder))).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("repetition_penalty", 100.0),
+        ("num_beams", 5),
+        ("no_repeat_ngram_size", 3),
+        ("max_length", 5),
+        ("max_new_tokens", 7),
+    ],
+)
+def test_how_its_maker_searched_is_left_out_with_a_word(folder, tmp_path, caplog, key, value):
+    """Scores are of the plain search: a merged model that searches otherwise says other texts."""
+    before = load_generation_config(locate(model_config(str(folder))))
+    features = toy_inputs()["input_features"]
+    plain = toy_model().generate(features, generation_config=before)
+    named = shutil.copytree(folder, tmp_path / f"its-{key}")
+    change(named / "generation_config.json", **{key: value})
+    found = load_generation_config(locate(model_config(str(named))))
+    assert f"sets {key}={value}" in caplog.text
+    assert torch.equal(toy_model().generate(features, generation_config=found), plain)
 
 
 # ── what is completed ────────────────────────────────────────────────────────────────────────
