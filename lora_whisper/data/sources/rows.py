@@ -6,11 +6,12 @@ A reader parses its files into values by column; `RowMaker` makes each a checked
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,8 @@ from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.splits import split_name
 from lora_whisper.data.table import Row
 from lora_whisper.errors import UserError, listing
+
+log = logging.getLogger("lora_whisper")
 
 READERS_VERSION = 2  # of what the readers make of a file; cached tables of another are read anew
 TASKS = ("transcribe", "translate")
@@ -165,6 +168,8 @@ class RowMaker:
     def _columns_of(self, keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
         """For each part of a row, the keys that may hold it."""
         self.unseen = {name for name in self.unseen if not matching(keys, (name,))}
+        if len(texts := self.text_columns(keys)) > 1:
+            _say_which(*texts)
         parts = (getattr(self.names, part.name) for part in fields(Names))
         return tuple(matching(keys, names) for names in parts)
 
@@ -222,6 +227,15 @@ class RowMaker:
         if is_number and 0 <= seconds < LONGEST_SECONDS:  # no for NaN, too
             return key, float(seconds)
         raise RowError(f"found {key} {shown(found)}, expected seconds from 0 on{_as(found)}")
+
+
+@cache  # once for all tables that are alike
+def _say_which(text: str, *others: str) -> None:
+    log.warning(
+        "columns     the text is read from %r, and %s could be it: data.columns.text=NAME chooses",
+        text,
+        " or ".join(map(repr, others)),
+    )
 
 
 def matching(keys: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:

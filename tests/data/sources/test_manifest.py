@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_whisper.config import ColumnsConfig
+from lora_whisper.data.sources import rows as rows_module
 from lora_whisper.data.sources.manifest import rows
 from lora_whisper.data.table import Row
 from lora_whisper.errors import UserError
@@ -337,6 +338,21 @@ def test_all_bad_rows_of_a_table(tmp_path: Path) -> None:
 def test_nasty_lines_are_the_users_to_mend(tmp_path: Path, line: bytes) -> None:
     with pytest.raises(UserError, match=r"a\.jsonl:1: found"):
         read(write(tmp_path / "a.jsonl", line))
+
+
+@pytest.mark.parametrize("second", ["TEXT", "sentence"])
+def test_two_columns_that_could_be_the_text_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, second: str
+) -> None:
+    rows_module._say_which.cache_clear()
+    path = write(tmp_path / "a.csv", f"audio,Text,{second}\na.wav,hello,other\n")
+    texts = [row.text for row in read(path)]
+    assert texts == (["hello"] if second == "TEXT" else ["other"])
+    first, other = ("Text", second) if second == "TEXT" else (second, "Text")
+    assert f"the text is read from {first!r}, and {other!r} could be it" in caplog.text
+    caplog.clear()
+    assert [row.text for row in read(path, text="Text")] == ["hello"]
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("header", ["audio,text,text", "audio,,text,audio"])
