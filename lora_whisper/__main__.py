@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
@@ -56,6 +57,8 @@ def main() -> None:
 
 def _main() -> None:
     name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
+    if name == "help":  # as git and pip have it
+        name, arguments = (arguments or ["--help"])[0], ["--help"]
     if name in ("--help", "-h"):
         print(USAGE)
     elif name == "--version":
@@ -64,7 +67,9 @@ def _main() -> None:
         module = importlib.import_module(f"lora_whisper.cli.{name}")
         sys.exit(module.main(arguments))
     else:
-        print(f"error: {name!r} is not a command\n\n{USAGE}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f". Did you mean {near[0]}?" if near else ""
+        print(f"error: {name!r} is not a command{meant}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -55,6 +55,7 @@ from lora_whisper.model.base import read_base
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
 from lora_whisper.model.weights import require_range
 from lora_whisper.paths import local_path
+from lora_whisper.program import short
 from lora_whisper.reports.model_card import CARD_FILE
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
@@ -298,6 +299,9 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
             writer.write(source.folder.merged, aside, dtype)
         write_json(aside / PARITY_FILE, _made(name, dtype, source))
     log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
+    if name == "ctranslate2":
+        typed = f"faster_whisper.WhisperModel({str(short(place))!r}).transcribe(…)"
+        console.print(f"in Python   {typed}", markup=False, soft_wrap=True)
     if name == "ggml":
         _show_quantizer(place)
 

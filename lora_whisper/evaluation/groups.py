@@ -48,9 +48,11 @@ def _values(rows: Sequence[Utterance], name: str) -> list[object]:
     columns = {column for row in rows for column in row.columns}
     computed = [each for each, value_of in COMPUTED.items() if any(map(value_of, rows))]
     known = [*sorted(columns), *(each for each in computed if each not in columns)]
+    # Read from the sound, of which not all is known yet.
+    lengths = "" if "duration" in known else "; duration groups by the clips' length"
     raise UserError(
         f"evaluation.group_by={name}: no row of the test set has this column; "
-        f"they have {', '.join(known)}"
+        f"they have {', '.join(known)}{lengths}"
     )
 
 

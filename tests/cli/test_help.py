@@ -1,7 +1,11 @@
 """`--help`: every key with its value and what it means, for a terminal of 80 columns."""
 
+import sys
+from collections.abc import Callable
+
 import pytest
 
+from lora_whisper.__main__ import main
 from lora_whisper.cli.help import COLUMNS, meanings_of
 from lora_whisper.config import OptimizerConfig, PlanConfig, SearchConfig, TrainingConfig
 from lora_whisper.training.defaults import (
@@ -47,3 +51,33 @@ def test_a_comment_is_of_its_own_field_alone() -> None:
     assert meanings["gpu_memory"].endswith("are left to the driver and the screen")
     assert meanings["optimizer"] == ""
     assert "name" in meanings_of(SearchConfig), "what it shares with train"
+
+
+def exit_code_of(function: Callable[[], None]) -> object:
+    try:
+        function()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "found"),
+    [
+        (["evalute"], 2, "'evalute' is not a command. Did you mean evaluate?"),
+        (["zzz"], 2, "'zzz' is not a command\n"),
+        (["help"], 0, "usage: lora-whisper COMMAND"),
+        (["help", "merge"], 0, "overwrite"),
+    ],
+)
+def test_a_commands_name_is_guessed_and_help_is_a_word(
+    words: list[str],
+    exit_code: int,
+    found: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lora-whisper", *words])
+    assert exit_code_of(main) == exit_code
+    shown = capsys.readouterr()
+    assert found in shown.out + shown.err
