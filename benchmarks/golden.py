@@ -68,7 +68,7 @@ MASKS = [
     (re.compile(r"\b\d[\d.,]*(e-\d+)? ?(s|ms|min|h|GB|MB|KB|bytes|seconds)\b"), "AMOUNT"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]?"), "DATE"),
     (re.compile(r"\b[0-9a-f]{40}(-dirty)?\b"), "COMMIT"),
-    (re.compile(r"\d[\d.,]* (times real time|× real time)"), "SPEED"),
+    (re.compile(r"\d[\d.,]* (times real time|× real time|audio s/s)"), "SPEED"),
     (re.compile(r"\[\d+\]|process \d+"), "PROCESS"),
 ]
 MASKED_KEYS = re.compile("seconds|bytes|date|commit|made_with|versions|measured|environment|host")
@@ -129,8 +129,10 @@ class Recorder:
     def write(self, name: str, text: str) -> None:
         path = self.folder / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = text.replace(str(self.work), "WORK").replace(str(self.checkout), "CHECKOUT")
-        text = text.replace(f"{sys.executable} -m {self.module}", "lora-whisper")
+        program = str(Path(sys.executable).with_name("lora-whisper"))
+        places = {program: "lora-whisper", self.work: "WORK", self.checkout: "CHECKOUT"}
+        for place, name in places.items():
+            text = text.replace(str(place), name)
         for pattern, mask in MASKS:
             text = pattern.sub(mask, text)
         path.write_text(text)
