@@ -119,7 +119,7 @@ def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Axes | None
     if not len(losses):
         return None
     axes = _axes(2.7, training)
-    axes.plot(steps, losses, color=TRAINING, label="training")
+    axes.plot(steps, losses, _line(steps), color=TRAINING, label="training")
     if validation:
         points = _points(validation, "validation_loss_per_token")
         axes.plot(*points, "o-", markersize=4, color=VALIDATION, label="validation")
@@ -151,9 +151,14 @@ def _course(training: Sequence[Line], key: str) -> Axes | None:
     if not len(values):
         return None
     axes = _axes(1.9, training)
-    axes.plot(steps, values, color=TRAINING)
+    axes.plot(steps, values, _line(steps), color=TRAINING)
     _begin_at_zero(axes)
     return axes
+
+
+def _line(steps: np.ndarray) -> str:
+    """A line of one point would not be seen, and a run of a few steps has no more."""
+    return "o-" if len(steps) == 1 else "-"
 
 
 def _axes(height_inches: float, lines: Sequence[Line]) -> Axes:

@@ -206,6 +206,13 @@ def test_what_there_is_not_is_not_drawn() -> None:
 
 
 @pytest.mark.drawn
+def test_one_point_is_seen() -> None:
+    """A run of a few steps has no more, and a line of one point is none."""
+    for svg in drawn([training(25)]).values():
+        assert 'style="fill: var(--blue); stroke: var(--blue)"' in svg
+
+
+@pytest.mark.drawn
 def test_norms_that_were_not_finite_leave_no_gap() -> None:
     without = drawn([training(1), training(3)])
     gap = drawn([training(1), training(2, norm=None), training(3)])
