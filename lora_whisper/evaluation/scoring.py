@@ -225,7 +225,7 @@ def score_model(
     """
     from lora_whisper.evaluation.judging import judge
     from lora_whisper.evaluation.provenance import provenance
-    from lora_whisper.evaluation.score import both_rates, interval, leading, rate_name
+    from lora_whisper.evaluation.rates import both_rates, interval, leading, rate_name
 
     settings = config.evaluation
     chosen = sample(utterances, settings.max_utterances, config.seed)

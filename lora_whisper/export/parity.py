@@ -18,7 +18,7 @@ from lora_whisper.config import EvaluationConfig, Padding
 from lora_whisper.data.table import Utterances
 from lora_whisper.evaluation.listening import Listening
 from lora_whisper.evaluation.models import Contender, weights_of
-from lora_whisper.evaluation.score import leading, rate_name
+from lora_whisper.evaluation.rates import leading, rate_name
 from lora_whisper.export.consumers import Consumer
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import sha256

@@ -20,9 +20,9 @@ from lora_whisper.evaluation.provenance import (
     groups_that_compare,
     texts_hash,
 )
+from lora_whisper.evaluation.rates import padded_as, padding_of, rate_name, units_of
 from lora_whisper.evaluation.rows import ScoredRow
 from lora_whisper.evaluation.run_scores import hypotheses_of
-from lora_whisper.evaluation.score import padded_as, padding_of, rate_name, units_of
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.paths import file_name

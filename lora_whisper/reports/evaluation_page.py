@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_whisper.evaluation.alignment import align, separator
-from lora_whisper.evaluation.score import interval
+from lora_whisper.evaluation.rates import interval
 from lora_whisper.reports import evaluation_plots as plots
 from lora_whisper.reports.evaluation_table import markdown
 from lora_whisper.reports.evaluation_template import SCRIPT, TEMPLATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lora_whisper.evaluation import score as score_module
+from lora_whisper.evaluation import rates as stored
 from lora_whisper.terminal import counted, percent
 
 Results = Mapping[str, Any]  # of evaluation.json
@@ -34,12 +34,12 @@ def scored(results: Results, name: str) -> dict[str, Scores]:
 
 def leading(results: Results, name: str) -> str:
     """`wer` or `cer`: the rate that comes first on this set."""
-    return score_module.leading(next(iter(scored(results, name).values()), {}))
+    return stored.leading(next(iter(scored(results, name).values()), {}))
 
 
 def rates(results: Results, name: str) -> tuple[str, str]:
     """Both rates, the leading one first."""
-    return score_module.both_rates(leading(results, name))
+    return stored.both_rates(leading(results, name))
 
 
 def last_model(results: Results, name: str) -> str | None:
@@ -107,13 +107,13 @@ def size(results: Results, one: Mapping[str, Any]) -> str:
         facts.append(f"{score['reference_words']:,} {units(results, one['name'])}")
     facts.append(f"{one['hours']:.2f} h")
     if score:
-        facts += [f"normalizer {score['normalizer']}", f"padded {score_module.padding_of(score)}"]
+        facts += [f"normalizer {score['normalizer']}", f"padded {stored.padding_of(score)}"]
     return ", ".join(facts)
 
 
 def units(results: Results, name: str) -> str:
     """What a WER counts: graphemes, where a script has no spaces."""
-    return score_module.units_of(next(iter(scored(results, name).values()), {}))
+    return stored.units_of(next(iter(scored(results, name).values()), {}))
 
 
 def method(results: Results) -> str:
@@ -121,7 +121,7 @@ def method(results: Results) -> str:
     all_scores = [score for name in results["scores"] for score in scored(results, name).values()]
     normalizers = _listed(score["normalizer"] for score in all_scores)
     drawn = _listed(score["resampled"] for score in all_scores)
-    padded = _listed(score_module.padded_as(score) for score in all_scores)
+    padded = _listed(stored.padded_as(score) for score in all_scores)
     said = (
         f"Text is normalized by {normalizers}; {padded}. "
         f"95 % intervals are by drawing {drawn} anew."

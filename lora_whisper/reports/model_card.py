@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
-from lora_whisper.evaluation.score import (
+from lora_whisper.evaluation.rates import (
     both_rates,
     interval,
     leading,

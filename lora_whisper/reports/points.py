@@ -16,8 +16,8 @@ import yaml
 
 from lora_whisper.cli.compose import defaults
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.rates import leading
 from lora_whisper.evaluation.run_scores import read_summary
-from lora_whisper.evaluation.score import leading
 from lora_whisper.reports.settings import config_text
 from lora_whisper.reports.summary import shipped_rank
 from lora_whisper.run_config import FREE_TO_CHANGE, flat

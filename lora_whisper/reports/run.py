@@ -6,8 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lora_whisper.evaluation.run_scores import hypotheses_of
-from lora_whisper.evaluation.score import (
+from lora_whisper.evaluation.rates import (
     both_rates,
     groups_of,
     leading,
@@ -15,6 +14,7 @@ from lora_whisper.evaluation.score import (
     rate_name,
     units_of,
 )
+from lora_whisper.evaluation.run_scores import hypotheses_of
 from lora_whisper.paths import below_home
 from lora_whisper.reports.run_page import Report, Sample, page
 from lora_whisper.reports.settings import changes, config_text

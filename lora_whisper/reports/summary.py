@@ -9,8 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lora_whisper.evaluation.run_scores import read_summary
-from lora_whisper.evaluation.score import (
+from lora_whisper.evaluation.rates import (
     both_rates,
     groups_of,
     interval,
@@ -19,6 +18,7 @@ from lora_whisper.evaluation.score import (
     rate_name,
     units_of,
 )
+from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
 )

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from lora_whisper.evaluation.provenance import groups_that_compare
-from lora_whisper.evaluation.score import both_rates, interval, leading, rate_name
+from lora_whisper.evaluation.rates import both_rates, interval, leading, rate_name
 from lora_whisper.program import program, short
 from lora_whisper.reports.points import (
     NO_GAIN,

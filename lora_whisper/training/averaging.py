@@ -24,9 +24,6 @@ from lora_whisper.training.checkpoints import Checkpoints, load_parameters
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import Tensor, nn
-
-    from lora_whisper.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)

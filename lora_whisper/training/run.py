@@ -42,12 +42,6 @@ from lora_whisper.run_folder import (
     written_whole,
 )
 from lora_whisper.training.announce import announce, course
-from lora_whisper.training.averaging import (
-    announce_average,
-    average_folder,
-    put_in_place,
-    write_average,
-)
 from lora_whisper.training.estimate import (
     Left,
     announce_estimate,
@@ -365,6 +359,7 @@ class Run:
     def _train_and_keep(self) -> tuple[TrainingState, Average | None]:
         """Train; write the best adapter by validation WER, or the last if nothing was validated."""
         from lora_whisper.lora.pissa import read_initial
+        from lora_whisper.training.averaging import write_average
         from lora_whisper.training.checkpoints import load_parameters
 
         trainer = self.trainer
@@ -413,6 +408,8 @@ class Run:
 
     def _judge(self, average: Average, best: Best | None) -> dict[str, Any]:
         """Let the mean ship unless a single adapter has a lower WER; say what became of it."""
+        from lora_whisper.training.averaging import announce_average, average_folder, put_in_place
+
         validation, wer = validation_sample(self.config, self.speech), None
         if validation is not None and best is not None:
             mean = self._load_adapter(average_folder(self.folder))

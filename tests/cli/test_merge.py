@@ -469,5 +469,5 @@ def test_nothing_lets_transformers_run_downloaded_code() -> None:
     )
     assert [path for path, text in texts.items() if looking.search(text)] == []
     assert [path for path, text in texts.items() if "WhisperProcessor.from_pre" in text] == [
-        package / "commands" / "_card.py"  # what people type
+        package / "reports" / "model_card.py"  # what people type
     ]
