@@ -62,7 +62,7 @@ def test_it_is_listed_and_reported(
 
 
 def test_it_is_exported(outputs: Path, line: Line) -> None:
-    assert line("export", "run=outputs/done", "format=adapter") == 0
+    assert line("export", "run=outputs/done", "format=adapter", "parity.utterances=2") == 0
     exported = load_file(outputs / "done/export/adapter/adapter_model.safetensors")
     trained = load_file(outputs / "done/adapter/adapter_model.safetensors")
     assert exported.keys() == trained.keys()
