@@ -1,4 +1,8 @@
-"""What something was made with: the machine and the software, but no name of a person or a host."""
+"""What something was made with: the machine and the software, but no name of a person or a host.
+
+And what must not be published: paths of this machine, names of its user and host, access tokens.
+Texts are searched for them before they are sent, as they are or escaped in JSON.
+"""
 
 from __future__ import annotations
 

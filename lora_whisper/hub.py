@@ -1,7 +1,8 @@
 """What `push` sends: files by an explicit list, changed where a name means nothing elsewhere.
 
 Whatever is not on the list stays here: checkpoints with the optimizer's state, logs, hypotheses,
-audio, and files that somebody put into the folder.
+audio, and files that somebody put into the folder. It goes up as one commit of one repository, and
+each refusal of the hub is one message; `HF_ENDPOINT` is read when it is called, for mirrors.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def module_name(path: Path, package: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """`lora_whisper.model.adapter` is of `model`, `lora_whisper.config` of the ground."""
+    """`lora_whisper.model.base` is of `model`, `lora_whisper.config` of the ground."""
     name = module.split(".")[1] if "." in module else "ground"
     return TOP.get(name, name if name in BELOW else "ground")
 

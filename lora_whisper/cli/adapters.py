@@ -3,8 +3,8 @@
     lora-whisper adapters outputs/
 
 Runs, points of sweeps, copied and downloaded folders and exports are found alike: whatever holds an
-`adapter_config.json`. An adapter says most of itself by the record beside it (`model.record`); of
-one that was trained elsewhere, PEFT's own file is read. No weights are loaded, and no torch.
+`adapter_config.json`. An adapter says most of itself by the record beside it (`lora.provenance`);
+of one that was trained elsewhere, PEFT's own file is read. No weights are loaded, and no torch.
 """
 
 from __future__ import annotations

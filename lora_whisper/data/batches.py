@@ -1,6 +1,6 @@
 """The tensors of an optimizer step, loaded ahead of it by worker processes.
 
-What a step is made of is a pure function of the sources, the seed and the step (`data.order`,
+What a step is made of is a pure function of the sources, the seed and the step (`data.sampler`,
 `data.windows`): a resumed run sees the batches that it would have seen, and one process sees the
 same global batch as several do together.
 """

@@ -2,7 +2,7 @@
 
 W' = W + alpha / rank · B·A, where only A (rank, inputs) and B (outputs, rank) are trained; B starts
 at zero, so that training starts at the base model. Hu et al. 2021, https://arxiv.org/abs/2106.09685
-What the other kinds do differently stands in `model.kinds`.
+What the other kinds do differently stands in `lora.variants`.
 
 Beside them, the embeddings of single tokens may be trained, such as that of an unused language.
 They take the place of the base's rows, in the embedding and in the output projection that is tied

@@ -3,7 +3,7 @@
 Matrices by kind, each below the path of its layer (all fp32, all trained):
 
     lora, rslora, eva   lora_A (rank, inputs)  lora_B (outputs, rank), B starts at zero
-    pissa               the same two, and neither starts at zero: see `model.pissa`
+    pissa               the same two, and neither starts at zero: see `lora.pissa`
     dora                the same two, and lora_magnitude_vector (outputs,)
     adalora             the same two, neither zero, and lora_E (rank, 1), which starts at zero
 """

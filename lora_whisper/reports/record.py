@@ -30,7 +30,7 @@ def write_record(folder: RunFolder, summary: Summary) -> None:
 
 
 def adapter_record(folder: RunFolder, summary: Summary) -> dict[str, Any]:
-    """What `model.record.read_record` reads."""
+    """What `lora.provenance.read_record` reads."""
     from lora_whisper.lora.saved import shipped_ranks
 
     config = read_config(folder)

@@ -91,7 +91,7 @@ def write_average(
 
     Args:
         parameters: of the adapter in `model`, which are overwritten.
-        initial: PiSSA's start, see `model.plain.plain_of`.
+        initial: PiSSA's start, see `lora.delta_weights.plain_of`.
     """
     from lora_whisper.lora.delta_weights import write_plain
 

@@ -1,7 +1,7 @@
 """What training an adapter needs of a GPU's or a CPU's memory, part by part, before it is tried.
 
 Weights, adapter, gradients and the optimizer's moments are counted tensor by tensor. Activations
-come from the real step on fake tensors (`training.fake_step`). What lies outside of the step's
+come from the real step on fake tensors (`training.memory_plan`). What lies outside of the step's
 tensors is assumed, and said to be.
 """
 

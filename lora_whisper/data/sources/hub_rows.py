@@ -1,7 +1,7 @@
 """Rows of a `datasets` data set: which column holds what, and audio that nobody has decoded.
 
 `datasets` would decode with torchcodec while it reads; with `Audio(decode=False)` it hands out the
-file as it lies in the data set, and `data.sound.audio` decodes it like any other.
+file as it lies in the data set, and `data.audio` decodes it like any other.
 """
 
 from __future__ import annotations
