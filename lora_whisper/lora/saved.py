@@ -125,6 +125,9 @@ def adapter_hashes(folder: Path) -> dict[str, str]:
     with suppress(ValueError, OSError):  # a damaged one is refused by whoever opens it
         settings = json.loads((folder / CONFIG_FILE).read_bytes())
         deciding = {key: settings[key] for key in sorted(settings.keys() - OF_ITS_ORIGIN)}
+        for key in ("target_modules", "exclude_modules"):  # sets, written in any order
+            if isinstance(deciding.get(key), list):
+                deciding[key] = sorted(map(str, deciding[key]))
         found["adapter_settings"] = hashlib.sha256(json.dumps(deciding).encode()).hexdigest()
     return found
 
