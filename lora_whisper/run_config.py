@@ -124,7 +124,7 @@ def _lasting(path: str) -> str:
 
 def write_config(folder: RunFolder, config: TrainConfig) -> None:
     """Write the resolved configuration; from here on the folder is a run."""
-    text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(plain_values(config), sort_keys=False, allow_unicode=True)
     write_whole(folder.config, (MARKER + text).encode())
 
 
@@ -164,13 +164,13 @@ def _completed(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[st
 
 def config_hash(config: TrainConfig) -> str:
     """Of what a checkpoint must have in common with the run that goes on from it."""
-    free, values = free_to_change(config), flat(_plain(config))
+    free, values = free_to_change(config), flat(plain_values(config))
     as_before = {key for key, default in ADDED.items() if values[key] == default}
     kept = {key: value for key, value in values.items() if key not in free | as_before}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(config: TrainConfig) -> dict[str, Any]:
+def plain_values(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 

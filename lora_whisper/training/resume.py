@@ -1,4 +1,4 @@
-"""Whether the speech of a run that goes on is still what the run began with.
+"""Whether a run that goes on has the settings, the steps and the speech that it began with.
 
     rows.npz    a hash for each row of each split, written when the run begins
 
@@ -22,7 +22,7 @@ from lora_whisper.data.contents import Change, change, row_hashes
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.speech import Speech
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_config import LENGTH, _plain, flat, free_to_change, read_config
+from lora_whisper.run_config import LENGTH, flat, free_to_change, plain_values, read_config
 from lora_whisper.run_folder import RunFolder, further, write_whole
 
 log = logging.getLogger("lora_whisper")
@@ -146,7 +146,7 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
     Raises:
         UserError: names every key that differs, with both values.
     """
-    before, now = flat(_plain(read_config(folder))), flat(_plain(config))
+    before, now = flat(plain_values(read_config(folder))), flat(plain_values(config))
     free = free_to_change(config)
     changed = [
         f"{key}: was {before.get(key)}, is {now.get(key)}{_why_not(key, config)}"
