@@ -21,9 +21,8 @@ from benchmarks.results import write_result
 from lora_whisper.cli.compose import configuration_folder
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig
+from lora_whisper.data.acoustics import CODECS, generated_noise
 from lora_whisper.data.augmentation import Augmenter
-from lora_whisper.data.sound.noise import generated_noise
-from lora_whisper.data.sound.telephone import CODECS
 from lora_whisper.model.rates import SAMPLING_RATE
 
 OPTIONS = ("speed", "gain", "noise", "reverberation", "telephone", "noisy")

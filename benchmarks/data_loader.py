@@ -38,7 +38,7 @@ from lora_whisper.data import audio
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.batches import StepDataset
 from lora_whisper.data.corpus import keep_what_fits, load_corpus
-from lora_whisper.data.packing import plan
+from lora_whisper.data.sampler import plan
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base, read_base

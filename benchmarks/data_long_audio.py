@@ -24,9 +24,8 @@ import soundfile
 
 from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.segmentation import split_long
-from lora_whisper.data.sound.pauses import find_pauses
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
+from lora_whisper.data.segmentation import find_pauses, split_long
 from lora_whisper.model.rates import SAMPLING_RATE
 
 WINDOW_SECONDS = 30.0

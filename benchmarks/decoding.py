@@ -47,7 +47,7 @@ from benchmarks.parts import train_config
 from benchmarks.random_checkpoint import write_random_checkpoint
 from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.greedy import Rule
 from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingResult, DecodingTask

@@ -28,8 +28,7 @@ import psutil
 import soundfile
 
 from benchmarks.results import write_result
-from lora_whisper.data.audio import AudioError, read_audio, read_header
-from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.data.audio import AudioError, EncodedAudio, read_audio, read_header
 from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_mutations import FORMATS, mutated, written
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.config import DataConfig
-from lora_whisper.data.table import Row, Table, Utterances
+from lora_whisper.data.dataset import Row, Table, Utterances
 
 OPTIONAL = ("language", "task", "start", "end", "speaker", "previous_text", "split")
 

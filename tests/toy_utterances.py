@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_whisper.data.table import Defaults, Row, Table, Utterances
+from lora_whisper.data.dataset import Defaults, Row, Table, Utterances
 
 
 def toy_row(number: int, **values: Any) -> Row:

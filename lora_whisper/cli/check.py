@@ -19,9 +19,9 @@ from lora_whisper import terminal
 from lora_whisper.cli.app import run_command
 from lora_whisper.cli.compose import Command
 from lora_whisper.config import SPLITS, CheckConfig, DataConfig
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split, resolved
 from lora_whisper.data.speech import train_rows
-from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.base import read_base
 from lora_whisper.paths import local_path
@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lora_whisper.data.augmentation import Augmenter
-    from lora_whisper.data.quality import Finding
+    from lora_whisper.data.dataset import Utterance
+    from lora_whisper.data.quality_findings import Finding, Repaired
     from lora_whisper.data.quality_measures import Measured, TextRules
-    from lora_whisper.data.quality_repair import Repaired
-    from lora_whisper.data.utterance import Utterance
     from lora_whisper.model.base import Base
 
 Split = TypeVar("Split")
@@ -93,7 +92,7 @@ def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
 def _require_repairable(
     fix: str, folder: Path, splits: dict[str, Utterances], overwrite: bool
 ) -> None:
-    from lora_whisper.data.quality_repair import require_repairable
+    from lora_whisper.data.quality_findings import require_repairable
 
     if local_path(fix).resolve().is_relative_to(folder.resolve()):
         raise UserError(
@@ -185,7 +184,7 @@ def _cleaning(
 def _fix(
     config: CheckConfig, base: Base, measured: dict[str, Measured], findings: list[Finding]
 ) -> Repaired:
-    from lora_whisper.data.quality_repair import SplitLong, write_repaired
+    from lora_whisper.data.quality_findings import SplitLong, write_repaired
 
     assert config.fix is not None
     cut: SplitLong | None = None
@@ -212,7 +211,7 @@ def _augmenter(config: CheckConfig, base: Base) -> Augmenter:
 
 def _write_examples(config: CheckConfig, base: Base, train: Measured, folder: Path) -> None:
     """Draw training utterances, and write each before and after augmentation."""
-    from lora_whisper.data.sound.listening import write_examples
+    from lora_whisper.data.augmentation import write_examples
 
     examples = _drawn(train, config.listen, config.seed, base.window_seconds)
     write_examples(examples, _augmenter(config, base), folder, config.seed)

@@ -32,8 +32,8 @@ from lora_whisper.config import (
     TrainConfig,
     as_it_is,
 )
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
-from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import Contender, contenders_of_run, merged_of
 from lora_whisper.evaluation.run_scores import merged_recipe, read_summary

@@ -32,14 +32,18 @@ from lora_whisper.config import (
     ReverberationConfig,
     SpecAugmentConfig,
 )
+from lora_whisper.data.acoustics import CODECS, require_codecs, through_telephone
 from lora_whisper.data.audio import SHORTEST_SECONDS, AudioError, read_audio, read_header
-from lora_whisper.data.sound.telephone import CODECS, require_codecs, through_telephone
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.paths import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor
+import re
+from collections.abc import Iterable
+
+import soundfile
 
 log = logging.getLogger("lora_whisper")
 
@@ -410,3 +414,45 @@ def apply_masks(features: Tensor, masks: Sequence[Sequence[Mask]]) -> Tensor:
             hidden[mask.axis][window].view(-1)[mask.first : mask.first + mask.count] = True
     on_device = [one.to(features.device) for one in hidden.values()]
     return features.masked_fill(on_device[0] | on_device[1], 0.0)
+
+
+# ── to be listened to ────────────────────────────────────────────────────────────────────────────
+
+
+def write_examples(
+    samples_by_name: Iterable[tuple[str, np.ndarray]],
+    augmenter: Augmenter,
+    folder: Path,
+    seed: int,
+) -> list[Path]:
+    """Write `01_NAME_1_before.wav` and `01_NAME_2_after_STEPS.wav` for each window.
+
+    Each goes through what it would in training: where its draws leave it alone, STEPS is
+    "nothing". Masks of the log-mel cannot be heard and are not written.
+
+    Args:
+        samples_by_name: windows as (samples,) float32, and what to call each, often its row.
+        folder: made where it is missing.
+
+    Returns:
+        Paths of the files, in the order of the windows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for number, (name, samples) in enumerate(samples_by_name, start=1):
+        augmented = augmenter(samples, (seed, number))
+        stem = f"{number:02d}_{_as_file_name(name)}"
+        steps = "_".join(augmented.steps) or "nothing"
+        pair = {
+            folder / f"{stem}_1_before.wav": samples,
+            folder / f"{stem}_2_after_{steps}.wav": augmented.samples,
+        }
+        for path, sound in pair.items():
+            soundfile.write(path, sound, SAMPLING_RATE)
+        written += pair
+    return written
+
+
+def _as_file_name(name: str) -> str:
+    """`talks/a.jsonl:17` is `a.jsonl-17`; at most 80 letters, which every file system takes."""
+    return re.sub(r"[^\w.-]+", "-", Path(name).name)[-80:]

@@ -17,15 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
-from lora_whisper.data.absent import why_absent
 from lora_whisper.data.audio import AudioError, Remark
-from lora_whisper.data.durations import measure
-from lora_whisper.data.leftovers import leftovers, suspects
+from lora_whisper.data.dataset import Defaults, Utterance, Utterances, written_language
+from lora_whisper.data.durations import measure, why_absent
 from lora_whisper.data.segmentation import TIMESTAMP, split_long
-from lora_whisper.data.table import Defaults, Utterances
 from lora_whisper.data.text import clean as clean_text
-from lora_whisper.data.text import require_cleanable
-from lora_whisper.data.utterance import Utterance, written_language
+from lora_whisper.data.text import leftovers, require_cleanable, suspects
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.languages import code_of
 from lora_whisper.model.rates import SAMPLING_RATE

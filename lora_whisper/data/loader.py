@@ -15,7 +15,7 @@ from lora_whisper.model.base import Base
 if TYPE_CHECKING:
     from lora_whisper.data.augmentation import Augmenter
     from lora_whisper.data.batches import Batch, StepDataset
-    from lora_whisper.data.table import Utterances
+    from lora_whisper.data.dataset import Utterances
     from lora_whisper.data.windows import WindowMaker, WindowSource
 
     Load = Callable[[int, int, int], Iterable[list[Batch]]]
@@ -174,7 +174,7 @@ def _source(
     clean: tuple[str, ...] = (),
     weight: float = 1.0,
 ) -> WindowSource:
-    from lora_whisper.data.packing import plan
+    from lora_whisper.data.sampler import plan
     from lora_whisper.data.windows import WindowSource
 
     tokenizer, seconds = base.processor.tokenizer, base.window_seconds

@@ -31,15 +31,15 @@ from lora_whisper.data.audio import (
     SHORTEST_SECONDS,
     AudioCutOff,
     AudioError,
+    EncodedAudio,
     Header,
     Remark,
     read_header,
     read_sound,
 )
+from lora_whisper.data.dataset import Utterance, Utterances, token_language, written_language
 from lora_whisper.data.durations import other_unit
-from lora_whisper.data.leftovers import leftovers
-from lora_whisper.data.table import Utterances
-from lora_whisper.data.utterance import EncodedAudio, Utterance, token_language, written_language
+from lora_whisper.data.text import leftovers
 from lora_whisper.errors import UserError
 from lora_whisper.model.languages import code_of
 from lora_whisper.model.tokenizer import Vocabulary, check_task, text_tokens

@@ -1,26 +1,216 @@
-"""The order of an epoch: pure functions of the windows' lengths, the seed and the epoch.
+"""Which utterances share a window, and in which order an epoch has the windows.
 
-    every window of the first source once
-    + of each other source, `weight` windows for each of these, in turn from seeded permutations
-    + `no_speech_share` windows without speech for each of these
-    → shuffled → chunks of CHUNK_BATCHES global batches, each sorted by length and cut into batches
-    → the batches shuffled, the short one last.
-
-So each global batch holds windows of like lengths, while an epoch is as random as a permutation
-but for that. A resumed run sees the batches that it would have seen, and so do several processes.
+Padded: each utterance has a window of its own. Packed: consecutive utterances of one speaker,
+language and task fill a window, greedily and in the order of their source, as far as its length and
+the decoder allow. That order is what makes one window's text the next one's previous text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lora_whisper.data.dataset import Utterances, written_language
+from lora_whisper.data.text import clean as clean_text
+from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 
 CHUNK_BATCHES = 50  # global batches that are cut from windows sorted by length together
 
 SHUFFLE, BATCHES, NO_SPEECH, TURNS = range(4)  # each purpose draws from a generator of its own
+
+
+TIMESTAMPS_A_TEXT = 2  # one before, one after
+# Slices of one file with so little between them are read as one stretch. In longer gaps somebody
+# may speak whose row is not in this split, and the model would learn not to hear it.
+LONGEST_GAP_SECONDS = 1.0
+REMEMBERED_COUNTS = 1_000  # a text is counted for two windows at most, which are neighbours
+OVERLAP_SECONDS = 0.01  # by which rounded boundaries may cross
+
+
+# ── which utterances share a window ──────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The windows of a set of utterances, in its order; arrays of (windows,) but for the last."""
+
+    first: np.ndarray  # int64, the window's first utterance
+    count: np.ndarray  # int64, of its utterances
+    seconds: np.ndarray  # float64, of its sound
+    continues: np.ndarray  # bool, whether the window before is of the same speaker and language
+    gaps_seconds: np.ndarray  # (utterances,) float64 between it and the one before, which are read
+    # in one go; NaN where it is read on its own
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def plan(
+    utterances: Utterances,
+    tokenizer: Any,
+    vocabulary: Vocabulary,
+    window_seconds: float,
+    windows: str,
+    clean: Sequence[str] = (),
+) -> Plan:
+    """Divide measured utterances into windows.
+
+    Args:
+        windows: "padded" or "packed".
+        clean: what becomes of the texts before they are tokenized, see `text.clean`.
+    """
+    if windows == "padded":
+        return alone(utterances.durations_seconds)
+    continues = _continues(utterances)
+    gaps = _gaps_seconds(utterances, continues)
+    limits = _Limits(utterances, tokenizer, vocabulary, window_seconds, clean, continues, gaps)
+    first = np.fromiter(limits.firsts(), np.int64)
+    count = np.diff(first, append=len(utterances))
+    gaps[first] = math.nan
+    heard_seconds = utterances.durations_seconds + np.nan_to_num(gaps)
+    seconds = np.add.reduceat(heard_seconds, first) if len(first) else np.zeros(0)
+    return Plan(first, count, seconds, continues[first], gaps)
+
+
+def alone(durations_seconds: np.ndarray) -> Plan:
+    """A window for each utterance."""
+    count = len(durations_seconds)
+    return Plan(
+        first=np.arange(count),
+        count=np.ones(count, np.int64),
+        seconds=np.asarray(durations_seconds, np.float64),
+        continues=np.zeros(count, bool),
+        gaps_seconds=np.full(count, math.nan),
+    )
+
+
+def _continues(utterances: Utterances) -> np.ndarray:
+    """(utterances,) whether each has speaker, language and task of the one before it."""
+    same = np.ones(len(utterances), bool)
+    same[:1] = False
+    for name in ("speaker", "language", "task"):
+        # No row says "", so that it can stand for what is unknown: unknown speakers count as one.
+        column = pc.fill_null(utterances.column(name), "")
+        same[1:] &= _equal_neighbours(column)
+    return same
+
+
+def _equal_neighbours(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.equal(column[1:], column[:-1]).to_numpy()
+
+
+def _gaps_seconds(utterances: Utterances, continues: np.ndarray) -> np.ndarray:
+    """(utterances,) between each and the one before, where both are slices close to each other."""
+    start, audio = utterances.column("start").to_numpy(), utterances.column("audio")
+    gaps = np.full(len(utterances), math.nan)
+    gaps[1:] = start[1:] - (start[:-1] + utterances.durations_seconds[:-1])
+    close = (gaps >= -OVERLAP_SECONDS) & (gaps <= LONGEST_GAP_SECONDS) & continues
+    # Audio inside a data set has no path, and each row its own.
+    close[1:] &= _equal_neighbours(audio) & pc.not_equal(audio[1:], "").to_numpy()
+    return np.where(close, np.maximum(gaps, 0.0), math.nan)
+
+
+class _Limits:
+    """Where windows have to end: by samples, by tokens, and where somebody else begins.
+
+    A text has no more byte-level tokens than UTF-8 bytes, so that most windows are found without
+    tokenizing anything; a text is tokenized, once, where bytes leave the question open.
+    """
+
+    def __init__(
+        self,
+        utterances: Utterances,
+        tokenizer: Any,
+        vocabulary: Vocabulary,
+        window_seconds: float,
+        clean: Sequence[str],
+        continues: np.ndarray,
+        gaps_seconds: np.ndarray,
+    ):
+        self.utterances, self.tokenizer, self.vocabulary = utterances, tokenizer, vocabulary
+        self.window_samples = round(window_seconds * SAMPLING_RATE)
+        self.ends = np.append(np.flatnonzero(~continues)[1:], len(utterances))  # of the speakers
+        # Rounded up one by one, no sum is less than what reading a whole stretch gives.
+        samples = np.ceil(utterances.durations_seconds * SAMPLING_RATE)
+        self.gaps_samples = np.ceil(np.nan_to_num(gaps_seconds) * SAMPLING_RATE)
+        self.samples_before = _sums_before(samples + self.gaps_samples)
+        self.texts = _texts(utterances, clean, vocabulary)
+        bytes_each = pc.binary_length(pc.utf8_normalize(self.texts, "NFC")).to_numpy()
+        most_tokens = bytes_each.astype(np.int64) + 1 + TIMESTAMPS_A_TEXT  # 1: the space in front
+        self.most_tokens_before = _sums_before(most_tokens)
+        self.tokens: dict[int, int] = {}
+
+    def firsts(self) -> Iterator[int]:
+        """The first utterance of each window."""
+        for begin, end in zip([0, *self.ends[:-1]], self.ends, strict=True):
+            first = int(begin)
+            while first < end:
+                yield first
+                first = self._next(first, int(end))
+
+    def _next(self, first: int, end: int) -> int:
+        """The first utterance that has no room in the window of `first`; that one always has."""
+        # The gap in front of a window's first utterance is not read.
+        limit = self.samples_before[first] + self.gaps_samples[first] + self.window_samples
+        by_samples = int(np.searchsorted(self.samples_before, limit, side="right")) - 1
+        last = max(first + 1, min(end, by_samples))
+        most_tokens = self.most_tokens_before[last] - self.most_tokens_before[first]
+        if most_tokens <= self.vocabulary.room_tokens:
+            return last
+        return max(first + 1, self._end_by_tokens(first, last))
+
+    def _end_by_tokens(self, first: int, last: int) -> int:
+        written = written_language(self.vocabulary, self.utterances[first])  # one in a window
+        room = self.vocabulary.room_tokens
+        for index in range(first, last):
+            room -= self._count(index, written)
+            if room < 0:
+                return index
+        return last
+
+    def _count(self, index: int, written: str | None) -> int:
+        """Tokens of a text between its timestamps; what was counted lately is remembered."""
+        if index not in self.tokens:
+            if len(self.tokens) > REMEMBERED_COUNTS:
+                self.tokens.clear()
+            tokens = text_tokens(self.tokenizer, self.texts[index].as_py(), written)
+            self.tokens[index] = len(tokens) + TIMESTAMPS_A_TEXT
+        return self.tokens[index]
+
+
+def _sums_before(values: np.ndarray) -> np.ndarray:
+    """(n + 1,) sums of the first 0, 1, … n values."""
+    return np.concatenate([[0], np.cumsum(values)])
+
+
+def _texts(utterances: Utterances, clean: Sequence[str], vocabulary: Vocabulary) -> pa.ChunkedArray:
+    """The texts as they are tokenized."""
+    if not clean:
+        return utterances.column("text")
+    cleaned = (clean_text(one.text, clean, written_language(vocabulary, one)) for one in utterances)
+    return pa.chunked_array([pa.array(cleaned, pa.string())])
+
+
+# ── the order of an epoch ────────────────────────────────────────────────────────────────────────
+
+# Pure functions of the windows' lengths, the seed and the epoch.
+#
+#     every window of the first source once
+#     + of each other source, `weight` windows for each of these, in turn from seeded permutations
+#     + `no_speech_share` windows without speech for each of these
+#     → shuffled → chunks of CHUNK_BATCHES global batches, each sorted by length, cut into batches
+#     → the batches shuffled, the short one last.
+#
+# So each global batch holds windows of like lengths, while an epoch is as random as a permutation
+# but for that. A resumed run sees the batches that it would have seen, and so do several processes.
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from lora_whisper.config import SPLITS, DataConfig, ModelConfig, Split
+from lora_whisper.data.contents import Recordings, Texts
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, with_codes
-from lora_whisper.data.leaks import Recordings, Texts
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split, resolved
-from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.base import Base, read_base
 

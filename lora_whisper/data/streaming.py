@@ -24,13 +24,12 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from lora_whisper.config import DataConfig, TrainingConfig
-from lora_whisper.data.audio import AudioError, read_header, slice_seconds
+from lora_whisper.data.audio import AudioError, EncodedAudio, read_header, slice_seconds
 from lora_whisper.data.batches import Batch, collate, step_loader
-from lora_whisper.data.packing import alone
+from lora_whisper.data.dataset import Row, Table, Utterance, Utterances, token_language
+from lora_whisper.data.sampler import alone
 from lora_whisper.data.sources import hub
-from lora_whisper.data.table import Row, Table, Utterances
 from lora_whisper.data.text import require_cleanable
-from lora_whisper.data.utterance import EncodedAudio, Utterance, token_language
 from lora_whisper.data.windows import (
     BadAudio,
     LeftOut,

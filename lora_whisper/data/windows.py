@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_whisper.config import Padding
+from lora_whisper.data.acoustics import NOISE_KINDS, generated_noise
 from lora_whisper.data.audio import AudioError, DecodedAudio, Remark, read_sound
-from lora_whisper.data.packing import TIMESTAMPS_A_TEXT, Plan
-from lora_whisper.data.sound.noise import NOISE_KINDS, generated_noise
+from lora_whisper.data.dataset import Utterance, token_language, written_language
+from lora_whisper.data.sampler import TIMESTAMPS_A_TEXT, Plan
 from lora_whisper.data.text import clean
-from lora_whisper.data.utterance import Utterance, token_language, written_language
 from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 

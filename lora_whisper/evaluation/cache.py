@@ -1,7 +1,7 @@
 """Hypotheses that were decoded before: the same model, speech and decoding give the same texts.
 
 So the points of a sweep pay for their base once, and a report is made again in seconds. Files lie
-beside the tables of `data.table`, are small, and may be deleted.
+beside the tables of `data.dataset`, are small, and may be deleted.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TextIO
 
 import lora_whisper
 from lora_whisper.config import CLEAN, DECODING, EvaluationConfig
-from lora_whisper.data.table import published
-from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.dataset import Utterance, published
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.evaluation.long_form import Segment

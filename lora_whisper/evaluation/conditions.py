@@ -17,10 +17,9 @@ import numpy as np
 import soxr
 
 from lora_whisper.config import CLEAN, Condition, EvaluationConfig, Padding
+from lora_whisper.data.acoustics import CODECS, TELEPHONE_RATE, generated_noise, through_telephone
 from lora_whisper.data.augmentation import at_speed, generated_response, mixed, reverberant
-from lora_whisper.data.sound.noise import generated_noise
-from lora_whisper.data.sound.telephone import CODECS, TELEPHONE_RATE, through_telephone
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import Change
 from lora_whisper.model.rates import SAMPLING_RATE

@@ -14,8 +14,7 @@ import torch
 from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import AudioError, read_audio
-from lora_whisper.data.table import Utterances
-from lora_whisper.data.utterance import Utterance, token_language
+from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.endless import most_letters

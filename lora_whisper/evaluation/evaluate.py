@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper import processes
 from lora_whisper.config import CLEAN, Dtype, EvaluationConfig, RescoringConfig
 from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
-from lora_whisper.data.table import Utterances
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.listening import Listening
 from lora_whisper.evaluation.models import Contender, weights_of

@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 
 NO_GROUP = "none"  # label of utterances of which the column says nothing

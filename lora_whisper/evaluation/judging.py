@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.config import EvaluationConfig
+from lora_whisper.data.dataset import Utterance, written_language
 from lora_whisper.data.sources.rows import USUAL_NAMES
-from lora_whisper.data.utterance import Utterance, written_language
 from lora_whisper.evaluation.decoding import Hypotheses
 from lora_whisper.evaluation.groups import group_labels
 from lora_whisper.evaluation.rows import ScoredRow, scored_row

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.contents import Recordings, Texts
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.durations import measure
-from lora_whisper.data.leaks import Recordings, Texts
 from lora_whisper.data.sources import resolved
 from lora_whisper.data.speech import train_rows
-from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 
 log = logging.getLogger("lora_whisper")

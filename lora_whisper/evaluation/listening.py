@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 from lora_whisper.config import CLEAN, Dtype, EvaluationConfig
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import Contender, base_of, dtype_of, identity, vocabulary_of
 from lora_whisper.evaluation.scoring import hear, load_whisper, recognizer_of, whisper_inside

@@ -10,8 +10,9 @@ from functools import partial
 import numpy as np
 import soundfile
 
-from lora_whisper.data.sound.noise import generated_noise
-from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.data.acoustics import generated_noise
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.model.rates import SAMPLING_RATE
 
 KINDS = ("silence", "white", "tones", "breathing")

@@ -12,8 +12,7 @@ from typing import Any
 
 from lora_whisper.config import CLEAN, DECODING, EvaluationConfig
 from lora_whisper.data.contents import speech_hashes
-from lora_whisper.data.table import Utterances
-from lora_whisper.data.utterance import written_language
+from lora_whisper.data.dataset import Utterances, written_language
 from lora_whisper.evaluation.normalizers import normalizer_for
 from lora_whisper.model.tokenizer import Vocabulary
 

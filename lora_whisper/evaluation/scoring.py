@@ -19,9 +19,8 @@ from lora_whisper.config import (
     TrainConfig,
 )
 from lora_whisper.data.corpus import sample
+from lora_whisper.data.dataset import Utterance, Utterances
 from lora_whisper.data.speech import Speech
-from lora_whisper.data.table import Utterances
-from lora_whisper.data.utterance import Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.models import Contender, identity, weights_of

@@ -20,9 +20,9 @@ from lora_whisper.config import (
     TrainConfig,
 )
 from lora_whisper.data.corpus import sample
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import beside, read_split
 from lora_whisper.data.speech import train_rows
-from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_folder import OWN_SET

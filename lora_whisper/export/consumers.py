@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.model.base import Base
 from lora_whisper.terminal import work
 
@@ -206,7 +206,7 @@ def _by_program(
 ) -> Hypotheses:
     """One utterance after the other, as a program hears files."""
     from lora_whisper.data.audio import AudioError, read_audio
-    from lora_whisper.data.utterance import token_language
+    from lora_whisper.data.dataset import token_language
     from lora_whisper.data.windows import BadAudio
     from lora_whisper.evaluation.decoding import Hypotheses
     from lora_whisper.model.rates import SAMPLING_RATE

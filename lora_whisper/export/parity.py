@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lora_whisper.config import EvaluationConfig, Padding
-from lora_whisper.data.table import Utterances
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.evaluation.listening import Listening
 from lora_whisper.evaluation.models import Contender, weights_of
 from lora_whisper.evaluation.rates import leading, rate_name

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_whisper.config import SPLITS, CheckConfig
-from lora_whisper.data.quality import Finding, settings, totals
+from lora_whisper.data.quality import settings, totals
+from lora_whisper.data.quality_findings import LEFT_OUT, UNUSABLE, Finding, Repaired
 from lora_whisper.data.quality_measures import Measured
-from lora_whisper.data.quality_repair import LEFT_OUT, UNUSABLE, Repaired
 from lora_whisper.model.base import Base
 from lora_whisper.program import program, short
 from lora_whisper.terminal import console, counted

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_whisper.data.quality import MEANINGS, Finding, characters_per_second
+from lora_whisper.data.quality import characters_per_second
+from lora_whisper.data.quality_findings import MEANINGS, UNUSABLE, Finding
 from lora_whisper.data.quality_measures import QUIETEST_DBFS, Measured
-from lora_whisper.data.quality_repair import UNUSABLE
 from lora_whisper.reports.html import (
     LIGHT,
     SERIES,

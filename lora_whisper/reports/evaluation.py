@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from lora_whisper.data.audio import AudioError, read_audio
-from lora_whisper.data.sound.mp3 import encode_mp3
+from lora_whisper.data.audio import AudioError, encode_mp3, read_audio
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.evaluate import Findings, Plan, Speech
 from lora_whisper.evaluation.leaks import Leaks, find_leaks, learnt_speech, speakers

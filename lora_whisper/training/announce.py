@@ -155,8 +155,8 @@ def _announce_test(speech: Speech) -> None:
 
 def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
     """Say what an epoch is made of."""
+    from lora_whisper.data.dataset import written_language
     from lora_whisper.data.text import cleaning_report
-    from lora_whisper.data.utterance import written_language
 
     data = config.data
     log.info("windows     %s", "; ".join(filter(None, [data.windows, str(shares(data))])))

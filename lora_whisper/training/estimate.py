@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import WhisperForConditionalGeneration
 
-    from lora_whisper.data.table import Utterances
+    from lora_whisper.data.dataset import Utterances
     from lora_whisper.evaluation.pace import Pace
     from lora_whisper.training.planning import Plan
 
@@ -113,7 +113,7 @@ def decoding_seconds(utterances: Utterances, base: Base, config: TrainConfig, pa
 
 def texts_of(utterances: Utterances, base: Base) -> Texts:
     """Of a sample, which is the same in every process."""
-    from lora_whisper.data.utterance import written_language
+    from lora_whisper.data.dataset import written_language
     from lora_whisper.model.tokenizer import text_tokens
 
     tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary

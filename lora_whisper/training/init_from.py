@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.durations import measure
 from lora_whisper.data.sources import resolved
 from lora_whisper.data.speech import Speech, refuse_learnt, train_rows
-from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.lora.initialization import find_start, require_fit, require_same_base
 from lora_whisper.lora.provenance import is_trained_adapter

@@ -7,8 +7,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import DataConfig, TrainConfig
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.speech import Speech
-from lora_whisper.data.table import Utterances
 from lora_whisper.environment import environment, versions
 from lora_whisper.lora.provenance import TRAINED
 from lora_whisper.lora.saved import adapter_hashes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import data_manifest
-from lora_whisper.data.table import ROWS_ON_DISK
+from lora_whisper.data.dataset import ROWS_ON_DISK
 
 
 @pytest.mark.slow

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.quality import MEANINGS
-from lora_whisper.data.quality_repair import UNUSABLE
+from lora_whisper.data.quality_findings import MEANINGS, UNUSABLE
 from tests.cli.conftest import Line, World
 from tests.toy_speech import tone, write_clip, write_manifest
 from tests.toys import toy_checkpoint

@@ -1,12 +1,21 @@
 """Decoding against tones of known pitch, cuts of the whole, and the headers of real recordings."""
 
+import io
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data.audio import AudioError, read_audio, read_header, resample
+from lora_whisper.data.audio import (
+    LONGEST_MP3_SECONDS,
+    AudioError,
+    encode_mp3,
+    read_audio,
+    read_header,
+    resample,
+)
 from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_speech import tone, write_clip
 
@@ -166,3 +175,32 @@ def test_real_recordings_of_every_kind() -> None:
         assert len(samples) / SAMPLING_RATE == pytest.approx(read_header(path).seconds, abs=1e-3)
     assert read_header(ENGLISH / "jfk.flac").seconds == 11.0
     assert len(read_audio(ENGLISH / "jfk.flac")) == 11 * SAMPLING_RATE  # 44.1 kHz stereo
+
+
+# ── to be played ─────────────────────────────────────────────────────────────────────────────────
+
+
+def decoded(file: bytes) -> np.ndarray:
+    """(samples,) as FFmpeg's libraries hear it."""
+    with av.open(io.BytesIO(file)) as container:
+        stream = container.streams.audio[0]
+        assert (stream.codec.name[:3], stream.rate, stream.channels) == ("mp3", SAMPLING_RATE, 1)
+        return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(stream)])
+
+
+def test_the_tone_stays_the_tone() -> None:
+    heard = decoded(encode_mp3(tone(2.0)))
+    assert len(heard) / SAMPLING_RATE == pytest.approx(2.0, abs=0.1)
+    spectrum = np.abs(np.fft.rfft(heard))
+    assert np.argmax(spectrum) * SAMPLING_RATE / len(heard) == pytest.approx(440.0, abs=1.0)
+    assert np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
+
+
+def test_ten_seconds_are_thirty_kilobytes() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 10 * SAMPLING_RATE).astype(np.float32)
+    assert len(encode_mp3(noise)) == pytest.approx(30_000, rel=0.05)
+
+
+def test_a_long_recording_is_cut() -> None:
+    heard = decoded(encode_mp3(tone(LONGEST_MP3_SECONDS + 5)))
+    assert len(heard) / SAMPLING_RATE == pytest.approx(LONGEST_MP3_SECONDS, abs=0.1)

@@ -20,6 +20,7 @@ from scipy.signal import correlate, welch
 
 from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, SpecAugmentConfig
+from lora_whisper.data import acoustics
 from lora_whisper.data.augmentation import (
     SPEECH_FRAME_SAMPLES,
     STEPS,
@@ -34,8 +35,8 @@ from lora_whisper.data.augmentation import (
     mixed,
     reverberant,
     speech_power,
+    write_examples,
 )
-from lora_whisper.data.sound import telephone
 from lora_whisper.errors import UserError
 from lora_whisper.model.rates import SAMPLING_RATE
 from tests.composed import train_values
@@ -446,15 +447,15 @@ def speech(request: pytest.FixtureRequest) -> Iterator[np.ndarray]:
         pytest.skip(f"{path} is not here")
 
 
-@pytest.mark.parametrize("codec", telephone.CODECS)
+@pytest.mark.parametrize("codec", acoustics.CODECS)
 def test_a_telephone_neither_delays_nor_shortens(codec: str, speech: np.ndarray) -> None:
     heard = augmenter("telephone", telephone={"codecs": (codec,)})(speech, (0,)).samples
     assert len(heard) == len(speech)
-    band = telephone._band_passed(speech)
+    band = acoustics._band_passed(speech)
     assert abs(lag_samples(band, heard)) <= 3  # 0.2 ms
 
 
-@pytest.mark.parametrize("codec", telephone.CODECS)
+@pytest.mark.parametrize("codec", acoustics.CODECS)
 def test_a_telephone_lets_its_band_through(codec: str) -> None:
     white = (np.random.default_rng(0).standard_normal(4 * SAMPLING_RATE) * 0.05).astype(np.float32)
     heard = augmenter("telephone", telephone={"codecs": (codec,)})(white, (0,)).samples
@@ -474,7 +475,7 @@ def test_g711_keeps_a_tone_38_db_over_its_noise(codec: str, level: float) -> Non
     """Eight logarithmic bits give about the same signal-to-noise ratio at any level."""
     frequency = 1_017.0  # which meets all values, unlike a part of the sampling rate
     sine = 2 * level * tone(2.0, frequency=frequency)
-    heard = telephone.through_telephone(sine, telephone.CODECS[codec])[4_000:-4_000]
+    heard = acoustics.through_telephone(sine, acoustics.CODECS[codec])[4_000:-4_000]
     phase = 2 * np.pi * frequency * np.arange(len(heard)) / SAMPLING_RATE
     waves = np.stack([np.sin(phase), np.cos(phase)], axis=1)
     fit = waves @ np.linalg.lstsq(waves, heard, rcond=None)[0]
@@ -485,7 +486,7 @@ def test_every_codec_is_drawn() -> None:
     augment = augmenter("telephone")
     samples = bursts(0.2)
     heard = {augment(samples, (seed,)).samples.tobytes() for seed in range(30)}
-    assert len(heard) == len(telephone.CODECS)
+    assert len(heard) == len(acoustics.CODECS)
 
 
 def test_an_unknown_codec_names_the_known() -> None:
@@ -565,3 +566,45 @@ def test_spec_augment_needs_a_configuration_only() -> None:
     settings = config("spec_augment").spec_augment
     assert isinstance(settings, SpecAugmentConfig)
     assert augmenter("spec_augment")(bursts(), (0,)).steps == ()
+
+
+# ── to be listened to ────────────────────────────────────────────────────────────────────────────
+
+
+def composed_augmenter(*overrides: str) -> Augmenter:
+    config = to_config(AugmentationConfig, train_values(*overrides)["augmentation"])
+    return Augmenter(config, window_seconds=5.0, mel_bins=80)
+
+
+def test_each_window_is_written_before_and_after(tmp_path: Path) -> None:
+    windows = [("talks/a.jsonl:17", tone(1.0)), ("ümlaut 1/2\\?", tone(0.5))]
+    augment = composed_augmenter("augmentation=gain", "augmentation.gain.share=1")
+    paths = write_examples(windows, augment, tmp_path / "listen", seed=1)
+    assert [path.name for path in paths] == [
+        "01_a.jsonl-17_1_before.wav",
+        "01_a.jsonl-17_2_after_gain.wav",
+        "02_2-_1_before.wav",
+        "02_2-_2_after_gain.wav",
+    ]
+    assert sorted(paths) == sorted((tmp_path / "listen").iterdir())
+    before, after = (soundfile.read(path, dtype="float32") for path in paths[:2])
+    assert before[1] == after[1] == 16_000
+    np.testing.assert_allclose(before[0], windows[0][1], atol=1e-4)
+    np.testing.assert_allclose(after[0], augment(windows[0][1], (1, 1)).samples, atol=1e-4)
+
+
+def test_what_its_draws_leave_alone_is_named_so(tmp_path: Path) -> None:
+    augment = composed_augmenter("augmentation=gain", "augmentation.gain.share=0")
+    _, after = write_examples([("a", tone(0.5))], augment, tmp_path, seed=1)
+    assert after.name == "01_a_2_after_nothing.wav"
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    augment = composed_augmenter("augmentation=[gain,noise]")
+    windows = [(str(number), tone(0.2)) for number in range(8)]
+    written = {
+        seed: [path.read_bytes() for path in write_examples(windows, augment, folder, seed)]
+        for seed, folder in ((1, tmp_path / "a"), (2, tmp_path / "b"))
+    }
+    again = [path.read_bytes() for path in write_examples(windows, augment, tmp_path / "c", 1)]
+    assert written[1] == again != written[2]

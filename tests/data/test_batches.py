@@ -17,7 +17,7 @@ import torch
 from lora_whisper.config import Padding
 from lora_whisper.data import batches
 from lora_whisper.data.batches import Batch, StepDataset, collate, step_loader
-from lora_whisper.data.packing import plan
+from lora_whisper.data.sampler import plan
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
 from lora_whisper.model.features import LogMel
 from tests.model.test_tokenizer import toy_vocabulary

@@ -19,8 +19,7 @@ from lora_whisper.config import DataConfig
 from lora_whisper.data import corpus as corpus_module
 from lora_whisper.data.audio import AudioError
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, sample
-from lora_whisper.data.table import Defaults, Table, Utterances
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Defaults, Table, Utterance, Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 from tests.configs import data_config

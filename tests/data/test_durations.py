@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data import durations, table
-from lora_whisper.data.durations import measure
-from lora_whisper.data.table import Defaults, Table, Utterances
-from lora_whisper.data.utterance import EncodedAudio
-from tests.toy_speech import tone, write_clip
-from tests.toy_tables import toy_row
+from lora_whisper.data import dataset, durations
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.corpus import load_corpus
+from lora_whisper.data.dataset import Defaults, Table, Utterances
+from lora_whisper.data.durations import absent, measure, why_absent
+from lora_whisper.data.quality_measures import measure_sound
+from lora_whisper.data.sources.manifest import rows
+from lora_whisper.errors import UserError
+from tests.configs import data_config
+from tests.toy_speech import tone, write_clip, write_manifest
+from tests.toy_tables import toy_row, toy_utterances
 
 ENGLISH = Defaults("en", "transcribe")
 
@@ -25,7 +31,7 @@ ENGLISH = Defaults("en", "transcribe")
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Whose headers were read; five rows are many, and two a portion."""
     monkeypatch.setenv("LORA_WHISPER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(table, "ROWS_ON_DISK", 5)
+    monkeypatch.setattr(dataset, "ROWS_ON_DISK", 5)
     monkeypatch.setattr(durations, "ROWS_AT_A_TIME", 4)
     paths: list[Path] = []
     read_header = durations.read_header
@@ -121,3 +127,121 @@ def test_audio_inside_a_data_set(opened: list[Path]) -> None:
     opened.clear()
     assert measure(stored)[0].durations_seconds.tolist() == expected
     assert opened == []
+
+
+# ── files that are not there ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder of recordings, and a manifest beside it to be."""
+    for name in (
+        "s1.wav",
+        unicodedata.normalize("NFD", "é.wav"),
+        "a b.wav",
+        "Ünï.FLAC",
+        "bird.wav",
+    ):
+        (tmp_path / "home" / "audio" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / "audio" / name).touch()
+    return tmp_path / "home"
+
+
+def resolved(folder: Path, audio: str) -> str:
+    """The path that a manifest in `folder` makes of a cell."""
+    manifest = write_manifest(folder / "a.jsonl", [{"audio": audio, "text": "a"}])
+    (row,) = rows(manifest, data_config().columns)
+    return row.audio
+
+
+@pytest.mark.parametrize(
+    ("audio", "expected"),
+    [
+        ("audio/é.wav", "composed in another way"),
+        ("audio/S1.WAV", "audio/s1.wav, in other capitals"),
+        ("Audio/s1.wav", "audio/s1.wav, in other capitals"),
+        ("audio /s1.wav", "audio/s1.wav, without the space"),
+        ("audio\\s1.wav", "backslashes: write / for each \\, "),
+        (".\\audio\\S1.wav", "backslashes"),
+        ("audio\bird.wav", "audio/bird.wav is there"),
+        ("audio\new.wav", "it holds \\n, which one backslash became: write / instead"),
+        ("C:\\Users\\me\\s1.wav", "a path of Windows"),
+        ("https://example.org/s1.wav", "; https://example.org/s1.wav is a URL"),
+        ("s3://bucket/s1.wav", "; s3://bucket/s1.wav is a URL"),
+        ("audio/s1.wav ", "audio/s1.wav, without the space"),
+        (" audio/s1.wav", "audio/s1.wav, without the space"),
+        ("audio/\ufeffs1.wav", "without the characters that are not seen"),
+        ("audio/a%20b.wav", "audio/a b.wav, without percent signs"),
+        ("audio/s1.wav?download=1", "audio/s1.wav, without its ?"),
+        ("audio/s1", "audio/s1.wav, with another ending"),
+        ("audio/s1.mp3", "audio/s1.wav, with another ending"),
+        ("audio/ünï.flac", "in other capitals"),
+        ("s1.wav", "audio/s1.wav: paths are relative to the manifest"),
+        ("home/audio/s1.wav", "audio/s1.wav: paths are relative to the manifest"),
+        ("data/audio/s1.wav", "audio/s1.wav: paths are relative to the manifest"),
+        ("$SPEECH/s1.wav", "$SPEECH in it is not replaced"),
+        ("${SPEECH}/s1.wav", "; there is {audio}/s1.wav"),
+        ("audio/~/s1.wav", "~ in it is not replaced"),
+    ],
+)
+def test_what_is_meant_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, audio: str, expected: str
+) -> None:
+    monkeypatch.setenv("SPEECH", str(home / "audio"))
+    assert expected.format(audio=home / "audio") in absent(resolved(home, audio))
+
+
+def test_a_path_relative_to_where_we_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = home / "lists"
+    manifests.mkdir()
+    monkeypatch.chdir(home / "audio")
+    assert f"there is {home}/audio/s1.wav" in absent(resolved(manifests, "s1.wav"))
+
+
+@pytest.mark.parametrize(
+    "name", ["audio/other.wav", "nowhere/else/a.wav", "audio/\0.wav", "x" * 300]
+)
+def test_nothing_near_nothing_said(home: Path, name: str) -> None:
+    assert absent(home / name) == ""
+
+
+def test_a_link_to_nothing_is_named_as_one(home: Path) -> None:
+    """It was said to be there, in other letters: its folder lists it."""
+    (home / "audio" / "link.wav").symlink_to("moved/s1.wav")
+    assert absent(home / "audio" / "link.wav") == ", but a link to moved/s1.wav, which is not there"
+
+
+def test_a_file_url_is_a_path(home: Path) -> None:
+    there = home / "audio" / "a b.wav"
+    assert resolved(home, there.as_uri()) == str(there)
+
+
+def test_what_is_there_or_in_a_data_set_is_not_absent(home: Path) -> None:
+    assert why_absent(home / "audio" / "s1.wav") == ""
+    assert why_absent(EncodedAudio("some/set:1", bytes)) == ""
+
+
+def test_many_missing_files_of_a_folder_are_quick(home: Path) -> None:
+    """Folders are looked at once: a thousand take a moment."""
+    for number in range(2_000):
+        assert absent(f"{home}/gone/{number}.wav") == ""
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (500, 1500, "milliseconds? Expected seconds: 0.5, 1.5"),
+        (8000, 24_000, "samples at 16000 a second? Expected seconds: 0.5, 1.5"),
+        (1.0, 7.0, ""),
+    ],
+)
+def test_times_in_another_unit(tmp_path: Path, start: float, end: float, expected: str) -> None:
+    write_clip(tmp_path / "1.wav", 2.0)
+    row = {"audio": "1.wav", "text": "a", "start": start, "end": end}
+    config = data_config()
+    utterances = toy_utterances(tmp_path, [row], config)
+    with pytest.raises(UserError, match=r"2\.00 s") as error:
+        load_corpus(utterances, "train", config, 30.0)
+    assert expected in str(error.value)
+    assert ("Expected seconds" in str(error.value)) == bool(expected)
+    assert expected in measure_sound(utterances[0]).detail

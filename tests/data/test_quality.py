@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_whisper.data.dataset import Defaults, Row, Table, Utterances
 from lora_whisper.data.quality import (
-    MEANINGS,
-    Finding,
     contradicted,
     duplicates,
     inspect,
@@ -19,8 +18,8 @@ from lora_whisper.data.quality import (
     shared,
     totals,
 )
+from lora_whisper.data.quality_findings import MEANINGS, Finding
 from lora_whisper.data.quality_measures import RECORD, SOUND_PROBLEMS, Measured, Names, TextRules
-from lora_whisper.data.table import Defaults, Row, Table, Utterances
 from tests.data.test_quality_measures import rules
 
 __all__ = ["rules"]  # a fixture

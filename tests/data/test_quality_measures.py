@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from lora_whisper.data import quality_measures
-from lora_whisper.data.audio import REMARKS
+from lora_whisper.data.audio import REMARKS, EncodedAudio
+from lora_whisper.data.dataset import Defaults, Table, Utterance, Utterances
 from lora_whisper.data.quality import inspect
 from lora_whisper.data.quality_measures import (
     Names,
@@ -25,8 +26,6 @@ from lora_whisper.data.quality_measures import (
     mixed_scripts,
     text_key,
 )
-from lora_whisper.data.table import Defaults, Table, Utterances
-from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.data.windows import window_tokens
 from lora_whisper.errors import UserError
 from lora_whisper.model.tokenizer import read_vocabulary

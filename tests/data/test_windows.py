@@ -19,8 +19,8 @@ from lora_whisper.config import AugmentationConfig, SpeedConfig
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.batches import collate
-from lora_whisper.data.packing import plan
-from lora_whisper.data.table import Utterances
+from lora_whisper.data.dataset import Utterances
+from lora_whisper.data.sampler import plan
 from lora_whisper.data.windows import (
     IGNORED,
     BadAudio,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.cache import hypotheses_key, read_hypotheses, write_hypotheses_of
 from lora_whisper.evaluation.decoding import Hypotheses

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.utils import logging as transformers_logging
 
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.endless import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.groups import group_labels
 from tests.evaluation.toy_listener import utterance

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding import Hypotheses

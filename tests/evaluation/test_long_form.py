@@ -11,7 +11,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.long_form import Clip, Recording, split_at_timestamps
 from lora_whisper.evaluation.recognizer import DecodingResult

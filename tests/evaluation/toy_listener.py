@@ -17,7 +17,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 import lora_whisper
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.evaluation.decoding import Hypotheses, transcribe
 from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
 from lora_whisper.model.checkpoint import window_seconds

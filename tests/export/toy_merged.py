@@ -15,7 +15,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration, Whisper
 
 from benchmarks.random_checkpoint import write_companions
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.utterance import Utterance
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.model.checkpoint import Checkpoint, load_generation_config
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.rates import SAMPLING_RATE

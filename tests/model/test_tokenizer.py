@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 
-from lora_whisper.data.utterance import Utterance, token_language, written_language
+from lora_whisper.data.dataset import Utterance, token_language, written_language
 from lora_whisper.errors import UserError
 from lora_whisper.model.tokenizer import Vocabulary, language_code, read_vocabulary, text_tokens
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer

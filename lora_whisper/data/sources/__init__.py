@@ -6,27 +6,29 @@ a sub-folder (manifest, nemo, audiofolder, subtitles), the rows with that value 
 `split`, or a split of a hub data set.
 A split that it does not name is the one of `data.path` with the usual name (for validation: also
 valid, val, dev). Where `data.path` has no splits at all and the configuration names none of its
-parts, it is divided by `data.splits`: `validation_share` and `test_share` of it are set aside,
+parts, it is divided: `validation_share` and `test_share` of it are set aside,
 unless they come from elsewhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lora_whisper.config import SPLITS, ColumnsConfig, DataConfig, MixConfig, Split
-from lora_whisper.data.sources import audiofolder, common_voice, hub, manifest, nemo, subtitles
+from lora_whisper.data.dataset import Table, Utterances, split_key, split_name
+from lora_whisper.data.sources import hub, manifest, subtitles
 from lora_whisper.data.sources.rows import Part
-from lora_whisper.data.splits import divide, split_name
-from lora_whisper.data.table import Table, Utterances
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
 
@@ -34,9 +36,9 @@ log = logging.getLogger("lora_whisper")
 
 PARTS: dict[str, Callable[[Path, DataConfig], list[Part]]] = {
     "manifest": manifest.parts,
-    "nemo": nemo.parts,
-    "audiofolder": audiofolder.parts,
-    "common_voice": common_voice.parts,
+    "nemo": manifest.nemo_parts,
+    "audiofolder": manifest.audiofolder_parts,
+    "common_voice": manifest.common_voice_parts,
     "subtitles": subtitles.parts,
 }
 
@@ -113,8 +115,8 @@ def beside(config: DataConfig) -> DataConfig:
 
 
 def _file_part(file: Path, config: DataConfig) -> Part:
-    reader = nemo if config.source == "nemo" else manifest
-    return reader.part("", file, beside(config))
+    names = manifest.NEMO_NAMES if config.source == "nemo" else manifest.USUAL_NAMES
+    return manifest.part("", file, beside(config), names)
 
 
 def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:
@@ -243,6 +245,62 @@ def _division(part: Part, validation_share: float, test_share: float) -> pa.Chun
     table = _table(part)
     speakers, texts = table.column("speaker"), table.column("text")
     return divide(speakers, texts, validation_share, test_share, part.place)
+
+
+def split_of(key: str, validation_share: float, test_share: float) -> str:
+    """The split of all rows with this key; a greater share only moves rows out of train."""
+    digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64  # [0, 1)
+    if place < test_share:
+        return "test"
+    return "validation" if place >= 1 - validation_share else "train"
+
+
+def divide(
+    speakers: pa.ChunkedArray,
+    texts: pa.ChunkedArray,
+    validation_share: float,
+    test_share: float,
+    place: str,
+) -> pa.ChunkedArray:
+    """The split of each row of a source that has none; `place` names it in messages.
+
+    Raises:
+        UserError: a split that should have rows gets none.
+    """
+    splits = [
+        split_of(split_key(speaker, text), validation_share, test_share)
+        for speaker, text in zip(_in_turn(speakers), _in_turn(texts), strict=True)
+    ]
+    shares = {"validation": validation_share, "test": test_share}
+    shares["train"] = 1 - validation_share - test_share
+    for split in {name for name, share in shares.items() if share > 0} - set(splits):
+        raise UserError(_too_few(speakers, split, shares[split], place))
+    if speakers.null_count and (validation_share or test_share):
+        log.warning(
+            "%-11s %s has none of its own and is divided by text, since %d rows do not name a "
+            "speaker: the same voices may stand in training and test",
+            *("splits", place, speakers.null_count),
+        )
+    return pa.chunked_array([splits], pa.string())
+
+
+def _in_turn(column: pa.ChunkedArray) -> Iterator[Any]:
+    """One chunk after the other: all texts of a large source need not be in memory."""
+    return chain.from_iterable(chunk.to_pylist() for chunk in column.chunks)
+
+
+def _too_few(speakers: pa.ChunkedArray, split: str, share: float, place: str) -> str:
+    rows = len(speakers)
+    of_speakers = (
+        f" of {len(speakers.unique())} speakers" if rows and not speakers.null_count else ""
+    )
+    key = "test_share" if split == "test" else "validation_share"
+    return (
+        f"{place} has no splits, and of its {rows} rows{of_speakers} none falls to {split} with a "
+        f"share of {share:g}. Type another data.{key}=…, or 0 to do without; or name files: "
+        f"data.train=FILE data.{split}=FILE. A column that says it has to be called split"
+    )
 
 
 def _hub_split(config: DataConfig, split: Split) -> Utterances | None:

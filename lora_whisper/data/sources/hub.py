@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import DataConfig
+from lora_whisper.data.dataset import Defaults, Table, Utterances, table_key
 from lora_whisper.data.sources.hub_rows import (
     RowReader,
     embedded_audio,
@@ -28,7 +29,6 @@ from lora_whisper.data.sources.hub_rows import (
     transcribed,
     without_decoding,
 )
-from lora_whisper.data.table import Defaults, Table, Utterances, table_key
 from lora_whisper.errors import UserError, listing
 
 if TYPE_CHECKING:

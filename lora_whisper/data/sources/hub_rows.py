@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lora_whisper.config import ColumnsConfig
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.dataset import Row
 from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names, matching
-from lora_whisper.data.table import Row
-from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.languages import code_of
 

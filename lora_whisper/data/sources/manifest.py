@@ -1,16 +1,20 @@
 """Manifests: JSON lines, a JSON array, CSV or TSV; each row an audio file, or a slice, and a text.
 
-Audio is relative to the manifest. The columns are found by their usual names, `USUAL_NAMES`.
+Audio is relative to the manifest. The columns are found by their usual names, `USUAL_NAMES`. A
+manifest of NeMo, the metadata of an audio folder and the tables of a Common Voice release are
+manifests, too, whose columns have other names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TextIO
 
 from lora_whisper.config import SPLITS, ColumnsConfig, DataConfig
+from lora_whisper.data.dataset import Row, folder_split, split_name, table_key
 from lora_whisper.data.sources.records import (
     SUFFIXES,
     Record,
@@ -28,9 +32,8 @@ from lora_whisper.data.sources.rows import (
     RowError,
     RowMaker,
 )
-from lora_whisper.data.splits import split_name
-from lora_whisper.data.table import Row, table_key
 from lora_whisper.errors import UserError
+from lora_whisper.model.languages import code_of
 
 GIVE = (
     "Expected a file with one JSON object a line, or a CSV or TSV table, "
@@ -39,6 +42,28 @@ GIVE = (
 ROW = 'Each line is one JSON object: {{"{audio}": "clips/1.wav", "{text}": "what is said"}}'
 TABLE = "The first line names the columns, such as {audio},{text}; each other line is a row."
 OTHER_NAMES = "For other names, type data.columns.audio=NAME data.columns.text=NAME"
+
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+AUDIOFOLDER_NAMES = replace(USUAL_NAMES, audio=("file_name", "audio_file_name", "*_file_name"))
+
+
+CLIPS = "clips"
+COMMON_VOICE_NAMES = replace(
+    USUAL_NAMES, audio=("path",), text=("sentence",), language=("locale",), speaker=("client_id",)
+)
+WITHOUT_CLIPS = ("clip_durations", "reported", "unvalidated_sentences", "validated_sentences")
+
+
+# Without an offset the duration is that of the whole file, so a slice begins where there is one.
+NEMO_NAMES = replace(
+    USUAL_NAMES,
+    audio=("audio_filepath",),
+    text=("text",),
+    language=("lang", "language", "source_lang"),
+    start=("offset",),
+    end=(),
+)
 
 
 def rows(
@@ -140,3 +165,154 @@ def parts(place: Path, config: DataConfig, names: Names = USUAL_NAMES) -> list[P
     if len(files) == 1 and split_name(files[0].stem) not in SPLITS:
         return [part("", files[0], config, names)]
     return [part(path.stem, path, config, names) for path in files]
+
+
+nemo_parts = partial(parts, names=NEMO_NAMES)
+
+
+# ── audio folders of Hugging Face ────────────────────────────────────────────────────────────────
+
+# https://huggingface.co/docs/datasets/audio_dataset. The metadata stand in the folder itself, or in
+# sub-folders such as train/ and test/; a row belongs to the split that it names, else to the
+# sub-folder that holds its metadata, or its recording, if that is called like a split.
+
+
+def audiofolder_rows(
+    folder: Path, columns: ColumnsConfig, metadata: list[Path], *, quoted: bool = True
+) -> Iterator[Row]:
+    """Read metadata files of the folder, one after the other.
+
+    Raises:
+        UserError: one cannot be read, or, after its last row, all those that cannot be used.
+    """
+    root = folder.absolute()
+    is_divided = any(folder_split(path.parent.absolute(), root) for path in metadata)
+    for path in metadata:
+        label = path.relative_to(folder).as_posix()
+        split_of = _splits_by_folder(folder, path, is_divided)
+        for row in rows(path, columns, AUDIOFOLDER_NAMES, label=label, quoted=quoted):
+            if row.split is None:
+                row.split = split_of(row.audio.rpartition("/")[0])
+            yield row
+
+
+def audiofolder_parts(folder: Path, config: DataConfig) -> list[Part]:
+    """All metadata of the folder: its own, or that of its sub-folders.
+
+    Raises:
+        UserError: no such folder, no metadata in it, or two of them in one place.
+    """
+    if not folder.is_dir():
+        found = "is a file: for a manifest, type data=manifest" if folder.exists() else "is missing"
+        raise UserError(f"data.path={folder} {found}. Expected a folder with {METADATA[0]}.")
+    metadata = _metadata(folder)
+    settings = (config.columns, config.quoted)
+    key = table_key("audiofolder", READERS_VERSION, metadata, settings)
+    read = partial(audiofolder_rows, folder, config.columns, metadata, quoted=config.quoted)
+    return [Part("", str(folder), key, read)]
+
+
+def _metadata(folder: Path) -> list[Path]:
+    beside = sorted(each for each in folder.iterdir() if each.is_dir())
+    found = [[each / name for name in METADATA if (each / name).is_file()] for each in beside]
+    own = [folder / name for name in METADATA if (folder / name).is_file()]
+    files = [path for each in (own, *found) for path in each]
+    if not files:
+        parquet = "; metadata.parquet is not read" if (folder / "metadata.parquet").exists() else ""
+        raise UserError(
+            f"The folder {folder} and its sub-folders have no {' or '.join(METADATA)}{parquet}. "
+            "Write one with the columns file_name and text, or for another file type "
+            "data=manifest data.path=FILE."
+        )
+    if max(len(own), *map(len, found), 1) > 1 or (own and len(files) > len(own)):
+        names = ", ".join(path.relative_to(folder).as_posix() for path in files)
+        raise UserError(f"The folder {folder} has metadata twice: {names}. Keep one of them.")
+    return files
+
+
+def _splits_by_folder(
+    folder: Path, metadata: Path, is_divided: bool
+) -> Callable[[str], str | None]:
+    """What split the recordings of a folder belong to, where their rows do not say it.
+
+    Beside folders that are called like splits (`is_divided`), any other is one of its own name.
+    """
+    root = folder.absolute()
+    own = folder_split(metadata.parent.absolute(), root)
+    if own is None and is_divided and metadata.parent.absolute() != root:
+        own = split_name(metadata.parent.name)
+
+    @lru_cache(maxsize=10_000)
+    def split_of(recordings: str) -> str | None:
+        return own or folder_split(Path(recordings), root)
+
+    return split_of
+
+
+# ── Common Voice ─────────────────────────────────────────────────────────────────────────────────
+
+# https://github.com/common-voice/cv-dataset. The tables were written in two ways: with cells quoted
+# (up to release 5), and since then without, a quotation mark being a letter; both are read.
+
+
+def common_voice_rows(table: Path, columns: ColumnsConfig) -> Iterator[Row]:
+    """Read one table of a release; that a clip is missing is for others to find.
+
+    Raises:
+        UserError: it cannot be read, or, after the last row, all those that cannot be used.
+    """
+    clips = table.parent.absolute() / CLIPS
+    for row in rows(table, columns, COMMON_VOICE_NAMES, audio_folder=clips, quoted=False):
+        if "." not in row.audio.rpartition("/")[2]:
+            row.audio += ".mp3"  # releases 1 and 2 leave it out
+        if row.language is not None:
+            row.language = code_of(row.language)
+        row.text = unquoted(row.text)
+        yield row
+
+
+def unquoted(cell: str) -> str:
+    """The text of a cell, in which quotation marks are doubled or not: `Say ""yes""` was either."""
+    if '"' not in cell:
+        return cell
+    inner = cell[1:-1] if cell[0] == cell[-1] == '"' else cell
+    for text in (inner, cell):
+        doubled = text.replace('""', "")
+        if '""' in text and '"' not in doubled:
+            return text.replace('""', '"')
+    return cell
+
+
+def common_voice_parts(release: Path, config: DataConfig) -> list[Part]:
+    """The tables of a release that name clips.
+
+    Raises:
+        UserError: no such folder, or no tables in it.
+    """
+    tables = sorted(release.glob("*.tsv")) if release.is_dir() else []
+    tables = [table for table in tables if table.stem not in WITHOUT_CLIPS]
+    if not tables:
+        raise UserError(_not_a_release(release))
+    return [
+        Part(
+            table.stem,
+            str(table),
+            table_key("common_voice", READERS_VERSION, [table], config.columns),
+            partial(common_voice_rows, table, config.columns),
+        )
+        for table in tables
+    ]
+
+
+def _not_a_release(folder: Path) -> str:
+    expected = "Expected the folder of one language, with train.tsv and clips/ in it."
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "is missing"
+        return f"data.path={folder} {found}. {expected} Unpack the archive first."
+    inner = sorted(table.parent.name for table in folder.glob("*/train.tsv"))
+    if not inner:
+        return f"The folder {folder} has no tables (*.tsv). {expected}"
+    return (
+        f"The folder {folder} holds the languages {', '.join(inner[:10])}; "
+        f"type data.path={folder / inner[0]}"
+    )

@@ -17,8 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lora_whisper.config import ColumnsConfig
-from lora_whisper.data.splits import split_name
-from lora_whisper.data.table import Row
+from lora_whisper.data.dataset import Row, split_name
 from lora_whisper.errors import UserError, listing
 
 log = logging.getLogger("lora_whisper")

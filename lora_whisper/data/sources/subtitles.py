@@ -7,22 +7,28 @@ alone is what is heard; empty ones are left out. Both are logged.
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from lora_whisper.config import DataConfig
-from lora_whisper.data.sources.cues import Cue, read_cues
+from lora_whisper.data.dataset import Row, folder_split, table_key
 from lora_whisper.data.sources.records import open_text
-from lora_whisper.data.sources.rows import READERS_VERSION, Part, Problems, RowError
-from lora_whisper.data.splits import folder_split
-from lora_whisper.data.table import Row, table_key
+from lora_whisper.data.sources.rows import (
+    READERS_VERSION,
+    Part,
+    Problems,
+    RowError,
+    is_encodable,
+    shown,
+)
 from lora_whisper.errors import UserError, listing
 
 log = logging.getLogger("lora_whisper")
@@ -36,6 +42,20 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(?:-\w+)*", re.IGNORECASE)  # "sw", "en-US"
 OVERLAP_SECONDS = 0.2  # of two cues, less than a word; where it is more, they are joined
 GAP_SECONDS = 30.0  # a window of Whisper: what was said longer ago is no prompt for what follows
 ROLLING_SHARE = 0.5  # of the cues that repeat the line before, from which on it is no accident
+
+
+ARROW = "-->"
+_TIME = r"(?:(\d{1,4}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
+TIMING = re.compile(rf"\s*{_TIME}\s*{ARROW}\s*{_TIME}(?:\s.*)?", re.ASCII)
+MARKUP = re.compile(
+    r"</?(?:i|b|u|s|font|c|v|lang|ruby|rt)(?:[.\s][^>]*)?>"  # tags of HTML and WebVTT
+    r"|<(?:\d+:)?\d\d:\d\d\.\d{3}>"  # WebVTT: when the next word is shown
+    r"|\{\\[^}]*\}",  # SubStation: {\an8}
+    re.IGNORECASE,
+)
+VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")  # WebVTT: who speaks
+EXAMPLE = "00:00:01,500 --> 00:00:02,900"
+NO_CUES = ("NOTE", "STYLE", "REGION")  # blocks of WebVTT that are not shown
 
 
 @dataclass(frozen=True)
@@ -260,3 +280,97 @@ def _kinds() -> str:
 def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+# ── cues of SubRip (.srt) and WebVTT (.vtt) files ────────────────────────────────────────────────
+
+# Strictly: what cannot be read is reported. pysubs2 and other players' readers skip or join what
+# they do not understand: a timing line with a typo becomes part of the text before it. For
+# training that is a wrong transcript. https://www.w3.org/TR/webvtt1/; SubRip has no standard.
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is shown from `start` to `end`."""
+
+    line: int  # of its timing
+    start: float  # seconds
+    end: float
+    text: str  # as it stands, in one line or several
+
+    @property
+    def lines(self) -> list[str]:
+        """Its lines without markup; dashes, notes and all else stay."""
+        plain = html.unescape(MARKUP.sub("", self.text)).splitlines()
+        return [" ".join(line.split()) for line in plain if line.strip()]
+
+    @property
+    def spoken(self) -> str:
+        return " ".join(self.lines)
+
+    @property
+    def speaker(self) -> str | None:
+        """Who speaks, if that is said and it is one."""
+        voices = {html.unescape(voice).strip() for voice in VOICE.findall(self.text)}
+        return voices.pop() if len(voices) == 1 else None
+
+
+def read_cues(lines: Iterable[str], problems: Problems) -> list[Cue]:
+    """All cues, in the order of the file; whatever else stands there is a problem."""
+    cues = []
+    for first, block in _blocks(lines):
+        try:
+            cues += _cues(first, block)
+        except RowError as error:
+            problems.add(first, error)
+    return cues
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The lines between blank ones, with the number of the first.
+
+    Automatic captions have a line of one space right below a timing, which ends no block.
+    """
+    block: list[str] = []
+    number = 0
+    for number, line in enumerate(lines, start=1):
+        if line.strip() or (line.startswith(" ") and block and ARROW in block[-1]):
+            block.append(line.rstrip("\r\n"))
+        elif block:
+            yield number - len(block), block
+            block = []
+    if block:
+        yield number + 1 - len(block), block
+
+
+def _cues(first: int, block: list[str]) -> list[Cue]:
+    """The cue of a block; none of a heading or a note."""
+    timings = [index for index, line in enumerate(block) if ARROW in line]
+    if not timings:
+        if (first == 1 and block[0].startswith("WEBVTT")) or block[0].split()[0] in NO_CUES:
+            return []
+        raise RowError(f"found {shown(block[0])} outside of any cue, expected {EXAMPLE} above it")
+    if len(timings) > 1:
+        raise RowError(f"found {len(timings)} timings in one cue, expected a blank line between")
+    if timings[0] > 1:  # one line above may be the cue's number or name
+        raise RowError(f"found {shown(block[1])} above the timing, expected a blank line between")
+    text = "\n".join(block[timings[0] + 1 :])
+    if not is_encodable(text) or "\0" in text:
+        found = shown(text.encode("utf-8", "surrogateescape"))
+        raise RowError(f"found {found}, expected text in UTF-8")
+    return [Cue(first + timings[0], *_times(block[timings[0]]), text)]
+
+
+def _times(timing: str) -> tuple[float, float]:
+    match = TIMING.fullmatch(timing)
+    if match is None:
+        raise RowError(f"found {shown(timing)}, expected {EXAMPLE}")
+    start, end = _seconds(*match.groups()[:3]), _seconds(*match.groups()[3:])
+    if end <= start:
+        raise RowError(f"found {shown(timing)}, expected an end after the start")
+    return start, end
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str) -> float:
+    whole = int(hours or 0) * 3600 + int(minutes) * 60
+    return round(whole + float(seconds.replace(",", ".")), 3)

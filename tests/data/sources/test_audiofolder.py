@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lora_whisper.data.dataset import Row
 from lora_whisper.data.sources import read_split
-from lora_whisper.data.sources.audiofolder import parts
-from lora_whisper.data.table import Row
+from lora_whisper.data.sources.manifest import audiofolder_parts
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.toy_speech import write_clip, write_manifest
@@ -20,7 +20,7 @@ SWAHILI = Path("../shared/speech/swahili")
 
 
 def read(folder: Path) -> list[Row]:
-    (part,) = parts(folder, replace(CONFIG, path=str(folder)))
+    (part,) = audiofolder_parts(folder, replace(CONFIG, path=str(folder)))
     return list(part.rows())
 
 

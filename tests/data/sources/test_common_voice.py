@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_whisper.data.sources import read_split
-from lora_whisper.data.sources.common_voice import unquoted
+from lora_whisper.data.sources.manifest import unquoted
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.toy_speech import write_clip

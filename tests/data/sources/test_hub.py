@@ -14,10 +14,9 @@ import soundfile
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from lora_whisper.config import ColumnsConfig, DataConfig
-from lora_whisper.data.audio import AudioError, read_audio
+from lora_whisper.data.audio import AudioError, EncodedAudio, read_audio
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import hub, read_split
-from lora_whisper.data.table import Utterances
-from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.toy_hub import (
@@ -262,7 +261,7 @@ def test_labels_that_say_nothing(tmp_path: Path) -> None:
 
 
 def test_many_rows_lie_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_whisper.data.table.ROWS_ON_DISK", 10)
+    monkeypatch.setattr("lora_whisper.data.dataset.ROWS_ON_DISK", 10)
     write_plain(tmp_path, "train", [0.2] * 25)
     for _ in range(2):
         read = hub.read(config(tmp_path), "train")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_whisper.config import ColumnsConfig
+from lora_whisper.data.dataset import Row
+from lora_whisper.data.sources import read_split
 from lora_whisper.data.sources import rows as rows_module
 from lora_whisper.data.sources.manifest import rows
-from lora_whisper.data.table import Row
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.toy_speech import write_manifest
@@ -509,3 +511,53 @@ def test_a_damaged_manifest_keeps_its_rows_or_is_refused(
     damaged = content[:place] + added + content[place + removed :]
     found = checked_rows(write(tmp_path_factory.mktemp("fuzz") / f"a.{suffix}", damaged))
     assert found is None or len(found) in range(4, 7)
+
+
+# ── NeMo ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+NEMO = replace(data_config("nemo", path="x"), train=None)
+
+
+def test_slices_and_whole_files(tmp_path: Path) -> None:
+    whole = {"audio_filepath": "/far/1.wav", "duration": 2.5, "text": "habari", "lang": "sw"}
+    rows = [whole, whole | {"offset": 1.5, "speaker": "asha"}, whole | {"offset": 0.0}]
+    path = write_manifest(tmp_path / "train.json", rows)
+    found = read_split(replace(NEMO, train=str(path)), "train")
+    assert found is not None
+    assert [(one.start_seconds, one.end_seconds) for one in found] == [
+        (None, None),
+        (1.5, 4.0),
+        (0.0, 2.5),
+    ]
+    assert [(one.language, one.speaker) for one in found][:2] == [("sw", None), ("sw", "asha")]
+
+
+def test_a_folder_of_manifests(tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        row = {"audio_filepath": f"{name}.wav", "text": name, "duration": 1.0}
+        write_manifest(tmp_path / f"{name}.json", [row])
+    config = replace(NEMO, path=str(tmp_path))
+    assert [one.text for one in read_split(config, "train") or ()] == ["train"]
+    assert [one.text for one in read_split(config, "validation") or ()] == ["dev"]
+    assert read_split(config, "test") is None
+
+
+def test_rows_of_another_kind(tmp_path: Path) -> None:
+    rows = [
+        {"audio": "1.wav", "text": "a"},
+        {"audio_filepath": "1.wav", "duration": 1.0},
+        {"audio_filepath": "1.wav", "text": "a", "offset": 2.0, "duration": 0},
+        {"audio_filepath": "1.wav", "text": "a", "offset": "two", "duration": 1},
+    ]
+    path = write_manifest(tmp_path / "train.json", rows)
+    with pytest.raises(UserError) as error:
+        read_split(replace(NEMO, train=str(path)), "train")
+    for line, expected in {
+        1: "expected a value for one of audio_filepath",
+        2: "expected a value for one of text",
+        3: "found duration 0, expected more than 0",
+        4: "found offset 'two', expected seconds",
+    }.items():
+        (found,) = (each for each in str(error.value).splitlines() if f"json:{line}:" in each)
+        assert expected in found

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lora_whisper.config import ColumnsConfig, DataConfig, MixConfig, Split
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import hub, read_split, resolved
-from lora_whisper.data.table import Utterances
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.toy_speech import write_manifest

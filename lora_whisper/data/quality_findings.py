@@ -1,4 +1,6 @@
-"""Manifests without the rows that training cannot use, and a record of what was left out."""
+"""What findings are called and what to do about them; and manifests without the rows that training
+cannot use, with a record of what was left out.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,174 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lora_whisper.config import SPLITS
-from lora_whisper.data.quality import Finding
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.dataset import Utterance
 from lora_whisper.data.quality_measures import Measured, audio_name
-from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.data.text import without_number_words
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import written_whole
+
+Splits = Mapping[str, Measured]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How a finding is called, and what to do about it."""
+
+    title: str
+    advice: str
+
+
+MEANINGS = {
+    "contradicted": Meaning(
+        "The same sound under different texts",
+        "One of the texts is wrong, or belongs to another clip: listen, and keep the right one; "
+        "fix=FOLDER cannot know it, and keeps the first of a split.",
+    ),
+    "unreadable": Meaning("Audio that cannot be read", "Mend the files, or leave them out."),
+    "truncated": Meaning(
+        "Audio that is cut off", "Fetch or convert the files again, or leave them out."
+    ),
+    "short": Meaning(
+        "Audio a little shorter than its header states",
+        "It is read as far as there is sound; hear whether the last word is whole.",
+    ),
+    "unstated": Meaning(
+        "Audio whose header states no length",
+        "It is read to the end of its file; whether that is its own end nobody can tell.",
+    ),
+    "over_window": Meaning(
+        "Clips longer than the window",
+        "data.long_audio=split cuts them at pauses, drop leaves them out.",
+    ),
+    "too_short": Meaning("Clips too short to hold a word", "Look at their start and end."),
+    "labels_over_limit": Meaning(
+        "Texts longer than the decoder", "Cut clip and text, or leave them out."
+    ),
+    "no_transcript": Meaning(
+        "Text that is no transcript",
+        "Nothing of it is changed: mend the texts, or take the rows out. Tags go by "
+        "data.clean=[annotations]; what is not seen is neither learnt nor scored.",
+    ),
+    "scored_words": Meaning(
+        "Words that are scored otherwise than they are spoken",
+        "The normalizer joins them (connected digits, abbreviations), finds none, or there are no "
+        "spaces: look at CER and at the rates as written, and not at WER alone.",
+    ),
+    "empty_texts": Meaning(
+        "Empty texts", "Right for clips without speech; give the others their text."
+    ),
+    "duplicates": Meaning("The same sound twice in a split", "Keep one of each."),
+    "shared_audio": Meaning(
+        "Sound in two splits", "Take it out of the earlier one, else a score on it is false."
+    ),
+    "shared_texts": Meaning(
+        "Texts in two splits",
+        "Take them out of the earlier one, or score words that were learnt by heart.",
+    ),
+    "shared_speakers": Meaning(
+        "Speakers in two splits",
+        "Divide by speaker; else the score is for known voices only.",
+    ),
+    "clipped": Meaning("Clipped audio", "Record with less gain; a few are no harm."),
+    "beyond_scale": Meaning(
+        "Samples beyond full scale",
+        "Each file is turned down to full scale as a whole; export floats between -1 and 1.",
+    ),
+    "cancelling": Meaning(
+        "Channels that cancel each other",
+        "One of them is taken, for their mean is near silence; turn the other's polarity.",
+    ),
+    "silent": Meaning("Silent clips with a text", "Leave them out: they teach to invent text."),
+    "mostly_silent": Meaning("Clips that are mostly pause", "Cut them closer to the speech."),
+    "rate_outliers": Meaning(
+        "Too much or too little text for the sound", "Listen to them: the text is often another's."
+    ),
+    "split_badly": Meaning(
+        "Characters that the tokenizer spells in bytes",
+        "They cost tokens and are learnt slowly; see that they are meant, and spelled in one way.",
+    ),
+    "digits": Meaning(
+        "Texts with digits", "Spell them the same way everywhere: data.clean=[digits]."
+    ),
+    "mixed_scripts": Meaning(
+        "Texts in several scripts", "Look for letters that only look alike, and foreign words."
+    ),
+    "unknown_language": Meaning(
+        "Languages or tasks that the checkpoint does not know",
+        "Say data.language=CODE; for a language it lacks, data.language_token=CODE too.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Some rows with the same problem.
+
+    It knows them by number and describes them when it is asked, so that one about a million rows
+    takes no more memory than one about ten.
+    """
+
+    key: str  # in MEANINGS
+    splits: Splits
+    places: Mapping[str, np.ndarray]  # split → numbers of its rows
+    detail: Callable[[Measured, int], str]
+    distinct: int | None = None  # what is counted, where it is not the rows: texts, speakers
+    more: Mapping[str, Any] = field(default_factory=dict)  # for check.json
+
+    @property
+    def title(self) -> str:
+        """What it is called, with the pairs of splits that have something in common."""
+        pairs = self.more.get("pairs", {})
+        named = ", ".join(
+            f"{pair.replace(', ', ' and ')} {count:,}" for pair, count in pairs.items() if count
+        )
+        return f"{MEANINGS[self.key].title}{f' ({named})' if named else ''}"
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, in the languages of its rows."""
+        if self.key == "digits" and (mute := without_number_words(self._languages())):
+            lacking = ", ".join(mute)
+            return f"Spell them the same way everywhere, by hand (num2words lacks {lacking})."
+        return MEANINGS[self.key].advice
+
+    def _languages(self) -> set[str]:
+        return {
+            self.splits[split].languages[int(number)] or "en"
+            for split, rows in self.places.items()
+            for number in set(self.splits[split].records["language"][rows].tolist())
+        }
+
+    @property
+    def count(self) -> int:
+        return self.row_count if self.distinct is None else self.distinct
+
+    @property
+    def row_count(self) -> int:
+        return sum(len(rows) for rows in self.places.values())
+
+    def rows(self) -> Iterator[Row]:
+        """Each row: where it stands, and what was found in it."""
+        for split, numbers in self.places.items():
+            measured = self.splits[split]
+            for number in numbers:
+                utterance = measured.utterances[int(number)]
+                yield {
+                    "split": split,
+                    "row": utterance.row,
+                    "file": audio_name(utterance.audio),
+                    "detail": self.detail(measured, int(number)),
+                    "text": utterance.text,
+                }
+
+
+# ── repair ───────────────────────────────────────────────────────────────────────────────────────
+
 
 LEFT_OUT = "left_out.jsonl"  # also tells that the folder is one that was written here
 # Findings whose rows go; the first that holds is the reason. What is shared goes from the earlier

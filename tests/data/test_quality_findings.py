@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.data.quality import Finding
-from lora_whisper.data.quality_repair import (
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.dataset import Utterance
+from lora_whisper.data.quality_findings import (
     UNUSABLE,
+    Finding,
     manifest_row,
     require_repairable,
     write_repaired,
 )
-from lora_whisper.data.utterance import EncodedAudio, Utterance
 from lora_whisper.errors import UserError
 from tests.data.test_quality import split
 from tests.data.test_quality_measures import utterance

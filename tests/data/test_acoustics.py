@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from lora_whisper.data.sound.noise import NOISE_KINDS, generated_noise
+from lora_whisper.data.acoustics import NOISE_KINDS, generated_noise
 from lora_whisper.model.rates import SAMPLING_RATE
 
 SAMPLES = 30 * SAMPLING_RATE

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora_whisper.data import audio
-from lora_whisper.data.audio import AudioError, Header, read_audio, read_header, read_sound
-from lora_whisper.data.sound import containers
-from lora_whisper.data.sound.channels import Mixer
-from lora_whisper.data.sound.endings import read_ends
-from lora_whisper.data.utterance import EncodedAudio
+from lora_whisper.data import audio, containers
+from lora_whisper.data.audio import (
+    AudioError,
+    EncodedAudio,
+    Header,
+    read_audio,
+    read_header,
+    read_sound,
+)
+from lora_whisper.data.containers import Mixer, read_ends
 from lora_whisper.model.rates import SAMPLING_RATE
 from tests.toy_speech import tone, write_clip
 

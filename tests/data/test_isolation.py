@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_whisper.data.sound.isolation import (
+from lora_whisper.data.isolation import (
     Allow,
     Answer,
     Crashed,

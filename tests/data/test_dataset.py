@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_whisper.data import table as table_module
-from lora_whisper.data.table import (
+from lora_whisper.data import dataset as table_module
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.dataset import (
     SCHEMA,
     Defaults,
     Row,
@@ -23,7 +24,6 @@ from lora_whisper.data.table import (
     Utterances,
     table_key,
 )
-from lora_whisper.data.utterance import EncodedAudio
 from lora_whisper.paths import cache_folder
 from tests.configs import data_config
 from tests.toy_tables import toy_row
@@ -304,7 +304,7 @@ def test_pieces_stand_where_the_whole_was() -> None:
 
 def test_heavy_libraries_are_not_needed() -> None:
     script = (
-        "import sys, lora_whisper.data.table; print({'torch', 'transformers'} & {*sys.modules})"
+        "import sys, lora_whisper.data.dataset; print({'torch', 'transformers'} & {*sys.modules})"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert answer.stdout.strip() == "set()"

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_whisper.data.splits import divide, folder_split, split_key, split_name, split_of
+from lora_whisper.data.dataset import folder_split, split_key, split_name
+from lora_whisper.data.sources import divide, split_of
 from lora_whisper.errors import UserError
 
 TEXTS = [f"sentensi ya {number}" for number in range(2_000)]

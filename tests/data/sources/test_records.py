@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lora_whisper.config import ColumnsConfig
+from lora_whisper.data.dataset import Row
 from lora_whisper.data.sources.manifest import parts, rows
-from lora_whisper.data.table import Row
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 

@@ -1,4 +1,5 @@
-"""Rows of speech in Arrow tables: a million of them in little memory, opened again in no time.
+"""Speech as utterances, and its rows in Arrow tables: a million of them in little memory, opened
+again in no time.
 
 A reader of `data/sources` yields `Row`s; a `Table` holds them, memory-mapped from the disk where
 they are many; `Utterances` makes an `Utterance` of a row when somebody asks for it.
@@ -12,8 +13,10 @@ import json
 import logging
 import operator
 import os
+import re
 import tempfile
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, islice
@@ -24,8 +27,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lora_whisper.config import DataConfig
-from lora_whisper.data.utterance import EncodedAudio, Utterance
+from lora_whisper.config import SPLITS, DataConfig
+from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.model.languages import code_of
+from lora_whisper.model.tokenizer import Vocabulary, language_code
 from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
@@ -34,6 +39,48 @@ ROWS_ON_DISK = 20_000  # from here on a table goes to the disk; it is the size o
 FORGOTTEN_SECONDS = 86_400.0  # after a day, a temporary file is what a killed process left
 
 AudioOf = Callable[[int], Path | EncodedAudio]
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One row of a source, or a piece of one that was split."""
+
+    audio: Path | EncodedAudio
+    text: str  # "" is no speech
+    language: str | None  # what is spoken, as the row or the configuration names it
+    task: str
+    start_seconds: float | None  # of the slice; None: from the beginning of the file
+    end_seconds: float | None  # None: to its end
+    speaker: str | None
+    row: str  # where it stands, "a.jsonl:17"
+    columns: Mapping[str, Any]  # the row as it stands in its source
+    duration_seconds: float = 0.0  # of the slice; `load_corpus` fills it from the audio's header
+    previous_text: str | None = None  # what was said just before, for the prompt
+    language_token: str | None = None  # language whose token stands for `language`; None: its own
+
+
+def token_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+    """Code of the language whose token the decoder is given; None for English-only checkpoints.
+
+    A language that Whisper lacks borrows the token of another, its `language_token`.
+
+    Raises:
+        UserError: a language that the checkpoint does not know, or none where one is needed.
+    """
+    return language_code(vocabulary, utterance.language_token or utterance.language)
+
+
+def written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+    """Code of the language that the text is in, which decides on spaces and normalization.
+
+    A translation is English text, whatever was spoken. Under a borrowed token the language is the
+    utterance's own, whether the checkpoint knows it or not.
+    """
+    if utterance.task == "translate":
+        return "en"
+    if utterance.language_token and utterance.language:
+        return code_of(utterance.language)
+    return language_code(vocabulary, utterance.language_token or utterance.language)
 
 
 @dataclass(slots=True)
@@ -408,3 +455,37 @@ def _piece_row(row: Row, piece: Utterance) -> Row:
         previous_text=piece.previous_text,
         columns=json.dumps(dict(piece.columns)),
     )
+
+
+# ── splits ───────────────────────────────────────────────────────────────────────────────────────
+
+
+SPLIT_NAMES = {
+    "training": "train",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "testing": "test",
+}
+
+
+def split_name(name: str) -> str:
+    """One name for each split: "dev", "val" and "valid_manifest" are "validation"."""
+    name = name.strip().lower()
+    name = re.sub(r"(?<=.)[_-]manifest$", "", name)  # as NeMo's tutorials call their files
+    return SPLIT_NAMES.get(name, name)
+
+
+def folder_split(folder: Path, root: Path) -> str | None:
+    """The split that a folder below `root` is called like, or the next one above it that is."""
+    names = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+    splits = (split_name(name) for name in reversed(names))
+    return next((split for split in splits if split in SPLITS), None)
+
+
+def split_key(speaker: str | None, text: str) -> str:
+    """What must not stand in two splits: the speaker; where unknown, the text in any spelling."""
+    if speaker is not None:
+        return f"speaker {speaker}"
+    folded = unicodedata.normalize("NFC", text.strip()).casefold()
+    return f"text {unicodedata.normalize('NFC', folded)}"

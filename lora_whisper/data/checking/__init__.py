@@ -1,1 +1,0 @@
-"""What is wrong with speech: measured, found, and left out of repaired manifests."""

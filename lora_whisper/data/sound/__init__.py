@@ -1,1 +1,0 @@
-"""Samples: reading them from any file, hearing pauses in them, and changing them."""
