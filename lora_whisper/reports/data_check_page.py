@@ -36,7 +36,7 @@ def page(
     """The whole page. Whatever comes from the data is escaped."""
     found = [finding for finding in findings if finding.count]
     return render(
-        TEMPLATE,
+        "data_check.html.j2",
         report=report,
         figures=figures(measured, report["settings"]["window_seconds"]),
         limits=limits(report["settings"]),
@@ -200,86 +200,3 @@ def _bars(measured: Mapping[str, Measured], field: str) -> str:
     rest = len(names) - len(most)
     axes.set_xlabel(unit + (f" (and {rest:,} more {field}s)" if rest else ""))
     return svg(axes)
-
-
-# ── the page ─────────────────────────────────────────────────────────────────────────────────
-
-TEMPLATE = """{% extends "page.html" %}
-{% from "parts.html" import plots %}
-{% block title %}{{ report.name }}: check{% endblock %}
-{% block body %}
-<h1>{{ report.name }}</h1>
-<p class="soft">Speech as lora-whisper check found it, for {{ report.checkpoint }}
-with its window of {{ "%g"|format(report.settings.window_seconds) }} s</p>
-
-<dl class="key">
-<div><dt>hours</dt><dd>{{ "%.2f"|format(report.hours) }}</dd></div>
-<div><dt>utterances</dt><dd>{{ count(report.utterances) }}</dd></div>
-<div><dt>speakers</dt><dd>{{ count(report.speakers) or "unknown" }}</dd></div>
-<div><dt>kinds of problems</dt><dd>{{ report.problems or "none" }}</dd></div>
-</dl>
-
-<div class="wide"><table>
-<thead><tr><th>split</th><th class="number">hours</th><th class="number">utterances</th>
-<th class="number">speakers</th><th>languages</th><th>files</th></tr></thead>
-<tbody>
-{% for name, split in report.splits.items() %}
-<tr><td>{{ name|name }}</td><td class="number">{{ "%.2f"|format(split.hours) }}</td>
-<td class="number">{{ count(split.utterances) }}</td>
-<td class="number">{{ count(split.speakers) or "unknown" }}</td>
-<td>{{ listed(split.languages) }}</td>
-<td>{{ listed(split.formats) }}
-{%- if split.rates %}; {{ listed(rates(split)) }} kHz{% endif %}</td></tr>
-{% endfor %}
-</tbody></table></div>
-
-<h2>What was found</h2>
-{% for finding in findings %}
-<details class="{{ 'unusable' if finding.is_unusable else 'notice' }}">
-<summary><b>{{ count(finding.count) }}</b><span><span>{{ finding.title }}</span>
-<span class="soft">{{ finding.advice }}</span></span></summary>
-{% if finding.pairs %}
-<p class="note">{{ finding.pairs }}</p>
-{% endif %}
-{% if finding.characters %}
-<p class="note">{{ finding.characters }}</p>
-{% endif %}
-<ul class="rows">
-{% for row in finding.rows %}
-<li><div><b>{{ row.detail }}</b><br><span class="soft">{{ row.split }}, {{ row.row }}</span></div>
-<div dir="auto">{{ row.text }}<br><span class="file" dir="ltr">{{ row.file }}</span></div></li>
-{% endfor %}
-</ul>
-{% if finding.hidden %}
-<p class="note soft">… and {{ count(finding.hidden) }} more, in check.json</p>
-{% endif %}
-</details>
-{% else %}
-<p class="none">No problems found.</p>
-{% endfor %}
-{% if findings and absent %}
-<p class="soft">Not found: {{ absent|join("; ") }}.</p>
-{% endif %}
-
-{% if report.fix %}
-<h2>What was written to {{ report.fix.folder }}</h2>
-{% for split in report.splits if split in report.fix.kept or split in report.fix.left_out %}
-<p><b>{{ split }}</b>: {{ report.fix.kept.get(split, 0) }} utterances
-{%- if split in report.fix.pieces %}, {{ report.fix.pieces[split] }} of them pieces of longer ones
-{%- endif %}
-{%- if split in report.fix.left_out %}; left out: {{ tally(report.fix.left_out[split]) }}{% endif %}
-</p>
-{% endfor %}
-{% endif %}
-
-<h2>How it is distributed</h2>
-{{ plots(figures) }}
-
-<h2>Limits</h2>
-<dl class="facts">
-{% for name, limit in limits.items() %}
-<dt>{{ name }}</dt><dd>{{ limit }}</dd>
-{% endfor %}
-</dl>
-{% endblock %}
-"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from lora_whisper.evaluation.alignment import align, separator
 from lora_whisper.evaluation.rates import interval
 from lora_whisper.reports import evaluation_plots as plots
 from lora_whisper.reports.evaluation_table import markdown
-from lora_whisper.reports.evaluation_template import SCRIPT, TEMPLATE
 from lora_whisper.reports.evaluation_words import (
     ROLES,
     Results,
@@ -84,7 +82,8 @@ def page(results: Results, hypotheses: Mapping[str, Heard], sound: Sound) -> str
     with matplotlib.rc_context(STYLE):
         sections = {title: grids for title, grids in _sections(results).items() if grids}
     return render(
-        TEMPLATE,
+        "evaluation.html.j2",
+        script="evaluation.js",
         results=results,
         about=_about(results),
         verdicts=_verdicts(results),
@@ -99,8 +98,6 @@ def page(results: Results, hypotheses: Mapping[str, Heard], sound: Sound) -> str
         facts=_facts(results),
         markdown=markdown(results),
         method=method(results),
-        script=SCRIPT,
-        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
     )
 
 

@@ -7,7 +7,6 @@ choose. Both say the same, but for their scores in the metadata and for how they
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from lora_whisper.evaluation.rates import (
 )
 from lora_whisper.lora.provenance import name_of
 from lora_whisper.paths import EMBEDDED, file_name, local_path
+from lora_whisper.reports.html import render
 from lora_whisper.reports.settings import changes, config_text
 from lora_whisper.reports.summary import model_name, origin, remarks, shipped_rank, speakers_line
 from lora_whisper.run_config import read_config
@@ -33,7 +33,6 @@ from lora_whisper.terminal import counted, megabytes, percent
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-    from jinja2 import Template
 
 TASK = "automatic-speech-recognition"
 CARD_FILE = "README.md"
@@ -62,7 +61,6 @@ def adapter_card(folder: RunFolder, summary: Summary) -> str:
         folder,
         summary,
         "adapter",
-        use=USE_ADAPTER,
         what="A LoRA adapter for the speech recognizer",
         load=_load(summary),
         **_vllm(folder),
@@ -77,7 +75,6 @@ def merged_card(folder: RunFolder, summary: Summary) -> str:
         folder,
         summary,
         "merged",
-        use=USE_MERGED,
         what="A whole model: a LoRA adapter folded into the speech recognizer",
         dtype=dtype or "float32",
         prompt=_as_arguments(summary["prompt"]),
@@ -86,9 +83,7 @@ def merged_card(folder: RunFolder, summary: Summary) -> str:
     )
 
 
-def _rendered(
-    folder: RunFolder, summary: Summary, model: str, use: str, what: str, **about_use: Any
-) -> str:
+def _rendered(folder: RunFolder, summary: Summary, model: str, what: str, **about_use: Any) -> str:
     """Fill the template, with what is said of one model's use in its place.
 
     Args:
@@ -97,7 +92,8 @@ def _rendered(
     """
     config = read_config(folder)
     score = summary[model]
-    text = _compiled(TEMPLATE + use).render(
+    text = render(
+        f"{model}_card.md.j2",
         summary=summary,
         what=what,
         base=_base(summary),
@@ -114,14 +110,6 @@ def _rendered(
         **about_use,
     )
     return text.rstrip() + "\n"
-
-
-@functools.cache
-def _compiled(template: str) -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(template)
 
 
 # ── metadata, as on https://huggingface.co/docs/hub/model-cards ──────────────────────────────
@@ -361,148 +349,3 @@ def _vllm(folder: RunFolder) -> dict[str, Any]:
         "vllm_max_rank": rank,
         "vllm_is_to_be_compared": vllm_is_to_be_compared(folder.adapter),
     }
-
-
-TEMPLATE = """---
-{{ metadata }}
----
-
-# {{ summary.name }}
-
-{{ what }} {{ base }},
-trained with lora_whisper {{ summary.versions.lora_whisper }}.
-
-## Scores
-
-{% if score %}
-| | {{ headings[0] }} | 95 % interval | {{ headings[1] }} | 95 % interval |
-|---|---|---|---|---|
-{% for row in rows %}
-{{ row }}
-{% endfor %}
-
-On {{ score.utterances }} held-out utterances with {{ score.reference_words }} {{ units }}; text is
-normalized by `{{ score.normalizer }}`; {{ padded }}. Intervals are by drawing {{ drawn }} anew,
-with replacement.
-{% else %}
-Nothing was scored: the run had no test set.
-{% endif %}
-
-## Limits
-
-{% for limit in limits %}
-- {{ limit }}
-{% endfor %}
-
-## Speech
-
-{% for line in speech %}
-- {{ line }}
-{% endfor %}
-
-## Training
-
-{% for line in training %}
-- {{ line }}
-{% endfor %}
-
-What differs from the defaults of lora_whisper {{ summary.versions.lora_whisper }}:
-
-```yaml
-{% for key, value, _ in changes %}
-{{ key }}: {{ value }}
-{% endfor %}
-```
-
-## Use
-
-"""
-
-USE_ADAPTER = """With PEFT; `samples` are mono, 16,000 a second:
-
-```python
-from peft import PeftModel
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
-{{ load.imports }}
-base = {{ load.base }}
-processor = WhisperProcessor.from_pretrained(base{{ load.revision }})
-whisper = WhisperForConditionalGeneration.from_pretrained(
-    base, dtype="float32"{{ load.revision }}
-)
-model = PeftModel.from_pretrained(whisper, "{{ place }}")
-
-inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
-tokens = model.generate(**inputs{{ decoding }})
-print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
-```
-
-With Transformers alone, after folding the adapter into the base:
-
-```python
-model.merge_and_unload().save_pretrained("merged")
-processor.save_pretrained("merged")
-
-processor = WhisperProcessor.from_pretrained("merged")
-model = WhisperForConditionalGeneration.from_pretrained("merged")
-tokens = model.generate(**inputs{{ decoding }})
-print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
-```
-
-So it was scored. The `pipeline` of Transformers takes 5 beams unless it is told `num_beams`.
-
-{% if vllm_obstacles %}
-vLLM serves the merged model, but not the adapter: {{ vllm_obstacles|join("; ") }}.
-{% else %}
-With vLLM, which serves it beside its base:
-
-```bash
-vllm serve {{ load.served }} --enable-lora --max-lora-rank {{ vllm_max_rank }} \\
-    {{ load.pin }}--lora-modules {{ summary.name }}={{ place }}
-```
-
-{% if vllm_is_to_be_compared %}
-The scores above are not of vLLM. This adapter changes layers that see sound, and vLLM's adapters
-are made for layers that see text: compare some transcripts with those of PEFT before you rely on
-it, or serve the merged model.
-{% endif %}
-{% endif %}
-"""
-
-USE_MERGED = """With Transformers; `samples` are mono, 16,000 a second:
-
-```python
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
-
-processor = WhisperProcessor.from_pretrained("{{ place }}")
-model = WhisperForConditionalGeneration.from_pretrained("{{ place }}", dtype="auto")
-
-inputs = processor(samples, sampling_rate=16_000, return_tensors="pt").to(dtype=model.dtype)
-tokens = model.generate(**inputs{{ decoding }})
-print(processor.batch_decode(tokens, skip_special_tokens=True)[0])
-```
-
-So it was scored, with its weights in {{ dtype }}. The `pipeline` of Transformers takes 5 beams
-unless it is told `num_beams`.
-
-{% if is_of_full_vocabulary %}
-With faster-whisper, after a conversion to CTranslate2 in `int8`, `float16` or `float32`:
-
-```bash
-ct2-transformers-converter --model {{ place }} --output_dir {{ summary.name }}-int8 \\
-    --quantization int8 --copy_files tokenizer.json preprocessor_config.json
-```
-
-```python
-from faster_whisper import WhisperModel
-
-model = WhisperModel("{{ summary.name }}-int8")
-segments, _ = model.transcribe(samples{{ prompt }}, beam_size={{ beams }})
-print("".join(segment.text for segment in segments))
-```
-
-The scores above are not of faster-whisper, which cuts and prompts in its own way.
-{% else %}
-faster-whisper, whisper.cpp and openai-whisper read languages off the size of the vocabulary, and
-take this small one for English alone: use Transformers.
-{% endif %}
-"""

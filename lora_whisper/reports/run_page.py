@@ -62,7 +62,7 @@ class Report:
 def page(report: Report) -> str:
     """The whole page. Whatever comes from the run is escaped."""
     return render(
-        TEMPLATE,
+        "run.html.j2",
         report=report,
         samples=[(title, [texts(one) for one in some]) for title, some in report.samples],
         curves=curves(report.lines, report.kept_step),
@@ -179,84 +179,3 @@ def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
     parts = np.array_split(known.reshape(-1, 2), max(1, min(SHOWN_POINTS, len(known))))
     steps, values = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2).T
     return steps, values
-
-
-# ── the page ─────────────────────────────────────────────────────────────────────────────────
-
-TEMPLATE = """{% extends "page.html" %}
-{% from "parts.html" import key, plots, remarked %}
-{% from "marks.html" import article, legend %}
-{% block title %}{{ report.name }}: training{% endblock %}
-{% block style %}
-.scores tr:not(.group) td { font-weight: 600; }
-.scores .group td:first-child { padding-left: 1.25rem; }
-.scores td:first-child, .changes { white-space: normal; }
-{% endblock %}
-{% block body %}
-<h1>{{ report.name }}</h1>
-<p class="soft">{{ report.about }}</p>
-
-{{ key(report.key_figures) }}
-{{ remarked(report.remarks) }}
-
-<h2>Scores on the test set</h2>
-{% if report.scores %}
-<div class="wide"><table class="scores">
-<thead><tr><th></th>
-{% for heading in report.headings %}
-<th class="number">{{ heading }}</th>
-{% endfor %}
-</tr></thead>
-<tbody>
-{% for is_group, cells in report.scores %}
-<tr{% if is_group %} class="group"{% endif %}><td>{{ cells[0]|name }}</td>
-{% for cell in cells[1:] %}
-<td class="number">{{ cell }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody></table></div>
-<p class="soft">{{ report.scored }}</p>
-{% else %}
-<p class="none">Nothing was scored: the run has no test set.</p>
-{% endif %}
-
-{% if curves %}
-<h2>How it was trained</h2>
-{{ plots(curves) }}
-{% endif %}
-
-{% if samples %}
-<h2>What was heard</h2>
-{{ legend() }}
-{% for title, some in samples %}
-<h3>{{ title }}</h3>
-{% for sample in some %}
-{{ article(sample) }}
-{% endfor %}
-{% endfor %}
-{% endif %}
-
-{% for title, facts in report.facts.items() %}
-<h2>{{ title }}</h2>
-<dl class="facts">
-{% for name, fact in facts.items() %}
-<dt>{{ name }}</dt><dd>{{ fact }}</dd>
-{% endfor %}
-</dl>
-{% endfor %}
-
-<h2>Configuration</h2>
-{% if report.changes %}
-<div class="wide"><table class="changes">
-<thead><tr><th>not as by default</th><th>value</th><th>default</th></tr></thead>
-<tbody>
-{% for key, value, default in report.changes %}
-<tr><td>{{ key|name }}</td><td><code>{{ value|name }}</code></td>
-<td><code class="soft">{{ default|name }}</code></td></tr>
-{% endfor %}
-</tbody></table></div>
-{% endif %}
-<details><summary>config.yaml</summary><pre>{{ report.config }}</pre></details>
-{% endblock %}
-"""
