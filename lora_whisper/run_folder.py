@@ -134,6 +134,10 @@ class RunFolder:
         """{"reason": …} of a sweep's point that failed; there may be no run beside it."""
         return self.path / "failure.json"
 
+    def config_text(self) -> str:
+        """config.yaml as it is, below the line that makes it ours."""
+        return self.config.read_text(encoding="utf-8").removeprefix(MARKER)
+
     def is_run(self) -> bool:
         """Whether config.yaml was written by us: other programs have a file of that name, too."""
         return self.config.is_file() and self.config.read_bytes().startswith(MARKER.encode())

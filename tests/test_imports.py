@@ -34,8 +34,8 @@ NOT_YET = {
     ("run_config", "cli.compose"),
     ("evaluation.plan", "cli.compose"),
     ("evaluation.test_sets", "cli.compose"),
-    ("reports.points", "cli.compose"),
-    ("reports.settings", "cli.compose"),
+    ("reports.sweep", "cli.compose"),
+    ("reports.summary", "cli.compose"),
     ("export.parity", "reports.summary"),
     ("lora.recipe", "evaluation.run_scores"),
 } | {("environment", "torch")}  # whose version and devices it tells

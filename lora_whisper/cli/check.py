@@ -118,7 +118,7 @@ def run(config: CheckConfig, folder: Path) -> int:
     from lora_whisper.data.quality import inspect
     from lora_whisper.data.quality_measures import TextRules
     from lora_whisper.evaluation.scored_words import words_of
-    from lora_whisper.reports import data_check, data_check_page
+    from lora_whisper.reports import data_check
 
     refuse_replacing(folder, config.overwrite)
     base = read_base(config.model, False)
@@ -132,7 +132,7 @@ def run(config: CheckConfig, folder: Path) -> int:
         report["fix"] = data_check.repair_counts(config.fix, repaired)
     with written_whole(folder) as aside:
         data_check.write(aside / REPORT, report, findings)
-        page = data_check_page.page(report, measured, findings)
+        page = data_check.page(report, measured, findings)
         write_whole(aside / PAGE, page.encode())
         if config.listen:
             _write_examples(config, base, measured["train"], aside / EXAMPLES)

@@ -138,7 +138,7 @@ def asked(config: EvaluateConfig) -> dict[str, Any]:
 def update_summary(folder: RunFolder, scores: dict[str, object] | None) -> None:
     """Bring what a run says of its own test set up to date; a broken model changes nothing."""
     from lora_whisper.evaluation.run_scores import with_one_test_set
-    from lora_whisper.reports.results import write_results
+    from lora_whisper.reports.run import write_results
 
     known = {model: score for model, score in (scores or {}).items() if score is not None}
     if known:

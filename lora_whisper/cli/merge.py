@@ -183,7 +183,7 @@ def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
         given: the same, if it was typed.
     """
     from lora_whisper.evaluation.run_scores import read_summary
-    from lora_whisper.reports.results import write_results
+    from lora_whisper.reports.run import write_results
     from lora_whisper.reports.summary import show_summary
 
     _forget_score(folder)

@@ -20,7 +20,7 @@ from lora_whisper.cli.app import Command, run_command
 from lora_whisper.config import ReportConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
-from lora_whisper.reports.points import folders_of, point_folders
+from lora_whisper.reports.sweep import folders_of, point_folders
 from lora_whisper.run_folder import RunFolder, contents, write_whole
 from lora_whisper.terminal import console
 

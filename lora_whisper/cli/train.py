@@ -268,7 +268,7 @@ def is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
 
 
 def report_sweep(folders: list[Path]) -> None:
-    from lora_whisper.reports.sweep_table import show_sweep
+    from lora_whisper.reports.sweep import show_sweep
 
     show_sweep(folders)
 

@@ -26,7 +26,8 @@ from lora_whisper.evaluation.run_scores import hypotheses_of
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.paths import file_name
-from lora_whisper.reports.points import (
+from lora_whisper.reports.summary import EMBEDDED_NOTE, model_name
+from lora_whisper.reports.sweep import (
     NO_GAIN,
     Point,
     caution_of,
@@ -38,7 +39,6 @@ from lora_whisper.reports.points import (
     read_points,
     told_keys,
 )
-from lora_whisper.reports.summary import EMBEDDED_NOTE, model_name
 from lora_whisper.run_folder import RunFolder, read_jsonl
 from lora_whisper.terminal import counted, percent
 

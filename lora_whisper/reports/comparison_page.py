@@ -11,7 +11,7 @@ from lora_whisper.reports import comparison_tables as tables
 from lora_whisper.reports.comparison import Effect, Entry, Report
 from lora_whisper.reports.evaluation_page import badness
 from lora_whisper.reports.html import STYLE, render
-from lora_whisper.reports.run_page import Sample, texts
+from lora_whisper.reports.run import Sample, texts
 from lora_whisper.run_folder import read_jsonl
 from lora_whisper.terminal import megabytes, percent
 

@@ -13,7 +13,7 @@ import numpy as np
 from lora_whisper.evaluation.rates import rate_name
 from lora_whisper.reports.comparison import Effect, Entry, Report
 from lora_whisper.reports.html import LIGHT, SERIES, add_legend, new_axes, shorten, svg
-from lora_whisper.reports.points import pareto_front
+from lora_whisper.reports.sweep import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison as data
 from lora_whisper.reports.comparison import Entry, Report
 from lora_whisper.reports.evaluation_words import p_value, points
-from lora_whisper.reports.points import NO_GAIN, Point, differing_keys, ordered
+from lora_whisper.reports.sweep import NO_GAIN, Point, differing_keys, ordered
 from lora_whisper.terminal import clock, megabytes, percent
 
 TOLD_KEYS = 3  # beside the name of a run

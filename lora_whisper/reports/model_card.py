@@ -25,8 +25,14 @@ from lora_whisper.evaluation.rates import (
 from lora_whisper.lora.provenance import name_of
 from lora_whisper.paths import EMBEDDED, file_name, local_path
 from lora_whisper.reports.html import render
-from lora_whisper.reports.settings import changes, config_text
-from lora_whisper.reports.summary import model_name, origin, remarks, shipped_rank, speakers_line
+from lora_whisper.reports.summary import (
+    changes,
+    model_name,
+    origin,
+    remarks,
+    shipped_rank,
+    speakers_line,
+)
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import MODELS, RunFolder, read_json, write_whole
 from lora_whisper.terminal import counted, megabytes, percent
@@ -103,7 +109,7 @@ def _rendered(folder: RunFolder, summary: Summary, model: str, what: str, **abou
         **_about_scores(score or {}),
         speech=list(_speech(summary, config.data)),
         training=list(_training(summary, config)),
-        changes=changes(config_text(folder), file_name),
+        changes=changes(folder.config_text(), file_name),
         limits=list(_limits(summary, score)),
         place=PLACE,
         decoding=_as_arguments(summary["prompt"] | {"num_beams": config.evaluation.beams}),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import yaml
 from rich.table import Table
 
+from lora_whisper.cli.compose import defaults
 from lora_whisper.evaluation.rates import (
     both_rates,
     groups_of,
@@ -22,7 +25,9 @@ from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
 )
+from lora_whisper.paths import mapped
 from lora_whisper.program import program, short
+from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
     MODELS,
     RunFolder,
@@ -32,6 +37,7 @@ from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
 log = logging.getLogger("lora_whisper")
 
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
+ALWAYS_OTHER = {"name", "overwrite", "resume"}  # say nothing about the adapter
 EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech, to show the pipeline"
 
 
@@ -252,3 +258,27 @@ def _after_merging(path: str, base: str | None) -> list[str]:
         f"  {program()} export {trained} format=ctranslate2",
         f"  {program()} push {run} what=merged repo=owner/name",
     ]
+
+
+# ── the configuration ────────────────────────────────────────────────────────────────────────
+
+
+def changes(config: str, path: Callable[[str], str]) -> list[tuple[str, str, str]]:
+    """Each key that is not as in `lora-whisper train` with nothing typed, its value and default.
+
+    Args:
+        config: YAML of the run.
+        path: how a text that may be a path is shown, `below_home` or `file_name`.
+    """
+    given, default = flat(yaml.safe_load(config)), flat(defaults("train"))
+    return [
+        (key, _shown(mapped(value, path)), _shown(default.get(key)))
+        for key, value in given.items()
+        if value != default.get(key) and key not in ALWAYS_OTHER
+    ]
+
+
+def _shown(value: Any) -> str:
+    """On one line, as it is typed: null, true, 0.1"""
+    line = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return line.removesuffix("...\n").strip()

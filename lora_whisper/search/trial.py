@@ -193,7 +193,7 @@ def score_kept(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     """Score base and adapter of a trial on its test set; return its summary, with the scores."""
     from lora_whisper.lora.adapter import load_adapter, merged_in_place
     from lora_whisper.model.device import new_accelerator
-    from lora_whisper.reports.results import write_results
+    from lora_whisper.reports.run import write_results
 
     base, speech = read_base(config.model), read_speech(config.model, config.data)
     assert speech.test is not None

@@ -491,7 +491,7 @@ class Run:
         adapter_score: Scored,
     ) -> None:
         """Write the adapter's card, the report and summary.json, which makes the run complete."""
-        from lora_whisper.reports.results import write_results
+        from lora_whisper.reports.run import write_results
         from lora_whisper.training.summary import new_summary
 
         summary = new_summary(self.config, self.folder, self.base, self.speech, counts, state) | {

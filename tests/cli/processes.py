@@ -22,7 +22,6 @@ LOADED = [  # once, which takes most of what a short run takes
     "scipy.stats",
     "evaluate",
     "matplotlib.backends.backend_svg",
-    "lora_whisper.reports.results",
     "lora_whisper.reports.run",
     "lora_whisper.cli.train",
     "lora_whisper.evaluation.judging",

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lora_whisper.cli import adapters
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.reports.results import write_results
+from lora_whisper.reports.run import write_results
 from lora_whisper.run_folder import RunFolder
 from tests.cli.toy_run import Heard, toy_run
 

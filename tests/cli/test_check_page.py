@@ -9,7 +9,7 @@ import pytest
 
 from lora_whisper.data.quality import settings
 from lora_whisper.data.quality_measures import Names
-from lora_whisper.reports.data_check_page import SHOWN_BARS, figures, limits
+from lora_whisper.reports.data_check import SHOWN_BARS, figures, limits
 from tests.data.test_quality import split
 
 pytestmark = pytest.mark.drawn

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_whisper.lora.provenance import read_record
 from lora_whisper.reports.record import adapter_record
-from lora_whisper.reports.results import write_results
+from lora_whisper.reports.run import write_results
 from lora_whisper.run_folder import read_json
 from tests.cli.toy_run import Heard, toy_run
 

@@ -24,16 +24,16 @@ from lora_whisper.reports.comparison import anonymous, effects, read_report, sma
 from lora_whisper.reports.comparison_plots import against_size, curves, effect
 from lora_whisper.reports.comparison_tables import columns
 from lora_whisper.reports.html import LIGHT
-from lora_whisper.reports.points import (
+from lora_whisper.reports.sweep import (
     FAILURE_FILE,
     NO_GAIN,
     pareto_front,
     point_folders,
     read_points,
+    show_sweep,
     told_keys,
     write_plan,
 )
-from lora_whisper.reports.sweep_table import show_sweep
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 from tests.cli.conftest import Line
 from tests.cli.read_page import Page

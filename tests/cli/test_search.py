@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.reports import results
+from lora_whisper.reports import run
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.search import study
@@ -34,7 +34,7 @@ sqlalchemy = pytest.importorskip("sqlalchemy")
 @pytest.fixture(autouse=True)
 def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing a trial's curves takes a third of its time, and nobody looks at them here."""
-    monkeypatch.setattr(results, "write_report", lambda *given: None)
+    monkeypatch.setattr(run, "write_report", lambda *given: None)
 
 
 ONLY_RATE = [f"search.space.{key}=null" for key in ("rank", "alpha_per_rank", "dropout", "targets")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lora_whisper.reports.sweep_table import show_sweep
+from lora_whisper.reports.sweep import show_sweep
 from lora_whisper.run_folder import write_json
 from tests.cli.toy_run import Heard, toy_run
 
@@ -27,7 +27,7 @@ def point(folder: Path, heard: Sequence[Heard], *overrides: str, **changes: obje
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Console:
     console = Console(width=80, record=True, highlight=False)
-    monkeypatch.setattr("lora_whisper.reports.sweep_table.console", console)
+    monkeypatch.setattr("lora_whisper.reports.sweep.console", console)
     monkeypatch.chdir(tmp_path)
     return console
 
