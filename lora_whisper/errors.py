@@ -51,3 +51,8 @@ def listing(problems: list[str], shown: int = 10) -> str:
     if len(problems) > shown:
         lines.append(f"  … and {len(problems) - shown} more")
     return "\n".join(lines)
+
+
+def not_the_users(error: Exception) -> Exception | None:
+    """The error itself when a traceback helps, else None."""
+    return None if isinstance(error, UserError) else error

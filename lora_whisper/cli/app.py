@@ -14,7 +14,9 @@ import sys
 import textwrap
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper import processes
-from lora_whisper.cli.compose import Command, Config, hydra_over, plain_config, unresolved
+from lora_whisper.cli.command import AnyCommand
+from lora_whisper.cli.compose import hydra_over, plain_config, unresolved
 from lora_whisper.cli.help import help_of, is_ignored
 from lora_whisper.cli.launch import end, leave, meet
 from lora_whisper.cli.misfits import compose
@@ -51,49 +54,69 @@ OF_THE_DISK = (
 )
 
 
-def run_command(command: Command[Any], arguments: Sequence[str] | None = None) -> int:
+@dataclass
+class Ending:
+    """How a command ended."""
+
+    exit_code: int = 0
+
+
+def run_command(command: AnyCommand, arguments: Sequence[str]) -> int:
     """Carry out a command line; return its exit code.
 
     0: done; 1: a failure of ours; 2: the user's to mend; 130 and 143: stopped by SIGINT, SIGTERM.
     """
-    with guarded(), ended_by_signals():
-        return _exit_code_of(lambda: _run_command(command, arguments))
+    with guarded(), ended_by_signals(), explained() as ending:
+        log_to_console()
+        quiet_libraries()
+        # Before torch is imported: OpenMP's threads are to sleep while they wait for each other.
+        # On two cores that other programs use too, spinning took 30 s for a step of nano, sleeping
+        # 2.2 s.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        flags = parsed_flags(command.as_keys(arguments), command.name)
+        require_current_folder()
+        with hydra_over(command.name, flags.config_dir) as hydra:
+            overrides = _overrides(command, hydra, flags)
+            primary = flags.config_name or command.name
+            if flags.hydra_help or flags.help or flags.info or flags.cfg:
+                _answer(command, hydra, primary, flags, overrides)
+            elif flags.multirun:
+                meet(command.name, is_shared=False)
+                ending.exit_code = run_sweep(command, hydra, primary, overrides)
+            else:
+                config, folder = _configure(command, hydra, primary, overrides)
+                meet(command.name, command.is_shared)
+                plan = command.prepare(config, folder)
+                ending.exit_code = command.run(plan) or 0
+        leave()
+    return ending.exit_code
 
 
-def _run_command(command: Command[Any], arguments: Sequence[str] | None) -> int:
-    log_to_console()
-    quiet_libraries()
-    # Before torch is imported: OpenMP's threads are to sleep while they wait for each other. On two
-    # cores that other programs use too, spinning took 30 s for a step of nano, sleeping 2.2 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    flags = parsed_flags(sys.argv[1:] if arguments is None else arguments, command.name)
-    require_current_folder()
-    exit_code = _carry_out(command, flags)
-    leave()
-    return exit_code
-
-
-def _exit_code_of(carry_out: Callable[[], int]) -> int:
+@contextmanager
+def explained() -> Iterator[Ending]:
     """Say how a command ended where it did not end well."""
+    ending = Ending()
     try:
-        return carry_out()
+        yield ending
     except UserError as error:
-        message = f"error: {error}" + _advice(error)
-        return end(2, lambda: print(message, file=sys.stderr))
+        ending.exit_code = _end(2, f"error: {error}" + _advice(error))
     except KeyboardInterrupt as stop:
-        message = f"stopped: {str(stop) or 'by Ctrl-C'}"
-        return end(getattr(stop, "exit_code", 130), lambda: print(message, file=sys.stderr))
+        code = getattr(stop, "exit_code", 130)
+        ending.exit_code = _end(code, f"stopped: {str(stop) or 'by Ctrl-C'}")
     except Exception as error:
         if is_disk_full(error):
             refusal = no_room(error)
-            message = f"error: {refusal}" + _advice(refusal)
-            return end(2, lambda: print(message, file=sys.stderr))
-        if answer := _of_the_disk(error):
-            return end(2, lambda: print(answer, file=sys.stderr))
-        if processes.count() == 1:
+            ending.exit_code = _end(2, f"error: {refusal}" + _advice(refusal))
+        elif answer := _of_the_disk(error):
+            ending.exit_code = _end(2, answer)
+        elif processes.count() == 1:
             raise
-        message = _of_another_process(error) or traceback.format_exc()
-        return end(1, lambda: print(message, file=sys.stderr))
+        else:
+            ending.exit_code = _end(1, _of_another_process(error) or traceback.format_exc())
+
+
+def _end(exit_code: int, message: str) -> int:
+    return end(exit_code, lambda: print(message, file=sys.stderr))
 
 
 def _advice(error: UserError) -> str:
@@ -124,38 +147,27 @@ def _of_another_process(error: Exception) -> str | None:
     )
 
 
-def _carry_out(command: Command[Any], flags: Namespace) -> int:
-    with hydra_over(command.name, flags.config_dir) as hydra:
-        primary = flags.config_name or command.name
-        if flags.hydra_help:
-            parser = get_args_parser()
-            hydra.hydra_help(config_name=primary, args_parser=parser, args=flags)
-            return 0
-        meant = [one for typed in flags.overrides for one in as_meant(command, hydra, typed)]
-        overrides = readable_overrides(meant, sweeps=flags.multirun)
-        if flags.help or flags.info:
-            _show_help(command, hydra, primary, flags, overrides)
-        elif flags.cfg:
-            _show_configuration(hydra, primary, flags, overrides)
-        elif flags.multirun:
-            meet(command.name, is_shared=False)
-            return run_sweep(command, hydra, primary, overrides)
-        else:
-            config, folder = _configure(command, hydra, primary, overrides)
-            meet(command.name, command.is_shared)
-            command.check(config, folder)
-            return command.run(config, folder) or 0
-        return 0
+def _overrides(command: AnyCommand, hydra: Hydra, flags: Namespace) -> list[str]:
+    if flags.hydra_help:
+        return []
+    meant = [one for typed in flags.overrides for one in as_meant(command, hydra, typed)]
+    return readable_overrides(meant, sweeps=flags.multirun)
 
 
-def _show_help(
-    command: Command[Any], hydra: Hydra, primary: str, flags: Namespace, overrides: list[str]
+def _answer(
+    command: AnyCommand, hydra: Hydra, primary: str, flags: Namespace, overrides: list[str]
 ) -> None:
-    compose(hydra, primary, overrides)
-    if flags.help:
-        print(help_of(command.kind, hydra, primary, overrides))
+    """What is asked about a command, and not of it."""
+    if flags.hydra_help:
+        hydra.hydra_help(config_name=primary, args_parser=get_args_parser(), args=flags)
+    elif flags.cfg and not (flags.help or flags.info):
+        _show_configuration(hydra, primary, flags, overrides)
     else:
-        hydra.show_info(flags.info, config_name=primary, overrides=overrides)
+        compose(hydra, primary, overrides)
+        if flags.help:
+            print(help_of(command.kind, hydra, primary, overrides))
+        else:
+            hydra.show_info(flags.info, config_name=primary, overrides=overrides)
 
 
 def _show_configuration(hydra: Hydra, primary: str, flags: Namespace, overrides: list[str]) -> None:
@@ -169,8 +181,8 @@ def _show_configuration(hydra: Hydra, primary: str, flags: Namespace, overrides:
 
 
 def _configure(
-    command: Command[Config], hydra: Hydra, primary: str, overrides: list[str]
-) -> tuple[Config, Path]:
+    command: AnyCommand, hydra: Hydra, primary: str, overrides: list[str]
+) -> tuple[Any, Path]:
     """Compose and validate one configuration; return it with the folder it asks for."""
     composed = compose(hydra, primary, overrides)
     params = composed.hydra.sweeper.get("params") or {}

@@ -9,15 +9,14 @@ Every file is decoded. Of the model, its tokenizer and configuration are read, n
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_whisper import terminal
-from lora_whisper.cli.app import run_command
-from lora_whisper.cli.compose import Command
+from lora_whisper.cli.command import Command
 from lora_whisper.config import SPLITS, CheckConfig, DataConfig
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split, resolved
@@ -41,7 +40,17 @@ Split = TypeVar("Split")
 REPORT, PAGE, EXAMPLES = "check.json", "check.html", "listen"
 
 
-def check(config: CheckConfig, folder: Path) -> None:
+@dataclass(frozen=True)
+class CheckPlan:
+    """What is looked at, with which tokenizer."""
+
+    config: CheckConfig
+    folder: Path
+    base: Base
+    splits: dict[str, Utterances]
+
+
+def prepare(config: CheckConfig, folder: Path) -> CheckPlan:
     """Find everything that would stop the check, before anything is decoded or written.
 
     Raises:
@@ -63,6 +72,7 @@ def check(config: CheckConfig, folder: Path) -> None:
     _require_cleanable(config.data, splits)
     if config.listen:
         _augmenter(config, base)
+    return CheckPlan(config, folder, base, splits)
 
 
 def refuse_replacing(folder: Path, overwrite: bool) -> None:
@@ -102,7 +112,6 @@ def _require_repairable(
     require_repairable(local_path(fix), splits, overwrite)
 
 
-@lru_cache(maxsize=1)
 def read_splits(data: DataConfig) -> dict[str, Utterances]:
     """The rows of every split that there is, and of what is mixed in, as "mix 1", "mix 2", …"""
     found = {split: read_split(data, split) for split in SPLITS}
@@ -113,17 +122,17 @@ def read_splits(data: DataConfig) -> dict[str, Utterances]:
     return splits | mixes
 
 
-def run(config: CheckConfig, folder: Path) -> int:
+def run(plan: CheckPlan) -> int:
     """Measure everything, and write and show what was found."""
     from lora_whisper.data.quality import inspect
     from lora_whisper.data.quality_measures import TextRules
     from lora_whisper.evaluation.scored_words import words_of
     from lora_whisper.reports import data_check
 
+    config, folder, base = plan.config, plan.folder, plan.base
     refuse_replacing(folder, config.overwrite)
-    base = read_base(config.model, False)
     rules = TextRules(base.processor.tokenizer, base.vocabulary, words_of)
-    measured = _measured(read_splits(config.data), rules)
+    measured = _measured(plan.splits, rules)
     findings = inspect(measured, rules, base.window_seconds)
     report = data_check.summary(config, base, measured, findings)
     report["cleaning"] = _cleaning(config.data, measured, rules)
@@ -243,11 +252,5 @@ def with_name(arguments: Sequence[str]) -> list[str]:
     return [*arguments, f"name={re.sub(r'[^A-Za-z0-9.-]+', '-', value).strip('-.')}-check"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, with_name(sys.argv[1:] if arguments is None else arguments))
-
-
-COMMAND = Command("check", CheckConfig, check, run)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command("check", CheckConfig, prepare, run, as_keys=with_name)
+main = COMMAND.main

@@ -1,13 +1,12 @@
-"""Hydra over `conf/`: what a command is, what it has where nothing is typed, what became of it."""
+"""Hydra over `conf/`: what a command has where nothing is typed, and what became of it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -17,30 +16,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lora_whisper.cli.command import Command, Config
 from lora_whisper.composing import to_config
 from lora_whisper.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
-Config = TypeVar("Config")
-
-
-@dataclass(frozen=True)
-class Command(Generic[Config]):
-    """What one file of `cli/` offers to the command line."""
-
-    name: str  # also the name of its primary configuration, conf/NAME.yaml
-    kind: type[Config]
-    check: Callable[[Config, Path], Any]  # raises UserError; reads, and writes nothing
-    run: Callable[[Config, Path], int | None]
-    # the folder is outputs/NAME, for the commands that have a name; returns the exit code, None: 0
-    report_sweep: Callable[[list[Path]], None] | None = None
-    # whether a sweep that is typed again has nothing to do at this point
-    is_finished: Callable[[Config, Path], bool] | None = None
-    # what a point writes to, of which two are not to write to the same; None: its folder
-    place: Callable[[Config, Path], Path] | None = None
-    is_shared: bool = False  # whether several processes can carry it out together
-    # Keys by another name that is typed for them, such as one that Hydra takes for a group.
-    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def configuration_folder() -> Path:
@@ -88,7 +68,7 @@ def options_of(hydra: Hydra, group: str) -> list[str]:
 # ── one configuration ────────────────────────────────────────────────────────────────────────
 
 
-def plain_config(command: Command[Config], composed: DictConfig) -> Config:
+def plain_config(command: Command[Config, Any], composed: DictConfig) -> Config:
     ours = OmegaConf.masked_copy(composed, our_keys(composed))
     try:
         values = OmegaConf.to_container(ours, resolve=True)

@@ -14,16 +14,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_whisper import processes
-from lora_whisper.cli.app import run_command
-from lora_whisper.cli.compose import Command
+from lora_whisper.cli.command import Command
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.evaluate import Plan
 from lora_whisper.evaluation.plan import make_plan
 from lora_whisper.lora.given_run import given_run
 from lora_whisper.paths import below_home, mapped
@@ -53,27 +52,36 @@ FREE = {
 }
 
 
-def check(config: EvaluateConfig, path: Path) -> None:
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is evaluated, and where the report goes."""
+
+    config: EvaluateConfig
+    folder: RunFolder
+    plan: Plan
+
+
+def prepare(config: EvaluateConfig, path: Path) -> EvaluationPlan:
     """Find models and test sets, and see that nothing else is replaced, before anything loads."""
-    _refuse_replacing(config, results_folder(config, path))
-    make_plan(config)
+    folder = results_folder(config, path)
+    _refuse_replacing(config, folder)
+    return EvaluationPlan(config, folder, make_plan(config))
 
 
-def run(config: EvaluateConfig, path: Path) -> int:
+def run(evaluation: EvaluationPlan) -> int:
     """Examine, write and show; the exit code is 1 if a model is broken."""
-    from lora_whisper.evaluation.evaluate import Examination, announce, prepare
+    from lora_whisper.evaluation.evaluate import Examination, announce, prepare_speech
     from lora_whisper.model.device import new_accelerator
     from lora_whisper.reports.evaluation import show, write
 
-    folder = results_folder(config, path)
+    folder, plan = evaluation.folder, evaluation.plan
     with processes.entered_by_main(locked(folder.path)):
-        plan = make_plan(config)
-        speech = prepare(plan.sets, plan.settings.max_utterances, plan.seed)
+        speech = prepare_speech(plan.sets, plan.settings.max_utterances, plan.seed)
         announce(plan, speech)
         device = new_accelerator(plan.contenders[0].precision).device
         findings = Examination(plan, speech, folder.evaluation, device).carry_out()
         if processes.is_main():
-            results = write(folder, plan, speech, findings, asked(config))
+            results = write(folder, plan, speech, findings, asked(evaluation.config))
             if folder.is_run():
                 update_summary(folder, results["scores"].get(OWN_SET))
             show(folder, results)
@@ -145,15 +153,12 @@ def update_summary(folder: RunFolder, scores: dict[str, object] | None) -> None:
         write_results(folder, with_one_test_set(folder, read_json(folder.summary) | known))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
-
-
-def _place(config: EvaluateConfig, path: Path) -> Path:
-    return results_folder(config, path).results
-
-
-COMMAND = Command("evaluate", EvaluateConfig, check, run, place=_place, is_shared=True)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "evaluate",
+    EvaluateConfig,
+    prepare,
+    run,
+    place=lambda evaluation: evaluation.folder.results,
+    is_shared=True,
+)
+main = COMMAND.main

@@ -13,15 +13,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper.cli.app import run_command
-from lora_whisper.cli.compose import Command, defaults
+from lora_whisper.cli.command import Command
+from lora_whisper.cli.compose import defaults
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
     EvaluationConfig,
@@ -104,13 +103,22 @@ class Source:
         return [merged_of(self.folder)]
 
 
-def check(config: ExportConfig, path: Path) -> None:
+@dataclass(frozen=True)
+class ExportPlan:
+    """What is exported of what."""
+
+    config: ExportConfig  # with the formats that are still to be written or tried
+    source: Source
+    asked: tuple[str, ...]  # all formats
+
+
+def prepare(config: ExportConfig, path: Path) -> ExportPlan:
     """Find the run, its speech and the programs; see that nothing is replaced unasked.
 
     Raises:
         UserError: something is not there; what to type.
     """
-    source = _source(config)
+    source, asked = _source(config), config.format
     config = _without_done(config, source)
     for name in config.format:
         require_packages(name)
@@ -124,13 +132,13 @@ def check(config: ExportConfig, path: Path) -> None:
         _require_layout(source)
     if config.parity.utterances:
         _rows(config, source)
+    return ExportPlan(config, source, asked)
 
 
-def run(config: ExportConfig, path: Path) -> int:
+def run(plan: ExportPlan) -> int:
     """Merge if need be, write each format, try each; the exit code is 1 where one is off."""
-    source = _source(config)
-    asked, config = config.format, _without_done(config, source)
-    for name in sorted({*asked} - {*config.format}):
+    config, source = plan.config, plan.source
+    for name in sorted({*plan.asked} - {*config.format}):
         log.info("export      %s is there as it is asked for", source.folder.export / name)
     _merge_if_need_be(config, source)
     sample = _sample(config, source) if config.parity.utterances else None
@@ -245,7 +253,7 @@ def _merge_if_need_be(config: ExportConfig, source: Source) -> None:
 
     folder = source.folder
     if _is_to_be_merged(config, source):
-        merge.run(_merging(source), folder.path)
+        merge.run(merge.prepare(_merging(source)))
     elif source.trained is not None and folder.merged.is_dir():
         summary = read_summary(folder)
         if summary["adapter"] is not None and summary["merged"] is None:
@@ -449,15 +457,9 @@ def _rows(config: ExportConfig, source: Source) -> tuple[Any, Utterances]:
     return data, rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
+def _place(plan: ExportPlan) -> Path:
+    return plan.source.folder.export / "+".join(sorted(plan.asked))
 
 
-def _place(config: ExportConfig, path: Path) -> Path:
-    return RunFolder(Path(config.run).expanduser()).export / "+".join(sorted(config.format))
-
-
-COMMAND = Command("export", ExportConfig, check, run, place=_place)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command("export", ExportConfig, prepare, run, place=_place)
+main = COMMAND.main

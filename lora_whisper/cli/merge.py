@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import logging
 import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper.cli.app import run_command
-from lora_whisper.cli.compose import Command
+from lora_whisper.cli.command import Command
 from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
@@ -50,7 +49,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("lora_whisper")
 
 
-def check(config: MergeConfig, path: Path) -> None:
+@dataclass(frozen=True)
+class MergePlan:
+    """What is merged, and whether that is written anew."""
+
+    config: MergeConfig
+    recipe: Recipe
+
+
+def prepare(config: MergeConfig, path: Path | None = None) -> MergePlan:
     """Find all that is merged, and see that it belongs together and replaces nothing unasked.
 
     Raises:
@@ -58,12 +65,12 @@ def check(config: MergeConfig, path: Path) -> None:
     """
     if config.run:
         read_split(read_config(given_run(config.run, "merge")).data, "test")
-    read_recipe(config)
+    return MergePlan(config, read_recipe(config))
 
 
-def run(config: MergeConfig, path: Path) -> None:
+def run(plan: MergePlan) -> None:
     """Write merged/; of a run, score it on its test set and bring up to date what the run says."""
-    recipe = read_recipe(config)
+    config, recipe = plan.config, plan.recipe
     place = recipe.place
     with locked(place.path):
         if place.merged.exists() and is_unfinished(recipe) and not config.overwrite:
@@ -228,16 +235,12 @@ def _score(
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
-
-
-def _place(config: MergeConfig, path: Path) -> Path:
-    return read_recipe(config).place.merged
-
-
-# Hydra takes adapter= for a choice among conf/adapter/.
-COMMAND = Command("merge", MergeConfig, check, run, place=_place, aliases={"adapter": "adapters"})
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "merge",
+    MergeConfig,
+    prepare,
+    run,
+    place=lambda plan: plan.recipe.place.merged,
+    aliases={"adapter": "adapters"},  # Hydra takes adapter= for a choice among conf/adapter/
+)
+main = COMMAND.main

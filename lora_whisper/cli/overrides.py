@@ -6,14 +6,15 @@ import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from lora_whisper.cli.compose import Command, defaults, groups_of, options_of
+from lora_whisper.cli.command import AnyCommand
+from lora_whisper.cli.compose import defaults, groups_of, options_of
 from lora_whisper.cli.misfits import is_below_a_switch, known_keys, unknown_key
 from lora_whisper.errors import UserError, listing
 
@@ -74,7 +75,7 @@ def is_readable(parser: OverridesParser, override: str) -> bool:
 # ── words that are taken for others ──────────────────────────────────────────────────────────
 
 
-def as_meant(command: Command[Any], hydra: Hydra, override: str) -> list[str]:
+def as_meant(command: AnyCommand, hydra: Hydra, override: str) -> list[str]:
     """What an override stands for, where something else is typed for it by habit.
 
     A `+` adds a key in Hydra, but all keys are there; null is how files say "none of a group"; and
@@ -92,19 +93,19 @@ def as_meant(command: Command[Any], hydra: Hydra, override: str) -> list[str]:
     return [override]
 
 
-def without_alias(command: Command[Any], override: str) -> str:
+def without_alias(command: AnyCommand, override: str) -> str:
     """An override with the key that the configuration has."""
     key, equals, value = override.partition("=")
     return f"{command.aliases.get(key, key)}{equals}{value}"
 
 
-def _is_none_of(command: Command[Any], hydra: Hydra, key: str) -> bool:
+def _is_none_of(command: AnyCommand, hydra: Hydra, key: str) -> bool:
     """Whether it is a group of which the command has none where nothing is typed."""
     is_ours = key in known_keys(command.name) and key in groups_of(hydra)
     return is_ours and defaults(command.name).get(key) is None
 
 
-def _model_as_meant(command: Command[Any], hydra: Hydra, value: str) -> list[str] | None:
+def _model_as_meant(command: AnyCommand, hydra: Hydra, value: str) -> list[str] | None:
     """model=openai/whisper-small is model=small; a folder or another hub id is a checkpoint's."""
     known = options_of(hydra, "model")
     named = value.lower().removeprefix("openai/").removeprefix("whisper-")

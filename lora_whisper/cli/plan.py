@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from lora_whisper.cli.app import run_command
-from lora_whisper.cli.compose import Command, defaults
+from lora_whisper.cli.command import Command
+from lora_whisper.cli.compose import defaults
 from lora_whisper.composing import to_config
 from lora_whisper.config import (
     UNSUPPORTED,
@@ -60,7 +59,7 @@ MEANINGS = {
 }
 
 
-def check(config: PlanConfig, path: Path) -> None:
+def prepare(config: PlanConfig, path: Path) -> PlanConfig:
     """See that the checkpoint's shape is known and has the layers that are asked for.
 
     Raises:
@@ -70,9 +69,10 @@ def check(config: PlanConfig, path: Path) -> None:
 
     if config.model is not None:
         target_ranks(config.adapter, shape_of(config.model))
+    return config
 
 
-def run(config: PlanConfig, path: Path) -> None:
+def run(config: PlanConfig) -> None:
     """Print the plan of one checkpoint, or the table of all."""
     memory = available_bytes(config)
     if config.model is None:
@@ -470,11 +470,5 @@ def _table(title: str) -> Table:
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
-
-
-COMMAND = Command("plan", PlanConfig, check, run)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command("plan", PlanConfig, prepare, run)
+main = COMMAND.main

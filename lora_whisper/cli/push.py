@@ -10,8 +10,8 @@ of this machine before, and arrives in one commit: all of it or nothing.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_whisper import __version__
-from lora_whisper.cli.app import run_command
-from lora_whisper.cli.compose import Command
+from lora_whisper.cli.command import Command
 from lora_whisper.config import PushConfig
 from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.hub import (
@@ -38,13 +37,22 @@ from lora_whisper.hub import (
 )
 from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.provenance import require_trained_adapter
-from lora_whisper.run_folder import locked
+from lora_whisper.run_folder import RunFolder, locked
 from lora_whisper.terminal import console, megabytes
 
 log = logging.getLogger("lora_whisper")
 
 
-def check(config: PushConfig, path: Path) -> None:
+@dataclass(frozen=True)
+class PushPlan:
+    """What of which run is sent."""
+
+    config: PushConfig
+    folder: RunFolder
+    base: HubBase
+
+
+def prepare(config: PushConfig, path: Path) -> PushPlan:
     """Find everything that would stop it here, before the hub is asked for anything.
 
     Raises:
@@ -57,14 +65,14 @@ def check(config: PushConfig, path: Path) -> None:
     require_nothing_private(uploads_of(config, run, base), run, _public(config))
     if not config.dry_run:
         require_access()
+    return PushPlan(config, run, base)
 
 
-def run(config: PushConfig, path: Path) -> None:
+def run(plan: PushPlan) -> None:
     """Show what goes up, and send it."""
-    folder = given_run(config.run, "push")
+    config, folder, base = plan.config, plan.folder, plan.base
     with locked(folder.path):
         summary = read_summary(folder)
-        base = hub_base(config.base, summary)
         if base.is_given and not config.dry_run:
             base = _pinned(base, summary)
         uploads = uploads_of(config, folder, base)
@@ -134,11 +142,5 @@ def _message(config: PushConfig, summary: dict[str, Any]) -> str:
     return f"{what[config.what]} {summary['name']}, by lora_whisper {__version__}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
-
-
-COMMAND = Command("push", PushConfig, check, run)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command("push", PushConfig, prepare, run)
+main = COMMAND.main

@@ -12,11 +12,11 @@ from __future__ import annotations
 import csv
 import logging
 import shlex
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from lora_whisper.cli.app import Command, run_command
+from lora_whisper.cli.command import Command
 from lora_whisper.config import ReportConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
@@ -30,21 +30,31 @@ PAGE, TABLE = "report.html", "report.csv"
 FILES = (PAGE, "report.md", TABLE)
 
 
-def check(config: ReportConfig, path: Path) -> None:
+@dataclass(frozen=True)
+class ReportPlan:
+    """Which runs are laid side by side, and where."""
+
+    folder: Path
+    runs: list[Path]
+    is_sweep: bool
+
+
+def prepare(config: ReportConfig, path: Path) -> ReportPlan:
     """See that there are runs, and that nothing else is replaced."""
-    runs_of(config)
-    _refuse_replacing(config, report_folder(config, path))
+    runs, folder = runs_of(config), report_folder(config, path)
+    _refuse_replacing(config, folder, runs)
+    return ReportPlan(folder, runs, config.sweep is not None)
 
 
-def run(config: ReportConfig, path: Path) -> None:
+def run(plan: ReportPlan) -> None:
     """Read, write, and say what was found."""
     from lora_whisper.program import short
     from lora_whisper.reports.comparison import failed, never_begun, read_report, without_adapter
     from lora_whisper.reports.comparison_page import page
     from lora_whisper.reports.comparison_tables import csv_text, found, markdown
 
-    folder = report_folder(config, path)
-    report = read_report(folder.absolute().name, runs_of(config), config.sweep is None)
+    folder = plan.folder
+    report = read_report(folder.absolute().name, plan.runs, not plan.is_sweep)
     for name, text in zip(FILES, (page(report), markdown(report), csv_text(report)), strict=True):
         write_whole(folder / name, text.encode())
     if report.best is not None:
@@ -55,14 +65,14 @@ def run(config: ReportConfig, path: Path) -> None:
         console.print(f"{title:11} {short(folder / name)}", markup=False)
 
 
-def _refuse_replacing(config: ReportConfig, path: Path) -> None:
+def _refuse_replacing(config: ReportConfig, path: Path, runs: Sequence[Path]) -> None:
     """A report of the same runs is made again, one of others only when that is asked for."""
     table = path / TABLE
     if config.sweep is not None or config.overwrite or not table.is_file():
         return
     with table.open(encoding="utf-8", newline="") as file:
         before = sorted(row.get("run", "") for row in csv.DictReader(file))
-    now = sorted(folder.name for folder in runs_of(config))
+    now = sorted(folder.name for folder in runs)
     if before != now:
         raise UserError(
             f"The report {path} is of other runs: {', '.join(before[:10])}.\n"
@@ -154,11 +164,5 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     return [f"sweep={first}", *rest] if is_folder else list(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, with_sweep(sys.argv[1:] if arguments is None else arguments))
-
-
-COMMAND = Command("report", ReportConfig, check, run)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command("report", ReportConfig, prepare, run, as_keys=with_sweep)
+main = COMMAND.main

@@ -11,25 +11,24 @@ import dataclasses
 import itertools
 import json
 import logging
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.cli import train
-from lora_whisper.cli.app import Command, run_command
-from lora_whisper.cli.sweep import GOES_ON, not_the_users
+from lora_whisper.cli.command import Command
 from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
-from lora_whisper.data.speech import read_speech
-from lora_whisper.errors import UserError, listing
+from lora_whisper.data.speech import Inputs, Speech, read_inputs
+from lora_whisper.errors import UserError, listing, not_the_users
 from lora_whisper.evaluation.run_scores import read_summary
-from lora_whisper.model.base import read_base
 from lora_whisper.run_config import FREE_TO_CHANGE, flat, with_absolute_paths
 from lora_whisper.run_folder import (
     SEARCH_FILE,
+    RunFolder,
     as_written,
     contents,
     is_disk_full,
@@ -50,7 +49,7 @@ from lora_whisper.search.space import (
 )
 from lora_whisper.search.study import Claim, Study, alone_in, require_optuna
 from lora_whisper.terminal import percent
-from lora_whisper.training.stopping import Stopped, ended_by_signals
+from lora_whisper.training.stopping import GOES_ON, Stopped, ended_by_signals
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -62,7 +61,17 @@ TEST = "test"  # of which trials know nothing: it may be corrected while they ar
 FREE = FREE_TO_CHANGE | {"search.trials", "search.timeout_hours"}
 
 
-def check(config: SearchConfig, path: Path) -> None:
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search that can be carried out, or gone on with."""
+
+    config: SearchConfig
+    path: Path
+    common: TrainConfig  # what all trials have in common
+    inputs: Inputs
+
+
+def prepare(config: SearchConfig, path: Path) -> SearchPlan:
     """Find everything that would stop the search or one of its trials, before anything is written.
 
     Raises:
@@ -71,20 +80,26 @@ def check(config: SearchConfig, path: Path) -> None:
     """
     require_optuna()
     common = with_absolute_paths(train_config(config))
-    if not config.overwrite:
-        _require_same(config, path)
-    elif path.exists():
+    if path.exists():
         _require_search(path)
-    _check_trials(config, common, path)
-    if read_speech(common.model, common.data).validation is None:
+    trial = None
+    if not config.overwrite and (path / SEARCH_FILE).is_file():
+        inputs = read_inputs(common.model, common.data)
+        _require_same(SearchPlan(config, path, common, inputs))
+        trial = train.RunPlan(common, RunFolder(path / "trial"), "new", inputs)
+    inputs = _checked_trials(config, common, path, trial)
+    if inputs.speech.validation is None:
         raise UserError(
             "A search compares its trials by their WER on data.validation, which is missing: the "
             "test set is for the best one alone.\nType data.validation=…"
         )
+    return SearchPlan(config, path, common, inputs)
 
 
-def _check_trials(config: SearchConfig, common: TrainConfig, path: Path) -> None:
-    """Let `train` check a trial of each shape.
+def _checked_trials(
+    config: SearchConfig, common: TrainConfig, path: Path, trial: train.RunPlan | None
+) -> Inputs:
+    """Let `train` prepare a trial of each shape; return what all of them read.
 
     Raises:
         UserError: what is wrong with any of them; each problem once.
@@ -93,7 +108,7 @@ def _check_trials(config: SearchConfig, common: TrainConfig, path: Path) -> None
     shapes = list(_shapes(config.search.space))
     for values in shapes:
         try:
-            train.check(with_values(common, values), path / "trial")
+            trial = train.prepare(with_values(common, values), path / "trial", trial)
         except RangeError as error:
             problems.setdefault("; ".join(error.problems), []).append(_told(values))
         except UserError as error:
@@ -103,6 +118,9 @@ def _check_trials(config: SearchConfig, common: TrainConfig, path: Path) -> None
     if problems:
         lines = [f"{', '.join(trials)}: {problem}" for problem, trials in problems.items()]
         raise UserError("Some trials could not be carried out:\n" + listing(lines, len(lines)))
+    assert trial is not None
+    assert trial.inputs is not None, "no trial is there before it is carried out"
+    return trial.inputs
 
 
 def _shapes(space: SpaceConfig) -> Iterator[dict[str, Value]]:
@@ -121,23 +139,22 @@ def _told(values: Mapping[str, Value | None]) -> str:
 # ── the search's folder ──────────────────────────────────────────────────────────────────────
 
 
-def _description(config: SearchConfig) -> dict[str, Any]:
+def _description(plan: SearchPlan) -> dict[str, Any]:
     """What all processes of a search, and whoever goes on with it, have to agree on."""
-    common = with_absolute_paths(train_config(config))
-    values = flat(dataclasses.asdict(common) | {"search": dataclasses.asdict(config.search)})
+    search = dataclasses.asdict(plan.config.search)
+    values = flat(dataclasses.asdict(plan.common) | {"search": search})
     plain: dict[str, Any] = json.loads(json.dumps(values))
     kept = {key: value for key, value in plain.items() if key not in FREE}
-    return kept | {SPEECH: _speech_hashes(common)}
+    return kept | {SPEECH: _speech_hashes(plan.inputs.speech)}
 
 
-def _speech_hashes(common: TrainConfig) -> dict[str, dict[str, str]]:
+def _speech_hashes(speech: Speech) -> dict[str, dict[str, str]]:
     """Of each split: trials that heard different speech do not compare, nor is one of them best."""
     from lora_whisper.data.contents import speech_hashes
 
-    splits = read_speech(common.model, common.data).splits
     return {
         name: vars(speech_hashes(corpus.utterances, "size" if name == "train" else "bytes"))
-        for name, corpus in splits.items()
+        for name, corpus in speech.splits.items()
     }
 
 
@@ -159,18 +176,14 @@ def _require_search(path: Path) -> None:
         )
 
 
-def _require_same(config: SearchConfig, path: Path) -> None:
+def _require_same(plan: SearchPlan) -> None:
     """Refuse to go on with a search that has other values.
 
     Raises:
         UserError: names every key that differs, with both values.
     """
-    if not path.exists():
-        return
-    _require_search(path)
-    if not (path / SEARCH_FILE).is_file():
-        return
-    before, now = _described(path), _description(config)
+    path = plan.path
+    before, now = _described(path), _description(plan)
     # Older searches did not keep what their speech was.
     heard, hears = before.pop(SPEECH, now[SPEECH]), now.pop(SPEECH)
     changed = [
@@ -189,29 +202,33 @@ def _require_same(config: SearchConfig, path: Path) -> None:
         )
 
 
-def _take_test_set(config: SearchConfig, path: Path) -> None:
+def _take_test_set(plan: SearchPlan) -> None:
     """Keep what the test set is now, and say so where it was another one."""
-    before, now = _described(path), _description(config)
+    before, now = _described(plan.path), _description(plan)
     if SPEECH in before and before[SPEECH].get(TEST) != now[SPEECH].get(TEST):
         log.warning(
             "changed     data.test: its rows, texts or sound. Trials are compared by "
             "data.validation alone and stay; the best one is scored on the test set as it is now"
         )
-        write_json(path / SEARCH_FILE, now)
+        write_json(plan.path / SEARCH_FILE, now)
 
 
-def _open(config: SearchConfig, common: TrainConfig, path: Path) -> Study:
+def _open(plan: SearchPlan) -> Study:
     """Make the search's folder, or open what is there."""
-    space = space_of(config.search.space, common)
+    config, path, base = plan.config, plan.path, plan.inputs.base
+    space = space_of(config.search.space, plan.common, base)
     with alone_in(path):
         if config.overwrite and path.exists():
             _remove(path)
-        _require_same(config, path)
-        if not (path / SEARCH_FILE).is_file():
-            write_json(path / SEARCH_FILE, _description(config))
-        _take_test_set(config, path)
-        study = Study(path, config.search, space, config.seed, _steps(common))
-        study.begin_with(usual_values(space, common))
+        if path.exists():
+            _require_search(path)
+        if (path / SEARCH_FILE).is_file():
+            _require_same(plan)  # another process may have begun it meanwhile
+        else:
+            write_json(path / SEARCH_FILE, _description(plan))
+        _take_test_set(plan)
+        study = Study(path, config.search, space, config.seed, _steps(plan))
+        study.begin_with(usual_values(space, plan.common, base))
     return study
 
 
@@ -223,29 +240,29 @@ def _remove(path: Path) -> None:
     remove_folder(path)
 
 
-def _steps(common: TrainConfig) -> int:
+def _steps(plan: SearchPlan) -> int:
     """How many each trial has: nothing that is searched changes them."""
     from lora_whisper.data.loader import training_windows
     from lora_whisper.training.defaults import total_steps
 
-    base, speech = read_base(common.model), read_speech(common.model, common.data)
-    return total_steps(training_windows(common, base, speech).per_epoch, common.training)
+    common, inputs = plan.common, plan.inputs
+    per_epoch = training_windows(common, inputs.base, inputs.speech).per_epoch
+    return total_steps(per_epoch, common.training)
 
 
 # ── the search ───────────────────────────────────────────────────────────────────────────────
 
 
-def run(config: SearchConfig, path: Path) -> int:
+def run(plan: SearchPlan) -> int:
     """Carry out trials until there are enough, and show what they gave; return the exit code."""
-    common = with_absolute_paths(train_config(config))
-    hours = config.search.timeout_hours
+    hours = plan.config.search.timeout_hours
     deadline = time.monotonic() + 3600 * hours if hours else float("inf")
     with ended_by_signals(GOES_ON), _full_disk_explained():
-        study = _open(config, common, path)
-        _announce(study, config)
-        while _carry_out_next(study, common, may_begin=time.monotonic() < deadline):
+        study = _open(plan)
+        _announce(study, plan.config)
+        while _carry_out_next(study, plan, may_begin=time.monotonic() < deadline):
             pass
-        return _conclude(study, common)
+        return _conclude(study, plan)
 
 
 @contextmanager
@@ -273,22 +290,22 @@ def _announce(study: Study, config: SearchConfig) -> None:
         log.info("%d trials were begun before", begun)
 
 
-def _carry_out_next(study: Study, common: TrainConfig, may_begin: bool) -> bool:
+def _carry_out_next(study: Study, plan: SearchPlan, may_begin: bool) -> bool:
     """Carry out one trial; return whether there was one."""
     with study.claimed(may_begin) as claim:
         if claim is None:
             return False
-        name, config = claim.folder.path.name, with_values(common, claim.values)
+        name, config = claim.folder.path.name, with_values(plan.common, claim.values)
         log.info("")
         log.info("%-11s %s", name, _told(typed_values(study.space, config)))
         try:
-            _carry_out(study, claim, config)
+            _carry_out(study, claim, config, plan.inputs)
         except Stopped as stop:
             raise Stopped(stop.exit_code - 128, f"in {name}; {GOES_ON}") from stop
     return True
 
 
-def _carry_out(study: Study, claim: Claim, config: TrainConfig) -> None:
+def _carry_out(study: Study, claim: Claim, config: TrainConfig, inputs: Inputs) -> None:
     """Carry out a trial and tell the study what became of it; a failed one stops no other.
 
     Raises:
@@ -300,7 +317,7 @@ def _carry_out(study: Study, claim: Claim, config: TrainConfig) -> None:
     name = claim.folder.path.name
     try:
         with train.out_of_memory_explained(config):
-            wer = trial_module.carry_out(config, claim)
+            wer = trial_module.carry_out(config, claim, inputs)
     except trial_module.Pruned as end:
         study.prune(claim, str(end))
         log.info("%-11s pruned %s", name, end)
@@ -317,57 +334,51 @@ def _carry_out(study: Study, claim: Claim, config: TrainConfig) -> None:
         log.info("%-11s validation WER %s", name, percent(wer))
 
 
-def _conclude(study: Study, common: TrainConfig) -> int:
+def _conclude(study: Study, plan: SearchPlan) -> int:
     """Show all trials; whoever ends last scores the best one on the test set, once."""
     from lora_whisper.search.table import show_best, show_trials
 
     running = sum(trial.state.name == "RUNNING" for trial in study.trials())
     best = study.best()
     if not running and best is not None:
-        _bring_back(study, common, best)
-    scored = None if running or best is None else _scored(study, common, best)
-    show_trials(study, common)
+        _bring_back(study, plan, best)
+    scored = None if running or best is None else _scored(study, plan, best)
+    show_trials(study, plan.common)
     if running:
         log.info("%d trials are running elsewhere: who ends last scores the best one", running)
     elif best is None:
         log.error("no trial was carried out to its end")
     else:
-        show_best(study, common, scored)
+        show_best(study, plan.common, scored)
     return 0 if best or running else 1
 
 
-def _bring_back(study: Study, common: TrainConfig, best: FrozenTrial) -> None:
+def _bring_back(study: Study, plan: SearchPlan, best: FrozenTrial) -> None:
     """Carry the best trial out again, where its folder lost what a complete one has."""
     from lora_whisper.search import trial as trial_module
 
-    folder, config = study.run_folder(best.number), with_values(common, best.params)
+    folder, config = study.run_folder(best.number), with_values(plan.common, best.params)
     with alone_in(folder.path), train.out_of_memory_explained(config):
         if not trial_module.is_whole(folder):
             name = folder.path.name
             log.warning("%s, the best one, lost something; it is carried out anew", name)
-            trial_module.carry_out(config, trial_module.Again(folder))
+            trial_module.carry_out(config, trial_module.Again(folder), plan.inputs)
 
 
-def _scored(study: Study, common: TrainConfig, best: FrozenTrial) -> dict[str, Any] | None:
+def _scored(study: Study, plan: SearchPlan, best: FrozenTrial) -> dict[str, Any] | None:
     """The summary of the best trial with its scores on the test set; None if there is no such."""
     from lora_whisper.search.trial import score_kept
 
-    test = read_speech(common.model, common.data).test
+    test = plan.inputs.speech.test
     if test is None:
         return None
     folder = study.run_folder(best.number)
-    config = with_values(common, best.params)
+    config = with_values(plan.common, best.params)
     with alone_in(folder.path), train.out_of_memory_explained(config):
         summary = read_summary(folder)
         is_known = summary["adapter"] and train.is_scored_on(config, folder, test)
-        return summary if is_known else score_kept(config, folder)
+        return summary if is_known else score_kept(config, folder, plan.inputs)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
-
-
-COMMAND = Command("search", SearchConfig, check, run)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command("search", SearchConfig, prepare, run)
+main = COMMAND.main

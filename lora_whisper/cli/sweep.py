@@ -29,11 +29,12 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lora_whisper.cli.compose import Command, plain_config, unresolved
+from lora_whisper.cli.command import AnyCommand
+from lora_whisper.cli.compose import plain_config, unresolved
 from lora_whisper.cli.misfits import compose_what_fits, tried, unreadable
 from lora_whisper.cli.overrides import is_readable, readable_overrides
 from lora_whisper.cli.workers import Workers, workers_of
-from lora_whisper.errors import Problems, UserError, listing
+from lora_whisper.errors import Problems, UserError, listing, not_the_users
 from lora_whisper.program import program
 from lora_whisper.reports.sweep import write_plan
 from lora_whisper.run_folder import (
@@ -44,12 +45,11 @@ from lora_whisper.run_folder import (
     write_json,
     write_whole,
 )
-from lora_whisper.training.stopping import Stopped, ended_by_signals
+from lora_whisper.training.stopping import GOES_ON, Stopped, ended_by_signals
 
 log = logging.getLogger("lora_whisper")
 
 PART = re.compile(r"=_\w+_$")  # an option of a group that others consist of
-GOES_ON = "the same command goes on from here"
 LONGEST_NAME = 200  # letters; file systems allow 255, and locks and copies have longer names
 
 
@@ -63,7 +63,7 @@ class PointPlan:
     place: Path  # what it writes to
 
 
-def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list[str]) -> int:
+def run_sweep(command: AnyCommand, hydra: Hydra, primary: str, overrides: list[str]) -> int:
     """Validate every point, then run those that are not finished; a failed one stops no other.
 
     Returns the exit code: 1 if a point failed, and no other process has carried it out meanwhile.
@@ -73,7 +73,7 @@ def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list
     parsed = _parsed(hydra, primary, overrides)
     if "name" in swept_keys(parsed):
         raise UserError("name cannot be swept: it is the name of the sweep's folder. Give it one.")
-    points = _check_points(command, hydra, primary, parsed)
+    points, latest = _check_points(command, hydra, primary, parsed)
     master, error = tried(hydra, primary, overrides, RunMode.MULTIRUN)
     if master is None:
         raise UserError(f"The sweep cannot be started: {error}")
@@ -95,7 +95,7 @@ def run_sweep(command: Command[Any], hydra: Hydra, primary: str, overrides: list
         write_plan(folder, [point.folder.name for point in points])
     if waiting:
         with ended_by_signals(GOES_ON):
-            failed = _launch(_Point(command, workers), hydra, master, waiting)
+            failed = _launch(_Point(command, workers, latest), hydra, master, waiting)
     if command.report_sweep is not None:
         command.report_sweep([point.folder for point in points])
     return int(any(not _is_carried_out(point.folder) for point in failed))
@@ -125,7 +125,7 @@ def _with_params_of_files(hydra: Hydra, primary: str, overrides: list[str]) -> l
     return [*readable_overrides(asked, sweeps=True), *overrides]
 
 
-def implied_by_multirun(command: Command[Any], parsed: list[Override]) -> list[str]:
+def implied_by_multirun(command: AnyCommand, parsed: list[Override]) -> list[str]:
     """A sweep that is typed again goes on where it stopped, unless it is to be overwritten."""
     given = {override.get_key_element(): override for override in parsed}
     can_resume = "resume" in typing.get_type_hints(command.kind) and "resume" not in given
@@ -148,22 +148,29 @@ def swept_keys(parsed: list[Override]) -> list[str]:
 
 
 def _check_points(
-    command: Command[Any], hydra: Hydra, primary: str, parsed: list[Override]
-) -> list[PointPlan]:
-    """Compose and check every point before the first is run.
+    command: AnyCommand, hydra: Hydra, primary: str, parsed: list[Override]
+) -> tuple[list[PointPlan], Any]:
+    """Compose and prepare every point before the first is run.
+
+    Returns:
+        the points, and the plan of the last one, whose inputs others may share
 
     Raises:
         UserError: what is wrong with any of the points.
     """
     problems: dict[str, list[str]] = {}  # to the points that have it
-    points = []
-    combinations = _combinations(parsed)
+    points: list[PointPlan] = []
+    combinations, latest = _combinations(parsed), None
     for overrides in combinations:
         name = point_name(overrides, swept_keys(parsed))
         found = Problems()
-        point = _checked(command, hydra, primary, name, overrides, found)
-        if point is not None:
-            points.append(point)
+        composed = compose_what_fits(hydra, primary, overrides, found)
+        if composed is not None:  # else a misspelt key does not hide what is wrong beside it
+            with found.noted():
+                config, folder = plain_config(command, composed), sweep_folder(composed) / name
+                require_outside_runs(folder)
+                latest = command.prepared(config, folder, latest)
+                points.append(_point(command, folder, overrides, latest))
         for problem in found.found:  # said once of all points, where their names alone differ
             problems.setdefault(problem.replace(f"/{name} ", "/… "), []).append(name)
     places = [point.place for point in points]
@@ -173,30 +180,13 @@ def _check_points(
         problems["name cannot be swept: it is the name of the sweep's folder"] = [primary]
     if problems:
         raise UserError("The sweep cannot be started:\n" + _named(problems, len(combinations)))
-    return points
+    return points, latest
 
 
-def _checked(
-    command: Command[Any],
-    hydra: Hydra,
-    primary: str,
-    name: str,
-    overrides: list[str],
-    problems: Problems,
-) -> PointPlan | None:
-    """A point that can be run, or None; a misspelt key does not hide what is wrong beside it."""
-    composed = compose_what_fits(hydra, primary, overrides, problems)
-    if composed is None:
-        return None
-    with problems.noted():
-        config = plain_config(command, composed)
-        folder = sweep_folder(composed) / name
-        require_outside_runs(folder)
-        command.check(config, folder)
-        is_finished = command.is_finished is not None and command.is_finished(config, folder)
-        place = command.place(config, folder) if command.place else folder
-        return PointPlan(folder, tuple(overrides), is_finished, place)
-    return None
+def _point(command: AnyCommand, folder: Path, overrides: list[str], plan: Any) -> PointPlan:
+    is_finished = command.is_finished is not None and command.is_finished(plan)
+    place = command.place(plan) if command.place else folder
+    return PointPlan(folder, tuple(overrides), is_finished, place)
 
 
 def sweep_folder(composed: DictConfig) -> Path:
@@ -319,8 +309,13 @@ def _with_folder(point: PointPlan) -> list[str]:
 class _Point:
     """The task that is called for each point; picklable, so that other processes can take it."""
 
-    command: Command[Any]
+    command: AnyCommand
     workers: Workers
+    latest: Any = None  # plan of a point, from which the next one has what both read
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process reads for itself."""
+        return vars(self) | {"latest": None}
 
     def __call__(self, composed: DictConfig) -> str | None:
         """Run one point; return why it failed, which its folder says too."""
@@ -328,7 +323,9 @@ class _Point:
         with self.workers.at_work(folder.name):
             _forget_failure(folder)
             try:
-                if exit_code := self.command.run(plain_config(self.command, composed), folder):
+                config = plain_config(self.command, composed)
+                self.latest = self.command.prepared(config, folder, self.latest)
+                if exit_code := self.command.run(self.latest):
                     raise UserError(f"exit code {exit_code}")
             except Stopped as stop:
                 raise Stopped(stop.exit_code - 128, f"in {folder.name}; {GOES_ON}") from stop
@@ -342,17 +339,12 @@ class _Point:
             return None
 
 
-def not_the_users(error: Exception) -> Exception | None:
-    """The error itself when a traceback helps, else None."""
-    return None if isinstance(error, UserError) else error
-
-
 def reason(error: Exception) -> str:
     """Why a point failed, in words that stand alone."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def _note_failure(command: Command[Any], folder: Path, why: str) -> None:
+def _note_failure(command: AnyCommand, folder: Path, why: str) -> None:
     """Write it where a later process finds it; of a command whose folders hold nothing else, not.
 
     A full disk may have been the reason; then the table says less.

@@ -7,19 +7,16 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_whisper import processes, terminal
-from lora_whisper.cli.app import run_command
-from lora_whisper.cli.compose import Command
+from lora_whisper.cli.command import Command
 from lora_whisper.config import DataConfig, EvaluationConfig, TrainConfig, TrainingConfig
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.loader import new_augmenter, training_windows
-from lora_whisper.data.speech import Speech, read_speech
+from lora_whisper.data.speech import Inputs, Speech, read_inputs
 from lora_whisper.errors import Problems, UserError
-from lora_whisper.model.base import Base, read_base
 from lora_whisper.paths import local_path
 from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
 from lora_whisper.run_folder import (
@@ -51,17 +48,31 @@ from lora_whisper.training.tracking import require_packages
 log = logging.getLogger("lora_whisper")
 
 
-def check(config: TrainConfig, path: Path) -> None:
-    """Find everything that would stop the run, before anything is written.
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that can be carried out."""
+
+    config: TrainConfig  # with absolute paths
+    folder: RunFolder
+    start: Start
+    inputs: Inputs | None  # None of a complete run, which needs none
+
+
+def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> RunPlan:
+    """Find everything that would stop the run in the folder `path`, before anything is written.
+
+    Args:
+        earlier: the plan of another run, from which this one has what both read.
 
     Raises:
         UserError: the run exists, its speech or checkpoint cannot be used, or the adapter that is
             asked for cannot be trained on it.
     """
     config, folder = with_absolute_paths(config), RunFolder(path)
+    inputs = earlier.inputs if earlier else None
     start = processes.from_main(lambda: _start(config, folder))
     if start == "complete":
-        return
+        return RunPlan(config, folder, start, inputs)
     problems = Problems()
     with problems.noted():
         require_packages(config.tracking.trackers)
@@ -73,21 +84,21 @@ def check(config: TrainConfig, path: Path) -> None:
     with problems.noted():
         saved = saved_start(config, path) if start == "new" else None
     with problems.noted():
-        speech = _read_speech(config)
+        if config.data.streaming:
+            from lora_whisper.data.streaming import check_stream
+
+            check_stream(config.data, config.training)
+        inputs = read_inputs(config.model, config.data, inputs)
         with problems.noted():
-            _check_speech(config, speech)
+            _check_speech(config, inputs)
         with problems.noted():
-            _check_adapter(config, speech)
+            _check_adapter(config, inputs)
         if start == "resume":
-            require_same_speech(config, folder, speech)
+            require_same_speech(config, folder, inputs.speech)
         if saved is not None:
-            require_start(config, saved, speech)
+            require_start(config, saved, inputs)
     problems.raise_any()
-
-
-def is_finished(config: TrainConfig, path: Path) -> bool:
-    """Whether the run is complete, and nothing that was asked for makes it longer."""
-    return _start(with_absolute_paths(config), RunFolder(path)) == "complete"
+    return RunPlan(config, folder, start, inputs)
 
 
 def _start(config: TrainConfig, folder: RunFolder) -> Start:
@@ -133,16 +144,9 @@ def _check_arithmetic(config: TrainConfig) -> None:
     choose_attention(config.model.attention, dtype, device)
 
 
-def _read_speech(config: TrainConfig) -> Speech:
-    if config.data.streaming:
-        from lora_whisper.data.streaming import check_stream
-
-        check_stream(config.data, config.training)
-    return read_speech(config.model, config.data)
-
-
-def _check_speech(config: TrainConfig, speech: Speech) -> None:
-    new_augmenter(config.augmentation, read_base(config.model))
+def _check_speech(config: TrainConfig, inputs: Inputs) -> None:
+    speech = inputs.speech
+    new_augmenter(config.augmentation, inputs.base)
     _require_borrowers(config.data, speech)
     if speech.validation is None:
         _refuse_validating(config.training)
@@ -150,27 +154,26 @@ def _check_speech(config: TrainConfig, speech: Speech) -> None:
         _check_scoring(config.evaluation, speech.test)
 
 
-def _check_adapter(config: TrainConfig, speech: Speech) -> None:
+def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
     """See that the checkpoint can get the adapter, and that the run is long enough for it."""
     from lora_whisper.lora.limits import final_steps, require_adalora, require_possible
     from lora_whisper.model.checkpoint import load_config
 
-    base = read_base(config.model)
-    require_possible(config.adapter, load_config(base.checkpoint))
+    require_possible(config.adapter, load_config(inputs.base.checkpoint))
     if config.data.language_token is not None:  # else that is what is wrong
-        trained_tokens(config, base)
+        trained_tokens(config, inputs.base)
     if config.adapter.kind == "adalora":
-        steps = _planned_steps(config, base, speech)
+        steps = _planned_steps(config, inputs)
         final_steps(require_adalora(config.adapter), steps)
 
 
-def _planned_steps(config: TrainConfig, base: Base, speech: Speech) -> int:
+def _planned_steps(config: TrainConfig, inputs: Inputs) -> int:
     """Of the run; windows are only counted where its length depends on them."""
     from lora_whisper.training.defaults import total_steps
 
     settings = config.training
     is_known = settings.max_steps is not None and settings.max_epochs is None
-    windows = None if is_known else training_windows(config, base, speech).per_epoch
+    windows = None if is_known else training_windows(config, inputs.base, inputs.speech).per_epoch
     return total_steps(windows, settings)
 
 
@@ -212,16 +215,16 @@ def _require_borrowers(data: DataConfig, speech: Speech) -> None:
         )
 
 
-def run(config: TrainConfig, path: Path) -> None:
-    """Carry out one run in the folder `path`, or go on with it, or say that it is complete."""
+def run(plan: RunPlan) -> None:
+    """Carry out the run, or go on with it, or say that it is complete."""
     from lora_whisper.reports.summary import show_summary
 
-    config, folder = with_absolute_paths(config), RunFolder(path)
-    with processes.entered_by_main(locked(path)):
-        start = processes.from_main(lambda: _start(config, folder))
+    config, folder = plan.config, plan.folder
+    with processes.entered_by_main(locked(folder.path)):
+        start = processes.from_main(lambda: _start(config, folder))  # now that nobody else is there
         if start == "complete":
-            log.info("%s is complete; overwrite=true trains it anew", path)
-            processes.from_main(lambda: _say_what_changed(config, folder))
+            log.info("%s is complete; overwrite=true trains it anew", folder.path)
+            processes.from_main(lambda: _say_what_changed(plan))
         else:
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
@@ -230,7 +233,8 @@ def run(config: TrainConfig, path: Path) -> None:
                 dead_loader_explained(folder),
                 out_of_memory_explained(config),
             ):
-                one = Run(config, folder)  # loads everything: what fails here costs nothing
+                inputs = read_inputs(config.model, config.data, plan.inputs)
+                one = Run(config, folder, inputs)  # loads the model: what fails here costs nothing
                 processes.from_main(lambda: begin(config, folder, start))
                 with terminal.log_to_file(folder.log):
                     one.carry_out()
@@ -238,12 +242,13 @@ def run(config: TrainConfig, path: Path) -> None:
         show_summary(folder)
 
 
-def _say_what_changed(config: TrainConfig, folder: RunFolder) -> None:
+def _say_what_changed(plan: RunPlan) -> None:
     """Say of a complete run in what its speech is not what it was; where it is gone, that it is."""
     from lora_whisper.training.resume import changes, rows_of, say_changed_since
 
+    config, folder = plan.config, plan.folder
     try:
-        speech = read_speech(config.model, config.data)
+        speech = read_inputs(config.model, config.data, plan.inputs).speech
         changed = dict(changes(folder.rows, rows_of(speech.parts)))
     except UserError as error:
         log.warning(
@@ -273,11 +278,14 @@ def report_sweep(folders: list[Path]) -> None:
     show_sweep(folders)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_command(COMMAND, arguments)
-
-
-COMMAND = Command("train", TrainConfig, check, run, report_sweep, is_finished, is_shared=True)
-
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "train",
+    TrainConfig,
+    prepare,
+    run,
+    report_sweep,
+    is_finished=lambda plan: plan.start == "complete",
+    is_shared=True,
+    shares_inputs=True,
+)
+main = COMMAND.main

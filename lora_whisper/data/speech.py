@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from lora_whisper.config import SPLITS, DataConfig, ModelConfig, Split
@@ -56,13 +55,27 @@ class Speech:
         }
 
 
-@lru_cache(maxsize=1)
-def read_speech(model: ModelConfig, data: DataConfig) -> Speech:
-    """Read and check all speech of a run; the sweep's points share it.
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads before it begins: everything about its base but the weights, its speech."""
+
+    model: ModelConfig  # that they were read for, as is `data`
+    data: DataConfig
+    base: Base
+    speech: Speech
+
+
+def read_inputs(model: ModelConfig, data: DataConfig, earlier: Inputs | None = None) -> Inputs:
+    """Read and check the base checkpoint and all speech of a run.
+
+    Args:
+        earlier: of another run; it is taken where it was read for the same.
 
     Raises:
-        UserError: a source or its audio cannot be used, or a split is empty.
+        UserError: the checkpoint, a source or its audio cannot be used, or a split is empty.
     """
+    if earlier is not None and (earlier.model, earlier.data) == (model, data):
+        return earlier
     # All rows first, since reading the checkpoint takes seconds.
     streamed = ("train",) if data.streaming else ()
     found = {split: read_split(data, split) for split in SPLITS if split not in streamed}
@@ -84,7 +97,7 @@ def read_speech(model: ModelConfig, data: DataConfig) -> Speech:
         ),
     )
     refuse_leaks(speech)
-    return speech
+    return Inputs(model, data, base, speech)
 
 
 def train_rows(data: DataConfig) -> Utterances:

@@ -110,7 +110,7 @@ class Findings:
     rows: dict[str, dict[str, Sequence[ScoredRow]]] = field(default_factory=dict)
 
 
-def prepare(sets: Sequence[TestSet], most: int | None, seed: int) -> list[Speech]:
+def prepare_speech(sets: Sequence[TestSet], most: int | None, seed: int) -> list[Speech]:
     """Look at the audio of all sets; recordings of any length are heard.
 
     Args:

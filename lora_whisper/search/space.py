@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
-from lora_whisper.model.base import read_base
+from lora_whisper.model.base import Base
 
 WIDER = 4.0  # how far `learning_rate: auto` goes below and above the usual rate
 Value = float | int | str
@@ -46,11 +46,11 @@ def train_config(config: SearchConfig) -> TrainConfig:
     return TrainConfig(**values | {"overwrite": False, "resume": "auto"})
 
 
-def space_of(asked: SpaceConfig, train: TrainConfig) -> Space:
+def space_of(asked: SpaceConfig, train: TrainConfig, base: Base) -> Space:
     """What is drawn, and from where; what is null is left out."""
     space: dict[str, Range | Choice] = {}
     if asked.learning_rate == "auto":
-        rate = usual_rate(train)
+        rate = usual_rate(train, base)
         space["learning_rate"] = Range(_rounded(rate / WIDER), _rounded(rate * WIDER), True)
     elif asked.learning_rate is not None:
         lowest, highest = asked.learning_rate
@@ -64,18 +64,18 @@ def space_of(asked: SpaceConfig, train: TrainConfig) -> Space:
     return space
 
 
-def usual_rate(train: TrainConfig) -> float:
+def usual_rate(train: TrainConfig, base: Base) -> float:
     """The learning rate that `train` would take."""
     from lora_whisper.model.checkpoint import load_config
     from lora_whisper.training.defaults import learning_rate_for_width
 
     if train.optimizer.learning_rate is not None:
         return train.optimizer.learning_rate
-    width = load_config(read_base(train.model).checkpoint).d_model
+    width = load_config(base.checkpoint).d_model
     return learning_rate_for_width(width)
 
 
-def usual_values(space: Space, train: TrainConfig) -> dict[str, Value]:
+def usual_values(space: Space, train: TrainConfig, base: Base) -> dict[str, Value]:
     """What `train` would have, as far as it lies in the space."""
     adapter = train.adapter
     usual: dict[str, Value] = {
@@ -85,7 +85,7 @@ def usual_values(space: Space, train: TrainConfig) -> dict[str, Value]:
         "targets": adapter.targets,
     }
     if "learning_rate" in space:
-        usual["learning_rate"] = usual_rate(train)
+        usual["learning_rate"] = usual_rate(train, base)
     return {name: usual[name] for name, drawn in space.items() if drawn.holds(usual[name])}
 
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
 from lora_whisper.config import TrainConfig
-from lora_whisper.data.speech import Speech, read_speech
+from lora_whisper.data.speech import Inputs, Speech
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import trained
 from lora_whisper.evaluation.scoring import load_whisper, score_model, whisper_inside
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.model.base import read_base
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     OWN_SET,
@@ -56,14 +55,18 @@ class TrialRun(Run):
     """
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, on_validated: Callable[[int, float], None]
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        inputs: Inputs,
+        on_validated: Callable[[int, float], None],
     ):
         """
         Args:
             on_validated: called with the step and the best WER so far, but not after the last step;
                 raises `Pruned`.
         """
-        super().__init__(config, folder)
+        super().__init__(config, folder, inputs)
         self._on_validated = on_validated
 
     def _recorder(self, trainer: Trainer, micro_batch: int) -> Recorder:
@@ -102,7 +105,7 @@ class Again:
         return False
 
 
-def carry_out(config: TrainConfig, claim: Claim | Again) -> float:
+def carry_out(config: TrainConfig, claim: Claim | Again, inputs: Inputs) -> float:
     """Train a trial to its end, or go on with what a killed process left of it.
 
     Returns:
@@ -118,7 +121,7 @@ def carry_out(config: TrainConfig, claim: Claim | Again) -> float:
     if folder.is_run():
         require_same(folder, config)
     if not (folder.is_complete() or folder.pruned.is_file()):
-        _train(config, claim)
+        _train(config, claim, inputs)
     # A hundred trials of large-v3 would fill the disk with what nobody goes on from.
     if folder.checkpoints.exists():
         remove_folder(folder.checkpoints)
@@ -153,7 +156,7 @@ def _has_config(folder: RunFolder) -> bool:
     return folder.is_run()
 
 
-def _train(config: TrainConfig, claim: Claim | Again) -> None:
+def _train(config: TrainConfig, claim: Claim | Again, inputs: Inputs) -> None:
     """Train until the run is complete or pruned, which its folder then says."""
     from accelerate.utils.memory import clear_device_cache
 
@@ -164,7 +167,7 @@ def _train(config: TrainConfig, claim: Claim | Again) -> None:
 
     folder = claim.folder
     clear_device_cache(garbage_collection=True)  # of the trial before, which may have failed
-    one = TrialRun(config, folder, look_up)
+    one = TrialRun(config, folder, inputs, look_up)
     begin(config, folder, "resume" if folder.is_run() else "new")
     with terminal.log_to_file(folder.log):
         try:
@@ -189,13 +192,13 @@ def has_wer(line: dict[str, Any]) -> bool:
     return "validation_wer" in line
 
 
-def score_kept(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+def score_kept(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> dict[str, Any]:
     """Score base and adapter of a trial on its test set; return its summary, with the scores."""
     from lora_whisper.lora.adapter import load_adapter, merged_in_place
     from lora_whisper.model.device import new_accelerator
     from lora_whisper.reports.run import write_results
 
-    base, speech = read_base(config.model), read_speech(config.model, config.data)
+    base, speech = inputs.base, inputs.speech
     assert speech.test is not None
     require_trained_adapter(folder)
     utterances = speech.test.utterances

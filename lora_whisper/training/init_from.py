@@ -13,12 +13,11 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.durations import measure
 from lora_whisper.data.sources import resolved
-from lora_whisper.data.speech import Speech, refuse_learnt, train_rows
+from lora_whisper.data.speech import Inputs, refuse_learnt, train_rows
 from lora_whisper.errors import UserError
 from lora_whisper.lora.initialization import find_start, require_fit, require_same_base
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
-from lora_whisper.model.base import read_base
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.training.run import trained_tokens
@@ -45,7 +44,7 @@ def saved_start(config: TrainConfig, path: Path) -> SavedAdapter | None:
     return saved
 
 
-def require_start(config: TrainConfig, saved: SavedAdapter, speech: Speech) -> None:
+def require_start(config: TrainConfig, saved: SavedAdapter, inputs: Inputs) -> None:
     """See that the run can start from `saved`, and that nothing is scored that it has learnt.
 
     Raises:
@@ -54,7 +53,7 @@ def require_start(config: TrainConfig, saved: SavedAdapter, speech: Speech) -> N
     """
     from lora_whisper.model.checkpoint import load_config
 
-    base = read_base(config.model)
+    base, speech = inputs.base, inputs.speech
     languages, tokens = base.vocabulary.languages, trained_tokens(config, base)
     require_fit(saved, config.adapter, load_config(base.checkpoint), languages, tokens)
     require_same_base(saved, base.checkpoint)

@@ -17,7 +17,7 @@ from lora_whisper.data.loader import (
     training_windows,
     validation_windows,
 )
-from lora_whisper.data.speech import Speech, read_speech
+from lora_whisper.data.speech import Inputs, Speech
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import trained
 from lora_whisper.evaluation.scoring import (
@@ -29,7 +29,7 @@ from lora_whisper.evaluation.scoring import (
     validation_wer,
     whisper_inside,
 )
-from lora_whisper.model.base import Base, read_base
+from lora_whisper.model.base import Base
 from lora_whisper.run_config import config_hash, write_config
 from lora_whisper.run_folder import (
     OWN_SET,
@@ -85,13 +85,13 @@ Scored = dict[str, Any] | None  # what score.json holds; None without a test set
 class Run:
     """Loads everything when it is made, so that what fails then costs nothing."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder):
+    def __init__(self, config: TrainConfig, folder: RunFolder, inputs: Inputs):
         from lora_whisper.model.device import new_accelerator
         from lora_whisper.training.defaults import total_steps
 
         self.config, self.folder = config, folder
-        self.base: Base = read_base(config.model)
-        self.speech: Speech = read_speech(config.model, config.data)
+        self.base: Base = inputs.base
+        self.speech: Speech = inputs.speech
         self.accelerator: Accelerator = new_accelerator(config.training.precision)
         self.base.features.to(self.accelerator.device)
         self.rows = rows_of(self.speech.parts)

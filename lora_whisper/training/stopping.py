@@ -23,6 +23,8 @@ NAMES = {signal.SIGINT: "by Ctrl-C", signal.SIGTERM: "by SIGTERM"}
 # A batch system sends its signal to all processes of a job, and torchrun passes it on to them.
 ONE_SIGNAL_SECONDS = 1.0
 
+GOES_ON = "the same command goes on from here"
+
 
 class Stopped(KeyboardInterrupt):
     """A run was stopped by a signal, and can go on.

@@ -10,36 +10,37 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_whisper.cli import train
-from lora_whisper.cli.app import run_command
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import write_json
 
 
-def check(config: TrainConfig, folder: Path) -> None:
+def prepare(config: TrainConfig, folder: Path) -> tuple[TrainConfig, Path]:
     """All points can be run."""
+    return config, folder
 
 
-def begin(config: TrainConfig, folder: Path) -> None:
+def begin(point: tuple[TrainConfig, Path]) -> None:
     """Note where the point runs."""
+    config, folder = point
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
     write_json(folder.parent / f"{folder.name}.json", {"process": os.getpid(), "gpu": gpu})
     if config.seed == 2:
         raise UserError("seed 2 is unlucky")
 
 
-def begin_and_train(config: TrainConfig, folder: Path) -> None:
-    begin(config, folder)
-    train.run(config, folder)
+def begin_and_train(plan: train.RunPlan) -> None:
+    begin((plan.config, plan.folder.path))
+    train.run(plan)
 
 
-LIGHT = replace(train.COMMAND, check=check, run=begin, is_finished=None)
+LIGHT = replace(train.COMMAND, prepare=prepare, run=begin, is_finished=None, shares_inputs=False)
 REAL = replace(train.COMMAND, run=begin_and_train)
 
 
 def light(*arguments: str) -> int:
-    return run_command(LIGHT, arguments)
+    return LIGHT.main(arguments)
 
 
 def real(*arguments: str) -> int:
-    return run_command(REAL, arguments)
+    return REAL.main(arguments)

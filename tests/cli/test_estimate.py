@@ -13,9 +13,8 @@ from transformers import AutoTokenizer
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.loader import training_windows
-from lora_whisper.data.speech import read_speech
+from lora_whisper.data.speech import read_inputs
 from lora_whisper.evaluation.pace import Pace
-from lora_whisper.model.base import read_base
 from lora_whisper.training import estimate as estimate_module
 from lora_whisper.training.estimate import (
     Estimate,
@@ -38,7 +37,8 @@ def estimated(
 ) -> Estimate:
     """Of a toy run on a machine that is as slow as that."""
     config = to_config(TrainConfig, train_values(*world.arguments("a", *overrides)))
-    base, speech = read_base(config.model), read_speech(config.model, config.data)
+    inputs = read_inputs(config.model, config.data)
+    base, speech = inputs.base, inputs.speech
     windows = training_windows(config, base, speech)
     left = left or Left(STEPS, base=True)
     return estimate(config, base, speech, windows, left, window_seconds, PACE)
@@ -104,7 +104,8 @@ def test_windows_that_are_packed_have_longer_texts(world: World) -> None:
     for kind in ("padded", "packed"):
         values = train_values(*world.arguments("a", f"data.windows={kind}"))
         config = to_config(TrainConfig, values)
-        base, speech = read_base(config.model), read_speech(config.model, config.data)
+        inputs = read_inputs(config.model, config.data)
+        base, speech = inputs.base, inputs.speech
         windows = training_windows(config, base, speech)
         found[kind] = texts_of_windows(config, base, speech, windows)
     assert found["padded"].mean <= found["padded"].longest

@@ -20,7 +20,7 @@ from lora_whisper.config import (
     NoiseConfig,
     TrainConfig,
 )
-from lora_whisper.data.speech import read_speech
+from lora_whisper.data.speech import read_inputs
 from lora_whisper.errors import UserError
 from lora_whisper.run_config import (
     config_hash,
@@ -59,7 +59,7 @@ def test_all_splits_and_what_is_mixed_in(world: World, tmp_path: Path) -> None:
     other = write_manifest(tmp_path / "other.jsonl", rows)
     again = toy_speech(tmp_path, 3, seed=9, name="again")
     mixes = (mix(train=str(other)), mix(train=str(again), task="translate", language="zh"))
-    speech = read_speech(model(world), toy_data(world, mix=mixes))
+    speech = read_inputs(model(world), toy_data(world, mix=mixes)).speech
     assert {name: len(one.utterances) for name, one in speech.parts.items()} == {
         "train": 20, "validation": 3, "test": 4, "mix 1": 1, "mix 2": 3
     }  # fmt: skip
@@ -76,10 +76,10 @@ def test_one_file_with_all_splits(world: World, tmp_path: Path) -> None:
     ]
     whole = str(write_manifest(tmp_path / "all.jsonl", rows))
     splits = {"train": None, "validation": None, "test": None, "language": "en"}
-    speech = read_speech(model(world), toy_data(world, path=whole, **splits))
+    speech = read_inputs(model(world), toy_data(world, path=whole, **splits)).speech
     assert [len(one.utterances) for one in speech.splits.values()] == [3, 1, 1]
     some = write_manifest(tmp_path / "some.jsonl", [row for row in rows if row["split"] != "dev"])
-    speech = read_speech(model(world), toy_data(world, path=str(some), **splits))
+    speech = read_inputs(model(world), toy_data(world, path=str(some), **splits)).speech
     assert list(speech.splits) == ["train", "test"]
 
 
@@ -92,7 +92,7 @@ def test_what_is_trained_on_is_not_scored(world: World, tmp_path: Path, part: st
     write_manifest(leaking, rows)
     changes = {"train": str(leaking)} if part == "train" else {"mix": (mix(train=str(leaking)),)}
     with pytest.raises(UserError, match=r"1 recordings of data\.test are in data\.train .*\n.*:3:"):
-        read_speech(model(world), toy_data(world, **changes))
+        read_inputs(model(world), toy_data(world, **changes))
 
 
 def test_texts_that_are_trained_on_are_warned_about(
@@ -105,7 +105,7 @@ def test_texts_that_are_trained_on_are_warned_about(
             rows.append({"audio": clip.name, "text": text, "split": split, "language": "en"})
     whole = str(write_manifest(tmp_path / "all.jsonl", rows))
     with caplog.at_level(logging.WARNING, "lora_whisper"):
-        read_speech(model(world), data_config(path=whole, train=None))
+        read_inputs(model(world), data_config(path=whole, train=None))
     assert "test        1 rows have a text of training: all.jsonl:4" in caplog.text
 
 

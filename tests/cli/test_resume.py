@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
-from lora_whisper.data import speech
 from lora_whisper.run_config import with_absolute_paths, write_config
 from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder, locked, write_json
 from lora_whisper.training import loop
@@ -391,7 +390,6 @@ def manifests_of_ones_own(world: World) -> list[str]:
 def edited(name: str, change: Callable[[list[str]], list[str]]) -> None:
     file = Path(f"{name}.jsonl")
     file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
-    speech.read_speech.cache_clear()  # as in another process
 
 
 def references(model: str) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
 from lora_whisper.reports import run
 from lora_whisper.run_config import read_config
@@ -229,7 +230,7 @@ def test_a_signal_leaves_a_trial_that_is_finished_although_the_time_is_up(
 def test_a_failed_trial_stops_no_other_and_one_that_diverged_is_a_bad_one(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def carry_out(config: TrainConfig, claim: study.Claim) -> float:
+    def carry_out(config: TrainConfig, claim: study.Claim, inputs: Inputs) -> float:
         if claim.trial.number == 2:
             raise Diverged("Step 3 is the third in a row\nLikely causes")
         if claim.trial.number != 1:
@@ -353,7 +354,7 @@ def test_a_disk_that_is_full_for_the_study_is_said_and_the_trial_goes_on(
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count={pages}")
 
-    def report_much(config: TrainConfig, claim: study.Claim) -> float:
+    def report_much(config: TrainConfig, claim: study.Claim, inputs: Inputs) -> float:
         claim.trial.set_user_attr("much", "x" * 1_000_000)
         return 0.5
 

@@ -11,6 +11,7 @@ import pytest
 
 from lora_whisper.composing import to_config
 from lora_whisper.config import SearchConfig
+from lora_whisper.model.base import read_base
 from lora_whisper.search.space import (
     Choice,
     Range,
@@ -118,15 +119,15 @@ def test_who_is_behind_is_pruned_after_its_share_of_the_steps(tmp_path: Path, pr
 def test_the_first_trial_is_what_train_would_have_been() -> None:
     config = search_config()
     common = train_config(config)
-    space = space_of(config.search.space, common)
+    space = space_of(config.search.space, common, read_base(config.model))
     assert space["learning_rate"] == Range(0.00075, 0.012, is_logarithmic=True)
-    assert with_values(common, usual_values(space, common)) == common
-    assert usual_values({"rank": Choice((4, 8))}, common) == {}
+    assert with_values(common, usual_values(space, common, read_base(config.model))) == common
+    assert usual_values({"rank": Choice((4, 8))}, common, read_base(config.model)) == {}
 
 
 def test_the_usual_rate_is_that_of_the_models_width() -> None:
     config = search_config("optimizer.learning_rate=null")  # nano is narrower than any other
-    space = space_of(config.search.space, train_config(config))
+    space = space_of(config.search.space, train_config(config), read_base(config.model))
     assert space["learning_rate"] == Range(0.0005, 0.008, is_logarithmic=True)
 
 
@@ -135,7 +136,7 @@ def test_what_is_printed_is_what_was_trained() -> None:
     common = train_config(config)
     drawn = {"learning_rate": 0.00123456, "rank": 8, "alpha_per_rank": 4.0, "dropout": 0.123456}
     trial = with_values(common, drawn)
-    space = space_of(config.search.space, common)
+    space = space_of(config.search.space, common, read_base(config.model))
     typed = [f"{key}={shown(value)}" for key, value in typed_values(space, trial).items()]
     assert typed == [
         "optimizer.learning_rate=0.00123",

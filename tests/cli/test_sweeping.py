@@ -27,6 +27,7 @@ from lora_whisper.cli.sweep import (
 )
 from lora_whisper.cli.workers import Workers
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import InUse, RunFolder, write_json
 from tests.cli.conftest import Line, World
@@ -73,7 +74,7 @@ class Quick:
     begun: ClassVar[list[int]] = []  # ranks
     result: ClassVar[Path]  # what a training would have written
 
-    def __init__(self, config: TrainConfig, folder: RunFolder):
+    def __init__(self, config: TrainConfig, folder: RunFolder, inputs: Inputs):
         self.folder = folder
         self.begun.append(config.adapter.rank)
         self.meets.get(config.adapter.rank, bool)(folder)
