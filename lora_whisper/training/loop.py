@@ -29,7 +29,7 @@ from lora_whisper.model.features import LogMel
 from lora_whisper.training.audit import GradientAudit
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.defaults import validate_every
-from lora_whisper.training.loss import window_loss_sum
+from lora_whisper.training.loss import find_targets, targets_loss_sum
 from lora_whisper.training.memory import MicroBatchLimit, is_out_of_memory
 from lora_whisper.training.optim import set_rate
 from lora_whisper.training.schedule import learning_rate
@@ -116,12 +116,14 @@ def forward(trainer: Trainer, batch: Batch) -> Tensor:
     """The loss of one micro-batch, summed over its target tokens; a scalar in fp32."""
     device = trainer.accelerator.device
     features = batch.input_features(trainer.features)
+    positions, targets = find_targets(batch.labels)
     with trainer.accelerator.autocast():
-        return window_loss_sum(
+        return targets_loss_sum(
             trainer.whisper,
             features.to(trainer.whisper.dtype),
             batch.decoder_input.to(device, non_blocking=True),
-            batch.labels,
+            positions,
+            targets,
         )
 
 
@@ -296,6 +298,7 @@ def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens:
 
 
 def _backward(trainer: Trainer, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
+    """Apart from `_accumulate`: when it fails, what its variables hold is free again."""
     loss_sum = torch.zeros((), device=trainer.accelerator.device)
     for batch in (batch for batch in micro_batches if batch.rows):
         batch_loss_sum = forward(trainer, batch)

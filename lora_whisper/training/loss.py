@@ -23,27 +23,16 @@ def token_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
 
 
-def window_loss_sum(
-    whisper: WhisperForConditionalGeneration,
-    input_features: Tensor,
-    decoder_input: Tensor,
-    labels: Tensor,
-) -> Tensor:
-    """Teacher-forced loss of a batch of windows, summed over its target tokens.
+def find_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions in the flattened batch that have a target, and the targets: token ids.
 
-    The target positions are selected before the projection, which is as wide as the vocabulary
-    (51866) and would otherwise be the largest activation of the step.
+    Where the labels are on the CPU, finding them need not wait for the GPU.
 
-    Args:
-        labels: where they are on the CPU, finding the targets need not wait for the GPU.
-
-    Shapes: input_features (batch, mel bins, frames), decoder_input and labels (batch, tokens).
+    Shapes: labels (batch, tokens), both results (target tokens,).
     """
-    flat_labels = labels.flatten()
-    positions = (flat_labels != IGNORED).nonzero().squeeze(1)
-    return targets_loss_sum(
-        whisper, input_features, decoder_input, positions, flat_labels[positions]
-    )
+    flat = labels.flatten()
+    positions = (flat != IGNORED).nonzero().squeeze(1)
+    return positions, flat[positions]
 
 
 def targets_loss_sum(
@@ -53,9 +42,13 @@ def targets_loss_sum(
     positions: Tensor,
     targets: Tensor,
 ) -> Tensor:
-    """The same, with the targets found: token ids, and their positions in the flattened batch.
+    """Teacher-forced loss of a batch of windows, summed over its target tokens.
 
-    Shapes: positions and targets (target tokens,), on any device.
+    The target positions are selected before the projection, which is as wide as the vocabulary
+    (51866) and would otherwise be the largest activation of the step.
+
+    Shapes: input_features (batch, mel bins, frames), decoder_input (batch, tokens), positions and
+    targets (target tokens,), on any device.
     """
     hidden = whisper.model(
         input_features=input_features, decoder_input_ids=decoder_input, use_cache=False

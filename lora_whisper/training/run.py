@@ -113,7 +113,8 @@ class Run:
         self._plan_ahead()
         with tracked_run(self.config, self.folder) as self.trackers:
             base_score = self._score_base()
-            state, average = self._train_and_keep()
+            state = self._train(self.trainer)
+            average = self._keep_best()
             counts = self._drop_model()
             averaging = self._judge(average, state.best) if average else None
             adapter_score = self._score_adapter()
@@ -356,20 +357,23 @@ class Run:
 
     # ── what ships ───────────────────────────────────────────────────────────────────────────
 
-    def _train_and_keep(self) -> tuple[TrainingState, Average | None]:
-        """Train; write the best adapter by validation WER, or the last if nothing was validated."""
+    def _keep_best(self) -> Average | None:
+        """Write the best adapter by validation WER, or the last if nothing was validated.
+
+        Returns:
+            the mean of several, where that was asked for; it lies beside
+        """
         from lora_whisper.lora.pissa import read_initial
         from lora_whisper.training.averaging import write_average
         from lora_whisper.training.checkpoints import load_parameters
 
         trainer = self.trainer
-        state = self._train(trainer)
         for _, path in processes.from_main(self.checkpoints.bests)[:1]:
             load_parameters(path, trainer.parameters)
         initial = read_initial(self._initial)
         assert initial or self.config.adapter.kind != "pissa", "it was written when training began"
         processes.from_main(lambda: self._save_adapter(initial))
-        return state, processes.from_main(
+        return processes.from_main(
             lambda: write_average(
                 self.folder,
                 self.checkpoints,
