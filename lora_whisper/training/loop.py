@@ -31,8 +31,7 @@ from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.defaults import validate_every
 from lora_whisper.training.loss import find_targets, targets_loss_sum
 from lora_whisper.training.memory import MicroBatchLimit, is_out_of_memory
-from lora_whisper.training.optim import set_rate
-from lora_whisper.training.schedule import learning_rate
+from lora_whisper.training.optim import learning_rate, set_rate
 from lora_whisper.training.stopping import StopRequest
 
 if TYPE_CHECKING:

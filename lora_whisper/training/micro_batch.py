@@ -19,9 +19,8 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.timing import timed
 from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
 from lora_whisper.training.loop import Trainer, forward
-from lora_whisper.training.memory import is_out_of_memory
+from lora_whisper.training.memory import is_out_of_memory, memory_at_hand
 from lora_whisper.training.planning import Plan, micro_batch_on_cpu
-from lora_whisper.training.room import memory_at_hand
 
 log = logging.getLogger("lora_whisper")
 

@@ -41,10 +41,11 @@ from lora_whisper.run_folder import (
     step_of,
     written_whole,
 )
-from lora_whisper.training.announce import announce, course
-from lora_whisper.training.estimate import (
+from lora_whisper.training.announce import (
     Left,
+    announce,
     announce_estimate,
+    course,
     estimate,
     memory_needed,
     memory_plan,

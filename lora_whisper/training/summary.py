@@ -44,8 +44,8 @@ def new_summary(
     from lora_whisper.lora.adapter import adapter_bytes
     from lora_whisper.lora.saved import shipped_ranks
     from lora_whisper.model.device import choose_dtype
-    from lora_whisper.training.curves import memory_peaks
     from lora_whisper.training.loop import is_out_of_patience
+    from lora_whisper.training.recorder import memory_peaks
 
     trainable, total = counts
     dtype = choose_dtype(config.model.dtype, config.training.precision)

@@ -15,8 +15,8 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.loader import training_windows
 from lora_whisper.data.speech import read_inputs
 from lora_whisper.evaluation.pace import Pace
-from lora_whisper.training import estimate as estimate_module
-from lora_whisper.training.estimate import (
+from lora_whisper.training import announce as estimate_module
+from lora_whisper.training.announce import (
     Estimate,
     Left,
     estimate,
