@@ -8,17 +8,19 @@ configuration, so single runs are composed and called here, and sweeps in `_swee
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
 import textwrap
+import time
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
@@ -29,7 +31,6 @@ from lora_whisper import processes
 from lora_whisper.cli.command import AnyCommand
 from lora_whisper.cli.compose import hydra_over, plain_config, unresolved
 from lora_whisper.cli.help import help_of, is_ignored
-from lora_whisper.cli.launch import end, leave, meet
 from lora_whisper.cli.misfits import compose
 from lora_whisper.cli.overrides import as_meant, parsed_flags, readable_overrides
 from lora_whisper.cli.sweep import run_sweep
@@ -39,6 +40,10 @@ from lora_whisper.program import program
 from lora_whisper.run_folder import DiskFull, is_disk_full, no_room, require_own_place
 from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
 from lora_whisper.training.stopping import ended_by_signals
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
 
 # Of Gloo and NCCL, where the process at the other end is gone.
 CONNECTION_LOST = r"(?i)connection (reset|closed|refused)|remote process exited|NCCL|broken pipe"
@@ -198,3 +203,77 @@ def _configure(
         raise unresolved(error) from error
     require_own_place(folder)
     return config, folder
+
+
+log = logging.getLogger("lora_whisper")
+
+FAILURES, EXIT_CODE = "lora_whisper/failures", "lora_whisper/exit_code"
+LAUNCHER_SECONDS = 10  # that a launcher is given to end the other processes
+
+
+def meet(command: str, is_shared: bool) -> None:
+    """Meet the other processes of this command, if it was launched as several.
+
+    Args:
+        is_shared: whether several processes can carry it out together; a sweep they cannot.
+
+    Raises:
+        UserError: the command is not made for it, or the environment lacks what it takes.
+    """
+    processes.check_environment()
+    if processes.count() == 1:
+        if processes.asked_accelerate_for_cpus():
+            log.warning(
+                "one process: accelerate launch --cpu starts no more without MPI; torchrun "
+                "--nproc-per-node=N -m lora_whisper … does"
+            )
+        return
+    if not is_shared:
+        raise UserError(
+            f"A launcher started {processes.count()} processes, but one carries this out.\n"
+            f"Type {program()} {command} … without the launcher."
+        )
+    from lora_whisper.model.device import join_processes
+
+    join_processes()
+
+
+def leave() -> None:
+    """Part from the other processes, when all is done."""
+    if _store() is not None:
+        from torch import distributed
+
+        distributed.destroy_process_group()
+
+
+def end(exit_code: int, say_why: Callable[[], object]) -> int:
+    """Say why this process ends, if it is the first one; return the exit code of all.
+
+    A launcher ends all processes when one has ended. So who speaks does it before the others end.
+    """
+    store = _store()
+    if store is None:
+        if processes.is_main():
+            say_why()
+        else:  # what ends it now, such as a mistyped key, ends the main process too
+            time.sleep(LAUNCHER_SECONDS)
+        return exit_code
+    try:
+        if store.add(FAILURES, 1) == 1:
+            say_why()
+            store.set(EXIT_CODE, str(exit_code))
+            return exit_code
+        return int(store.get(EXIT_CODE))
+    except RuntimeError:  # the store was the main process's, which is gone
+        return exit_code
+
+
+def _store() -> Store | None:
+    """Where the processes have met; None before, and where there is one process."""
+    if processes.count() == 1:
+        return None
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return None
+    return distributed.distributed_c10d._get_default_store()

@@ -26,6 +26,7 @@ from lora_whisper.run_folder import (
     read_whole_summary,
     rerun_rule,
 )
+from lora_whisper.training.failures import failures_explained
 from lora_whisper.training.init_from import require_start, saved_start
 from lora_whisper.training.resume import (
     has_other_length,
@@ -33,15 +34,7 @@ from lora_whisper.training.resume import (
     require_same,
     require_same_speech,
 )
-from lora_whisper.training.run import (
-    Run,
-    begin,
-    damage_explained,
-    dead_loader_explained,
-    full_disk_explained,
-    out_of_memory_explained,
-    trained_tokens,
-)
+from lora_whisper.training.run import Run, begin, trained_tokens
 from lora_whisper.training.stopping import ended_by_signals
 from lora_whisper.training.tracking import require_packages
 
@@ -228,10 +221,7 @@ def run(plan: RunPlan) -> None:
         else:
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
-                full_disk_explained(folder),
-                damage_explained(),
-                dead_loader_explained(folder),
-                out_of_memory_explained(config),
+                failures_explained(config, folder),
             ):
                 inputs = read_inputs(config.model, config.data, plan.inputs)
                 one = Run(config, folder, inputs)  # loads the model: what fails here costs nothing

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from lora_whisper import processes, terminal
-from lora_whisper.config import TrainConfig
-from lora_whisper.data.loader import TrainingWindows, shares
-from lora_whisper.data.speech import Speech
-from lora_whisper.errors import listing
-from lora_whisper.model.base import Base
-from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import counted
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-    from lora_whisper.lora.adapter import TableRow
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_whisper.config import TrainingConfig
+from lora_whisper import processes, terminal
+from lora_whisper.config import TrainConfig, TrainingConfig
 from lora_whisper.data.corpus import sample
+from lora_whisper.data.loader import TrainingWindows, shares
+from lora_whisper.data.speech import Speech
+from lora_whisper.errors import listing
 from lora_whisper.evaluation.scoring import validation_sample
-from lora_whisper.terminal import about, gigabytes
+from lora_whisper.model.base import Base
+from lora_whisper.run_folder import RunFolder
+from lora_whisper.terminal import about, counted, gigabytes
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.data.dataset import Utterances
     from lora_whisper.evaluation.pace import Pace
+    from lora_whisper.lora.adapter import TableRow
     from lora_whisper.training.planning import Plan
+
 
 log = logging.getLogger("lora_whisper")
 

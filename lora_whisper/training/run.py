@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,13 @@ from lora_whisper.evaluation.scoring import (
     validation_wer,
     whisper_inside,
 )
+from lora_whisper.lora.limits import require_eva
 from lora_whisper.model.base import Base
 from lora_whisper.run_config import config_hash, write_config
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
     Start,
-    is_disk_full,
-    no_room,
     remove_folder,
     step_of,
     written_whole,
@@ -52,7 +52,6 @@ from lora_whisper.training.announce import (
     scoring_pace,
     texts_of_windows,
 )
-from lora_whisper.training.eva import watched_windows
 from lora_whisper.training.missing import Missing
 from lora_whisper.training.resume import (
     changes,
@@ -70,13 +69,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import WhisperForConditionalGeneration
 
+    from lora_whisper.data.batches import Batch
     from lora_whisper.data.contents import Change
+    from lora_whisper.lora.eva import WatchedWindow
     from lora_whisper.training.averaging import Average
     from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
-    from lora_whisper.training.loop import StepResult, Trainer
+    from lora_whisper.training.loop import Trainer
     from lora_whisper.training.recorder import Recorder
 
-    OnLog = Callable[[TrainingState, StepResult], None]
 
 log = logging.getLogger("lora_whisper")
 
@@ -535,69 +535,27 @@ def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:
     write_config(folder, config)
 
 
-@contextmanager
-def full_disk_explained(folder: RunFolder) -> Iterator[None]:
-    """Say where the run goes on once there is room again."""
-    try:
-        yield
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        refusal, path = no_room(error), folder.last_checkpoint()
-        last = f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
-        raise UserError(
-            f"{refusal}\n{last} {refusal.advice}, and type the same command with resume=auto."
-        ) from error
+def watched_windows(
+    config: TrainConfig, base: Base, windows: TrainingWindows
+) -> Iterator[WatchedWindow]:
+    """The first windows of the run, as it will be trained on them; in each process the same.
+
+    Raises:
+        UserError: it is not said how many.
+    """
+    wanted = require_eva(config.adapter)
+    steps = math.ceil(wanted / config.training.global_batch)
+    singles = (batch for step in windows.load_whole(0, steps, 1) for batch in step if batch.rows)
+    for batch in islice(singles, wanted):
+        yield _watched(batch, base)
 
 
-@contextmanager
-def damage_explained() -> Iterator[None]:
-    """Say what to type when a checkpoint is damaged after the run has begun to need it."""
-    from lora_whisper.training.checkpoints import Damaged
+def _watched(batch: Batch, base: Base) -> WatchedWindow:
+    """A batch of one window, which is as long as its sound."""
+    from lora_whisper.lora.eva import WatchedWindow
+    from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
+    from lora_whisper.model.features import frames_with_sound
 
-    try:
-        yield
-    except Damaged as error:
-        raise UserError(
-            f"A checkpoint was damaged after it was written: {error}.\n"
-            "Type the same command with resume=auto: it goes on from one that is sound."
-        ) from error
-
-
-@contextmanager
-def dead_loader_explained(folder: RunFolder) -> Iterator[None]:
-    """Say where the run goes on after a process that loads speech was killed."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if "DataLoader worker" not in text or not ("killed" in text or "exited" in text):
-            raise
-        path = folder.last_checkpoint()
-        last = f"The last checkpoint is {path}." if path else "There is no checkpoint yet."
-        raise UserError(
-            f"A process that loads speech ended: {text.splitlines()[0]}\n"
-            "Often the system ends one when the computer's memory runs out.\n"
-            f"{last} Type the same command with resume=auto, and training.loader_workers=1 or 0 "
-            "if memory is short."
-        ) from error
-
-
-@contextmanager
-def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Say what to type when the memory does not suffice, not for a single window either."""
-    from lora_whisper.training.memory import is_out_of_memory
-
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        scoring = max(1, (config.evaluation.batch_size or 4) // 2)
-        raise UserError(
-            f"The memory does not suffice: {str(error).splitlines()[0]}\n"
-            "Type the same command with resume=auto and, if it happened\n"
-            "  in training: training.gradient_checkpointing=true\n"
-            f"  in scoring: evaluation.batch_size={scoring}\n"
-            "Or begin anew with overwrite=true quantization=nf4."
-        ) from error
+    (features,) = batch.input_features(base.features).cpu()
+    frames = min(frames_with_sound(batch.waveforms.shape[1]), features.shape[1])
+    return WatchedWindow(features, batch.decoder_input[0], math.ceil(frames / FRAMES_PER_POSITION))
