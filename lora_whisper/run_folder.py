@@ -345,17 +345,37 @@ def locked(path: Path) -> Iterator[None]:
         UserError: nothing can be written beside it.
     """
     make_folder(path.parent)
-    lock = path.parent / f".{path.name}.lock"
+    lock = _lock_of(path)
     with open(lock, "w") as handle:
         if not is_acquired(handle, lock):
-            raise InUse(
-                f"{path} is in use by another process.\nWait for it, or type another name=…"
-            )
+            raise _in_use(path)
         try:
             tidy_run(path)
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def require_free(path: Path) -> None:
+    """See that no other process holds the folder `path`, before it is asked for; makes nothing.
+
+    Not for a process that holds it itself: looking would let it go.
+
+    Raises:
+        InUse: another one does.
+    """
+    lock = _lock_of(path)
+    with contextlib.suppress(FileNotFoundError), open(lock, "r+") as handle:
+        if not is_acquired(handle, lock) and lock.exists():
+            raise _in_use(path)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.parent / f".{path.name}.lock"
+
+
+def _in_use(path: Path) -> InUse:
+    return InUse(f"{path} is in use by another process.\nWait for it, or type another name=…")
 
 
 def is_acquired(handle: TextIO, lock: Path) -> bool:

@@ -31,6 +31,7 @@ from lora_whisper.run_folder import (
     is_disk_full,
     locked,
     read_json,
+    require_free,
     rerun_rule,
     write_json,
     written_whole,
@@ -164,11 +165,16 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(UserError, match="in use by another process"), locked(path):
         pass
+    with pytest.raises(UserError, match="in use by another process"):
+        require_free(path)
     holder.kill()
     holder.wait()
     holder.stdout.close()
+    require_free(path)
     with locked(path):
         pass
+    require_free(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_is_replaced_whole(tmp_path: Path) -> None:

@@ -169,8 +169,11 @@ def _check_points(
             with found.noted():
                 config, folder = plain_config(command, composed), sweep_folder(composed) / name
                 require_outside_runs(folder)
-                latest = command.prepared(config, folder, latest)
-                points.append(_point(command, folder, overrides, latest))
+                try:
+                    latest = command.prepared(config, folder, latest)
+                    points.append(_point(command, folder, overrides, latest))
+                except InUse:  # by whoever carries it out already
+                    points.append(PointPlan(folder, tuple(overrides), False, folder))
         for problem in found.found:  # said once of all points, where their names alone differ
             problems.setdefault(problem.replace(f"/{name} ", "/… "), []).append(name)
     places = [point.place for point in points]

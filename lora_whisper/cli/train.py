@@ -24,6 +24,7 @@ from lora_whisper.run_folder import (
     Start,
     locked,
     read_whole_summary,
+    require_free,
     rerun_rule,
 )
 from lora_whisper.training.failures import failures_explained
@@ -63,6 +64,7 @@ def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> 
     """
     config, folder = with_absolute_paths(config), RunFolder(path)
     inputs = earlier.inputs if earlier else None
+    processes.from_main(lambda: require_free(path))
     start = processes.from_main(lambda: _start(config, folder))
     if start == "complete":
         return RunPlan(config, folder, start, inputs)

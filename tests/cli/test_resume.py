@@ -515,7 +515,7 @@ def test_a_second_process_is_refused_in_a_sweep_as_well(
 ) -> None:
     arguments = world.arguments("a", *UNSCORED, "training.max_steps=1")
     with held_by_another(Path("outputs/a")):
-        assert line("train", *arguments) == 2
+        assert line("train", *arguments, "data.train=nowhere.jsonl") == 2, "before speech is read"
         assert "outputs/a is in use by another process" in capsys.readouterr().err
     sweep = Path("outputs/sweeps/a")
     with held_by_another(sweep / "adapter.rank-2"):
