@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import write_result
-from lora_whisper.cli import export, merge
+from lora_whisper.__main__ import carry_out
 from lora_whisper.config import EXPORT_DTYPES
 from lora_whisper.run_folder import RunFolder, read_json
 
@@ -43,7 +43,8 @@ def exported(run: RunFolder) -> list[dict[str, Any]]:
     found = []
     for name, dtypes in EXPORT_DTYPES.items():
         for dtype in dtypes:
-            export.main(
+            carry_out(
+                "export",
                 [
                     f"run={run.path}",
                     f"format={name}",
@@ -51,7 +52,7 @@ def exported(run: RunFolder) -> list[dict[str, Any]]:
                     "overwrite=true",
                     f"parity.utterances={UTTERANCES}",
                     "parity.tolerance=1",
-                ]
+                ],
             )
             found.append({"format": name, "dtype": dtype} | outcome(run.export / name))
     return found
@@ -78,7 +79,7 @@ def merged_both_ways(run: RunFolder) -> dict[str, Any]:
     """Scores of base and adapter beside nf4's weights, and of the model merged into either."""
     found: dict[str, Any] = {}
     for into in ("full", "nf4-dequantized"):
-        merge.main([f"run={run.path}", f"into={into}", "overwrite=true"])
+        carry_out("merge", [f"run={run.path}", f"into={into}", "overwrite=true"])
         summary = read_json(run.summary)
         found |= {
             f"merged into {into}": summary["merged"],

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.parts import train_config
 from benchmarks.results import write_result
-from lora_whisper.cli import evaluate, export, merge, train
+from lora_whisper.__main__ import carry_out
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import load_corpus, with_codes
 from lora_whisper.data.dataset import Utterances
@@ -52,12 +52,12 @@ def main() -> None:
     }
     for (trained, seed), run in runs.items():
         if not run.summary.is_file():
-            require(train.main(train_arguments(given, trained, seed)))
+            require(carry_out("train", train_arguments(given, trained, seed)))
         if not exported(run).is_dir():
             name = f"padding/{run.path.name}-merged"
-            require(merge.main([f"adapter={run.path}", f"name={name}", "overwrite=true"]))
+            require(carry_out("merge", [f"adapter={run.path}", f"name={name}", "overwrite=true"]))
             formats = ("format=ctranslate2", "dtype=float32", "parity.utterances=0")
-            require(export.main([f"run=outputs/{name}", *formats, "overwrite=true"]))
+            require(carry_out("export", [f"run=outputs/{name}", *formats, "overwrite=true"]))
     found = evaluation(given, [*runs.values()])
     test = Test.of(given)
     rows = [figures(trained, seed, run, found, test) for (trained, seed), run in runs.items()]
@@ -81,7 +81,8 @@ def evaluation(given: argparse.Namespace, runs: list[RunFolder]) -> dict[str, An
     """Base and adapters on the test set with either padding, and on sound without speech."""
     adapters = ",".join(str(run.path) for run in runs)
     require(
-        evaluate.main(
+        carry_out(
+            "evaluate",
             [
                 f"models=[{given.model},{adapters}]",
                 f"data.test={given.test}",
@@ -90,7 +91,7 @@ def evaluation(given: argparse.Namespace, runs: list[RunFolder]) -> dict[str, An
                 "evaluation.training_utterances=0",
                 "name=padding/evaluation",
                 "overwrite=true",
-            ]
+            ],
         )
     )
     found: dict[str, Any] = read_json(RunFolder(OUTPUTS / "evaluation").results)

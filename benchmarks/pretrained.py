@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import write_result
-from lora_whisper.cli import export, merge, train
+from lora_whisper.__main__ import carry_out
 from lora_whisper.run_folder import RunFolder, read_json
 
 RUN = RunFolder(Path("outputs/pretrained"))
@@ -38,11 +38,11 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     seconds = {}
     if not RUN.summary.is_file():
-        seconds["train"] = timed(train.main, train_arguments(given))
-    seconds["merge"] = timed(merge.main, [f"run={RUN.path}", "overwrite=true"])
+        seconds["train"] = timed("train", train_arguments(given))
+    seconds["merge"] = timed("merge", [f"run={RUN.path}", "overwrite=true"])
     for name, dtype in DTYPES.items():
         asked = [f"run={RUN.path}", f"format={name}", f"dtype={dtype}", "overwrite=true"]
-        seconds[name] = timed(export.main, [*asked, f"parity.utterances={EVERYTHING}"], (0, 1))
+        seconds[name] = timed("export", [*asked, f"parity.utterances={EVERYTHING}"], (0, 1))
     found = figures(seconds)
     print(table(found))
     print(write_result("pretrained", command(given), found))
@@ -59,10 +59,10 @@ def train_arguments(given: argparse.Namespace) -> list[str]:
     ]
 
 
-def timed(run: Any, arguments: list[str], codes: tuple[int, ...] = (0,)) -> float:
+def timed(command: str, arguments: list[str], codes: tuple[int, ...] = (0,)) -> float:
     """Wall clock of a command; `codes` are the exit codes after which it goes on."""
     started = time.perf_counter()
-    code = run(arguments)
+    code = carry_out(command, arguments)
     if code not in codes:
         raise SystemExit(code)
     return time.perf_counter() - started

@@ -24,7 +24,7 @@ import soundfile
 import torch
 
 from benchmarks.results import write_result
-from lora_whisper.cli import check, evaluate, export, merge, plan, report, train
+from lora_whisper.__main__ import carry_out
 from lora_whisper.data.audio import read_audio
 from lora_whisper.model.rates import SAMPLING_RATE
 from lora_whisper.run_folder import HYPOTHESES, RunFolder, read_json, read_jsonl
@@ -75,7 +75,7 @@ def trained_and_merged(given: Given, name: str, more: list[str]) -> dict[str, An
     losses = [
         line["loss_per_token"] for line in read_jsonl(run.metrics) if "loss_per_token" in line
     ]
-    require(merge.main([f"run={run.path}", "overwrite=true"]))
+    require(carry_out("merge", [f"run={run.path}", "overwrite=true"]))
     ours, theirs = (texts(run.evaluation / model / "test") for model in ("adapter", "merged"))
     summary = read_json(run.summary)
     return {
@@ -89,29 +89,34 @@ def trained_and_merged(given: Given, name: str, more: list[str]) -> dict[str, An
 
 def sweep(given: Given) -> dict[str, Any]:
     arguments = train_arguments(given, "ranks", "adapter.rank=2,8", "training.max_steps=4")
-    require(train.main(["-m", *arguments]))
+    require(carry_out("train", ["-m", *arguments]))
     place = Path("outputs/sweeps/promises/ranks")
-    require(report.main([str(place)]))
+    require(carry_out("report", [str(place)]))
     page_bytes = (place / "report.html").stat().st_size
     return {"points": len([*place.glob("*/summary.json")]), "page_bytes": page_bytes}
 
 
 def checked(given: Given) -> dict[str, Any]:
     speech = [f"data.{name}={getattr(given, name)}" for name in SPEECH]
-    require(check.main([f"model={given.model}", "name=promises/check", "overwrite=true", *speech]))
+    require(
+        carry_out(
+            "check", [f"model={given.model}", "name=promises/check", "overwrite=true", *speech]
+        )
+    )
     return {"page_bytes": (OUTPUTS / "check/check.html").stat().st_size}
 
 
 def planned(given: Given) -> dict[str, Any]:
     """`plan` beside what the run of `kinds` took; on a CPU that has the libraries in it, too."""
-    require(plan.main([f"model={given.model}", "training.micro_batch=2", "tokens=100"]))
+    require(carry_out("plan", [f"model={given.model}", "training.micro_batch=2", "tokens=100"]))
     summary = read_json(RunFolder(OUTPUTS / "lora").summary)
     return {"measured_bytes": summary.get("resident_memory_bytes")}
 
 
 def evaluated(given: Given) -> dict[str, Any]:
     require(
-        evaluate.main(
+        carry_out(
+            "evaluate",
             [
                 f"run={OUTPUTS / 'lora'}",
                 "evaluation.conditions=all",
@@ -119,7 +124,7 @@ def evaluated(given: Given) -> dict[str, Any]:
                 "evaluation.adapter_scales=[0,0.5,1]",
                 f"evaluation.max_utterances={UTTERANCES}",
                 "overwrite=true",
-            ]
+            ],
         )
     )
     found = read_json(RunFolder(OUTPUTS / "lora").results)
@@ -152,14 +157,15 @@ def long_form(given: Given) -> dict[str, Any]:
     (OUTPUTS / "long.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
     merged = RunFolder(OUTPUTS / "lora").merged
     require(
-        evaluate.main(
+        carry_out(
+            "evaluate",
             [
                 f"models=[{given.model},{merged}]",
                 f"data.test={OUTPUTS / 'long.jsonl'}",
                 "evaluation.probe_clips=0",
                 "name=promises/long",
                 "overwrite=true",
-            ]
+            ],
         )
     )
     found = read_json(RunFolder(OUTPUTS / "long").results)
@@ -188,7 +194,9 @@ def in_faster_whisper(given: Given) -> dict[str, Any]:
     from faster_whisper import WhisperModel
 
     run = RunFolder(OUTPUTS / "lora")
-    export.main([f"run={run.path}", "format=ctranslate2", "dtype=float32", "overwrite=true"])
+    carry_out(
+        "export", [f"run={run.path}", "format=ctranslate2", "dtype=float32", "overwrite=true"]
+    )
     model = WhisperModel(str(run.export / "ctranslate2"), device="cpu")
     rows = read_jsonl(run.evaluation / "merged" / "test" / HYPOTHESES)
     (samples, *_) = sounds_of(given, rows)
@@ -259,7 +267,7 @@ def trained(given: Given, name: str, *more: str) -> RunFolder:
     """A run of that name; one that is complete is taken as it is."""
     run = RunFolder(OUTPUTS / name)
     if not run.summary.is_file():
-        require(train.main([*train_arguments(given, name, *more), "overwrite=true"]))
+        require(carry_out("train", [*train_arguments(given, name, *more), "overwrite=true"]))
     return run
 
 

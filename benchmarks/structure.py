@@ -171,7 +171,7 @@ def calls_to_cross_entropy() -> int:
     """Frames of the package between `main` of the command and the loss of the first window."""
     import torch
 
-    from lora_whisper.cli import train
+    from lora_whisper.__main__ import carry_out
 
     depths: list[int] = []
     cross_entropy = torch.nn.functional.cross_entropy
@@ -186,7 +186,7 @@ def calls_to_cross_entropy() -> int:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(folder)
         try:
-            train.main([*settings, "training.max_steps=1"])
+            carry_out("train", [*settings, "training.max_steps=1"])
         finally:
             os.chdir(here)
             torch.nn.functional.cross_entropy = cross_entropy

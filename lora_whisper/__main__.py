@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from collections.abc import Sequence
 
 from lora_whisper import __version__
 from lora_whisper.errors import UserError
@@ -64,13 +65,22 @@ def _main() -> None:
     elif name == "--version":
         print(f"lora-whisper {__version__}")
     elif name in COMMANDS:
-        module = importlib.import_module(f"lora_whisper.cli.{name}")
-        sys.exit(module.main(arguments))
+        sys.exit(carry_out(name, arguments))
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f". Did you mean {near[0]}?" if near else ""
         print(f"error: {name!r} is not a command{meant}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
+
+
+def carry_out(name: str, arguments: Sequence[str]) -> int:
+    """Carry out the command line of a command; return its exit code."""
+    module = importlib.import_module(f"lora_whisper.cli.{name}")
+    if not hasattr(module, "COMMAND"):  # without a configuration, and without Hydra
+        return int(module.main(arguments))
+    from lora_whisper.cli.app import run_command
+
+    return run_command(module.COMMAND, arguments)
 
 
 if __name__ == "__main__":

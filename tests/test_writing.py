@@ -50,6 +50,7 @@ ALLOWED = {
         "remove_folder": "a folder that goes away, whole",
         "append_jsonl": "a line or nothing",
         "locked": LOCK,
+        "require_free": LOCK,
     },
     "reports/data_check.py": {"write": INTO_WHOLE},
     "cli/workers.py": {"_free_place": LOCK},

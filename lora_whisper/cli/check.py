@@ -253,4 +253,3 @@ def with_name(arguments: Sequence[str]) -> list[str]:
 
 
 COMMAND = Command("check", CheckConfig, prepare, run, as_keys=with_name)
-main = COMMAND.main

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +40,6 @@ class Command(Generic[Config, Plan]):
         if self.shares_inputs:
             return self.prepare(config, folder, earlier)
         return self.prepare(config, folder)
-
-    def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Carry out a command line, and return its exit code."""
-        from lora_whisper.cli.app import run_command  # which knows Hydra
-
-        return run_command(self, sys.argv[1:] if arguments is None else arguments)
 
 
 AnyCommand = Command[Any, Any]

@@ -161,4 +161,3 @@ COMMAND = Command(
     place=lambda evaluation: evaluation.folder.results,
     is_shared=True,
 )
-main = COMMAND.main

@@ -462,4 +462,3 @@ def _place(plan: ExportPlan) -> Path:
 
 
 COMMAND = Command("export", ExportConfig, prepare, run, place=_place)
-main = COMMAND.main

@@ -243,4 +243,3 @@ COMMAND = Command(
     place=lambda plan: plan.recipe.place.merged,
     aliases={"adapter": "adapters"},  # Hydra takes adapter= for a choice among conf/adapter/
 )
-main = COMMAND.main

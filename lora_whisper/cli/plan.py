@@ -471,4 +471,3 @@ def _table(title: str) -> Table:
 
 
 COMMAND = Command("plan", PlanConfig, prepare, run)
-main = COMMAND.main

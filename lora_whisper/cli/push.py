@@ -143,4 +143,3 @@ def _message(config: PushConfig, summary: dict[str, Any]) -> str:
 
 
 COMMAND = Command("push", PushConfig, prepare, run)
-main = COMMAND.main

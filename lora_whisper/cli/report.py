@@ -165,4 +165,3 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
 
 
 COMMAND = Command("report", ReportConfig, prepare, run, as_keys=with_sweep)
-main = COMMAND.main

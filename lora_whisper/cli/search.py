@@ -382,4 +382,3 @@ def _scored(study: Study, plan: SearchPlan, best: FrozenTrial) -> dict[str, Any]
 
 
 COMMAND = Command("search", SearchConfig, prepare, run)
-main = COMMAND.main

@@ -280,4 +280,3 @@ COMMAND = Command(
     is_shared=True,
     shares_inputs=True,
 )
-main = COMMAND.main

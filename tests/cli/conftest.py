@@ -11,21 +11,10 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from lora_whisper.cli import check, evaluate, export, merge, plan, push, report, search, train
+from lora_whisper.__main__ import carry_out
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
-MAINS = {
-    "check": check.main,
-    "train": train.main,
-    "search": search.main,
-    "evaluate": evaluate.main,
-    "merge": merge.main,
-    "export": export.main,
-    "plan": plan.main,
-    "push": push.main,
-    "report": report.main,
-}
 QUICK = ("evaluation.probe_clips=0", "evaluation.training_utterances=0")
 STRONG = ("optimizer.learning_rate=0.03",)
 Line = Callable[..., int]
@@ -71,7 +60,7 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run `a`: trained strongly enough to write something else than its base, and scored."""
     folder = tmp_path_factory.mktemp("trained")
     with working_in(folder):
-        assert train.main(world.arguments("a", *STRONG)) == 0
+        assert carry_out("train", world.arguments("a", *STRONG)) == 0
     return folder / "outputs/a"
 
 
@@ -102,4 +91,4 @@ def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     """Run a command line in an empty folder; return its exit code."""
     monkeypatch.chdir(tmp_path)
-    return lambda command, *arguments: MAINS[command](arguments)
+    return lambda command, *arguments: carry_out(command, arguments)

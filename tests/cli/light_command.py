@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_whisper.cli import train
+from lora_whisper.cli.app import run_command
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.run_folder import write_json
@@ -39,8 +40,8 @@ REAL = replace(train.COMMAND, run=begin_and_train)
 
 
 def light(*arguments: str) -> int:
-    return LIGHT.main(arguments)
+    return run_command(LIGHT, arguments)
 
 
 def real(*arguments: str) -> int:
-    return REAL.main(arguments)
+    return run_command(REAL, arguments)

@@ -15,7 +15,7 @@ import soundfile
 from ctranslate2.converters import TransformersConverter
 from safetensors.numpy import load_file, save_file
 
-from lora_whisper.cli import merge, train
+from lora_whisper.__main__ import carry_out
 from lora_whisper.evaluation import decoding
 from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
 from tests.evaluation.toy_listener import NANO
@@ -30,8 +30,8 @@ def runs(world: World, trained: Path, tmp_path_factory: pytest.TempPathFactory) 
     shutil.copytree(trained, folder / "outputs/a")
     few = ("training.max_steps=2", "data.validation=null", "adapter.rank=4")
     with working_in(folder):
-        assert train.main(world.arguments("b", *few, *STRONG)) == 0
-        assert merge.main(["run=outputs/a"]) == 0
+        assert carry_out("train", world.arguments("b", *few, *STRONG)) == 0
+        assert carry_out("merge", ["run=outputs/a"]) == 0
     return folder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_whisper.cli import plan
+from lora_whisper.__main__ import carry_out
 from lora_whisper.cli.compose import configuration_folder
 from lora_whisper.run_config import flat
 from tests.cli.conftest import Line, World
@@ -134,7 +134,7 @@ def test_the_estimate_is_that_of_plan(
 ) -> None:
     monkeypatch.setattr("lora_whisper.training.memory_plan.step_flops", lambda *_: 0)
     given = ["experiment=large-v3-8gb", "gpu_memory=8GB", "json=true"]
-    assert plan.main(given) == 0
+    assert carry_out("plan", given) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["fits"] is True
     told, windows = estimate("large-v3-8gb")

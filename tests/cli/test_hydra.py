@@ -114,8 +114,9 @@ def test_an_unknown_command_is_answered_without_torch() -> None:
 
 def test_a_typo_and_a_missing_file_are_answered_without_torch(tmp_path: Path) -> None:
     script = (
-        "import sys; from lora_whisper.cli.train import main\n"
-        "codes = [main(['name=a', 'adapter.rnak=1']), main(['name=a', 'data.train=gone.jsonl'])]\n"
+        "import sys; from lora_whisper.__main__ import carry_out\n"
+        "wrong = ['adapter.rnak=1', 'data.train=gone.jsonl']\n"
+        "codes = [carry_out('train', ['name=a', one]) for one in wrong]\n"
         "print(codes, 'torch' in sys.modules, 'transformers' in sys.modules)\n"
     )
     done = subprocess.run(

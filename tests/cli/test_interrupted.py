@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lora_whisper.__main__ import carry_out
 from lora_whisper.cli import export, merge
 from lora_whisper.evaluation import scoring
 from lora_whisper.evaluation.run_scores import read_summary
@@ -43,7 +44,7 @@ def merged_run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("merged")
     shutil.copytree(trained, folder / "outputs/a")
     with working_in(folder):
-        assert merge.main(["run=outputs/a"]) == 0
+        assert carry_out("merge", ["run=outputs/a"]) == 0
     return folder / "outputs/a"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import WhisperConfig
 
+from lora_whisper.__main__ import carry_out
 from lora_whisper.cli import plan
 from lora_whisper.config import memory_bytes
 from tests.configs import model_config
@@ -16,7 +17,7 @@ from tests.toys import toy_config
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert plan.main([*arguments, "json=true"]) == 0
+    assert carry_out("plan", [*arguments, "json=true"]) == 0
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     return answer
 
@@ -66,7 +67,7 @@ def test_one_checkpoint_by_its_folder(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_in_words_and_in_80_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["model=nano", f"model.checkpoint={folder}", "gpu_memory=8GB", "tokens=10"]
-    assert plan.main(arguments) == 0
+    assert carry_out("plan", arguments) == 0
     said = capsys.readouterr().out
     for word in ("weights", "activations", "assumed", "largest micro-batch", "TFLOP", "adapter:"):
         assert word in said
@@ -96,7 +97,7 @@ def test_what_to_change_when_nothing_fits(
         "adapter.rank=8",
     )
     assert typed == [" ".join(steps[: count + 1]) for count in range(len(steps))]
-    assert plan.main([*given[:3], *steps]) == 0
+    assert carry_out("plan", [*given[:3], *steps]) == 0
     said = capsys.readouterr().out
     assert "not yet" not in said, "all of it is typed already"
     assert "nothing fits" in said
@@ -126,7 +127,7 @@ def test_the_table_of_all(
     assert "second forward" in rows[1]["refused"]
     assert rows[0]["fits"]
     assert rows[0]["micro_batch"] == 16
-    assert plan.main(["quantization=nf4"]) == 0
+    assert carry_out("plan", ["quantization=nf4"]) == 0
     said = capsys.readouterr().out
     assert "large-v3-turbo" in said
     assert "int8" not in said
@@ -155,5 +156,5 @@ def test_a_shape_is_known_by_its_published_name() -> None:
 def test_bad_input_is_named(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plan.main(arguments) == 2
+    assert carry_out("plan", arguments) == 2
     assert words in capsys.readouterr().err

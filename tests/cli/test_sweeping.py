@@ -132,8 +132,8 @@ def test_a_failed_point_says_why_and_the_same_command_goes_on(
     assert "finished    1 of 2 points" in capsys.readouterr().out
 
     script = (
-        "import sys; from lora_whisper.cli.train import main\n"
-        f"print(main({command!r}), 'torch' in sys.modules)\n"
+        "import sys; from lora_whisper.__main__ import carry_out\n"
+        f"print(carry_out('train', {command!r}), 'torch' in sys.modules)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
