@@ -48,11 +48,10 @@ from benchmarks.random_checkpoint import write_random_checkpoint
 from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
-from lora_whisper.evaluation.decoding import transcribe
-from lora_whisper.evaluation.greedy import Rule
-from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingResult, DecodingTask
-from lora_whisper.evaluation.scoring import scoring_batch_for_width
-from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
+from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingResult, DecodingTask
+from lora_whisper.evaluation.decoding.transcribe import transcribe
+from lora_whisper.evaluation.decoding.whisper import Rule, WhisperRecognizer
+from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.model.checkpoint import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.rates import SAMPLING_RATE

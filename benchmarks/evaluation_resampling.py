@@ -26,10 +26,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import write_result
-from lora_whisper.evaluation.comparison import SIGNIFICANCE, compare, randomization_p_value
-from lora_whisper.evaluation.resampling import bootstrap_interval, sampling_units
-from lora_whisper.evaluation.rows import ScoredRow, scored_row
-from lora_whisper.evaluation.score import score
+from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.score import score, scored_row
+from lora_whisper.evaluation.significance import (
+    SIGNIFICANCE,
+    bootstrap_interval,
+    compare,
+    randomization_p_value,
+    sampling_units,
+)
 
 UTTERANCES, SPEAKERS, WORDS, SAMPLES = 10_000, 500, 10, 1_000
 ROUNDS = 5

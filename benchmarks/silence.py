@@ -25,12 +25,16 @@ import torch
 from benchmarks.results import FOLDER, write_result
 from lora_whisper.config import Padding, QuantizationConfig, as_it_is
 from lora_whisper.data.audio import read_audio
-from lora_whisper.evaluation.endless import most_letters
-from lora_whisper.evaluation.fallback import SILENCE_PROBABILITY, is_silence
-from lora_whisper.evaluation.long_form import token_limit
-from lora_whisper.evaluation.probes import make_probes
-from lora_whisper.evaluation.recognizer import DecodingOptions, DecodingTask, Recognizer, text_of
-from lora_whisper.evaluation.scoring import load_whisper, recognizer_of
+from lora_whisper.evaluation.decoding.decoder import (
+    DecodingOptions,
+    DecodingTask,
+    Recognizer,
+    most_letters,
+    text_of,
+)
+from lora_whisper.evaluation.decoding.long_form import SILENCE_PROBABILITY, is_silence, token_limit
+from lora_whisper.evaluation.loading import load_whisper, recognizer_of
+from lora_whisper.evaluation.robustness import make_probes
 from lora_whisper.export.consumers import PUBLISHED_SECONDS
 from lora_whisper.model.base import read_base
 from lora_whisper.model.rates import SAMPLING_RATE

@@ -32,7 +32,7 @@ FOREIGN = {  # what only some parts may import
 # Still to be parted: the defaults of `train`, which Hydra composes, and three ways to a score.
 NOT_YET = {
     ("run_config", "cli.compose"),
-    ("evaluation.plan", "cli.compose"),
+    ("evaluation.evaluate", "cli.compose"),
     ("evaluation.test_sets", "cli.compose"),
     ("reports.sweep", "cli.compose"),
     ("reports.summary", "cli.compose"),

@@ -62,8 +62,8 @@ ALLOWED = {
     "data/augmentation.py": {"write_examples": INTO_WHOLE},
     "data/audio.py": {"encode_mp3": IN_MEMORY},
     "data/dataset.py": {"published": CACHE},
-    "evaluation/cache.py": {"decoded_by_one": LOCK},
-    "evaluation/probes.py": {"_wav": IN_MEMORY},
+    "evaluation/decoding/cache.py": {"decoded_by_one": LOCK},
+    "evaluation/robustness.py": {"_wav": IN_MEMORY},
     "export/adapter.py": {"_write_dora": INTO_WHOLE},
     "export/ggml.py": {"write": INTO_WHOLE},
     "export/huggingface.py": dict.fromkeys(

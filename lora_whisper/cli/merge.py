@@ -22,8 +22,8 @@ from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.speech import usable
-from lora_whisper.evaluation.listening import load_model
-from lora_whisper.evaluation.models import merged_of, weights_of
+from lora_whisper.evaluation.loading import load_model, weights_of
+from lora_whisper.evaluation.models import merged_of
 from lora_whisper.evaluation.run_scores import merged_recipe
 from lora_whisper.evaluation.scoring import score_model
 from lora_whisper.lora.given_run import given_run

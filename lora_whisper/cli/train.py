@@ -174,8 +174,8 @@ def _planned_steps(config: TrainConfig, inputs: Inputs) -> int:
 
 def _check_scoring(settings: EvaluationConfig, test: Corpus) -> None:
     """See that what is asked of the scores can be had, hours before they are."""
-    from lora_whisper.evaluation.groups import group_labels
-    from lora_whisper.evaluation.keywords import read_keywords
+    from lora_whisper.evaluation.diagnostics import read_keywords
+    from lora_whisper.evaluation.test_sets import group_labels
 
     group_labels(test.utterances, settings.group_by)
     if settings.keywords is not None:

@@ -1,4 +1,6 @@
-"""What `evaluate` finds out: every model on every set, and then beyond the average."""
+"""What `evaluate` is asked for, checked before anything is decoded; and what it finds out: every
+model on every set, and then beyond the average.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
-from lora_whisper.config import CLEAN, Dtype, EvaluationConfig, RescoringConfig
+from lora_whisper.cli.compose import defaults
+from lora_whisper.composing import RangeError, to_config
+from lora_whisper.config import (
+    CLEAN,
+    Dtype,
+    EvaluateConfig,
+    EvaluationConfig,
+    RescoringConfig,
+    TrainConfig,
+)
 from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.errors import UserError
-from lora_whisper.evaluation.listening import Listening
-from lora_whisper.evaluation.models import Contender, weights_of
+from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.loading import (
+    Listening,
+    base_of,
+    require_files,
+    vocabulary_of,
+    weights_of,
+)
+from lora_whisper.evaluation.models import Contender, contenders_of_run, find_contenders
 from lora_whisper.evaluation.scoring import report_bad_audio, write_scored
-from lora_whisper.evaluation.test_sets import Role, TestSet
+from lora_whisper.evaluation.test_sets import Role, TestSet, read_test_sets
+from lora_whisper.lora.recipe import require_current
+from lora_whisper.paths import local_path
+from lora_whisper.run_config import read_config
+from lora_whisper.run_folder import RECIPE_FILE
 from lora_whisper.terminal import counted
 
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.evaluation.rows import ScoredRow
+    from lora_whisper.evaluation.results import ScoredRow
     from lora_whisper.evaluation.score import Score
+
 
 log = logging.getLogger("lora_whisper")
 
@@ -53,6 +75,162 @@ class Plan:
     keywords: Sequence[str]
     seed: int
     dtype: Dtype
+
+
+def make_plan(config: EvaluateConfig) -> Plan:
+    """Find models, sets and word list; settings are a run's own, with the changes asked for.
+
+    With `run=`, that run's test set and settings are meant; with `models=[…]`, those of the only
+    run among them, where `data` and `evaluation` say nothing.
+
+    Raises:
+        UserError: something is not there, or does not go together.
+    """
+    from lora_whisper.evaluation.robustness import chosen_conditions
+
+    contenders = (
+        contenders_of_run(config.run, config.base)
+        if config.run
+        else find_contenders(config.models, config.allow_pickle, config.base)
+    )
+    for contender in contenders:
+        if not contender.broken:
+            require_files(contender)
+        run = contender.run  # whose merged model says, but for older versions, what it is made of
+        if run is not None and contender.kind == "merged" and (run.merged / RECIPE_FILE).is_file():
+            require_current(run)
+    contenders = [_opened(one, config.base is not None) for one in contenders]
+    if all(one.broken or one.kind == "base" for one in contenders):
+        raise UserError("\n".join(one.broken for one in contenders if one.broken))
+    trained = _only_run(contenders)
+    settings = settings_for(config, trained)
+    usual_seed = trained.seed if trained else defaults("train")["seed"]
+    seed = usual_seed if config.seed is None else config.seed
+    sets = read_test_sets(config, trained, settings, seed)
+    _require_groups(config.evaluation.group_by, sets)
+    for contender in contenders:
+        if not contender.broken:
+            _require_able(contender, config, settings, sets)
+    return Plan(
+        contenders=contenders,
+        sets=sets,
+        settings=settings,
+        more=config.evaluation,
+        conditions=chosen_conditions(config.evaluation.conditions, settings.padding),
+        keywords=_keywords(config, settings),
+        seed=seed,
+        dtype=config.dtype,
+    )
+
+
+def has_group(utterances: Utterances, name: str) -> bool:
+    """Whether a set can be broken down by a column."""
+    from lora_whisper.evaluation.test_sets import group_labels
+
+    try:
+        group_labels(utterances, (name,))
+    except UserError:
+        return False
+    return True
+
+
+def _opened(contender: Contender, has_other_base: bool) -> Contender:
+    """With the reason where its adapter is unsound: the others are scored all the same.
+
+    Raises:
+        UserError: the base that was typed is not the one that it was trained on.
+    """
+    from lora_whisper.lora.provenance import require_base
+    from lora_whisper.lora.saved import open_adapter, require_shapes
+    from lora_whisper.lora.targets import layer_shapes
+    from lora_whisper.model.checkpoint import load_config
+
+    if contender.adapter is None or contender.broken:
+        return contender
+    checkpoint = base_of(contender).checkpoint
+    try:
+        saved = open_adapter(contender.adapter)
+        require_shapes(saved, layer_shapes(load_config(checkpoint)))
+    except UserError as error:
+        return dataclasses.replace(contender, broken=str(error))
+    if has_other_base:
+        named = dataclasses.replace(checkpoint, key="base")
+        require_base(saved, contender.name, named, "Type base=… with the base that it was made on.")
+    return contender
+
+
+def _only_run(contenders: Sequence[Contender]) -> TrainConfig | None:
+    """The configuration of the run that is scored; of several, nobody knows whose is meant."""
+    runs = {one.run.path: one.run for one in contenders if one.run is not None}
+    return read_config(*runs.values()) if len(runs) == 1 else None
+
+
+def _keywords(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[str]:
+    """The word list; one that a run had and that is gone is done without."""
+    from lora_whisper.evaluation.diagnostics import read_keywords
+
+    if settings.keywords is None:
+        return ()
+    try:
+        return read_keywords(local_path(settings.keywords))
+    except UserError as error:
+        if config.evaluation.keywords is not None:
+            raise
+        log.warning("keywords    %s", error)
+        return ()
+
+
+def _require_able(
+    contender: Contender,
+    config: EvaluateConfig,
+    settings: EvaluationConfig,
+    sets: Sequence[TestSet],
+) -> None:
+    """See that a model can do what is asked of it, before another one has done it for an hour.
+
+    Raises:
+        UserError: a language that its tokenizer lacks; drawing, with CTranslate2; parts of an
+            adapter that is no sum with the weights.
+    """
+    from lora_whisper.lora.saved import read_saved, require_sum
+
+    try:
+        for one in sets:
+            with_codes(Corpus(one.rows, {}), vocabulary_of(contender))
+        if config.evaluation.adapter_scales and contender.adapter is not None:
+            require_sum(read_saved(contender.adapter))
+        if settings.temperature_fallback and contender.folder is not None:
+            raise UserError(
+                "CTranslate2 cannot draw the same tokens twice, so that no score could be "
+                "repeated. Type evaluation.temperature_fallback=false"
+            )
+    except UserError as error:
+        raise UserError(f"{contender.name}: {error}") from error
+
+
+def settings_for(config: EvaluateConfig, trained: TrainConfig | None) -> EvaluationConfig:
+    """How a run was scored, or without one the defaults, with the changes asked for.
+
+    Raises:
+        UserError: a change is out of range.
+    """
+    usual = to_config(EvaluationConfig, defaults("train")["evaluation"])
+    try:
+        return config.evaluation.applied_to(trained.evaluation if trained else usual)
+    except RangeError as error:
+        problems = [f"evaluation.{problem}" for problem in error.problems]
+        raise UserError(f"The configuration cannot be used:\n{listing(problems)}") from error
+
+
+def _require_groups(asked: Sequence[str] | None, sets: Sequence[TestSet]) -> None:
+    """See that a column which was asked for now, and not by an old run, is in some test set."""
+    from lora_whisper.evaluation.test_sets import group_labels
+
+    tests = [one.rows for one in sets if one.role == "test"]
+    for name in asked or ():
+        is_measured_later = name == "duration"
+        if not is_measured_later and not any(has_group(rows, name) for rows in tests):
+            group_labels(tests[0], (name,))  # says what there is
 
 
 @dataclass(frozen=True)
@@ -152,7 +330,7 @@ class Examination:
 
     def carry_out(self) -> Findings:
         """Examine the models one after the other; one that is broken does not stop the others."""
-        from lora_whisper.evaluation.recognizer import BrokenModel
+        from lora_whisper.evaluation.decoding.decoder import BrokenModel
 
         for contender in self.plan.contenders:
             try:
@@ -199,8 +377,8 @@ class Examination:
         scale: float = 1.0,
     ) -> Judged:
         """Decode a set, or take what was decoded before, and score it."""
-        from lora_whisper.evaluation.judging import judge
         from lora_whisper.evaluation.provenance import provenance
+        from lora_whisper.evaluation.score import judge
 
         seed, name = self.plan.seed, listening.contender.name
         part = "" if scale == 1.0 else f" × {scale:g}"
@@ -221,9 +399,7 @@ class Examination:
     # ── scores ───────────────────────────────────────────────────────────────────────────────
 
     def _score(self, listening: Listening, speech: Speech, utterances: Utterances) -> None:
-        from lora_whisper.evaluation.hallucination import find_runaways
-        from lora_whisper.evaluation.keywords import keyword_recall
-        from lora_whisper.evaluation.mistakes import find_mistakes
+        from lora_whisper.evaluation.diagnostics import find_mistakes, find_runaways, keyword_recall
 
         name, plan, found = listening.contender.name, self.plan, self.findings
         settings = self._settings(speech, utterances)
@@ -249,7 +425,7 @@ class Examination:
         self, condition: str, listening: Listening, speech: Speech, utterances: Utterances
     ) -> None:
         """Score the set in another condition, beside the clean one."""
-        from lora_whisper.evaluation.conditions import settings_in
+        from lora_whisper.evaluation.robustness import settings_in
 
         name, settings = listening.contender.name, settings_in(condition, self._ungrouped)
         judged = self._judged(listening, speech, utterances, settings, condition)
@@ -264,7 +440,7 @@ class Examination:
 
     def _probe(self, listening: Listening, utterances: Utterances) -> None:
         """Listen to sound without speech, told the language and task of the first utterance."""
-        from lora_whisper.evaluation.probes import make_probes, probed
+        from lora_whisper.evaluation.robustness import make_probes, probed
 
         clips, first, seed = self.plan.more.probe_clips, utterances[0], self.plan.seed
         if not clips:
@@ -293,7 +469,7 @@ class Examination:
 
     def _compare(self) -> None:
         """Every model with the first one, utterance by utterance."""
-        from lora_whisper.evaluation.comparison import compare
+        from lora_whisper.evaluation.significance import compare
 
         first, *others = [one.name for one in self.plan.contenders]
         for name, of_models in self.findings.rows.items():
@@ -310,14 +486,3 @@ def _put(place: dict[str, dict[str, Any]], first: str, second: str, value: Any) 
 
 def _brief(score: Mapping[str, Any]) -> dict[str, Any]:
     return {name: score[name] for name in BRIEF}
-
-
-def has_group(utterances: Utterances, name: str) -> bool:
-    """Whether a set can be broken down by a column."""
-    from lora_whisper.evaluation.groups import group_labels
-
-    try:
-        group_labels(utterances, (name,))
-    except UserError:
-        return False
-    return True

@@ -1,15 +1,14 @@
-"""The models that `evaluate` takes: what a name on the command line stands for, and loading it."""
+"""The models that `evaluate` takes: what a name on the command line stands for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from lora_whisper.config import (
     AS_IT_IS,
-    Dtype,
     ModelConfig,
     QuantizationConfig,
     TrainConfig,
@@ -27,32 +26,17 @@ from lora_whisper.lora.provenance import (
 )
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
-    WEIGHTS_FILE,
     UnsoundAdapter,
-    adapter_hashes,
     read_saved,
 )
-from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.checkpoint import (
-    SMALL_FILES,
-    fingerprint,
     locate,
-    merged_hashes,
-    sha256,
-    snapshot,
-    weights_sha256,
 )
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder, existing_run, run_around
 
-if TYPE_CHECKING:
-    import torch
-
-    from lora_whisper.model.tokenizer import Vocabulary
-
 Kind = Literal["base", "adapter", "merged", "checkpoint", "ctranslate2"]
-ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 BASE = "base"  # in models=[…]: of the first run or adapter beside it
 
 
@@ -71,9 +55,6 @@ class Contender:
     folder: Path | None = None  # of CTranslate2
     named_in: str = ""  # the file that names the base, where nobody typed it
     broken: str = ""  # why it cannot be scored, known before anything is loaded
-
-
-# ── what was typed ───────────────────────────────────────────────────────────────────────────
 
 
 def contenders_of_run(path: str, base: str | None = None) -> list[Contender]:
@@ -136,7 +117,7 @@ def find_contenders(
 
 
 def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
-    from lora_whisper.evaluation.ctranslate2_recognizer import is_ctranslate2
+    from lora_whisper.evaluation.decoding.ctranslate2 import is_ctranslate2
 
     path = local_path(name)
     run = RunFolder(path)
@@ -232,100 +213,3 @@ def _with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
 
 
 # ── loading ──────────────────────────────────────────────────────────────────────────────────
-
-
-def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
-    """Name all that decides what a model writes: weights, their storage, and the device."""
-    import torch
-
-    from lora_whisper.model.attention import choose_attention
-
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    if contender.folder is not None:
-        return " ".join((sha256(*_files(contender.folder)), asked, where))
-    base, dtype = base_of(contender), dtype_of(contender, asked, device)
-    assert contender.model is not None
-    files = _files(snapshot(base.checkpoint), SMALL_FILES)  # suppressed tokens, the tokenizer
-    adapter = [contender.adapter / name for name in ADAPTER_FILES] if contender.adapter else []
-    parts = (
-        fingerprint(base.checkpoint),
-        sha256(*files, *adapter),
-        *vars(contender.quantization).values(),
-        dtype,
-        choose_attention(contender.model.attention, dtype, device),
-        where,
-    )
-    return " ".join(map(str, parts))
-
-
-def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, Any]:
-    """What names the weights exactly wherever they lie, as scores keep it."""
-    if contender.folder is not None:
-        return {"checkpoint": sha256(contender.folder / "model.bin")}
-    found: dict[str, Any] = {
-        "checkpoint": weights_sha256(base_of(contender).checkpoint),
-        "quantization": contender.quantization.kind,
-    }
-    if contender.adapter is not None and scale:
-        found |= adapter_hashes(contender.adapter)
-    if contender.kind == "merged" and contender.model is not None:
-        found |= merged_hashes(local_path(contender.model.checkpoint))
-    return found | ({"scale": scale} if scale not in (0.0, 1.0) else {})
-
-
-def _files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return sorted(found)
-
-
-def require_files(contender: Contender) -> None:
-    """See that a contender's checkpoint is there.
-
-    Raises:
-        UserError: it is not; or CTranslate2 is not installed.
-    """
-    if contender.model is not None:
-        key = "base" if contender.kind in ("base", "adapter") else "models"
-        locate(contender.model, key=key, named_in=contender.named_in)
-        return
-    from lora_whisper.evaluation.ctranslate2_recognizer import require_package
-
-    require_package()
-    vocabulary_of(contender)
-
-
-def vocabulary_of(contender: Contender) -> Vocabulary:
-    """The tokens of a contender, read without its weights."""
-    if contender.folder is None:
-        return base_of(contender).vocabulary
-    from lora_whisper.evaluation.ctranslate2_recognizer import read_exported
-
-    return read_exported(contender.folder).vocabulary
-
-
-def base_of(contender: Contender) -> Base:
-    """Everything about a contender's checkpoint but its weights."""
-    assert contender.model is not None, "CTranslate2 has files of its own"
-    return read_base(contender.model)
-
-
-def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.dtype:
-    """Of the weights: as a run trained on them, else as asked, else a checkpoint's own.
-
-    A CPU computes in float16 many times slower than in float32, which holds the same weights.
-    """
-    import torch
-
-    from lora_whisper.model.checkpoint import load_config
-    from lora_whisper.model.device import choose_dtype
-
-    assert contender.model is not None
-    if contender.kind in ("base", "adapter"):
-        trained = contender.model.dtype
-        is_open = trained == contender.precision == "auto"
-        return choose_dtype(asked if is_open else trained, contender.precision)
-    own = load_config(base_of(contender).checkpoint).dtype
-    dtype = own if isinstance(own, torch.dtype) else torch.float32
-    if asked != "auto":
-        return choose_dtype(asked, "auto")
-    return torch.float32 if dtype == torch.float16 and device.type == "cpu" else dtype

@@ -1,12 +1,18 @@
-"""One test set's score: error rates, their intervals, and the same for each group."""
+"""From transcriptions to a score: error rates, their intervals, and the same for each group."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from lora_whisper.config import EvaluationConfig
+from lora_whisper.data.dataset import Utterance, written_language
+from lora_whisper.data.sources.rows import USUAL_NAMES
+from lora_whisper.evaluation.decoding.transcribe import Hypotheses
 from lora_whisper.evaluation.metrics import (
     Counts,
     character_error_counts,
@@ -15,10 +21,11 @@ from lora_whisper.evaluation.metrics import (
     total,
 )
 from lora_whisper.evaluation.normalizers import as_written, characters_of, normalizer_for
-from lora_whisper.evaluation.resampling import Interval, Units, bootstrap_interval, sampling_units
-from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.evaluation.results import ScoredRow
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
-from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
+from lora_whisper.evaluation.significance import Interval, Units, bootstrap_interval, sampling_units
+from lora_whisper.evaluation.test_sets import group_labels
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, Vocabulary
 
 Rate = Literal["wer", "cer"]
 Align = Callable[[str, str], Counts]
@@ -64,6 +71,83 @@ class Score:
                 for column, groups in self.groups.items()
             },
         }
+
+
+def scored_row(
+    row: str,
+    language: str | None,
+    reference: str,
+    hypothesis: str,
+    *,
+    speaker: str | None = None,
+    seconds: float = 0.0,
+    bad_audio: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+) -> ScoredRow:
+    """Normalize both texts by their language, and count. Either text may be empty."""
+    normalize = normalizer_for(language)
+    expected, heard = normalize(reference), normalize(hypothesis)
+    counts = error_counts(expected, heard)
+    return ScoredRow(
+        row=row,
+        language=language,
+        speaker=speaker,
+        reference=reference,
+        hypothesis=hypothesis,
+        reference_normalized=expected,
+        hypothesis_normalized=heard,
+        errors=counts.errors,
+        substitutions=counts.substitutions,
+        insertions=counts.insertions,
+        deletions=counts.deletions,
+        reference_words=counts.reference_length,
+        wer=counts.rate,
+        seconds=seconds,
+        bad_audio=bad_audio,
+        columns=columns or {},
+    )
+
+
+def hypotheses_jsonl(rows: Iterable[ScoredRow]) -> bytes:
+    """One JSON object a line, UTF-8."""
+    lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    return "".join(lines).encode()
+
+
+def judge(
+    utterances: Sequence[Utterance],
+    heard: Hypotheses,
+    vocabulary: Vocabulary,
+    settings: EvaluationConfig,
+    seed: int,
+) -> tuple[Score, list[ScoredRow]]:
+    """Score what was heard. The same hypotheses and seed give the same figures.
+
+    Audio that does not decode is counted in the score, and scored as if nothing was heard.
+
+    Args:
+        heard: of these utterances, in their order.
+
+    Raises:
+        UserError: no row has a column of `evaluation.group_by`.
+    """
+    reasons = {bad.row: bad.reason for bad in heard.bad}
+    rows = [
+        scored_row(
+            utterance.row,
+            written_language(vocabulary, utterance),
+            utterance.text,
+            text,
+            speaker=utterance.speaker,
+            seconds=seconds,
+            bad_audio=reasons.get(utterance.row),
+            columns=_other_columns(utterance),
+        )
+        for utterance, text, seconds in zip(utterances, heard.texts, heard.seconds, strict=True)
+    ]
+    groups = group_labels(utterances, settings.group_by)
+    result = score(rows, settings.bootstrap_samples, seed, groups)
+    return dataclasses.replace(result, decode_seconds=heard.decode_seconds), rows
 
 
 def score(
@@ -212,3 +296,19 @@ def _rows_by_label(labels: Iterable[str]) -> dict[str, list[int]]:
 
 def _without_groups(score: Score) -> dict[str, Any]:
     return {name: value for name, value in score.to_dict().items() if name != "groups"}
+
+
+def _other_columns(utterance: Utterance) -> dict[str, Any]:
+    """The row as it stands in its source, but for the audio and the text."""
+    usual = {*USUAL_NAMES.audio, *USUAL_NAMES.text}
+    return {
+        name: value
+        for name, value in utterance.columns.items()
+        if name not in usual and value != utterance.text and not _is_audio(value, utterance)
+    }
+
+
+def _is_audio(value: object, utterance: Utterance) -> bool:
+    """Whether a column of any name holds the path of the audio."""
+    audio = utterance.audio
+    return isinstance(audio, Path) and isinstance(value, str) and Path(value).name == audio.name

@@ -1,10 +1,16 @@
-"""The sets that `evaluate` scores: tests, what must not be forgotten, a sample of training."""
+"""The sets that `evaluate` scores: tests, what must not be forgotten, a sample of training.
+
+Also what each is broken down by, and what it shares with the training set of a run.
+"""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +25,18 @@ from lora_whisper.config import (
     TestSetConfig,
     TrainConfig,
 )
+from lora_whisper.data.contents import Recordings, Texts
 from lora_whisper.data.corpus import sample
-from lora_whisper.data.dataset import Utterances
-from lora_whisper.data.sources import beside, read_split
+from lora_whisper.data.dataset import Utterance, Utterances
+from lora_whisper.data.durations import measure
+from lora_whisper.data.sources import beside, read_split, resolved
 from lora_whisper.data.speech import train_rows
 from lora_whisper.errors import UserError
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_folder import OWN_SET
+
+log = logging.getLogger("lora_whisper")
+
 
 Role = Literal["test", "retention", "training"]
 TRAINING_SET = "training"
@@ -221,3 +232,131 @@ def name_of(data: DataConfig) -> str:
         return plain_name(f"{place.parent.name}-{place.stem}")
     holder = "-".join(Path(data.path).parts[-2:]) if data.path else None
     return plain_name("-".join(filter(None, (holder, data.config, place))))
+
+
+# ── groups: columns of the manifest, and what is known without one ───────────────────────────
+
+NO_GROUP = "none"  # label of utterances of which the column says nothing
+LIMITS_SECONDS = (2, 5, 10, 20, 30)  # the last is Whisper's window
+DURATIONS = (
+    f"up to {LIMITS_SECONDS[0]} s",
+    *(f"{low} to {high} s" for low, high in pairwise(LIMITS_SECONDS)),
+    f"over {LIMITS_SECONDS[-1]} s",
+)
+
+
+def group_labels(utterances: Sequence[Utterance], names: Sequence[str]) -> dict[str, list[str]]:
+    """For each name of `evaluation.group_by`, a label an utterance. No audio is read.
+
+    A name is a column of the manifest. Without such a column it may be `duration` (by length),
+    `speaker` or `language`, which are known whatever the manifest calls them. A column `duration`
+    of numbers counts as none, because every number would be a group of its own.
+
+    Raises:
+        UserError: no row has the column, and it is not known otherwise either.
+    """
+    if not names:
+        return {}
+    rows = list(utterances)  # each is made when it is asked for
+    return {name: [_label(value) for value in _values(rows, name)] for name in names}
+
+
+def _label(value: object) -> str:
+    return NO_GROUP if value is None or value == "" else str(value)
+
+
+def _values(rows: Sequence[Utterance], name: str) -> list[object]:
+    if any(name in row.columns for row in rows) and not _is_measured(rows, name):
+        return [row.columns.get(name) for row in rows]
+    if name in COMPUTED:
+        values: list[object] = [COMPUTED[name](row) for row in rows]
+        if any(values):
+            return values
+    columns = {column for row in rows for column in row.columns}
+    computed = [each for each, value_of in COMPUTED.items() if any(map(value_of, rows))]
+    known = [*sorted(columns), *(each for each in computed if each not in columns)]
+    # Read from the sound, of which not all is known yet.
+    lengths = "" if "duration" in known else "; duration groups by the clips' length"
+    raise UserError(
+        f"evaluation.group_by={name}: no row of the test set has this column; "
+        f"they have {', '.join(known)}{lengths}"
+    )
+
+
+def _is_measured(rows: Sequence[Utterance], name: str) -> bool:
+    """Whether a column gives seconds, as NeMo's manifests do; tables hold numbers as text."""
+    if name != "duration":
+        return False
+    return all(_is_number(row.columns[name]) for row in rows if row.columns.get(name))
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _duration(row: Utterance) -> str | None:
+    seconds = row.duration_seconds  # 0 where nobody measured it
+    return DURATIONS[bisect.bisect_left(LIMITS_SECONDS, seconds)] if seconds else None
+
+
+COMPUTED: Mapping[str, Callable[[Utterance], str | None]] = {
+    "duration": _duration,
+    "speaker": lambda row: row.speaker,
+    "language": lambda row: row.language,
+}
+
+
+# ── leaks: recordings, texts and speakers that a run was trained on ──────────────────────────
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What of a test set a run has learnt; a shared recording is a fault, a speaker a limit."""
+
+    run: str
+    recordings: int  # utterances of the test set
+    texts: int  # utterances, too
+    speakers: int
+
+
+def learnt_speech(run: str, config: TrainConfig) -> list[Utterances] | None:
+    """All that a run was trained on, measured; None, with a warning, where it is gone.
+
+    What is not to be heard any more counts without its length: its text was learnt all the same.
+    """
+    if config.data.streaming:
+        log.warning("leaks       %s was trained on a stream, which nobody can look through", run)
+        return None
+    try:
+        sources = [config.data, *(resolved(config.data, mix) for mix in config.data.mix)]
+        return [measure(train_rows(source))[0] for source in sources]
+    except UserError as error:
+        reason = str(error).splitlines()[0]
+        log.warning("leaks       the training set of %s cannot be looked through: %s", run, reason)
+        return None
+
+
+def find_leaks(
+    run: str, learnt: Sequence[Utterances], sets: Mapping[str, Utterances]
+) -> dict[str, Leaks]:
+    """Look for each set's utterances in what a run was trained on."""
+    recordings, texts = Recordings(learnt), Texts(learnt)
+    heard = set().union(*map(speakers, learnt))
+    return {
+        name: Leaks(
+            run=run,
+            recordings=len(recordings.shared_with(utterances)),
+            texts=len(texts.shared_with(utterances)),
+            speakers=len(speakers(utterances) & heard),
+        )
+        for name, utterances in sets.items()
+    }
+
+
+def speakers(utterances: Utterances) -> set[str]:
+    """Who speaks, as far as the rows say."""
+    return {name for name in utterances.column("speaker").unique().to_pylist() if name}

@@ -24,8 +24,8 @@ from lora_whisper.terminal import work
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.evaluation.decoding import Hypotheses
-    from lora_whisper.evaluation.recognizer import Recognizer
+    from lora_whisper.evaluation.decoding.decoder import Recognizer
+    from lora_whisper.evaluation.decoding.transcribe import Hypotheses
 
 PUBLISHED_SIZES = (51864, 51865, 51866)  # vocabularies of .en, of all before large-v3, and of it
 PUBLISHED_SECONDS = 30.0
@@ -173,7 +173,7 @@ def unusual_in(base: Base) -> str:
 
 def adapter_consumer(folder: Path, base: ModelConfig, device: torch.device) -> Consumer:
     """Stock PEFT, which puts the exported adapter on the base in full precision."""
-    from lora_whisper.evaluation.listening import Listening
+    from lora_whisper.evaluation.loading import Listening
     from lora_whisper.evaluation.models import Contender
 
     model = dataclasses.replace(base, dtype="float32")
@@ -208,7 +208,7 @@ def _by_program(
     from lora_whisper.data.audio import AudioError, read_audio
     from lora_whisper.data.dataset import token_language
     from lora_whisper.data.windows import BadAudio
-    from lora_whisper.evaluation.decoding import Hypotheses
+    from lora_whisper.evaluation.decoding.transcribe import Hypotheses
     from lora_whisper.model.rates import SAMPLING_RATE
 
     started, texts, seconds, bad = time.perf_counter(), [], [], []
@@ -238,8 +238,8 @@ def _by_engine(name: str, folder: Path, base: Base, device: torch.device) -> Hea
     recognizer = _recognizer(name, folder, base, device)
 
     def hear(utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int) -> Hypotheses:
-        from lora_whisper.evaluation.decoding import transcribe
-        from lora_whisper.evaluation.scoring import with_batch_size
+        from lora_whisper.evaluation.decoding.transcribe import transcribe
+        from lora_whisper.evaluation.loading import with_batch_size
 
         with work(f"hearing in {KINDS[name].shown}", len(utterances)) as bar:
             return transcribe(
@@ -256,10 +256,10 @@ def _by_engine(name: str, folder: Path, base: Base, device: torch.device) -> Hea
 def _recognizer(name: str, folder: Path, base: Base, device: torch.device) -> Recognizer:
     engine = KINDS[name].engine
     if engine is None:
-        from lora_whisper.evaluation.ctranslate2_recognizer import CTranslate2Recognizer
+        from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
 
         return CTranslate2Recognizer.load(folder, str(device))
-    from lora_whisper.evaluation.stepwise_recognizer import StepwiseRecognizer
+    from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
     from lora_whisper.model.checkpoint import load_generation_config
 
     return StepwiseRecognizer(

@@ -1,7 +1,7 @@
 """faster-whisper, which hears what `export.ctranslate2` wrote.
 
 Models of other windows and vocabularies than the published ones go to
-`evaluation.ctranslate2_recognizer`, which is CTranslate2 without faster-whisper around it.
+`evaluation.decoding.ctranslate2`, which is CTranslate2 without faster-whisper around it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ ERRORS_ONLY = 3  # of ONNX Runtime's levels; below are its remarks on its own op
 
 
 class OnnxEngine:
-    """Encoder and decoder on the CPU; `evaluation.stepwise_recognizer` decodes with them.
+    """Encoder and decoder on the CPU; `evaluation.decoding.stepwise` decodes with them.
 
     Keys and values stay ONNX Runtime's, from call to call.
     """

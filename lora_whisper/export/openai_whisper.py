@@ -20,7 +20,7 @@ from lora_whisper.export.openai import FILE
 class OpenAIWhisperEngine:
     """OpenAI's own module in float32, for windows and vocabularies of any size.
 
-    See `Engine` of evaluation/stepwise_recognizer.py.
+    See `Engine` of evaluation/decoding/stepwise.py.
     """
 
     def __init__(self, model: Any):

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lora_whisper.config import EvaluationConfig, Padding
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.evaluation.listening import Listening
-from lora_whisper.evaluation.models import Contender, weights_of
-from lora_whisper.evaluation.rates import leading, rate_name
+from lora_whisper.evaluation.loading import Listening, weights_of
+from lora_whisper.evaluation.models import Contender
+from lora_whisper.evaluation.results import leading, rate_name
 from lora_whisper.export.consumers import Consumer
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import sha256
@@ -28,8 +28,8 @@ from lora_whisper.terminal import console, counted
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.evaluation.decoding import Hypotheses
-    from lora_whisper.evaluation.rows import ScoredRow
+    from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+    from lora_whisper.evaluation.results import ScoredRow
 
 PARITY_FILE = "parity.json"  # in the export's folder
 ADAPTER, MERGED = "adapter", "merged"
@@ -64,8 +64,8 @@ class Sample:
         )
 
     def judged(self, found: Hypotheses, weights: Mapping[str, Any]) -> Heard:
-        from lora_whisper.evaluation.judging import judge
         from lora_whisper.evaluation.provenance import provenance
+        from lora_whisper.evaluation.score import judge
 
         given = (self.base.vocabulary, self.settings, self.seed)
         score, rows = judge(self.utterances, found, *given)

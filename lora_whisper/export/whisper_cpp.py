@@ -50,7 +50,7 @@ FUNCTIONS = {  # result, arguments
 class WhisperCppEngine:
     """Encoder and decoder with all logits, for windows and vocabularies of any size.
 
-    See `Engine` of evaluation/stepwise_recognizer.py. Logits are near the checkpoint's, not equal
+    See `Engine` of evaluation/decoding/stepwise.py. Logits are near the checkpoint's, not equal
     to them. The flash attention that whisper.cpp uses unless told otherwise also looks at positions
     of zeros behind the window, of which it fills up 1500 to 1536. Of the embedded nano's logits,
     whose standard deviation is 1.4, the largest difference was 0.28; without it 0.015, which is

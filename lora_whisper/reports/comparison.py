@@ -14,15 +14,14 @@ from typing import Any
 
 from lora_whisper.environment import own_folders, own_names
 from lora_whisper.errors import UserError, listing
-from lora_whisper.evaluation.comparison import compare
 from lora_whisper.evaluation.provenance import (
     differences,
     groups_that_compare,
     texts_hash,
 )
-from lora_whisper.evaluation.rates import padded_as, padding_of, rate_name, units_of
-from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.evaluation.results import ScoredRow, padded_as, padding_of, rate_name, units_of
 from lora_whisper.evaluation.run_scores import hypotheses_of
+from lora_whisper.evaluation.significance import compare
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.paths import file_name

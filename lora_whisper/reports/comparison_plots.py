@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_whisper.evaluation.rates import rate_name
+from lora_whisper.evaluation.results import rate_name
 from lora_whisper.reports.comparison import Effect, Entry, Report
 from lora_whisper.reports.html import LIGHT, SERIES, add_legend, new_axes, shorten, svg
 from lora_whisper.reports.sweep import pareto_front

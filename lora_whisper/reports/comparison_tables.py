@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_whisper.evaluation.rates import both_rates, interval, rate_name
+from lora_whisper.evaluation.results import both_rates, interval, rate_name
 from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison as data
 from lora_whisper.reports.comparison import Entry, Report

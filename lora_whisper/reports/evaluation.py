@@ -11,8 +11,8 @@ from typing import Any
 from lora_whisper.data.audio import AudioError, encode_mp3, read_audio
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.evaluate import Findings, Plan, Speech
-from lora_whisper.evaluation.leaks import Leaks, find_leaks, learnt_speech, speakers
 from lora_whisper.evaluation.models import Contender
+from lora_whisper.evaluation.test_sets import Leaks, find_leaks, learnt_speech, speakers
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder, write_json, write_whole

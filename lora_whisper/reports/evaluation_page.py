@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_whisper.evaluation.alignment import align, separator
-from lora_whisper.evaluation.rates import interval
+from lora_whisper.evaluation.metrics import align, separator
+from lora_whisper.evaluation.results import interval
 from lora_whisper.reports import evaluation_plots as plots
 from lora_whisper.reports.evaluation_table import markdown
 from lora_whisper.reports.evaluation_words import (

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_whisper.evaluation.rates import interval
+from lora_whisper.evaluation.results import interval
 from lora_whisper.reports.evaluation_words import (
     ROLES,
     Results,

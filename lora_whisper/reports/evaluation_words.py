@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lora_whisper.evaluation import rates as stored
+from lora_whisper.evaluation import results as stored
 from lora_whisper.terminal import counted, percent
 
 Results = Mapping[str, Any]  # of evaluation.json

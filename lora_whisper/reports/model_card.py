@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
-from lora_whisper.evaluation.rates import (
+from lora_whisper.evaluation.results import (
     both_rates,
     interval,
     leading,

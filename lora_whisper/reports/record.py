@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.config import TrainConfig
-from lora_whisper.evaluation.rates import leading, units_of
+from lora_whisper.evaluation.results import leading, units_of
 from lora_whisper.lora.provenance import RECORD_FILE, RECORD_FORMAT, TRAINED
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import sha256

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_whisper.evaluation.alignment import align, separator
-from lora_whisper.evaluation.rates import (
+from lora_whisper.evaluation.metrics import align, separator
+from lora_whisper.evaluation.results import (
     both_rates,
     groups_of,
     leading,

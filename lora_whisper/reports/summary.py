@@ -12,7 +12,7 @@ import yaml
 from rich.table import Table
 
 from lora_whisper.cli.compose import defaults
-from lora_whisper.evaluation.rates import (
+from lora_whisper.evaluation.results import (
     both_rates,
     groups_of,
     interval,

@@ -20,7 +20,7 @@ from rich.table import Table
 from lora_whisper.cli.compose import defaults
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import groups_that_compare
-from lora_whisper.evaluation.rates import both_rates, interval, leading, rate_name
+from lora_whisper.evaluation.results import both_rates, interval, leading, rate_name
 from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.program import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank

@@ -12,8 +12,9 @@ from lora_whisper import terminal
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.speech import Inputs, Speech
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.loading import load_whisper, whisper_inside
 from lora_whisper.evaluation.models import trained
-from lora_whisper.evaluation.scoring import load_whisper, score_model, whisper_inside
+from lora_whisper.evaluation.scoring import score_model
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.run_config import read_config

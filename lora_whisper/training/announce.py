@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.data.dataset import Utterances
-    from lora_whisper.evaluation.pace import Pace
+    from lora_whisper.evaluation.decoding.whisper import Pace
     from lora_whisper.lora.adapter import TableRow
     from lora_whisper.training.planning import Plan
 
@@ -55,7 +55,7 @@ def course(
     config: TrainConfig, windows: TrainingWindows, width: int, micro_batch: int, speech: Speech
 ) -> Iterator[str]:
     """What is about to be done, with what null and auto have become."""
-    from lora_whisper.evaluation.scoring import scoring_batch_for_width
+    from lora_whisper.evaluation.loading import scoring_batch_for_width
     from lora_whisper.model.device import choose_dtype
     from lora_whisper.training.defaults import (
         checkpoints_activations,
@@ -303,8 +303,7 @@ def scoring_pace(
     config: TrainConfig, base: Base, speech: Speech, whisper: WhisperForConditionalGeneration
 ) -> Pace:
     """Of decoding on this machine, all processes at once; nothing where nothing is decoded."""
-    from lora_whisper.evaluation.pace import Pace, measured_pace
-    from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
+    from lora_whisper.evaluation.decoding.whisper import Pace, WhisperRecognizer, measured_pace
 
     if speech.test is None and speech.validation is None:
         return Pace(0.0, 0.0)
@@ -315,7 +314,7 @@ def scoring_pace(
 
 
 def scoring_batch(config: TrainConfig, whisper: WhisperForConditionalGeneration) -> int:
-    from lora_whisper.evaluation.scoring import scoring_batch_for_width
+    from lora_whisper.evaluation.loading import scoring_batch_for_width
 
     return config.evaluation.batch_size or scoring_batch_for_width(whisper.config.d_model)
 

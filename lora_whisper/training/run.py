@@ -20,15 +20,14 @@ from lora_whisper.data.loader import (
 )
 from lora_whisper.data.speech import Inputs, Speech
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.loading import load_whisper, whisper_inside
 from lora_whisper.evaluation.models import trained
 from lora_whisper.evaluation.scoring import (
     earlier_score,
     is_decoded,
-    load_whisper,
     score_model,
     validation_sample,
     validation_wer,
-    whisper_inside,
 )
 from lora_whisper.lora.limits import require_eva
 from lora_whisper.model.base import Base

@@ -24,7 +24,7 @@ LOADED = [  # once, which takes most of what a short run takes
     "matplotlib.backends.backend_svg",
     "lora_whisper.reports.run",
     "lora_whisper.cli.train",
-    "lora_whisper.evaluation.judging",
+    "lora_whisper.evaluation.score",
     "lora_whisper.training.recorder",
 ]
 

@@ -16,7 +16,7 @@ from ctranslate2.converters import TransformersConverter
 from safetensors.numpy import load_file, save_file
 
 from lora_whisper.__main__ import carry_out
-from lora_whisper.evaluation import decoding
+from lora_whisper.evaluation.decoding import transcribe
 from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
 from tests.evaluation.toy_listener import NANO
 from tests.launched import command_line, together
@@ -137,7 +137,7 @@ def test_what_was_decoded_before_is_not_decoded_again(
     def not_again(*_: object, **__: object) -> None:
         raise AssertionError("it was decoded before")
 
-    monkeypatch.setattr(decoding, "transcribe", not_again)
+    monkeypatch.setattr(transcribe, "transcribe", not_again)
     assert line("evaluate", "run=outputs/a", *QUICK) == 0
     again = results("outputs/a")["scores"]
     assert {one["cached"] for one in again["test"].values()} == {True}
@@ -154,13 +154,13 @@ def test_the_points_of_a_sweep_pay_for_their_base_once(
     world: World, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[int] = []
-    transcribe = decoding.transcribe
+    decode = transcribe.transcribe
 
     def counted(recognizer: Any, utterances: Sequence[Any], *more: Any, **named: Any) -> Any:
         heard.append(len(utterances))
-        return transcribe(recognizer, utterances, *more, **named)
+        return decode(recognizer, utterances, *more, **named)
 
-    monkeypatch.setattr(decoding, "transcribe", counted)
+    monkeypatch.setattr(transcribe, "transcribe", counted)
     few = ("training.max_steps=1", "training.validate_every_steps=null", "adapter.rank=1,2")
     assert line("train", "-m", *world.arguments("ranks", *few)) == 0
     assert heard.count(4) == 3  # the base, and two adapters

@@ -16,7 +16,7 @@ import pytest
 from lora_whisper.cli import export
 from lora_whisper.cli.export import _show_quantizer
 from lora_whisper.config import EXPORT_DTYPES
-from lora_whisper.evaluation.decoding import Hypotheses
+from lora_whisper.evaluation.decoding.transcribe import Hypotheses
 from lora_whisper.export import consumers
 from lora_whisper.export import ctranslate2 as writer
 from lora_whisper.export.ggml import quantize_command

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.cli.workers import Workers
-from lora_whisper.evaluation.cache import decoded_by_one, read_hypotheses, write_hypotheses_of
-from lora_whisper.evaluation.decoding import Hypotheses
+from lora_whisper.evaluation.decoding.cache import (
+    decoded_by_one,
+    read_hypotheses,
+    write_hypotheses_of,
+)
+from lora_whisper.evaluation.decoding.transcribe import Hypotheses
 from tests.cli.conftest import World
 from tests.cli.light_command import light, real
 from tests.cli.test_sweeping import short_run

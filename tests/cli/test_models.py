@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.models import contenders_of_run, dtype_of, find_contenders, identity
+from lora_whisper.evaluation.loading import dtype_of, identity
+from lora_whisper.evaluation.models import contenders_of_run, find_contenders
 from lora_whisper.run_folder import write_json
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import toy_run

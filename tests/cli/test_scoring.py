@@ -8,7 +8,7 @@ import torch
 from lora_whisper.composing import RangeError, to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.scoring import load_whisper
+from lora_whisper.evaluation.loading import load_whisper
 from lora_whisper.model.base import read_base
 from tests.cli.conftest import World
 from tests.composed import train_values

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.evaluation.rows import ScoredRow
+from lora_whisper.evaluation.results import ScoredRow
 from lora_whisper.evaluation.score import score
 from lora_whisper.reports.summary import _effort, remarks, score_table
 from tests.evaluation.toy_rows import rows_of

@@ -12,9 +12,7 @@ import torch
 from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.environment import environment, versions
-from lora_whisper.evaluation.judging import hypotheses_jsonl
-from lora_whisper.evaluation.rows import scored_row
-from lora_whisper.evaluation.score import score
+from lora_whisper.evaluation.score import hypotheses_jsonl, score, scored_row
 from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_config import write_config

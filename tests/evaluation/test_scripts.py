@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from lora_whisper.evaluation.normalizers import normalizer_for
-from lora_whisper.evaluation.rows import scored_row
-from lora_whisper.evaluation.score import score
+from lora_whisper.evaluation.score import score, scored_row
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import lora_whisper
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
-from lora_whisper.evaluation.decoding import Hypotheses, transcribe
-from lora_whisper.evaluation.whisper_recognizer import WhisperRecognizer
+from lora_whisper.evaluation.decoding.transcribe import Hypotheses, transcribe
+from lora_whisper.evaluation.decoding.whisper import WhisperRecognizer
 from lora_whisper.model.checkpoint import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.rates import SAMPLING_RATE

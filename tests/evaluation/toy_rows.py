@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lora_whisper.evaluation.rows import ScoredRow, scored_row
+from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.score import scored_row
 
 
 def rows_of(

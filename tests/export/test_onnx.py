@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import transcribe
-from lora_whisper.evaluation.stepwise_recognizer import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export.onnx import DECODER, ENCODER, write
 from lora_whisper.export.onnxruntime import OnnxEngine
 from lora_whisper.model.shapes import shape

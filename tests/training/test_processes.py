@@ -17,8 +17,8 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import transcribe
-from lora_whisper.evaluation.recognizer import BrokenModel
+from lora_whisper.evaluation.decoding.decoder import BrokenModel
+from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.model.device import join_processes, take_from_main
 from lora_whisper.training.loop import StepResult, mean_loss, train_step
 from lora_whisper.training.optim import new_optimizer

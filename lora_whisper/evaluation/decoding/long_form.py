@@ -1,0 +1,287 @@
+"""From an utterance of any length to windows, and from what is heard in them to its text.
+
+What fits into a window is one. Longer recordings go through it by Whisper's sequential algorithm
+(openai/whisper, `transcribe`; Radford et al. 2022, section 4.5): timestamps are decoded, and the
+next window begins where the last finished segment ended. There it is written as one loop; here each
+recording is an object that knows where it is, so that several can be decoded together.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from lora_whisper.config import Padding
+from lora_whisper.evaluation.decoding.decoder import (
+    DecodingOptions,
+    DecodingResult,
+    DecodingTask,
+    Recognizer,
+    text_of,
+)
+from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE, SECONDS_PER_TIMESTAMP
+from lora_whisper.model.tokenizer import Vocabulary
+
+# A hypothesis may have 20 tokens and 50 more a second. Read Swahili has 6 a second at most; fast
+# speech in scripts that Whisper's vocabulary spells byte by byte (Burmese, Amharic, Georgian: three
+# tokens a letter) stays below 50. So it only ends hallucinations, of short clips above all.
+FREE_TOKENS = 20
+TOKENS_PER_SECOND = 50
+FRAMES_PER_SECOND = SAMPLING_RATE // HOP_SAMPLES
+FRAMES_PER_TIMESTAMP = round(SECONDS_PER_TIMESTAMP * FRAMES_PER_SECOND)
+HIGHEST_PROMPT_TEMPERATURE = 0.5  # what was drawn at a higher one is nobody's prompt
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a text, and where in its recording it is spoken."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+
+
+class Listening(Protocol):
+    """An utterance that is being heard."""
+
+    @property
+    def is_done(self) -> bool: ...
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it has to know the probabilities of what is heard."""
+        ...
+
+    def task(self) -> DecodingTask:
+        """The window to decode next."""
+        ...
+
+    def take(self, result: DecodingResult) -> None:
+        """Note what was heard in it."""
+        ...
+
+    def text(self) -> str: ...
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Empty where no timestamps were decoded."""
+        ...
+
+
+class Clip:
+    """An utterance that fits into a window."""
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        samples: Tensor,
+        prompt: Sequence[int],
+        is_judged: bool,
+        seed: tuple[int, ...],
+        padding: Padding,
+        most_letters: float = math.inf,
+    ):
+        """`samples`: (samples,) float32 at 16 kHz, no more than a window's.
+
+        With `is_judged`, what seems to be silence has no text.
+        """
+        self.most_letters = most_letters
+        self.recognizer, self.prompt, self.seed = recognizer, tuple(prompt), seed
+        self.is_judged = is_judged
+        self.samples = len(samples)
+        self.features = recognizer.features.clip(samples, padding)
+        self.tokens: tuple[int, ...] = ()
+        self.is_done = False
+
+    def task(self) -> DecodingTask:
+        most = token_limit(self.recognizer.vocabulary, self.samples, len(self.prompt))
+        return DecodingTask(self.features, self.prompt, most, self.seed, self.most_letters)
+
+    def take(self, result: DecodingResult) -> None:
+        self.tokens = () if self.is_judged and is_silence(result) else result.tokens
+        self.is_done = True
+
+    def text(self) -> str:
+        return text_of(self.recognizer, self.tokens)
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Its finished segments, and what follows them up to the clip's end."""
+        vocabulary = self.recognizer.vocabulary
+        if self.prompt[-1] == vocabulary.no_timestamps:
+            return ()
+        pieces, rest = split_at_timestamps(self.tokens, vocabulary.timestamp_begin)
+        pieces += [rest] if rest else []
+        seconds = self.samples / SAMPLING_RATE
+        found = [_segment(self.recognizer, piece, 0.0, seconds) for piece in pieces]
+        return tuple(segment for segment in found if segment.text)
+
+
+class Recording:
+    """A recording longer than a window, on the way from its beginning to its end."""
+
+    is_judged = True
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        samples: Tensor,
+        start: Sequence[int],
+        previous_text: bool,
+        seed: tuple[int, ...],
+        padding: Padding,
+    ):
+        """`start`: what the decoder is given before the first timestamp."""
+        self.recognizer, self.start, self.seed = recognizer, tuple(start), seed
+        self.previous_text = previous_text
+        self.features = recognizer.features.recording(samples, padding)
+        self.frames = len(samples) // HOP_SAMPLES
+        self.window_frames = recognizer.features.window_samples // HOP_SAMPLES
+        self.seek_frames = 0  # where the next window begins
+        self.tokens: list[int] = []  # of all segments, with their timestamps
+        self.prompt_since = 0  # the first of them that may be in a prompt
+        self.found: list[Segment] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self.seek_frames >= self.frames
+
+    def task(self) -> DecodingTask:
+        # Where sound is padded, the tail is followed by silence. openai/whisper did so from March
+        # 2023 on (#1052, against hallucinations); #1838 left its mel-frames at 0 instead.
+        window = self.features[:, self.seek_frames : self.seek_frames + self.window_frames]
+        prompt = (*self._prompt(), *self.start)
+        samples = self._frames_here() * HOP_SAMPLES
+        most = token_limit(self.recognizer.vocabulary, samples, len(prompt))
+        return DecodingTask(window, prompt, most, (*self.seed, self.seek_frames))
+
+    def take(self, result: DecodingResult) -> None:
+        """Add its segments, and go to where the last finished one ends."""
+        if is_silence(result):
+            self.seek_frames += self._frames_here()
+            return
+        begin = self.recognizer.vocabulary.timestamp_begin
+        pieces, rest = split_at_timestamps(result.tokens, begin)
+        self._add(pieces or [list(result.tokens)])
+        if not self.previous_text or result.temperature > HIGHEST_PROMPT_TEMPERATURE:
+            self.prompt_since = len(self.tokens)
+        finished = (pieces[-1][-1] - begin) * FRAMES_PER_TIMESTAMP if pieces and rest else 0
+        self.seek_frames += finished or self._frames_here()
+
+    def text(self) -> str:
+        return text_of(self.recognizer, self.tokens)
+
+    def segments(self) -> tuple[Segment, ...]:
+        return tuple(self.found)
+
+    def _frames_here(self) -> int:
+        """Frames of the recording in this window."""
+        return min(self.window_frames, self.frames - self.seek_frames)
+
+    def _prompt(self) -> list[int]:
+        """Half of what the decoder has room for, at most."""
+        vocabulary = self.recognizer.vocabulary
+        previous = self.tokens[self.prompt_since :][-(vocabulary.max_tokens // 2 - 1) :]
+        return [vocabulary.previous, *previous] if previous else []
+
+    def _add(self, pieces: Sequence[Sequence[int]]) -> None:
+        """Keep what has text and takes time."""
+        offset = self.seek_frames / FRAMES_PER_SECOND
+        end = offset + self._frames_here() / FRAMES_PER_SECOND
+        for piece in pieces:
+            segment = _segment(self.recognizer, piece, offset, end)
+            if segment.text and segment.start_seconds < segment.end_seconds:
+                self.found.append(segment)
+                self.tokens += piece
+
+
+def token_limit(vocabulary: Vocabulary, samples: int, prompt_tokens: int) -> int:
+    """Tokens that audio of this length may have after a prompt; eot comes after them."""
+    room = vocabulary.max_tokens - prompt_tokens - 1
+    spoken = math.ceil(TOKENS_PER_SECOND * samples / SAMPLING_RATE)
+    return min(FREE_TOKENS + spoken, room)
+
+
+def split_at_timestamps(
+    tokens: Sequence[int], timestamp_begin: int
+) -> tuple[list[list[int]], list[int]]:
+    """Cut between two timestamps in a row: finished pieces, and the rest that has no end yet.
+
+    A single timestamp at the very end finishes its piece where there is one before, and says that
+    nothing is spoken after it; without any two in a row, all is rest.
+    """
+    is_time = [token >= timestamp_begin for token in tokens]
+    cuts = [index for index in range(1, len(tokens)) if is_time[index - 1] and is_time[index]]
+    if cuts and is_time[-2:] == [False, True]:
+        cuts.append(len(tokens))
+    pieces = [list(tokens[start:end]) for start, end in zip([0, *cuts], cuts, strict=False)]
+    return pieces, list(tokens[cuts[-1] :] if cuts else tokens)
+
+
+def _segment(
+    recognizer: Recognizer, piece: Sequence[int], offset_seconds: float, window_end_seconds: float
+) -> Segment:
+    """A piece with its times; one without an end lasts to the end of what was heard."""
+    begin = recognizer.vocabulary.timestamp_begin
+    times = [
+        offset_seconds + (one - begin) * SECONDS_PER_TIMESTAMP for one in piece if one >= begin
+    ]
+    is_open = len(times) < 2
+    start = times[0] if times else offset_seconds
+    end = window_end_seconds if is_open else times[-1]
+    return Segment(round(start, 2), round(end, 2), text_of(recognizer, piece))
+
+
+# ── temperature fallback: what a model seems to have failed on is decoded again, by drawing ──
+#
+# Radford et al. 2022, section 4.5, and openai/whisper's `transcribe`, whose thresholds these are.
+
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # after 0
+LARGEST_COMPRESSION_RATIO = 2.4  # a text that compresses better repeats itself
+LOWEST_LOG_PROBABILITY = -1.0  # mean of a token's
+SILENCE_PROBABILITY = 0.6  # of <|nospeech|>
+
+
+def decode_with_fallback(
+    recognizer: Recognizer, tasks: Sequence[DecodingTask], options: DecodingOptions
+) -> list[DecodingResult]:
+    """Decode all tasks; those that fail again at rising temperatures, until they do not.
+
+    The text at the last temperature stands, as in openai/whisper.
+    """
+    results = dict(enumerate(recognizer.decode(tasks, options)))
+    for temperature in TEMPERATURES:
+        failed = [index for index, result in results.items() if _has_failed(recognizer, result)]
+        if not failed:
+            break
+        again = [tasks[index] for index in failed]
+        drawn = recognizer.decode(again, replace(options, temperature=temperature))
+        results |= zip(failed, drawn, strict=True)
+    return [results[index] for index in range(len(tasks))]
+
+
+def is_silence(result: DecodingResult) -> bool:
+    """Whether nobody speaks: <|nospeech|> is probable, and what was heard instead is not."""
+    assert result.no_speech_probability is not None
+    return result.no_speech_probability > SILENCE_PROBABILITY and not _is_probable(result)
+
+
+def compression_ratio(text: str) -> float:
+    """How many times its compressed form a text takes, in UTF-8; high where it repeats itself."""
+    written = text.encode()
+    return len(written) / len(zlib.compress(written))
+
+
+def _has_failed(recognizer: Recognizer, result: DecodingResult) -> bool:
+    if is_silence(result):
+        return False
+    repeats = compression_ratio(text_of(recognizer, result.tokens)) > LARGEST_COMPRESSION_RATIO
+    return repeats or not _is_probable(result)
+
+
+def _is_probable(result: DecodingResult) -> bool:
+    assert result.mean_log_probability is not None
+    return result.mean_log_probability >= LOWEST_LOG_PROBABILITY

@@ -1,0 +1,103 @@
+"""A Whisper that some other program runs, a token at a time: it is told how to decode by us.
+
+What programs such as whisper.cpp take for granted (a window of 30 seconds, one of OpenAI's three
+vocabularies, a prompt made of them) does not hold for every model that they can compute. Below
+that, each has an encoder and a decoder, and these suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lora_whisper.evaluation.decoding.decoder import (
+    BrokenModel,
+    DecodingOptions,
+    DecodingResult,
+    DecodingTask,
+    is_endless,
+    letters_of,
+)
+from lora_whisper.evaluation.decoding.whisper import Rule, Suppressed, timestamp_rules
+from lora_whisper.model.features import LogMel
+from lora_whisper.model.tokenizer import Vocabulary
+
+
+class Engine(Protocol):
+    """Encoder and decoder, wherever they are computed."""
+
+    width: int  # of the model
+
+    def hear(self, features: Tensor) -> None:
+        """Encode a window: log-mel (mel bins, frames) in float32 on the CPU. No token is given."""
+        ...
+
+    def logits(self, tokens: Sequence[int]) -> Tensor:
+        """Give the decoder more tokens of the same window: (vocabulary,) in float32, of the next.
+
+        What it was given since `hear` stands before them.
+        """
+        ...
+
+
+class StepwiseRecognizer:
+    """Hears windows one after the other, greedily; see `Recognizer`."""
+
+    threads = 1
+    draws_by_seed = False
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        generation_config: Any,
+        vocabulary: Vocabulary,
+        features: LogMel,
+    ):
+        """`generation_config`: of Transformers; its suppressed tokens are not decoded."""
+        self.engine, self.tokenizer, self.config = engine, tokenizer, generation_config
+        self.vocabulary, self.features, self.width = vocabulary, features, engine.width
+        self.letters = letters_of(tokenizer, vocabulary.size)
+
+    def listening(self) -> AbstractContextManager[None]:
+        return torch.inference_mode()
+
+    def decode(
+        self, tasks: Sequence[DecodingTask], options: DecodingOptions
+    ) -> list[DecodingResult]:
+        """See `Recognizer`."""
+        assert (options.beams, options.temperature) == (1, 0.0), "greedy is what can be compared"
+        assert not options.probabilities, "of recordings over a window, which are not compared"
+        return [DecodingResult(self._tokens(task), 0.0, None, None) for task in tasks]
+
+    def _tokens(self, task: DecodingTask) -> tuple[int, ...]:
+        self.engine.hear(task.features)
+        rules: list[Rule] = [
+            Suppressed(
+                self.config.suppress_tokens or [],
+                self.config.begin_suppress_tokens or [],
+                len(task.prompt),
+                torch.device("cpu"),
+            ),
+            *timestamp_rules(self.vocabulary, task.prompt),
+        ]
+        given, new = [*task.prompt], list(task.prompt)
+        while len(given) - len(task.prompt) < task.most_tokens:
+            scores = self.engine.logits(new)[None].clone()
+            for rule in rules:
+                scores = rule(torch.tensor([given]), scores)
+            highest, likeliest = scores[0].max(dim=-1)
+            if not highest.isfinite():
+                raise BrokenModel
+            if int(likeliest) == self.vocabulary.eot:
+                break
+            new = [int(likeliest)]
+            given += new
+            text = given[len(task.prompt) :]
+            if is_endless(text, self.letters, task.most_letters):
+                break
+        return tuple(given[len(task.prompt) :])

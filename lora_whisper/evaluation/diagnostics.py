@@ -1,0 +1,324 @@
+"""Errors beyond the rate: hallucination, keywords that are missed, the most frequent mistakes.
+
+A high error rate hides whether a model mishears words or runs away, and an average hides the words
+that matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jiwer
+import numpy as np
+
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding.decoder import LOOP_REPEATS, most_letters
+from lora_whisper.evaluation.decoding.long_form import LARGEST_COMPRESSION_RATIO, compression_ratio
+from lora_whisper.evaluation.normalizers import normalizer_for
+from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.significance import Interval, bootstrap_interval, sampling_units
+
+# ── hallucination: loops, and more text than the time allows ─────────────────────────────────
+#
+# The signs are looked for in each hypothesis alone, and count only where the reference does not
+# show them as well.
+
+LONGEST_LOOP = 12  # words, or graphemes of a script without spaces
+SHOWN_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Runaways:
+    """In how many utterances there is a sign; one may show several."""
+
+    utterances: int
+    looping: int  # the same words at least four times in a row
+    compression: int  # text that gzip shrinks by more than 2.4
+    too_long: int  # more letters than the audio has time for
+    on_silence: int  # any text where the reference has none
+    any: int
+    examples: tuple[dict[str, str], ...]  # row, hypothesis, why
+
+
+def find_runaways(rows: Sequence[ScoredRow]) -> Runaways:
+    """Look for signs of hallucination in every hypothesis."""
+    found = [(row, signs(row)) for row in rows]
+    counts = {
+        name: sum(name in names for _, names in found)
+        for name in ("looping", "compression", "too_long", "on_silence")
+    }
+    examples = [
+        {"row": row.row, "hypothesis": row.hypothesis, "why": ", ".join(names)}
+        for row, names in found
+        if names
+    ]
+    return Runaways(
+        utterances=len(rows),
+        **counts,
+        any=len(examples),
+        examples=tuple(examples[:SHOWN_EXAMPLES]),
+    )
+
+
+def signs(row: ScoredRow) -> list[str]:
+    """The names of the signs that a hypothesis shows and its reference does not."""
+    said, heard = row.reference_normalized, row.hypothesis_normalized
+    rules = {
+        "looping": loops(heard) and not loops(said),
+        "compression": (
+            compression_ratio(row.hypothesis)
+            > LARGEST_COMPRESSION_RATIO
+            >= compression_ratio(row.reference)
+        ),
+        "too_long": len("".join(heard.split())) > _most_letters(row),
+        "on_silence": bool(heard) and not said,
+    }
+    return [name for name, holds in rules.items() if holds]
+
+
+def loops(normalized: str) -> bool:
+    """Whether some words stand there `LOOP_REPEATS` times in a row."""
+    words = normalized.split()
+    return any(_longest_run(words, length) >= LOOP_REPEATS for length in _loop_lengths(words))
+
+
+def _loop_lengths(words: Sequence[str]) -> Iterable[int]:
+    return range(1, min(LONGEST_LOOP, len(words) // LOOP_REPEATS) + 1)
+
+
+def _longest_run(words: Sequence[str], length: int) -> int:
+    """How often a stretch of `length` words follows itself, at most; it counts as well."""
+    longest = equal = 0
+    for word, later in zip(words, words[length:], strict=False):
+        equal = equal + 1 if word == later else 0
+        longest = max(longest, equal)
+    return longest // length + 1
+
+
+def _most_letters(row: ScoredRow) -> float:
+    said = len("".join(row.reference_normalized.split()))
+    return max(most_letters(row.seconds, row.language), said)
+
+
+# ── recall on a word list: of the words that matter, how many are there? ─────────────────────
+
+NORMAL_QUANTILE = 1.959964  # of 97.5 %
+
+Phrase = tuple[str, ...]  # normalized words
+
+
+@dataclass(frozen=True)
+class KeywordRecall:
+    """How a model does on a list of words and phrases; None where there is nothing to divide by."""
+
+    recall: float | None  # found / said
+    ci95: Interval | None  # of the recall
+    said: int  # times that a keyword stands in a reference
+    found: int  # those that the hypothesis has, too
+    written: int  # times that a keyword stands in a hypothesis, said or not
+    precision: float | None  # found / written
+    resampled: Literal["speakers", "utterances"]
+    words: tuple[tuple[str, int, int], ...]  # keyword, said, found: most often missed first
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self) | {
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "words": [list(word) for word in self.words],
+        }
+
+
+def read_keywords(path: Path) -> tuple[str, ...]:
+    """Read a file with a word or a phrase a line, in UTF-8; empty lines do not count.
+
+    Raises:
+        UserError: no such file, not a text, or no keyword in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"evaluation.keywords={path}: {_why(error)}. "
+            "Expected a text file in UTF-8 with a word or a phrase a line."
+        ) from None
+    words = [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise UserError(
+            f"evaluation.keywords={path}: found no word in it. Write a word or a phrase a line."
+        )
+    return tuple(dict.fromkeys(words))
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (byte {error.start})"
+    return (error.strerror or str(error)).lower()
+
+
+def keyword_recall(
+    rows: Sequence[ScoredRow], keywords: Sequence[str], samples: int, seed: int
+) -> KeywordRecall:
+    """Count keywords in references and hypotheses, both normalized by the row's language.
+
+    In each utterance a keyword is found as often as it was both said and written, wherever it
+    stands. A keyword within another one ("aspirin" in "baby aspirin") counts for itself, too. Two
+    that are the same when normalized are one; one that nothing is left of is never said.
+
+    The interval is by drawing anew the speakers (or utterances) that said a keyword, and no
+    narrower than Wilson's for as many independent words: when all are found, or none, every draw
+    gives the same, and the interval would be a point.
+    """
+    lists: dict[str | None, KeywordList] = {}
+    said: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    written = 0
+    per_row = np.zeros((2, len(rows)))  # said, found
+    for index, row in enumerate(rows):
+        if row.language not in lists:
+            lists[row.language] = KeywordList(keywords, row.language)
+        expected = lists[row.language].count(row.reference_normalized)
+        heard = lists[row.language].count(row.hypothesis_normalized)
+        both = expected & heard
+        said.update(expected)
+        found.update(both)
+        written += heard.total()
+        per_row[:, index] = expected.total(), both.total()
+    units = sampling_units([row.speaker for row in rows])
+    said_by, found_by = map(units.sums, per_row)
+    return KeywordRecall(
+        recall=found.total() / said.total() if said else None,
+        ci95=_interval(found_by[said_by > 0], said_by[said_by > 0], samples, seed)
+        if said
+        else None,
+        said=said.total(),
+        found=found.total(),
+        written=written,
+        precision=found.total() / written if written else None,
+        resampled=units.resampled,
+        words=_most_missed_first(said, found),
+    )
+
+
+class KeywordList:
+    """Keywords as they stand in normalized texts of one language."""
+
+    def __init__(self, keywords: Sequence[str], language: str | None):
+        normalize = normalizer_for(language)
+        self.names: dict[Phrase, str] = {}  # phrase → keyword, the first of those that are the same
+        for keyword in keywords:
+            self.names.setdefault(tuple(normalize(keyword).split()), keyword)
+        self.names.pop((), None)
+        self.by_first: Mapping[str, list[Phrase]] = {}
+        for phrase in self.names:
+            self.by_first.setdefault(phrase[0], []).append(phrase)
+
+    def count(self, normalized: str) -> Counter[str]:
+        """How often each keyword stands in a text; occurrences of one do not overlap."""
+        words = tuple(normalized.split())
+        counts: Counter[str] = Counter()
+        ends: dict[Phrase, int] = {}
+        for start, word in enumerate(words):
+            for phrase in self.by_first.get(word, ()):
+                end = start + len(phrase)
+                if words[start:end] == phrase and ends.get(phrase, 0) <= start:
+                    counts[self.names[phrase]] += 1
+                    ends[phrase] = end
+        return counts
+
+
+def _interval(found: np.ndarray, said: np.ndarray, samples: int, seed: int) -> Interval:
+    drawn = bootstrap_interval(found, said, samples, seed)
+    alone = wilson_interval(int(found.sum()), int(said.sum()))
+    return min(drawn[0], alone[0]), max(drawn[1], alone[1])
+
+
+def wilson_interval(found: int, said: int) -> Interval:
+    """95 % interval of a share of independent trials: Wilson 1927, doi:10.2307/2276774."""
+    spread = NORMAL_QUANTILE**2 / said
+    share = found / said
+    middle = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+
+
+def _most_missed_first(said: Counter[str], found: Counter[str]) -> tuple[tuple[str, int, int], ...]:
+    """Those that were said."""
+    words = [(word, count, found[word]) for word, count in said.items()]
+    return tuple(sorted(words, key=lambda word: (word[2] - word[1], word[0])))
+
+
+# ── words taken for others, words lost, words made up ────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The most frequent ones first. Words are normalized; graphemes where there are no spaces."""
+
+    confusions: tuple[tuple[str, str, int], ...]  # reference, hypothesis, how often
+    lost: tuple[
+        tuple[str, int, int], ...
+    ]  # word, how often it was not heard, how often it was said
+    inserted: tuple[tuple[str, int], ...]  # word, how often nobody said it
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            name: [list(one) for one in found] for name, found in dataclasses.asdict(self).items()
+        }
+
+
+def find_mistakes(rows: Sequence[ScoredRow], most: int) -> Mistakes:
+    """Count word by word, along the alignment that the score is counted by.
+
+    A word is lost where it was said and is not in its place: left out, or taken for another. So
+    a name that is misheard in a new way each time is found, which no confusion would show.
+
+    Args:
+        most: how many of each kind.
+    """
+    pairs = Counter(pair for row in rows for pair in _aligned(row))
+    said: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    inserted: Counter[str] = Counter()
+    confusions: Counter[tuple[str, str]] = Counter()
+    for (word, heard), count in pairs.items():
+        if word is None:
+            assert heard is not None
+            inserted[heard] += count
+            continue
+        said[word] += count
+        if word != heard:
+            lost[word] += count
+        if heard is not None and word != heard:
+            confusions[word, heard] += count
+    return Mistakes(
+        tuple((word, heard, count) for (word, heard), count in _most(confusions, most)),
+        tuple((word, count, said[word]) for word, count in _most(lost, most)),
+        tuple(_most(inserted, most)),
+    )
+
+
+def _aligned(row: ScoredRow) -> Iterator[tuple[str | None, str | None]]:
+    """Each word said beside the one heard in its place; None where there is none."""
+    found = jiwer.process_words(row.reference_normalized, row.hypothesis_normalized)
+    reference, hypothesis = found.references[0], found.hypotheses[0]
+    for chunk in found.alignments[0]:
+        said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "delete":
+            yield from ((word, None) for word in said)
+        elif chunk.type == "insert":
+            yield from ((None, word) for word in heard)
+        else:
+            yield from zip(said, heard, strict=True)
+
+
+def _most(counts: Counter[Any], most: int) -> list[tuple[Any, int]]:
+    """The most frequent first; of equally frequent ones, in the order of the alphabet."""
+    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:most]

@@ -1,0 +1,377 @@
+"""A model that is scored, from its files to its texts; loaded only where it has to decode."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lora_whisper import processes
+from lora_whisper.config import (
+    CLEAN,
+    Dtype,
+    EvaluationConfig,
+    ModelConfig,
+    QuantizationConfig,
+)
+from lora_whisper.data.dataset import Utterance
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.models import Contender
+from lora_whisper.lora.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapter_hashes,
+)
+from lora_whisper.model.base import Base, read_base
+from lora_whisper.model.checkpoint import (
+    SMALL_FILES,
+    fingerprint,
+    locate,
+    merged_hashes,
+    sha256,
+    snapshot,
+    weights_sha256,
+)
+from lora_whisper.model.shapes import MEDIUM_WIDTH
+from lora_whisper.paths import local_path
+from lora_whisper.terminal import work
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import WhisperForConditionalGeneration
+
+    from lora_whisper.evaluation.decoding.decoder import Recognizer
+    from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+    from lora_whisper.model.tokenizer import Vocabulary
+
+
+ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
+
+
+def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
+    """Name all that decides what a model writes: weights, their storage, and the device."""
+    import torch
+
+    from lora_whisper.model.attention import choose_attention
+
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if contender.folder is not None:
+        return " ".join((sha256(*_files(contender.folder)), asked, where))
+    base, dtype = base_of(contender), dtype_of(contender, asked, device)
+    assert contender.model is not None
+    files = _files(snapshot(base.checkpoint), SMALL_FILES)  # suppressed tokens, the tokenizer
+    adapter = [contender.adapter / name for name in ADAPTER_FILES] if contender.adapter else []
+    parts = (
+        fingerprint(base.checkpoint),
+        sha256(*files, *adapter),
+        *vars(contender.quantization).values(),
+        dtype,
+        choose_attention(contender.model.attention, dtype, device),
+        where,
+    )
+    return " ".join(map(str, parts))
+
+
+def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, Any]:
+    """What names the weights exactly wherever they lie, as scores keep it."""
+    if contender.folder is not None:
+        return {"checkpoint": sha256(contender.folder / "model.bin")}
+    found: dict[str, Any] = {
+        "checkpoint": weights_sha256(base_of(contender).checkpoint),
+        "quantization": contender.quantization.kind,
+    }
+    if contender.adapter is not None and scale:
+        found |= adapter_hashes(contender.adapter)
+    if contender.kind == "merged" and contender.model is not None:
+        found |= merged_hashes(local_path(contender.model.checkpoint))
+    return found | ({"scale": scale} if scale not in (0.0, 1.0) else {})
+
+
+def _files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def require_files(contender: Contender) -> None:
+    """See that a contender's checkpoint is there.
+
+    Raises:
+        UserError: it is not; or CTranslate2 is not installed.
+    """
+    if contender.model is not None:
+        key = "base" if contender.kind in ("base", "adapter") else "models"
+        locate(contender.model, key=key, named_in=contender.named_in)
+        return
+    from lora_whisper.evaluation.decoding.ctranslate2 import require_package
+
+    require_package()
+    vocabulary_of(contender)
+
+
+def vocabulary_of(contender: Contender) -> Vocabulary:
+    """The tokens of a contender, read without its weights."""
+    if contender.folder is None:
+        return base_of(contender).vocabulary
+    from lora_whisper.evaluation.decoding.ctranslate2 import read_exported
+
+    return read_exported(contender.folder).vocabulary
+
+
+def base_of(contender: Contender) -> Base:
+    """Everything about a contender's checkpoint but its weights."""
+    assert contender.model is not None, "CTranslate2 has files of its own"
+    return read_base(contender.model)
+
+
+def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.dtype:
+    """Of the weights: as a run trained on them, else as asked, else a checkpoint's own.
+
+    A CPU computes in float16 many times slower than in float32, which holds the same weights.
+    """
+    import torch
+
+    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.device import choose_dtype
+
+    assert contender.model is not None
+    if contender.kind in ("base", "adapter"):
+        trained = contender.model.dtype
+        is_open = trained == contender.precision == "auto"
+        return choose_dtype(asked if is_open else trained, contender.precision)
+    own = load_config(base_of(contender).checkpoint).dtype
+    dtype = own if isinstance(own, torch.dtype) else torch.float32
+    if asked != "auto":
+        return choose_dtype(asked, "auto")
+    return torch.float32 if dtype == torch.float16 and device.type == "cpu" else dtype
+
+
+def load_whisper(
+    base: Base,
+    model: ModelConfig,
+    quantization: QuantizationConfig,
+    precision: str,
+    device: torch.device,
+) -> WhisperForConditionalGeneration:
+    """Load the base as a run trains on it: its quantization, its dtype."""
+    from lora_whisper.model.checkpoint import load_base
+    from lora_whisper.model.device import choose_dtype
+
+    asked = quantization.compute_dtype
+    return load_base(
+        base.checkpoint,
+        quantization.kind,
+        choose_dtype(model.dtype, precision),
+        device,
+        attention=model.attention,
+        double_quantization=quantization.double_quantization,
+        compute_dtype=None if asked == "auto" else choose_dtype(asked, precision),
+    )
+
+
+def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:
+    """The base model with the adapter's layers in it: what is run, without PEFT's wrapper."""
+    return cast("WhisperForConditionalGeneration", model.get_base_model())
+
+
+def recognizer_of(whisper: WhisperForConditionalGeneration, base: Base) -> Recognizer:
+    from lora_whisper.evaluation.decoding.whisper import WhisperRecognizer
+
+    return WhisperRecognizer(whisper, base.processor, base.vocabulary, base.features)
+
+
+def hear(
+    title: str,
+    model: str,
+    recognizer: Callable[[], Recognizer],
+    utterances: Sequence[Utterance],
+    settings: EvaluationConfig,
+    seed: int,
+    *,
+    condition: str = CLEAN,
+    reuse: bool = True,
+) -> tuple[Hypotheses, bool]:
+    """Decode utterances with a progress bar, or take what was decoded before.
+
+    Args:
+        model: names the model exactly, see `identity`.
+        recognizer: called where something has to be decoded.
+        reuse: whether what was decoded before may be taken.
+
+    Returns:
+        the hypotheses, and whether they were decoded before
+    """
+    from lora_whisper.evaluation.decoding.cache import (
+        decoded_by_one,
+        hypotheses_key,
+        read_hypotheses,
+        write_hypotheses_of,
+    )
+    from lora_whisper.evaluation.decoding.transcribe import transcribe
+    from lora_whisper.evaluation.robustness import change_for
+
+    key = processes.from_main(lambda: hypotheses_key(model, utterances, settings, condition, seed))
+    # The points of a sweep that run side by side come to their base at the same time.
+    alone = decoded_by_one(key) if reuse else nullcontext()
+    with processes.entered_by_main(alone):
+        known = processes.from_main(lambda: read_hypotheses(key)) if reuse else None
+        if known is not None:
+            return known, True
+        listener = recognizer()
+        with work(title, len(utterances)) as bar:
+            found = transcribe(
+                listener,
+                utterances,
+                with_batch_size(settings, listener),
+                seed,
+                change=change_for(condition, seed),
+                on_progress=lambda done, total: bar.update(done),
+            )
+        if processes.is_main():
+            write_hypotheses_of(key, found)
+        return found, False
+
+
+def with_batch_size(settings: EvaluationConfig, recognizer: Recognizer) -> EvaluationConfig:
+    """With what null stands for: by the model's width."""
+
+    if settings.batch_size is not None:
+        return settings
+    return dataclasses.replace(settings, batch_size=scoring_batch_for_width(recognizer.width))
+
+
+def scoring_batch_for_width(width: int) -> int:
+    """Windows decoded together; large-v3 caches 246 MB of cross-attention in bf16 for each."""
+    return 16 if width < MEDIUM_WIDTH else 4
+
+
+class Listening:
+    """A contender, in memory from the first time that it has to decode until `close`."""
+
+    def __init__(self, contender: Contender, asked: Dtype, device: torch.device, reuse: bool):
+        self.contender, self.asked, self.device, self.reuse = contender, asked, device, reuse
+        self._model: PeftModel | None = None  # of an adapter
+        self._recognizer: Recognizer | None = None
+        self._scale: float | None = None
+        self._scaled = ExitStack()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary_of(self.contender)
+
+    @property
+    def window_seconds(self) -> float:
+        """Of the audio that the model hears at once."""
+        if self.contender.folder is None:
+            return base_of(self.contender).window_seconds
+        from lora_whisper.evaluation.decoding.ctranslate2 import read_exported
+
+        return read_exported(self.contender.folder).window_seconds
+
+    @property
+    def storage(self) -> dict[str, str]:
+        """The weights' dtype, and what names them exactly."""
+        one = self.contender
+        if one.folder is not None:
+            return {
+                "dtype": self.asked,
+                "fingerprint": f"sha256:{sha256(one.folder / 'model.bin')}",
+            }
+        dtype = str(dtype_of(one, self.asked, self.device)).removeprefix("torch.")
+        return {"dtype": dtype, "fingerprint": fingerprint(base_of(one).checkpoint)}
+
+    def hear(
+        self,
+        title: str,
+        utterances: Sequence[Utterance],
+        settings: EvaluationConfig,
+        seed: int,
+        condition: str = CLEAN,
+        scale: float = 1.0,
+    ) -> tuple[Hypotheses, bool]:
+        """As `hear`, of this model with so much of its adapter."""
+        model = identity(self._at(scale), self.asked, self.device)
+        name = model if scale in (0.0, 1.0) else f"{model} scale {scale:g}"
+        return hear(
+            title,
+            name,
+            lambda: self._loaded(scale),
+            utterances,
+            settings,
+            seed,
+            condition=condition,
+            reuse=self.reuse,
+        )
+
+    def close(self) -> None:
+        """Free the memory: two models of large-v3's size do not fit a small card."""
+        import torch
+
+        self._scaled.close()
+        self._model = self._recognizer = None
+        gc.collect()  # PEFT's layers refer to each other
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # for CTranslate2, which has an allocator of its own
+
+    def _at(self, scale: float) -> Contender:
+        """Nothing of an adapter is its base."""
+        return self.contender if scale else dataclasses.replace(self.contender, adapter=None)
+
+    def _loaded(self, scale: float) -> Recognizer:
+        if self._recognizer is None:
+            self._recognizer = self._load()
+        if self._model is not None and scale != self._scale:
+            from lora_whisper.lora.adapter import merged_in_place, scaled
+
+            self._scaled.close()
+            if scale != 1.0:
+                self._scaled.enter_context(scaled(self._model, scale))
+            self._scaled.enter_context(merged_in_place(self._model))
+            self._scale = scale
+        return self._recognizer
+
+    def _load(self) -> Recognizer:
+        from lora_whisper.evaluation.decoding.decoder import BrokenModel
+
+        try:
+            return self._new_recognizer()
+        except UserError as error:  # such as weights that are missing: the others are scored
+            raise BrokenModel(str(error)) from error
+
+    def _new_recognizer(self) -> Recognizer:
+        one = self.contender
+        if one.folder is not None:
+            from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
+
+            kind = "default" if self.asked == "auto" else self.asked
+            return CTranslate2Recognizer.load(one.folder, str(self.device), kind)
+        whisper = load_model(one, self.asked, self.device)
+        if one.adapter is not None:
+            from lora_whisper.lora.adapter import load_adapter
+
+            self._model = load_adapter(whisper, one.adapter)
+            whisper = whisper_inside(self._model)
+        return recognizer_of(whisper, base_of(one))
+
+
+def load_model(
+    contender: Contender, asked: Dtype, device: torch.device
+) -> WhisperForConditionalGeneration:
+    """The checkpoint of a contender, or the base of its adapter; see `dtype_of`."""
+    assert contender.model is not None
+    from lora_whisper.model.quantization import is_quantized, prepare_for_training
+
+    dtype = cast(Dtype, str(dtype_of(contender, asked, device)).removeprefix("torch."))
+    whisper = load_whisper(
+        base_of(contender),
+        dataclasses.replace(contender.model, dtype=dtype),
+        contender.quantization,
+        contender.precision,
+        device,
+    )
+    if is_quantized(whisper):  # as its adapter is heard on it
+        prepare_for_training(whisper)
+    return whisper
