@@ -33,7 +33,7 @@ from transformers import WhisperForConditionalGeneration
 from benchmarks.parts import train_config
 from benchmarks.results import write_result
 from lora_whisper.lora.adapter import adapter_parameters, attach
-from lora_whisper.model.shapes import shape
+from lora_whisper.model.published import shape
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
 
 CHECKPOINT, RANKS = "large-v3", (16, 32)

@@ -23,7 +23,7 @@ from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig
 from lora_whisper.data.acoustics import CODECS, generated_noise
 from lora_whisper.data.augmentation import Augmenter
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 OPTIONS = ("speed", "gain", "noise", "reverberation", "telephone", "noisy")
 WINDOW_SECONDS = 30.0

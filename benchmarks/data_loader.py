@@ -42,7 +42,7 @@ from lora_whisper.data.sampler import plan
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base, read_base
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = Path(lora_whisper.__file__).parent / "quickstart" / "speech"

@@ -24,7 +24,7 @@ from transformers.models.whisper import feature_extraction_whisper
 
 from benchmarks.results import write_result
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 MEL_BINS, THREADS = (80, 128), (1, 2)
 CLIP_SECONDS = {"full windows": (30, 30), "clips of 3 to 15 s": (3, 15)}

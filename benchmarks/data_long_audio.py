@@ -26,7 +26,7 @@ from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.data.segmentation import find_pauses, split_long
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 WINDOW_SECONDS = 30.0
 VARIANTS = ("joined", "fluent", "commas", "noisy")

@@ -52,9 +52,9 @@ from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingRe
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.evaluation.decoding.whisper import Rule, WhisperRecognizer
 from lora_whisper.evaluation.loading import scoring_batch_for_width
-from lora_whisper.model.checkpoint import window_seconds
+from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import read_vocabulary, text_tokens
 
 LONGEST_SECONDS = 30.0

@@ -26,9 +26,10 @@ from benchmarks.gpu_training import NOT_MEASURED, QUANTIZATIONS, random_checkpoi
 from benchmarks.parts import new_trainer, train_config
 from benchmarks.results import write_result
 from lora_whisper.lora.adapter import attach
-from lora_whisper.model.checkpoint import Checkpoint, load_base
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.device import choose_dtype, choose_precision, new_accelerator
-from lora_whisper.model.shapes import shape, shape_names
+from lora_whisper.model.published import shape, shape_names
 from lora_whisper.training.loop import train_step
 from lora_whisper.training.memory_plan import Setup
 from lora_whisper.training.micro_batch import worst_batch

@@ -29,9 +29,10 @@ from benchmarks.results import write_result
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.batches import Batch
 from lora_whisper.lora.adapter import attach
-from lora_whisper.model.checkpoint import Checkpoint, load_base
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.device import choose_dtype, new_accelerator
-from lora_whisper.model.shapes import shape, shape_names
+from lora_whisper.model.published import shape, shape_names
 from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
 from lora_whisper.training.loop import Trainer, train_step
 

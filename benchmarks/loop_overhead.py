@@ -33,7 +33,7 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.batches import Batch
 from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.device import new_accelerator
-from lora_whisper.model.shapes import shape
+from lora_whisper.model.published import shape
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.training.checkpoints import Checkpoints
 from lora_whisper.training.display import training_display

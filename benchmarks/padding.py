@@ -26,8 +26,7 @@ from lora_whisper.data.corpus import load_corpus, with_codes
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
 from lora_whisper.evaluation.score import judge
-from lora_whisper.export.consumers import load_consumer
-from lora_whisper.export.parity import greedily
+from lora_whisper.export.parity import greedily, load_consumer
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.run_folder import RunFolder, read_json
 

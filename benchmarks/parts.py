@@ -16,9 +16,9 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.batches import Batch, collate
 from lora_whisper.data.windows import Window
 from lora_whisper.lora.adapter import adapter_parameters
-from lora_whisper.model.checkpoint import window_seconds
+from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.training.defaults import learning_rate_for_width
 from lora_whisper.training.loop import Trainer
 from lora_whisper.training.optim import new_optimizer

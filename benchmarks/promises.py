@@ -26,7 +26,7 @@ import torch
 from benchmarks.results import write_result
 from lora_whisper.__main__ import carry_out
 from lora_whisper.data.audio import read_audio
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.run_folder import HYPOTHESES, RunFolder, read_json, read_jsonl
 
 OUTPUTS = Path("outputs/promises")

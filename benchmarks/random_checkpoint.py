@@ -32,7 +32,7 @@ from transformers import (
 from lora_whisper.errors import UserError
 from lora_whisper.export.huggingface import TOKENIZER_FILES
 from lora_whisper.model.checkpoint import open_to_readers
-from lora_whisper.model.shapes import shape, shape_names
+from lora_whisper.model.published import shape, shape_names
 
 SHARD_BYTES = 500_000_000
 ENCODER_POSITIONS = "model.encoder.embed_positions"

@@ -35,9 +35,9 @@ from lora_whisper.evaluation.decoding.decoder import (
 from lora_whisper.evaluation.decoding.long_form import SILENCE_PROBABILITY, is_silence, token_limit
 from lora_whisper.evaluation.loading import load_whisper, recognizer_of
 from lora_whisper.evaluation.robustness import make_probes
-from lora_whisper.export.consumers import PUBLISHED_SECONDS
+from lora_whisper.export.parity import PUBLISHED_SECONDS
 from lora_whisper.model.base import read_base
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.run_folder import RunFolder, read_json
 
 CLIPS, BATCH, SEED = 4, 8, 1  # of each kind of sound; windows at once; of the sounds

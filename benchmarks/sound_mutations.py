@@ -29,7 +29,7 @@ import soundfile
 
 from benchmarks.results import write_result
 from lora_whisper.data.audio import AudioError, EncodedAudio, read_audio, read_header
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from tests.toy_mutations import FORMATS, mutated, written
 
 MUTATIONS = 5_000

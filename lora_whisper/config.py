@@ -270,7 +270,7 @@ class DataConfig:
     language: str | None  # Whisper's code ("sw") or name ("swahili"); a row's own goes first
     language_token: str | None  # for a language that Whisper lacks: the one whose token it borrows
     task: Task  # a row's own goes first
-    bad_audio: Literal["fail", "drop"]  # a file that is missing or does not decode, a broken cue
+    bad_audio: Literal["fail", "drop"]  # a file that is missing or does not decode
     long_audio: Literal["split", "drop", "fail"]  # clips longer than the model's window, and texts
     # longer than its decoder. drop: left out, named in the log and counted in the summary; split:
     # cut where the row has boundaries or the clip a silence that fits the text, else left out

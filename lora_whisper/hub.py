@@ -22,10 +22,10 @@ from lora_whisper.config import PushConfig
 from lora_whisper.environment import findings, own_folders, own_names
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.run_scores import read_summary
-from lora_whisper.lora.provenance import RECORD_FILE, read_record
+from lora_whisper.lora.provenance import read_record
 from lora_whisper.lora.recipe import require_current
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
-from lora_whisper.model.checkpoint import weight_names
+from lora_whisper.model.weights import weight_names
 from lora_whisper.paths import EMBEDDED, file_name
 from lora_whisper.program import program
 from lora_whisper.reports.model_card import (
@@ -38,7 +38,7 @@ from lora_whisper.reports.model_card import (
     merged_card,
 )
 from lora_whisper.reports.record import adapter_record
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.run_folder import RECORD_FILE, RunFolder, read_json
 from lora_whisper.terminal import is_live
 
 if TYPE_CHECKING:

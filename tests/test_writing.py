@@ -65,12 +65,12 @@ ALLOWED = {
     "evaluation/decoding/cache.py": {"decoded_by_one": LOCK},
     "evaluation/robustness.py": {"_wav": IN_MEMORY},
     "export/adapter.py": {"_write_dora": INTO_WHOLE},
-    "export/ggml.py": {"write": INTO_WHOLE},
+    "export/whisper_cpp.py": {"write": INTO_WHOLE},
     "export/huggingface.py": dict.fromkeys(
         ("_write_json", "_write_tokenizer", "_written_meanwhile"), INTO_WHOLE
     ),
     "export/onnx.py": {"write": INTO_WHOLE},
-    "export/openai.py": {"write": INTO_WHOLE},
+    "export/openai_whisper.py": {"write": INTO_WHOLE},
     "lora/adapter.py": {"save_adapter": INTO_WHOLE},
     "lora/delta_weights.py": {"write_plain": INTO_WHOLE},
     "training/checkpoints.py": {

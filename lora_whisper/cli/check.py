@@ -159,7 +159,7 @@ def _measured(splits: dict[str, Utterances], rules: TextRules) -> dict[str, Meas
 
 def _require_cleanable(data: DataConfig, splits: dict[str, Utterances]) -> None:
     from lora_whisper.data.text import require_cleanable
-    from lora_whisper.model.languages import code_of
+    from lora_whisper.model.tokenizer import code_of
 
     named = {
         language

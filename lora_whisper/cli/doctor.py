@@ -170,7 +170,7 @@ def _attention() -> Iterator[Finding]:
     import torch
 
     from lora_whisper.errors import UserError
-    from lora_whisper.model.attention import choose_attention
+    from lora_whisper.model.device import choose_attention
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -23,7 +23,7 @@ from lora_whisper.cli.command import Command
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.evaluate import Plan, make_plan
-from lora_whisper.lora.given_run import given_run
+from lora_whisper.lora.resolve import given_run
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (

@@ -11,7 +11,6 @@ base, adapter and merged model. A difference in WER that is over the tolerance i
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,18 +36,19 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import Contender, contenders_of_run, merged_of
 from lora_whisper.evaluation.run_scores import merged_recipe, read_summary
 from lora_whisper.evaluation.test_sets import data_to_score
-from lora_whisper.export.consumers import (
+from lora_whisper.export.parity import (
     adapter_consumer,
     is_program,
     load_consumer,
     load_engine,
+    module_of,
     padding_in,
     require_packages,
     why_untried,
 )
-from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.provenance import require_base, require_trained_adapter
 from lora_whisper.lora.recipe import is_whole, read_recipe, require_current, require_whole_merged
+from lora_whisper.lora.resolve import given_run
 from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
 from lora_whisper.model.base import read_base
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
@@ -238,7 +238,7 @@ def _require_layout(source: Source) -> None:
     Raises:
         UserError: it has none.
     """
-    from lora_whisper.export.openai_layout import read_dimensions
+    from lora_whisper.export.openai_whisper import read_dimensions
     from lora_whisper.model.checkpoint import snapshot
 
     merged = source.folder.merged
@@ -303,8 +303,7 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
             _write_adapter(config, source, aside, dtype)
         else:
             require_range(sorted(source.folder.merged.glob("*.safetensors")), dtype)
-            writer = importlib.import_module(f"lora_whisper.export.{name}")
-            writer.write(source.folder.merged, aside, dtype)
+            module_of(name).write(source.folder.merged, aside, dtype)
         write_json(aside / PARITY_FILE, _made(name, dtype, source))
     log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
     if name == "ctranslate2":
@@ -327,7 +326,7 @@ def _made(name: str, dtype: str, source: Source) -> dict[str, Any]:
 
 def _show_quantizer(place: Path) -> None:
     """Not broken into lines, of which each would be a command of its own when it is pasted."""
-    from lora_whisper.export.ggml import quantize_command
+    from lora_whisper.export.whisper_cpp import quantize_command
 
     console.print(f"smaller     {quantize_command(place)}", markup=False, soft_wrap=True)
 

@@ -26,8 +26,8 @@ from lora_whisper.evaluation.loading import load_model, weights_of
 from lora_whisper.evaluation.models import merged_of
 from lora_whisper.evaluation.run_scores import merged_recipe
 from lora_whisper.evaluation.scoring import score_model
-from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.recipe import Recipe, is_unfinished, read_recipe
+from lora_whisper.lora.resolve import given_run
 from lora_whisper.model.base import read_base
 from lora_whisper.program import program
 from lora_whisper.run_config import read_config

@@ -108,8 +108,9 @@ def shape_of(config: ModelConfig) -> WhisperConfig:
     Raises:
         UserError: neither is there.
     """
-    from lora_whisper.model.checkpoint import load_config, load_shape, locate
-    from lora_whisper.model.shapes import shape, shape_names
+    from lora_whisper.model.base import load_config, load_shape
+    from lora_whisper.model.checkpoint import locate
+    from lora_whisper.model.published import shape, shape_names
 
     folder = local_path(config.checkpoint)
     if (folder / "config.json").is_file():
@@ -273,7 +274,7 @@ def _steps_down(
     config: PlanConfig, shape: WhisperConfig
 ) -> Iterator[tuple[str, PlanConfig, WhisperConfig]]:
     """What to type next, with the configuration that then holds."""
-    from lora_whisper.model.shapes import shape as published
+    from lora_whisper.model.published import shape as published
 
     one = config
     is_plain = quantization_of(config).kind != "nf4"
@@ -314,7 +315,7 @@ def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> P
 
 def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
     """Windows in the largest micro-batch of a default run, and whether it is checkpointed."""
-    from lora_whisper.model.shapes import shape
+    from lora_whisper.model.published import shape
 
     groups = ("adapter", "optimizer", "training")
     values = {name: defaults("train")[name] for name in groups}
@@ -330,7 +331,7 @@ def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
 
 def table_rows(config: PlanConfig, memory: int | None) -> Iterator[dict[str, Any]]:
     """One row for each checkpoint and quantization."""
-    from lora_whisper.model.shapes import shape
+    from lora_whisper.model.published import shape
 
     kinds = [config.quantization] if config.quantization else []
     kinds = kinds or [_quantization(kind) for kind in ("none", "int8", "nf4")]

@@ -35,8 +35,8 @@ from lora_whisper.hub import (
     stale_weights,
     uploads_of,
 )
-from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.provenance import require_trained_adapter
+from lora_whisper.lora.resolve import given_run
 from lora_whisper.run_folder import RunFolder, locked
 from lora_whisper.terminal import console, megabytes
 

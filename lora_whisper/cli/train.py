@@ -131,8 +131,7 @@ def _check_arithmetic(config: TrainConfig) -> None:
         return
     import torch
 
-    from lora_whisper.model.attention import choose_attention
-    from lora_whisper.model.device import choose_dtype
+    from lora_whisper.model.device import choose_attention, choose_dtype
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(config.model.dtype, config.training.precision)
@@ -151,8 +150,8 @@ def _check_speech(config: TrainConfig, inputs: Inputs) -> None:
 
 def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
     """See that the checkpoint can get the adapter, and that the run is long enough for it."""
-    from lora_whisper.lora.limits import final_steps, require_adalora, require_possible
-    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.lora.validation import final_steps, require_adalora, require_possible
+    from lora_whisper.model.base import load_config
 
     require_possible(config.adapter, load_config(inputs.base.checkpoint))
     if config.data.language_token is not None:  # else that is what is wrong

@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 SOFTEST_DBFS, LOUDEST_DBFS = -60.0, -25.0  # root mean square: a quiet room, a street outside
 LOWEST_FREQUENCY = 20.0  # Hz; below it nobody hears, and brown noise would be little else

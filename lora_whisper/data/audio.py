@@ -40,7 +40,7 @@ from lora_whisper.data.containers import (
 )
 from lora_whisper.data.isolation import Allow, Answer, Crashed, Fields, Pool, TookTooLong
 from lora_whisper.data.isolation import serve as serve_requests
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.stand_ins import stand_in
 
 SHORTEST_SECONDS = 0.1  # nobody says anything in less; usually a wrong cut

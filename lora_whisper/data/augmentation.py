@@ -35,7 +35,7 @@ from lora_whisper.config import (
 from lora_whisper.data.acoustics import CODECS, require_codecs, through_telephone
 from lora_whisper.data.audio import SHORTEST_SECONDS, AudioError, read_audio, read_header
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.paths import local_path
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Augmenter:
 
     def masks(self, samples: int, seed: tuple[int, ...]) -> tuple[Mask, ...]:
         """Draw what `apply_masks` hides of a window of so many samples."""
-        from lora_whisper.model.rates import HOP_SAMPLES
+        from lora_whisper.model.published import HOP_SAMPLES
 
         settings, rng = self.config.spec_augment, self._draw("spec_augment", seed)
         if settings is None or rng is None:

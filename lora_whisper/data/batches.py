@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from lora_whisper.data.sampler import Epoch, epoch_order, steps_per_epoch, windows_per_epoch
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
 from lora_whisper.model.features import LogMel, content_frames
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from lora_whisper.data.audio import Remark

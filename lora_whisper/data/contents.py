@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.dataset import Utterances, split_key
-from lora_whisper.model.languages import code_of
+from lora_whisper.model.tokenizer import code_of
 
 # By what a file of sound counts. Scored speech by its bytes: it is decoded anyway, and a file that
 # was cleaned of noise has the length of the one before. Training speech, of which there may be

@@ -24,9 +24,8 @@ from lora_whisper.data.segmentation import TIMESTAMP, split_long
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.text import leftovers, require_cleanable, suspects
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.languages import code_of
-from lora_whisper.model.rates import SAMPLING_RATE
-from lora_whisper.model.tokenizer import Vocabulary, check_task, language_code, text_tokens
+from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.model.tokenizer import Vocabulary, check_task, code_of, language_code, text_tokens
 
 log = logging.getLogger("lora_whisper")
 

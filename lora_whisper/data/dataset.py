@@ -29,8 +29,7 @@ import pyarrow.compute as pc
 
 from lora_whisper.config import SPLITS, DataConfig
 from lora_whisper.data.audio import EncodedAudio
-from lora_whisper.model.languages import code_of
-from lora_whisper.model.tokenizer import Vocabulary, language_code
+from lora_whisper.model.tokenizer import Vocabulary, code_of, language_code
 from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")

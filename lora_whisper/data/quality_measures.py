@@ -41,9 +41,13 @@ from lora_whisper.data.dataset import Utterance, Utterances, token_language, wri
 from lora_whisper.data.durations import other_unit
 from lora_whisper.data.text import leftovers
 from lora_whisper.errors import UserError
-from lora_whisper.model.languages import code_of
-from lora_whisper.model.tokenizer import Vocabulary, check_task, text_tokens
-from lora_whisper.model.unseen import without_unseen
+from lora_whisper.model.tokenizer import (
+    Vocabulary,
+    check_task,
+    code_of,
+    text_tokens,
+    without_unseen,
+)
 
 SOUND_PROBLEMS = ("", "unreadable", "truncated", "too_short")
 
@@ -220,15 +224,9 @@ def _level(audio: Path | EncodedAudio, start: float, end: float) -> dict[str, An
 
 
 def _frame_powers(samples: np.ndarray) -> np.ndarray:
-    """Mean power of each frame, (frames,) float64; less than a frame at the end is left out.
-
-    Of what sounds: a constant is heard as silence. Where it is most of the signal, so are the
-    frames at both ends, in which it begins and ends for the resampler alone.
-    """
+    """Mean power of each frame, (frames,) float64; less than a frame at the end is left out."""
     whole = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float64)
-    constant = whole.mean()
-    powers = np.square(whole - constant).reshape(-1, FRAME_SAMPLES).mean(axis=1)
-    return powers if constant**2 <= powers.mean() else powers[1:-1]
+    return np.square(whole).reshape(-1, FRAME_SAMPLES).mean(axis=1)
 
 
 def decibels(power: float) -> float:

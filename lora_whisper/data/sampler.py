@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from lora_whisper.data.dataset import Utterances, written_language
 from lora_whisper.data.text import clean as clean_text
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 
 CHUNK_BATCHES = 50  # global batches that are cut from windows sorted by length together

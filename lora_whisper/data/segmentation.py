@@ -22,7 +22,7 @@ import numpy as np
 
 from lora_whisper.data.audio import SHORTEST_SECONDS, read_audio, read_header, slice_seconds
 from lora_whisper.data.dataset import Utterance
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 TIMESTAMP = re.compile(r"<\|(\d+(?:\.\d+)?)\|>")
 # The end of a clause, with the brackets and quotation marks that close behind it. Latin marks stand

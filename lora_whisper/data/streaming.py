@@ -39,7 +39,7 @@ from lora_whisper.data.windows import (
     window_tokens,
 )
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import check_task
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 import regex
 
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.languages import code_of
-from lora_whisper.model.unseen import unseen, without_unseen
+from lora_whisper.model.tokenizer import code_of, unseen, without_unseen
 
 Step = Callable[[str, str | None], str]
 

@@ -25,7 +25,7 @@ from lora_whisper.data.audio import AudioError, DecodedAudio, Remark, read_sound
 from lora_whisper.data.dataset import Utterance, token_language, written_language
 from lora_whisper.data.sampler import TIMESTAMPS_A_TEXT, Plan
 from lora_whisper.data.text import clean
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 
 if TYPE_CHECKING:

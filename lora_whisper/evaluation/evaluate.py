@@ -141,9 +141,10 @@ def _opened(contender: Contender, has_other_base: bool) -> Contender:
         UserError: the base that was typed is not the one that it was trained on.
     """
     from lora_whisper.lora.provenance import require_base
-    from lora_whisper.lora.saved import open_adapter, require_shapes
+    from lora_whisper.lora.saved import open_adapter
     from lora_whisper.lora.targets import layer_shapes
-    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.lora.validation import require_shapes
+    from lora_whisper.model.base import load_config
 
     if contender.adapter is None or contender.broken:
         return contender

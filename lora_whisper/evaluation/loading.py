@@ -35,7 +35,7 @@ from lora_whisper.model.checkpoint import (
     snapshot,
     weights_sha256,
 )
-from lora_whisper.model.shapes import MEDIUM_WIDTH
+from lora_whisper.model.published import MEDIUM_WIDTH
 from lora_whisper.paths import local_path
 from lora_whisper.terminal import work
 
@@ -56,7 +56,7 @@ def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
     """Name all that decides what a model writes: weights, their storage, and the device."""
     import torch
 
-    from lora_whisper.model.attention import choose_attention
+    from lora_whisper.model.device import choose_attention
 
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if contender.folder is not None:
@@ -134,7 +134,7 @@ def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.
     """
     import torch
 
-    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.base import load_config
     from lora_whisper.model.device import choose_dtype
 
     assert contender.model is not None
@@ -157,7 +157,7 @@ def load_whisper(
     device: torch.device,
 ) -> WhisperForConditionalGeneration:
     """Load the base as a run trains on it: its quantization, its dtype."""
-    from lora_whisper.model.checkpoint import load_base
+    from lora_whisper.model.base import load_base
     from lora_whisper.model.device import choose_dtype
 
     asked = quantization.compute_dtype

@@ -15,15 +15,8 @@ from lora_whisper.config import (
     as_it_is,
 )
 from lora_whisper.errors import UserError, listing
-from lora_whisper.lora.given_run import given_run
-from lora_whisper.lora.provenance import (
-    adapters_below,
-    find_adapter,
-    is_adapter_on_hub,
-    is_trained_adapter,
-    named_base,
-    require_trained_adapter,
-)
+from lora_whisper.lora.provenance import is_trained_adapter, named_base, require_trained_adapter
+from lora_whisper.lora.resolve import adapters_below, find_adapter, given_run, is_adapter_on_hub
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
     UnsoundAdapter,

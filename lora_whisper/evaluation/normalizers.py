@@ -26,8 +26,7 @@ from importlib import resources
 import regex
 
 from lora_whisper.data.text import ARMENIAN_ACCENTS, TURKIC_LANGUAGES, TURKIC_LOWERCASE
-from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
-from lora_whisper.model.unseen import ZERO_WIDTH_SPACE, without_unseen
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, ZERO_WIDTH_SPACE, without_unseen
 
 # [music] and <noise>, then (laughs); the order is Whisper's and matters where they are nested
 BRACKETED = (regex.compile(r"[<\[][^>\]]*[>\]]"), regex.compile(r"\([^)]+?\)"))

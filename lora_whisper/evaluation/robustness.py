@@ -25,7 +25,7 @@ from lora_whisper.data.augmentation import at_speed, generated_response, mixed, 
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.transcribe import Change
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 Sound = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

@@ -1,14 +1,21 @@
-"""The folder that CTranslate2 loads, and with it faster-whisper, whisperX and their relatives."""
+"""The folder that CTranslate2 loads, with its relatives; and faster-whisper, which hears it.
+
+Models of other windows and vocabularies than the published ones go to `evaluation`'s recognizer for
+CTranslate2, which has no faster-whisper around it.
+"""
 
 from __future__ import annotations
 
+import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lora_whisper.errors import UserError
-from lora_whisper.export.openai_layout import converted, read_tensors
+from lora_whisper.export.openai_whisper import converted, read_tensors
 
 DTYPES = ("float16", "float32", "int8", "int8_float16")
 # What faster-whisper reads beside the model; without the second it computes 80 mel bins, always.
@@ -43,12 +50,13 @@ def write(checkpoint: Path, folder: Path, dtype: str) -> None:
 
 
 def require_package() -> None:
-    """See that CTranslate2 is installed.
+    """See that what writes such a folder is installed, and what runs it.
 
     Raises:
         UserError: it is not.
     """
     _converter_class()
+    _model_class()
 
 
 def _converter_class() -> Any:
@@ -66,3 +74,102 @@ def _require_half(checkpoint: Path) -> None:
     """The converter would write infinity."""
     for name, weight in read_tensors(checkpoint):
         converted(name, weight, torch.float16)
+
+
+# ── faster-whisper ────────────────────────────────────────────────────────────────────────────────
+
+ENGLISH = "en"
+
+
+class FasterWhisperProgram:
+    """faster-whisper as people run it, for models of a published size.
+
+    Greedy, one window after the other, without timestamps, previous text, fallback, thresholds and
+    voice detection. Behind a recording that is shorter than its window, its log-mel goes on with
+    0.0; Transformers and whisper.cpp hear silence there, which is lower. Recordings of 30 s are
+    heard alike.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        # Otherwise the prompt is <|startoftranscript|> <|notimestamps|>: without language and task.
+        self.prompts_with_language = bool(model.model.is_multilingual)
+        engine = version("ctranslate2")
+        self.name = f"faster-whisper {version('faster-whisper')} (CTranslate2 {engine})"
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> FasterWhisperProgram:
+        """Load an exported folder; `device` is "cpu", "cuda" or "cuda:1".
+
+        Raises:
+            UserError: the package is missing, or the folder does not load.
+        """
+        whisper_model = _model_class()
+        _quiet()
+        kind, _, index = device.partition(":")
+        try:
+            model = whisper_model(
+                str(folder),
+                device=kind,
+                device_index=int(index or 0),
+                cpu_threads=torch.get_num_threads(),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder} does not load in faster-whisper: {error}") from None
+        return cls(model)
+
+    def hear(self, samples: np.ndarray, language: str | None, task: str) -> str:
+        """The text of mono audio at 16 kHz in float32.
+
+        Args:
+            language: Whisper's code; None for English-only models.
+            task: transcribe or translate.
+        """
+        segments, _ = self.model.transcribe(
+            samples,
+            language=language or ENGLISH,
+            task=task,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+            compression_ratio_threshold=None,
+            log_prob_threshold=None,
+            no_speech_threshold=None,
+            vad_filter=False,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    def try_out(self, samples: np.ndarray) -> None:
+        """Detect the language and ask for timestamps, which `hear` does not and most people do.
+
+        Raises:
+            UserError: it fails.
+        """
+        try:
+            segments, _ = self.model.transcribe(samples, beam_size=1, temperature=0.0)
+            for _ in segments:
+                pass
+        except Exception as error:  # an IndexError, where config.json has no languages
+            raise UserError(
+                f"faster-whisper fails where it is told no language and gives timestamps: "
+                f"{error!r:.200}.\nMerge again (overwrite=true), which completes the ids."
+            ) from error
+
+
+def _quiet() -> None:
+    """CTranslate2 warns of each float16 model on a CPU that it computes in float32."""
+    import ctranslate2
+
+    ctranslate2.set_log_level(logging.ERROR)
+
+
+def _model_class() -> Any:
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError:
+        raise UserError(
+            "To run an exported CTranslate2 model, faster-whisper is needed: "
+            "pip install 'lora-whisper[ctranslate2]'"
+        ) from None
+    return WhisperModel

@@ -27,10 +27,15 @@ from transformers import WhisperForConditionalGeneration
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.lora.delta_weights import plain_of, token_rows, write_plain
-from lora_whisper.lora.eva import WatchedWindow, input_directions
-from lora_whisper.lora.pissa import principal_components, start_from_components
-from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter, require_shapes
+from lora_whisper.lora.initialization import (
+    WatchedWindow,
+    input_directions,
+    principal_components,
+    start_from_components,
+)
+from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
 from lora_whisper.lora.targets import ATTENTION, target_ranks
+from lora_whisper.lora.validation import require_shapes
 from lora_whisper.lora.variants import (
     ADAPTER,
     config_of_saved,

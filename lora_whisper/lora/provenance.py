@@ -1,4 +1,4 @@
-"""Where an adapter lies, what it was trained on, and whether it is the one that its run trained.
+"""What an adapter was trained on, and whether it is the one that its run trained.
 
 `lora_whisper.json` is what a folder says of itself, wherever it was copied to: PEFT's own
 file names the base but not its weights, nor the speech, nor what was gained. It may have been
@@ -9,12 +9,10 @@ part of a path, and it names no code. torch is not needed to read it.
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import math
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,17 +22,21 @@ from typing import Any, Literal
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter, adapter_hashes
-from lora_whisper.model.checkpoint import Checkpoint, at_hand, fingerprint, sha256, weights_sha256
-from lora_whisper.model.weights import allowing, read_pickled, require_allowed
-from lora_whisper.paths import EMBEDDED, cache_folder, is_line, is_plain_name, local_path
+from lora_whisper.model.checkpoint import (
+    Checkpoint,
+    at_hand,
+    fingerprint,
+    is_hub_id,
+    sha256,
+    weights_sha256,
+)
+from lora_whisper.paths import EMBEDDED, is_line, is_plain_name
 from lora_whisper.run_folder import (
     RECORD_FILE,
     RunFolder,
     as_written,
     read_json,
     read_whole_summary,
-    run_around,
-    written_whole,
 )
 
 # Of what `adapter_hashes` tells, its name in summary.json.
@@ -249,94 +251,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
-
-
-def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
-    """The folder of the adapter that `given` stands for: a run, an adapter's folder, or a hub id.
-
-    What lies on the hub is downloaded at first use, no more than the adapter's own files.
-
-    Args:
-        key: that it was typed for, such as "adapter".
-        allow_pickle: read weights that can run code.
-
-    Raises:
-        UserError: no adapter is there, the run is unfinished, or another adapter lies in it; or
-            its weights are pickled.
-    """
-    path = local_path(given)
-    run = RunFolder(path)
-    if run.is_run() and not run.is_complete():
-        raise UserError(
-            f"{key}={given}: this run is unfinished (it holds no summary.json).\n"
-            "Finish it with the command that began it and resume=auto."
-        )
-    if run.is_run():  # its adapter's folder, given as such, holds whatever lies there
-        require_trained_adapter(run)
-    for folder in (path, run.adapter):
-        if (folder / CONFIG_FILE).is_file():
-            return _safe(folder, given, key, allow_pickle)
-    if path.exists() or not is_hub_id(given):
-        found = "holds no adapter" if path.exists() else "there is no such folder"
-        raise UserError(f"{key}={given}: {found}.\n{_what_to_type(given, path, key)}")
-    return _safe(_downloaded(given, key, allow_pickle), given, key, allow_pickle)
-
-
-def _what_to_type(given: str, path: Path, key: str) -> str:
-    if (run := run_around(given)) is not None:
-        return f"It lies in a run: type {shlex.quote(f'{key}={run}')}"
-    below = adapters_below(path)
-    if not below:
-        return f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
-    typed = [f"{key}={Path(given) / folder.relative_to(path)}" for folder in below]
-    return f"Below it lies an adapter: type {' or '.join(typed)}"
-
-
-def adapters_below(path: Path) -> list[Path]:
-    """Folders with an adapter one or two below, as trainers leave them; the last three."""
-    found = [
-        file.parent
-        for pattern in (f"*/{CONFIG_FILE}", f"*/*/{CONFIG_FILE}")
-        for file in itertools.islice(path.glob(pattern), 1000)
-    ]
-    return sorted(found, key=lambda folder: (len(folder.name), folder))[-3:]
-
-
-def name_of(given: str) -> str:
-    """The name of a run, or of an adapter's own folder, without where it lies; or a hub id."""
-    path = local_path(given)
-    if is_hub_id(given) and not path.exists():
-        return given
-    return path.parent.name if path.name == RunFolder(path.parent).adapter.name else path.name
-
-
-def is_hub_id(given: str) -> bool:
-    """Whether a text has the form OWNER/NAME."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(given)
-    except HFValidationError:
-        return False
-    return given.count("/") == 1
-
-
-def is_adapter_on_hub(given: str) -> bool:
-    """Whether the hub, or its cache, has an adapter of this id; False where nobody can say."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if not is_hub_id(given):
-        return False
-    if isinstance(try_to_load_from_cache(given, CONFIG_FILE), str):
-        return True
-    try:
-        return HfApi().file_exists(given, CONFIG_FILE)
-    except Exception:  # every way in which a request can fail; the network library varies
-        return False
-
-
 def named_base(saved: SavedAdapter) -> tuple[str, str | None]:
     """The base that an adapter names, and its revision on the hub.
 
@@ -354,54 +268,6 @@ def named_base(saved: SavedAdapter) -> tuple[str, str | None]:
             "Type base=… with the checkpoint that it was trained on, a folder or a hub id."
         )
     return base, revision
-
-
-def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
-    """The cached snapshot of an adapter on the hub; a copy that is there is used as it is."""
-    from huggingface_hub import snapshot_download
-
-    files = [CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, *([PICKLED] if allow_pickle else [])]
-    for local in (True, False):
-        try:
-            folder = Path(snapshot_download(given, allow_patterns=files, local_files_only=local))
-        except Exception as error:  # every way in which a request can fail; the library varies
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            continue
-        if not (folder / CONFIG_FILE).is_file():
-            reason = f"it holds no {CONFIG_FILE}"
-        elif any((folder / name).is_file() for name in (WEIGHTS_FILE, PICKLED)):
-            return folder
-        else:
-            reason = f"it holds no {WEIGHTS_FILE}; pickled weights are read with {allowing(key)}"
-    raise UserError(
-        f"{key}={given}: no such folder, and not an adapter of the hub: {reason}\n"
-        "Without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; copy "
-        f"NAME here and type {key}=NAME"
-    )
-
-
-def _safe(folder: Path, given: str, key: str, allow_pickle: bool) -> Path:
-    """The folder, or one with the same adapter in safetensors where it is pickled."""
-    if (folder / WEIGHTS_FILE).is_file() or not (folder / PICKLED).is_file():
-        return folder
-    require_allowed(f"{key}={given}", allow_pickle, key)
-    return _unpickled(folder)
-
-
-def _unpickled(folder: Path) -> Path:
-    """A copy in the cache, whose weights can run nothing."""
-    from safetensors.torch import save_file
-
-    place = cache_folder("adapters") / sha256(folder / PICKLED, folder / CONFIG_FILE)
-    if not place.is_dir():
-        tensors = read_pickled(folder / PICKLED)
-        with written_whole(place) as aside:
-            whole = {name: value.clone().contiguous() for name, value in tensors.items()}
-            save_file(whole, aside / WEIGHTS_FILE, metadata={"format": "pt"})
-            for name in (CONFIG_FILE, RECORD_FILE):
-                if (folder / name).is_file():
-                    shutil.copyfile(folder / name, aside / name)
-    return place
 
 
 log = logging.getLogger("lora_whisper")

@@ -19,23 +19,15 @@ from lora_whisper.evaluation.run_scores import (
     merged_recipe,
     read_summary,
 )
-from lora_whisper.lora.given_run import given_run
 from lora_whisper.lora.provenance import (
-    find_adapter,
-    name_of,
     named_base,
     require_base,
     require_trained_adapter,
     trained_sha256,
 )
-from lora_whisper.lora.saved import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    open_adapter,
-    read_saved,
-    require_shapes,
-    shapes_of_weights,
-)
+from lora_whisper.lora.resolve import find_adapter, given_run, name_of
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
+from lora_whisper.lora.validation import require_shapes, shapes_of_weights
 from lora_whisper.model.checkpoint import (
     fingerprint,
     locate,

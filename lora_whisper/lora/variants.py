@@ -23,8 +23,8 @@ from peft.utils.integrations import dequantize_module_weight
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
-from lora_whisper.lora.limits import final_steps, require_adalora
 from lora_whisper.lora.saved import SavedAdapter
+from lora_whisper.lora.validation import final_steps, require_adalora
 
 if TYPE_CHECKING:
     from peft import PeftModel

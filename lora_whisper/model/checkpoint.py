@@ -1,4 +1,4 @@
-"""The base checkpoint: where it lies, what its files say, and its weights.
+"""The base checkpoint: where it lies, whether it is whole, and what names its weights exactly.
 
 `locate` is the one door for folders that somebody else made, whichever command they were given to:
 it looks at all of their files (`base_files`) without importing torch, so that what is not there or
@@ -18,34 +18,26 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object, shown
 from lora_whisper.model import base_files
-from lora_whisper.model.generation import completed, is_complete, plain_search, searched_otherwise
 from lora_whisper.model.weights import (
     is_pickled,
     missing_shards,
-    read_tensors,
     require_allowed,
-    require_finite,
     weight_names,
 )
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import MERGED_FILES
+from lora_whisper.run_folder import (
+    MERGED_FILES,
+)
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import (
-        GenerationConfig,
-        WhisperConfig,
-        WhisperFeatureExtractor,
-        WhisperForConditionalGeneration,
-        WhisperProcessor,
-        WhisperTokenizer,
-    )
+    pass
+
 
 log = logging.getLogger("lora_whisper")
 
@@ -58,9 +50,6 @@ SHARD_OF_A_PROCESS = re.compile(r"shard-[0-9]{5}-model-")
 WEIGHTS = "weights, model.safetensors or all of its shards"
 
 CHECKPOINT_KEY = "model.checkpoint"
-
-FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
-FRAMES_PER_SECOND = 100  # 16,000 samples a second, 160 a frame
 
 
 @dataclass(frozen=True)
@@ -165,69 +154,8 @@ def _weight_names(checkpoint: Checkpoint, names: Collection[str]) -> list[str]:
     return found
 
 
-def load_processor(checkpoint: Checkpoint) -> WhisperProcessor:
-    """Load tokenizer and feature extractor.
-
-    Raises:
-        UserError: the tokenizer's files do not load.
-    """
-    from transformers import WhisperProcessor
-
-    return WhisperProcessor(_load_extractor(checkpoint), load_tokenizer(snapshot(checkpoint)))
-
-
-def load_tokenizer(folder: Path) -> WhisperTokenizer:
-    """Load the tokenizer of a folder, by Whisper's class whatever class the folder names.
-
-    Raises:
-        UserError: its files do not load.
-    """
-    from transformers import WhisperTokenizer
-
-    try:
-        return WhisperTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # of Transformers and of the tokenizers' library, as files have it
-        raise UserError(
-            f"The tokenizer in {folder} does not load: {_first_line(error)}\n"
-            "Take its files from the checkpoint that the model was made of."
-        ) from error
-
-
-def _load_extractor(checkpoint: Checkpoint) -> WhisperFeatureExtractor:
-    """As the checkpoint's window and mel bins have it, with which its file was compared."""
-    from transformers import WhisperFeatureExtractor
-
-    config = _read_config(checkpoint)
-    seconds = config["max_source_positions"] / base_files.POSITIONS_PER_SECOND
-    return WhisperFeatureExtractor(
-        feature_size=config["num_mel_bins"],
-        chunk_length=int(seconds) if seconds.is_integer() else seconds,
-        **base_files.LOG_MEL,
-    )
-
-
-def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    return read_object(snapshot(checkpoint) / base_files.CONFIG)
-
-
-def load_config(checkpoint: Checkpoint) -> WhisperConfig:
-    """Load the model's shape and token ids, and nothing else that config.json may hold."""
-    from transformers import WhisperConfig
-
-    values = _read_config(checkpoint)
-    known = {*base_files.SIZES, *base_files.config_schema(values["vocab_size"])} - {"max_length"}
-    taken = {key: value for key, value in values.items() if key in known}
-    taken["dtype"] = taken.pop("dtype", None) or taken.pop("torch_dtype", None)
-    taken["init_std"] = float(taken.get("init_std", 0.02))  # a whole one is no float to it
-    # Whisper's defaults are ids of a published vocabulary, not of every one.
-    usual = dict.fromkeys(("bos_token_id", "pad_token_id"), values["eos_token_id"])
-    return WhisperConfig(**usual | {"begin_suppress_tokens": None} | taken)
-
-
-def load_shape(config: ModelConfig) -> WhisperConfig:
-    """`load_config` of a folder that need not hold anything but config.json.
+def locate_config(config: ModelConfig) -> Checkpoint:
+    """Find a folder that need not hold anything but config.json.
 
     Raises:
         UserError: what it holds is not sound.
@@ -238,110 +166,7 @@ def load_shape(config: ModelConfig) -> WhisperConfig:
         _raise_for(checkpoint, _config_problems(folder / base_files.CONFIG))
     else:
         _require_whisper(folder, checkpoint)
-    return load_config(checkpoint)
-
-
-def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
-    """Load what decoding reads: languages, tasks, suppressed tokens, alignment heads.
-
-    What the folder leaves out is completed from its vocabulary. How its maker would search is left
-    out: a merged model would have it, and no score would be of it.
-    """
-    from transformers import GenerationConfig
-
-    folder, config = snapshot(checkpoint), _read_config(checkpoint)
-    stated: dict[str, Any] = {}
-    if (folder / base_files.GENERATION).is_file():
-        values, known = read_object(folder / base_files.GENERATION), base_files.generation_schema
-        stated = {key: values[key] for key in known(config) if key in values}
-        if searched := searched_otherwise(stated, config):
-            _say_left_out(checkpoint.name, ", ".join(f"{key}={searched[key]}" for key in searched))
-            stated |= plain_search(config)
-    if not is_complete(stated):
-        stated = completed(stated, config, load_tokenizer(folder))
-    return GenerationConfig(**stated)
-
-
-@functools.cache  # once, however often it is loaded
-def _say_left_out(name: str, settings: str) -> None:
-    log.warning(
-        "left out    generation_config.json of %s sets %s: scores and merged models are without",
-        name,
-        settings,
-    )
-
-
-def window_seconds(config: WhisperConfig) -> float:
-    """Length of the audio that the encoder sees at once, 30 s for the published checkpoints."""
-    return config.max_source_positions * FRAMES_PER_POSITION / FRAMES_PER_SECOND
-
-
-def load_base(
-    checkpoint: Checkpoint,
-    quantization: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    attention: str = "auto",
-    double_quantization: bool = True,
-    compute_dtype: torch.dtype | None = None,
-) -> WhisperForConditionalGeneration:
-    """Load the frozen base in evaluation mode, straight onto `device`.
-
-    With int8 or nf4 the linear layers of encoder and decoder are quantized by bitsandbytes;
-    convolutions, embeddings and the output projection tied to them stay in `dtype`.
-
-    Args:
-        attention: auto, sdpa or flash.
-        double_quantization: nf4: the scales of its blocks are quantized as well.
-        compute_dtype: nf4: of the products with weights read back; None: `dtype`.
-
-    Raises:
-        UserError: the files lack weights that the configuration asks for, or FlashAttention is
-            asked for and does not run here.
-    """
-    from lora_whisper.model.attention import choose_attention
-    from lora_whisper.model.quantization import bitsandbytes_config, settle
-
-    attention = choose_attention(attention, dtype, device)
-    if quantization == "none":
-        model = _read_whole(checkpoint, dtype, device, attention)
-        for name, value in model.named_parameters():
-            require_finite(checkpoint.given, name, value)
-    else:
-        for _ in read_tensors(weight_files(checkpoint)):
-            pass  # whose values cannot be looked at once they are quantized
-        stored = bitsandbytes_config(quantization, compute_dtype or dtype, double_quantization)
-        model = _read_whole(checkpoint, dtype, device, attention, quantization_config=stored)
-        settle(model)
-    return model.requires_grad_(False).eval()
-
-
-def _read_whole(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, attention: str, **stored: Any
-) -> WhisperForConditionalGeneration:
-    """All weights that the configuration asks for; Transformers would draw others at random."""
-    from transformers import WhisperForConditionalGeneration
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # of reading shards; downloads keep theirs
-    loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-        snapshot(checkpoint),
-        config=load_config(checkpoint),
-        generation_config=load_generation_config(checkpoint),
-        dtype=dtype,
-        device_map={"": device},
-        attn_implementation=attention,
-        use_safetensors=not is_pickled([path.name for path in weight_files(checkpoint)]),
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **stored,
-    )
-    model, report = loaded
-    if missing := [f"{key}: missing" for key in sorted(report["missing_keys"])]:
-        raise UserError(f"{checkpoint.given} lacks weights:\n{listing(missing)}")
-    return cast("WhisperForConditionalGeneration", model)
+    return checkpoint
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -393,11 +218,6 @@ def weights_bytes(checkpoint: Checkpoint) -> int:
     return sum(path.stat().st_size for path in weight_files(checkpoint))
 
 
-def model_bytes(model: torch.nn.Module) -> int:
-    """Bytes of all parameters as they lie in memory; tied ones count once."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-
-
 def open_to_readers(folder: Path) -> None:
     """Give weights the permissions of the files beside them.
 
@@ -439,7 +259,7 @@ def _reach(checkpoint: Checkpoint) -> Path:
     except HFValidationError:
         reason = "not a folder, and not of the form of a hub id (owner/name)"
     except Exception as error:  # every way in which a request can fail; the network library varies
-        reason = f"no such folder, not in the hub's cache, and the hub gives: {_first_line(error)}"
+        reason = f"no such folder, not in the hub's cache, and the hub gives: {first_line(error)}"
     hints = [
         f"a folder: {checkpoint.key}=path/to/folder",
         "without network: on a machine that has it, hf download OWNER/NAME --local-dir NAME; "
@@ -452,7 +272,7 @@ def _reach(checkpoint: Checkpoint) -> Path:
     raise UserError(f"{checkpoint.given}: {reason}\n{listing(hints)}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -569,3 +389,15 @@ def _config_problems(path: Path) -> list[str]:
         return base_files.config_problems(read_object(path))
     except ValueError as error:
         return [f"config.json: {error}"]
+
+
+def is_hub_id(given: str) -> bool:
+    """Whether a text has the form OWNER/NAME."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(given)
+    except HFValidationError:
+        return False
+    return given.count("/") == 1

@@ -1,18 +1,21 @@
-"""Processes, device and precision, through accelerate."""
+"""Processes, device and precision, through accelerate; which attention; how long work takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, broadcast
 from torch import Tensor
+from transformers.utils import is_flash_attn_2_available
 
 from lora_whisper import processes
-from lora_whisper.errors import UserError
+from lora_whisper.errors import UserError, listing
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,3 +88,81 @@ def choose_dtype(name: str, precision: str) -> torch.dtype:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
+
+
+# ── which kernel computes attention ───────────────────────────────────────────────────────────────
+
+SDPA, FLASH = "sdpa", "flash_attention_2"  # as Transformers calls them
+AMPERE = (8, 0)  # compute capability of the oldest GPUs that FlashAttention 2 runs on
+
+
+def choose_attention(asked: str, dtype: torch.dtype, device: torch.device) -> str:
+    """Turn `model.attention` into the name of a kernel; auto takes FlashAttention where it runs.
+
+    Dao 2023, https://arxiv.org/abs/2307.08691. Its results differ from SDPA's by rounding alone.
+
+    Args:
+        dtype: of the frozen weights.
+
+    Raises:
+        UserError: FlashAttention is asked for and does not run here; names all that is missing.
+    """
+    if asked == "sdpa":
+        return SDPA
+    obstacles = _flash_obstacles(dtype, device)
+    if obstacles and asked == "flash":
+        raise UserError(
+            f"model.attention=flash does not run here:\n{listing(obstacles)}\n"
+            "Mend that, or type model.attention=auto, which takes what there is."
+        )
+    return SDPA if obstacles else FLASH
+
+
+def _flash_obstacles(dtype: torch.dtype, device: torch.device) -> list[str]:
+    """Everything that keeps FlashAttention 2 from running."""
+    obstacles = []
+    if device.type != "cuda":
+        obstacles.append(f"it needs a GPU, found device {device.type}")
+    elif torch.cuda.get_device_capability(device) < AMPERE:
+        name = torch.cuda.get_device_name(device)
+        obstacles.append(f"it needs an Ampere GPU or a newer one, found {name}")
+    if dtype not in (torch.bfloat16, torch.float16):
+        found = str(dtype).removeprefix("torch.")
+        obstacles.append(f"it computes in half precision, found {found}: model.dtype=bfloat16")
+    if device.type == "cuda" and not is_flash_attn_2_available():  # which asks for CUDA as well
+        obstacles.append(
+            "the package flash_attn, 2.3.3 or newer, is not installed: "
+            "pip install flash-attn --no-build-isolation"
+        )
+    return obstacles
+
+
+# ── how long a piece of work takes, tried before there is much of it ──────────────────────────────
+
+Value = TypeVar("Value")
+LONG_SECONDS = 1.0  # what takes longer is not done a second time only to be timed
+
+
+def timed(action: Callable[[], Value], device: torch.device) -> tuple[float, Value]:
+    """Seconds that `action` takes, of two goes the faster, and what it returned last.
+
+    The first one pays for what is only done once: kernels are chosen, memory is mapped.
+    """
+    seconds, value = _once(action, device)
+    if seconds < LONG_SECONDS:
+        again, value = _once(action, device)
+        seconds = min(seconds, again)
+    return seconds, value
+
+
+def _once(action: Callable[[], Value], device: torch.device) -> tuple[float, Value]:
+    _wait_for(device)
+    started = time.perf_counter()
+    value = action()
+    _wait_for(device)
+    return time.perf_counter() - started, value
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from transformers.audio_utils import mel_filter_bank
 
 from lora_whisper.config import Padding
-from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE
+from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
 
 FFT_SAMPLES = 400  # one frame sees 25 ms
 HIGHEST_FREQUENCY = 8_000.0  # Hz, half of the sampling rate

@@ -1,4 +1,4 @@
-"""Token ids of one checkpoint: every one is read from its own files, none is assumed.
+"""Texts, languages and tasks as token ids: every id is read from the checkpoint's own files.
 
 Whisper's three vocabularies (51864 `.en`, 51865, 51866 of large-v3) put languages, tasks and
 timestamps at different ids, and a small vocabulary puts them elsewhere again.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import regex
+
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.languages import NO_LANGUAGE, code_of
-from lora_whisper.model.rates import SECONDS_PER_TIMESTAMP
-from lora_whisper.model.unseen import without_unseen
+from lora_whisper.model.published import SECONDS_PER_TIMESTAMP
 
 ENGLISH_ONLY_SIZE = 51_864  # openai/whisper tells `.en` checkpoints by this size
 LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
@@ -233,3 +235,224 @@ def text_tokens(tokenizer: Any, text: str, language: str | None) -> list[int]:
     backend = tokenizer.backend_tokenizer
     pieces = backend.pre_tokenizer.pre_tokenize_str(spaced)
     return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
+
+
+# ── characters that nobody sees ───────────────────────────────────────────────────────────────────
+# One rule for what is trained on, compared and checked. A soft hyphen, a mark of direction or of
+# byte order stands in a text by accident, and a text with it looks like one without. What is not
+# seen and yet a letter's own in its script stays:
+#
+# - joiners beside the letters of scripts that are joined or stacked (Persian, Indic and Sinhala
+#   texts, Mongolian, …): The Unicode Standard, 23.2, and Unicode Annex 31, 2.3, which allows them
+#   after these letters alone, since there they tell words apart;
+# - the zero width space of scripts that part words by it (Thai, Lao, Khmer, Burmese, Javanese, …);
+# - joiners within emoji, which are one picture by them, and selectors after a letter or a picture
+#   that has several forms (Han, Mongolian, emoji).
+
+JOINED_SCRIPTS = (
+    "Arabic Syriac Mandaic Mongolian Nko Adlam Hanifi_Rohingya Phags_Pa "
+    "Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada Malayalam Sinhala Myanmar "
+    "Khmer Balinese Javanese Sundanese Meetei_Mayek Newa Tirhuta"
+).split()
+UNSPACED_SCRIPTS = "Thai Lao Khmer Myanmar Tibetan Javanese Balinese Tai_Tham New_Tai_Lue".split()
+ZERO_WIDTH_SPACE = "\u200b"
+
+
+def _of(scripts: list[str]) -> str:
+    """A class of the letters and marks of these scripts."""
+    return "[" + "".join(rf"\p{{Script={name}}}" for name in scripts) + "]"
+
+
+JOINABLE, UNSPACED = _of(JOINED_SCRIPTS), _of(UNSPACED_SCRIPTS)
+# Control characters but for those that part words, format characters, variation selectors, and
+# what is drawn as nothing: Hangul fillers, the grapheme joiner (Default_Ignorable_Code_Point).
+UNSEEN = regex.compile(
+    r"[[\p{Cc}--[\s\x1c-\x1f]]\p{Variation_Selector}\p{Default_Ignorable_Code_Point}"
+    r"[\p{Cf}--\p{Prepended_Concatenation_Mark}]]",
+    regex.V1,
+)
+ACCIDENTAL = regex.compile(
+    rf"(?<={JOINABLE}\p{{M}}*)[\u200c\u200d](?=[\p{{L}}\p{{M}}])(*SKIP)(*FAIL)"
+    rf"|(?<={JOINABLE}\p{{M}}*)\u200d(*SKIP)(*FAIL)"
+    rf"|(?:(?<={UNSPACED})\u200b|\u200b(?={UNSPACED}))(*SKIP)(*FAIL)"
+    r"|(?<=[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f])\u200d"
+    r"(?=\p{Extended_Pictographic})(*SKIP)(*FAIL)"
+    r"|(?<=\p{Emoji})[\ufe0e\ufe0f](*SKIP)(*FAIL)"
+    r"|(?<=\p{Script=Mongolian})[\u180b-\u180f](*SKIP)(*FAIL)"
+    r"|(?<=\p{Script=Han})\p{Variation_Selector}(*SKIP)(*FAIL)"
+    rf"|{UNSEEN.pattern}",
+    regex.V1,
+)
+
+
+def without_unseen(text: str) -> str:
+    """The text as it is seen, in Unicode's composed form (NFC)."""
+    text = unicodedata.normalize("NFC", text)
+    if not _may_hold_unseen(text):
+        return text
+    return unicodedata.normalize("NFC", ACCIDENTAL.sub("", text))  # what it parted may compose
+
+
+def unseen(text: str) -> list[str]:
+    """What `without_unseen` would take away, each character once: `U+200B`."""
+    found = dict.fromkeys(ACCIDENTAL.findall(text)) if _may_hold_unseen(text) else {}
+    return [f"U+{ord(one):04X}" for one in found]
+
+
+def _may_hold_unseen(text: str) -> bool:
+    """A quick look: most of a million texts have nothing of the kind."""
+    return not (text.isascii() and text.isprintable()) and UNSEEN.search(text) is not None
+
+
+# ── what a language is called elsewhere ───────────────────────────────────────────────────────────
+# Whisper knows ISO 639-1 codes, mostly, and English names. People bring locales (sw_KE,
+# zh-Hant-TW), codes of three letters (swh), older and newer codes (iw, jv) and a language's own
+# name (Kiswahili).
+
+
+# Whisper's code, then codes of ISO 639-1 and 639-3 that mean it (of a macrolanguage, that of its
+# main form, too), then its own name and others, words joined by _: https://iso639-3.sil.org/code_tables/639/data
+TABLE = """
+af afr; afrikaans
+am amh; አማርኛ amharigna
+ar ara arb arz ary apc ajp acm; العربية
+as asm; অসমীয়া
+az aze azj; azərbaycan azərbaycanca azeri
+ba bak; башҡорт башҡортса
+be bel; беларуская belarussian
+bg bul; български
+bn ben; বাংলা bangla
+bo bod tib; བོད་ཡིག
+br bre; brezhoneg
+bs bos; bosanski
+ca cat; català
+cs ces cze; čeština cesky
+cy cym wel; cymraeg
+da dan; dansk
+de deu ger; deutsch
+el ell gre; ελληνικά ellinika
+en eng; anglais englisch
+es spa; español espanol
+et est ekk; eesti
+eu eus baq; euskara
+fa fas per pes prs; فارسی farsi dari
+fi fin; suomi
+fo fao; føroyskt
+fr fra fre; français francais
+gl glg; galego
+gu guj; ગુજરાતી
+ha hau; هَوُسَا
+haw; hawaiʻi
+he iw heb; עברית ivrit
+hi hin; हिन्दी
+hr hrv; hrvatski
+ht hat; kreyòl kreyol creole
+hu hun; magyar
+hy hye arm; հայերեն
+id in ind; bahasa_indonesia
+is isl ice; íslenska
+it ita; italiano
+ja jpn jp; 日本語 nihongo
+jw jv jav; jawa basa_jawa
+ka kat geo; ქართული
+kk kaz; қазақ қазақша
+km khm; ខ្មែរ
+kn kan; ಕನ್ನಡ
+ko kor; 한국어
+la lat; latina
+lb ltz; lëtzebuergesch
+ln lin; lingála
+lo lao; ລາວ
+lt lit; lietuvių
+lv lav lvs; latviešu
+mg mlg plt; malagasy
+mi mri mao; māori te_reo
+mk mkd mac; македонски
+ml mal; മലയാളം
+mn mon khk; монгол
+mr mar; मराठी
+ms msa may zsm; bahasa_melayu melayu
+mt mlt; malti
+my mya bur; မြန်မာ burmese
+ne nep npi; नेपाली
+nl nld dut; nederlands
+nn nno; nynorsk norsk_nynorsk
+no nb nor nob; norsk bokmål bokmal norsk_bokmål false
+oc oci; occitan
+pa pan pnb; ਪੰਜਾਬੀ
+pl pol; polski
+ps pus pbt pst; پښتو
+pt por; português portugues
+ro mo ron rum mol; română
+ru rus; русский russkij
+sa san; संस्कृतम्
+sd snd; سنڌي
+si sin; සිංහල
+sk slk slo; slovenčina
+sl slv; slovenščina slovene
+sn sna; chishona
+so som; soomaali
+sq sqi alb als; shqip
+sr srp; српски srpski
+su sun; basa_sunda
+sv swe; svenska
+sw swa swh; kiswahili
+ta tam; தமிழ்
+te tel; తెలుగు
+tg tgk; тоҷикӣ
+th tha; ไทย
+tk tuk; türkmen
+tl fil tgl; filipino pilipino
+tr tur; türkçe turkce
+tt tat; татар татарча
+uk ukr; українська
+ur urd; اردو
+uz uzb uzn; oʻzbek o'zbek
+vi vie; tiếng_việt
+yi ji yid ydd; ייִדיש
+yo yor; yorùbá
+yue zh-yue; 粵語 粤语 广东话 廣東話
+zh zho chi cmn; 中文 汉语 普通话 putonghua
+"""  # noqa: RUF001
+NO_LANGUAGE = {  # ISO 639-2's codes for what is no language, and what is written in its place
+    "mul": "several languages",
+    "und": "an unknown language",
+    "mis": "a language without a code",
+    "zxx": "no language",
+    "none": "none",
+    "null": "none",
+    "nan": "none",
+    "unknown": "an unknown language",
+    "auto": "whichever is heard",
+}
+LOCALE = re.compile(r"([a-z]{2,3})(?:[_-]\w+)+(?:\.[\w-]+)?(?:@\w+)?")  # sw_ke, zh-Hant-TW
+ENCODED = re.compile(r"([a-z]{2,3})[.@][\w-]+")  # sw.UTF-8
+
+
+def code_of(language: str) -> str:
+    """Whisper's code for a language, however it is called; any other stays as it is called.
+
+    YAML 1.1 reads `no` as false, and so do some who write JSON; no language is called so.
+    """
+    name = " ".join(without_unseen(language).split()).lower()
+    known = _codes()
+    if name in known:
+        return known[name]
+    locale = LOCALE.fullmatch(name) or ENCODED.fullmatch(name)
+    if locale is None:
+        return name
+    if re.match(r"zh[_-]yue\b", name):
+        return "yue"
+    return known.get(locale[1], locale[1])
+
+
+@cache
+def _codes() -> Mapping[str, str]:
+    """Codes by whatever a language is called; imported late, so that a typo is answered at once."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    codes: dict[str, str] = {}
+    for line in filter(None, TABLE.splitlines()):
+        code, *others = line.replace(";", "").split()
+        codes |= dict.fromkeys((name.replace("_", " ") for name in others), code)
+    return codes | dict(TO_LANGUAGE_CODE) | {code: code for code in LANGUAGES}

@@ -22,7 +22,7 @@ from lora_whisper.evaluation.results import (
     rate_name,
     units_of,
 )
-from lora_whisper.lora.provenance import name_of
+from lora_whisper.lora.resolve import name_of
 from lora_whisper.paths import EMBEDDED, file_name, local_path
 from lora_whisper.reports.html import render
 from lora_whisper.reports.summary import (

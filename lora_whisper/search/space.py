@@ -66,7 +66,7 @@ def space_of(asked: SpaceConfig, train: TrainConfig, base: Base) -> Space:
 
 def usual_rate(train: TrainConfig, base: Base) -> float:
     """The learning rate that `train` would take."""
-    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.base import load_config
     from lora_whisper.training.defaults import learning_rate_for_width
 
     if train.optimizer.learning_rate is not None:

@@ -9,7 +9,7 @@ import math
 
 from lora_whisper.config import TrainingConfig
 from lora_whisper.data.sampler import steps_per_epoch
-from lora_whisper.model.shapes import MEDIUM_WIDTH
+from lora_whisper.model.published import MEDIUM_WIDTH
 
 TINY_WIDTH, TINY_RATE = 384, 1.5e-3  # whisper-tiny's own peak rate in pre-training
 WIDTH_EXPONENT = 1.8

@@ -15,9 +15,9 @@ from lora_whisper.data.durations import measure
 from lora_whisper.data.sources import resolved
 from lora_whisper.data.speech import Inputs, refuse_learnt, train_rows
 from lora_whisper.errors import UserError
-from lora_whisper.lora.initialization import find_start, require_fit, require_same_base
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
+from lora_whisper.lora.validation import find_start, require_fit, require_same_base
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.training.run import trained_tokens
@@ -51,7 +51,7 @@ def require_start(config: TrainConfig, saved: SavedAdapter, inputs: Inputs) -> N
         UserError: it is of another base, has no room in this run's adapter, or has heard the
             validation or test set.
     """
-    from lora_whisper.model.checkpoint import load_config
+    from lora_whisper.model.base import load_config
 
     base, speech = inputs.base, inputs.speech
     languages, tokens = base.vocabulary.languages, trained_tokens(config, base)

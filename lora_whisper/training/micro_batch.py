@@ -16,7 +16,7 @@ from accelerate.utils.memory import clear_device_cache, find_executable_batch_si
 from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
-from lora_whisper.model.timing import timed
+from lora_whisper.model.device import timed
 from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
 from lora_whisper.training.loop import Trainer, forward
 from lora_whisper.training.memory import is_out_of_memory, memory_at_hand

@@ -29,7 +29,7 @@ from lora_whisper.evaluation.scoring import (
     validation_sample,
     validation_wer,
 )
-from lora_whisper.lora.limits import require_eva
+from lora_whisper.lora.validation import require_eva
 from lora_whisper.model.base import Base
 from lora_whisper.run_config import config_hash, write_config
 from lora_whisper.run_folder import (
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
     from lora_whisper.data.batches import Batch
     from lora_whisper.data.contents import Change
-    from lora_whisper.lora.eva import WatchedWindow
+    from lora_whisper.lora.initialization import WatchedWindow
     from lora_whisper.training.averaging import Average
     from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
     from lora_whisper.training.loop import Trainer
@@ -171,8 +171,8 @@ class Run:
 
     def _load_model(self) -> PeftModel:
         from lora_whisper.lora.adapter import attach
-        from lora_whisper.lora.initialization import find_start, start_from
-        from lora_whisper.lora.pissa import read_initial
+        from lora_whisper.lora.initialization import read_initial, start_from
+        from lora_whisper.lora.validation import find_start
         from lora_whisper.training.defaults import checkpoints_activations
 
         config = self.config
@@ -213,7 +213,7 @@ class Run:
 
     @property
     def _initial(self) -> Path:
-        from lora_whisper.lora.pissa import INITIAL_FILE
+        from lora_whisper.lora.initialization import INITIAL_FILE
 
         return self.folder.checkpoints / INITIAL_FILE
 
@@ -350,7 +350,7 @@ class Run:
 
     def _keep_start(self, trainer: Trainer) -> None:
         """Write PiSSA's start once: the base's weights lack it, and what ships is the change."""
-        from lora_whisper.lora.pissa import write_initial
+        from lora_whisper.lora.initialization import write_initial
 
         if self.config.adapter.kind == "pissa" and processes.is_main():
             write_initial(self._initial, trainer.parameters)
@@ -363,7 +363,7 @@ class Run:
         Returns:
             the mean of several, where that was asked for; it lies beside
         """
-        from lora_whisper.lora.pissa import read_initial
+        from lora_whisper.lora.initialization import read_initial
         from lora_whisper.training.averaging import write_average
         from lora_whisper.training.checkpoints import load_parameters
 
@@ -551,8 +551,8 @@ def watched_windows(
 
 def _watched(batch: Batch, base: Base) -> WatchedWindow:
     """A batch of one window, which is as long as its sound."""
-    from lora_whisper.lora.eva import WatchedWindow
-    from lora_whisper.model.checkpoint import FRAMES_PER_POSITION
+    from lora_whisper.lora.initialization import WatchedWindow
+    from lora_whisper.model.base import FRAMES_PER_POSITION
     from lora_whisper.model.features import frames_with_sound
 
     (features,) = batch.input_features(base.features).cpu()

@@ -101,7 +101,7 @@ def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, An
 
 def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str]:
     """What `generate` is to be told; an English-only checkpoint is told nothing."""
-    from lora_whisper.model.languages import code_of
+    from lora_whisper.model.tokenizer import code_of
 
     named = [name for name in (data.language_token, data.language, *languages) if name]
     known = [code for code in map(code_of, named) if code in base.vocabulary.languages]

@@ -22,11 +22,8 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.lora.saved import B_SUFFIX, CONFIG_FILE, MAGNITUDE_SUFFIX, WEIGHTS_FILE
-from lora_whisper.model.checkpoint import (
-    Checkpoint,
-    load_config,
-    load_generation_config,
-)
+from lora_whisper.model.base import load_config, load_generation_config
+from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.paths import local_path
 from lora_whisper.reports.model_card import adapter_card, merged_card
 from lora_whisper.run_folder import RunFolder

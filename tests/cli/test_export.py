@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 import shutil
@@ -17,9 +16,9 @@ from lora_whisper.cli import export
 from lora_whisper.cli.export import _show_quantizer
 from lora_whisper.config import EXPORT_DTYPES
 from lora_whisper.evaluation.decoding.transcribe import Hypotheses
-from lora_whisper.export import consumers
-from lora_whisper.export import ctranslate2 as writer
-from lora_whisper.export.ggml import quantize_command
+from lora_whisper.export import adapter, ctranslate2
+from lora_whisper.export import parity as parity_module
+from lora_whisper.export.whisper_cpp import quantize_command
 from tests.cli.conftest import Line, World
 from tests.toy_speech import write_manifest
 
@@ -74,9 +73,9 @@ def test_what_differs_is_exit_code_1(
 ) -> None:
     """Here the base is exported, as by a converter that does not see the adapter."""
     said_by_adapter(world, Path("own.jsonl"))
-    whole = writer.write
+    whole = ctranslate2.write
     monkeypatch.setattr(
-        writer, "write", lambda _, folder, dtype: whole(world.checkpoint, folder, dtype)
+        ctranslate2, "write", lambda _, folder, dtype: whole(world.checkpoint, folder, dtype)
     )
     given = ("run=outputs/a", "format=ctranslate2", "dtype=float32", "data.test=own.jsonl")
     assert line("export", *given) == 1
@@ -103,9 +102,9 @@ def test_a_program_that_hears_otherwise_is_told_from_weights_that_do(
         count = len(utterances)
         return Hypotheses(("no such word " * 9,) * count, (1.0,) * count, ((),) * count, (), 1.0)
 
-    monkeypatch.setattr(export, "load_consumer", lambda *_: consumers.Consumer("mad 1", babble))
+    monkeypatch.setattr(export, "load_consumer", lambda *_: parity_module.Consumer("mad 1", babble))
     monkeypatch.setattr(export, "is_program", lambda *_: True)
-    monkeypatch.setattr(consumers, "is_program", lambda *_: True)
+    monkeypatch.setattr(parity_module, "is_program", lambda *_: True)
     assert line("export", "run=outputs/a", "format=ctranslate2", "dtype=float32") == 1
     found = parity("ctranslate2")
     assert found["consumer"] == "mad 1"
@@ -262,10 +261,13 @@ def test_a_missing_package_is_one_line(
 
 @pytest.mark.parametrize("name", EXPORT_DTYPES)
 def test_the_table_of_dtypes_is_that_of_the_writers(name: str) -> None:
-    assert EXPORT_DTYPES[name] == importlib.import_module(f"lora_whisper.export.{name}").DTYPES
+    writer = adapter if name == "adapter" else parity_module.module_of(name)
+    assert EXPORT_DTYPES[name] == writer.DTYPES
 
 
-@pytest.mark.parametrize("kind", consumers.KINDS.values(), ids=consumers.KINDS)
-def test_consumers_are_where_the_table_says(kind: consumers.Kind) -> None:
-    for place in (kind.program, kind.engine):
-        assert place is None or callable(consumers._class(place).load)
+@pytest.mark.parametrize("name", parity_module.KINDS)
+def test_consumers_are_where_the_table_says(name: str) -> None:
+    kind, module = parity_module.KINDS[name], parity_module.module_of(name)
+    assert callable(module.require_package)
+    for place in filter(None, (kind.program, kind.engine)):
+        assert callable(getattr(module, place).load)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.given_run import Asking, given_run
+from lora_whisper.lora.resolve import Asking, given_run
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
 from tests.cli.conftest import Line, World
 from tests.cli.test_merge import adapter

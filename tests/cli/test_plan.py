@@ -121,7 +121,7 @@ def test_the_table_of_all(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "CHECKPOINTS", ("large-v3-turbo",))
-    monkeypatch.setattr("lora_whisper.model.shapes.shape", lambda name: one_layer())
+    monkeypatch.setattr("lora_whisper.model.published.shape", lambda name: one_layer())
     rows = as_json(capsys, "gpu_memory=8GB", "adapter=dora")["rows"]
     assert [row["quantization"] for row in rows] == ["none", "int8", "nf4"]
     assert "second forward" in rows[1]["refused"]

@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import welch
 
 from lora_whisper.data.acoustics import NOISE_KINDS, generated_noise
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 SAMPLES = 30 * SAMPLING_RATE
 

@@ -16,7 +16,7 @@ from lora_whisper.data.audio import (
     read_header,
     resample,
 )
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from tests.toy_speech import tone, write_clip
 
 ENGLISH = Path("../shared/speech/english/audio")

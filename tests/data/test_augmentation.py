@@ -38,7 +38,7 @@ from lora_whisper.data.augmentation import (
     write_examples,
 )
 from lora_whisper.errors import UserError
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from tests.composed import train_values
 from tests.toy_speech import tone
 

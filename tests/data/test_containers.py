@@ -20,7 +20,7 @@ from lora_whisper.data.containers import (
     ogg_length,
     read_ends,
 )
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from tests.toy_containers import KINDS, encode
 from tests.toy_mutations import FORMATS, mutated, written
 from tests.toy_speech import tone

@@ -20,7 +20,7 @@ from lora_whisper.data.audio import (
     read_sound,
 )
 from lora_whisper.data.containers import Mixer, read_ends
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from tests.toy_speech import tone, write_clip
 
 MANY = (7, 8, 9, 16, 64)  # around the number of planes that a frame of FFmpeg's has itself

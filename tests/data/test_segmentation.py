@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.data.segmentation import find_pauses, split_long
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from tests.toy_speech import tone
 
 SWAHILI = Path("../shared/speech/swahili")

@@ -19,8 +19,8 @@ from lora_whisper.data import streaming
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.sources import hub
-from lora_whisper.data.streaming import LeftOut, StreamDataset, check_stream, stream_loader
-from lora_whisper.data.windows import BadAudio, WindowMaker
+from lora_whisper.data.streaming import StreamDataset, check_stream, stream_loader
+from lora_whisper.data.windows import BadAudio, LeftOut, WindowMaker
 from lora_whisper.errors import UserError
 from tests.composed import train_values
 from tests.configs import data_config

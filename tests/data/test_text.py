@@ -20,7 +20,7 @@ from lora_whisper.data.text import (
     suspects,
 )
 from lora_whisper.errors import UserError
-from lora_whisper.model.unseen import without_unseen
+from lora_whisper.model.tokenizer import without_unseen
 from tests.configs import data_config
 from tests.toy_speech import write_clip
 from tests.toy_tables import toy_utterances

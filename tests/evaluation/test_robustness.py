@@ -19,7 +19,7 @@ from lora_whisper.evaluation.robustness import (
     probed,
     settings_in,
 )
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from tests.evaluation.toy_listener import GREEDY, utterance
 
 SPOKEN = utterance(Path("a.wav"), 2.0)

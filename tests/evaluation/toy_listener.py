@@ -20,9 +20,9 @@ from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.evaluation.decoding.transcribe import Hypotheses, transcribe
 from lora_whisper.evaluation.decoding.whisper import WhisperRecognizer
-from lora_whisper.model.checkpoint import window_seconds
+from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_config

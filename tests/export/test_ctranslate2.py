@@ -14,10 +14,10 @@ import pytest
 
 from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
-from lora_whisper.evaluation.decoding.transcribe import transcribe
-from lora_whisper.export import ctranslate2, faster_whisper
-from lora_whisper.export.faster_whisper import FasterWhisperProgram
+from lora_whisper.export import ctranslate2
+from lora_whisper.export.ctranslate2 import FasterWhisperProgram
 from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
 
@@ -105,12 +105,11 @@ def test_what_does_not_load_is_said(tmp_path: Path) -> None:
         FasterWhisperProgram.load(tmp_path)
 
 
-def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ctranslate2.converters", None)
-    monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    for module in (ctranslate2, faster_whisper):
-        with pytest.raises(UserError, match=r"pip install 'lora-whisper\[ctranslate2\]'"):
-            module.require_package()
+@pytest.mark.parametrize("missing", ["ctranslate2.converters", "faster_whisper"])
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=r"pip install 'lora-whisper\[ctranslate2\]'"):
+        ctranslate2.require_package()
 
 
 def test_a_program_that_detects_no_language_is_named() -> None:

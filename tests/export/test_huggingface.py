@@ -13,12 +13,8 @@ from transformers import GenerationConfig, WhisperForConditionalGeneration, Whis
 from benchmarks.random_checkpoint import write_random_checkpoint
 from lora_whisper.export.huggingface import NAMES, write_model, write_weights
 from lora_whisper.lora.merge import EMBEDDINGS, Change, folded
-from lora_whisper.model.checkpoint import (
-    Checkpoint,
-    load_base,
-    locate,
-    weight_files,
-)
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate, weight_files
 from lora_whisper.model.weights import TIED, read_shapes
 from tests.configs import model_config
 from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs, toy_model

@@ -18,11 +18,10 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
-from lora_whisper.evaluation.decoding.transcribe import transcribe
-from lora_whisper.export.onnx import DECODER, ENCODER, write
-from lora_whisper.export.onnxruntime import OnnxEngine
-from lora_whisper.model.shapes import shape
+from lora_whisper.export.onnx import DECODER, ENCODER, OnnxEngine, write
+from lora_whisper.model.published import shape
 from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano
 
 PROMPT = [50258, 50259, 50360, 50364]  # whatever they mean

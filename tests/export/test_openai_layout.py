@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from whisper.model import ModelDimensions, Whisper
 
 from lora_whisper.errors import UserError
-from lora_whisper.export import ctranslate2, ggml, openai
-from lora_whisper.export.openai_layout import converted, openai_name, read_dimensions, read_tensors
+from lora_whisper.export import ctranslate2, openai_whisper, whisper_cpp
+from lora_whisper.export.openai_whisper import converted, openai_name, read_dimensions, read_tensors
 from tests.evaluation.toy_listener import NANO
 
 
@@ -59,7 +59,7 @@ def test_what_the_layout_has_no_place_for_is_refused(
     tmp_path: Path, key: str, value: object
 ) -> None:
     folder = edited(tmp_path / "other", **{key: value})
-    for writer in (ggml, openai):
+    for writer in (whisper_cpp, openai_whisper):
         with pytest.raises(UserError, match=f"{key}: found {value}, expected .*(?s:.*)format="):
             writer.write(folder, tmp_path, writer.DTYPES[0])
 
@@ -72,7 +72,7 @@ def test_broken_weights_are_named_in_any_precision(value: float) -> None:
         converted("conv1.weight", weight, torch.float32)
 
 
-@pytest.mark.parametrize("writer", [ggml, openai, ctranslate2])
+@pytest.mark.parametrize("writer", [whisper_cpp, openai_whisper, ctranslate2])
 def test_weights_too_large_for_float16_are_named(tmp_path: Path, writer: object) -> None:
     folder = edited(tmp_path / "large")
     weights = {

@@ -16,9 +16,10 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration, Whisper
 from benchmarks.random_checkpoint import write_companions
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
-from lora_whisper.model.checkpoint import Checkpoint, load_generation_config
+from lora_whisper.model.base import load_generation_config
+from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import read_vocabulary
 from tests.evaluation.toy_listener import Toy
 from tests.merged import write_merged_folder

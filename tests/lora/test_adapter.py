@@ -25,7 +25,8 @@ from lora_whisper.lora.adapter import (
     scaled,
 )
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.training.loss import find_targets, targets_loss_sum
 from tests.configs import adapter_config, model_config
 from tests.toys import LINEAR_NAMES, toy_checkpoint, toy_inputs, toy_model

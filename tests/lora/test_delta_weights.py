@@ -23,7 +23,8 @@ from lora_whisper.lora.delta_weights import (
     read_plain,
     write_plain,
 )
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate
 from tests.configs import model_config
 from tests.toys import toy_checkpoint, toy_inputs, toy_model
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import attach
-from lora_whisper.lora.eva import WatchedWindow
+from lora_whisper.lora.initialization import WatchedWindow
 from lora_whisper.lora.variants import lora_layers
 from tests.configs import adapter_config
 from tests.toys import MEL_BINS, POSITIONS_PER_SECOND, WINDOW_SECONDS, toy_model

@@ -12,9 +12,10 @@ from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.lora.delta_weights import plain_of
-from lora_whisper.lora.initialization import find_start, require_fit, require_same_base, start_from
-from lora_whisper.lora.provenance import name_of
+from lora_whisper.lora.initialization import start_from
+from lora_whisper.lora.resolve import name_of
 from lora_whisper.lora.saved import read_saved
+from lora_whisper.lora.validation import find_start, require_fit, require_same_base
 from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.configs import adapter_config, model_config

@@ -16,7 +16,8 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter, save_adapter, scaled
 from lora_whisper.lora.delta_weights import mean, plain_of, write_plain
 from lora_whisper.lora.merge import EMBEDDINGS, is_linear
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.model.quantization import CpuLinear4bit, Nf4
 from lora_whisper.model.weights import TIED
 from tests.configs import adapter_config, model_config

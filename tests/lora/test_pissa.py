@@ -14,7 +14,7 @@ from torch import Tensor
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.lora.delta_weights import plain_of
-from lora_whisper.lora.pissa import INITIAL_FILE, read_initial
+from lora_whisper.lora.initialization import INITIAL_FILE, read_initial
 from lora_whisper.lora.saved import read_saved
 from lora_whisper.lora.variants import lora_layers
 from lora_whisper.model.checkpoint import Checkpoint

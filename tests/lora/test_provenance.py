@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.provenance import RECORD_FILE, read_record
+from lora_whisper.lora.provenance import read_record
+from lora_whisper.run_folder import RECORD_FILE
 
 SCORE = {"wer": 0.5, "wer_ci95": [0.4, 0.6], "cer": 0.2, "cer_ci95": [0.1, 0.3]}
 RECORD: dict[str, Any] = {

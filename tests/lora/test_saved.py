@@ -27,15 +27,10 @@ from lora_whisper.lora import adapter_config
 from lora_whisper.lora.adapter import load_adapter
 from lora_whisper.lora.adapter_config import FOLDABLE, targeted
 from lora_whisper.lora.delta_weights import read_plain
-from lora_whisper.lora.saved import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    open_adapter,
-    read_saved,
-    require_shapes,
-    shapes_of_weights,
-)
-from lora_whisper.model.checkpoint import load_base, locate
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
+from lora_whisper.lora.validation import require_shapes, shapes_of_weights
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import locate
 from tests.configs import model_config
 from tests.lora.test_delta_weights import filled
 from tests.toys import toy_checkpoint, toy_inputs, toy_model

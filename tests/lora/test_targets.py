@@ -10,7 +10,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.targets import target_ranks
-from lora_whisper.model.shapes import shape
+from lora_whisper.model.published import shape
 from tests.configs import adapter_config
 from tests.toys import toy_config, toy_model
 

@@ -9,14 +9,9 @@ from typing import Any
 import pytest
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.provenance import (
-    RECORD_FILE,
-    is_trained_adapter,
-    require_trained_adapter,
-    trained_sha256,
-)
+from lora_whisper.lora.provenance import is_trained_adapter, require_trained_adapter, trained_sha256
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.run_folder import MARKER, RunFolder, write_json
+from lora_whisper.run_folder import MARKER, RECORD_FILE, RunFolder, write_json
 
 OWN = hashlib.sha256(b"own").hexdigest()
 SCORE = {"of": {"weights": {"adapter": OWN}}}

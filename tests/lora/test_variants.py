@@ -26,9 +26,10 @@ from lora_whisper.lora.adapter import (
 )
 from lora_whisper.lora.targets import target_ranks
 from lora_whisper.lora.variants import lora_layers, peft_config
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate
+from lora_whisper.model.published import shape, shape_names
 from lora_whisper.model.quantization import prepare_for_training
-from lora_whisper.model.shapes import shape, shape_names
 from lora_whisper.training.loss import token_loss_sum
 from tests.configs import adapter_config, model_config
 from tests.merged import merged_toy

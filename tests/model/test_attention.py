@@ -9,9 +9,10 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from lora_whisper.errors import UserError
-from lora_whisper.model import attention
-from lora_whisper.model.attention import choose_attention
-from lora_whisper.model.checkpoint import load_base, locate
+from lora_whisper.model import device
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import locate
+from lora_whisper.model.device import choose_attention
 from tests.configs import model_config
 from tests.toys import toy_checkpoint, toy_inputs
 
@@ -25,7 +26,7 @@ def machine(
     """A machine with such a GPU, and with or without the package flash_attn."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: installed)
+    monkeypatch.setattr(device, "is_flash_attn_2_available", lambda: installed)
 
 
 @pytest.mark.parametrize("asked", ["auto", "flash"])
@@ -71,7 +72,7 @@ def test_the_kernel_reaches_every_layer(tmp_path, monkeypatch):
     layers = [base.model.encoder.layers[0].self_attn, base.model.decoder.layers[1].encoder_attn]
     assert {layer.config._attn_implementation for layer in layers} == {"sdpa"}
     # What choose_attention says is what Transformers is asked for.
-    monkeypatch.setattr(attention, "choose_attention", lambda *_: "eager")
+    monkeypatch.setattr(device, "choose_attention", lambda *_: "eager")
     eager = load_base(checkpoint, "none", torch.float32, CPU, attention="flash")
     assert eager.model.encoder.layers[0].self_attn.config._attn_implementation == "eager"
     heard, expected = eager(**toy_inputs()).logits, base(**toy_inputs()).logits

@@ -12,12 +12,16 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
 from lora_whisper.model import base_files
-from lora_whisper.model.base import read_base
-from lora_whisper.model.checkpoint import load_base, load_generation_config, load_shape, locate
+from lora_whisper.model.base import load_base, load_generation_config, load_shape, read_base
+from lora_whisper.model.checkpoint import locate
 from lora_whisper.model.features import FFT_SAMPLES
-from lora_whisper.model.generation import suppressed_tokens
-from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE
-from lora_whisper.model.shapes import shape, shape_names
+from lora_whisper.model.published import (
+    HOP_SAMPLES,
+    SAMPLING_RATE,
+    shape,
+    shape_names,
+    suppressed_tokens,
+)
 from tests.configs import model_config
 from tests.model.broken_bases import break_one
 from tests.toys import toy_checkpoint, toy_config, toy_inputs, toy_model
@@ -284,7 +288,7 @@ def test_what_generation_config_leaves_out_comes_from_the_vocabulary(lost, folde
 def test_suppressed_tokens_are_the_published_ones():
     if not GENUINE.is_dir():
         pytest.skip("the genuine files are not at hand")
-    from lora_whisper.model.checkpoint import load_tokenizer
+    from lora_whisper.model.base import load_tokenizer
 
     tokenizer = load_tokenizer(GENUINE / "whisper-tiny")
     stated = json.loads((GENUINE / "whisper-tiny" / "generation_config.json").read_text())
@@ -293,7 +297,7 @@ def test_suppressed_tokens_are_the_published_ones():
 
 def test_alignment_heads_are_those_of_the_shape(folder):
     published = shape("tiny").to_dict()
-    from lora_whisper.model.shapes import alignment_heads
+    from lora_whisper.model.published import alignment_heads
 
     assert alignment_heads(published) == [[2, 2], [3, 0], [3, 2], [3, 3], [3, 4], [3, 5]]
     assert alignment_heads(shape("large-v2").to_dict()) is None, "large has the same shape"

@@ -17,7 +17,15 @@ from transformers import GenerationConfig
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError
 from lora_whisper.model import checkpoint as checkpoints
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.base import (
+    load_base,
+    load_config,
+    load_generation_config,
+    load_processor,
+    model_bytes,
+    window_seconds,
+)
+from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.model.weights import weight_names
 from tests.configs import model_config
 from tests.toys import WINDOW_SECONDS, toy_checkpoint, toy_inputs, toy_model
@@ -110,7 +118,7 @@ def test_an_incomplete_folder_is_named_with_what_it_lacks(copy, removed, named):
 def test_a_folder_without_weights_suffices_where_none_are_wanted(copy):
     (copy / "model.safetensors").unlink()
     checkpoint = locate(given(copy), with_weights=False)
-    assert checkpoints.load_processor(checkpoint).tokenizer.encode("a")
+    assert load_processor(checkpoint).tokenizer.encode("a")
     (copy / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json: missing"):
         locate(given(copy), with_weights=False)
@@ -223,7 +231,7 @@ def test_the_generation_config_is_kept_whole(toy_folder):
     found = locate(given(toy_folder))
     stored = json.loads((toy_folder / "generation_config.json").read_text())
     loaded = load_base(found, "none", torch.float32, CPU).generation_config.to_dict()
-    read = checkpoints.load_generation_config(found).to_dict()
+    read = load_generation_config(found).to_dict()
     assert {"lang_to_id", "task_to_id", "suppress_tokens"} <= stored.keys()
     for key in stored.keys() - {"transformers_version"}:
         assert loaded[key] == stored[key] == read[key], key
@@ -231,8 +239,8 @@ def test_the_generation_config_is_kept_whole(toy_folder):
 
 def test_window_and_processor_follow_the_checkpoint(toy_folder):
     found = locate(given(toy_folder))
-    assert checkpoints.window_seconds(checkpoints.load_config(found)) == WINDOW_SECONDS
-    extractor = checkpoints.load_processor(found).feature_extractor
+    assert window_seconds(load_config(found)) == WINDOW_SECONDS
+    extractor = load_processor(found).feature_extractor
     assert extractor.n_samples == WINDOW_SECONDS * 16_000
 
 
@@ -255,7 +263,7 @@ def test_no_code_of_the_checkpoint_runs(copy, tmp_path):
     (copy / "config.json").write_text(json.dumps(values))
     (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
     load_base(locate(given(copy)), "none", torch.float32, CPU)
-    checkpoints.load_processor(locate(given(copy)))
+    load_processor(locate(given(copy)))
     assert not (tmp_path / "ran").exists()
 
 
@@ -277,13 +285,13 @@ def test_only_linear_layers_of_encoder_and_decoder_are_quantized(toy_folder, kin
     assert {module.weight.dtype for module in whole} == {torch.bfloat16}
     assert base.proj_out.weight is base.model.decoder.embed_tokens.weight
     unquantized = load_base(locate(given(toy_folder)), "none", torch.bfloat16, CPU)
-    assert checkpoints.model_bytes(base) < checkpoints.model_bytes(unquantized)
+    assert model_bytes(base) < model_bytes(unquantized)
 
 
 def test_model_bytes_counts_tied_weights_once():
     weights = sum(value.numel() for value in toy_model().parameters())
-    assert checkpoints.model_bytes(toy_model()) == 4 * weights
-    assert checkpoints.model_bytes(toy_model().half()) == 2 * weights
+    assert model_bytes(toy_model()) == 4 * weights
+    assert model_bytes(toy_model().half()) == 2 * weights
 
 
 def test_weights_bytes_is_the_size_on_disk(toy_folder):
@@ -293,6 +301,6 @@ def test_weights_bytes_is_the_size_on_disk(toy_folder):
 
 def test_without_generation_config_the_model_s_own_ids_are_used(copy):
     (copy / "generation_config.json").unlink()
-    derived = checkpoints.load_generation_config(locate(given(copy)))
+    derived = load_generation_config(locate(given(copy)))
     assert isinstance(derived, GenerationConfig)
     assert derived.eos_token_id == toy_model().config.eos_token_id

@@ -8,7 +8,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 
 def tone_and_noise(seconds: float, loudness: float, seed: int) -> np.ndarray:

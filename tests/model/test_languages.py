@@ -10,8 +10,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from lora_whisper.data.corpus import load_corpus, with_codes
 from lora_whisper.errors import UserError
-from lora_whisper.model.languages import TABLE, code_of
-from lora_whisper.model.tokenizer import language_code
+from lora_whisper.model.tokenizer import TABLE, code_of, language_code
 from tests.configs import data_config
 from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_speech import write_clip

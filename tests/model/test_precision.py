@@ -13,10 +13,11 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.data.batches import Batch
 from lora_whisper.lora.adapter import adapter_parameters, attach
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.model.device import new_accelerator
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.shapes import shape
+from lora_whisper.model.published import shape
 from lora_whisper.training.loop import Trainer, forward, train_step
 from lora_whisper.training.optim import new_optimizer
 from tests.configs import adapter_config, model_config, optimizer_config

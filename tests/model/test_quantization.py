@@ -15,7 +15,8 @@ from peft.utils.integrations import dequantize_module_weight
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter, save_adapter
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.model.quantization import (
     FrozenLinear8bit,
     Nf4,

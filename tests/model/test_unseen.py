@@ -7,8 +7,7 @@ import regex
 
 from lora_whisper.data.text import clean
 from lora_whisper.evaluation.normalizers import as_written, normalizer_for
-from lora_whisper.model.tokenizer import text_tokens
-from lora_whisper.model.unseen import unseen, without_unseen
+from lora_whisper.model.tokenizer import text_tokens, unseen, without_unseen
 from tests.toy_tokenizers import toy_tokenizer
 
 LANGUAGES = ["en", None, "fr", "tr", "sw", "ja", "bo", "fa", "hi"]

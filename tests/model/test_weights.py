@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.checkpoint import load_base, locate, weight_files
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import locate, weight_files
 from lora_whisper.model.weights import read_pickled, read_shapes, read_tensors
 from tests.configs import model_config
 from tests.pickles import Touching, pickled

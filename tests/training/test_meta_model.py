@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from lora_whisper.lora.adapter import adapter_parameters, attach
-from lora_whisper.model.checkpoint import Checkpoint, load_base, locate, open_to_readers
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import Checkpoint, locate, open_to_readers
+from lora_whisper.model.published import shape
 from lora_whisper.model.quantization import prepare_for_training
-from lora_whisper.model.shapes import shape
 from lora_whisper.training.meta_model import attach_hollow, hollow_model, stored_bytes
 from tests.configs import adapter_config, model_config
 from tests.toys import toy_checkpoint, toy_config, toy_model

@@ -21,7 +21,7 @@ from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.dataset import Row
 from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names, matching
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.languages import code_of
+from lora_whisper.model.tokenizer import code_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

@@ -33,7 +33,7 @@ from lora_whisper.data.sources.rows import (
     RowMaker,
 )
 from lora_whisper.errors import UserError
-from lora_whisper.model.languages import code_of
+from lora_whisper.model.tokenizer import code_of
 
 GIVE = (
     "Expected a file with one JSON object a line, or a CSV or TSV table, "

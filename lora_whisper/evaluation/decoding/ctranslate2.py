@@ -38,9 +38,9 @@ from lora_whisper.json_files import (
     require_file,
     whole,
 )
-from lora_whisper.model.checkpoint import load_tokenizer
+from lora_whisper.model.base import load_tokenizer
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE
+from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
 from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     Recognizer,
     text_of,
 )
-from lora_whisper.model.rates import HOP_SAMPLES, SAMPLING_RATE, SECONDS_PER_TIMESTAMP
+from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE, SECONDS_PER_TIMESTAMP
 from lora_whisper.model.tokenizer import Vocabulary
 
 # A hypothesis may have 20 tokens and 50 more a second. Read Swahili has 6 a second at most; fast

@@ -29,7 +29,7 @@ from lora_whisper.evaluation.decoding.long_form import (
     Segment,
     decode_with_fallback,
 )
-from lora_whisper.model.rates import SAMPLING_RATE
+from lora_whisper.model.published import SAMPLING_RATE
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 # Done to the samples of an utterance, (samples,) float32 at 16 kHz, before anything else.

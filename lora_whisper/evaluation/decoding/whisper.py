@@ -33,8 +33,8 @@ from lora_whisper.evaluation.decoding.decoder import (
     letters_of,
 )
 from lora_whisper.evaluation.decoding.transcribe import side_by_side
+from lora_whisper.model.device import timed
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.timing import timed
 from lora_whisper.model.tokenizer import Vocabulary
 
 # Rows leave when so many of them are done: to copy the others' keys and values takes two steps.

@@ -26,7 +26,8 @@ from lora_whisper.evaluation.decoding.decoder import (
 from lora_whisper.evaluation.decoding.long_form import FREE_TOKENS, TOKENS_PER_SECOND, token_limit
 from lora_whisper.evaluation.decoding.transcribe import side_by_side, transcribe
 from lora_whisper.lora.adapter import adapter_parameters, attach
-from lora_whisper.model.checkpoint import load_base, locate
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import locate
 from tests.configs import adapter_config, model_config
 from tests.evaluation.toy_listener import (
     GREEDY,

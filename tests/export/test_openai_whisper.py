@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
-from lora_whisper.evaluation.decoding.transcribe import transcribe
-from lora_whisper.export import openai, openai_whisper
-from lora_whisper.export.openai_layout import read_tensors
-from lora_whisper.export.openai_whisper import OpenAIWhisperEngine, OpenAIWhisperProgram
+from lora_whisper.export import openai_whisper
+from lora_whisper.export.openai_whisper import (
+    OpenAIWhisperEngine,
+    OpenAIWhisperProgram,
+    read_tensors,
+)
 from tests.evaluation.toy_listener import GREEDY, NANO, Toy, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
 
 
 def exported(checkpoint: Path, folder: Path, dtype: str = "float32") -> Path:
     folder.mkdir()
-    openai.write(checkpoint, folder, dtype)
+    openai_whisper.write(checkpoint, folder, dtype)
     return folder
 
 
@@ -43,7 +46,7 @@ def test_weights_are_the_checkpoints_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected[name].float()) for name in found)
 
 
-@pytest.mark.parametrize("dtype", openai.DTYPES)
+@pytest.mark.parametrize("dtype", openai_whisper.DTYPES)
 def test_nano_hears_what_the_checkpoint_hears(tmp_path: Path, dtype: str) -> None:
     folder, toy, clips = exported(NANO, tmp_path / "out", dtype), nano(), general_speech(6)
     recognizer = stepwise(folder, toy)

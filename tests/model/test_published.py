@@ -8,7 +8,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
-from lora_whisper.model.shapes import shape, shape_names
+from lora_whisper.model.published import shape, shape_names
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper"
 # Millions of parameters, counted in the published weights, output projection tied.

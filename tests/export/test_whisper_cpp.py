@@ -17,10 +17,10 @@ import torch
 
 from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
-from lora_whisper.evaluation.decoding.transcribe import transcribe
-from lora_whisper.export import ggml, whisper_cpp
-from lora_whisper.export.openai_layout import read_tensors
+from lora_whisper.export import whisper_cpp
+from lora_whisper.export.openai_whisper import read_tensors
 from lora_whisper.export.whisper_cpp import WhisperCppEngine, WhisperCppProgram, load_library
 from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny
@@ -51,12 +51,12 @@ def exact(folder: Path) -> WhisperCppEngine:
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ContextSettings]
     given = settings()
     given.flash_attn = False
-    return WhisperCppEngine(library, load(str(folder / ggml.FILE).encode(), given))
+    return WhisperCppEngine(library, load(str(folder / whisper_cpp.FILE).encode(), given))
 
 
 def exported(checkpoint: Path, folder: Path, dtype: str = "f16") -> Path:
     folder.mkdir()
-    ggml.write(checkpoint, folder, dtype)
+    whisper_cpp.write(checkpoint, folder, dtype)
     return folder
 
 
@@ -133,7 +133,7 @@ def test_language_and_task_reach_the_prompt(narrow: Merged, narrow_folder: Path)
 
 
 def test_words_are_the_bytes_that_the_tokenizer_decodes_to(narrow: Merged) -> None:
-    words, tokenizer = ggml.read_words(narrow.folder), narrow.toy.processor.tokenizer
+    words, tokenizer = whisper_cpp.read_words(narrow.folder), narrow.toy.processor.tokenizer
     assert len(words) == narrow.toy.vocabulary.eot
     for text in ("naïve ÿ", "日本語 ☃", "\t\x00\x7f\xad mashed"):
         tokens = tokenizer(text, add_special_tokens=False).input_ids
@@ -144,8 +144,8 @@ def test_the_library_knows_the_same_words(nano_folder: Path) -> None:
     library = load_library()
     word: Any = library.functions.whisper_token_to_str
     word.restype, word.argtypes = ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_int]
-    context = library.load(nano_folder / ggml.FILE)
-    expected = ggml.read_words(NANO)
+    context = library.load(nano_folder / whisper_cpp.FILE)
+    expected = whisper_cpp.read_words(NANO)
     found = [word(context, token) for token in range(len(expected))]
     library.functions.whisper_free(context)
     assert found == [given.split(b"\0")[0] for given in expected]  # C's strings end there
@@ -180,23 +180,23 @@ class File:
         return self.text(length).decode(), self.array(("<f4", "<f2")[kind], shape)
 
 
-@pytest.mark.parametrize("dtype", ggml.DTYPES)
+@pytest.mark.parametrize("dtype", whisper_cpp.DTYPES)
 def test_weights_are_the_checkpoints(tmp_path: Path, dtype: str) -> None:
     """Nano's are in float16, so that both types hold them bit for bit."""
-    path = exported(NANO, tmp_path / "out", dtype) / ggml.FILE
+    path = exported(NANO, tmp_path / "out", dtype) / whisper_cpp.FILE
     found, expected = File(path).tensors, dict(read_tensors(NANO))
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         np.testing.assert_array_equal(found[name].squeeze(), weight.numpy())
     halves = {name for name, weight in found.items() if weight.dtype == np.float16}
     assert bool(halves) is (dtype == "f16")
-    assert ggml.read_type(path) == dtype
+    assert whisper_cpp.read_type(path) == dtype
 
 
 def test_float32_loads_but_is_not_computed_by_older_versions(tmp_path: Path) -> None:
     """The library would end the process, not raise."""
     folder, library = exported(NANO, tmp_path / "out", "f32"), load_library()
-    library.functions.whisper_free(library.load(folder / ggml.FILE))
+    library.functions.whisper_free(library.load(folder / whisper_cpp.FILE))
     if library.computes("f32"):
         WhisperCppEngine.load(folder)
         return
@@ -208,12 +208,12 @@ def test_float32_loads_but_is_not_computed_by_older_versions(tmp_path: Path) -> 
 def test_what_does_not_load_is_said(nano_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no ggml-model\.bin; export it: format=ggml"):
         WhisperCppEngine.load(tmp_path)
-    file = tmp_path / ggml.FILE
+    file = tmp_path / whisper_cpp.FILE
     for content in (b"", b"no model at all, and longer than a head of 12 numbers"):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"is no file of whisper\.cpp"):
             WhisperCppEngine.load(tmp_path)
-    shutil.copyfile(nano_folder / ggml.FILE, file)
+    shutil.copyfile(nano_folder / whisper_cpp.FILE, file)
     file.write_bytes(file.read_bytes()[:2_000_000])
     for kind in (WhisperCppEngine, WhisperCppProgram):
         with pytest.raises(UserError, match=r"does not load in whisper\.cpp: .*not all tensors"):
@@ -227,17 +227,17 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_quantizers_command() -> None:
-    command = ggml.quantize_command(Path("outputs/a b/export/ggml"), "q5_0")
+    command = whisper_cpp.quantize_command(Path("outputs/a b/export/ggml"), "q5_0")
     source, target = "'outputs/a b/export/ggml/ggml-model.bin'", "ggml-model-q5_0.bin'"
     assert command.startswith(f"./build/bin/whisper-quantize {source} ")
     assert command.endswith(f"{target} q5_0")
     odd = Path("outputs/anna's/export/ggml")
-    assert shlex.split(ggml.quantize_command(odd))[1] == str(odd / ggml.FILE)
+    assert shlex.split(whisper_cpp.quantize_command(odd))[1] == str(odd / whisper_cpp.FILE)
 
 
 def test_filters_and_words_are_the_processors(narrow_folder: Path, narrow: Merged) -> None:
-    file = File(narrow_folder / ggml.FILE)
+    file = File(narrow_folder / whisper_cpp.FILE)
     expected = narrow.toy.processor.feature_extractor.mel_filters.T
     assert expected.shape == (128, 201)
     np.testing.assert_array_equal(file.filters, expected.astype(np.float32))
-    assert file.words == ggml.read_words(narrow.folder)
+    assert file.words == whisper_cpp.read_words(narrow.folder)

@@ -14,15 +14,10 @@ from safetensors.torch import load_file, save_file
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import load_adapter
 from lora_whisper.lora.delta_weights import read_plain
-from lora_whisper.lora.provenance import (
-    PICKLED,
-    find_adapter,
-    is_adapter_on_hub,
-    is_hub_id,
-    name_of,
-    named_base,
-)
+from lora_whisper.lora.provenance import named_base
+from lora_whisper.lora.resolve import PICKLED, find_adapter, is_adapter_on_hub, name_of
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, read_saved
+from lora_whisper.model.checkpoint import is_hub_id
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.lora.test_delta_weights import STOCK, logits, stock
 from tests.pickles import pickled

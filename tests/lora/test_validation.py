@@ -11,8 +11,10 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import load_adapter
-from lora_whisper.lora.saved import read_saved, require_shapes, shapes_of_weights
-from lora_whisper.model.checkpoint import load_base, locate
+from lora_whisper.lora.saved import read_saved
+from lora_whisper.lora.validation import require_shapes, shapes_of_weights
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import locate
 from tests.configs import model_config
 from tests.toys import toy_checkpoint, toy_config, toy_model
 
