@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 
 from benchmarks.results import write_result
 from lora_whisper.cli.compose import configuration_folder
-from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig
 from lora_whisper.data.acoustics import CODECS, generated_noise
 from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.schema import from_values
 
 OPTIONS = ("speed", "gain", "noise", "reverberation", "telephone", "noisy")
 WINDOW_SECONDS = 30.0
@@ -54,7 +54,7 @@ def configured(option: str) -> AugmentationConfig:
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
         composed = compose("train", [f"augmentation={option}"])
     values = OmegaConf.to_container(composed.augmentation, resolve=True)
-    config = to_config(AugmentationConfig, values)  # type: ignore[arg-type]
+    config = from_values(AugmentationConfig, values)  # type: ignore[arg-type]
     groups = {name: group for name, group in vars(config).items() if group is not None}
     always = {name: dataclasses.replace(group, share=1.0) for name, group in groups.items()}
     return dataclasses.replace(config, **always)

@@ -32,7 +32,6 @@ import yaml
 
 import lora_whisper
 from benchmarks.results import write_result
-from lora_whisper.composing import to_config
 from lora_whisper.config import DataConfig, ModelConfig
 from lora_whisper.data import audio
 from lora_whisper.data.audio import read_audio
@@ -43,6 +42,7 @@ from lora_whisper.data.sources import read_split
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.schema import from_values
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = Path(lora_whisper.__file__).parent / "quickstart" / "speech"
@@ -115,7 +115,7 @@ def loaded(manifest: Path, windows: str, base: Base) -> StepDataset:
     """The set as training would have it."""
     values = yaml.safe_load((ROOT / "conf" / "data" / "_common_.yaml").read_text(encoding="utf-8"))
     given = {"source": "manifest", "train": str(manifest), "long_audio": "drop"}
-    config = to_config(DataConfig, values | given)
+    config = from_values(DataConfig, values | given)
     rows = read_split(config, "train")
     assert rows is not None
     tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary

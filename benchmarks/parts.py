@@ -11,7 +11,6 @@ from peft import PeftModel
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.cli.compose import configuration_folder
-from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.batches import Batch, collate
 from lora_whisper.data.windows import Window
@@ -19,6 +18,7 @@ from lora_whisper.lora.adapter import adapter_parameters
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.schema import from_values
 from lora_whisper.training.defaults import learning_rate_for_width
 from lora_whisper.training.loop import Trainer
 from lora_whisper.training.optim import new_optimizer
@@ -32,7 +32,7 @@ def train_config(*overrides: str) -> TrainConfig:
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
         values = OmegaConf.to_container(compose("train", given), resolve=True)
     assert isinstance(values, dict)
-    return to_config(TrainConfig, {str(key): value for key, value in values.items()})
+    return from_values(TrainConfig, {str(key): value for key, value in values.items()})
 
 
 def random_whisper(config: WhisperConfig, seed: int = 0) -> WhisperForConditionalGeneration:

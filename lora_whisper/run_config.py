@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import yaml
 
 from lora_whisper.cli.compose import defaults
-from lora_whisper.composing import to_config
 from lora_whisper.config import (
     SPLITS,
     AugmentationConfig,
@@ -23,6 +22,7 @@ from lora_whisper.config import (
 from lora_whisper.errors import UserError
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import MARKER, RunFolder, write_whole
+from lora_whisper.schema import from_values
 
 LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
 
@@ -142,7 +142,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
             group, name = key.split(".")
             if isinstance(values.get(group), dict):
                 values[group] = {name: value} | values[group]
-        return to_config(TrainConfig, _completed(values, defaults("train")))
+        return from_values(TrainConfig, _completed(values, defaults("train")))
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{folder.config} is damaged: {error}\n"

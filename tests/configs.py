@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import (
     AdapterConfig,
     DataConfig,
@@ -14,6 +13,7 @@ from lora_whisper.config import (
     QuantizationConfig,
     TrainingConfig,
 )
+from lora_whisper.schema import from_values
 from tests.composed import train_values
 
 
@@ -22,33 +22,33 @@ def data_config(source: str = "manifest", **changes: Any) -> DataConfig:
     required = {"path", "config"} if source in ("fleurs", "voxpopuli", "hub") else {"path"}
     given = [f"data.{key}=x" for key in sorted(required) if source != "manifest"]
     values = train_values(f"data={source}", *given)["data"]
-    defaults = to_config(DataConfig, values | {"train": values["train"] or "a.jsonl"})
+    defaults = from_values(DataConfig, values | {"train": values["train"] or "a.jsonl"})
     return dataclasses.replace(defaults, **changes)
 
 
 def adapter_config(kind: str = "lora", **changes: Any) -> AdapterConfig:
     """`conf/adapter/KIND.yaml` with these fields changed, and without dropout."""
-    config = to_config(AdapterConfig, train_values(f"adapter={kind}")["adapter"])
+    config = from_values(AdapterConfig, train_values(f"adapter={kind}")["adapter"])
     return dataclasses.replace(config, **({"dropout": 0.0} | changes))
 
 
 def model_config(checkpoint: object, **changes: Any) -> ModelConfig:
-    config = to_config(ModelConfig, train_values("model=nano")["model"])
+    config = from_values(ModelConfig, train_values("model=nano")["model"])
     return dataclasses.replace(config, checkpoint=str(checkpoint), **changes)
 
 
 def quantization_config(kind: str, **changes: Any) -> QuantizationConfig:
-    config = to_config(QuantizationConfig, train_values(f"quantization={kind}")["quantization"])
+    config = from_values(QuantizationConfig, train_values(f"quantization={kind}")["quantization"])
     return dataclasses.replace(config, **changes)
 
 
 def optimizer_config(**changes: Any) -> OptimizerConfig:
     return dataclasses.replace(
-        to_config(OptimizerConfig, train_values("optimizer=adamw")["optimizer"]), **changes
+        from_values(OptimizerConfig, train_values("optimizer=adamw")["optimizer"]), **changes
     )
 
 
 def training_config(**changes: Any) -> TrainingConfig:
     return dataclasses.replace(
-        to_config(TrainingConfig, train_values("training=default")["training"]), **changes
+        from_values(TrainingConfig, train_values("training=default")["training"]), **changes
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.cli.compose import configuration_folder
-from lora_whisper.composing import to_config
 from lora_whisper.config import (
     CheckConfig,
     EvaluateConfig,
@@ -20,6 +19,7 @@ from lora_whisper.config import (
     SearchConfig,
     TrainConfig,
 )
+from lora_whisper.schema import from_values
 from tests.composed import train_values
 
 CONF = configuration_folder()
@@ -54,7 +54,7 @@ def test_each_option_composes(option: str) -> None:
     required = ["data.path=x", "data.config=x"] if group == "data" else []
     primary, kind = ("search", SearchConfig) if group == "search" else ("train", TrainConfig)
     given = (f"{group}={name}", "name=x", "data.train=a.jsonl", *required)
-    config = to_config(kind, train_values(*given, primary=primary))
+    config = from_values(kind, train_values(*given, primary=primary))
     assert config.name == "x"
 
 
@@ -70,26 +70,26 @@ def test_conf_names_every_field_and_no_other() -> None:
     values = train_values()
     groups = {field.name: field for field in dataclasses.fields(TrainConfig)}
     assert values.keys() == groups.keys()
-    to_config(EvaluateConfig, train_values("run=x", primary="evaluate"))
-    to_config(MergeConfig, train_values("run=x", primary="merge"))
-    to_config(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
-    to_config(PlanConfig, train_values(primary="plan"))
-    to_config(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
-    to_config(SearchConfig, train_values("name=x", "data.train=a.jsonl", primary="search"))
-    to_config(ReportConfig, train_values("sweep=x", primary="report"))
-    to_config(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
+    from_values(EvaluateConfig, train_values("run=x", primary="evaluate"))
+    from_values(MergeConfig, train_values("run=x", primary="merge"))
+    from_values(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
+    from_values(PlanConfig, train_values(primary="plan"))
+    from_values(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
+    from_values(SearchConfig, train_values("name=x", "data.train=a.jsonl", primary="search"))
+    from_values(ReportConfig, train_values("sweep=x", primary="report"))
+    from_values(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
 
 
 def test_the_quickstart_trains_nano_and_scores_both_halves() -> None:
-    config = to_config(TrainConfig, train_values("experiment=quickstart"))
+    config = from_values(TrainConfig, train_values("experiment=quickstart"))
     assert config.name == "quickstart"
     assert config.model.checkpoint == "embedded:nano"
     assert config.evaluation.group_by == ("voices",)
 
 
 def test_the_rehearsed_quickstart_learns_the_same_and_is_scored_on_the_same() -> None:
-    plain = to_config(TrainConfig, train_values("experiment=quickstart"))
-    rehearsed = to_config(TrainConfig, train_values("experiment=quickstart-rehearsal"))
+    plain = from_values(TrainConfig, train_values("experiment=quickstart"))
+    rehearsed = from_values(TrainConfig, train_values("experiment=quickstart-rehearsal"))
     assert rehearsed.name == "quickstart-rehearsal"
     (mixed,) = rehearsed.data.mix
     assert mixed.train == "embedded:speech/rehearsal/train.jsonl"
@@ -100,12 +100,12 @@ def test_the_rehearsed_quickstart_learns_the_same_and_is_scored_on_the_same() ->
 
 def test_the_rehearsal_gives_way_to_the_command_line() -> None:
     given = ("experiment=quickstart-rehearsal", "augmentation=telephone", "data.mix=[]")
-    config = to_config(TrainConfig, train_values(*given))
+    config = from_values(TrainConfig, train_values(*given))
     assert config.augmentation.telephone is not None
     assert config.augmentation.speed is None
     assert config.data.mix == ()
 
 
 def test_an_experiment_gives_way_to_the_command_line() -> None:
-    config = to_config(TrainConfig, train_values("experiment=quickstart", "name=mine"))
+    config = from_values(TrainConfig, train_values("experiment=quickstart", "name=mine"))
     assert config.name == "mine"

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import Strict
 
-from lora_whisper.composing import to_config
+import lora_whisper.config
 from lora_whisper.config import MergeConfig, TrainConfig
 from lora_whisper.errors import UserError
+from lora_whisper.schema import from_values, group_in, hints_of, is_group, meaning_of, parts_of
 from tests.composed import train_values
 
 
 def test_composed_values_become_frozen_dataclasses() -> None:
-    config = to_config(TrainConfig, train_values("model=nano", "data.train=a.jsonl", "name=x"))
+    config = from_values(TrainConfig, train_values("model=nano", "data.train=a.jsonl", "name=x"))
     assert config.adapter.rank == 16
     assert isinstance(config.adapter.alpha, float)
     assert config.adapter.targets == "all-linear"
@@ -30,9 +32,9 @@ def test_all_problems_are_named_at_once() -> None:
     values["training"]["micro_batch"] = "many"
     values["training"]["global_batches"] = 3
     values["name"] = "../up"
-    del values["seed"]
+    values["data"]["path"] = "???"
     with pytest.raises(UserError) as error:
-        to_config(TrainConfig, values)
+        from_values(TrainConfig, values)
     message = str(error.value)
     assert "training.checkpoint" not in message, "what is right is not blamed"
     for part in (
@@ -40,7 +42,7 @@ def test_all_problems_are_named_at_once() -> None:
         "optimizer.schedule: expected constant or linear or cosine, found 'steep'",
         "training.micro_batch: expected a whole number, found 'many'",
         "training.global_batches: unknown key",
-        "seed: missing",
+        "data.path: missing; type data.path=…",
     ):
         assert part in message
 
@@ -81,7 +83,7 @@ def test_each_bad_value_says_what_was_expected(path: str, value: Any, expected: 
         group = group[name]
     group[key] = value
     with pytest.raises(UserError, match=r"(?s)" + path) as error:
-        to_config(TrainConfig, values)
+        from_values(TrainConfig, values)
     assert expected in str(error.value)
 
 
@@ -89,14 +91,14 @@ def test_in_a_group_that_stands_in_a_list_null_may_be_left_out() -> None:
     values = train_values("data.train=a.jsonl", "name=x")
     columns = {"text": "sentence"}
     values["data"]["mix"] = [{"train": "b.jsonl", "weight": 1, "columns": columns}]
-    (mix,) = to_config(TrainConfig, values).data.mix
+    (mix,) = from_values(TrainConfig, values).data.mix
     assert (mix.train, mix.weight, mix.source) == ("b.jsonl", 1.0, None)
     assert mix.columns is not None
     assert (mix.columns.text, mix.columns.audio) == ("sentence", None)
 
 
 def test_augmentations_combine() -> None:
-    config = to_config(
+    config = from_values(
         TrainConfig,
         train_values("data.train=a.jsonl", "name=x", "augmentation=[speed,noise]"),
     )
@@ -106,21 +108,21 @@ def test_augmentations_combine() -> None:
 
 def test_a_name_of_digits_stays_text() -> None:
     values = train_values("data.train=a.jsonl", "name=2026")
-    assert to_config(TrainConfig, values).name == "2026"
+    assert from_values(TrainConfig, values).name == "2026"
 
 
 def test_the_config_survives_yaml() -> None:
     """config.yaml of a run is read back into the same configuration."""
     mix = "data.mix=[{train: b.jsonl, weight: 0.5}]"
     given = ["model=nano", "data.train=a.jsonl", "name=x", mix, "augmentation=[speed,telephone]"]
-    config = to_config(TrainConfig, train_values(*given))
+    config = from_values(TrainConfig, train_values(*given))
     values = dataclasses.asdict(config)
-    assert to_config(TrainConfig, yaml.safe_load(yaml.safe_dump(values))) == config
+    assert from_values(TrainConfig, yaml.safe_load(yaml.safe_dump(values))) == config
 
 
 def test_overwrite_and_resume_contradict_each_other() -> None:
     with pytest.raises(UserError, match="contradict"):
-        to_config(
+        from_values(
             TrainConfig,
             train_values("data.train=a.jsonl", "name=x", "overwrite=true", "resume=auto"),
         )
@@ -128,4 +130,18 @@ def test_overwrite_and_resume_contradict_each_other() -> None:
 
 def test_merge_config_lists_its_dtypes() -> None:
     with pytest.raises(UserError, match="float32 or float16 or bfloat16, found 'int8'"):
-        to_config(MergeConfig, {"run": "a", "dtype": "int8", "overwrite": False})
+        from_values(MergeConfig, {"run": "a", "dtype": "int8", "overwrite": False})
+
+
+GROUPS = {one for one in vars(lora_whisper.config).values() if is_group(one)}
+
+
+@pytest.mark.parametrize("kind", sorted(GROUPS, key=str), ids=lambda kind: kind.__name__)
+def test_every_knob_is_strict_and_says_what_it_means(kind: type) -> None:
+    """A plain int would take "4" and 4.0 for 4, a plain bool "yes" for true."""
+    for name, hint in hints_of(kind).items():
+        assert meaning_of(kind, name) or (group_in(hint) or kind).__doc__, name
+        strict = [one for one in parts_of(hint) if getattr(one, "__metadata__", None)]
+        inside = [one.__origin__ for one in strict if Strict() in one.__metadata__]
+        plain = [one for one in parts_of(hint) if one in (int, float, bool, str)]
+        assert len(plain) == len(inside), name

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper.cli.command import Command, Config
-from lora_whisper.composing import to_config
 from lora_whisper.errors import UserError
+from lora_whisper.schema import from_values
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -72,7 +72,7 @@ def plain_config(command: Command[Config, Any], composed: DictConfig) -> Config:
     ours = OmegaConf.masked_copy(composed, our_keys(composed))
     try:
         values = OmegaConf.to_container(ours, resolve=True)
-        return to_config(command.kind, cast(dict[str, Any], values))
+        return from_values(command.kind, cast(dict[str, Any], values))
     except OmegaConfBaseException as error:
         raise unresolved(error) from error
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.cli.command import Command
 from lora_whisper.cli.compose import defaults
-from lora_whisper.composing import to_config
 from lora_whisper.config import (
     EvaluationConfig,
     ExportConfig,
@@ -67,6 +66,7 @@ from lora_whisper.run_folder import (
     write_whole,
     written_whole,
 )
+from lora_whisper.schema import from_values
 from lora_whisper.terminal import console, megabytes
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _merge_if_need_be(config: ExportConfig, source: Source) -> None:
 
 def _merging(source: Source) -> MergeConfig:
     values = {"run": str(source.folder.path), "base": source.given}
-    return to_config(MergeConfig, defaults("merge") | values)
+    return from_values(MergeConfig, defaults("merge") | values)
 
 
 def _without_done(config: ExportConfig, source: Source) -> ExportConfig:
@@ -440,7 +440,7 @@ def _sample(config: ExportConfig, source: Source) -> Sample:
     corpus = load_corpus(rows, "test", fitting, base.window_seconds)
     chosen = sample(corpus.utterances, config.parity.utterances, seed)
     corpus = with_codes(dataclasses.replace(corpus, utterances=chosen), base.vocabulary)
-    usual = to_config(EvaluationConfig, defaults("train")["evaluation"])
+    usual = from_values(EvaluationConfig, defaults("train")["evaluation"])
     settings = source.trained.evaluation if source.trained else usual
     return Sample(corpus.utterances, base, greedily(settings), seed)
 

@@ -20,7 +20,6 @@ from rich.table import Table
 
 from lora_whisper.cli.command import Command
 from lora_whisper.cli.compose import defaults
-from lora_whisper.composing import to_config
 from lora_whisper.config import (
     UNSUPPORTED,
     AdapterConfig,
@@ -32,6 +31,7 @@ from lora_whisper.config import (
 from lora_whisper.environment import CHECKOUT
 from lora_whisper.errors import UserError
 from lora_whisper.paths import local_path
+from lora_whisper.schema import from_values
 from lora_whisper.terminal import console, gigabytes, megabytes, print_result, work
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def quantization_of(config: PlanConfig) -> QuantizationConfig:
 def _quantization(kind: str) -> QuantizationConfig:
     """`conf/quantization/KIND.yaml`"""
     plain = defaults("train")["quantization"]
-    return to_config(
+    return from_values(
         QuantizationConfig, plain | {"kind": kind, "double_quantization": kind == "nf4"}
     )
 
@@ -320,7 +320,7 @@ def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
     groups = ("adapter", "optimizer", "training")
     values = {name: defaults("train")[name] for name in groups}
     nothing = dict.fromkeys(("gpu_memory", "tokens", "model", "quantization"))
-    config = to_config(PlanConfig, values | nothing | {"json": False})
+    config = from_values(PlanConfig, values | nothing | {"json": False})
     config = dataclasses.replace(config, quantization=_quantization(quantization))
     row = _row(config, shape(model), memory)
     return row["micro_batch"], row["gradient_checkpointing"]

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.cli import train
 from lora_whisper.cli.command import Command
-from lora_whisper.composing import RangeError
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.data.speech import Inputs, Speech, read_inputs
 from lora_whisper.errors import UserError, listing, not_the_users
@@ -110,8 +109,6 @@ def _checked_trials(
     for values in shapes:
         try:
             trial = train.prepare(with_values(common, values), path / "trial", trial)
-        except RangeError as error:
-            problems.setdefault("; ".join(error.problems), []).append(_told(values))
         except UserError as error:
             problems.setdefault(str(error), []).append(_told(values))
     if any(len(trials) == len(shapes) for trials in problems.values()):

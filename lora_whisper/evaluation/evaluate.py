@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
 from lora_whisper.cli.compose import defaults
-from lora_whisper.composing import RangeError, to_config
 from lora_whisper.config import (
     CLEAN,
     Dtype,
@@ -24,7 +23,7 @@ from lora_whisper.config import (
 )
 from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.errors import UserError, listing
+from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import (
     Listening,
     base_of,
@@ -210,17 +209,8 @@ def _require_able(
 
 
 def settings_for(config: EvaluateConfig, trained: TrainConfig | None) -> EvaluationConfig:
-    """How a run was scored, or without one the defaults, with the changes asked for.
-
-    Raises:
-        UserError: a change is out of range.
-    """
-    usual = to_config(EvaluationConfig, defaults("train")["evaluation"])
-    try:
-        return config.evaluation.applied_to(trained.evaluation if trained else usual)
-    except RangeError as error:
-        problems = [f"evaluation.{problem}" for problem in error.problems]
-        raise UserError(f"The configuration cannot be used:\n{listing(problems)}") from error
+    """How a run was scored, or without one the defaults, with the changes asked for."""
+    return config.evaluation.applied_to(trained.evaluation if trained else EvaluationConfig())
 
 
 def _require_groups(asked: Sequence[str] | None, sets: Sequence[TestSet]) -> None:

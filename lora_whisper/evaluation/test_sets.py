@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 from lora_whisper.cli.compose import defaults
-from lora_whisper.composing import to_config
 from lora_whisper.config import (
     DECODING,
     DataConfig,
@@ -34,6 +33,7 @@ from lora_whisper.data.speech import train_rows
 from lora_whisper.errors import UserError
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_folder import OWN_SET
+from lora_whisper.schema import from_values
 
 log = logging.getLogger("lora_whisper")
 
@@ -101,7 +101,7 @@ def _place(data: DataConfig) -> tuple[object, ...]:
 
 def data_to_score(given: TestDataConfig, trained: TrainConfig | None) -> DataConfig:
     """The run's speech, or without a run the defaults, with what was given instead."""
-    usual = to_config(DataConfig, defaults("train")["data"])
+    usual = from_values(DataConfig, defaults("train")["data"])
     data = trained.data if trained else usual
     if given.path is not None:  # another source has other splits and columns, and the same speech
         spoken = {name: getattr(data, name) for name in ("language", "language_token", "task")}

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.model.base import Base
+from lora_whisper.schema import changed
 
 WIDER = 4.0  # how far `learning_rate: auto` goes below and above the usual rate
 Value = float | int | str
@@ -96,20 +97,18 @@ def with_values(train: TrainConfig, values: Mapping[str, Value]) -> TrainConfig:
     trained.
 
     Raises:
-        RangeError: the values do not go together.
+        UserError: the values do not go together.
     """
     given: dict[str, Any] = dict(values)
     optimizer, adapter = train.optimizer, train.adapter
     if "learning_rate" in given:
         rate = _rounded(given.pop("learning_rate"))
-        optimizer = dataclasses.replace(optimizer, learning_rate=rate)
+        optimizer = changed(optimizer, learning_rate=rate)
     if "dropout" in given:
         given["dropout"] = round(given["dropout"], 3)
     if "alpha_per_rank" in given:
         given["alpha"] = given.pop("alpha_per_rank") * given.get("rank", adapter.rank)
-    return dataclasses.replace(
-        train, optimizer=optimizer, adapter=dataclasses.replace(adapter, **given)
-    )
+    return changed(train, optimizer=optimizer, adapter=changed(adapter, **given))
 
 
 def typed_values(space: Space, config: TrainConfig) -> dict[str, Value | None]:

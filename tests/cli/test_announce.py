@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from lora_whisper.cli.compose import defaults
-from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
+from lora_whisper.schema import from_values
 from lora_whisper.training.announce import course
 
 
@@ -17,7 +17,7 @@ def announced(width: int, micro_batch: int = 2, utterances: int = 0, **training:
     values["training"] |= training
     corpus = SimpleNamespace(utterances=range(utterances))
     speech = SimpleNamespace(validation=corpus, test=corpus if utterances else None)
-    config = to_config(TrainConfig, values)
+    config = from_values(TrainConfig, values)
     windows = SimpleNamespace(per_epoch=64, steps_per_epoch=4)
     return "\n".join(course(config, windows, width, micro_batch, speech))
 

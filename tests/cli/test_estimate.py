@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.loader import training_windows
 from lora_whisper.data.speech import read_inputs
 from lora_whisper.evaluation.decoding.whisper import Pace
+from lora_whisper.schema import from_values
 from lora_whisper.training import announce as estimate_module
 from lora_whisper.training.announce import (
     Estimate,
@@ -36,7 +36,7 @@ def estimated(
     world: World, *overrides: str, left: Left | None = None, window_seconds: float = 2.0
 ) -> Estimate:
     """Of a toy run on a machine that is as slow as that."""
-    config = to_config(TrainConfig, train_values(*world.arguments("a", *overrides)))
+    config = from_values(TrainConfig, train_values(*world.arguments("a", *overrides)))
     inputs = read_inputs(config.model, config.data)
     base, speech = inputs.base, inputs.speech
     windows = training_windows(config, base, speech)
@@ -103,7 +103,7 @@ def test_windows_that_are_packed_have_longer_texts(world: World) -> None:
     found = {}
     for kind in ("padded", "packed"):
         values = train_values(*world.arguments("a", f"data.windows={kind}"))
-        config = to_config(TrainConfig, values)
+        config = from_values(TrainConfig, values)
         inputs = read_inputs(config.model, config.data)
         base, speech = inputs.base, inputs.speech
         windows = training_windows(config, base, speech)

@@ -8,8 +8,8 @@ import pytest
 
 from lora_whisper.cli.foreign_names import FOREIGN, FOREIGN_OPTIONS, ours_for
 from lora_whisper.cli.misfits import known_keys, unknown_key
-from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
+from lora_whisper.schema import from_values
 from tests.composed import train_values
 
 TRAIN = set(known_keys("train"))
@@ -114,4 +114,4 @@ def test_names_are_known_in_any_spelling() -> None:
 
 def test_the_answers_make_a_configuration() -> None:
     values = train_values("name=x", "data.train=a.jsonl", "adapter.targets=attention")
-    assert replace(to_config(TrainConfig, values), name="y").name == "y"
+    assert replace(from_values(TrainConfig, values), name="y").name == "y"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from lora_whisper.__main__ import main
-from lora_whisper.cli.help import COLUMNS, meanings_of
-from lora_whisper.config import OptimizerConfig, PlanConfig, SearchConfig, TrainingConfig
+from lora_whisper.cli.help import COLUMNS
+from lora_whisper.config import OptimizerConfig, TrainingConfig
+from lora_whisper.schema import meaning_of
 from lora_whisper.training.defaults import (
     SMALL_WIDTH,
     learning_rate_for_width,
@@ -37,20 +38,12 @@ def test_what_is_typed_stands_there_with_what_it_means(
 
 
 def test_null_is_explained_where_it_becomes_something() -> None:
-    training, optimizer = meanings_of(TrainingConfig), meanings_of(OptimizerConfig)
     for name in ("max_steps", "micro_batch", "gradient_checkpointing", "validate_every_steps"):
-        assert "null: " in training[name]
-    assert f"{micro_batch_for_width(SMALL_WIDTH)} from small" in training["micro_batch"]
+        assert "null: " in meaning_of(TrainingConfig, name)
+    micro_batch = meaning_of(TrainingConfig, "micro_batch")
+    assert f"{micro_batch_for_width(SMALL_WIDTH)} from small" in micro_batch
     small = f"{learning_rate_for_width(SMALL_WIDTH):.1e}".replace("e-0", "e-")
-    assert f"{small} for small" in optimizer["learning_rate"]
-
-
-def test_a_comment_is_of_its_own_field_alone() -> None:
-    """Comments go on in lines of their own, beside fields that have none."""
-    meanings = meanings_of(PlanConfig)
-    assert meanings["gpu_memory"].endswith("are left to the driver and the screen")
-    assert meanings["optimizer"] == ""
-    assert "name" in meanings_of(SearchConfig), "what it shares with train"
+    assert f"{small} for small" in meaning_of(OptimizerConfig, "learning_rate")
 
 
 def exit_code_of(function: Callable[[], None]) -> object:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import (
     AugmentationConfig,
     DataConfig,
@@ -31,6 +30,7 @@ from lora_whisper.run_config import (
     write_config,
 )
 from lora_whisper.run_folder import RunFolder
+from lora_whisper.schema import from_values
 from lora_whisper.training.resume import require_same
 from tests.cli.conftest import World
 from tests.composed import train_values
@@ -114,7 +114,7 @@ def test_texts_that_are_trained_on_are_warned_about(
 
 def train_config(data: DataConfig, **changes: Any) -> TrainConfig:
     values = train_values("data.train=a.jsonl", "name=a", "model=nano")
-    return dataclasses.replace(to_config(TrainConfig, values), data=data, **changes)
+    return dataclasses.replace(from_values(TrainConfig, values), data=data, **changes)
 
 
 def lasting(data: DataConfig) -> DataConfig:
@@ -171,7 +171,7 @@ def test_a_run_goes_on_only_with_what_changes_no_result(tmp_path: Path) -> None:
 def test_a_run_of_an_older_version_has_todays_defaults_for_what_it_lacks(
     world: World, tmp_path: Path
 ) -> None:
-    config = to_config(TrainConfig, train_values(*world.arguments("a", "evaluation.beams=3")))
+    config = from_values(TrainConfig, train_values(*world.arguments("a", "evaluation.beams=3")))
     folder = RunFolder(tmp_path)
     write_config(folder, config)
     text = folder.config.read_text()
@@ -184,7 +184,7 @@ def test_a_run_of_an_older_version_has_todays_defaults_for_what_it_lacks(
 def test_a_run_of_an_older_version_was_trained_without_what_was_new_later(
     world: World, tmp_path: Path
 ) -> None:
-    config = to_config(TrainConfig, train_values(*world.arguments("a")))
+    config = from_values(TrainConfig, train_values(*world.arguments("a")))
     folder = RunFolder(tmp_path)
     write_config(folder, config)
     lines = folder.config.read_text().splitlines(keepends=True)
@@ -197,7 +197,7 @@ def test_a_run_of_an_older_version_was_trained_without_what_was_new_later(
 def test_checkpoints_of_older_versions_are_of_the_same_configuration(tmp_path: Path) -> None:
     """They were hashed without the keys that did not exist yet."""
     typed = ("name=x", "data.train=a.csv", "data.language=sw", "data.log_mel_padding_share=0")
-    config = to_config(TrainConfig, train_values(*typed))
+    config = from_values(TrainConfig, train_values(*typed))
     values = flat(dataclasses.asdict(config))
     new = ("data.quoted", "data.log_mel_padding_share", "evaluation.padding")
     old = {key: values[key] for key in values if key not in {*free_to_change(config), *new}}

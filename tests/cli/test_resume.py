@@ -20,10 +20,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.run_config import with_absolute_paths, write_config
 from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder, locked, write_json
+from lora_whisper.schema import from_values
 from lora_whisper.training import loop
 from lora_whisper.training import run as run_module
 from lora_whisper.training.checkpoints import Checkpoints
@@ -255,7 +255,7 @@ def test_a_run_with_an_open_end_can_be_made_longer(
 def written_run(arguments: list[str], steps: int = 12) -> None:
     """The folder of a complete run with these settings, as far as `train` looks at it first."""
     folder = RunFolder(Path("outputs/a"))
-    write_config(folder, with_absolute_paths(to_config(TrainConfig, train_values(*arguments))))
+    write_config(folder, with_absolute_paths(from_values(TrainConfig, train_values(*arguments))))
     write_json(folder.summary, dict.fromkeys(SUMMARY_KEYS) | {"steps": steps})
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lora_whisper.composing import RangeError, to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import load_whisper
 from lora_whisper.model.base import read_base
+from lora_whisper.schema import ValidationError, from_values
 from tests.cli.conftest import World
 from tests.composed import train_values
 from tests.configs import quantization_config
@@ -27,7 +27,7 @@ def test_the_knobs_of_nf4_reach_every_layer(
     world: World, given: list[str], nested: bool, compute: torch.dtype
 ) -> None:
     more = ("quantization=nf4", "model.dtype=bfloat16", *given)
-    config = to_config(TrainConfig, train_values(*world.arguments("x", *more)))
+    config = from_values(TrainConfig, train_values(*world.arguments("x", *more)))
     base, precision = read_base(config.model), config.training.precision
     cpu = torch.device("cpu")
     whisper = load_whisper(base, config.model, config.quantization, precision, cpu)
@@ -40,7 +40,7 @@ def test_the_knobs_of_nf4_reach_every_layer(
 @pytest.mark.parametrize("change", [{"double_quantization": True}, {"compute_dtype": "float16"}])
 @pytest.mark.parametrize("kind", ["none", "int8"])
 def test_a_knob_of_nf4_without_nf4_is_refused(kind: str, change: dict[str, object]) -> None:
-    with pytest.raises(RangeError, match=f"only nf4 has this, found quantization={kind}"):
+    with pytest.raises(ValidationError, match=f"only nf4 has this, found quantization={kind}"):
         quantization_config(kind, **change)
 
 
@@ -51,7 +51,7 @@ def test_weights_in_one_half_precision_and_arithmetic_in_the_other_are_refused(
     """PyTorch fails at the first norm on the CPU; on a GPU each step would cast every weight."""
     more = (f"model.dtype={dtype}", f"training.precision={precision}")
     with pytest.raises(UserError, match=f"model: weights in {dtype} are not computed with in"):
-        to_config(TrainConfig, train_values(*world.arguments("x", *more)))
+        from_values(TrainConfig, train_values(*world.arguments("x", *more)))
 
 
 def test_flash_without_a_gpu_is_answered_before_anything_is_read(world: World, line, capsys):

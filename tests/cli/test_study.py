@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import SearchConfig
 from lora_whisper.model.base import read_base
+from lora_whisper.schema import from_values
 from lora_whisper.search.space import (
     Choice,
     Range,
@@ -34,7 +34,7 @@ STEPS = 90
 
 
 def search_config(*overrides: str) -> SearchConfig:
-    return to_config(
+    return from_values(
         SearchConfig, train_values("experiment=quickstart", *overrides, primary="search")
     )
 
@@ -145,6 +145,8 @@ def test_what_is_printed_is_what_was_trained() -> None:
         "adapter.dropout=0.123",
         "adapter.targets=all-linear",
     ]
-    again = to_config(SearchConfig, train_values("experiment=quickstart", *typed, primary="search"))
+    again = from_values(
+        SearchConfig, train_values("experiment=quickstart", *typed, primary="search")
+    )
     assert train_config(again) == trial
     assert trial.resume == "auto"

@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import EvaluateConfig, TrainConfig
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.evaluate import settings_for
 from lora_whisper.evaluation.test_sets import TestSet, data_to_score, group_labels, read_test_sets
+from lora_whisper.schema import from_values
 from tests.cli.conftest import World
 from tests.composed import train_values
 from tests.evaluation.toy_listener import utterance
 
 
 def trained(world: World, *more: str) -> TrainConfig:
-    return to_config(TrainConfig, train_values(*world.arguments("a", *more)))
+    return from_values(TrainConfig, train_values(*world.arguments("a", *more)))
 
 
 def asked(*more: str) -> EvaluateConfig:
-    return to_config(EvaluateConfig, train_values("run=outputs/a", *more, primary="evaluate"))
+    return from_values(EvaluateConfig, train_values("run=outputs/a", *more, primary="evaluate"))
 
 
 def sets(config: EvaluateConfig, run: TrainConfig | None) -> dict[str, TestSet]:
@@ -108,7 +108,7 @@ def test_a_split_of_another_source_is_not_taken_for_the_runs_own(world: World) -
         (["data.test=nowhere.jsonl"], "nowhere.jsonl"),
         (["sets=[{language: de}]"], "expected a test=… or a path=…"),
         (["evaluation.conditions=[fog]"], "noise-20db"),
-        (["evaluation.adapter_scales=[0,-1]"], "expected 0 … 2 each"),
+        (["evaluation.adapter_scales=[0,-1]"], "expected 0 … 2, found -1"),
         (["evaluation.adapter_scales=[half]"], "expected a number"),
         (["models=[base]"], "one of them"),
     ],
@@ -160,7 +160,7 @@ def test_another_split_is_not_called_as_the_runs_own(world: World) -> None:
     splits = ("data.train=train", "data.validation=null", "data.test=dev")
     given = [one for one in world.arguments("a") if not one.startswith("data.")]
     values = train_values(*given, f"data.path={folder}", *splits)
-    run = to_config(TrainConfig, values)
+    run = from_values(TrainConfig, values)
     off = "evaluation.training_utterances=0"
     assert list(sets(asked(off), run)) == ["test"]
     assert list(sets(asked(off, "data.test=test"), run)) == ["speech-splits-test"]

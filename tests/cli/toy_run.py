@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import TrainConfig
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.score import hypotheses_jsonl, score, scored_row
@@ -17,6 +16,7 @@ from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_config import write_config
 from lora_whisper.run_folder import RunFolder, append_jsonl
+from lora_whisper.schema import from_values
 from tests.composed import train_values
 
 BASE = Checkpoint("openai/whisper-small", None, "openai/whisper-small")
@@ -59,7 +59,7 @@ def toy_run(
     """
     run = RunFolder(folder)
     values = train_values("name=toy", "data.train=train.jsonl", "data.language=sw", *overrides)
-    write_config(run, to_config(TrainConfig, values))
+    write_config(run, from_values(TrainConfig, values))
     run.metrics.touch()
     for line in lines:
         append_jsonl(run.metrics, dict(line))

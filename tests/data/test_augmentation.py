@@ -18,7 +18,6 @@ import soundfile
 import torch
 from scipy.signal import correlate, welch
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import AugmentationConfig, SpecAugmentConfig
 from lora_whisper.data import acoustics
 from lora_whisper.data.augmentation import (
@@ -39,6 +38,7 @@ from lora_whisper.data.augmentation import (
 )
 from lora_whisper.errors import UserError
 from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.schema import from_values
 from tests.composed import train_values
 from tests.toy_speech import tone
 
@@ -50,7 +50,7 @@ SOUND_STEPS = STEPS[:-1]
 @cache  # composing takes a tenth of a second
 def composed(names: tuple[str, ...]) -> AugmentationConfig:
     values = train_values(f"augmentation=[{','.join(names)}]")["augmentation"]
-    return to_config(AugmentationConfig, values)
+    return from_values(AugmentationConfig, values)
 
 
 def config(*names: str, **changes: Any) -> AugmentationConfig:
@@ -572,7 +572,7 @@ def test_spec_augment_needs_a_configuration_only() -> None:
 
 
 def composed_augmenter(*overrides: str) -> Augmenter:
-    config = to_config(AugmentationConfig, train_values(*overrides)["augmentation"])
+    config = from_values(AugmentationConfig, train_values(*overrides)["augmentation"])
     return Augmenter(config, window_seconds=5.0, mel_bins=80)
 
 

@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch._utils import ExceptionWrapper
 
-from lora_whisper.composing import to_config
 from lora_whisper.config import DataConfig, TrainingConfig
 from lora_whisper.data import streaming
 from lora_whisper.data.audio import read_audio
@@ -22,6 +21,7 @@ from lora_whisper.data.sources import hub
 from lora_whisper.data.streaming import StreamDataset, check_stream, stream_loader
 from lora_whisper.data.windows import BadAudio, LeftOut, WindowMaker
 from lora_whisper.errors import UserError
+from lora_whisper.schema import from_values
 from tests.composed import train_values
 from tests.configs import data_config
 from tests.model.test_tokenizer import toy_vocabulary
@@ -254,7 +254,7 @@ def test_several_splits_in_a_row(tmp_path: Path) -> None:
 
 def training(**changes: Any) -> TrainingConfig:
     values = train_values()["training"]
-    return replace(to_config(TrainingConfig, values), **({"max_steps": 10} | changes))
+    return replace(from_values(TrainingConfig, values), **({"max_steps": 10} | changes))
 
 
 @pytest.mark.parametrize(
