@@ -357,7 +357,7 @@ class DataConfig:
     )
     task: Task = Field("transcribe", description="a row's own goes first")
     bad_audio: Literal["fail", "drop"] = Field(
-        "fail", description="a file that is missing or does not decode"
+        "fail", description="a file that is missing or does not decode, a broken cue"
     )
     long_audio: Literal["split", "drop", "fail"] = Field(
         "drop",

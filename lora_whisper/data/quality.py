@@ -22,10 +22,11 @@ from lora_whisper.data.quality_measures import (
     SOUND_PROBLEMS,
     Measured,
     TextRules,
+    comparable,
     digits,
     mixed_scripts,
 )
-from lora_whisper.data.text import leftovers
+from lora_whisper.data.text import leftovers, without_punctuation
 from lora_whisper.model.published import SAMPLING_RATE
 
 CLIPPED_SHARE = 0.001  # of the samples; speech that is loud, but whole, has none at full scale
@@ -243,7 +244,8 @@ def duplicates(splits: Splits) -> Finding:
 def contradicted(splits: Splits) -> Finding:
     """Rows of any split that sound the same, sample by sample, and have different texts.
 
-    Counted is each sound; silence and what was not decoded say nothing.
+    Counted is each sound; silence and what was not decoded say nothing. Texts that differ in no
+    more than punctuation do not contradict each other.
     """
     sounds = {
         name: np.where(silent(one.records), 0, one.records["fingerprint"])
@@ -253,20 +255,34 @@ def contradicted(splits: Splits) -> Finding:
     both = np.stack([np.concatenate(list(each.values())) for each in (sounds, texts)], axis=1)
     heard, counts = np.unique(np.unique(both, axis=0)[:, 0], return_counts=True)
     several = heard[(counts > 1) & (heard != 0)]
-    places = {name: np.flatnonzero(np.isin(each, several)) for name, each in sounds.items()}
-    of_sound: dict[int, list[tuple[str, int]]] = {}
-    for name, rows in places.items():
-        for row in rows.tolist():
-            of_sound.setdefault(int(sounds[name][row]), []).append((name, row))
+    of_sound: dict[int, dict[tuple[str, int], str]] = {}  # split and row → words
+    for name, each in sounds.items():
+        for row in np.flatnonzero(np.isin(each, several)).tolist():
+            text = splits[name].utterances[row].text
+            words = comparable(without_punctuation(text, None))
+            of_sound.setdefault(int(each[row]), {})[name, row] = words
+    of_sound = {sound: rows for sound, rows in of_sound.items() if len(set(rows.values())) > 1}
+    places = {
+        name: np.flatnonzero(np.isin(each, np.fromiter(of_sound, np.uint64)))
+        for name, each in sounds.items()
+    }
+
+    def has_two_texts(split: str, row: int) -> bool:
+        rows = of_sound[int(sounds[split][row])]
+        return len({words for (name, _), words in rows.items() if name == split}) > 1
 
     def detail(one: Measured, row: int) -> str:
-        key = texts[one.split][row]
-        others = of_sound[int(sounds[one.split][row])]
-        name, other = next(pair for pair in others if texts[pair[0]][pair[1]] != key)
+        rows = of_sound[int(sounds[one.split][row])]
+        own = rows[one.split, row]
+        name, other = next(place for place, words in rows.items() if words != own)
         twin = splits[name].utterances[other]
         return f"also in {name}, {twin.row}, as “{twin.text}”"
 
-    return Finding("contradicted", splits, places, detail, len(several))
+    unusable = {
+        name: np.array([row for row in rows.tolist() if has_two_texts(name, row)], np.int64)
+        for name, rows in places.items()
+    }
+    return Finding("contradicted", splits, places, detail, len(of_sound), unusable=unusable)
 
 
 SHARED_FIELDS = {

@@ -40,7 +40,7 @@ MEANINGS = {
     "contradicted": Meaning(
         "The same sound under different texts",
         "One of the texts is wrong, or belongs to another clip: listen, and keep the right one; "
-        "fix=FOLDER cannot know it, and keeps the first of a split.",
+        "fix=FOLDER cannot know it, and leaves out all that are in one split.",
     ),
     "unreadable": Meaning("Audio that cannot be read", "Mend the files, or leave them out."),
     "truncated": Meaning(
@@ -132,6 +132,7 @@ class Finding:
     detail: Callable[[Measured, int], str]
     distinct: int | None = None  # what is counted, where it is not the rows: texts, speakers
     more: Mapping[str, Any] = field(default_factory=dict)  # for check.json
+    unusable: Mapping[str, np.ndarray] | None = None  # of the rows, where not all of them are
 
     @property
     def title(self) -> str:
@@ -185,11 +186,13 @@ class Finding:
 
 LEFT_OUT = "left_out.jsonl"  # also tells that the folder is one that was written here
 # Findings whose rows go; the first that holds is the reason. What is shared goes from the earlier
-# split, the one that is trained on. The other findings are for people to judge.
+# split, the one that is trained on; of contradicted sounds, those with two texts in a split. The
+# other findings are for people to judge.
 UNUSABLE = (
     "unreadable",
     "truncated",
     "too_short",
+    "contradicted",
     "duplicates",
     "shared_audio",
     "shared_texts",
@@ -269,7 +272,7 @@ def _reasons(split: str, findings: Sequence[Finding]) -> dict[int, Finding]:
     by_key = {finding.key: finding for finding in findings}
     reasons: dict[int, Finding] = {}
     for finding in (by_key[key] for key in UNUSABLE):
-        for row in finding.places.get(split, ()):
+        for row in (finding.unusable or finding.places).get(split, ()):
             reasons.setdefault(int(row), finding)
     return reasons
 

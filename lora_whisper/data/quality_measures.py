@@ -224,9 +224,15 @@ def _level(audio: Path | EncodedAudio, start: float, end: float) -> dict[str, An
 
 
 def _frame_powers(samples: np.ndarray) -> np.ndarray:
-    """Mean power of each frame, (frames,) float64; less than a frame at the end is left out."""
+    """Mean power of each frame, (frames,) float64; less than a frame at the end is left out.
+
+    Of what sounds: a constant is heard as silence. Where it is most of the signal, so are the
+    frames at both ends, in which it begins and ends for the resampler alone.
+    """
     whole = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float64)
-    return np.square(whole).reshape(-1, FRAME_SAMPLES).mean(axis=1)
+    constant = whole.mean()
+    powers = np.square(whole - constant).reshape(-1, FRAME_SAMPLES).mean(axis=1)
+    return powers if constant**2 <= powers.mean() else powers[1:-1]
 
 
 def decibels(power: float) -> float:

@@ -83,7 +83,8 @@ def test_the_same_sound_under_different_texts_comes_first(rules: TextRules) -> N
         ),
         "test": split(
             "test",
-            *({"fingerprint": 2**63 + 1, "text_key": key, "text": "mbili"} for key in (4, 3)),
+            {"fingerprint": 2**63 + 1, "text_key": 4, "text": "mbili"},
+            {"fingerprint": 2**63 + 1, "text_key": 3, "text": "moja"},
             *(silence | {"text_key": key} for key in (8, 9)),
         ),
     }
@@ -94,9 +95,18 @@ def test_the_same_sound_under_different_texts_comes_first(rules: TextRules) -> N
         ("test.jsonl:1", "also in validation, validation.jsonl:1, as “moja”"),
         ("test.jsonl:2", "also in test, test.jsonl:1, as “mbili”"),
     ]
+    assert finding.unusable is not None
+    unusable = {name: rows.tolist() for name, rows in finding.unusable.items()}
+    assert unusable == {"train": [], "validation": [], "test": [0, 1]}
     findings = [each for each in inspect(splits, rules, 30.0) if each.count]
     assert findings[0].title == "The same sound under different texts"
     assert "Sound in two splits (validation and test 1)" in [each.title for each in findings]
+
+
+def test_punctuation_and_capitals_contradict_nothing() -> None:
+    texts = ["Hello, you!", "hello you", "Hello you."]
+    rows = ({"fingerprint": 7, "text_key": key, "text": text} for key, text in enumerate(texts, 1))
+    assert contradicted({"train": split("train", *rows)}).count == 0
 
 
 def test_texts_are_shared_with_held_out_splits_only() -> None:

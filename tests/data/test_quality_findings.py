@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lora_whisper.data.audio import EncodedAudio
@@ -23,8 +25,6 @@ from tests.data.test_quality_measures import utterance
 
 
 def finding(key: str, *rows: int) -> Finding:
-    import numpy as np
-
     places = {"train": np.array(rows, np.int64)}
     return Finding(key, {}, places, lambda one, row: f"{key} in {row}")
 
@@ -51,6 +51,15 @@ def test_each_row_goes_once_for_its_first_reason(tmp_path: Path) -> None:
     ]
     assert repaired.kept == {"train": 2}
     assert repaired.left_out == {"train": {"silent": 1, "unreadable": 1}}
+
+
+def test_of_a_finding_only_what_is_unusable_goes(tmp_path: Path) -> None:
+    one = split("train", {"text": "a"}, {"text": "b"}, {"text": "c"})
+    findings = [finding(key) for key in UNUSABLE if key != "contradicted"]
+    unusable = {"train": np.array([2])}
+    findings.append(replace(finding("contradicted", 0, 2), unusable=unusable))
+    repaired = write_repaired(tmp_path / "new", {"train": one}, findings, None)
+    assert (repaired.kept, repaired.left_out) == ({"train": 2}, {"train": {"contradicted": 1}})
 
 
 def test_long_clips_are_cut_or_left_out(tmp_path: Path) -> None:

@@ -86,6 +86,21 @@ def test_pauses_and_silence(tmp_path: Path) -> None:
     assert measure_sound(utterance(nothing)).loudest_dbfs == quality_measures.QUIETEST_DBFS
 
 
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("level", [0.01, -0.9])
+def test_a_constant_is_silence_and_no_part_of_a_level(
+    tmp_path: Path, rules: TextRules, rate: int, level: float
+) -> None:
+    constant = written(tmp_path / "constant.wav", np.full(2 * rate, level), rate)
+    assert measure_sound(utterance(constant)).loudest_dbfs < -100
+    moved = written(tmp_path / "moved.wav", 0.2 * tone(1.0, rate) + level / 2, rate)
+    assert measure_sound(utterance(moved)).rms_dbfs == pytest.approx(-23.01, abs=0.05)
+    rows = [toy_row(n, audio=path) for n, path in enumerate((constant, moved))]
+    utterances = Utterances([Table.from_rows(rows)], Defaults("en", "transcribe"))
+    found = {one.key: one for one in inspect(measure({"train": utterances}, rules), rules, 30.0)}
+    assert found["silent"].places["train"].tolist() == [0]
+
+
 def test_the_same_samples_in_another_file_are_known_again(tmp_path: Path) -> None:
     clips = [write_clip(tmp_path / "a.wav", 1.0), tmp_path / "b.flac"]
     soundfile.write(clips[1], *soundfile.read(clips[0], dtype="int16"))

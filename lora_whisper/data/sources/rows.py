@@ -106,11 +106,21 @@ class Problems:
     def refuse(self, file: str, noun: str, expected: str) -> None:
         """Raise UserError if there are any: `file` has 17 `noun`s that cannot be used."""
         if self.count:
-            nouns = noun if self.count == 1 else f"{noun}s"
-            rest = self.count - len(self._first)
-            lines = [f"{file} has {self.count} {nouns} that cannot be used:", listing(self._first)]
-            lines += [f"  … and {rest} more"] if rest else []
-            raise UserError("\n".join([*lines, expected]))
+            raise UserError(f"{self._listed(file, noun)}\n{expected}")
+
+    def tell(self, file: str, noun: str, consequence: str) -> None:
+        """Log them if there are any."""
+        if self.count:
+            log.warning("%-11s %s", "left out", self._listed(file, noun, f" {consequence}"))
+
+    def _listed(self, file: str, noun: str, consequence: str = "") -> str:
+        nouns = noun if self.count == 1 else f"{noun}s"
+        rest = self.count - len(self._first)
+        lines = [
+            f"{file} has {self.count} {nouns} that cannot be used{consequence}:",
+            listing(self._first),
+        ]
+        return "\n".join([*lines, *([f"  … and {rest} more"] if rest else [])])
 
 
 class RowMaker:
@@ -177,7 +187,7 @@ class RowMaker:
         if path is None:
             raise RowError(_lacking(values, self.names.audio))
         if not _is_text(path) or not path.strip():
-            raise RowError(f"found {key} {shown(path)}, expected a path")
+            raise RowError(f"found {key} {shown(path)}{_flaw(path)}, expected a path")
         if path.lower().startswith("file:/"):
             path = unquote(urlsplit(path).path)
         head, separator, tail = path.rpartition("/")
@@ -194,7 +204,7 @@ class RowMaker:
         if text is None:
             raise RowError(_lacking(values, self.names.text))
         if not _is_text(text):
-            raise RowError(f"found {key} {shown(text)}, expected text")
+            raise RowError(f"found {key} {shown(text)}{_flaw(text)}, expected text")
         return str(text)
 
     def _times(
@@ -302,7 +312,7 @@ def _optional(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     if text is None:
         return None
     if not _is_text(text):
-        raise RowError(f"found {key} {shown(text)}, expected text or null")
+        raise RowError(f"found {key} {shown(text)}{_flaw(text)}, expected text or null")
     return text.strip() or None
 
 
@@ -318,7 +328,7 @@ def _speaker(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     if type(speaker) is int:
         return str(speaker)
     if speaker is not None and not _is_text(speaker):
-        raise RowError(f"found {key} {shown(speaker)}, expected text")
+        raise RowError(f"found {key} {shown(speaker)}{_flaw(speaker)}, expected text")
     return speaker or None
 
 
@@ -332,6 +342,15 @@ def _is_text(value: Any) -> bool:
     if not isinstance(value, str) or "\0" in value:
         return False
     return value.isascii() or is_encodable(value)
+
+
+def _flaw(value: Any) -> str:
+    """Why a string is no text, as JSON writes it, for the message."""
+    if not isinstance(value, str):
+        return ""
+    if half := next((letter for letter in value if "\ud800" <= letter <= "\udfff"), ""):
+        return f" with half of a letter (\\u{ord(half):04x}, a surrogate without its other half)"
+    return " with a NUL (\\u0000) in it" if "\0" in value else ""
 
 
 def is_encodable(text: str) -> bool:

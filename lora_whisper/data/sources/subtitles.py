@@ -68,17 +68,20 @@ class Pair:
     split: str | None  # that a folder above them is called like
 
 
-def rows(folder: Path, pairs: tuple[Pair, ...], alone: tuple[str, ...] = ()) -> Iterator[Row]:
+def rows(
+    folder: Path, pairs: tuple[Pair, ...], alone: tuple[str, ...] = (), drop_bad: bool = False
+) -> Iterator[Row]:
     """The cues of one file of subtitles after the other; `alone` are files with no counterpart.
 
     Raises:
-        UserError: one cannot be read, or has cues that cannot be used: all of them.
+        UserError: one cannot be read, or has cues that cannot be used, where these are not dropped:
+            all of them.
     """
     changes: dict[str, list[str]] = defaultdict(list)
     for pair in pairs:
         label = pair.subtitles.relative_to(folder).as_posix()
         before: Cue | None = None
-        for cue in _usable(_cues_of(pair, label), label, changes):
+        for cue in _usable(_cues_of(pair, label, drop_bad), label, changes):
             yield _row(cue, before, pair, label)
             before = cue
     for change, places in changes.items():
@@ -102,22 +105,28 @@ def parts(folder: Path, config: DataConfig) -> list[Part]:
         raise UserError(f"data.path={folder} {found}. Expected a folder with {_kinds()}.")
     folder = folder.absolute()
     pairs, alone = _pairs(folder, config)
-    key = table_key("subtitles", READERS_VERSION, [each.subtitles for each in pairs], pairs)
-    return [Part("", str(folder), key, partial(rows, folder, pairs, alone))]
+    drop_bad = config.bad_audio == "drop"
+    files = [each.subtitles for each in pairs]
+    key = table_key("subtitles", READERS_VERSION, files, (pairs, drop_bad))
+    return [Part("", str(folder), key, partial(rows, folder, pairs, alone, drop_bad))]
 
 
 # ── cues ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cues_of(pair: Pair, label: str) -> list[Cue]:
+def _cues_of(pair: Pair, label: str, drop_bad: bool) -> list[Cue]:
     problems = Problems(label)
     with open_text(pair.subtitles, f"Expected {_kinds()}.") as file:
         cues = read_cues(file, problems)
-    problems.refuse(
-        f"The file {pair.subtitles}",
-        "block",
-        "A cue is its number, its times, and its text; a blank line stands between two of them.",
-    )
+    if drop_bad:
+        problems.tell(f"The file {pair.subtitles}", "block", "and are left out")
+    else:
+        problems.refuse(
+            f"The file {pair.subtitles}",
+            "block",
+            "A cue is its number, its times, and its text; a blank line stands between two of "
+            "them. data.bad_audio=drop leaves out what is none.",
+        )
     rolling = sum(map(_repeats, cues, cues[1:]))
     if rolling > 2 and rolling >= ROLLING_SHARE * (len(cues) - 1):
         raise UserError(

@@ -200,14 +200,31 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     assert spans(read(tmp_path)) == [(0, 1, "é")]
 
 
+def test_a_bad_cue_costs_itself_where_bad_audio_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("talk", "other", "hopeless"):
+        write_clip(tmp_path / f"{name}.wav", 0.1)
+    write_cues(tmp_path / "talk.srt", (0, 1, "a"), (3, 2, "backwards"), (3, 4, "c"))
+    write_cues(tmp_path / "other.srt", (0, 1, "whole"))
+    (tmp_path / "hopeless.srt").write_text("no cue at all\n")
+    with pytest.raises(UserError, match="has 1 block"):
+        read(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        rows = read(tmp_path, bad_audio="drop")
+    assert [row.text for row in rows] == ["whole", "a", "c"]
+    for line in ("talk.srt has 1 block that", "and are left out", "talk.srt:4: found", "hopeless"):
+        assert line in caplog.text
+
+
 def test_bad_blocks_in_one_message(tmp_path: Path) -> None:
     write_clip(tmp_path / "talk.wav", 0.1)
     path = write_cues(tmp_path / "talk.srt", (0, 1, "a"), (2, 1, "b"), (3, 4, "é"))
     path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
     with pytest.raises(UserError, match="has 2 blocks") as error:
         read(tmp_path)
-    assert "talk.srt:4: found" in str(error.value)
-    assert "talk.srt:7: found" in str(error.value)
+    for line in ("talk.srt:4: found", "talk.srt:7: found", "data.bad_audio=drop leaves out what"):
+        assert line in str(error.value)
     with pytest.raises(UserError, match="is missing"):
         read(tmp_path / "absent")
 
