@@ -34,6 +34,7 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "CI": "true", "HF_HUB_OFFLINE": "1"}
 
 from benchmarks.results import write_result
+from lora_whisper.__main__ import carry_out
 from lora_whisper.run_folder import RunFolder, leftover_of, read_json
 
 SMALL = (
@@ -221,7 +222,6 @@ def begin(arguments: Sequence[str]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    import importlib
 
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
@@ -229,7 +229,7 @@ def begin(arguments: Sequence[str]) -> int:
     os.setsid()
     code = 70
     try:
-        code = importlib.import_module(f"lora_whisper.cli.{arguments[0]}").main(arguments[1:])
+        code = carry_out(arguments[0], arguments[1:])
     finally:
         os._exit(code)
 

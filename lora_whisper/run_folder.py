@@ -365,7 +365,8 @@ def require_free(path: Path) -> None:
         InUse: another one does.
     """
     lock = _lock_of(path)
-    with contextlib.suppress(FileNotFoundError), open(lock, "r+") as handle:
+    # What else is wrong with the place, `locked` says.
+    with contextlib.suppress(OSError), open(lock, "r+") as handle:
         if not is_acquired(handle, lock) and lock.exists():
             raise _in_use(path)
 

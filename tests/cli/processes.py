@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from lora_whisper.__main__ import carry_out
 from tests.threads import THREADS
 
 LOADED = [  # once, which takes most of what a short run takes
@@ -33,12 +33,12 @@ def started(arguments: Sequence[str], folder: Path, command: str = "train") -> B
     """`lora-whisper train ARGUMENTS` in `folder`, in a session of its own, as from a shell."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LOADED)
-    process = context.Process(target=_carry_out, args=(command, list(arguments), folder))
+    process = context.Process(target=_in_a_process, args=(command, list(arguments), folder))
     process.start()
     return process
 
 
-def _carry_out(command: str, arguments: list[str], folder: Path) -> None:
+def _in_a_process(command: str, arguments: list[str], folder: Path) -> None:
     gc.freeze()  # what was loaded is for good
     os.setsid()
     os.chdir(folder)
@@ -46,7 +46,7 @@ def _carry_out(command: str, arguments: list[str], folder: Path) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(THREADS)  # as in the tests' own process: sums depend on it
-    sys.exit(importlib.import_module(f"lora_whisper.cli.{command}").main(arguments))
+    sys.exit(carry_out(command, arguments))
 
 
 def signalled(process: BaseProcess, number: signal.Signals, group: bool = False) -> int | None:
