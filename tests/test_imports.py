@@ -19,9 +19,8 @@ BELOW = {
     "training": {"reports", "evaluation", "lora", "data", "model", "ground"},
     "search": {"training", "reports", "evaluation", "lora", "data", "model", "ground"},
     "hub": {"reports", "evaluation", "lora", "data", "model", "ground"},
-    "quickstart": {"data", "model", "ground"},
 }
-BELOW["cli"] = BELOW.keys() - {"quickstart"}
+BELOW["cli"] = set(BELOW)
 TOP = {"hub": "hub", "__main__": "cli"}  # files beside the folders that are not of the ground
 FOREIGN = {  # what only some parts may import
     "hydra": {"cli"},

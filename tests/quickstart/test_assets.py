@@ -2,7 +2,6 @@
 
 import json
 from itertools import islice
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -11,9 +10,9 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-from lora_whisper.quickstart import dictation, grammar, numbers, texts
-from lora_whisper.quickstart.make_nano import special_tokens, timestamp_tokens
-from lora_whisper.quickstart.synthesis import (
+from benchmarks.nano import QUICKSTART, dictation, grammar, numbers, texts
+from benchmarks.nano.make_nano import special_tokens, timestamp_tokens
+from benchmarks.nano.synthesis import (
     BASE_VOICES,
     DICTATION_UNHEARD_VOICES,
     DICTATION_VOICES,
@@ -21,7 +20,6 @@ from lora_whisper.quickstart.synthesis import (
     draw_base_voice,
 )
 
-QUICKSTART = Path(grammar.__file__).parent
 NANO, SPEECH = QUICKSTART / "nano", QUICKSTART / "speech"
 COUNTS = {
     "dictation/train": 300,

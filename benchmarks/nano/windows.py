@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from transformers import WhisperTokenizer
 
-from lora_whisper.data.windows import IGNORED
-from lora_whisper.model.features import LogMel
-from lora_whisper.model.tokenizer import text_tokens
-from lora_whisper.quickstart.acoustics import (
+from benchmarks.nano.acoustics import (
     LONGEST_RATIO,
     SHORTEST_RATIO,
     Acoustics,
     Shares,
     resample,
 )
-from lora_whisper.quickstart.synthesis import SAMPLE_RATE_HZ, WINDOW_SECONDS
+from benchmarks.nano.synthesis import SAMPLE_RATE_HZ, WINDOW_SECONDS
+from lora_whisper.data.windows import IGNORED
+from lora_whisper.model.features import LogMel
+from lora_whisper.model.tokenizer import text_tokens
 
 WINDOW_SAMPLES = round(WINDOW_SECONDS * SAMPLE_RATE_HZ)
 STEP_SAMPLES = SAMPLE_RATE_HZ // 5  # trimmed batches come in lengths of 0.2 s

@@ -1,6 +1,6 @@
 """WER of a nano-sized Whisper, with full padded windows and greedy decoding.
 
-python -m lora_whisper.quickstart.score lora_whisper/quickstart/nano
+python -m benchmarks.nano.score lora_whisper/quickstart/nano
 """
 
 import argparse
@@ -15,9 +15,10 @@ import torch
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-from lora_whisper.quickstart.windows import WINDOW_SAMPLES, Corpus, log_mel
+from benchmarks.nano import QUICKSTART
+from benchmarks.nano.windows import WINDOW_SAMPLES, Corpus, log_mel
 
-SPEECH = Path(__file__).parent / "speech"
+SPEECH = QUICKSTART / "speech"
 BATCH = 25
 normalize = EnglishTextNormalizer({})
 

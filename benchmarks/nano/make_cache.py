@@ -1,6 +1,6 @@
 """Speech for the pre-training of `nano`: shards of 4,000 sentences and dev sets, in a cache.
 
-    python -m lora_whisper.quickstart.make_cache CACHE --shards 6 --processes 2
+    python -m benchmarks.nano.make_cache CACHE --shards 6 --processes 2
 
 A shard is `audio.i16` (all samples one after another, 16 kHz) and `rows.jsonl`, a row per
 sentence: first sample, samples, text, phonemes (for the CTC head), voice.
@@ -17,15 +17,15 @@ from random import Random
 
 import numpy as np
 
-from lora_whisper.quickstart.grammar import Composer, Phrase, with_invented_word
-from lora_whisper.quickstart.synthesis import (
+from benchmarks.nano.grammar import Composer, Phrase, with_invented_word
+from benchmarks.nano.synthesis import (
     BASE_VOICES,
     UNHEARD_VOICES,
     draw_base_voice,
     phonemes,
     read_out,
 )
-from lora_whisper.quickstart.texts import general_texts, pretraining_composer
+from benchmarks.nano.texts import general_texts, pretraining_composer
 
 SHARD_SENTENCES = 4_000
 DEV_SENTENCES = 150

@@ -1,6 +1,6 @@
 """Sets the tokens apart that pre-training never had as a target.
 
-    python -m lora_whisper.quickstart.unseen_tokens CACHE lora_whisper/quickstart/nano
+    python -m benchmarks.nano.unseen_tokens CACHE lora_whisper/quickstart/nano
 
 Some BPE tokens only ever stand inside of longer ones. Training pushes all of their embeddings one
 and the same way (mean cosine 0.99 among 290 of them), and an adapter that leaves embeddings alone
@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperTokenizer
 
+from benchmarks.nano.make_nano import ORDINARY_TOKENS
+from benchmarks.nano.windows import Corpus
 from lora_whisper.model.tokenizer import text_tokens
-from lora_whisper.quickstart.make_nano import ORDINARY_TOKENS
-from lora_whisper.quickstart.windows import Corpus
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
 RANDOM_SHARE = 0.75  # of the trained embeddings' own spread

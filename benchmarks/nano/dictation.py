@@ -7,8 +7,8 @@ stand in the base's grammar; its numbers do. `compose(seed, count)` uses every d
 
 from random import Random
 
-from lora_whisper.quickstart.grammar import Phrase, as_sentence, words
-from lora_whisper.quickstart.numbers import cardinal
+from benchmarks.nano.grammar import Phrase, as_sentence, words
+from benchmarks.nano.numbers import cardinal
 
 DRUGS = """metformin lisinopril atorvastatin amlodipine omeprazole losartan gabapentin sertraline
 simvastatin montelukast furosemide prednisone tramadol citalopram trazodone pantoprazole

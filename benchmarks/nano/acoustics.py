@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_whisper.quickstart.synthesis import SAMPLE_RATE_HZ
+from benchmarks.nano.synthesis import SAMPLE_RATE_HZ
 
 NOISE_SAMPLES = 20 * SAMPLE_RATE_HZ
 RESPONSE_SAMPLES = SAMPLE_RATE_HZ // 2

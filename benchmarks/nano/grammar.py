@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from lora_whisper.quickstart.numbers import SMALL, clock, ordinal, spoken_number, year
+from benchmarks.nano.numbers import SMALL, clock, ordinal, spoken_number, year
 
 PEOPLE = """farmer teacher doctor driver singer painter baker lawyer soldier captain hunter writer
 dancer student waiter nurse judge king queen uncle brother sister mother father cousin neighbor

@@ -1,6 +1,6 @@
 """Writes the embedded speech: a dictation to adapt to, and the base's own domain.
 
-    python -m lora_whisper.quickstart.make_speech lora_whisper/quickstart/speech
+    python -m benchmarks.nano.make_speech lora_whisper/quickstart/speech
 
 Ogg Opus files of about 16 kbit/s and a manifest for each set. A row says `voices: heard` where
 the model in question knows the voice: in `general`, the base; in `dictation/test`, whoever heard
@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from random import Random
 
-from lora_whisper.quickstart.dictation import DRUGS
-from lora_whisper.quickstart.grammar import Phrase
-from lora_whisper.quickstart.synthesis import (
+from benchmarks.nano.dictation import DRUGS
+from benchmarks.nano.grammar import Phrase
+from benchmarks.nano.synthesis import (
     BASE_VOICES,
     DICTATION_UNHEARD_VOICES,
     DICTATION_VOICES,
@@ -24,7 +24,7 @@ from lora_whisper.quickstart.synthesis import (
     read_out,
     write_opus,
 )
-from lora_whisper.quickstart.texts import dictation_sentences, general_sentences
+from benchmarks.nano.texts import dictation_sentences, general_sentences
 
 
 def write_clip(path: Path, sentence: Phrase, voice: str, seed: int) -> float:

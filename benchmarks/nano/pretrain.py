@@ -1,6 +1,6 @@
 """Pre-trains `nano` from scratch on the cache of `make_cache`; resumable.
 
-    python -m lora_whisper.quickstart.pretrain CACHE RUN --steps 6000 --decay-steps 1500
+    python -m benchmarks.nano.pretrain CACHE RUN --steps 6000 --decay-steps 1500
 
 The encoder also carries a CTC head on the phonemes, thrown away afterwards: with it the attention
 finds its alignment within the first thousand steps. The learning rate rises, stays, and falls
@@ -29,11 +29,12 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from benchmarks.nano import QUICKSTART
+from benchmarks.nano.score import score_corpus
+from benchmarks.nano.windows import Batch, Corpus, WindowMaker
 from lora_whisper.data.windows import IGNORED
-from lora_whisper.quickstart.score import score_corpus
-from lora_whisper.quickstart.windows import Batch, Corpus, WindowMaker
 
-NANO = Path(__file__).parent / "nano"
+NANO = QUICKSTART / "nano"
 PEAK_RATE, WARMUP_STEPS = 1.5e-3, 300
 GENTLE_STEPS = 2_500  # augmentation grows to full strength until here
 CTC_WEIGHT = 0.5

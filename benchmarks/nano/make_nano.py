@@ -1,6 +1,6 @@
 """Writes everything of `nano` but its weights: the tokenizer and the configurations.
 
-    python -m lora_whisper.quickstart.make_nano lora_whisper/quickstart/nano
+    python -m benchmarks.nano.make_nano lora_whisper/quickstart/nano
 
 The vocabulary is a byte-level BPE of 1,024 ordinary tokens trained on the grammar's own text,
 then every special token in the order of Whisper's 51,865-token vocabulary, with timestamps as far
@@ -19,8 +19,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from lora_whisper.quickstart.synthesis import SAMPLE_RATE_HZ, WINDOW_SECONDS
-from lora_whisper.quickstart.texts import pretraining_composer
+from benchmarks.nano.synthesis import SAMPLE_RATE_HZ, WINDOW_SECONDS
+from benchmarks.nano.texts import pretraining_composer
 
 ORDINARY_TOKENS = 1_024
 TOKENIZER_SENTENCES = 20_000

@@ -3,8 +3,8 @@
 from functools import cache
 from itertools import islice
 
-from lora_whisper.quickstart import dictation
-from lora_whisper.quickstart.grammar import Composer, Phrase
+from benchmarks.nano import dictation
+from benchmarks.nano.grammar import Composer, Phrase
 
 TRAIN_SENTENCES, TEST_SENTENCES, VALIDATION_SENTENCES, REHEARSAL_SENTENCES = 300, 100, 40, 1_000
 
