@@ -32,8 +32,7 @@ from lora_whisper.model.device import choose_dtype, choose_precision, new_accele
 from lora_whisper.model.published import shape, shape_names
 from lora_whisper.training.loop import train_step
 from lora_whisper.training.memory_plan import Setup
-from lora_whisper.training.micro_batch import worst_batch
-from lora_whisper.training.planning import Plan, make_plan
+from lora_whisper.training.planning import Plan, make_plan, worst_batch
 
 SHAPES = ("tiny", "small", "large-v3", "large-v3-turbo")
 MICRO_BATCHES = (1, 4)

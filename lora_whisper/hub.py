@@ -26,8 +26,7 @@ from lora_whisper.lora.provenance import read_record
 from lora_whisper.lora.recipe import require_current
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from lora_whisper.model.weights import weight_names
-from lora_whisper.paths import EMBEDDED, file_name
-from lora_whisper.program import program
+from lora_whisper.paths import EMBEDDED, file_name, program
 from lora_whisper.reports.model_card import (
     BASE_PLACE,
     CARD_FILE,

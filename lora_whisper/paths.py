@@ -1,9 +1,15 @@
-"""Paths as users type them: `~` and `..`, relative ones, and what lies in the package itself."""
+"""Paths as users type them, and as they are named in what is advised to type.
+
+`~` and `..`, relative ones, and what lies in the package itself.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,3 +90,17 @@ def mapped(value: Any, path: Callable[[str], str]) -> Any:
 def plain_name(name: str) -> str:
     """What can be a folder's name."""
     return re.sub(r"[^\w.]+", "-", name).strip("-.") or "set"
+
+
+def program() -> str:
+    """What to type for `lora-whisper`: its path, where a virtual environment is not activated."""
+    if shutil.which("lora-whisper"):
+        return "lora-whisper"
+    return shlex.quote(short(Path(sys.executable).with_name("lora-whisper")))
+
+
+def short(path: Path) -> str:
+    """Relative to where the user is, if it lies there."""
+    here = Path.cwd()
+    absolute = path.absolute()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

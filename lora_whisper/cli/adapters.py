@@ -34,8 +34,7 @@ from lora_whisper.lora.saved import (
     read_saved,
 )
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.program import program
+from lora_whisper.paths import EMBEDDED, local_path, program
 from lora_whisper.run_folder import RunFolder, read_whole_summary
 from lora_whisper.terminal import console, guarded, log_to_console, megabytes, percent, print_result
 

@@ -52,8 +52,7 @@ from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
 from lora_whisper.model.base import read_base
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
 from lora_whisper.model.weights import require_range
-from lora_whisper.paths import local_path
-from lora_whisper.program import short
+from lora_whisper.paths import local_path, short
 from lora_whisper.reports.model_card import CARD_FILE
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (

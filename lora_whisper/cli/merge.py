@@ -29,7 +29,7 @@ from lora_whisper.evaluation.scoring import score_model
 from lora_whisper.lora.recipe import Recipe, is_unfinished, read_recipe
 from lora_whisper.lora.resolve import given_run
 from lora_whisper.model.base import read_base
-from lora_whisper.program import program
+from lora_whisper.paths import program
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     OWN_SET,

@@ -134,8 +134,7 @@ def plan_of(config: PlanConfig, memory: int | None) -> dict[str, Any]:
     """All that is printed of one checkpoint, as JSON has it."""
     from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
     from lora_whisper.training.memory_plan import step_flops
-    from lora_whisper.training.micro_batch import even_shares
-    from lora_whisper.training.planning import adapter_file_bytes, make_plan
+    from lora_whisper.training.planning import adapter_file_bytes, even_shares, make_plan
 
     assert config.model is not None
     shape, settings = shape_of(config.model), config.training

@@ -48,7 +48,7 @@ def prepare(config: ReportConfig, path: Path) -> ReportPlan:
 
 def run(plan: ReportPlan) -> None:
     """Read, write, and say what was found."""
-    from lora_whisper.program import short
+    from lora_whisper.paths import short
     from lora_whisper.reports.comparison import failed, never_begun, read_report, without_adapter
     from lora_whisper.reports.comparison_page import page
     from lora_whisper.reports.comparison_tables import csv_text, found, markdown

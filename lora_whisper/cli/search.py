@@ -48,8 +48,12 @@ from lora_whisper.search.space import (
 )
 from lora_whisper.search.study import Claim, Study, alone_in, require_optuna
 from lora_whisper.terminal import percent
-from lora_whisper.training.failures import out_of_memory_explained
-from lora_whisper.training.stopping import GOES_ON, Stopped, ended_by_signals
+from lora_whisper.training.stopping import (
+    GOES_ON,
+    Stopped,
+    ended_by_signals,
+    out_of_memory_explained,
+)
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -314,7 +318,7 @@ def _carry_out(study: Study, claim: Claim, config: TrainConfig, inputs: Inputs) 
 
     name = claim.folder.path.name
     try:
-        with out_of_memory_explained(config):
+        with out_of_memory_explained(config.evaluation.batch_size):
             wer = trial_module.carry_out(config, claim, inputs)
     except trial_module.Pruned as end:
         study.prune(claim, str(end))
@@ -356,7 +360,7 @@ def _bring_back(study: Study, plan: SearchPlan, best: FrozenTrial) -> None:
     from lora_whisper.search import trial as trial_module
 
     folder, config = study.run_folder(best.number), with_values(plan.common, best.params)
-    with alone_in(folder.path), out_of_memory_explained(config):
+    with alone_in(folder.path), out_of_memory_explained(config.evaluation.batch_size):
         if not trial_module.is_whole(folder):
             name = folder.path.name
             log.warning("%s, the best one, lost something; it is carried out anew", name)
@@ -372,7 +376,7 @@ def _scored(study: Study, plan: SearchPlan, best: FrozenTrial) -> dict[str, Any]
         return None
     folder = study.run_folder(best.number)
     config = with_values(plan.common, best.params)
-    with alone_in(folder.path), out_of_memory_explained(config):
+    with alone_in(folder.path), out_of_memory_explained(config.evaluation.batch_size):
         summary = read_summary(folder)
         is_known = summary["adapter"] and train.is_scored_on(config, folder, test)
         return summary if is_known else score_kept(config, folder, plan.inputs)

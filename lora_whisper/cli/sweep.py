@@ -35,7 +35,7 @@ from lora_whisper.cli.misfits import compose_what_fits, tried, unreadable
 from lora_whisper.cli.overrides import is_readable, readable_overrides
 from lora_whisper.cli.workers import Workers, workers_of
 from lora_whisper.errors import Problems, UserError, listing, not_the_users
-from lora_whisper.program import program
+from lora_whisper.paths import program
 from lora_whisper.reports.sweep import write_plan
 from lora_whisper.run_folder import (
     InUse,

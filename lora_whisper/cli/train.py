@@ -27,7 +27,6 @@ from lora_whisper.run_folder import (
     require_free,
     rerun_rule,
 )
-from lora_whisper.training.failures import failures_explained
 from lora_whisper.training.init_from import require_start, saved_start
 from lora_whisper.training.resume import (
     has_other_length,
@@ -36,7 +35,7 @@ from lora_whisper.training.resume import (
     require_same_speech,
 )
 from lora_whisper.training.run import Run, begin, trained_tokens
-from lora_whisper.training.stopping import ended_by_signals
+from lora_whisper.training.stopping import ended_by_signals, failures_explained
 from lora_whisper.training.tracking import require_packages
 
 log = logging.getLogger("lora_whisper")
@@ -222,7 +221,7 @@ def run(plan: RunPlan) -> None:
         else:
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
-                failures_explained(config, folder),
+                failures_explained(folder, config.evaluation.batch_size),
             ):
                 inputs = read_inputs(config.model, config.data, plan.inputs)
                 one = Run(config, folder, inputs)  # loads the model: what fails here costs nothing

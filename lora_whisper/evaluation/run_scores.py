@@ -13,7 +13,7 @@ from lora_whisper.evaluation.provenance import REFERENCES, differences, is_of, t
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import adapter_hashes
 from lora_whisper.model.checkpoint import merged_hashes
-from lora_whisper.program import program, short
+from lora_whisper.paths import program, short
 from lora_whisper.run_folder import (
     HYPOTHESES,
     OWN_SET,

@@ -21,8 +21,8 @@ from lora_whisper.paths import (
     cache_folder,
     local_path,
     plain_name,
+    program,
 )
-from lora_whisper.program import program
 from lora_whisper.run_folder import (
     RECIPE_FILE,
     RECORD_FILE,

@@ -19,7 +19,7 @@ from lora_whisper.data.quality import characters_per_second, settings, totals
 from lora_whisper.data.quality_findings import LEFT_OUT, MEANINGS, UNUSABLE, Finding, Repaired
 from lora_whisper.data.quality_measures import QUIETEST_DBFS, Measured
 from lora_whisper.model.base import Base
-from lora_whisper.program import program, short
+from lora_whisper.paths import program, short
 from lora_whisper.reports.html import (
     LIGHT,
     SERIES,

@@ -52,7 +52,7 @@ def write(
 
 def show(folder: RunFolder, results: Mapping[str, Any]) -> None:
     """Print the tables, and where everything lies."""
-    from lora_whisper.program import short
+    from lora_whisper.paths import short
     from lora_whisper.reports.evaluation_table import show_evaluation
 
     show_evaluation(results)

@@ -25,8 +25,7 @@ from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
 )
-from lora_whisper.paths import mapped
-from lora_whisper.program import program, short
+from lora_whisper.paths import mapped, program, short
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
     MODELS,

@@ -22,7 +22,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import groups_that_compare
 from lora_whisper.evaluation.results import both_rates, interval, leading, rate_name
 from lora_whisper.evaluation.run_scores import read_summary
-from lora_whisper.program import program, short
+from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
 from lora_whisper.run_config import FREE_TO_CHANGE, flat
 from lora_whisper.run_folder import (

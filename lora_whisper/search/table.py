@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lora_whisper.config import TrainConfig
-from lora_whisper.program import program, short
+from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import score_table
 from lora_whisper.search.space import Space, shown, typed_values, with_values
 from lora_whisper.search.study import REASON, Study

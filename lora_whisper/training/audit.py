@@ -1,7 +1,9 @@
-"""The first steps of a run, looked at: what the decoder is given, and what gets a gradient.
+"""What training is fed, looked at: tokens and gradients of the first steps, and sound in all.
 
-What goes wrong here costs others weeks, because the loss falls all the same: a doubled start token,
-labels that are not shifted, adapters that gradient checkpointing cuts off from the loss.
+What goes wrong in the first steps costs others weeks, because the loss falls all the same: a
+doubled start token, labels that are not shifted, adapters that gradient checkpointing cuts off from
+the loss. That sound is unusable, or not as it should be, may turn out in any step: headers, which
+are read before, had looked sound.
 """
 
 from __future__ import annotations
@@ -9,19 +11,30 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.cells import chop_cells
 from torch import Tensor, nn
 
+from lora_whisper import processes
+from lora_whisper.config import DataConfig
+from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.batches import Batch
-from lora_whisper.data.windows import IGNORED
+from lora_whisper.data.windows import IGNORED, BadAudio, LeftOut
 from lora_whisper.errors import UserError, listing
+from lora_whisper.evaluation.scoring import report_bad_audio
 from lora_whisper.model.tokenizer import Vocabulary
+
+if TYPE_CHECKING:
+    from lora_whisper.training.checkpoints import TrainingState
+    from lora_whisper.training.loop import StepResult
+
+    OnLog = Callable[[TrainingState, StepResult], None]
+
 
 log = logging.getLogger("lora_whisper")
 
@@ -178,3 +191,49 @@ def _titled(title: str, text: str) -> str:
         end = chop_cells(text[::-1], TEXT_COLUMNS - 1)[0][::-1]
         lines = [lines[0], f"…{end}"]
     return "\n".join(f"{beside:12}{line}" for beside, line in zip((title, ""), lines, strict=False))
+
+
+# ── sound ────────────────────────────────────────────────────────────────────────────────────
+
+
+class SoundAudit:
+    """Stands before the loop's batches and before its log, and names what is missing between."""
+
+    def __init__(self, data: DataConfig, remarked: Collection[str] = ()):
+        """`remarked`: kinds of remarks that were named before training began."""
+        self._data = data
+        self._remarked = set(remarked)
+        self._left_out: list[BadAudio] = []  # of this step, in this process
+
+    def watched(self, batches: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Pass batches on, and note what is missing from them.
+
+        Of what is odd, the first of each kind is named: there may be as many as there are rows.
+        """
+        for micro_batches in batches:
+            self._left_out = [bad for batch in micro_batches for bad in batch.bad]
+            for row, remark in chain.from_iterable(batch.remarks for batch in micro_batches):
+                if remark.kind not in self._remarked:
+                    self._remarked.add(remark.kind)
+                    log.warning(
+                        "sound       %s: %s (%s). There may be more; lora-whisper check lists them "
+                        "all",
+                        *(row, REMARKS[remark.kind], remark.detail),
+                    )
+            yield micro_batches
+
+    def named_before(self, on_log: OnLog) -> OnLog:
+        """Before a step is logged, name what was missing from it, in whichever process."""
+
+        def named(state: TrainingState, result: StepResult) -> None:
+            if result.bad_audio:
+                bad = []
+                for clip in processes.gather(self._left_out):
+                    if isinstance(clip, LeftOut):
+                        log.warning("left out    %s: %s", clip.row, clip.reason)
+                    else:
+                        bad.append(clip)
+                report_bad_audio(bad, self._data)
+            on_log(state, result)
+
+        return named

@@ -1,21 +1,34 @@
-"""What training an adapter needs of a GPU's or a CPU's memory, part by part, before it is tried.
+"""What training an adapter needs of the memory: estimated part by part, and tried before it begins.
 
 Weights, adapter, gradients and the optimizer's moments are counted tensor by tensor. Activations
 come from the real step on fake tensors (`training.memory_plan`). What lies outside of the step's
-tensors is assumed, and said to be.
+tensors is assumed, and said to be. From the estimate, or by trying the worst that can come, the
+micro-batch is chosen; what a window takes is measured beside it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
+import torch
+from accelerate.utils.memory import clear_device_cache, find_executable_batch_size
 from transformers import WhisperConfig
 
+from lora_whisper import processes
 from lora_whisper.config import AdapterConfig
+from lora_whisper.data.batches import Batch
+from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import checkpoint_activations
+from lora_whisper.model.device import timed
+from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
+from lora_whisper.training.loop import Trainer, forward
+from lora_whisper.training.memory import is_out_of_memory, memory_at_hand
 from lora_whisper.training.memory_plan import Peak, Setup, fake_step, fullest, weights_bytes
+
+log = logging.getLogger("lora_whisper")
 
 FP32_BYTES = 4  # of what is trained, its gradients and moments
 MOMENTS = 2  # of AdamW, for each parameter
@@ -173,3 +186,134 @@ def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:
         initial = adapter.adalora.initial_rank or math.ceil(1.5 * adapter.rank)
         share = adapter.rank / initial
     return round(share * FP32_BYTES * plan.trained) + HEADER_BYTES * plan.tensors
+
+
+# ── the micro-batch, and what a window takes ─────────────────────────────────────────────────
+#
+# The worst that can come are windows full of sound, with texts as long as the decoder can be.
+
+
+def choose_micro_batch(trainer: Trainer, plan: Callable[[], Plan]) -> int:
+    """Windows in one forward pass: as given, as the memory holds, or by the model's width.
+
+    Args:
+        plan: of the memory; asked for where a CPU trains a model that a window matters to.
+    """
+    given, width = trainer.settings.micro_batch, trainer.whisper.config.d_model
+    if isinstance(given, int):
+        return given
+    share = math.ceil(trainer.settings.global_batch / processes.count())
+    if is_cpu(trainer.accelerator.device) and width >= TINY_WIDTH:
+        planned = micro_batch_on_cpu(plan(), memory_at_hand())
+        most = min(processes.gather([planned]))
+        return max(number for number in even_shares(share) if number <= most)
+    if given is None or is_cpu(trainer.accelerator.device):
+        return micro_batch_for_width(width)
+    fitting = fitting_micro_batch(trainer)
+    log.info("micro-batch %d windows, which the memory was found to hold", fitting)
+    return fitting
+
+
+def seconds_per_window(trainer: Trainer, micro_batch: int, tokens: int) -> float:
+    """What a window takes forward and backward, all processes together.
+
+    On a CPU, from tiny on, one window tells of several: what it takes grows with their number; of
+    nano, eight took 0.8 times as long each. A micro-batch that does not fit is halved, as the loop
+    will do it.
+    """
+    device = trainer.accelerator.device
+    is_much_work = is_cpu(device) and trainer.whisper.config.d_model >= TINY_WIDTH
+    windows = 1 if is_much_work else min(micro_batch, trainer.settings.global_batch)
+    while True:
+        batch = worst_batch(windows, trainer.features.window_samples, tokens)
+        try:
+            seconds, _ = timed(lambda: try_batch(trainer, batch), device)  # noqa: B023  at once
+            return max(processes.gather([seconds / windows])) / processes.count()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or windows == 1:
+                raise
+        windows //= 2
+        clear_device_cache(garbage_collection=True)
+
+
+def is_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def fitting_micro_batch(trainer: Trainer) -> int:
+    """The most windows in one forward pass for which every process has the memory.
+
+    Raises:
+        UserError: one of them has not enough for one window.
+    """
+    samples = trainer.features.window_samples
+    tokens = trainer.whisper.config.max_target_positions
+
+    def try_windows(windows: int) -> None:
+        try_batch(trainer, worst_batch(windows, samples, tokens))
+
+    share = math.ceil(trainer.settings.global_batch / processes.count())
+    return min(processes.gather([largest_micro_batch(try_windows, share)]))
+
+
+def largest_micro_batch(try_windows: Callable[[int], None], windows: int) -> int:
+    """The largest number of windows, up to `windows`, with which `try_windows` does not fail.
+
+    Only numbers are tried that share out `windows` evenly over as few passes as can be.
+
+    Raises:
+        UserError: the memory does not suffice for one.
+    """
+    numbers = iter(even_shares(windows))
+
+    def smaller() -> int:
+        number = next(numbers, None)
+        if number is None:
+            raise UserError(
+                "training.micro_batch=auto: the memory does not suffice for one window.\n"
+                "Type training.gradient_checkpointing=true quantization=nf4, or a smaller model=…"
+            )
+        return number
+
+    @find_executable_batch_size(  # type: ignore[untyped-decorator]
+        starting_batch_size=next(numbers), reduce_batch_size_fn=smaller
+    )
+    def tried(batch_size: int) -> int:
+        try_windows(batch_size)
+        return batch_size
+
+    return int(tried())
+
+
+def even_shares(windows: int) -> list[int]:
+    """16: 16, 8, 6, 4, 3, 2, 1"""
+    return sorted({math.ceil(windows / passes) for passes in range(1, windows + 1)}, reverse=True)
+
+
+def try_batch(trainer: Trainer, batch: Batch) -> None:
+    """Go forward and backward through `batch`, with room for the optimizer's two moments.
+
+    The adapter, its gradients and the optimizer are afterwards as they were.
+
+    Raises:
+        RuntimeError: the memory does not suffice, among others (`memory.is_out_of_memory`).
+    """
+    room = [torch.empty_like(value) for value in trainer.parameters.values() for _ in range(2)]
+    try:
+        trainer.accelerator.backward(forward(trainer, batch))
+    finally:
+        trainer.optimizer.zero_grad()
+        room.clear()
+
+
+def worst_batch(windows: int, samples: int, tokens: int) -> Batch:
+    """As many windows of silence with `tokens` targets each; (windows, samples)."""
+    sequences = torch.zeros(windows, tokens, dtype=torch.int64)
+    return Batch(
+        waveforms=torch.zeros(windows, samples),
+        decoder_input=sequences,
+        labels=sequences,
+        audio_seconds=0.0,
+        rows=("silence",) * windows,
+        bad=(),
+    )

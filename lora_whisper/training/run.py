@@ -51,7 +51,7 @@ from lora_whisper.training.announce import (
     scoring_pace,
     texts_of_windows,
 )
-from lora_whisper.training.missing import Missing
+from lora_whisper.training.audit import SoundAudit
 from lora_whisper.training.resume import (
     changes,
     require_steps_left,
@@ -285,7 +285,7 @@ class Run:
         Before anything that takes long: scoring the base of a large test set can take hours.
         """
         from lora_whisper.training.defaults import TINY_WIDTH, checkpoints_activations
-        from lora_whisper.training.micro_batch import choose_micro_batch, seconds_per_window
+        from lora_whisper.training.planning import choose_micro_batch, seconds_per_window
 
         config, whisper, device = self.config, whisper_inside(self.model), self.accelerator.device
         checkpointing = checkpoints_activations(config.training, whisper.config.d_model)
@@ -323,7 +323,7 @@ class Run:
 
         self.model.train()
         remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
-        missing = Missing(self.config, remarked)
+        sound = SoundAudit(self.config.data, remarked)
         recorder = self._recorder(trainer, self.micro_batch)
         self._keep_start(trainer)
         state = recorder.resume(
@@ -339,9 +339,9 @@ class Run:
             tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
             main_loop(
                 trainer,
-                checked_start(missing.noted(batches), tokenizer, vocabulary),
+                checked_start(sound.watched(batches), tokenizer, vocabulary),
                 state,
-                missing.named_before(recorder.log),
+                sound.named_before(recorder.log),
                 recorder.validate,
                 recorder.checkpoint,
             )

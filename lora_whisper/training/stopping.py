@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM: a checkpoint within one step, and an end with the signal's own exit code."""
+"""What ends a run: a signal, after one more step and a checkpoint; or a failure, explained.
+
+Ctrl-C and SIGTERM end it with their own exit codes. A full disk or memory, a checkpoint that was
+damaged and a killed process end it with what to type, and where it goes on.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lora_whisper import processes
+from lora_whisper.errors import UserError
+from lora_whisper.run_folder import RunFolder, is_disk_full, no_room
 
 log = logging.getLogger("lora_whisper")
 
@@ -146,3 +152,69 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
             signal.signal(number, before)
         if previous:
             _handlers.pop()
+
+
+@contextlib.contextmanager
+def failures_explained(folder: RunFolder, scoring_batch: int | None) -> Iterator[None]:
+    """What ends a run against its will: say what to type, and where the run goes on.
+
+    Args:
+        scoring_batch: utterances that are decoded at once, as given.
+
+    Raises:
+        UserError: the disk or the memory is full, a checkpoint is damaged, or a process that loads
+            speech was killed.
+    """
+    from lora_whisper.training.checkpoints import Damaged
+
+    try:
+        with out_of_memory_explained(scoring_batch):
+            yield
+    except Damaged as error:  # after the run has begun to need it
+        raise UserError(
+            f"A checkpoint was damaged after it was written: {error}.\n"
+            "Type the same command with resume=auto: it goes on from one that is sound."
+        ) from error
+    except Exception as error:
+        text = str(error)
+        if is_disk_full(error):
+            refusal, path = no_room(error), folder.last_checkpoint()
+            last = f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
+            raise UserError(
+                f"{refusal}\n{last} {refusal.advice}, and type the same command with resume=auto."
+            ) from error
+        is_of_loader = isinstance(error, RuntimeError) and "DataLoader worker" in text
+        if not is_of_loader or not ("killed" in text or "exited" in text):
+            raise
+        path = folder.last_checkpoint()
+        last = f"The last checkpoint is {path}." if path else "There is no checkpoint yet."
+        raise UserError(
+            f"A process that loads speech ended: {text.splitlines()[0]}\n"
+            "Often the system ends one when the computer's memory runs out.\n"
+            f"{last} Type the same command with resume=auto, and training.loader_workers=1 or 0 "
+            "if memory is short."
+        ) from error
+
+
+@contextlib.contextmanager
+def out_of_memory_explained(scoring_batch: int | None) -> Iterator[None]:
+    """Say what to type when the memory does not suffice, not for a single window either.
+
+    Args:
+        scoring_batch: utterances that are decoded at once, as given.
+    """
+    from lora_whisper.training.memory import is_out_of_memory
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = max(1, (scoring_batch or 4) // 2)
+        raise UserError(
+            f"The memory does not suffice: {str(error).splitlines()[0]}\n"
+            "Type the same command with resume=auto and, if it happened\n"
+            "  in training: training.gradient_checkpointing=true\n"
+            f"  in scoring: evaluation.batch_size={smaller}\n"
+            "Or begin anew with overwrite=true quantization=nf4."
+        ) from error

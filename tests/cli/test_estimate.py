@@ -181,7 +181,7 @@ def test_the_adapter_is_that_of_a_run_that_was_not_timed(
 ) -> None:
     arguments = ("training.max_steps=2", "adapter.dropout=0.5", "data.test=null")
     assert line("train", *world.arguments("a", *arguments)) == 0
-    monkeypatch.setattr("lora_whisper.training.micro_batch.seconds_per_window", lambda *_: 1.0)
+    monkeypatch.setattr("lora_whisper.training.planning.seconds_per_window", lambda *_: 1.0)
     monkeypatch.setattr("lora_whisper.training.run.scoring_pace", lambda *_: PACE)
     assert line("train", *world.arguments("b", *arguments)) == 0
     timed, plain = (adapter_bytes(name) for name in ("a", "b"))

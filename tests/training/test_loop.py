@@ -20,7 +20,7 @@ from lora_whisper.data.windows import IGNORED, BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import attach
 from lora_whisper.training import loop
-from lora_whisper.training import micro_batch as micro_batch_module
+from lora_whisper.training import planning as micro_batch_module
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.loop import (
     StepResult,

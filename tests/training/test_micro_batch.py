@@ -7,16 +7,18 @@ import torch
 
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
-from lora_whisper.training import micro_batch as micro_batch_module
+from lora_whisper.training import planning as micro_batch_module
 from lora_whisper.training.loop import Trainer, forward, train_step
 from lora_whisper.training.memory_plan import Peak
-from lora_whisper.training.micro_batch import (
+from lora_whisper.training.planning import (
+    CPU_MEMORY_SHARE,
+    Assumed,
+    Plan,
     choose_micro_batch,
     fitting_micro_batch,
     largest_micro_batch,
     seconds_per_window,
 )
-from lora_whisper.training.planning import CPU_MEMORY_SHARE, Assumed, Plan
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
 
 
