@@ -318,6 +318,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def passes(number: float) -> str:
+    """`12.5`, `0.3` or `0.02`: how often speech is gone through"""
+    return f"{number:.1f}" if number >= 0.05 else f"{number:.1g}"
+
+
 def percent(share: float) -> str:
     """`12.3 %`"""
     return f"{100 * share:.1f} %"

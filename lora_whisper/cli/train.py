@@ -27,14 +27,13 @@ from lora_whisper.run_folder import (
     require_free,
     rerun_rule,
 )
-from lora_whisper.training.init_from import require_start, saved_start
+from lora_whisper.training.init_from import require_start, saved_start, trained_tokens
 from lora_whisper.training.resume import (
     has_other_length,
     require_checkpoint,
     require_same,
     require_same_speech,
 )
-from lora_whisper.training.run import Run, begin, trained_tokens
 from lora_whisper.training.stopping import ended_by_signals, failures_explained
 from lora_whisper.training.tracking import require_packages
 
@@ -219,6 +218,8 @@ def run(plan: RunPlan) -> None:
             log.info("%s is complete; overwrite=true trains it anew", folder.path)
             processes.from_main(lambda: _say_what_changed(plan))
         else:
+            from lora_whisper.training.run import Run, begin
+
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
                 failures_explained(folder, config.evaluation.batch_size),

@@ -35,7 +35,7 @@ from lora_whisper.reports.summary import (
 )
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import MODELS, RunFolder, read_json, write_whole
-from lora_whisper.terminal import counted, megabytes, percent
+from lora_whisper.terminal import counted, megabytes, passes, percent
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -240,7 +240,7 @@ def _speech(summary: Summary, data: DataConfig) -> Iterator[str]:
     seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
     counts, task = summary["utterances"], "translation into English" * (data.task == "translate")
     if seconds:
-        seen = f"seen {seen_seconds / seconds:.1f} times"
+        seen = f"seen {passes(seen_seconds / seconds)} times"
         yield f"training: {seconds / 3600:.2f} h in {counts['train']:,} utterances, {seen}"
     else:
         yield f"training: {seen_seconds / 3600:.2f} h of a stream"

@@ -31,7 +31,7 @@ from lora_whisper.run_folder import (
     MODELS,
     RunFolder,
 )
-from lora_whisper.terminal import clock, console, gigabytes, megabytes, percent
+from lora_whisper.terminal import clock, console, gigabytes, megabytes, passes, percent
 
 log = logging.getLogger("lora_whisper")
 
@@ -136,7 +136,7 @@ def _speech(summary: Mapping[str, Any]) -> str:
     seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
     if not seconds:
         return f"{seen_seconds / 3600:.2f} h of a stream"
-    return f"{seconds / 3600:.2f} h, seen {seen_seconds / seconds:.1f} times"
+    return f"{seconds / 3600:.2f} h, seen {passes(seen_seconds / seconds)} times"
 
 
 def _effort(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

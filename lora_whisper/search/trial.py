@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import terminal
 from lora_whisper.config import TrainConfig
-from lora_whisper.data.speech import Inputs, Speech
+from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import load_whisper, whisper_inside
 from lora_whisper.evaluation.models import trained
@@ -30,13 +28,10 @@ from lora_whisper.run_folder import (
 )
 from lora_whisper.search.study import Claim
 from lora_whisper.training.resume import require_same
-from lora_whisper.training.run import Run, Scored, begin
+from lora_whisper.training.run import Run, begin
 
 if TYPE_CHECKING:
-    from lora_whisper.data.contents import Change
     from lora_whisper.training.checkpoints import TrainingState
-    from lora_whisper.training.loop import Trainer
-    from lora_whisper.training.recorder import Recorder
 
 log = logging.getLogger("lora_whisper")
 
@@ -47,50 +42,6 @@ class Pruned(Exception):
     def __init__(self, step: int, wer: float):
         super().__init__(f"at step {step}, validation WER {terminal.percent(wer)}")
         self.step, self.wer = step, wer
-
-
-class TrialRun(Run):
-    """A run that looks up at each validation, and leaves the test set alone.
-
-    What is chosen by its scores on a test set has no score on it that means anything.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        inputs: Inputs,
-        on_validated: Callable[[int, float], None],
-    ):
-        """
-        Args:
-            on_validated: called with the step and the best WER so far, but not after the last step;
-                raises `Pruned`.
-        """
-        super().__init__(config, folder, inputs)
-        self._on_validated = on_validated
-
-    def _recorder(self, trainer: Trainer, micro_batch: int) -> Recorder:
-        recorder = super()._recorder(trainer, micro_batch)
-        recorder.on_validated = self._look_up
-        return recorder
-
-    def _look_up(self, state: TrainingState) -> None:
-        assert state.best is not None
-        if state.step < self.total_steps:
-            self._on_validated(state.step, state.best.wer)
-
-    def _changes(self) -> Mapping[str, Change]:
-        return {name: one for name, one in super()._changes().items() if name != "test"}
-
-    def _told_speech(self) -> Speech:
-        return dataclasses.replace(self.speech, test=None)
-
-    def _score_base(self) -> Scored:
-        return None
-
-    def _score_adapter(self) -> Scored:
-        return None
 
 
 @dataclass(frozen=True)
@@ -161,18 +112,21 @@ def _train(config: TrainConfig, claim: Claim | Again, inputs: Inputs) -> None:
     """Train until the run is complete or pruned, which its folder then says."""
     from accelerate.utils.memory import clear_device_cache
 
-    def look_up(step: int, wer: float) -> None:
-        claim.report(step, wer)
-        if claim.is_to_be_pruned():
-            raise Pruned(step, wer)
+    def look_up(state: TrainingState) -> None:
+        """At each validation but the last one, which nothing is saved by."""
+        assert state.best is not None
+        if state.step < run.total_steps:
+            claim.report(state.step, state.best.wer)
+            if claim.is_to_be_pruned():
+                raise Pruned(state.step, state.best.wer)
 
     folder = claim.folder
     clear_device_cache(garbage_collection=True)  # of the trial before, which may have failed
-    one = TrialRun(config, folder, inputs, look_up)
+    run = Run(config, folder, inputs, look_up, scores_test=False)
     begin(config, folder, "resume" if folder.is_run() else "new")
     with terminal.log_to_file(folder.log):
         try:
-            one.carry_out()
+            run.carry_out()
         except Pruned as end:  # no error: the log is to have no traceback
             log.info("ended early %s", end)
             write_json(folder.pruned, {"step": end.step, "wer": end.wer})

@@ -1,45 +1,48 @@
-"""What `train` says of a run before it begins: what is about to be trained on what."""
+"""What `train` says of a run before it begins: what is trained on what, and how long it takes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from peft import PeftModel
+from transformers import WhisperForConditionalGeneration
 
-from lora_whisper import processes, terminal
+from lora_whisper import processes
 from lora_whisper.config import TrainConfig, TrainingConfig
+from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.corpus import sample
+from lora_whisper.data.dataset import Utterances, written_language
 from lora_whisper.data.loader import TrainingWindows, shares
 from lora_whisper.data.speech import Speech
+from lora_whisper.data.text import cleaning_report
 from lora_whisper.errors import listing
+from lora_whisper.evaluation.decoding.whisper import Pace, WhisperRecognizer, measured_pace
+from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.evaluation.scoring import validation_sample
+from lora_whisper.lora.adapter import TableRow, adapter_table, parameter_counts
 from lora_whisper.model.base import Base
+from lora_whisper.model.device import choose_dtype, choose_precision
+from lora_whisper.model.tokenizer import text_tokens
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import about, counted, gigabytes
-
-if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
-    from transformers import WhisperForConditionalGeneration
-
-    from lora_whisper.data.dataset import Utterances
-    from lora_whisper.evaluation.decoding.whisper import Pace
-    from lora_whisper.lora.adapter import TableRow
-    from lora_whisper.training.planning import Plan
-
+from lora_whisper.terminal import about, counted, gigabytes, passes, percent
+from lora_whisper.training.defaults import (
+    checkpoints_activations,
+    learning_rate_for_width,
+    total_steps,
+    validate_every,
+)
+from lora_whisper.training.memory_plan import Setup
+from lora_whisper.training.planning import Plan, decoding_bytes, make_plan
 
 log = logging.getLogger("lora_whisper")
 
 
 def announce(
-    config: TrainConfig,
-    folder: RunFolder,
-    base: Base,
-    speech: Speech,
-    model: PeftModel,
+    config: TrainConfig, folder: RunFolder, base: Base, speech: Speech, model: PeftModel
 ) -> None:
     """Base, adapter and speech, a line each; what was left out is named."""
     log.info("run         %s", folder.path)
@@ -47,52 +50,10 @@ def announce(
         log.info("processes   %d, which share each global batch", processes.count())
     _announce_model(config, base, model)
     _announce_speech(config, speech)
-    _announce_test(speech)
     _announce_windows(config, base, speech)
 
 
-def course(
-    config: TrainConfig, windows: TrainingWindows, width: int, micro_batch: int, speech: Speech
-) -> Iterator[str]:
-    """What is about to be done, with what null and auto have become."""
-    from lora_whisper.evaluation.loading import scoring_batch_for_width
-    from lora_whisper.model.device import choose_dtype
-    from lora_whisper.training.defaults import (
-        checkpoints_activations,
-        learning_rate_for_width,
-        total_steps,
-        validate_every,
-    )
-
-    settings, optimizer = config.training, config.optimizer
-    steps = total_steps(windows.per_epoch, settings)
-    portions = f"{min(micro_batch, settings.global_batch)} in a forward pass"
-    yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
-    if windows.per_epoch is not None and windows.steps_per_epoch is not None:
-        epochs = steps / windows.steps_per_epoch
-        yield f"epochs      {epochs:.3g}, of {counted(windows.per_epoch, 'window')} each"
-    rate = optimizer.learning_rate or learning_rate_for_width(width)
-    yield f"rate        {rate:.3g} at its peak, {optimizer.schedule}"
-    dtype = str(choose_dtype("auto", settings.precision)).removeprefix("torch.")
-    keeps = "computed twice" if checkpoints_activations(settings, width) else "kept"
-    yield f"computed    in {dtype}; activations are {keeps} (training.gradient_checkpointing)"
-    if speech.validation is not None:
-        yield f"validation  every {counted(validate_every(steps, settings), 'step')}"
-    if speech.test is not None:
-        utterances = min(
-            len(speech.test.utterances),
-            config.evaluation.max_utterances or len(speech.test.utterances),
-        )
-        batch = config.evaluation.batch_size or scoring_batch_for_width(width)
-        yield (
-            f"scoring     {counted(utterances, 'utterance')}, {batch} at once: the base now, the "
-            "adapter at the end"
-        )
-
-
 def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
-    from lora_whisper.lora.adapter import adapter_table, parameter_counts
-
     trainable, total = parameter_counts(model)
     log.info(
         "base        %s, %.1f M parameters, window %g s, quantization %s",
@@ -101,29 +62,22 @@ def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
         base.window_seconds,
         config.quantization.kind,
     )
-    rows = adapter_table(model)
+    layers, settings = adapter_table(model), config.adapter
+    ranks = " and ".join(map(str, sorted({row.rank for row in layers if row.rank is not None})))
+    if settings.adalora is not None:
+        ranks = f"{ranks} going down to {settings.rank}"
     log.info(
         "adapter     %s, rank %s, alpha %g, %s parameters (%s)",
-        config.adapter.kind,
-        _ranks(config, rows),
-        config.adapter.alpha,
-        f"{trainable:,}",
-        terminal.percent(trainable / total),
+        *(settings.kind, ranks, settings.alpha),
+        *(f"{trainable:,}", percent(trainable / total)),
     )
-    for line in _table(rows):
+    for line in layer_lines(layers):
         log.info("%s", line)
-    if config.adapter.init_from is not None:
-        log.info("start       %s", config.adapter.init_from)
+    if settings.init_from is not None:
+        log.info("start       %s", settings.init_from)
 
 
-def _ranks(config: TrainConfig, rows: list[TableRow]) -> str:
-    """`16`, `8 and 16`, or what AdaLoRA begins and ends with."""
-    ranks = sorted({row.rank for row in rows if row.rank is not None})
-    text = " and ".join(map(str, ranks))
-    return f"{text} going down to {config.adapter.rank}" if config.adapter.adalora else text
-
-
-def _table(rows: list[TableRow]) -> Iterator[str]:
+def layer_lines(rows: list[TableRow]) -> Iterator[str]:
     """What is trained, by kind of layer; 78 columns, and lines of the log as any other."""
     columns = "  {:<30} {:>5} {:>12} {:>5} {:>12} {:>7}"
     yield columns.format("layers", "count", "weight", "rank", "trained", "share")
@@ -135,28 +89,24 @@ def _table(rows: list[TableRow]) -> Iterator[str]:
             " × ".join(map(str, row.shape)),
             row.rank or "",
             f"{row.parameters:,}",
-            terminal.percent(row.parameters / trained),
+            percent(row.parameters / trained),
         )
 
 
 def _announce_speech(config: TrainConfig, speech: Speech) -> None:
-    from lora_whisper.data.audio import REMARKS
-
     if speech.train is None:
         log.info("train       streamed from %s, nothing of it is kept", config.data.path)
     for name, corpus in speech.parts.items():
-        utterances = terminal.counted(len(corpus.utterances), "utterance")
-        log.info("%-11s %s, %.2f h", name, utterances, corpus.hours)
+        log.info(
+            "%-11s %s, %.2f h", name, counted(len(corpus.utterances), "utterance"), corpus.hours
+        )
         for reason, rows in corpus.left_out.items():
             log.warning(
                 "%-11s left out %d: %s\n%s", name, len(rows), reason, listing(list(rows), 3)
             )
         for kind, rows in corpus.remarks.items():
-            recordings = terminal.counted(len(rows), "recording")
+            recordings = counted(len(rows), "recording")
             log.warning("%-11s %s %s\n%s", name, recordings, REMARKS[kind], listing(list(rows), 3))
-
-
-def _announce_test(speech: Speech) -> None:
     if speech.test is None:
         log.warning(
             "test        none, so that nothing will be scored, neither before nor after: type "
@@ -166,22 +116,48 @@ def _announce_test(speech: Speech) -> None:
 
 def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
     """Say what an epoch is made of."""
-    from lora_whisper.data.dataset import written_language
-    from lora_whisper.data.text import cleaning_report
-
     data = config.data
     log.info("windows     %s", "; ".join(filter(None, [data.windows, str(shares(data))])))
     if data.clean:
         texts = (
-            (one.text, written_language(base.vocabulary, one))
+            (utterance.text, written_language(base.vocabulary, utterance))
             for corpus in speech.learnt
-            for one in corpus.utterances
+            for utterance in corpus.utterances
         )
         log.info("texts       %s", cleaning_report(texts, data.clean))
     steps = [name for name, step in vars(config.augmentation).items() if step is not None]
     if steps:
         log.info("augmented   by %s", ", ".join(steps))
 
+
+def course(
+    config: TrainConfig, windows: TrainingWindows, width: int, micro_batch: int, speech: Speech
+) -> Iterator[str]:
+    """What is about to be done, with what null and auto have become."""
+    settings, optimizer = config.training, config.optimizer
+    steps = total_steps(windows.per_epoch, settings)
+    portions = f"{min(micro_batch, settings.global_batch)} in a forward pass"
+    yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
+    if windows.per_epoch is not None and windows.steps_per_epoch is not None:
+        epochs = passes(steps / windows.steps_per_epoch)
+        yield f"epochs      {epochs}, of {counted(windows.per_epoch, 'window')} each"
+    rate = optimizer.learning_rate or learning_rate_for_width(width)
+    yield f"rate        {rate:.3g} at its peak, {optimizer.schedule}"
+    dtype = str(choose_dtype("auto", settings.precision)).removeprefix("torch.")
+    keeps = "computed twice" if checkpoints_activations(settings, width) else "kept"
+    yield f"computed    in {dtype}; activations are {keeps} (training.gradient_checkpointing)"
+    if speech.validation is not None:
+        every = validate_every(steps, settings)
+        often = f"every {counted(every, 'step')}" if every < steps else "once, at the end"
+        yield f"validation  {often}"
+    if speech.test is not None:
+        there = len(speech.test.utterances)
+        utterances = counted(min(there, config.evaluation.max_utterances or there), "utterance")
+        batch = config.evaluation.batch_size or scoring_batch_for_width(width)
+        yield f"scoring     {utterances}, {batch} at once: the base now, the adapter at the end"
+
+
+# ── how long it takes, and how much memory ───────────────────────────────────────────────────
 
 SAMPLE_UTTERANCES = 100  # that texts are measured on, and that are advised to be scored
 SHORT_SECONDS = 60.0  # a run that is over by then needs no more words
@@ -251,8 +227,6 @@ def estimate(
 
 def validations(steps: range, settings: TrainingConfig) -> int:
     """How many there are in these steps of a run, whose last one is followed by one."""
-    from lora_whisper.training.defaults import validate_every
-
     every = validate_every(steps.stop, settings)
     return sum(
         step % every == 0 or step == steps.stop for step in range(steps.start + 1, steps.stop + 1)
@@ -268,13 +242,10 @@ def decoding_seconds(utterances: Utterances, base: Base, config: TrainConfig, pa
 
 def texts_of(utterances: Utterances, base: Base) -> Texts:
     """Of a sample, which is the same in every process."""
-    from lora_whisper.data.dataset import written_language
-    from lora_whisper.model.tokenizer import text_tokens
-
     tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary
     lengths = [
-        len(text_tokens(tokenizer, one.text, written_language(vocabulary, one)))
-        for one in sample(utterances, SAMPLE_UTTERANCES, seed=0)
+        len(text_tokens(tokenizer, utterance.text, written_language(vocabulary, utterance)))
+        for utterance in sample(utterances, SAMPLE_UTTERANCES, seed=0)
     ]
     return Texts(float(np.mean(lengths)), max(lengths))
 
@@ -292,19 +263,14 @@ def texts_of_windows(
     texts = texts_of(speech.train.utterances, base)
     if config.data.windows == "padded":
         return Texts(prompt + texts.mean, min(room, prompt + texts.longest))
-    in_window = sum(len(one.utterances) for one in speech.learnt) / windows.per_epoch
+    in_window = sum(len(corpus.utterances) for corpus in speech.learnt) / windows.per_epoch
     return Texts(min(room, prompt + in_window * texts.mean), room)
-
-
-# ── what it hangs on ─────────────────────────────────────────────────────────────────────────
 
 
 def scoring_pace(
     config: TrainConfig, base: Base, speech: Speech, whisper: WhisperForConditionalGeneration
 ) -> Pace:
     """Of decoding on this machine, all processes at once; nothing where nothing is decoded."""
-    from lora_whisper.evaluation.decoding.whisper import Pace, WhisperRecognizer, measured_pace
-
     if speech.test is None and speech.validation is None:
         return Pace(0.0, 0.0)
     recognizer = WhisperRecognizer(whisper, base.processor, base.vocabulary, base.features)
@@ -314,8 +280,6 @@ def scoring_pace(
 
 
 def scoring_batch(config: TrainConfig, whisper: WhisperForConditionalGeneration) -> int:
-    from lora_whisper.evaluation.loading import scoring_batch_for_width
-
     return config.evaluation.batch_size or scoring_batch_for_width(whisper.config.d_model)
 
 
@@ -327,10 +291,6 @@ def memory_plan(
     tokens: int,
 ) -> Plan:
     """What `plan` would say of a GPU, or the same of the CPU that trains here."""
-    from lora_whisper.model.device import choose_precision
-    from lora_whisper.training.memory_plan import Setup
-    from lora_whisper.training.planning import make_plan
-
     setup = Setup(
         whisper.config,
         config.quantization,
@@ -350,8 +310,6 @@ def memory_needed(
     There little of what training freed serves decoding: whisper-base had 3.7 GB resident after
     three steps, and 4.9 after its validation and a part of the scoring, for which this tells 4.4.
     """
-    from lora_whisper.training.planning import decoding_bytes
-
     (checkpointing,) = plan.peaks
     training = plan.memory(micro_batch, checkpointing)
     rows = scoring_batch(config, whisper)
@@ -361,18 +319,8 @@ def memory_needed(
     return max(training.total, training.weights + training.context + scoring)
 
 
-# ── what is said ─────────────────────────────────────────────────────────────────────────────
-
-
-def announce_estimate(
-    found: Estimate, left: Left, memory_bytes: Callable[[], float] | None
-) -> None:
-    for line in estimate_lines(found, left, memory_bytes):
-        log.info("%s", line)
-
-
 def estimate_lines(
-    found: Estimate, left: Left, memory_bytes: Callable[[], float] | None
+    time: Estimate, left: Left, memory_bytes: Callable[[], float] | None
 ) -> Iterator[str]:
     """What will take how long, and what to type for less; a short run needs no more words.
 
@@ -380,29 +328,29 @@ def estimate_lines(
         memory_bytes: what the run needs, which takes a second or two to find; None: next to nothing
             beside the libraries.
     """
-    if found.seconds < SHORT_SECONDS:
-        yield f"estimate    {about(found.seconds)}"
+    if time.seconds < SHORT_SECONDS:
+        yield f"estimate    {about(time.seconds)}"
         return
     memory = f", about {gigabytes(round(memory_bytes()))} of memory" if memory_bytes else ""
-    yield f"estimate    {about(found.seconds)} on this machine{memory}"
-    if left.base and found.utterances:
-        yield f"  base      {about(found.base_seconds)} to score"
-    yield f"  training  {about(found.training_seconds)}"
-    if found.utterances:
-        yield f"  adapter   {about(found.scoring_seconds)} to score"
-    yield from _shorter(found, left)
+    yield f"estimate    {about(time.seconds)} on this machine{memory}"
+    if left.base and time.utterances:
+        yield f"  base      {about(time.base_seconds)} to score"
+    yield f"  training  {about(time.training_seconds)}"
+    if time.utterances:
+        yield f"  adapter   {about(time.scoring_seconds)} to score"
+    yield from _shorter(time, left)
 
 
-def _shorter(found: Estimate, left: Left) -> Iterator[str]:
+def _shorter(time: Estimate, left: Left) -> Iterator[str]:
     """What to type for less; the length of a resumed run is given."""
-    if found.utterances > SAMPLE_UTTERANCES:
-        share = SAMPLE_UTTERANCES / found.utterances
+    if time.utterances > SAMPLE_UTTERANCES:
+        share = SAMPLE_UTTERANCES / time.utterances
         yield (
             f"  shorter   evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample in "
-            f"{about(share * found.scoring_seconds)}"
+            f"{about(share * time.scoring_seconds)}"
         )
     if left.steps.start == 0 and len(left.steps) > 1:
         yield (
             f"  shorter   training.max_steps={len(left.steps) // 2} trains for "
-            f"{about(found.training_seconds / 2)}"
+            f"{about(time.training_seconds / 2)}"
         )

@@ -1,26 +1,39 @@
-"""`adapter.init_from` before anything is loaded: is it there, does it fit, what has it heard?
+"""What a new adapter is begun with: another run's, some windows of speech, a token of its own.
 
-A run remembers what it was trained on, so that its adapter is not scored on that by another run.
+Of `adapter.init_from`, before anything is loaded: is it there, does it fit, what was it trained on?
+A run remembers that, so that its adapter is not scored on it by another run.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.durations import measure
+from lora_whisper.data.loader import TrainingWindows
 from lora_whisper.data.sources import resolved
 from lora_whisper.data.speech import Inputs, refuse_learnt, train_rows
 from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
-from lora_whisper.lora.validation import find_start, require_fit, require_same_base
+from lora_whisper.lora.validation import (
+    find_start,
+    require_eva,
+    require_fit,
+    require_same_base,
+)
+from lora_whisper.model.base import Base
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.training.run import trained_tokens
+
+if TYPE_CHECKING:
+    from lora_whisper.lora.initialization import WatchedWindow
 
 log = logging.getLogger("lora_whisper")
 
@@ -58,8 +71,13 @@ def require_start(config: TrainConfig, saved: SavedAdapter, inputs: Inputs) -> N
     require_fit(saved, config.adapter, load_config(base.checkpoint), languages, tokens)
     require_same_base(saved, base.checkpoint)
     scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
+    learnt: list[Utterances] = []
     try:
-        learnt = [rows for run in _earlier_runs(saved.folder) for rows in _learnt(run)]
+        for run in _earlier_runs(saved.folder):
+            if run.data.streaming:
+                raise UserError(f"the run {run.name} read a stream")
+            sources = [run.data, *(resolved(run.data, mix) for mix in run.data.mix)]
+            learnt += [measure(train_rows(source))[0] for source in sources]
     except UserError as error:
         reason = str(error).splitlines()[0]
         log.warning("start       nobody can look for test speech in what it has learnt: %s", reason)
@@ -87,9 +105,41 @@ def _earlier_runs(folder: Path) -> Iterator[TrainConfig]:
         yield from _earlier_runs(find_start(config.adapter.init_from, config.model.allow_pickle))
 
 
-def _learnt(config: TrainConfig) -> list[Utterances]:
-    """What a run was trained on, with durations."""
-    if config.data.streaming:
-        raise UserError(f"the run {config.name} read a stream")
-    sources = [config.data, *(resolved(config.data, mix) for mix in config.data.mix)]
-    return [measure(train_rows(source))[0] for source in sources]
+def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:
+    """The token that `data.language` borrows, where the adapter is to re-learn it.
+
+    Raises:
+        UserError: the checkpoint has no tokens of languages.
+    """
+    from lora_whisper.model.tokenizer import language_code
+
+    if not config.adapter.train_language_token:
+        return ()
+    code = language_code(base.vocabulary, config.data.language_token)
+    if code is None:
+        raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
+    return (base.vocabulary.languages[code],)
+
+
+def watched_windows(
+    config: TrainConfig, base: Base, windows: TrainingWindows
+) -> Iterator[WatchedWindow]:
+    """The first windows of the run, as it will be trained on them; in each process the same.
+
+    Each is as long as its sound.
+
+    Raises:
+        UserError: it is not said how many.
+    """
+    from lora_whisper.lora.initialization import WatchedWindow
+    from lora_whisper.model.base import FRAMES_PER_POSITION
+    from lora_whisper.model.features import frames_with_sound
+
+    wanted = require_eva(config.adapter)
+    steps = math.ceil(wanted / config.training.global_batch)
+    singles = (batch for step in windows.load_whole(0, steps, 1) for batch in step if batch.rows)
+    for batch in islice(singles, wanted):
+        (features,) = batch.input_features(base.features).cpu()
+        frames = min(frames_with_sound(batch.waveforms.shape[1]), features.shape[1])
+        positions = math.ceil(frames / FRAMES_PER_POSITION)
+        yield WatchedWindow(features, batch.decoder_input[0], positions)

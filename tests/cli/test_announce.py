@@ -43,6 +43,13 @@ def test_what_was_typed_goes_first() -> None:
     said = announced(384, micro_batch=99, max_steps=7, validate_every_steps=1)
     assert "steps       7, of 16 windows each, 16 in a forward pass" in said, "all there are"
     assert "validation  every 1 step" in said
+    assert "epochs      1.8, of 64 windows each" in said, "in the form that the summary has it"
+
+
+def test_a_short_run_is_validated_once() -> None:
+    said = announced(384, max_steps=1)
+    assert "validation  once, at the end" in said
+    assert "epochs      0.2, of 64 windows each" in said
 
 
 def test_how_many_utterances_are_scored_and_how_many_at_once() -> None:

@@ -164,7 +164,7 @@ def test_a_run_says_it_before_its_base_is_scored(
 ) -> None:
     """With the memory of the plan; and a second run finds its base decoded."""
     monkeypatch.setattr(estimate_module, "SHORT_SECONDS", 0.0)
-    monkeypatch.setattr("lora_whisper.training.defaults.TINY_WIDTH", 1)
+    monkeypatch.setattr("lora_whisper.training.run.TINY_WIDTH", 1)
     assert line("train", *world.arguments("a", "training.max_steps=1")) == 0
     shown = capsys.readouterr().out
     told = [shown.index(word) for word in ("steps  ", "estimate ", "  base  ", "\nbase        WER")]
@@ -181,7 +181,7 @@ def test_the_adapter_is_that_of_a_run_that_was_not_timed(
 ) -> None:
     arguments = ("training.max_steps=2", "adapter.dropout=0.5", "data.test=null")
     assert line("train", *world.arguments("a", *arguments)) == 0
-    monkeypatch.setattr("lora_whisper.training.planning.seconds_per_window", lambda *_: 1.0)
+    monkeypatch.setattr("lora_whisper.training.run.seconds_per_window", lambda *_: 1.0)
     monkeypatch.setattr("lora_whisper.training.run.scoring_pace", lambda *_: PACE)
     assert line("train", *world.arguments("b", *arguments)) == 0
     timed, plain = (adapter_bytes(name) for name in ("a", "b"))

@@ -204,7 +204,7 @@ def test_a_full_disk_at_the_end_loses_no_step(
 ) -> None:
     """Libraries write the adapter and the report, and have their own ways to say it."""
     arguments = world.arguments("a", *UNSCORED, "training.max_steps=2")
-    for part in ("lora.adapter.save_adapter", "training.run.Run._finish"):
+    for part in ("training.run.save_adapter", "training.run.write_results"):
         with monkeypatch.context() as patch:
             patch.setattr(f"lora_whisper.{part}", on_a_full_disk(f"lora_whisper.{part}"))
             assert line("train", *arguments) == 2

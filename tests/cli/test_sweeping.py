@@ -92,7 +92,7 @@ class Quick:
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Quick]:
     made, summary = toy_run(tmp_path / "made")
     write_json(made.summary, summary)
-    monkeypatch.setattr(train, "Run", Quick)
+    monkeypatch.setattr("lora_whisper.training.run.Run", Quick)
     monkeypatch.setattr(Quick, "result", made.path, raising=False)
     monkeypatch.setattr(Quick, "meets", {})
     monkeypatch.setattr(Quick, "begun", [])
@@ -253,7 +253,7 @@ def test_what_is_impossible_is_named_of_every_point_before_a_weight_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(train, "Run", None)
+    monkeypatch.setattr("lora_whisper.training.run.Run", None)
     given = [
         "adapter=eva,pissa,adalora",
         "adapter.rank=9,17",  # of layers of width 16

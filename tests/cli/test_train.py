@@ -14,9 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from lora_whisper.cli import train
 from lora_whisper.reports.html import unbroken
 from lora_whisper.training import loop
+from lora_whisper.training.run import Run
 from tests.cli.conftest import QUICK, Line, World
 from tests.toy_speech import write_manifest
 from tests.toys import toy_inputs
@@ -243,21 +243,21 @@ def test_bad_audio_is_skipped_only_when_told(
 def test_a_point_that_fails_does_not_take_the_sweep_along(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = train.Run.carry_out
+    real = Run.carry_out
 
-    def fail_at_rank_3(run: train.Run) -> None:
+    def fail_at_rank_3(run: Run) -> None:
         if run.config.adapter.rank == 3:
             raise RuntimeError("out of luck")
         real(run)
 
-    monkeypatch.setattr(train.Run, "carry_out", fail_at_rank_3)
+    monkeypatch.setattr(Run, "carry_out", fail_at_rank_3)
     arguments = world.arguments("ranks", "training.max_steps=1", "data.validation=null")
     assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 1
     sweep = Path("outputs/sweeps/ranks")
     done = {path.parent.name for path in sweep.glob("*/summary.json")}
     assert done == {"adapter.rank-2", "adapter.rank-4"}
     assert "out of luck" in capsys.readouterr().out
-    monkeypatch.setattr(train.Run, "carry_out", real)
+    monkeypatch.setattr(Run, "carry_out", real)
     assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 0
     assert (sweep / "adapter.rank-3" / "summary.json").exists()
     assert "adapter.rank-3" in capsys.readouterr().out, "the table has a row for each point"
@@ -300,10 +300,10 @@ def test_the_first_batch_is_shown(
 def test_out_of_memory_says_what_to_type(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(run: train.Run) -> None:
+    def full(run: Run) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(train.Run, "carry_out", full)
+    monkeypatch.setattr(Run, "carry_out", full)
     assert line("train", *world.arguments("a")) == 2
     message = capsys.readouterr().err
     assert "training.gradient_checkpointing=true" in message
@@ -339,10 +339,10 @@ def test_every_step_is_in_the_metrics(world: World, line: Line) -> None:
 def test_the_log_file_tells_how_a_run_ended(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(run: train.Run) -> None:
+    def broken(run: Run) -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(train.Run, "carry_out", broken)
+    monkeypatch.setattr(Run, "carry_out", broken)
     with pytest.raises(RuntimeError):
         line("train", *world.arguments("a"))
     assert "RuntimeError: out of luck" in Path("outputs/a/train.log").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lora_whisper.lora.adapter import TableRow, adapter_table, attach, parameter_counts
-from lora_whisper.training.announce import _table
+from lora_whisper.training.announce import layer_lines
 from tests.configs import adapter_config
 from tests.toys import toy_model
 
@@ -37,7 +37,7 @@ def test_the_rows_add_up_to_what_is_trained(kind: str) -> None:
     model = attach(toy_model(), adapter_config(kind), "none", False, 0, (264,), total_steps=10)
     rows = adapter_table(model)
     assert sum(row.parameters for row in rows) == parameter_counts(model)[0]
-    lines = list(_table(rows))
+    lines = list(layer_lines(rows))
     assert {len(line) for line in lines} == {78}, "the columns stand below each other"
     shares = [float(line.split()[-2]) for line in lines[1:]]
     assert sum(shares) == pytest.approx(100, abs=0.5)
