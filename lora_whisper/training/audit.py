@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from rich.cells import chop_cells
@@ -28,13 +28,6 @@ from lora_whisper.data.windows import IGNORED, BadAudio, LeftOut
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.scoring import report_bad_audio
 from lora_whisper.model.tokenizer import Vocabulary
-
-if TYPE_CHECKING:
-    from lora_whisper.training.checkpoints import TrainingState
-    from lora_whisper.training.loop import StepResult
-
-    OnLog = Callable[[TrainingState, StepResult], None]
-
 
 log = logging.getLogger("lora_whisper")
 
@@ -196,6 +189,16 @@ def _titled(title: str, text: str) -> str:
 # ── sound ────────────────────────────────────────────────────────────────────────────────────
 
 
+class HasBadAudio(Protocol):
+    """A step's result, as far as it is asked here."""
+
+    @property
+    def bad_audio(self) -> int: ...
+
+
+State, Result = TypeVar("State"), TypeVar("Result", bound=HasBadAudio)
+
+
 class SoundAudit:
     """Stands before the loop's batches and before its log, and names what is missing between."""
 
@@ -222,10 +225,12 @@ class SoundAudit:
                     )
             yield micro_batches
 
-    def named_before(self, on_log: OnLog) -> OnLog:
+    def named_before(
+        self, on_log: Callable[[State, Result], None]
+    ) -> Callable[[State, Result], None]:
         """Before a step is logged, name what was missing from it, in whichever process."""
 
-        def named(state: TrainingState, result: StepResult) -> None:
+        def named(state: State, result: Result) -> None:
             if result.bad_audio:
                 bad = []
                 for clip in processes.gather(self._left_out):

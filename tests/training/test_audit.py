@@ -1,9 +1,11 @@
-"""The audit of the first steps: silent where all is well, and naming what is not."""
+"""The audit of what training is fed: silent where all is well, and naming what is not."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from rich.cells import cell_len
 from torch import nn
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
+from lora_whisper.data.audio import Remark
 from lora_whisper.data.batches import Batch, collate
 from lora_whisper.data.windows import IGNORED, Segment, Window, token_sequence
 from lora_whisper.errors import UserError
@@ -21,6 +24,7 @@ from lora_whisper.lora.adapter import attach
 from lora_whisper.model.tokenizer import Vocabulary
 from lora_whisper.training.audit import (
     GradientAudit,
+    SoundAudit,
     as_text,
     checked_start,
     require_right_tokens,
@@ -231,3 +235,31 @@ def test_the_shown_text_fits_the_terminal_and_does_not_command_it(text: str) -> 
     assert max(map(cell_len, lines)) < 80
     assert all(line.isprintable() for line in lines)
     assert "".join(line[12:] for line in lines).endswith("<|endoftext|>")
+
+
+# ── sound ────────────────────────────────────────────────────────────────────────────────────
+
+
+def silent_batch(*remarks: tuple[str, Remark]) -> Batch:
+    nothing = torch.empty(0, 0)
+    return Batch(nothing, nothing, nothing, 0.0, (), (), remarks=remarks)
+
+
+def test_the_first_of_each_kind_is_named_unless_it_was_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data: Any = None  # of which only what is bad is asked
+    audit = SoundAudit(data, remarked={"short"})
+    of_kind = {kind: Remark(kind, "detail") for kind in ("short", "cancelling", "beyond_scale")}
+    batches = [
+        [silent_batch(("a:1", of_kind["short"]), ("a:2", of_kind["cancelling"]))],
+        [
+            silent_batch(("a:3", of_kind["cancelling"])),
+            silent_batch(("a:4", of_kind["beyond_scale"])),
+        ],
+    ]
+    with caplog.at_level(logging.WARNING):
+        assert list(audit.watched(batches)) == batches
+    first, second = caplog.messages
+    assert "a:2: with channels that cancel each other; read from one of them (detail)" in first
+    assert "a:4: with samples beyond full scale" in second
