@@ -196,7 +196,8 @@ class HasBadAudio(Protocol):
     def bad_audio(self) -> int: ...
 
 
-State, Result = TypeVar("State"), TypeVar("Result", bound=HasBadAudio)
+State = TypeVar("State")
+Result = TypeVar("Result", bound=HasBadAudio)
 
 
 class SoundAudit:
