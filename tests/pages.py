@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, CONTRIBUTING, *DOCS]
+CONF = sorted((ROOT / "conf").rglob("*.yaml"))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -60,6 +61,17 @@ def commands() -> list[str]:
     """What blocks of console tell people to type, each command once."""
     typed = [one for block in blocks("console") for one in typed_in(block.text)]
     return list(dict.fromkeys(typed))
+
+
+def commands_of_conf() -> list[str]:
+    """What the heads of the files in conf/ tell people to type, each once."""
+    joined = (re.sub(r" *\\\n# *", " ", text_of(path)) for path in CONF)
+    typed = [one for head in joined for one in re.findall(r"^#   (lora-whisper .+)$", head, re.M)]
+    return list(dict.fromkeys(typed))
+
+
+def comments_of(path: Path) -> list[str]:
+    return re.findall(r"#\s(.*)", text_of(path))
 
 
 def typed_in(console: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What README.md, CONTRIBUTING.md and docs/ say to type works, and what they link to is there."""
+"""What README.md, CONTRIBUTING.md, docs/ and conf/ say works, and what they link to is there."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 import yaml
 
+from lora_whisper.__main__ import carry_out
 from lora_whisper.cli.compose import configuration_folder
 from lora_whisper.cli.misfits import KINDS, known_keys
 from lora_whisper.data.sources.manifest import rows as manifest_rows
 from tests import pages
-from tests.cli.conftest import MAINS, Line, World, line, world  # noqa: F401
+from tests.cli.conftest import Line, World, line, world  # noqa: F401
 from tests.configs import data_config
 from tests.pages import DOCS, PAGES, README, ROOT
 
-COMMANDS = pages.commands()
+COMMANDS = list(dict.fromkeys([*pages.commands(), *pages.commands_of_conf()]))
 # Of other programs, and typed as they stand there: nothing here could say that they are right.
 OF_OTHERS = {". .venv/bin/activate", "hf download OWNER/NAME --repo-type dataset --local-dir NAME"}
 OURS = ("lora-whisper", "python", "torchrun", "accelerate", "make", "pip")
@@ -34,7 +35,7 @@ OURS = ("lora-whisper", "python", "torchrun", "accelerate", "make", "pip")
 
 def test_the_commands_are_found() -> None:
     """A new one has to be counted here, so that none is left untested by accident."""
-    assert len(COMMANDS) == 91
+    assert len(COMMANDS) == 108
     assert {one for one in COMMANDS if _program(one) not in OURS} == OF_OTHERS
 
 
@@ -53,22 +54,21 @@ def composes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Seque
 
     def compose(words: Sequence[str]) -> None:
         name, *arguments = words
-        if name not in MAINS:
-            assert name in ("adapters", "doctor")
-            assert _is_parsed(lambda: _main(f"lora_whisper.cli.{name}"), arguments, monkeypatch)
-            return
         module = importlib.import_module(f"lora_whisper.cli.{name}")
+        if not hasattr(module, "COMMAND"):  # which takes no settings
+            assert _is_parsed(lambda: carry_out(name, arguments), arguments, monkeypatch)
+            return
         begun: list[Any] = []
         harmless = dataclasses.replace(
             module.COMMAND,
-            check=lambda config, folder: begun.append(config),
-            run=lambda config, folder: None,
+            prepare=lambda config, folder, *earlier: begun.append(config),
+            run=lambda plan: None,
             report_sweep=None,
-            is_finished=lambda config, folder: True,
+            is_finished=lambda plan: True,
             place=None,
         )
         monkeypatch.setattr(module, "COMMAND", harmless)
-        assert MAINS[name](arguments) == 0
+        assert carry_out(name, arguments) == 0
         is_shown = {"--help", "--cfg"} & set(arguments)
         assert len(begun) > 1 if "-m" in arguments else len(begun) == (not is_shown)
 
@@ -184,7 +184,7 @@ def test_commands_within_the_text_compose(
     for span in pages.spans(page):
         words = re.sub(r"^lora-whisper ", "", span).split()
         is_whole = "…" not in span and not re.search("[A-Z]{4}|--", span) and len(words) > 1
-        if is_whole and (words[0] in MAINS) and ("=" in span or span.startswith("lora-whisper")):
+        if is_whole and words[0] in KINDS and ("=" in span or span.startswith("lora-whisper")):
             composes(pages.words_of(" ".join(words))[1])
 
 
@@ -229,9 +229,15 @@ def test_each_setting_that_is_named_is_one(page: Path) -> None:
     assert not unknown
 
 
+@pytest.mark.parametrize("path", pages.CONF, ids=pages.name_of)
+def test_each_setting_that_a_comment_names_is_one(path: Path) -> None:
+    named = [word for comment in pages.comments_of(path) for word in _settings(comment)]
+    assert [word for word in named if not _is_setting(word)] == []
+
+
 def _settings(span: str) -> list[str]:
     """The words of a span that look like settings: key=value, or a key of two parts."""
-    words = [word.strip("'\",;:()") for word in span.split()]
+    words = [word.strip("'\",;:()").rstrip(".") for word in span.split()]
     return [
         word
         for word in words
