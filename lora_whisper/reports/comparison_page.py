@@ -10,7 +10,7 @@ from lora_whisper.reports import comparison_plots as plots
 from lora_whisper.reports import comparison_tables as tables
 from lora_whisper.reports.comparison import Effect, Entry, Report
 from lora_whisper.reports.evaluation_page import badness
-from lora_whisper.reports.html import STYLE, render
+from lora_whisper.reports.html import render
 from lora_whisper.reports.run import Sample, texts
 from lora_whisper.run_folder import read_jsonl
 from lora_whisper.terminal import megabytes, percent
@@ -18,13 +18,7 @@ from lora_whisper.terminal import megabytes, percent
 
 def page(report: Report) -> str:
     """The whole page. Whatever comes from the runs is escaped."""
-    import matplotlib
-
     lines = {one.label: read_jsonl(one.point.folder / "metrics.jsonl") for one in report.entries}
-    with matplotlib.rc_context(STYLE):
-        costs = _costs(report)
-        curves = plots.curves(report, lines)
-        effects = [_effect(report, one) for one in data.effects(report)]
     shown = tables.columns(report)
     keys, differences = data.config_differences(report)
     return render(
@@ -38,10 +32,10 @@ def page(report: Report) -> str:
         rows=[_row(report, entry, cells) for entry, cells in tables.rows(report, shown)],
         method=data.method(report) if report.best else "",
         best_name=report.best_name,
-        costs=costs,
-        curves=curves,
+        costs=_costs(report),
+        curves=plots.curves(report, lines),
         hidden=max(len(report.scored) - plots.SHOWN_CURVES, 0),
-        effects=effects,
+        effects=[_effect(report, one) for one in data.effects(report)],
         worst=_worst(report),
         failed=_told(report, "failed"),
         unfinished=_told(report, "unfinished"),

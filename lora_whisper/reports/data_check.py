@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -20,21 +20,9 @@ from lora_whisper.data.quality_findings import LEFT_OUT, MEANINGS, UNUSABLE, Fin
 from lora_whisper.data.quality_measures import QUIETEST_DBFS, Measured
 from lora_whisper.model.base import Base
 from lora_whisper.paths import program, short
-from lora_whisper.reports.html import (
-    LIGHT,
-    SERIES,
-    STYLE,
-    add_legend,
-    new_axes,
-    render,
-    shorten,
-    svg,
-)
+from lora_whisper.reports.charts import Chart, Scale
+from lora_whisper.reports.html import render
 from lora_whisper.terminal import console, counted
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning
 SHOWN_LETTERS = 180  # of the first example of a finding
@@ -230,7 +218,6 @@ def _training_keys(report: Report) -> list[str]:
 
 SHOWN_ROWS = 200  # of a finding; the rest are counted, and stand in check.json
 SHOWN_BARS = 20  # speakers and languages with the most speech
-BINS = 40
 
 
 def page(
@@ -298,108 +285,79 @@ def _listed(names: Iterable[object], shown: int = 10) -> str:
     return ", ".join(everything[:shown]) + rest
 
 
-# ── plots ────────────────────────────────────────────────────────────────────────────────────
+# ── charts ────────────────────────────────────────────────────────────────────────────────────
 
 
 def figures(measured: Mapping[str, Measured], window_seconds: float) -> list[tuple[str, str]]:
-    """Each plot as its caption and its SVG; those without anything to show are left out."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        plots = [
-            ("Durations", _durations(measured, window_seconds)),
-            ("Characters a second", _rates(measured)),
-            ("Level", _levels(measured)),
-            ("Languages", _bars(measured, "language")),
-            ("Speakers", _bars(measured, "speaker")),
-        ]
-    return [(caption, drawn) for caption, drawn in plots if drawn]
+    """Each chart as its caption and its SVG; those without anything to show are left out."""
+    charts = {
+        "Durations": _durations(measured, window_seconds),
+        "Characters a second": _rates(measured),
+        "Level": _levels(measured),
+        "Languages": _amounts(measured, "language"),
+        "Speakers": _amounts(measured, "speaker"),
+    }
+    return [(caption, chart.svg()) for caption, chart in charts.items() if chart]
 
 
-def _durations(measured: Mapping[str, Measured], window_seconds: float) -> str:
-    seconds = {name: one.records["seconds"] for name, one in measured.items()}
-    longest = max(values[~np.isnan(values)].max(initial=0.0) for values in seconds.values())
+def _durations(measured: Mapping[str, Measured], window_seconds: float) -> Chart | None:
+    seconds = {name: _known(one.records["seconds"]) for name, one in measured.items()}
+    longest = max(values.max(initial=0.0) for values in seconds.values())
     # A recording of hours would leave all others in one bar; it stands in the last one.
     high = min(max(longest, 1.15 * window_seconds), 2 * window_seconds)
-    axes = _histogram(seconds, 0.0, high)
-    if axes is None:
-        return ""
-    axes.axvline(window_seconds, color=LIGHT["bad"], linestyle="--", linewidth=1.5)
-    axes.annotate(
-        f"window, {window_seconds:g} s",
-        (window_seconds, 1.0),
-        xycoords=axes.get_xaxis_transform(),
-        xytext=(5, 0),  # beside the line
-        textcoords="offset points",
-        color=LIGHT["bad"],
-        va="top",
-        rotation=90,
-    )
-    axes.set_xlabel("seconds")
-    return svg(axes)
+    chart = _histogram(seconds, 0.0, high, "seconds")
+    if chart:
+        chart.limit(window_seconds, f"window, {window_seconds:g} s")
+    return chart
 
 
-def _rates(measured: Mapping[str, Measured]) -> str:
-    rates = {name: characters_per_second(one.records) for name, one in measured.items()}
-    known = np.concatenate([values[~np.isnan(values)] for values in rates.values()])
-    axes = _histogram(rates, 0.0, 3 * float(np.median(known)) if len(known) else 1.0)
-    if axes is None:
-        return ""
-    axes.set_xlabel("characters a second")
-    return svg(axes)
+def _rates(measured: Mapping[str, Measured]) -> Chart | None:
+    rates = {name: _known(characters_per_second(one.records)) for name, one in measured.items()}
+    known = np.concatenate([*rates.values()])
+    high = 3 * float(np.median(known)) if len(known) else 1.0
+    return _histogram(rates, 0.0, high, "characters a second")
 
 
-def _levels(measured: Mapping[str, Measured]) -> str:
-    levels = {name: one.records["rms_dbfs"] for name, one in measured.items()}
-    known = np.concatenate([values[~np.isnan(values)] for values in levels.values()])
+def _levels(measured: Mapping[str, Measured]) -> Chart | None:
+    levels = {name: _known(one.records["rms_dbfs"]) for name, one in measured.items()}
+    known = np.concatenate([*levels.values()])
     lowest = max(QUIETEST_DBFS, min(-40.0, float(known.min(initial=-40.0)) - 1))
-    axes = _histogram(levels, lowest, 0.0)
-    if axes is None:
-        return ""
-    axes.set_xlabel("mean level, dB below full scale")
-    return svg(axes)
+    return _histogram(levels, lowest, 0.0, "mean level, dB below full scale")
 
 
-def _histogram(values: Mapping[str, np.ndarray], low: float, high: float) -> Axes | None:
-    """Utterances over a value, the splits stacked; what lies outside stands in the last bars."""
-    inside = {name: np.clip(each[~np.isnan(each)], low, high) for name, each in values.items()}
-    if not any(len(each) for each in inside.values()):
+def _known(values: np.ndarray) -> np.ndarray:
+    known: np.ndarray = values[~np.isnan(values)]
+    return known
+
+
+def _histogram(
+    values: Mapping[str, np.ndarray], low: float, high: float, label: str
+) -> Chart | None:
+    """Utterances over a value, the splits stacked."""
+    if not any(map(len, values.values())):
         return None
-    axes = new_axes(2.7)
-    axes.hist(
-        list(inside.values()),
-        bins=BINS,
-        range=(low, high),
-        stacked=True,
-        label=list(inside),
-        color=[SERIES[number % len(SERIES)] for number in range(len(inside))],
-    )
-    axes.set_ylabel("utterances")
-    axes.locator_params(axis="y", integer=True)
-    axes.set_xlim(low, high)
-    if len(inside) > 1:
-        add_legend(axes)
-    return axes
+    chart = Chart(2.7, Scale(label, limits=(low, high)), Scale("utterances", is_whole=True))
+    chart.histogram(values, low, high)
+    return chart
 
 
-def _bars(measured: Mapping[str, Measured], field: str) -> str:
+def _amounts(measured: Mapping[str, Measured], field: str) -> Chart | None:
     """Hours or minutes by language or speaker, the most first."""
     records = np.concatenate([one.records for one in measured.values()])
     one = next(iter(measured.values()))
     names = one.languages.all if field == "language" else one.speakers.all
     if not names:
-        return ""
+        return None
     known = records[records[field] >= 0]
     seconds = np.bincount(known[field], np.nan_to_num(known["seconds"]), len(names))
     most = np.argsort(-seconds, kind="stable")[:SHOWN_BARS]
-    axes = new_axes(0.9 + 0.26 * len(most))
     unit, unit_seconds = ("hours", 3600) if seconds.max() >= 1800 else ("minutes", 60)
-    # By number, and not by name: names that are equal when shortened would share one bar.
-    axes.barh(range(len(most)), seconds[most] / unit_seconds, color=SERIES[0])
-    axes.set_yticks(range(len(most)), [shorten(names[number]) for number in most])
-    axes.set_ylim(len(most) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.locator_params(axis="x", nbins=5)  # more run into each other where hours are few
     rest = len(names) - len(most)
-    axes.set_xlabel(unit + (f" (and {rest:,} more {field}s)" if rest else ""))
-    return svg(axes)
+    label = unit + (f" (and {rest:,} more {field}s)" if rest else "")
+    chart = Chart(
+        0.9 + 0.26 * len(most),
+        Scale(label, most_ticks=5),  # more run into each other where hours are few
+        Scale(names=[names[number] for number in most]),
+    )
+    chart.bars(seconds[most] / unit_seconds)
+    return chart

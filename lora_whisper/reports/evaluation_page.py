@@ -31,7 +31,7 @@ from lora_whisper.reports.evaluation_words import (
     units,
     verdicts,
 )
-from lora_whisper.reports.html import STYLE, render
+from lora_whisper.reports.html import render
 from lora_whisper.terminal import counted, percent
 
 SHOWN_UTTERANCES = 500  # of a set, the worst ones
@@ -77,10 +77,7 @@ def page(results: Results, hypotheses: Mapping[str, Heard], sound: Sound) -> str
         hypotheses: set → model → its rows; models that failed are missing.
         sound: gives the audio of the worst utterances, `None` where there is none.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        sections = {title: grids for title, grids in _sections(results).items() if grids}
+    sections = {title: grids for title, grids in _sections(results).items() if grids}
     return render(
         "evaluation.html.j2",
         script="evaluation.js",

@@ -1,24 +1,20 @@
-"""The plots of an evaluation's page: error rates with their intervals, each model in its colour.
+"""The charts of an evaluation's page: error rates with their intervals, each model in its colour.
 
-They are drawn `with matplotlib.rc_context(STYLE)` and returned as SVG, empty without any rate.
+Each is SVG, and empty without any rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from lora_whisper.reports.charts import MARKERS, SERIES, Chart, Scale, shorten
 from lora_whisper.reports.evaluation_words import Results, Scores, leading, scored, sets_of
-from lora_whisper.reports.html import LIGHT, SERIES, add_legend, new_axes, shorten, svg
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SHOWN_GROUPS = 20  # of a column, the worst ones
-MARKERS = "osD^vP"  # told apart without colour, too
-LINE_INCHES = 0.12  # of a plot's height, for one model
+LINE_INCHES = 0.12  # of a chart's height, for one model
 GAP_INCHES = 0.14  # between two labels
 
 Rated = Mapping[str, Scores | None]  # model → its score, or what else has rates with intervals
@@ -31,7 +27,7 @@ def models_and_sets(results: Results) -> str:
         for name in results["scores"]
         if scored(results, name)
     }
-    return svg(_dots(results, rows, _axis(results))) if rows else ""
+    return _dots(results, rows, _axis(results)) if rows else ""
 
 
 def by_condition(results: Results, name: str) -> str:
@@ -40,7 +36,7 @@ def by_condition(results: Results, name: str) -> str:
     rows = {
         condition: _rated(found, rate) for condition, found in results["conditions"][name].items()
     }
-    return svg(_dots(results, rows, rate.upper()))
+    return _dots(results, rows, rate.upper())
 
 
 def by_group(results: Results, name: str, column: str, labels: Sequence[str]) -> str:
@@ -53,24 +49,17 @@ def by_group(results: Results, name: str, column: str, labels: Sequence[str]) ->
         )
         for label in labels[:SHOWN_GROUPS]
     }
-    return svg(_dots(results, rows, rate.upper()))
+    return _dots(results, rows, rate.upper())
 
 
 def along_the_scale(results: Results, model: str) -> str:
     """Every set's rate over the adapter's scale, with its interval as a band."""
-    names = sets_of(results, "test", "retention")
-    axes = new_axes(2.9)
-    for number, name in enumerate(names):
+    chart = Chart(2.9, Scale("adapter scale"), Scale(unit=" %", from_zero=True))
+    for number, name in enumerate(sets_of(results, "test", "retention")):
         scales, rated = _along(results, model, name)
-        colour = SERIES[number % len(SERIES)]
-        label = shorten(_with_rate(results, name))
-        axes.plot(scales, rated[:, 0], "-", color=colour, marker=_marker(number), label=label)
-        axes.fill_between(scales, rated[:, 1], rated[:, 2], color=colour, alpha=0.15, lw=0)
-    axes.set_xlabel("adapter scale")
-    axes.yaxis.set_major_formatter("{x:g} %")
-    axes.set_ylim(0, None)
-    add_legend(axes)
-    return svg(axes)
+        look: Any = {"colour": _colour(number), "marker": _marker(number)}
+        chart.line(scales, rated, shorten(_with_rate(results, name)), **look)
+    return chart.svg()
 
 
 def trade_off(results: Results, model: str) -> str:
@@ -78,39 +67,17 @@ def trade_off(results: Results, model: str) -> str:
     tested, retained = sets_of(results, "test"), sets_of(results, "retention")
     if not tested or not retained:
         return ""
-    axes = new_axes(2.9)
+    across_label = f"{tested[0]}, {leading(results, tested[0]).upper()}"
+    across_scale = Scale(across_label, unit=" %", from_zero=True)
+    chart = Chart(2.9, across_scale, Scale(", ".join(retained), unit=" %", from_zero=True))
     scales, across = _along(results, model, tested[0])
     for number, name in enumerate(retained, start=1):
         _, up = _along(results, model, name)
-        _course(axes, scales, across, up, number, shorten(_with_rate(results, name)))
-    axes.set_xlabel(f"{tested[0]}, {leading(results, tested[0]).upper()}")
-    axes.set_ylabel(", ".join(retained))
-    axes.xaxis.set_major_formatter("{x:g} %")
-    axes.yaxis.set_major_formatter("{x:g} %")
-    axes.set_xlim(0, None)
-    axes.set_ylim(0, None)
-    if len(retained) > 1:
-        add_legend(axes)
-    return svg(axes)
-
-
-def _course(
-    axes: Axes, scales: np.ndarray, across: np.ndarray, up: np.ndarray, number: int, label: str
-) -> None:
-    """A line from scale to scale, with the scale beside each point."""
-    colour = SERIES[number % len(SERIES)]
-    axes.errorbar(
-        across[:, 0],
-        up[:, 0],
-        xerr=_arms(across),
-        yerr=_arms(up),
-        color=colour,
-        elinewidth=0.6,
-        marker=_marker(number),
-        label=label,
-    )
-    for scale, x, y in zip(scales, across[:, 0], up[:, 0], strict=True):
-        axes.annotate(f"{scale:g}", (x, y), xytext=(5, 5), textcoords="offset points", fontsize=10)
+        label = shorten(_with_rate(results, name)) if len(retained) > 1 else ""
+        look: Any = {"colour": _colour(number), "elinewidth": 0.6, "fmt": f"{_marker(number)}-"}
+        chart.dots(across, up, label, **look)
+        chart.names(across[:, 0], up[:, 0], [f"{scale:g}" for scale in scales])
+    return chart.svg()
 
 
 def _along(results: Results, model: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -135,53 +102,39 @@ def _percent(score: Scores, rate: str) -> tuple[float, float, float]:
 
 def _dots(
     results: Results, rows: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str
-) -> Axes:
+) -> str:
     """A line a label; on it a dot with its interval for every model, in the models' order."""
     models = [one["name"] for one in results["models"]]
     shown = [model for model in models if any(model in rated for rated in rows.values())]
-    line = LINE_INCHES / (pitch := LINE_INCHES * len(shown) + GAP_INCHES)
-    axes = new_axes(1.0 + pitch * len(rows))
+    if not shown:
+        return ""
+    pitch = LINE_INCHES * len(shown) + GAP_INCHES
+    across = Scale(label, unit=" %", most_ticks=5, from_zero=True)
+    chart = Chart(1.0 + pitch * len(rows), across, Scale(names=list(rows)))
     for place, model in enumerate(shown):
         at = [number for number, rated in enumerate(rows.values()) if model in rated]
         values = np.array([rated[model] for rated in rows.values() if model in rated])
-        offset = (place - (len(shown) - 1) / 2) * line
+        offset = (place - (len(shown) - 1) / 2) * LINE_INCHES / pitch
         number = models.index(model)
-        axes.errorbar(
-            values[:, 0],
+        chart.dots(
+            values,
             np.array(at) + offset,
-            xerr=_arms(values),
+            shorten(model) if len(shown) > 1 else "",
+            _colour(number),
             fmt=_marker(number),
             markersize=5,
-            color=SERIES[number % len(SERIES)],
-            label=shorten(model),
             clip_on=False,  # a rate of zero stands on the axis
         )
-    _name_lines(axes, list(rows), label)
-    if len(shown) > 1:
-        add_legend(axes)
-    return axes
-
-
-def _arms(values: np.ndarray) -> np.ndarray:
-    """(2, n): how far an interval reaches below and above its value, which it may not contain."""
-    middle, low, high = values.T
-    return np.maximum([middle - low, high - middle], 0)
-
-
-def _name_lines(axes: Axes, labels: Sequence[str], label: str) -> None:
-    axes.set_yticks(range(len(labels)), [shorten(name) for name in labels])
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    for between in range(1, len(labels)):
-        axes.axhline(between - 0.5, color=LIGHT["line"], linewidth=0.8)
-    axes.set_xlim(0, None)
-    axes.locator_params(axis="x", nbins=5)
-    axes.xaxis.set_major_formatter("{x:g} %")
-    axes.set_xlabel(label)
+    chart.separators()
+    return chart.svg()
 
 
 def _marker(number: int) -> str:
     return MARKERS[number % len(MARKERS)]
+
+
+def _colour(number: int) -> str:
+    return SERIES[number % len(SERIES)]
 
 
 def _with_rate(results: Results, name: str) -> str:

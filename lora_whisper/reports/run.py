@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from lora_whisper.evaluation.metrics import align, separator
 from lora_whisper.evaluation.results import (
@@ -20,7 +18,8 @@ from lora_whisper.evaluation.results import (
 )
 from lora_whisper.evaluation.run_scores import hypotheses_of
 from lora_whisper.paths import below_home
-from lora_whisper.reports.html import SERIES, STYLE, add_legend, new_axes, render, svg
+from lora_whisper.reports.charts import SERIES, Chart, Scale, course, is_steep
+from lora_whisper.reports.html import render
 from lora_whisper.reports.model_card import write_card, write_merged_card
 from lora_whisper.reports.record import write_record
 from lora_whisper.reports.summary import (
@@ -35,10 +34,6 @@ from lora_whisper.reports.summary import (
 )
 from lora_whisper.run_folder import MODELS, RunFolder, read_jsonl, write_json, write_whole
 from lora_whisper.terminal import clock, megabytes, percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 SHOWN_SAMPLES = 5  # of each kind
 
@@ -207,8 +202,8 @@ def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]
 
 
 SHOWN_POINTS = 400  # of a curve; of a longer one, the means of neighbours
-STEEP = 20  # a loss that falls to less than one such part is drawn on a logarithmic scale
 TRAINING, VALIDATION = SERIES[:2]
+DOTTED: Any = {"marker": "o", "markersize": 4}
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 Row = Mapping[str, Any]  # of hypotheses.jsonl
@@ -288,88 +283,56 @@ def texts(sample: Sample) -> dict[str, Any]:
 
 
 def curves(lines: Sequence[Line], kept_step: int | None) -> list[tuple[str, str]]:
-    """Each plot as its caption and its SVG; those without anything to show are left out."""
-    import matplotlib
-
+    """Each chart as its caption and its SVG; those without anything to show are left out."""
     training = [line for line in lines if "loss_per_token" in line]
     validation = [line for line in lines if "validation_wer" in line]
     kept = [line["validation_wer"] for line in validation if line["step"] == kept_step]
     rate = f", {percent(kept[0])} at the step that was kept" if kept else ""
-    with matplotlib.rc_context(STYLE):
-        plots = [
-            ("Loss per token", _losses(training, validation)),
-            (f"WER of the validation sample{rate}", _error_rate(validation, kept_step)),
-            ("Learning rate", _course(training, "learning_rate")),
-            ("Gradient norm before clipping", _course(training, "gradient_norm")),
-        ]
-        return [(caption, svg(axes)) for caption, axes in plots if axes]
+    charts = {
+        "Loss per token": _losses(training, validation),
+        f"WER of the validation sample{rate}": _error_rate(validation, kept_step),
+        "Learning rate": _course(training, "learning_rate"),
+        "Gradient norm before clipping": _course(training, "gradient_norm"),
+    }
+    return [(caption, chart.svg()) for caption, chart in charts.items() if chart]
 
 
-def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Axes | None:
-    steps, losses = _points(training, "loss_per_token")
+def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Chart | None:
+    steps, losses = course(training, "loss_per_token", SHOWN_POINTS)
     if not len(losses):
         return None
-    axes = _axes(2.7, training)
-    axes.plot(steps, losses, _line(steps), color=TRAINING, label="training")
+    is_log = is_steep(losses)
+    chart = Chart(2.7, _steps(training), Scale(is_log=is_log, from_zero=not is_log))
+    chart.line(steps, losses, "training" if validation else "", TRAINING)
     if validation:
-        points = _points(validation, "validation_loss_per_token")
-        axes.plot(*points, "o-", markersize=4, color=VALIDATION, label="validation")
-        add_legend(axes)
-    if losses.max() > STEEP * losses.min() > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-    else:
-        _begin_at_zero(axes)
-    return axes
+        points = course(validation, "validation_loss_per_token", SHOWN_POINTS)
+        chart.line(*points, "validation", VALIDATION, **DOTTED)
+    return chart
 
 
-def _error_rate(validation: Sequence[Line], kept_step: int | None) -> Axes | None:
+def _error_rate(validation: Sequence[Line], kept_step: int | None) -> Chart | None:
     """In percent; the step whose adapter was kept has a larger dot."""
     if not validation:
         return None
-    axes = _axes(2.7, validation)
-    steps, rates = _points(validation, "validation_wer")
-    axes.plot(steps, 100 * rates, "o-", markersize=4, color=VALIDATION)
+    steps, rates = course(validation, "validation_wer", SHOWN_POINTS)
+    chart = Chart(2.7, _steps(validation), Scale(unit=" %", from_zero=True))
+    chart.line(steps, 100 * rates, colour=VALIDATION, **DOTTED)
     kept = steps == kept_step
-    axes.plot(steps[kept], 100 * rates[kept], "o", markersize=9, color=VALIDATION, clip_on=False)
-    axes.yaxis.set_major_formatter("{x:g} %")
-    _begin_at_zero(axes)
-    return axes
+    chart.dots(steps[kept], 100 * rates[kept], colour=VALIDATION, markersize=9, clip_on=False)
+    return chart
 
 
-def _course(training: Sequence[Line], key: str) -> Axes | None:
-    steps, values = _points(training, key)
+def _course(training: Sequence[Line], key: str) -> Chart | None:
+    steps, values = course(training, key, SHOWN_POINTS)
     if not len(values):
         return None
-    axes = _axes(1.9, training)
-    axes.plot(steps, values, _line(steps), color=TRAINING)
-    _begin_at_zero(axes)
-    return axes
+    chart = Chart(1.9, _steps(training), Scale(from_zero=True))
+    chart.line(steps, values, colour=TRAINING)
+    return chart
 
 
-def _line(steps: np.ndarray) -> str:
-    """A line of one point would not be seen, and a run of a few steps has no more."""
-    return "o-" if len(steps) == 1 else "-"
-
-
-def _axes(height_inches: float, lines: Sequence[Line]) -> Axes:
-    axes = new_axes(height_inches)
-    axes.set_xlabel("steps")
-    axes.set_xlim(0, 1.02 * lines[-1]["step"])
-    axes.locator_params(axis="x", integer=True, nbins=7)
-    return axes
-
-
-def _begin_at_zero(axes: Axes) -> None:
-    axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)  # a dot at the top stays whole
-
-
-def _points(lines: Sequence[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) steps and values, at most `SHOWN_POINTS`; what was not finite is null and left out."""
-    known = np.array([(line["step"], line[key]) for line in lines if line[key] is not None], float)
-    parts = np.array_split(known.reshape(-1, 2), max(1, min(SHOWN_POINTS, len(known))))
-    steps, values = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2).T
-    return steps, values
+def _steps(lines: Sequence[Line]) -> Scale:
+    return Scale("steps", most_ticks=7, is_whole=True, limits=(0, 1.02 * lines[-1]["step"]))
 
 
 def write_results(folder: RunFolder, summary: dict[str, Any]) -> None:

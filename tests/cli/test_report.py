@@ -20,10 +20,10 @@ from lora_whisper import environment
 from lora_whisper.cli.report import with_sweep
 from lora_whisper.evaluation.provenance import texts_hash
 from lora_whisper.reports import comparison
+from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.comparison import anonymous, effects, read_report, smallest_as_good
 from lora_whisper.reports.comparison_plots import against_size, curves, effect
 from lora_whisper.reports.comparison_tables import columns
-from lora_whisper.reports.html import LIGHT
 from lora_whisper.reports.sweep import (
     FAILURE_FILE,
     NO_GAIN,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.reports.html import LIGHT
+from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.run import SHOWN_SAMPLES, Sample, chosen, curves, write_report
 from tests.cli.read_page import Page
 from tests.cli.toy_run import Heard, toy_run
