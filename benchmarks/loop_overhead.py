@@ -38,7 +38,7 @@ from lora_whisper.run_folder import RunFolder
 from lora_whisper.training.checkpoints import Checkpoints
 from lora_whisper.training.display import training_display
 from lora_whisper.training.loop import main_loop
-from lora_whisper.training.loss import find_targets, targets_loss_sum
+from lora_whisper.training.loss import Inputs, find_targets, loss_sum
 from lora_whisper.training.recorder import Recorder
 
 WINDOWS, MICRO_BATCH = 2, 1  # of a step; small ones, beside which the loop's own work is largest
@@ -105,7 +105,8 @@ class BareStep:
 
     def __call__(self) -> None:
         for features, decoder_input, labels in self.inputs:
-            loss = targets_loss_sum(self.whisper, features, decoder_input, *find_targets(labels))
+            inputs = Inputs(features, decoder_input, *find_targets(labels))
+            loss = loss_sum(self.whisper, inputs)
             (loss / self.target_tokens).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

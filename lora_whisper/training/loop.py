@@ -29,7 +29,7 @@ from lora_whisper.model.features import LogMel
 from lora_whisper.training.audit import GradientAudit
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.defaults import validate_every
-from lora_whisper.training.loss import find_targets, targets_loss_sum
+from lora_whisper.training.loss import Inputs, find_targets, loss_sum
 from lora_whisper.training.memory import MicroBatchLimit, is_out_of_memory
 from lora_whisper.training.optim import learning_rate, set_rate
 from lora_whisper.training.stopping import StopRequest
@@ -65,6 +65,13 @@ class Trainer:
     limit: MicroBatchLimit = field(default_factory=MicroBatchLimit)
     audit: GradientAudit = field(default_factory=GradientAudit)
 
+    def inputs(self, batch: Batch) -> Inputs:
+        """What the model is given of a micro-batch, on its device."""
+        device = self.accelerator.device
+        features = batch.input_features(self.features).to(self.whisper.dtype)
+        decoder_input = batch.decoder_input.to(device, non_blocking=True)
+        return Inputs(features, decoder_input, *find_targets(batch.labels))
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -92,8 +99,8 @@ def train_step(
     rate = learning_rate(step, trainer.total_steps, trainer.peak_learning_rate, trainer.schedule)
     set_rate(trainer.optimizer, rate)
     counts = _global_counts(accelerator, micro_batches)
-    loss_sum = _accumulate(trainer, step, micro_batches, counts[0])
-    sums = _sum_over_processes(trainer, loss_sum, stop)
+    loss = _accumulate(trainer, step, micro_batches, counts[0])
+    sums = _sum_over_processes(trainer, loss, stop)
     if ranks is not None:  # of the adapter alone: once, not for each process or micro-batch
         accelerator.backward(ranks.regularization())
     norm = accelerator.clip_grad_norm_(
@@ -111,32 +118,18 @@ def train_step(
     return result
 
 
-def forward(trainer: Trainer, batch: Batch) -> Tensor:
-    """The loss of one micro-batch, summed over its target tokens; a scalar in fp32."""
-    device = trainer.accelerator.device
-    features = batch.input_features(trainer.features)
-    positions, targets = find_targets(batch.labels)
-    with trainer.accelerator.autocast():
-        return targets_loss_sum(
-            trainer.whisper,
-            features.to(trainer.whisper.dtype),
-            batch.decoder_input.to(device, non_blocking=True),
-            positions,
-            targets,
-        )
-
-
 @torch.no_grad()
 def mean_loss(trainer: Trainer, loader: Iterable[list[Batch]]) -> float:
     """Loss per target token over all that `loader` yields, in all processes."""
-    loss_sum, tokens = 0.0, 0
+    total, tokens = 0.0, 0
     for batches in loader:
         for batch in trainer.limit.split(batches):
             if batch.rows:
-                loss_sum += forward(trainer, batch).item()
+                inputs, autocast = trainer.inputs(batch), trainer.accelerator.autocast()
+                total += loss_sum(trainer.whisper, inputs, autocast).item()
                 tokens += batch.target_tokens
-    loss_sum, all_tokens = _sum_of(trainer.accelerator, [loss_sum, tokens]).tolist()
-    return loss_sum / max(1, all_tokens)
+    total, all_tokens = _sum_of(trainer.accelerator, [total, tokens]).tolist()
+    return total / max(1, all_tokens)
 
 
 def main_loop(
@@ -280,8 +273,10 @@ def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens:
     Where the memory does not suffice, it begins again with micro-batches of half the size, which
     stay so. No process waits for another in here, so one can do it alone.
     """
+    # Dropout is a function of seed and step, so that a resumed run repeats it.
+    seed = hash((trainer.seed, step, trainer.accelerator.process_index)) & 0xFFFF_FFFF
     while True:
-        _seed_step(trainer, step)
+        torch.manual_seed(seed)
         try:
             return _backward(trainer, trainer.limit.split(micro_batches), tokens)
         except RuntimeError as error:
@@ -298,15 +293,16 @@ def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens:
 
 def _backward(trainer: Trainer, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
     """Apart from `_accumulate`: when it fails, what its variables hold is free again."""
-    loss_sum = torch.zeros((), device=trainer.accelerator.device)
+    accelerator = trainer.accelerator
+    total = torch.zeros((), device=accelerator.device)
     for batch in (batch for batch in micro_batches if batch.rows):
-        batch_loss_sum = forward(trainer, batch)
-        trainer.accelerator.backward(batch_loss_sum / tokens.to(batch_loss_sum))
-        loss_sum += batch_loss_sum.detach()
-    return loss_sum
+        loss = loss_sum(trainer.whisper, trainer.inputs(batch), accelerator.autocast())
+        accelerator.backward(loss / tokens.to(loss))
+        total += loss.detach()
+    return total
 
 
-def _sum_over_processes(trainer: Trainer, loss_sum: Tensor, stop: StopRequest | None) -> Tensor:
+def _sum_over_processes(trainer: Trainer, loss: Tensor, stop: StopRequest | None) -> Tensor:
     """Add up the gradients of all processes in place; one that had no window adds zeros.
 
     Returns their loss and how many of them were asked to stop, (2,), from the same reduction.
@@ -316,7 +312,7 @@ def _sum_over_processes(trainer: Trainer, loss_sum: Tensor, stop: StopRequest | 
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     is_asked = stop is not None and stop.signal_number is not None
-    sums = torch.stack([loss_sum, torch.full_like(loss_sum, is_asked)])
+    sums = torch.stack([loss, torch.full_like(loss, is_asked)])
     if trainer.accelerator.num_processes == 1:
         return sums
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -338,8 +334,8 @@ def _read_result(
     does once the loss is not enlarged any more: then it is no scale that makes it infinite.
     """
     figures = torch.cat([counts, sums.to(counts), norm.detach().reshape(1).to(counts)])
-    tokens, audio_seconds, bad_audio, loss_sum, asked, gradient_norm = figures.tolist()
-    loss = loss_sum / max(1, tokens)
+    tokens, audio_seconds, bad_audio, total, asked, gradient_norm = figures.tolist()
+    loss = total / max(1, tokens)
     is_sound = math.isfinite(gradient_norm) or (scaler is not None and scaler.get_scale() > 1)
     return StepResult(
         loss=loss,
@@ -351,9 +347,3 @@ def _read_result(
         skipped=not (math.isfinite(loss) and is_sound),
         is_last=asked > 0,
     )
-
-
-def _seed_step(trainer: Trainer, step: int) -> None:
-    """Make the dropout of a step a function of seed and step, so that a resumed run repeats it."""
-    process = trainer.accelerator.process_index
-    torch.manual_seed(hash((trainer.seed, step, process)) & 0xFFFF_FFFF)

@@ -2,11 +2,14 @@
 
 The only place where a mean is taken. A mean of micro-batch means weighs the tokens of short clips
 more than those of long ones, and a mean that does not know of accumulation multiplies the gradient;
-so forward passes return sums, and `train_step` divides by the target tokens of the whole global
+so `loss_sum` returns a sum, and `train_step` divides by the target tokens of the whole global
 batch, over all its micro-batches and processes.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
@@ -15,12 +18,13 @@ from transformers import WhisperForConditionalGeneration
 from lora_whisper.data.windows import IGNORED
 
 
-def token_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over the labels that are not `IGNORED`; a scalar in fp32.
+class Inputs(NamedTuple):
+    """What the model is given of a batch of windows, and what it is to answer."""
 
-    Shapes: logits (tokens, vocabulary), labels (tokens,).
-    """
-    return functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+    features: Tensor  # (batch, mel bins, frames)
+    decoder_input: Tensor  # (batch, tokens)
+    positions: Tensor  # in the flattened batch, that have a target; (target tokens,), on any device
+    targets: Tensor  # token ids, (target tokens,), on any device
 
 
 def find_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,24 +39,26 @@ def find_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     return positions, flat[positions]
 
 
-def targets_loss_sum(
+def loss_sum(
     whisper: WhisperForConditionalGeneration,
-    input_features: Tensor,
-    decoder_input: Tensor,
-    positions: Tensor,
-    targets: Tensor,
+    inputs: Inputs,
+    autocast: AbstractContextManager[object] = nullcontext(),  # noqa: B008  it has no state
 ) -> Tensor:
-    """Teacher-forced loss of a batch of windows, summed over its target tokens.
+    """Teacher-forced cross-entropy, summed over the target tokens; a scalar in fp32.
 
     The target positions are selected before the projection, which is as wide as the vocabulary
     (51866) and would otherwise be the largest activation of the step.
 
-    Shapes: input_features (batch, mel bins, frames), decoder_input (batch, tokens), positions and
-    targets (target tokens,), on any device.
+    Args:
+        autocast: in which the model computes.
     """
-    hidden = whisper.model(
-        input_features=input_features, decoder_input_ids=decoder_input, use_cache=False
-    ).last_hidden_state
-    there = {"device": hidden.device, "non_blocking": True}
-    chosen = hidden.flatten(0, 1).index_select(0, positions.to(**there))
-    return token_loss_sum(whisper.proj_out(chosen), targets.to(**there))
+    with autocast:
+        hidden = whisper.model(
+            input_features=inputs.features,
+            decoder_input_ids=inputs.decoder_input,
+            use_cache=False,
+        ).last_hidden_state
+        there = {"device": hidden.device, "non_blocking": True}
+        chosen = hidden.flatten(0, 1).index_select(0, inputs.positions.to(**there))
+        logits = whisper.proj_out(chosen).float()
+        return functional.cross_entropy(logits, inputs.targets.to(**there), reduction="sum")

@@ -38,7 +38,7 @@ from lora_whisper.lora.adapter import adapter_parameters
 from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model.base import FRAMES_PER_POSITION
 from lora_whisper.model.device import DTYPES
-from lora_whisper.training.loss import targets_loss_sum
+from lora_whisper.training.loss import Inputs, loss_sum
 from lora_whisper.training.meta_model import attach_hollow, hollow_model, stored_bytes
 
 ALLOCATED_IN_BYTES = 512  # PyTorch's CUDA allocator rounds up to a multiple of it
@@ -366,7 +366,7 @@ def _loss(whisper: Any, windows: int, tokens: int) -> Tensor:
     features = torch.empty(windows, shape.num_mel_bins, frames, dtype=whisper.dtype)
     sequences = torch.empty(windows, tokens, dtype=torch.int64)
     positions = torch.empty(windows * tokens, dtype=torch.int64)
-    return targets_loss_sum(whisper, features, sequences, positions, positions)
+    return loss_sum(whisper, Inputs(features, sequences, positions, positions))
 
 
 def _make_fake(model: nn.Module) -> None:

@@ -24,7 +24,8 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import checkpoint_activations
 from lora_whisper.model.device import timed
 from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
-from lora_whisper.training.loop import Trainer, forward
+from lora_whisper.training.loop import Trainer
+from lora_whisper.training.loss import loss_sum
 from lora_whisper.training.memory import is_out_of_memory, memory_at_hand
 from lora_whisper.training.memory_plan import Peak, Setup, fake_step, fullest, weights_bytes
 
@@ -300,7 +301,8 @@ def try_batch(trainer: Trainer, batch: Batch) -> None:
     """
     room = [torch.empty_like(value) for value in trainer.parameters.values() for _ in range(2)]
     try:
-        trainer.accelerator.backward(forward(trainer, batch))
+        inputs, autocast = trainer.inputs(batch), trainer.accelerator.autocast()
+        trainer.accelerator.backward(loss_sum(trainer.whisper, inputs, autocast))
     finally:
         trainer.optimizer.zero_grad()
         room.clear()

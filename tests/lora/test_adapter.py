@@ -27,7 +27,7 @@ from lora_whisper.lora.adapter import (
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import Checkpoint, locate
-from lora_whisper.training.loss import find_targets, targets_loss_sum
+from lora_whisper.training.loss import Inputs, find_targets, loss_sum
 from tests.configs import adapter_config, model_config
 from tests.toys import LINEAR_NAMES, toy_checkpoint, toy_inputs, toy_model
 
@@ -346,12 +346,8 @@ def test_our_loss_is_that_of_the_stock_forward():
     model = with_tokens()
     inputs = inputs_with_tokens()
     labels = inputs["decoder_input_ids"].roll(-1, dims=1)
-    ours = targets_loss_sum(
-        model.get_base_model(),
-        inputs["input_features"],
-        inputs["decoder_input_ids"],
-        *find_targets(labels),
-    )
+    given = (inputs["input_features"], inputs["decoder_input_ids"], *find_targets(labels))
+    ours = loss_sum(model.get_base_model(), Inputs(*given))
     stock = torch.nn.functional.cross_entropy(
         model(**inputs).logits.flatten(0, 1), labels.flatten(), reduction="sum"
     )

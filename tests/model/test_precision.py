@@ -18,11 +18,11 @@ from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.model.device import new_accelerator
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import shape
-from lora_whisper.training.loop import Trainer, forward, train_step
+from lora_whisper.training.loop import Trainer, train_step
 from lora_whisper.training.optim import new_optimizer
 from tests.configs import adapter_config, model_config, optimizer_config
 from tests.toys import toy_checkpoint
-from tests.training.parts import micro_batches, toy_trainer, toy_windows
+from tests.training.parts import forward, micro_batches, toy_trainer, toy_windows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as accelerate chooses it
 QUANTIZATIONS = ("none", "int8", "nf4")

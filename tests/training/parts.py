@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -19,6 +21,7 @@ from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.device import new_accelerator
 from lora_whisper.model.features import LogMel
 from lora_whisper.training.loop import Trainer
+from lora_whisper.training.loss import Inputs, loss_sum
 from lora_whisper.training.optim import new_optimizer
 from tests.configs import adapter_config, optimizer_config, training_config
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_model
@@ -60,6 +63,33 @@ def toy_trainer(model: PeftModel, seed: int = 1, **changes: Any) -> Trainer:
         seed=seed,
         rank_schedule=rank_schedule_of(model),
     )
+
+
+def forward(trainer: Trainer, batch: Batch) -> Tensor:
+    """The loss of a micro-batch, as a step has it."""
+    return loss_sum(trainer.whisper, trainer.inputs(batch), trainer.accelerator.autocast())
+
+
+def with_memory_for(
+    windows: int, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> list[Inputs]:
+    """A device that holds so many windows; returns what each forward pass of `module` was given."""
+    tried: list[Inputs] = []
+
+    def limited(whisper: Any, inputs: Inputs, *autocast: Any) -> Tensor:
+        tried.append(inputs)
+        loss = loss_sum(whisper, inputs, *autocast)
+        if len(inputs.decoder_input) > windows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return loss
+
+    monkeypatch.setattr(module, "loss_sum", limited)
+    return tried
+
+
+def sizes(tried: list[Inputs]) -> list[int]:
+    """Windows of each."""
+    return [len(inputs.decoder_input) for inputs in tried]
 
 
 def descent(parameters: Mapping[str, Tensor], _: object, rate: float) -> torch.optim.Optimizer:

@@ -12,25 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED, BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import attach
-from lora_whisper.training import loop
-from lora_whisper.training import planning as micro_batch_module
+from lora_whisper.training import loop, planning
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.loop import (
     StepResult,
     Trainer,
-    forward,
     main_loop,
     mean_loss,
     train_step,
 )
-from lora_whisper.training.loss import token_loss_sum
+from lora_whisper.training.loss import loss_sum
 from lora_whisper.training.optim import new_optimizer
 from lora_whisper.training.stopping import Stopped
 from tests.configs import adapter_config, optimizer_config
@@ -39,12 +37,15 @@ from tests.toys import toy_model
 from tests.training.parts import (
     Gradients,
     descent,
+    forward,
     micro_batches,
     note_gradients,
     require_same,
+    sizes,
     toy_adapter,
     toy_trainer,
     toy_windows,
+    with_memory_for,
 )
 
 
@@ -90,15 +91,6 @@ def test_the_loss_is_pytorchs_mean_over_all_tokens_of_the_batch() -> None:
     assert result.loss == pytest.approx(sums / tokens, rel=1e-5)
     assert abs(result.loss - sum(clip_means) / len(clip_means)) > 1e-3
     assert result.target_tokens == tokens
-
-
-def test_padding_is_not_learnt() -> None:
-    labels = torch.tensor([1, IGNORED, 2])
-    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-    changed = logits.clone()
-    changed[1] += 7
-    assert token_loss_sum(logits, labels) == token_loss_sum(changed, labels)
-    assert token_loss_sum(logits.bfloat16(), labels).dtype == torch.float32
 
 
 def test_the_first_step_moves_every_b_and_nothing_else_the_second_every_a() -> None:
@@ -223,13 +215,16 @@ def test_a_signal_saves_within_the_step_and_keeps_its_code(number: int, code: in
 
 
 def test_the_forward_pass_projects_targets_only() -> None:
-    """Selecting before the projection gives the loss of projecting everything."""
+    """Selecting before the projection gives the loss of projecting all but padding."""
     trainer = toy_trainer(toy_adapter())
     (batch,) = micro_batches(toy_windows(3), 3)
     logits = trainer.whisper(
         input_features=trainer.features(batch.waveforms), decoder_input_ids=batch.decoder_input
     ).logits
-    everywhere = token_loss_sum(logits.flatten(0, 1), batch.labels.flatten())
+    everywhere = nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    assert (batch.labels == IGNORED).any()
     torch.testing.assert_close(forward(trainer, batch), everywhere, rtol=1e-5, atol=0)
 
 
@@ -267,7 +262,7 @@ def test_an_infinite_loss_is_skipped_though_its_gradients_are_finite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer, good = toy_trainer(toy_adapter()), micro_batches(toy_windows(4), 2)
-    monkeypatch.setattr(loop, "forward", lambda *given: forward(*given) + math.inf)
+    monkeypatch.setattr(loop, "loss_sum", lambda *given: loss_sum(*given) + math.inf)
     before, result = snapshot(trainer.whisper), train_step(trainer, 0, good)
     assert result.skipped
     assert math.isfinite(result.gradient_norm)
@@ -360,20 +355,6 @@ def test_a_step_without_a_window_moves_nothing() -> None:
 # ── out of memory ────────────────────────────────────────────────────────────────────────────
 
 
-def with_memory_for(windows: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A device that holds so many windows; returns how many each forward pass had."""
-    tried = []
-
-    def limited(trainer: Trainer, batch: Batch) -> Tensor:
-        tried.append(len(batch.labels))
-        if len(batch.labels) > windows:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return forward(trainer, batch)
-
-    monkeypatch.setattr(loop, "forward", limited)
-    return tried
-
-
 def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -383,12 +364,12 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(
     trainer = toy_trainer(toy_adapter(), new_optimizer=descent, rate=1.0)
     expected = note_gradients(trainer)
     losses = [train_step(trainer, step, batches).loss for step, batches in enumerate(steps)]
-    tried = with_memory_for(2, monkeypatch)
+    tried = with_memory_for(2, loop, monkeypatch)
     trainer = toy_trainer(toy_adapter(), new_optimizer=descent, rate=1.0)
     gradients = note_gradients(trainer)
     with caplog.at_level("WARNING", "lora_whisper"):
         found = [train_step(trainer, step, batches).loss for step, batches in enumerate(steps)]
-    assert tried == [2, 5, 2, 2, 2, 1, 2, 2, 1, 2]
+    assert sizes(tried) == [2, 5, 2, 2, 2, 1, 2, 2, 1, 2]
     assert "out of memory; going on with 2 windows in a micro-batch" in caplog.text
     assert found == pytest.approx(losses, rel=1e-5)
     require_same(gradients, expected)
@@ -396,18 +377,18 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(
 
 def test_validation_keeps_to_the_smaller_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, batches = toy_trainer(toy_adapter()), micro_batches(toy_windows(4), 4)
-    tried = with_memory_for(2, monkeypatch)
+    tried = with_memory_for(2, loop, monkeypatch)
     train_step(trainer, 0, batches)
     tried.clear()
     mean_loss(trainer, [batches])
-    assert tried == [2, 2]
+    assert sizes(tried) == [2, 2]
 
 
 def test_memory_for_not_even_one_window_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = with_memory_for(0, monkeypatch)
+    tried = with_memory_for(0, loop, monkeypatch)
     with pytest.raises(torch.OutOfMemoryError):
         train_step(toy_trainer(toy_adapter()), 0, micro_batches(toy_windows(4), 4))
-    assert tried == [4, 2, 1]
+    assert sizes(tried) == [4, 2, 1]
 
 
 # ── AdaLoRA and LoRA+ ────────────────────────────────────────────────────────────────────────
@@ -523,13 +504,10 @@ def troubled() -> Troubled:
     is_second = processes.rank() == 1
     trainer = toy_trainer(toy_adapter(), global_batch=8)
 
-    def forward_here(trainer: Trainer, batch: Batch) -> Tensor:
-        if is_second and len(batch.labels) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return forward(trainer, batch)
-
-    loop.forward = micro_batch_module.forward = forward_here
-    fitting = micro_batch_module.fitting_micro_batch(trainer)
+    patches = pytest.MonkeyPatch()
+    for module in (loop, planning):
+        with_memory_for(2 if is_second else 99, module, patches)
+    fitting = planning.fitting_micro_batch(trainer)
     results = []
     for step in range(4):
         batches = micro_batches(toy_windows(8, step)[processes.rank() :: processes.count()], 4)

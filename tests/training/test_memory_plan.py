@@ -14,7 +14,7 @@ from transformers import WhisperConfig
 from lora_whisper.config import AdapterConfig
 from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.training import memory_plan as fake_step_module
-from lora_whisper.training.loss import targets_loss_sum
+from lora_whisper.training.loss import Inputs, loss_sum
 from lora_whisper.training.memory_plan import (
     LOSS,
     Setup,
@@ -108,7 +108,7 @@ def test_activations_are_what_autograd_keeps_in_a_real_step(device: str, dropout
     positions = torch.arange(windows * TOKENS)
     features = torch.zeros(windows, toy_config().num_mel_bins, frames)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        targets_loss_sum(whisper, features, sequences, positions, sequences.flatten())
+        loss_sum(whisper, Inputs(features, sequences, positions, sequences.flatten()))
     setting = setup(toy_config(), precision="fp32")
     setting = dataclasses.replace(setting, adapter=adapter, device=device)
     peaks = fake_step(setting, False, whole(setting)).peaks(TOKENS)
@@ -177,7 +177,7 @@ def test_operations_are_those_of_a_real_step() -> None:
     features = torch.zeros(1, toy_config().num_mel_bins, 2 * toy_config().max_source_positions)
     with FlopCounterMode(display=False) as counter:
         positions = torch.arange(TOKENS)
-        loss = targets_loss_sum(whisper, features, sequences, positions, sequences.flatten())
+        loss = loss_sum(whisper, Inputs(features, sequences, positions, sequences.flatten()))
         loss.backward()
     setting = dataclasses.replace(setup(toy_config()), adapter=adapter)
     assert step_flops(setting, False, 1, TOKENS) == counter.get_total_flops()

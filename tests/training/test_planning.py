@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_bytes, adapter_parameters, attach, save_adapter
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.training import planning
-from lora_whisper.training.loop import Trainer, forward, train_step
+from lora_whisper.training.loop import train_step
 from lora_whisper.training.memory_plan import Peak, Setup
 from lora_whisper.training.planning import (
     CPU_MEMORY_SHARE,
@@ -31,7 +30,14 @@ from lora_whisper.training.planning import (
 )
 from tests.configs import adapter_config, quantization_config
 from tests.toys import toy_config, toy_model
-from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
+from tests.training.parts import (
+    micro_batches,
+    sizes,
+    toy_adapter,
+    toy_trainer,
+    toy_windows,
+    with_memory_for,
+)
 
 ADAPTER = adapter_config(rank=4, dropout=0.05)
 
@@ -168,23 +174,15 @@ def test_another_failure_is_no_matter_of_memory() -> None:
 
 def test_probing_leaves_the_run_as_it_would_have_been(monkeypatch: pytest.MonkeyPatch) -> None:
     """And tries the worst: windows full of sound, with texts as long as the decoder."""
-    seen: list[Batch] = []
-
-    def limited(trainer: Trainer, batch: Batch) -> torch.Tensor:
-        seen.append(batch)
-        loss = forward(trainer, batch)
-        if len(batch.labels) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return loss
-
-    monkeypatch.setattr(planning, "forward", limited)
+    tried = with_memory_for(2, planning, monkeypatch)
     windows = micro_batches(toy_windows(4), 4)
     plain = toy_trainer(toy_adapter(dropout=0.5), global_batch=8)
     train_step(plain, 0, windows)
     probed = toy_trainer(toy_adapter(dropout=0.5), global_batch=8)
     assert fitting_micro_batch(probed) == 2
-    assert [tuple(batch.labels.shape) for batch in seen] == [(8, 64), (4, 64), (3, 64), (2, 64)]
-    assert all(batch.waveforms.shape[1] == 32_000 for batch in seen)
+    assert sizes(tried) == [8, 4, 3, 2]
+    assert all(inputs.decoder_input.shape[1] == 64 for inputs in tried)
+    assert all(inputs.features.shape[2] == 200 for inputs in tried), "two seconds"
     assert all(value.grad is None for value in probed.parameters.values())
     train_step(probed, 0, windows)
     for name, value in plain.parameters.items():
@@ -204,23 +202,15 @@ def test_timing_leaves_the_run_as_it_would_have_been() -> None:
 
 def test_the_time_is_that_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a micro-batch, which is halved where it does not fit, as the loop would."""
-    tried: list[int] = []
-
-    def limited(trainer: Trainer, batch: Batch) -> torch.Tensor:
-        tried.append(len(batch.labels))
-        if len(batch.labels) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return forward(trainer, batch)
-
-    monkeypatch.setattr(planning, "forward", limited)
+    tried = with_memory_for(3, planning, monkeypatch)
     trainer = toy_trainer(toy_adapter())
     monkeypatch.setattr(planning, "timed", lambda action, _: (0.6, action()))
     assert seconds_per_window(trainer, 16, tokens=5) == pytest.approx(0.3)
-    assert tried == [8, 4, 2], "no more than the global batch"
+    assert sizes(tried) == [8, 4, 2], "no more than the global batch"
     tried.clear()
     monkeypatch.setattr(planning, "TINY_WIDTH", 1)
     assert seconds_per_window(trainer, 16, tokens=5) == pytest.approx(0.6)
-    assert tried == [1], "of a wide model, a window takes a CPU as long alone"
+    assert sizes(tried) == [1], "of a wide model, a window takes a CPU as long alone"
 
 
 @pytest.mark.parametrize("given", [None, "auto"])
