@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Literal, cast
 
 import av
@@ -44,24 +45,6 @@ def generated_noise(kind: str, samples: int, rng: np.random.Generator) -> np.nda
     level_db = rng.uniform(SOFTEST_DBFS, LOUDEST_DBFS)
     rms = np.sqrt(np.mean(np.square(noise)))
     return (noise * (10 ** (level_db / 20) / rms if rms else 0.0)).astype(np.float32)
-
-
-def _silence(samples: int, rng: np.random.Generator) -> np.ndarray:
-    return np.zeros(samples)
-
-
-def _white(samples: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.standard_normal(samples)
-
-
-def _pink(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Power falls as 1/f, by 3 dB an octave: rain, wind, a crowd far off."""
-    return _colored(samples, rng, exponent=1.0)
-
-
-def _brown(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Power falls as 1/f², by 6 dB an octave: traffic behind walls, a cabin."""
-    return _colored(samples, rng, exponent=2.0)
 
 
 def _colored(samples: int, rng: np.random.Generator, exponent: float) -> np.ndarray:
@@ -112,14 +95,14 @@ def _breathing(samples: int, rng: np.random.Generator) -> np.ndarray:
     time = np.arange(samples) / SAMPLING_RATE
     rate, phase = rng.uniform(*BREATHS_A_SECOND), rng.uniform(0, 2 * np.pi)
     swelling = 0.5 + 0.5 * np.sin(2 * np.pi * rate * time + phase)
-    return (0.02 + swelling**2) * _pink(samples, rng)
+    return (0.02 + swelling**2) * _colored(samples, rng, exponent=1.0)
 
 
 _MAKERS: dict[str, Maker] = {
-    "silence": _silence,
-    "white": _white,
-    "pink": _pink,
-    "brown": _brown,
+    "silence": lambda samples, rng: np.zeros(samples),
+    "white": lambda samples, rng: rng.standard_normal(samples),
+    "pink": partial(_colored, exponent=1.0),  # by 3 dB an octave: rain, wind, a crowd far off
+    "brown": partial(_colored, exponent=2.0),  # by 6: traffic behind walls, a cabin
     "hum": _hum,
     "tones": _tones,
     "breathing": _breathing,

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -136,7 +136,10 @@ def read_header(audio: Path | EncodedAudio) -> Header:
     """
     with _named(audio):
         source = _source(audio)
-        return _own_header(source) or _asked_for_header(source)
+        if header := _own_header(source):
+            return header
+        fields, _ = _asked({"what": "header"}, source)
+        return Header(**fields | {"remarks": _remarks(fields)})
 
 
 def slice_seconds(
@@ -182,7 +185,10 @@ def read_sound(
         header = _own_header(source)
         if header is not None and header.decoder == "libsndfile":
             return _read(source, header, start_seconds, end_seconds)
-        return _asked_for_sound(source, start_seconds, end_seconds)
+        request = {"what": "sound", "start_seconds": start_seconds, "end_seconds": end_seconds}
+        fields, samples = _asked(request, source)
+        assert samples is not None
+        return DecodedAudio(samples, _remarks(fields))
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -223,8 +229,8 @@ def _own_header(source: Source) -> Header | None:
     ends = read_ends(source)
     if not ends.size_bytes:
         raise Damaged("does not decode (the file is empty)")
-    if found := stand_in(source if isinstance(source, str) else "*", ends.head):
-        raise Damaged(found)
+    if problem := stand_in(source if isinstance(source, str) else "*", ends.head):
+        raise Damaged(problem)
     length = None if end_early(ends) else ogg_length(ends)
     if length is not None and length[0] > 0:
         return _checked(Header(*length, "ffmpeg"), ends)
@@ -240,7 +246,13 @@ def _foreign_header(source: Source) -> Header:
     if ends.wave is not None and ends.wave.is_empty:
         raise Damaged("no samples")
     header = None if ends.wave is not None else _header_by_libsndfile(source)
-    return _checked(header or _header_by_ffmpeg(source), ends)
+    if header is None:
+        try:
+            rate, seconds, are_floats = containers.read_length(source)
+        except Damaged as error:
+            raise Damaged(f"{error}; {READABLE}") from None
+        header = Header(rate, round(seconds * rate), "ffmpeg", are_floats)
+    return _checked(header, ends)
 
 
 def _header_by_libsndfile(source: Source) -> Header | None:
@@ -254,14 +266,6 @@ def _header_by_libsndfile(source: Source) -> Header | None:
             return Header(file.samplerate, file.frames, "libsndfile", are_floats)
     except UNREADABLE:
         return None
-
-
-def _header_by_ffmpeg(source: Source) -> Header:
-    try:
-        rate, seconds, are_floats = containers.read_length(source)
-    except Damaged as error:
-        raise Damaged(f"{error}; {READABLE}") from None
-    return Header(rate, round(seconds * rate), "ffmpeg", are_floats)
 
 
 def _checked(header: Header, ends: Ends) -> Header:
@@ -418,19 +422,8 @@ def _for_libsndfile(source: Source) -> bytes | io.BytesIO:
 _POOL = Pool(f"{__name__}:serve")
 
 
-def _asked_for_header(source: Source) -> Header:
-    fields, _ = _asked({"what": "header"}, source)
-    remarks = tuple(Remark(**one) for one in fields.pop("remarks"))
-    return Header(**fields, remarks=remarks)
-
-
-def _asked_for_sound(
-    source: Source, start_seconds: float | None, end_seconds: float | None
-) -> DecodedAudio:
-    request = {"what": "sound", "start_seconds": start_seconds, "end_seconds": end_seconds}
-    fields, samples = _asked(request, source)
-    assert samples is not None
-    return DecodedAudio(samples, tuple(Remark(**one) for one in fields["remarks"]))
+def _remarks(fields: Fields) -> tuple[Remark, ...]:
+    return tuple(Remark(**remark) for remark in fields["remarks"])
 
 
 def _asked(request: Fields, source: Source) -> Answer:
@@ -479,8 +472,8 @@ def _found(request: Fields, content: bytes, allow: Allow) -> Answer:
         LEAST_BYTES + 2 * len(content) + 4 * COPIES * samples,
     )
     sound = _read(source, header, request["start_seconds"], request["end_seconds"])
-    told: dict[str, Any] = {"remarks": [asdict(one) for one in sound.remarks]}
-    return told, np.ascontiguousarray(sound.samples)
+    fields: Fields = {"remarks": [asdict(remark) for remark in sound.remarks]}
+    return fields, np.ascontiguousarray(sound.samples)
 
 
 # ── to be played ─────────────────────────────────────────────────────────────────────────────────

@@ -30,7 +30,6 @@ from lora_whisper.config import (
     GainConfig,
     NoiseConfig,
     ReverberationConfig,
-    SpecAugmentConfig,
 )
 from lora_whisper.data.acoustics import CODECS, require_codecs, through_telephone
 from lora_whisper.data.audio import SHORTEST_SECONDS, AudioError, read_audio, read_header
@@ -99,7 +98,9 @@ class Augmenter:
         """
         speed, done = 1.0, []
         if rng := self._draw("speed", seed):
-            speed = self._speed(len(samples), rng)
+            assert self.config.speed is not None
+            drawn = rng.uniform(self.config.speed.slowest, self.config.speed.fastest)
+            speed = max(drawn, len(samples) / self.window_samples)  # all of it fits in
             samples = at_speed(samples, speed)[: self.window_samples]  # rounding may add a sample
             done.append("speed")
         for name, step in self._steps.items():
@@ -109,7 +110,10 @@ class Augmenter:
         return Augmented(_within_full_scale(samples), speed, tuple(done))
 
     def masks(self, samples: int, seed: tuple[int, ...]) -> tuple[Mask, ...]:
-        """Draw what `apply_masks` hides of a window of so many samples."""
+        """Draw what `apply_masks` hides of a window of so many samples.
+
+        Stripes over what holds sound: the padding of a window has nothing to hide.
+        """
         from lora_whisper.model.published import HOP_SAMPLES
 
         settings, rng = self.config.spec_augment, self._draw("spec_augment", seed)
@@ -120,7 +124,15 @@ class Augmenter:
             round(settings.longest_time_mask_seconds * SAMPLING_RATE / HOP_SAMPLES),
             int(LARGEST_TIME_MASK_SHARE * frames),
         )
-        return tuple(_drawn_masks(settings, frames, longest, self.mel_bins, rng))
+        widest = max(round(settings.widest_frequency_mask * self.mel_bins), 1)
+        times = range(settings.time_masks if longest else 0)
+        return (
+            *(_drawn_mask("time", longest, frames, rng) for _ in times),
+            *(
+                _drawn_mask("frequency", widest, self.mel_bins, rng)
+                for _ in range(settings.frequency_masks)
+            ),
+        )
 
     def _draw(self, name: str, seed: tuple[int, ...]) -> np.random.Generator | None:
         """The generator of one step for one window; None leaves the window alone.
@@ -132,12 +144,6 @@ class Augmenter:
             return None
         rng = np.random.default_rng((*seed, 1 + STEPS.index(name)))
         return rng if rng.random() < settings.share else None
-
-    def _speed(self, samples: int, rng: np.random.Generator) -> float:
-        """A speed at which the window still holds everything."""
-        assert self.config.speed is not None
-        drawn = rng.uniform(self.config.speed.slowest, self.config.speed.fastest)
-        return max(drawn, samples / self.window_samples)
 
 
 def _require_library(config: AugmentationConfig) -> None:
@@ -253,9 +259,14 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
     place, found, problems = local_path(folder), [], []
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
         try:
-            found.append((path, _recorded_seconds(path)))
+            seconds = read_header(path).seconds
         except AudioError as error:
             problems.append(str(error))
+        else:
+            if seconds < SHORTEST_SECONDS:
+                problems.append(f"{path}: shorter than {SHORTEST_SECONDS} s")
+            else:
+                found.append((path, seconds))
     if not found:
         what = "no recordings" if place.is_dir() else "no such folder"
         message = (
@@ -263,19 +274,12 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
             f"give a folder of sound files, or null for generated {step}\n{listing(problems)}"
         )
         raise UserError(message.rstrip())
-    paths, seconds = zip(*found, strict=True)
+    paths, lengths = zip(*found, strict=True)
     log.info(
         "%-11s %d recordings in %s, %.1f h; %d files without sound or shorter than %g s",
-        *(step, len(paths), place, sum(seconds) / 3600, len(problems), SHORTEST_SECONDS),
+        *(step, len(paths), place, sum(lengths) / 3600, len(problems), SHORTEST_SECONDS),
     )
-    return Recordings(paths, seconds)
-
-
-def _recorded_seconds(path: Path) -> float:
-    seconds = read_header(path).seconds
-    if seconds < SHORTEST_SECONDS:
-        raise AudioError(f"{path}: shorter than {SHORTEST_SECONDS} s")
-    return seconds
+    return Recordings(paths, lengths)
 
 
 # ── reverberation ────────────────────────────────────────────────────────────────────────────
@@ -373,21 +377,6 @@ def _with_telephone(
 # ── SpecAugment ──────────────────────────────────────────────────────────────────────────────
 
 
-def _drawn_masks(
-    settings: SpecAugmentConfig,
-    frames: int,
-    longest_frames: int,
-    mel_bins: int,
-    rng: np.random.Generator,
-) -> Iterator[Mask]:
-    """Stripes over what holds sound: the padding of a window has nothing to hide."""
-    widest = max(round(settings.widest_frequency_mask * mel_bins), 1)
-    for _ in range(settings.time_masks if longest_frames else 0):
-        yield _drawn_mask("time", longest_frames, frames, rng)
-    for _ in range(settings.frequency_masks):
-        yield _drawn_mask("frequency", widest, mel_bins, rng)
-
-
 def _drawn_mask(
     axis: Literal["time", "frequency"], largest: int, size: int, rng: np.random.Generator
 ) -> Mask:
@@ -441,7 +430,9 @@ def write_examples(
     written: list[Path] = []
     for number, (name, samples) in enumerate(samples_by_name, start=1):
         augmented = augmenter(samples, (seed, number))
-        stem = f"{number:02d}_{_as_file_name(name)}"
+        # `talks/a.jsonl:17` is `a.jsonl-17`; 80 letters are taken by every file system.
+        label = re.sub(r"[^\w.-]+", "-", Path(name).name)[-80:]
+        stem = f"{number:02d}_{label}"
         steps = "_".join(augmented.steps) or "nothing"
         pair = {
             folder / f"{stem}_1_before.wav": samples,
@@ -451,8 +442,3 @@ def write_examples(
             soundfile.write(path, sound, SAMPLING_RATE)
         written += pair
     return written
-
-
-def _as_file_name(name: str) -> str:
-    """`talks/a.jsonl:17` is `a.jsonl-17`; at most 80 letters, which every file system takes."""
-    return re.sub(r"[^\w.-]+", "-", Path(name).name)[-80:]

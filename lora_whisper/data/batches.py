@@ -40,7 +40,9 @@ class Batch:
     rows: tuple[str, ...]  # all utterances in it
     bad: tuple[BadAudio, ...]  # what is missing from the batch
     masks: tuple[tuple[Mask, ...], ...] = ()  # of each window
-    ends: tuple[int | None, ...] = ()  # of each window, where the padding of its log-mel begins
+    ends: tuple[
+        int | None, ...
+    ] = ()  # of each window, where its log-mel is padded; None: its sound
     remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
 
     @property
@@ -76,20 +78,18 @@ def collate(windows: Sequence[Window | BadAudio], eot: int) -> Batch:
         labels=_padded([torch.tensor(window.labels) for window in good], IGNORED),
         audio_seconds=sum(len(window.samples) for window in good) / SAMPLING_RATE,
         rows=tuple(row for window in good for row in window.rows),
-        bad=tuple(bad for window in windows for bad in _missing(window)),
+        bad=tuple(
+            bad
+            for window in windows
+            for bad in (window.bad if isinstance(window, Window) else (window,))
+        ),
         masks=tuple(window.masks for window in good),
-        ends=tuple(_end(window) for window in good),
+        ends=tuple(
+            content_frames(len(window.samples)) if window.padding == "log-mel" else None
+            for window in good
+        ),
         remarks=tuple(remark for window in good for remark in window.remarks),
     )
-
-
-def _end(window: Window) -> int | None:
-    """Where its log-mel is padded; None where its sound is."""
-    return content_frames(len(window.samples)) if window.padding == "log-mel" else None
-
-
-def _missing(window: Window | BadAudio) -> tuple[BadAudio, ...]:
-    return (window,) if isinstance(window, BadAudio) else window.bad
 
 
 def _padded(sequences: list[Tensor], value: float) -> Tensor:
@@ -130,14 +130,12 @@ class StepDataset(Dataset[list[Batch]]):
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first, last = step_in_epoch * self.global_batch, (step_in_epoch + 1) * self.global_batch
         places = range(first, min(last, self.windows_per_epoch))[self.rank :: self.world]
-        return [
-            self._batch(epoch, places[start : start + self.micro_batch])
-            for start in range(0, len(places), self.micro_batch)
-        ]
-
-    def _batch(self, epoch: int, places: Sequence[int]) -> Batch:
-        windows = [self._window(epoch, place) for place in places]
-        return collate(windows, self.maker.vocabulary.eot)
+        batches = []
+        for start in range(0, len(places), self.micro_batch):
+            of_batch = places[start : start + self.micro_batch]
+            windows = [self._window(epoch, place) for place in of_batch]
+            batches.append(collate(windows, self.maker.vocabulary.eot))
+        return batches
 
     def _window(self, epoch: int, place: int) -> Window | BadAudio:
         order = self._order(epoch)

@@ -258,7 +258,10 @@ def _cut(
             break
     start = round(start_seconds * rate)
     first = min(begin, start)  # sample of the file with which `samples` begins
-    samples = np.concatenate([_silence_before(begin, start, rate), *pieces])
+    if begin - start > LATEST_BEGINNING_SECONDS * rate:
+        raise Damaged(f"has no sound before {begin / rate:.2f} s")
+    silence = np.zeros(max(begin - start, 0), dtype=np.float32)  # before the sound of a film
+    samples = np.concatenate([silence, *pieces])
     last = end if end_seconds is None else round(end_seconds * rate)
     return samples[start - first : max(last - first, 0)], rate
 
@@ -282,13 +285,6 @@ def _check_joint(sound: Sound, frame: AudioFrame, rate: int, end: int) -> None:
         raise Damaged(f"jumps by {jump_seconds:+.2f} s at {at_seconds:.2f} s")
 
 
-def _silence_before(begin: int, start: int, rate: int) -> np.ndarray:
-    """What a slice has of the time before the sound of a film begins; positions in samples."""
-    if begin - start > LATEST_BEGINNING_SECONDS * rate:
-        raise Damaged(f"has no sound before {begin / rate:.2f} s")
-    return np.zeros(max(begin - start, 0), dtype=np.float32)
-
-
 def _channels(frame: AudioFrame) -> np.ndarray:
     """(channels, samples) float32 in -1 … 1 of a frame.
 
@@ -307,19 +303,16 @@ def _channels(frame: AudioFrame) -> np.ndarray:
         values = np.stack([_plane(frame, one, dtype, frame.samples) for one in range(count)])
     else:
         values = _plane(frame, 0, dtype, count * frame.samples).reshape(-1, count).T
-    return values.astype(np.float32) if dtype.kind == "f" else _from_integers(values)
+    if dtype.kind == "f":
+        return values.astype(np.float32)
+    full_scale = 2.0 ** (8 * dtype.itemsize - 1)
+    middle = full_scale if dtype.kind == "u" else 0.0  # silence, in unsigned integers
+    return ((values - middle) / full_scale).astype(np.float32)
 
 
 def _plane(frame: AudioFrame, index: int, dtype: np.dtype, count: int) -> np.ndarray:
     plane: Any = AudioPlane(frame, index)
     return np.frombuffer(plane, dtype, count)
-
-
-def _from_integers(samples: np.ndarray) -> np.ndarray:
-    """Bring integers to -1 … 1; the middle of unsigned ones is silence."""
-    full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    middle = full_scale if samples.dtype.kind == "u" else 0.0
-    return ((samples - middle) / full_scale).astype(np.float32)
 
 
 def reason(error: Exception) -> str:

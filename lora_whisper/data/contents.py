@@ -12,7 +12,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +31,10 @@ from lora_whisper.model.tokenizer import code_of
 # hundreds of gigabytes, by its size alone.
 Sound = Literal["bytes", "size"]
 
-HEARD = ("start", "end", "language", "task", "speaker")
-SAID = ("text", "previous_text")
-FIELDS = (*HEARD, *SAID)
-
-
-SHARED_SHARE = (
-    0.5  # of the shorter of two slices; subtitles that follow each other overlap a little
-)
+SOUND_FIELDS = ("start", "end", "language", "task", "speaker")
+TEXT_FIELDS = ("text", "previous_text")
+FIELDS = (*SOUND_FIELDS, *TEXT_FIELDS)
+SHARED_SHARE = 0.5  # of the shorter of two slices; subtitles after each other overlap a little
 
 
 def contents_hash(utterances: Utterances, sound: Sound = "bytes") -> str:
@@ -56,8 +52,11 @@ class SpeechHashes:
 
 def speech_hashes(utterances: Utterances, sound: Sound = "bytes") -> SpeechHashes:
     """The two halves of `contents_hash`."""
-    heard, said = row_hashes(utterances, sound, HEARD), row_hashes(utterances, None, SAID)
-    return SpeechHashes(hash_of(heard), hash_of(said))
+    rows, texts = (
+        row_hashes(utterances, sound, SOUND_FIELDS),
+        row_hashes(utterances, None, TEXT_FIELDS),
+    )
+    return SpeechHashes(hash_of(rows), hash_of(texts))
 
 
 def hash_of(hashes: np.ndarray) -> str:
@@ -97,17 +96,15 @@ def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
     for table, indices, rows in utterances.by_table():
         paths = table.column("audio").take(pa.array(rows)).to_pylist()
         if table.audio_of is None:
-            states = _of_files(sorted(set(paths)), _hash_of_file if sound == "bytes" else _size_of)
+            names = sorted(set(paths))
+            with ThreadPoolExecutor() as pool:
+                values = pool.map(_hash_of_file if sound == "bytes" else _size_of, names)
+                states = dict(zip(names, values, strict=True))
             found[indices] = [f"{Path(path).name} {states[path]}" for path in paths]
         else:
             audio = (table.audio(row, path) for row, path in zip(rows.tolist(), paths, strict=True))
             found[indices] = list(_of_data_set(audio, sound))
     return found.tolist()
-
-
-def _of_files(paths: list[str], state: Callable[[str], str]) -> dict[str, str]:
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(paths, pool.map(state, paths), strict=True))
 
 
 def _size_of(path: str) -> str:
@@ -151,15 +148,15 @@ class Change:
 
     def __str__(self) -> str:
         """`20 rows before, 3 now; 17 are gone`"""
-        return f"{self.before} rows before, {self.now} now: {self._told()}"
-
-    def _told(self) -> str:
         if not (self.new or self.gone):
-            return "the same ones in another order"
-        if len(self.new) == self.gone:
-            return f"{self.gone} with another text, sound or slice"
-        gone = f"{self.gone} not there any more" if self.gone else ""
-        return " and ".join(filter(None, (gone, f"{len(self.new)} new" if self.new else "")))
+            changes = "the same ones in another order"
+        elif len(self.new) == self.gone:
+            changes = f"{self.gone} with another text, sound or slice"
+        else:
+            gone = f"{self.gone} not there any more" if self.gone else ""
+            new = f"{len(self.new)} new" if self.new else ""
+            changes = " and ".join(filter(None, (gone, new)))
+        return f"{self.before} rows before, {self.now} now: {changes}"
 
 
 def change(before: np.ndarray, now: np.ndarray) -> Change | None:
@@ -256,12 +253,9 @@ class Texts:
     def shared_with(self, utterances: Utterances) -> list[int]:
         """Those, by index, whose text is trained on too; no text is nobody's."""
         known = np.isin(_text_hashes(utterances), self.hashes)
-        return np.flatnonzero(known & _has_text(utterances)).tolist()
-
-
-def _has_text(utterances: Utterances) -> np.ndarray:
-    trimmed = pc.utf8_trim_whitespace(utterances.column("text"))
-    return pc.greater(pc.binary_length(trimmed), 0).to_numpy()
+        trimmed = pc.utf8_trim_whitespace(utterances.column("text"))
+        has_text = pc.greater(pc.binary_length(trimmed), 0).to_numpy()
+        return np.flatnonzero(known & has_text).tolist()
 
 
 def _text_hashes(utterances: Utterances) -> np.ndarray:

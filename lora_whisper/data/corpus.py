@@ -63,9 +63,12 @@ def load_corpus(
             leaving out.
     """
     measured, problems, remarks = measure(utterances)
-    _tell_of_leftovers(utterances, split)
+    _warn_of_leftovers(utterances, split)
     sieve = _Sieve(measured)
-    sieve.leave_out(BAD_AUDIO, _explained(measured, problems))
+    explained = {
+        index: f"{error}{why_absent(measured[index].audio)}" for index, error in problems.items()
+    }
+    sieve.leave_out(BAD_AUDIO, explained)
     samples = np.rint(np.nan_to_num(measured.durations_seconds) * SAMPLING_RATE)
     too_long = np.flatnonzero(samples > np.rint(window_seconds * SAMPLING_RATE)).tolist()
     longer = f"longer than the window of {window_seconds:g} s"
@@ -88,14 +91,14 @@ def _by_kind(
 ) -> dict[str, tuple[str, ...]]:
     """Remarks of the headers, as lines."""
     lines: dict[str, list[str]] = {}
-    for index, said in sorted(remarks.items()):
-        for one in said:
-            line = f"{utterances.row(index).place}: {one.detail}"
-            lines.setdefault(one.kind, []).append(line)
+    for index, of_row in sorted(remarks.items()):
+        for remark in of_row:
+            line = f"{utterances.row(index).place}: {remark.detail}"
+            lines.setdefault(remark.kind, []).append(line)
     return {kind: tuple(of_kind) for kind, of_kind in lines.items()}
 
 
-def _tell_of_leftovers(utterances: Utterances, split: str) -> None:
+def _warn_of_leftovers(utterances: Utterances, split: str) -> None:
     """Say that texts hold what nobody says; they stay as they are."""
     found = {}
     for index in np.flatnonzero(suspects(utterances.column("text")).to_numpy()).tolist():
@@ -108,13 +111,6 @@ def _tell_of_leftovers(utterances: Utterances, split: str) -> None:
             f"{split:<11} {len(found)} texts that are no transcripts are used as they are "
             f"(check lists them):\n{listing(list(found), 3)}"
         )
-
-
-def _explained(utterances: Utterances, problems: Mapping[int, AudioError]) -> dict[int, str]:
-    """What is wrong with the audio of rows; of a file that is not there, what is near."""
-    return {
-        index: f"{error}{why_absent(utterances[index].audio)}" for index, error in problems.items()
-    }
 
 
 def keep_what_fits(
@@ -137,7 +133,9 @@ def keep_what_fits(
     utterances = _with_codes(corpus.utterances, vocabulary)
     if clean:
         require_cleanable(clean, _written_languages(utterances, vocabulary))
-    prompt_tokens = _prompt_tokens(vocabulary)
+    # Before a text without timestamps there are as many, whatever its language and task.
+    prompt = vocabulary.start(next(iter(vocabulary.languages), None), "transcribe")
+    prompt_tokens = len(prompt)
     too_long = {}
     room_tokens = vocabulary.max_tokens - prompt_tokens
     for index in _perhaps_too_long(utterances, room_tokens, spells_digits="digits" in clean):
@@ -195,7 +193,11 @@ class _Sieve:
         self._refuse(config, name)
         kept = np.setdiff1d(np.arange(len(self.utterances)), self.indices)
         if not len(kept):
-            raise UserError(self._nothing(name))
+            found = ", ".join(f"{len(rows)} {reason}" for reason, rows in self.left_out.items())
+            examples = listing([row for rows in self.left_out.values() for row in rows], shown=3)
+            raise UserError(
+                f"Nothing in the {name} can be used: {found or 'it has no rows'}.\n{examples}"
+            )
         by_place = {int(np.searchsorted(kept, index)): of for index, of in (pieces or {}).items()}
         utterances = self.utterances.select(kept).with_pieces(by_place)
         return Corpus(utterances, {reason: tuple(rows) for reason, rows in self.left_out.items()})
@@ -209,11 +211,6 @@ class _Sieve:
                 refused.append(listing(rows))
         if refused:
             raise UserError(f"The {name} has rows that cannot be used:\n" + "\n".join(refused))
-
-    def _nothing(self, name: str) -> str:
-        found = ", ".join(f"{len(rows)} {reason}" for reason, rows in self.left_out.items())
-        examples = listing([row for rows in self.left_out.values() for row in rows], shown=3)
-        return f"Nothing in the {name} can be used: {found or 'it has no rows'}.\n{examples}"
 
 
 # ── long clips ───────────────────────────────────────────────────────────────────────────────
@@ -308,7 +305,7 @@ def _with_codes(utterances: Utterances, vocabulary: Vocabulary) -> Utterances:
     if problems:
         raise UserError("\n".join(problems))
     require_language(defaults, vocabulary)
-    _tell_of_overruled(utterances, languages)
+    _warn_of_overruled(utterances, languages)
     token = defaults.language_token and language_code(vocabulary, defaults.language_token)
     return utterances.with_codes(codes, token)
 
@@ -327,7 +324,7 @@ def require_language(defaults: Defaults, vocabulary: Vocabulary) -> None:
         raise UserError(f"data.language={defaults.language}: {error}") from None
 
 
-def _tell_of_overruled(utterances: Utterances, languages: pa.ChunkedArray) -> None:
+def _warn_of_overruled(utterances: Utterances, languages: pa.ChunkedArray) -> None:
     """Say that rows name another language than `data.language`: theirs counts."""
     given = utterances.defaults.language
     counts: Counter[str] = Counter()
@@ -377,8 +374,3 @@ def _perhaps_too_long(
     indices = np.flatnonzero(perhaps)
     normalized = pc.utf8_normalize(texts.filter(perhaps), form="NFC")
     return indices[pc.binary_length(normalized).to_numpy() > room_tokens - 1].tolist()
-
-
-def _prompt_tokens(vocabulary: Vocabulary) -> int:
-    """How many stand before a text without timestamps, of whatever language and task."""
-    return len(vocabulary.start(next(iter(vocabulary.languages), None), "transcribe"))

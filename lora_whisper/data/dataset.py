@@ -345,7 +345,7 @@ class Utterances(Sequence[Utterance]):
         """A field of `Row` for each utterance; language and task as the `Utterance` has them."""
         chunks = chain.from_iterable(table.column(name).chunks for table in self.tables)
         whole = pa.chunked_array(chunks, SCHEMA.field(name).type)
-        if not self._are_all():
+        if not np.array_equal(self.rows, np.arange(len(whole))):
             whole = whole.take(pa.array(self.rows))
         if name in ("language", "task"):
             default = getattr(self.defaults, name)
@@ -386,7 +386,15 @@ class Utterances(Sequence[Utterance]):
         cut = [(index, piece) for index in sorted(pieces) for piece in pieces[index]]
         places = [self._place(index) for index, _ in cut]
         rows = [
-            _piece_row(table.row(number), piece)
+            replace(
+                table.row(number),
+                place=piece.row,
+                text=piece.text,
+                start=piece.start_seconds,
+                end=piece.end_seconds,
+                previous_text=piece.previous_text,
+                columns=json.dumps(dict(piece.columns)),
+            )
             for (table, number), (_, piece) in zip(places, cut, strict=True)
         ]
         has_files = all(table.audio_of is None for table, _ in places)
@@ -407,10 +415,6 @@ class Utterances(Sequence[Utterance]):
         row = int(self.rows[index])
         table = int(np.searchsorted(self._ends, row, side="right"))
         return self.tables[table], row - int(self._ends[table]) + len(self.tables[table])
-
-    def _are_all(self) -> bool:
-        total = int(self._ends[-1]) if len(self._ends) else 0
-        return len(self) == total and bool((self.rows == np.arange(total)).all())
 
     def _utterance(self, index: int) -> Utterance:
         table, number = self._place(index)
@@ -442,18 +446,6 @@ class _AudioOfPieces:
     def __call__(self, number: int) -> Path | EncodedAudio:
         table, whole = self.places[number]
         return table.audio(whole, table.row(whole).audio)
-
-
-def _piece_row(row: Row, piece: Utterance) -> Row:
-    return replace(
-        row,
-        place=piece.row,
-        text=piece.text,
-        start=piece.start_seconds,
-        end=piece.end_seconds,
-        previous_text=piece.previous_text,
-        columns=json.dumps(dict(piece.columns)),
-    )
 
 
 # ── splits ───────────────────────────────────────────────────────────────────────────────────────

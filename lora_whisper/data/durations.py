@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -77,8 +78,10 @@ def measure(utterances: Utterances) -> Durations:
             found, reasons = durations.of(rows, advance)
             seconds[indices] = found
             problems |= {int(index): reasons[row] for index, row in _among(indices, rows, reasons)}
-            said = durations.remarks
-            remarks |= {index: said[row] for index, row in _among(indices, rows, said)}
+            remarks |= {
+                index: durations.remarks[row]
+                for index, row in _among(indices, rows, durations.remarks)
+            }
     return Durations(utterances.with_durations(seconds), problems, remarks)
 
 
@@ -110,20 +113,18 @@ class _TableDurations:
 
     def _measure(self, rows: np.ndarray) -> dict[int, AudioError]:
         problems: dict[int, AudioError] = {}
-        for _, group in groupby(self._slices(rows), key=self._recording):
-            problems |= self._measure_recording(list(group))
-        return problems
-
-    def _slices(self, rows: np.ndarray) -> Iterator[Slice]:
         columns = (
             self.table.column(name).take(pa.array(rows)).to_pylist()
             for name in ("audio", "start", "end")
         )
-        return zip(rows.tolist(), *columns, self.known[rows].tolist(), strict=True)
-
-    def _recording(self, one: Slice) -> str | int:
-        """What slices of one file have in common; it is opened once for all that stand together."""
-        return one[1] if self.table.audio_of is None else one[0]
+        slices: Iterator[Slice] = zip(
+            rows.tolist(), *columns, self.known[rows].tolist(), strict=True
+        )
+        # A file is opened once for all slices of it that stand together.
+        recording = itemgetter(1 if self.table.audio_of is None else 0)
+        for _, group in groupby(slices, key=recording):
+            problems |= self._measure_recording(list(group))
+        return problems
 
     def _measure_recording(self, slices: list[Slice]) -> dict[int, AudioError]:
         number, path, *_ = slices[0]
@@ -260,7 +261,10 @@ def absent(path: str | Path) -> str:
     try:
         if os.path.islink(name):
             return f", but a link to {os.readlink(name)}, which is not there"
-        found = _backslashes(name) or _variables(name) or _twin(name) or _elsewhere(name)
+        found = _backslashes(name) or _variables(name)
+        if not found:
+            there, why = _resolved(name)
+            found = f"there is {there}, {why}" if there else _elsewhere(name)
     except (OSError, ValueError):  # a folder that may not be read, a name with a NUL
         return ""
     return f"; {found}" if found else ""
@@ -269,17 +273,17 @@ def absent(path: str | Path) -> str:
 def _backslashes(name: str) -> str:
     if ESCAPES & set(name):
         there = _existing("".join(ESCAPED.get(letter, letter) for letter in name))
-        said = f", {there} is there" if there else ""
+        hint = f", {there} is there" if there else ""
         seen = ascii(next(letter for letter in name if letter in ESCAPES))[1:-1]
-        return f"it holds {seen}, which one backslash became: write / instead of it{said}"
+        return f"it holds {seen}, which one backslash became: write / instead of it{hint}"
     if "\\" not in name:
         return ""
     plain = name.replace("\\", "/")
     drive = regex.search(r"(?:^|/)[A-Za-z]:/", plain)
     if drive is None:
         there = _existing(plain)
-        said = f", {there} is there" if there else ""
-        return f"its folders are parted by backslashes: write / for each \\{said}"
+        hint = f", {there} is there" if there else ""
+        return f"its folders are parted by backslashes: write / for each \\{hint}"
     return "it is a path of Windows: write it relative to the manifest, with / for each \\"
 
 
@@ -296,11 +300,6 @@ def _variables(name: str) -> str:
 def _existing(name: str) -> str:
     """The file itself, or its twin; "" where there is neither."""
     return name if os.path.exists(name) else _resolved(name)[0]
-
-
-def _twin(name: str) -> str:
-    there, why = _resolved(name)
-    return f"there is {there}, {why}" if there else ""
 
 
 def _resolved(name: str) -> tuple[str, str]:
@@ -344,14 +343,10 @@ def _meant(folder: str, name: str) -> tuple[str, str]:
 def _names(folder: str) -> tuple[dict[str, str], ...]:
     """What a folder holds, by its name under each fold."""
     names = sorted(os.listdir(folder))
-    files = [name for name in names if _is_recording(name)]
+    files = [name for name in names if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES]
     return *({fold(one): one for one in names} for fold, _ in FOLDS[:-1]), {
         FOLDS[-1][0](one): one for one in files
     }
-
-
-def _is_recording(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
 def _without_suffix(name: str) -> str:

@@ -152,8 +152,11 @@ class _Process:
         self.requests = 0
         self._to = cast(io.FileIO, self._process.stdin)
         self._from = cast(io.FileIO, self._process.stdout)
-        for pipe in (self._to, self._from):
-            _widen(pipe.fileno())
+        with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux alone has it
+            import fcntl
+
+            for pipe in (self._to, self._from):
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._allowed_seconds = STARTING_SECONDS
         self._deadline = time.monotonic() + STARTING_SECONDS
         try:
@@ -194,15 +197,12 @@ class _Process:
                 raise TookTooLong(f"{self._allowed_seconds:.0f} s")
             count = self._from.readinto(rest)
             if not count:
-                raise self._ended()
+                ending = self._ending()
+                if ending == "SIGPROF":
+                    raise TookTooLong(f"{self._allowed_seconds:.0f} s")
+                raise Crashed(ending)
             rest = rest[count:]
         return content
-
-    def _ended(self) -> Crashed:
-        how = self._ending()
-        if how == "SIGPROF":
-            return TookTooLong(f"{self._allowed_seconds:.0f} s")
-        return Crashed(how)
 
     def _ending(self) -> str:
         try:
@@ -236,13 +236,6 @@ def _is_readable(pipe: int, deadline: float) -> bool:
         poll.register(pipe, select.POLLIN)
         return bool(poll.poll(1000 * seconds))
     return bool(select.select([pipe], [], [], seconds)[0])
-
-
-def _widen(pipe: int) -> None:
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux alone has it
-        import fcntl
-
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 # ── the answering process ────────────────────────────────────────────────────────────────────
@@ -347,9 +340,9 @@ def _address_space_bytes() -> int:
 
 def _write(pipe: int, fields: Fields, content: bytes | memoryview = b"", unit: int = 1) -> None:
     """Fields and content; `unit` is what its length is counted in, in bytes."""
-    told = json.dumps(fields).encode()
+    head = json.dumps(fields).encode()
     rest = memoryview(content).cast("B")
-    _write_all(pipe, HEAD.pack(len(told), len(rest) // unit) + told)
+    _write_all(pipe, HEAD.pack(len(head), len(rest) // unit) + head)
     _write_all(pipe, rest)
 
 

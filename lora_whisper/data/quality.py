@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lora_whisper.data.audio import SHORTEST_SECONDS
 from lora_whisper.data.contents import Recordings
-from lora_whisper.data.dataset import Utterance, Utterances
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.durations import why_absent
 from lora_whisper.data.quality_findings import MEANINGS, Finding, Splits
 from lora_whisper.data.quality_measures import (
@@ -45,8 +46,14 @@ HELD_OUT = ("validation", "test")  # splits that nothing else may share speech w
 
 def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Finding]:
     """Every finding, in the order of MEANINGS, also those that found nothing."""
-    tests = _of_sound(window_seconds) | _of_text(rules)
-    found = {key: _where(key, splits, *test) for key, test in tests.items()}
+    limit = rules.vocabulary.max_tokens
+    masks = {name: _masks(one.records, window_seconds, limit) for name, one in splits.items()}
+    found = {
+        key: Finding(
+            key, splits, {name: np.flatnonzero(masks[name][key]) for name in splits}, detail
+        )
+        for key, detail in _details(rules, window_seconds).items()
+    }
     found["split_badly"] = _with_characters(found["split_badly"], rules)
     found["scored_words"] = scored_words(splits)
     found["duplicates"] = duplicates(splits)
@@ -59,59 +66,75 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
 
 # ── one row at a time ────────────────────────────────────────────────────────────────────────
 
-Mask = Callable[[np.ndarray], np.ndarray]  # records → whether each is found
 Detail = Callable[[Measured, int], str]
-Test = tuple[Mask, Detail]
 
 
-def _where(key: str, splits: Splits, mask: Mask, detail: Detail) -> Finding:
-    places = {name: np.flatnonzero(mask(one.records)) for name, one in splits.items()}
-    return Finding(key, splits, places, detail)
-
-
-def _of_sound(window_seconds: float) -> dict[str, Test]:
+def _masks(records: np.ndarray, window_seconds: float, max_tokens: int) -> dict[str, np.ndarray]:
+    """By finding, which of the rows have it."""
     return {
-        **{problem: (_with_problem(problem), _problem_detail) for problem in SOUND_PROBLEMS[1:]},
-        "over_window": (
-            lambda records: over_window(records, window_seconds),
-            lambda one, row: f"{one.records[row]['seconds']:.2f} s, room for {window_seconds:g} s",
-        ),
-        **{kind: (_with_remark(kind), _remark_detail(kind)) for kind in KINDS},
-        "clipped": (lambda records: records["clipped_share"] > CLIPPED_SHARE, _clipped_detail),
-        "silent": (silent, _silent_detail),
-        "mostly_silent": (mostly_silent, _mostly_silent_detail),
+        **{problem: records["problem"] == number for number, problem in enumerate(SOUND_PROBLEMS)},
+        **{kind: records["remarks"] & (1 << number) != 0 for number, kind in enumerate(KINDS)},
+        "over_window": over_window(records, window_seconds),
+        "clipped": records["clipped_share"] > CLIPPED_SHARE,
+        "silent": silent(records),
+        "mostly_silent": mostly_silent(records),
+        "labels_over_limit": records["tokens"] > max_tokens,
+        "empty_texts": records["characters"] == 0,
+        "no_transcript": records["has_leftovers"],
+        "split_badly": records["is_spelled_in_bytes"],
+        "digits": records["has_digits"],
+        "mixed_scripts": records["has_mixed_scripts"],
+        "unknown_language": records["has_unknown_language"],
     }
 
 
-def _of_text(rules: TextRules) -> dict[str, Test]:
+def _details(rules: TextRules, window_seconds: float) -> dict[str, Detail]:
+    """By finding, what is to be said of a row that has it."""
     limit = rules.vocabulary.max_tokens
     return {
-        "labels_over_limit": (
-            lambda records: records["tokens"] > limit,
-            lambda one, row: f"{one.records[row]['tokens']} tokens, room for {limit}",
+        **dict.fromkeys(SOUND_PROBLEMS[1:], _problem_detail),
+        **{kind: partial(_remark_detail, kind) for kind in KINDS},
+        "over_window": lambda one, row: (
+            f"{one.records[row]['seconds']:.2f} s, room for {window_seconds:g} s"
         ),
-        "empty_texts": (lambda records: records["characters"] == 0, lambda one, row: "no text"),
-        "no_transcript": (
-            lambda records: records["has_leftovers"],
-            lambda one, row: _leftovers_detail(rules, one.utterances[row]),
+        "clipped": lambda one, row: (
+            f"{100 * one.records[row]['clipped_share']:.2f} % of the samples at full scale"
         ),
-        "split_badly": (
-            lambda records: records["is_spelled_in_bytes"],
-            lambda one, row: _bytes_detail(rules, one.utterances[row].text),
+        "silent": lambda one, row: (
+            f"nothing louder than {one.records[row]['loudest_dbfs']:.0f} dBFS"
         ),
-        "digits": (
-            lambda records: records["has_digits"],
-            lambda one, row: ", ".join(digits(one.utterances[row].text)),
+        "mostly_silent": lambda one, row: (
+            f"{one.records[row]['quiet_share'] * one.records[row]['seconds']:.1f} of "
+            f"{one.records[row]['seconds']:.1f} s without speech"
         ),
-        "mixed_scripts": (
-            lambda records: records["has_mixed_scripts"],
-            lambda one, row: ", ".join(mixed_scripts(one.utterances[row].text)),
+        "labels_over_limit": lambda one, row: (
+            f"{one.records[row]['tokens']} tokens, room for {limit}"
         ),
-        "unknown_language": (
-            lambda records: records["has_unknown_language"],
-            lambda one, row: rules.language_problem(one.utterances[row]),
-        ),
+        "empty_texts": lambda one, row: "no text",
+        "no_transcript": partial(_leftovers_detail, rules),
+        "split_badly": partial(_bytes_detail, rules),
+        "digits": lambda one, row: ", ".join(digits(one.utterances[row].text)),
+        "mixed_scripts": lambda one, row: ", ".join(mixed_scripts(one.utterances[row].text)),
+        "unknown_language": lambda one, row: rules.language_problem(one.utterances[row]),
     }
+
+
+def _problem_detail(one: Measured, row: int) -> str:
+    return one.details[row] + why_absent(one.utterances[row].audio)
+
+
+def _remark_detail(kind: str, one: Measured, row: int) -> str:
+    return next(remark.detail for remark in one.remarks[row] if remark.kind == kind)
+
+
+def _leftovers_detail(rules: TextRules, one: Measured, row: int) -> str:
+    utterance = one.utterances[row]
+    return ", ".join(leftovers(utterance.text, rules.written(utterance)))
+
+
+def _bytes_detail(rules: TextRules, one: Measured, row: int) -> str:
+    letters = rules.spelled_in_bytes(one.utterances[row].text)
+    return ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in letters)
 
 
 def sound_is_whole(records: np.ndarray) -> np.ndarray:
@@ -133,44 +156,6 @@ def silent(records: np.ndarray) -> np.ndarray:
 def mostly_silent(records: np.ndarray) -> np.ndarray:
     is_speech = (records["characters"] > 0) & ~silent(records)
     return is_speech & (records["quiet_share"] > QUIET_SHARE)
-
-
-def _with_problem(problem: str) -> Mask:
-    return lambda records: records["problem"] == SOUND_PROBLEMS.index(problem)
-
-
-def _with_remark(kind: str) -> Mask:
-    return lambda records: records["remarks"] & (1 << KINDS.index(kind)) != 0
-
-
-def _remark_detail(kind: str) -> Detail:
-    return lambda one, row: next(said.detail for said in one.remarks[row] if said.kind == kind)
-
-
-def _problem_detail(one: Measured, row: int) -> str:
-    return one.details[row] + why_absent(one.utterances[int(row)].audio)
-
-
-def _clipped_detail(one: Measured, row: int) -> str:
-    return f"{100 * one.records[row]['clipped_share']:.2f} % of the samples at full scale"
-
-
-def _silent_detail(one: Measured, row: int) -> str:
-    return f"nothing louder than {one.records[row]['loudest_dbfs']:.0f} dBFS"
-
-
-def _mostly_silent_detail(one: Measured, row: int) -> str:
-    share, seconds = one.records[row]["quiet_share"], one.records[row]["seconds"]
-    return f"{share * seconds:.1f} of {seconds:.1f} s without speech"
-
-
-def _leftovers_detail(rules: TextRules, utterance: Utterance) -> str:
-    return ", ".join(leftovers(utterance.text, rules.written(utterance)))
-
-
-def _bytes_detail(rules: TextRules, text: str) -> str:
-    characters = rules.spelled_in_bytes(text)
-    return ", ".join(f"{one} (U+{ord(one):04X})" for one in characters)
 
 
 def _with_characters(finding: Finding, rules: TextRules) -> Finding:
@@ -253,8 +238,8 @@ def contradicted(splits: Splits) -> Finding:
     }
     texts = {name: one.records["text_key"] for name, one in splits.items()}
     both = np.stack([np.concatenate(list(each.values())) for each in (sounds, texts)], axis=1)
-    heard, counts = np.unique(np.unique(both, axis=0)[:, 0], return_counts=True)
-    several = heard[(counts > 1) & (heard != 0)]
+    fingerprints, counts = np.unique(np.unique(both, axis=0)[:, 0], return_counts=True)
+    several = fingerprints[(counts > 1) & (fingerprints != 0)]
     of_sound: dict[int, dict[tuple[str, int], str]] = {}  # split and row → words
     for name, each in sounds.items():
         for row in np.flatnonzero(np.isin(each, several)).tolist():

@@ -146,17 +146,15 @@ class Finding:
     @property
     def advice(self) -> str:
         """What to do about it, in the languages of its rows."""
-        if self.key == "digits" and (mute := without_number_words(self._languages())):
-            lacking = ", ".join(mute)
-            return f"Spell them the same way everywhere, by hand (num2words lacks {lacking})."
+        if self.key == "digits":
+            languages = {
+                self.splits[split].languages[int(number)] or "en"
+                for split, rows in self.places.items()
+                for number in set(self.splits[split].records["language"][rows].tolist())
+            }
+            if lacking := ", ".join(without_number_words(languages)):
+                return f"Spell them the same way everywhere, by hand (num2words lacks {lacking})."
         return MEANINGS[self.key].advice
-
-    def _languages(self) -> set[str]:
-        return {
-            self.splits[split].languages[int(number)] or "en"
-            for split, rows in self.places.items()
-            for number in set(self.splits[split].records["language"][rows].tolist())
-        }
 
     @property
     def count(self) -> int:

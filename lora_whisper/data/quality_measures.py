@@ -123,15 +123,12 @@ def measure_sounds(utterances: Sequence[Utterance]) -> Iterator[Sound]:
                     done += len(sounds)
             except BrokenProcessPool:
                 last = min(done + cores * PART_ROWS, count) - 1
-                raise UserError(_killed(utterances[done], utterances[last])) from None
-
-
-def _killed(first: Utterance, last: Utterance) -> str:
-    return (
-        f"A process that decodes audio was killed, somewhere from {first.row} to {last.row}:\n"
-        "a file that crashes its decoder, or too little memory. Take these rows out, a half at a "
-        "time, to find which."
-    )
+                first_row, last_row = utterances[done].row, utterances[last].row
+                raise UserError(
+                    f"A process that decodes audio was killed, somewhere from {first_row} to "
+                    f"{last_row}:\na file that crashes its decoder, or too little memory. Take "
+                    "these rows out, a half at a time, to find which."
+                ) from None
 
 
 _worker_utterances: Sequence[Utterance] = ()  # of a worker process
@@ -148,7 +145,7 @@ def _measure_part(part: tuple[int, int]) -> list[Sound]:
 
 
 def measure_sound(utterance: Utterance) -> Sound:
-    """Read the header, decode, and measure; what goes wrong is told, not raised."""
+    """Read the header, decode, and measure; what goes wrong is a result, and not raised."""
     kind = audio_format(utterance.audio)
     try:
         header = read_header(utterance.audio)
@@ -306,18 +303,15 @@ class TextRules:
 
     def language_problem(self, utterance: Utterance) -> str:
         """Why the checkpoint cannot be told the utterance's language and task, or ""."""
-        told = utterance.language, utterance.language_token, utterance.task
-        if told not in self._problems:
-            self._problems[told] = self._language_problem(utterance)
-        return self._problems[told]
-
-    def _language_problem(self, utterance: Utterance) -> str:
-        try:
-            token_language(self.vocabulary, utterance)
-            check_task(self.vocabulary, utterance.task)
-        except UserError as error:
-            return str(error)
-        return ""
+        prompt = utterance.language, utterance.language_token, utterance.task
+        if prompt not in self._problems:
+            try:
+                token_language(self.vocabulary, utterance)
+                check_task(self.vocabulary, utterance.task)
+                self._problems[prompt] = ""
+            except UserError as error:
+                self._problems[prompt] = str(error)
+        return self._problems[prompt]
 
     def spelled_in_bytes(self, text: str) -> list[str]:
         """Characters that the tokenizer knows only as single bytes, each a token of its own."""

@@ -142,7 +142,13 @@ class _Limits:
         samples = np.ceil(utterances.durations_seconds * SAMPLING_RATE)
         self.gaps_samples = np.ceil(np.nan_to_num(gaps_seconds) * SAMPLING_RATE)
         self.samples_before = _sums_before(samples + self.gaps_samples)
-        self.texts = _texts(utterances, clean, vocabulary)
+        self.texts = utterances.column("text")
+        if clean:
+            cleaned = [
+                clean_text(utterance.text, clean, written_language(vocabulary, utterance))
+                for utterance in utterances
+            ]
+            self.texts = pa.chunked_array([pa.array(cleaned, pa.string())])
         bytes_each = pc.binary_length(pc.utf8_normalize(self.texts, "NFC")).to_numpy()
         most_tokens = bytes_each.astype(np.int64) + 1 + TIMESTAMPS_A_TEXT  # 1: the space in front
         self.most_tokens_before = _sums_before(most_tokens)
@@ -189,14 +195,6 @@ class _Limits:
 def _sums_before(values: np.ndarray) -> np.ndarray:
     """(n + 1,) sums of the first 0, 1, … n values."""
     return np.concatenate([[0], np.cumsum(values)])
-
-
-def _texts(utterances: Utterances, clean: Sequence[str], vocabulary: Vocabulary) -> pa.ChunkedArray:
-    """The texts as they are tokenized."""
-    if not clean:
-        return utterances.column("text")
-    cleaned = (clean_text(one.text, clean, written_language(vocabulary, one)) for one in utterances)
-    return pa.chunked_array([pa.array(cleaned, pa.string())])
 
 
 # ── the order of an epoch ────────────────────────────────────────────────────────────────────────

@@ -83,8 +83,11 @@ def split_long(
         AudioError: the clip does not decode (it is decoded only to find pauses in it).
     """
     duration_seconds = _duration_seconds(utterance)
-    if not utterance.text.strip():
-        parts: Sequence[Part] | None = _even(duration_seconds, window_seconds)
+    parts: Sequence[Part] | None
+    if not utterance.text.strip():  # where nothing is said, any cut is right
+        count = ceil(duration_seconds / window_seconds)
+        edges = np.linspace(0.0, duration_seconds, count + 1).tolist()
+        parts = [Part("", start, end) for start, end in pairwise(edges)]
     else:
         parts = _by_boundaries(utterance, duration_seconds, window_seconds)
         if parts is None and by_pauses and not TIMESTAMP.search(utterance.text):
@@ -102,13 +105,6 @@ def _duration_seconds(utterance: Utterance) -> float:
         utterance.audio, header, utterance.start_seconds, utterance.end_seconds
     )
     return end - start
-
-
-def _even(duration_seconds: float, window_seconds: float) -> list[Part]:
-    """Where nothing is said, any cut is right."""
-    count = ceil(duration_seconds / window_seconds)
-    edges = np.linspace(0.0, duration_seconds, count + 1).tolist()
-    return [Part("", start, end) for start, end in pairwise(edges)]
 
 
 def _pieces(utterance: Utterance, parts: Sequence[Part]) -> Iterator[Utterance]:
@@ -141,13 +137,13 @@ def _by_boundaries(
 ) -> list[Part] | None:
     """As few pieces as the boundaries allow, by the first column whose boundaries can be used."""
     text = TIMESTAMP.sub("", utterance.text)
-    for said in (
+    for parts in (
         _of_tokens(utterance.text),
         _of_column(utterance.columns.get("segments")),
         _of_column(utterance.columns.get("words")),
     ):
-        if said and _is_sound(said, text, duration_seconds):
-            groups = _longest_groups(_unparted(said), window_seconds)
+        if parts and _is_sound(parts, text, duration_seconds):
+            groups = _longest_groups(_unparted(parts), window_seconds)
             if all(group.seconds <= window_seconds for group in groups):
                 return _padded(_with_text_of(groups, text), duration_seconds, window_seconds)
     return None
@@ -160,7 +156,7 @@ def _of_tokens(text: str) -> list[Part]:
     if texts[0].strip() or texts[-1].strip():
         return []
     between = zip(texts[1:-1], pairwise(times), strict=True)
-    return [Part(said, start, end) for said, (start, end) in between if said.strip()]
+    return [Part(text, start, end) for text, (start, end) in between if text.strip()]
 
 
 def _of_column(value: Any) -> list[Part]:
@@ -177,16 +173,16 @@ def _timed(rows: Sequence[Mapping[str, Any]]) -> list[Part]:
     parts: list[Part] = []
     waiting = ""
     for row in rows:
-        said = str(row["word"] if "word" in row else row["text"])
+        text = str(row["word"] if "word" in row else row["text"])
         if row.get("start") is None or row.get("end") is None:
-            waiting += f" {said}"
+            waiting += f" {text}"
         elif waiting and parts:
             before = parts.pop()
-            joined = f"{before.text}{waiting} {said}"
+            joined = f"{before.text}{waiting} {text}"
             parts.append(Part(joined, before.start_seconds, float(row["end"])))
             waiting = ""
         else:
-            parts.append(Part(f"{waiting} {said}", float(row["start"]), float(row["end"])))
+            parts.append(Part(f"{waiting} {text}", float(row["start"]), float(row["end"])))
             waiting = ""
     if waiting and parts:
         parts[-1] = dataclasses.replace(parts[-1], text=parts[-1].text + waiting)
@@ -333,19 +329,16 @@ def _by_pauses(
 
 def _clauses(text: str) -> Clauses:
     ends = [match for match in CLAUSE_END.finditer(text) if match.end() < len(text)]
-    said = np.cumsum([_letters_to_say(character) for character in text])
+    letters = [DIGIT_LETTERS if one.isdigit() else float(one.isalnum()) for one in text]
+    spoken = np.cumsum(letters)
     characters = np.array([end.end() for end in ends], dtype=np.int64)
     paused = [
         PAUSE_AFTER_SENTENCE if SENTENCE_MARKS & set(end.group()) else PAUSE_AFTER_CLAUSE
         for end in ends
     ]
-    return Clauses(text, characters, said[characters - 1] / max(said[-1], 1.0), np.array(paused))
-
-
-def _letters_to_say(character: str) -> float:
-    if character.isdigit():
-        return DIGIT_LETTERS
-    return float(character.isalnum())
+    return Clauses(
+        text, characters, spoken[characters - 1] / max(spoken[-1], 1.0), np.array(paused)
+    )
 
 
 def _inner_pauses(pauses: np.ndarray, duration_seconds: float) -> Pauses:

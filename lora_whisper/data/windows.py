@@ -88,9 +88,14 @@ def token_sequence(
         previous: tokens of what was said before; as many of the last ones as fit become a prompt.
     """
     spoken = [segment for segment in segments if segment.tokens]
-    if not spoken:
-        return _no_speech_sequence(vocabulary, language, task)
-    text = _timestamped(vocabulary, spoken) if timestamps else _joined(spoken)
+    if not spoken:  # <|nospeech|> after sot, where decoders read it; eot after the forced prompt
+        start = vocabulary.start(language, task)
+        between = [IGNORED] * (len(start) - 2)
+        return start, [vocabulary.no_speech, *between, vocabulary.eot]
+    if timestamps:
+        text = _timestamped(vocabulary, spoken)
+    else:
+        text = [token for segment in spoken for token in segment.tokens]
     tokens = [*vocabulary.start(language, task, timestamps), *text, vocabulary.eot]
     prompt = _prompt(vocabulary, previous, room=vocabulary.max_tokens - (len(tokens) - 1))
     # What the prompt is followed by, up to sot, is given and not learnt.
@@ -101,19 +106,6 @@ def fits_with_timestamps(vocabulary: Vocabulary, segments: Sequence[Segment]) ->
     """Whether the decoder has room for a pair of timestamps around each text."""
     tokens = sum(len(segment.tokens) + TIMESTAMPS_A_TEXT for segment in segments if segment.tokens)
     return tokens <= vocabulary.room_tokens
-
-
-def _no_speech_sequence(
-    vocabulary: Vocabulary, language: str | None, task: str
-) -> tuple[list[int], list[int]]:
-    """<|nospeech|> after sot, where decoders read its probability; eot after the forced prompt."""
-    start = vocabulary.start(language, task)
-    between = [IGNORED] * (len(start) - 2)
-    return start, [vocabulary.no_speech, *between, vocabulary.eot]
-
-
-def _joined(segments: Sequence[Segment]) -> list[int]:
-    return [token for segment in segments for token in segment.tokens]
 
 
 def _timestamped(vocabulary: Vocabulary, segments: Sequence[Segment]) -> list[int]:
@@ -192,14 +184,14 @@ class WindowMaker:
             before: what was said before, for a prompt; a row's own `previous_text` goes first.
         """
         draw = _Draw((self.seed, *key))
-        heard = _hear(utterances, gaps_seconds, round(self.window_seconds * SAMPLING_RATE))
-        if not heard.places:
-            alone = len(heard.bad) == 1
-            return heard.bad[0] if alone else Window((), heard.samples, [], [], bad=heard.bad)
-        samples, speed, masks = self._augmented(heard.samples, draw)
+        decoded = _decode(utterances, gaps_seconds, round(self.window_seconds * SAMPLING_RATE))
+        if not decoded.places:
+            alone = len(decoded.bad) == 1
+            return decoded.bad[0] if alone else Window((), decoded.samples, [], [], bad=decoded.bad)
+        samples, speed, masks = self._augmented(decoded.samples, draw)
         segments = [
             Segment(self._tokens(place.utterance), place.start / speed, place.end / speed)
-            for place in heard.places
+            for place in decoded.places
         ]
         timestamps = draw.happens(TIMESTAMPS, self.timestamps_share)
         previous = draw.happens(PREVIOUS_TEXT, self.previous_text_share)
@@ -212,12 +204,13 @@ class WindowMaker:
             timestamps and fits_with_timestamps(self.vocabulary, segments),
             self._previous_tokens(like, before) if previous else (),
         )
-        if len(decoder_input) > self.vocabulary.max_tokens:
-            return LeftOut(like.row, _too_many(decoder_input, self.vocabulary))
-        rows = tuple(place.utterance.row for place in heard.places)
+        tokens, room = len(decoder_input), self.vocabulary.max_tokens
+        if tokens > room:
+            return LeftOut(like.row, f"a text of {tokens} tokens, where the decoder has {room}")
+        rows = tuple(place.utterance.row for place in decoded.places)
         padding = self._padding(draw)
         return Window(
-            rows, samples, decoder_input, labels, masks, padding, heard.bad, heard.remarks
+            rows, samples, decoder_input, labels, masks, padding, decoded.bad, decoded.remarks
         )
 
     def no_speech(
@@ -235,9 +228,9 @@ class WindowMaker:
             self.vocabulary, [], token_language(self.vocabulary, like), like.task
         )
         noise = generated_noise(str(generator.choice([*NOISE_KINDS])), samples, generator)
-        heard, _, masks = self._augmented(noise, draw)
+        augmented, _, masks = self._augmented(noise, draw)
         row = f"no speech, as long as {like.row}"
-        return Window((row,), heard, decoder_input, labels, masks, self._padding(draw))
+        return Window((row,), augmented, decoder_input, labels, masks, self._padding(draw))
 
     def _padding(self, draw: _Draw) -> Padding:
         return "log-mel" if draw.happens(PADDING, self.log_mel_padding_share) else "sound"
@@ -288,16 +281,16 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Decoded:
     samples: np.ndarray  # (samples,) float32
     places: tuple[_Place, ...]
     bad: tuple[BadAudio, ...]
     remarks: tuple[tuple[str, Remark], ...] = ()
 
 
-def _hear(
+def _decode(
     utterances: Sequence[Utterance], gaps_seconds: Sequence[float] | np.ndarray, window_samples: int
-) -> _Heard:
+) -> _Decoded:
     """Read and join the audio; slices with a known gap between them are read in one go."""
     samples, places, bad = [np.zeros(0, np.float32)], list[_Place](), list[BadAudio]()
     remarks: list[tuple[str, Remark]] = []
@@ -312,7 +305,7 @@ def _hear(
         places += _places(stretch, before_samples / SAMPLING_RATE, seconds)
         samples.append(found.samples)
         remarks += [(stretch[0].row, remark) for remark in found.remarks]
-    return _Heard(np.concatenate(samples), tuple(places), tuple(bad), tuple(remarks))
+    return _Decoded(np.concatenate(samples), tuple(places), tuple(bad), tuple(remarks))
 
 
 def _stretches(
@@ -350,7 +343,3 @@ def _places(
 def _utterances(source: WindowSource, window: int) -> list[Utterance]:
     first, count = int(source.plan.first[window]), int(source.plan.count[window])
     return [source.utterances[index] for index in range(first, first + count)]
-
-
-def _too_many(decoder_input: Sequence[int], vocabulary: Vocabulary) -> str:
-    return f"a text of {len(decoder_input)} tokens, where the decoder has {vocabulary.max_tokens}"

@@ -78,7 +78,9 @@ def read_split(config: DataConfig, split: Split) -> Utterances | None:
     """
     file = _file_of(config, split)
     if file is not None:
-        return _own_rows(_file_part(file, config), split, config)
+        names = manifest.NEMO_NAMES if config.source == "nemo" else manifest.USUAL_NAMES
+        part = manifest.part("", file, beside(config), names)
+        return _own_rows(part, split, config)
     if config.path is None:
         given = getattr(config, split)
         if given is None:
@@ -114,11 +116,6 @@ def beside(config: DataConfig) -> DataConfig:
     return replace(config, source="manifest", streaming=False, columns=usual)
 
 
-def _file_part(file: Path, config: DataConfig) -> Part:
-    names = manifest.NEMO_NAMES if config.source == "nemo" else manifest.USUAL_NAMES
-    return manifest.part("", file, beside(config), names)
-
-
 def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:
     """The split of `data.path`, by the name that the configuration gives it, or by its own."""
     given = getattr(config, split)
@@ -126,18 +123,23 @@ def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | N
     named = _named(parts, given or split)
     if named is not None:
         if split == "train":
-            _tell_of_other_parts(parts, config, place)
+            _warn_of_other_parts(parts, config, place)
         return _own_rows(named, split_name(given or split), config)
     found = _rows_by_column(config, split, parts[0], place) if not parts[0].name else None
     if found is None and given is not None and (place / given).is_dir():
         inner = PARTS[config.source](place / given, config)
-        return _own_rows(_only(inner, place / given), split_name(given), config)
+        if len(inner) > 1:
+            names = ", ".join(part.name for part in inner)
+            raise UserError(
+                f"The folder {place / given} has several manifests, {names}. Name one of them."
+            )
+        return _own_rows(inner[0], split_name(given), config)
     if found is None and (given is not None or split == "train"):
         raise UserError(_unknown_split(config, split, parts, place))
     return found
 
 
-def _tell_of_other_parts(parts: Sequence[Part], config: DataConfig, place: Path) -> None:
+def _warn_of_other_parts(parts: Sequence[Part], config: DataConfig, place: Path) -> None:
     """Parts that nobody asked for, test_seen beside test_unseen, and how they are used."""
     asked = _asked(config)
     others = [part for part in parts if part.name and split_name(part.name) not in asked]
@@ -166,13 +168,6 @@ def _named(parts: Sequence[Part], name: str) -> Part | None:
     return same[0] if same else None
 
 
-def _only(parts: Sequence[Part], folder: Path) -> Part:
-    if len(parts) > 1:
-        names = ", ".join(part.name for part in parts)
-        raise UserError(f"The folder {folder} has several manifests, {names}. Name one of them.")
-    return parts[0]
-
-
 def _rows_by_column(config: DataConfig, split: Split, part: Part, place: Path) -> Utterances | None:
     """The rows that name the split; or those that fall to it, where no row names any."""
     table = _table(part)
@@ -180,16 +175,19 @@ def _rows_by_column(config: DataConfig, split: Split, part: Part, place: Path) -
     if len(table) == 0:
         raise UserError(_no_rows(str(place), split, table))
     if splits.null_count == len(table):
-        return _share(part, split, config) if config.train is None else None
+        if config.train is not None:
+            return None
+        names = _division(part, *_shares(config))
+        return _chosen(table, config, pc.equal(names, split)) or None  # its share may be 0
     if splits.null_count:
         raise UserError(_some_without_split(table, place))
     if split == "train":
-        _tell_of_other_splits(table, config, place)
+        _warn_of_other_splits(table, config, place)
     wanted = split_name(getattr(config, split) or split)
     return _chosen(table, config, pc.equal(splits, wanted)) or None
 
 
-def _tell_of_other_splits(table: Table, config: DataConfig, place: Path) -> None:
+def _warn_of_other_splits(table: Table, config: DataConfig, place: Path) -> None:
     """Rows of a split that nobody asked for, "eval" for "test", are not lost without a word."""
     asked = _asked(config)
     counts = {
@@ -225,13 +223,6 @@ def _chosen(table: Table, config: DataConfig, mask: pa.ChunkedArray) -> Utteranc
 
 
 # ── sources without splits ───────────────────────────────────────────────────────────────────
-
-
-def _share(part: Part, split: Split, config: DataConfig) -> Utterances | None:
-    """What falls to the split of a source that has none; None where its share is 0."""
-    names = _division(part, *_shares(config))
-    mask = pc.equal(names, split)
-    return _chosen(_table(part), config, mask) or None
 
 
 def _shares(config: DataConfig) -> tuple[float, float]:

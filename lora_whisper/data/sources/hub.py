@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -119,7 +119,11 @@ class _Piece:
 def _table(piece: _Piece, config: DataConfig) -> Table:
     place = f"{_place(config)} {piece.split}"
     reader = row_reader(piece.dataset.features, config.columns, place, _folder(config))
-    _require_files(config, reader)
+    if reader.audio_is_path and _folder(config) is None:
+        raise UserError(
+            f"Column {reader.audio} of {_place(config)} holds paths, and `datasets` fetches no "
+            f"files of which a data set only knows the paths.\n{_download(config)}"
+        )
     dataset = without_decoding(piece.dataset, reader.audio)
     numbers, empty = transcribed(dataset, reader.text)
     if len(numbers) < len(dataset):
@@ -143,14 +147,6 @@ def _table(piece: _Piece, config: DataConfig) -> Table:
         raise UserError(_broken(config, piece.split, error)) from error
 
 
-def _require_files(config: DataConfig, reader: RowReader) -> None:
-    if reader.audio_is_path and _folder(config) is None:
-        raise UserError(
-            f"Column {reader.audio} of {_place(config)} holds paths, and `datasets` fetches no "
-            f"files of which a data set only knows the paths.\n{_download(config)}"
-        )
-
-
 def _pieces(config: DataConfig, split: str) -> Iterator[_Piece]:
     """The slices that the expression asks for, in its order."""
     from datasets import ReadInstruction
@@ -161,9 +157,10 @@ def _pieces(config: DataConfig, split: str) -> Iterator[_Piece]:
     try:
         slices = ReadInstruction.from_spec(split).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
+        there = ", ".join(f"{name} ({count} rows)" for name, count in lengths.items())
         raise UserError(
             f"The split {split} of {_place(config)} cannot be read: {error}\nExpected NAME, "
-            f"NAME[:10%], NAME[100:200] or a sum of them; it has {_counted(lengths)}."
+            f"NAME[:10%], NAME[100:200] or a sum of them; it has {there}."
         ) from None
     for one in slices:
         whole = prepared[one.splitname]
@@ -176,7 +173,9 @@ def _required_splits(config: DataConfig, split: str) -> list[str]:
     names = [part.strip().partition("[")[0] for part in split.split("+")]
     there = split_names(config)
     unknown = [name for name in names if name not in there]
-    if unknown and not _is_here_or_reachable(config):
+    # Without a network, the splits that are known are those that were read before.
+    is_here = _folder(config) is not None
+    if unknown and not (is_here or _is_reachable(str(config.path), config.revision)):
         missing = f"The split {_listed(unknown)} of {_place(config)}"
         raise UserError(_out_of_reach(missing, str(config.path), config.config))
     if unknown:
@@ -185,11 +184,6 @@ def _required_splits(config: DataConfig, split: str) -> list[str]:
             "Type data.train=… data.validation=… data.test=… with what it has."
         )
     return names
-
-
-def _is_here_or_reachable(config: DataConfig) -> bool:
-    """Whether all splits of the data set are known, and not only those that were read before."""
-    return _folder(config) is not None or _is_reachable(str(config.path), config.revision)
 
 
 def _prepared(config: DataConfig, split: str) -> Dataset:
@@ -281,7 +275,8 @@ def _saved(folder: Path) -> dict[str, Dataset] | None:
 
 def _local_builder(folder: Path, name: str | None, split: str | None) -> DatasetBuilder:
     """Its card says what configurations it has; without one, sub-folders are."""
-    below = next((found for found in _folders_of(folder, name) if found.is_dir()), None)
+    named = [folder / name, *sorted(folder.glob(f"*/{name}"))] if name else []
+    below = next((found for found in named if found.is_dir()), None)
     try:
         return _load_builder(str(folder), name, split)
     except (ValueError, OSError) as error:
@@ -303,10 +298,6 @@ def _one_file(file: Path, split: str | None) -> DatasetBuilder:
         return _load_builder("parquet", None, split, data_files={"train": str(file)})
     except (ValueError, OSError) as error:
         raise UserError(_unreadable(str(file), None, None, error)) from None
-
-
-def _folders_of(folder: Path, name: str | None) -> list[Path]:
-    return [folder / name, *sorted(folder.glob(f"*/{name}"))] if name else []
 
 
 def _hub_builder(
@@ -478,7 +469,3 @@ def _folder(config: DataConfig) -> str | None:
 
 def _listed(names: Any) -> str:
     return ", ".join(names) or "none"
-
-
-def _counted(lengths: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({count} rows)" for name, count in lengths.items())

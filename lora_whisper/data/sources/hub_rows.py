@@ -131,17 +131,13 @@ def _found_columns(
         elif column is not None and (wanted is not None or part in ("audio", "text")):
             problems.append(f"column {column} is {_dtype(features[column])}, expected {expected}")
     if problems:
-        raise UserError(_wrong_columns(place, features, problems))
+        there = ", ".join(f"{name} ({_dtype(feature)})" for name, feature in features.items())
+        raise UserError(
+            f"The data set {place} cannot be read:\n{listing(problems)}\n"
+            f"It has the columns {there}.\n"
+            "Say which one it is: data.columns.audio=… data.columns.text=…"
+        )
     return found
-
-
-def _wrong_columns(place: str, features: Features, problems: list[str]) -> str:
-    there = ", ".join(f"{name} ({_dtype(feature)})" for name, feature in features.items())
-    return (
-        f"The data set {place} cannot be read:\n{listing(problems)}\n"
-        f"It has the columns {there}.\n"
-        "Say which one it is: data.columns.audio=… data.columns.text=…"
-    )
 
 
 def _dtype(feature: Any) -> str:
@@ -173,15 +169,11 @@ def _is_name(feature: Any) -> bool:
     return _is_text(feature) or _is_label(feature)
 
 
-def _is_name_or_number(feature: Any) -> bool:
-    return _is_name(feature) or _is_number(feature)
-
-
 PARTS = (  # of a row: the type that a column must have for it, and how that is called
     ("audio", _is_audio, "audio, a structure of bytes and path, or text with paths"),
     ("text", _is_text, "text"),
     ("language", _is_name, "text or names"),
-    ("speaker", _is_name_or_number, "text, names or numbers"),
+    ("speaker", lambda feature: _is_name(feature) or _is_number(feature), "text, names or numbers"),
     ("start", _is_number, "seconds"),
     ("end", _is_number, "seconds"),
     ("task", _is_name, "text or names"),

@@ -308,7 +308,11 @@ class TableFile:
             elif any(cells):
                 yield line, {k: v for k, v in values.items() if v or k in always}, text
         if several:
-            self._tell_of_lines(several)
+            log.warning(
+                "%-11s %s has %d quoted cells that go over several lines, and are read as one text "
+                "each (data.quoted=false reads each line as a row):\n%s",
+                *("table", self.path.name, len(several), listing(several, 5)),
+            )
 
     def _why_more(self, cells: list[str]) -> str:
         mark = {"\t": "a tab", "|": "a |"}.get(self._delimiter, f"a {self._delimiter!r}")
@@ -329,13 +333,6 @@ class TableFile:
     def _is_row(self, line: str) -> bool:
         cells = line.split(self._delimiter)
         return len(cells) == len(self.header) and any(map(LOOKS_LIKE_AUDIO.search, cells))
-
-    def _tell_of_lines(self, places: list[str]) -> None:
-        log.warning(
-            "%-11s %s has %d quoted cells that go over several lines, and are read as one text each"
-            " (data.quoted=false reads each line as a row):\n%s",
-            *("table", self.path.name, len(places), listing(places, 5)),
-        )
 
     def _unread(self, error: csv.Error) -> str:
         if "field limit" in str(error):

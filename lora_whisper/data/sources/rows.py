@@ -108,7 +108,7 @@ class Problems:
         if self.count:
             raise UserError(f"{self._listed(file, noun)}\n{expected}")
 
-    def tell(self, file: str, noun: str, consequence: str) -> None:
+    def warn(self, file: str, noun: str, consequence: str) -> None:
         """Log them if there are any."""
         if self.count:
             log.warning("%-11s %s", "left out", self._listed(file, noun, f" {consequence}"))
@@ -178,7 +178,7 @@ class RowMaker:
         """For each part of a row, the keys that may hold it."""
         self.unseen = {name for name in self.unseen if not matching(keys, (name,))}
         if len(texts := self.text_columns(keys)) > 1:
-            _say_which(*texts)
+            _warn_of_choice(*texts)
         parts = (getattr(self.names, part.name) for part in fields(Names))
         return tuple(matching(keys, names) for names in parts)
 
@@ -239,7 +239,7 @@ class RowMaker:
 
 
 @cache  # once for all tables that are alike
-def _say_which(text: str, *others: str) -> None:
+def _warn_of_choice(text: str, *others: str) -> None:
     log.warning(
         "columns     the text is read from %r, and %s could be it: data.columns.text=NAME chooses",
         text,

@@ -119,7 +119,7 @@ def _cues_of(pair: Pair, label: str, drop_bad: bool) -> list[Cue]:
     with open_text(pair.subtitles, f"Expected {_kinds()}.") as file:
         cues = read_cues(file, problems)
     if drop_bad:
-        problems.tell(f"The file {pair.subtitles}", "block", "and are left out")
+        problems.warn(f"The file {pair.subtitles}", "block", "and are left out")
     else:
         problems.refuse(
             f"The file {pair.subtitles}",

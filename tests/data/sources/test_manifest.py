@@ -361,7 +361,7 @@ def test_what_is_wrong_with_a_text_is_said(tmp_path: Path, key: str, value: str,
 def test_two_columns_that_could_be_the_text_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, second: str
 ) -> None:
-    rows_module._say_which.cache_clear()
+    rows_module._warn_of_choice.cache_clear()
     path = write(tmp_path / "a.csv", f"audio,Text,{second}\na.wav,hello,other\n")
     texts = [row.text for row in read(path)]
     assert texts == (["hello"] if second == "TEXT" else ["other"])
