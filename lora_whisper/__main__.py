@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lora_whisper import __version__
 from lora_whisper.errors import UserError
 from lora_whisper.paths import require_current_folder
-from lora_whisper.terminal import guarded
+from lora_whisper.terminal import guarded, require_delivered
 from lora_whisper.training.stopping import ended_by_signals
 
 COMMANDS = {
@@ -47,7 +47,10 @@ def main() -> None:
         try:
             with ended_by_signals():  # importing takes seconds, in which people press Ctrl-C
                 require_current_folder()  # MKL ends the process where there is none
-                _main()
+                exit_code = _main()
+            if exit_code == 0:
+                require_delivered()
+            sys.exit(exit_code)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -56,7 +59,7 @@ def main() -> None:
             sys.exit(getattr(stop, "exit_code", 130))
 
 
-def _main() -> None:
+def _main() -> int:
     name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if name == "help":  # as git and pip have it
         name, arguments = (arguments or ["--help"])[0], ["--help"]
@@ -65,12 +68,13 @@ def _main() -> None:
     elif name == "--version":
         print(f"lora-whisper {__version__}")
     elif name in COMMANDS:
-        sys.exit(carry_out(name, arguments))
+        return carry_out(name, arguments)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f". Did you mean {near[0]}?" if near else ""
         print(f"error: {name!r} is not a command{meant}\n\n{USAGE}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 def carry_out(name: str, arguments: Sequence[str]) -> int:

@@ -32,6 +32,7 @@ from lora_whisper import processes
 from lora_whisper.errors import UserError
 
 STREAMS = ("stdout", "stderr")
+READER_LEFT = (errno.EPIPE, errno.EIO)  # of a pipe, and a terminal that was closed
 console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
 LABEL_COLUMNS = 12  # of a line of the log, before its text
@@ -127,9 +128,19 @@ def print_result(text: str) -> None:
     Raises:
         UserError: it did not arrive, and not because its reader has left.
     """
-    print(text, flush=True)
+    print(text)
+    require_delivered()
+
+
+def require_delivered() -> None:
+    """See that what was printed has arrived, as far as anybody is there who reads it.
+
+    Raises:
+        UserError: it has not, such as on a full disk.
+    """
+    sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
-    if failure is not None and failure.errno != errno.EPIPE:
+    if failure is not None and failure.errno not in READER_LEFT:
         raise UserError(f"standard output cannot be written to: {failure.strerror}.")
 
 

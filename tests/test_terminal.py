@@ -223,7 +223,7 @@ def test_a_guard_is_one_and_goes_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_result_that_does_not_arrive_is_an_error_unless_nobody_wants_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for error, is_refused in ((errno.ENOSPC, True), (errno.EPIPE, False)):
+    for error, is_refused in ((errno.ENOSPC, True), (errno.EPIPE, False), (errno.EIO, False)):
         monkeypatch.setattr(sys, "stdout", Broken(OSError(error, "why")))
         with terminal.guarded():
             refused = pytest.raises(UserError) if is_refused else nullcontext()
@@ -237,7 +237,9 @@ def test_help_ends_well_whatever_becomes_of_it(closed: str, variables: str) -> N
     python = f"{variables} PYTHONIOENCODING=latin-1 {sys.executable}"
     line = f"set -o pipefail; {python} -m lora_whisper --help {closed}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    lost = "error: standard output cannot be written to: No space left on device.\n"
+    expected = (2, lost) if closed == "> /dev/full" else (0, "")
+    assert (done.returncode, done.stderr) == expected
 
 
 # ── lines of the log ─────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
@@ -108,6 +110,9 @@ def _listed(folder: Path, path: str) -> Listed:
         UserError: its files are broken, or it holds no weights that are read.
     """
     weights = folder / WEIGHTS_FILE
+    for file in (folder / CONFIG_FILE, weights):
+        if file.is_symlink() and not file.exists():
+            raise UserError(f"{file.name} is a link to {os.readlink(file)}, and nothing is there")
     if not weights.is_file():
         others = sorted(one.name for one in folder.glob("adapter_model.*"))
         found = f"; found {', '.join(others)}, which is not read" if others else ""
@@ -197,35 +202,49 @@ def adapter_table(adapters: Sequence[Listed], title: str, width: int) -> tuple[T
     """
     rows = [_cells(adapter) for adapter in adapters]
     table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    table.show_edge, table.expand = False, True
-    shown = _with_room(rows, width)
-    for name in shown:
-        least = _least_width(name, rows)
-        if name in FOLDED:
-            table.add_column(name, overflow="fold", ratio=least, min_width=least)
-        else:
-            justify: JustifyMethod = "right" if name in ("rank", "size") else "left"
-            table.add_column(name, width=least, justify=justify, no_wrap=True)
+    table.show_edge = False
+    widths = _widths(rows, width)
+    for name, columns in widths.items():
+        justify: JustifyMethod = "right" if name in ("rank", "size") else "left"
+        table.add_column(name, width=columns, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(row[name]) for name in shown))
-    return table, [name for name in rows[0] if name not in shown]
+        table.add_row(*(Text(_folded(row[name], columns)) for name, columns in widths.items()))
+    return table, [name for name in rows[0] if name not in widths]
 
 
-def _with_room(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """The columns that have room beside more important ones, in their order; the first has it."""
+def _widths(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int]:
+    """The columns that have room beside more important ones, in their order; the first has it.
+
+    What is left over is shared by names that are longer than their column.
+    """
+    longest = {
+        name: max(cell_len(line) for row in rows for line in (name, *row[name].split("\n")))
+        for name in rows[0]
+    }
+    least = {name: min(FOLDED.get(name, length), length) for name, length in longest.items()}
     free, kept = width, set[str]()
     for name in BY_IMPORTANCE:
-        least = _least_width(name, rows)
-        if not kept or least < free:  # one is the gap
+        if not kept or least[name] < free:  # one is the gap
             kept.add(name)
-            free -= least + (len(kept) > 1)
-    return [name for name in rows[0] if name in kept]
+            free -= least[name] + (len(kept) > 1)
+    widths = {name: least[name] for name in rows[0] if name in kept}
+    missing = {name: longest[name] - least[name] for name in widths}
+    every = sum(missing.values())
+    given = max(0, min(free, every))
+    more = {name: given * columns // max(1, every) for name, columns in missing.items()}
+    more["adapter"] += given - sum(more.values())
+    return {name: columns + more[name] for name, columns in widths.items()}
 
 
-def _least_width(name: str, rows: Sequence[Mapping[str, str]]) -> int:
-    """Of a column whose numbers stand on one line."""
-    longest = max(len(line) for row in rows for line in (name, *row[name].split("\n")))
-    return min(FOLDED.get(name, longest), longest)
+def _folded(text: str, width: int) -> str:
+    """Lines of a name that is longer, broken behind what parts its words, if anything does."""
+    lines = [""]
+    for part in re.findall(r"[^/_,= \n-]*(?:[/_,= \n-]|$)", text):
+        if cell_len(lines[-1] + part.rstrip()) > width:
+            *full, part = [part[first : first + width] for first in range(0, len(part), width)]
+            lines += [*full, ""]
+        lines[-1] += part
+    return "\n".join(lines).strip("\n")
 
 
 def _cells(adapter: Listed) -> dict[str, str]:

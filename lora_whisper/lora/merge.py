@@ -9,6 +9,7 @@ again, unless the adapter is to be folded into just those weights, read back.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,10 @@ from lora_whisper.lora.targets import PRESETS
 from lora_whisper.model.quantization import Nf4, read_back
 from lora_whisper.model.weights import EMBEDDINGS, TIED, is_finite, read_tensors
 
+log = logging.getLogger("lora_whisper")
+
 ROWS_AT_ONCE = 256
+MOST_GROWTH = 100.0  # ‖ΔW‖ / ‖W‖; training that went well stays below 1
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,37 @@ def folded(
     Raises:
         UserError: a number in them is not finite, or too large for `dtype`.
     """
-    left = set(change.matrices)
+    left, growths = set(change.matrices), dict[str, float]()
     for name, tensor in read_tensors(files):
-        left.discard(name.removesuffix(".weight"))
+        path = name.removesuffix(".weight")
+        left.discard(path)
         if name != TIED:
             yield name, _require_finite(name, _fold(name, tensor, change, dtype, nf4), dtype)
+        if path in change.matrices:
+            growths[path] = _norm_of_change(change, path) / float(torch.linalg.vector_norm(tensor))
     assert not left, f"no such layers: {sorted(left)}"
+    if beyond := {path: one for path, one in growths.items() if one > MOST_GROWTH}:
+        log.warning(
+            "too large?  what is added to %d of %d layers is over %g times as large as their "
+            "weights, in %s %.0e times: the model may say nothing sensible. Look at the adapter's "
+            "scale, and whether its file is what was trained",
+            len(beyond),
+            len(growths),
+            MOST_GROWTH,
+            max(beyond, key=beyond.__getitem__),
+            max(beyond.values()),
+        )
+
+
+def _norm_of_change(change: Change, path: str) -> float:
+    """The Frobenius norm of ΔW = B·A, which is not made for it; of W' itself where DoRA scales W'.
+
+    ‖B·A‖² is the sum of (Bᵀ·B) ∘ (A·Aᵀ), two matrices of the rank's size.
+    """
+    if path in change.magnitudes:
+        return float(torch.linalg.vector_norm(change.magnitudes[path].double()))
+    a, b = (one.double() for one in change.matrices[path])
+    return float((b.T @ b * (a @ a.T)).sum().clamp(min=0).sqrt())
 
 
 @torch.no_grad()

@@ -23,15 +23,14 @@ from lora_whisper.lora.provenance import (
     named_base,
     require_base,
     require_trained_adapter,
-    trained_sha256,
+    trained_hashes,
 )
 from lora_whisper.lora.resolve import find_adapter, given_run, name_of
-from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
+from lora_whisper.lora.saved import CONFIG_FILE, adapter_hashes, open_adapter, read_saved
 from lora_whisper.lora.validation import require_shapes, shapes_of_weights
 from lora_whisper.model.checkpoint import (
     fingerprint,
     locate,
-    sha256,
     weight_files,
 )
 from lora_whisper.model.weights import TIED, read_shapes
@@ -61,6 +60,11 @@ class Part:
     folder: Path
     weight: float  # of what it adds, the scale of all included
 
+    def hashes(self) -> dict[str, str]:
+        """Of its tensors, and of the settings by which they are scaled."""
+        found = adapter_hashes(self.folder)
+        return {"sha256": found["adapter"], "settings_sha256": found["adapter_settings"]}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -77,12 +81,7 @@ class Recipe:
         checkpoint = locate(self.base)
         return {
             "adapters": [
-                {
-                    "name": part.name,
-                    "weight": part.weight,
-                    "sha256": sha256(part.folder / WEIGHTS_FILE),
-                }
-                for part in self.parts
+                {"name": part.name, "weight": part.weight} | part.hashes() for part in self.parts
             ],
             "base": {"name": file_name(checkpoint.name), "fingerprint": fingerprint(checkpoint)},
             "into": self.into,
@@ -127,13 +126,19 @@ def require_current(folder: RunFolder) -> None:
     _require_not_replaced(folder)
     recipe = merged_recipe(folder)
     made_of = recipe["adapters"] if recipe else []
-    weights = folder.adapter / WEIGHTS_FILE
-    own = trained_sha256(folder) or (sha256(weights) if weights.is_file() else None)
-    if own is not None and own not in [one["sha256"] for one in made_of]:
+    own = trained_hashes(folder) or adapter_hashes(folder.adapter)
+    if "adapter" in own and not any(_is_of(part, own) for part in made_of):
         raise UserError(
             f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
             f"Type {merge_again(folder)}"
         )
+
+
+def _is_of(part: Mapping[str, Any], own: Mapping[str, str]) -> bool:
+    """Whether a part of a recipe is the adapter with these hashes; older ones lack the second."""
+    settings = own.get("adapter_settings")
+    known = part.get("settings_sha256", settings)
+    return part["sha256"] == own["adapter"] and (settings is None or known == settings)
 
 
 def require_whole_merged(folder: RunFolder) -> None:
@@ -166,11 +171,25 @@ def is_unfinished(recipe: Recipe) -> bool:
     """Whether merged/ is just what is asked for, and a killed process had not scored it."""
     run = recipe.place
     made_of = merged_recipe(run) if run.is_complete() else None
-    if made_of != recipe.to_dict() or has_other_weights(run, read_json(run.summary)):
+    if made_of is None or not _is_same(made_of, recipe.to_dict()):
+        return False
+    if has_other_weights(run, read_json(run.summary)):
         return False
     summary = read_summary(run)
-    is_known = summary.get("merge") == recipe.to_dict()
+    is_known = _is_same(summary.get("merge") or {}, recipe.to_dict())
     return not is_known or (summary["adapter"] is not None and summary["merged"] is None)
+
+
+def _is_same(written: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
+    """Whether what stands in a file is this recipe; older files say nothing of settings."""
+    known = written.get("adapters", [])
+    if not all("settings_sha256" in part for part in known):
+        adapters = [
+            {key: value for key, value in part.items() if key != "settings_sha256"}
+            for part in recipe["adapters"]
+        ]
+        recipe = {**recipe, "adapters": adapters}
+    return written == recipe
 
 
 def is_whole(made_of: Mapping[str, Any]) -> bool:

@@ -191,11 +191,16 @@ def test_the_table_is_80_columns_wide(tmp_path: Path, console: Console) -> None:
     assert adapters.main([str(tmp_path)]) == 0
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= 80
-    quick = next(line for line in shown.splitlines() if "quickstart" in line)
+    lines = shown.splitlines()
+    quick = next(line for line in lines if "quickstart" in line)
     for part in ("embedded:nano", " 4 ", "0.0 MB", "1.0 h sw", "80.0 → 20.0 %", "2026-01-31"):
         assert part in quick
     for part in ("4–128", "+1", "(CER)", "whisper-small"):
         assert part in shown
+    first = next(number for number, line in enumerate(lines) if "sweeps/" in line)
+    cells = [line.split(" ")[0] for line in lines[first:]]
+    last = next(at for at in range(9) if "".join(cells[: at + 1]) == f"sweeps/{name}")
+    assert all(cell[-1] in "/-_" for cell in cells[:last]), "broken where its words end"
     assert "…" not in shown, "nothing is cut short"
 
 
@@ -223,13 +228,17 @@ def test_broken_ones_are_named_and_do_not_stop_the_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], console: Console
 ) -> None:
     run = finished_run(tmp_path / "whole")
-    broken = {name: shutil.copytree(run.adapter, tmp_path / name) for name in "abcde"}
+    broken = {name: shutil.copytree(run.adapter, tmp_path / name) for name in "abcdefg"}
     (broken["a"] / "adapter_config.json").write_text("{")
     (broken["b"] / "adapter_model.safetensors").rename(broken["b"] / "adapter_model.bin")
     record = json.loads((broken["c"] / "lora_whisper.json").read_text())
     (broken["c"] / "lora_whisper.json").write_text(json.dumps(record | {"name": "../x"}))
     (broken["d"] / "adapter_config.json").write_text("[]")
     (broken["e"] / "lora_whisper.json").write_bytes(b"\xff\xfe")
+    links = {"f": "adapter_model.safetensors", "g": "adapter_config.json"}
+    for name, file in links.items():
+        (broken[name] / file).unlink()
+        (broken[name] / file).symlink_to("gone/elsewhere")
     found = as_json(capsys, str(tmp_path))
     assert [one["path"] for one in found["adapters"]] == ["whole"]
     reasons = found["broken"]
@@ -238,6 +247,8 @@ def test_broken_ones_are_named_and_do_not_stop_the_list(
     assert "name: expected" in reasons["c"]
     assert "expected a JSON object" in reasons["d"]
     assert "JSON" in reasons["e"]
+    for name, file in links.items():
+        assert reasons[name] == f"{file} is a link to gone/elsewhere, and nothing is there"
     assert adapters.main([str(tmp_path)]) == 0
     assert "not listed: a: adapter_config.json: expected JSON" in " ".join(
         console.export_text().split()

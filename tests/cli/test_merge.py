@@ -19,7 +19,7 @@ from lora_whisper.cli.merge import write_merged
 from lora_whisper.config import as_it_is
 from lora_whisper.lora.adapter import attach, load_adapter, save_adapter
 from lora_whisper.lora.resolve import PICKLED
-from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, adapter_hashes
 from lora_whisper.model import weights as weights_module
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import fingerprint, locate, weights_sha256
@@ -113,7 +113,11 @@ def test_a_folder_is_merged_without_a_run(world: World, line: Line, two: tuple[s
     assert line("merge", "adapter=a") == 0
     base = locate(model_config(world.checkpoint))
     require_weights("a", merged_weights(base, Path("a")))
-    assert recipe("a")["adapters"][0]["name"] == "a"
+    (part,) = recipe("a")["adapters"]
+    hashes = adapter_hashes(Path("a"))
+    assert part["name"] == "a"
+    assert part["sha256"] == hashes["adapter"]
+    assert part["settings_sha256"] == hashes["adapter_settings"], "its scale stands there alone"
     assert {path.name for path in Path("a").iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, "README.md"}
 
 

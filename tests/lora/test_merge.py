@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import bitsandbytes
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
@@ -16,6 +18,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter, save_adapter, scaled
 from lora_whisper.lora.delta_weights import mean, plain_of, write_plain
 from lora_whisper.lora.merge import EMBEDDINGS, is_linear
+from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.model.quantization import CpuLinear4bit, Nf4
@@ -272,3 +275,35 @@ def test_linear_layers_are_told_by_their_names():
     assert {name for name in names if is_linear(name)} == linear
     assert len(linear) == 2 * len(LINEAR_NAMES) + 2 * (len(LINEAR_NAMES) + 4)
     assert FIRST + ".weight" in linear
+
+
+# ── numbers beyond all reason ────────────────────────────────────────────────────────────────
+
+
+def multiplied(model: PeftModel, factor: float, folder: Path, base: Checkpoint) -> Path:
+    """The adapter in `folder`, so many times as large in its first layer."""
+    saved(model, folder, base)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    ends = ".lora_magnitude_vector" if model.peft_config["default"].use_dora else ".lora_B.weight"
+    key = next(key for key in tensors if key.endswith(ends))
+    save_file(tensors | {key: factor * tensors[key]}, folder / WEIGHTS_FILE)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize(("factor", "is_named"), [(1.0, False), (1e20, True)])
+def test_what_is_added_beyond_all_reason_is_named(
+    kind, factor, is_named, checkpoint, tmp_path, caplog
+):
+    adapter = multiplied(ours(kind), factor, tmp_path, checkpoint)
+    with caplog.at_level(logging.WARNING, "lora_whisper"):
+        merged_weights(checkpoint, adapter)
+    assert ("too large?  what is added to 1 of 32 layers" in caplog.text) is is_named
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_is_beyond_the_dtype_is_refused(dtype, checkpoint, tmp_path):
+    adapter = multiplied(ours("lora"), 1e20, tmp_path, checkpoint)
+    scale = 1.0 if dtype == torch.float16 else 1e25
+    with pytest.raises(UserError, match=r"not finite in float(16, which dtype=float32 may|32\.)"):
+        merged_weights(checkpoint, (adapter, scale), dtype=dtype)
