@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [README, CONTRIBUTING, *DOCS]
+PAGES = [README, CONTRIBUTING, ROOT / "lora_whisper/quickstart/README.md", *DOCS]
 CONF = sorted((ROOT / "conf").rglob("*.yaml"))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
