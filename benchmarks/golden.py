@@ -64,14 +64,19 @@ WRONG = [
     ["adapters", "nowhere"],
 ]
 MASKS = [
+    (re.compile(r"(?m)^.*\d+/\d+ .*\bleft\b.*\n"), ""),  # a bar, which may be drawn or not
+    (re.compile(r"(?m)^RTFx: .*\n"), ""),
+    (re.compile(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"), "TIME"),
     (re.compile(r"\b\d+:\d\d(:\d\d)?\b"), "TIME"),
     (re.compile(r"\b\d[\d.,]*(e-\d+)? ?(s|ms|min|h|GB|MB|KB|bytes|seconds)\b"), "AMOUNT"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]?"), "DATE"),
     (re.compile(r"\b[0-9a-f]{40}(-dirty)?\b"), "COMMIT"),
     (re.compile(r"\d[\d.,]* (times real time|× real time|audio s/s)"), "SPEED"),
-    (re.compile(r"\[\d+\]|process \d+"), "PROCESS"),
+    (re.compile(r"\bprocess \d+"), "PROCESS"),
 ]
-MASKED_KEYS = re.compile("seconds|bytes|date|commit|made_with|versions|measured|environment|host")
+MASKED_KEYS = re.compile(
+    "seconds|bytes|date|commit|made_with|versions|measured|environment|host|metrics_sha256|state\\.json"
+)
 
 
 def main() -> None:
@@ -157,7 +162,10 @@ def masked(value: Any) -> Any:
         return {
             key: "MASKED" if MASKED_KEYS.search(key) else masked(one) for key, one in value.items()
         }
-    return [masked(one) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):  # PEFT writes sets, whose order is another one each time
+        items = [masked(one) for one in value]
+        return sorted(items) if all(isinstance(one, str) for one in items) else items
+    return value
 
 
 def visible(page: str) -> str:
