@@ -134,7 +134,7 @@ def test_the_row_is_all_that_counts() -> None:
     """A field of `Row` that is new has to be decided on here."""
     decided = {"place", "audio", "split", "columns"}  # do not count, or by another way
     fields = {"start", "end", "text", "language", "task", "speaker", "previous_text"}
-    assert set(toy_row(0).__slots__) == decided | fields
+    assert set(toy_row().__slots__) == decided | fields
 
 
 # ── what is in training, and scored all the same ─────────────────────────────────────────────────
@@ -147,7 +147,7 @@ def slices(folder: Path, *given: Slice) -> Utterances:
     rows = []
     for number, (name, start, end) in enumerate(given):
         (folder / name).touch()
-        rows.append(toy_row(number, audio=str(folder / name), start=start or None, end=end))
+        rows.append(toy_row(number, audio=folder / name, start=start or None, end=end))
     seconds = np.array([end - start for _, start, end in given])
     return Utterances([Table.from_rows(rows)], Defaults("en", "transcribe")).with_durations(seconds)
 
@@ -193,7 +193,7 @@ class Stored:
 
 def test_rows_of_a_data_set_are_known_by_name() -> None:
     def rows(first: int, last: int) -> Utterances:
-        table = Table.from_rows((toy_row(0, audio="") for _ in range(first, last)), Stored(first))
+        table = Table.from_rows((toy_row(audio="") for _ in range(first, last)), Stored(first))
         seconds = np.ones(last - first)
         return Utterances([table], Defaults("en", "transcribe")).with_durations(seconds)
 
@@ -203,7 +203,7 @@ def test_rows_of_a_data_set_are_known_by_name() -> None:
 
 def test_texts_are_the_same_in_any_case_and_encoding() -> None:
     def said(*texts: str) -> Utterances:
-        table = Table.from_rows(toy_row(0, text=text) for text in texts)
+        table = Table.from_rows(toy_row(text=text) for text in texts)
         return Utterances([table], Defaults("en", "transcribe"))
 
     learnt = Texts([said("Hello there", "Straße", ""), said("cafe\u0301")])

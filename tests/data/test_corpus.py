@@ -25,8 +25,8 @@ from lora_whisper.model.tokenizer import Vocabulary, text_tokens
 from tests.configs import data_config
 from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_speech import tone, write_clip
-from tests.toy_tables import toy_row, toy_utterances
 from tests.toy_tokenizers import toy_tokenizer
+from tests.toy_utterances import manifest_utterances, toy_row
 
 SWAHILI = Path("../shared/speech/swahili")
 
@@ -37,7 +37,7 @@ SKIP = dataclasses.replace(FAIL, bad_audio="drop", long_audio="drop")
 def corpus_of(
     folder: Path, rows: list[dict[str, Any]], config: DataConfig, window_seconds: float = 5.0
 ) -> Corpus:
-    return load_corpus(toy_utterances(folder, rows, config), "train", config, window_seconds)
+    return load_corpus(manifest_utterances(folder, rows, config), "train", config, window_seconds)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def mixed(tmp_path: Path) -> Utterances:
     rows: list[dict[str, Any]] = [{"audio": f"{name}.wav", "text": name} for name in names]
     rows.append({"audio": "long.wav", "text": "a slice", "start": 1.0, "end": 3.5})
     rows.append({"audio": "short.wav", "text": "short"})
-    return toy_utterances(tmp_path, rows, FAIL)
+    return manifest_utterances(tmp_path, rows, FAIL)
 
 
 def test_durations_are_those_of_the_slices(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_only_training_speech_is_cut_at_pauses(tmp_path: Path) -> None:
     rows = [{"audio": "long.wav", "text": "one two three four. five six seven ate."}]
     rows.append({"audio": "short.wav", "text": "one"})
     splitting = dataclasses.replace(SKIP, long_audio="split")
-    utterances = toy_utterances(tmp_path, rows, splitting)
+    utterances = manifest_utterances(tmp_path, rows, splitting)
     assert len(load_corpus(utterances, "train", splitting, 4.0).utterances) == 3
     tested = load_corpus(utterances, "test", splitting, 4.0)
     assert len(tested.utterances) == 1

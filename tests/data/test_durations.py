@@ -22,7 +22,7 @@ from lora_whisper.data.sources.manifest import rows
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.toy_speech import tone, write_clip, write_manifest
-from tests.toy_tables import toy_row, toy_utterances
+from tests.toy_utterances import manifest_utterances, toy_row
 
 ENGLISH = Defaults("en", "transcribe")
 
@@ -239,7 +239,7 @@ def test_times_in_another_unit(tmp_path: Path, start: float, end: float, expecte
     write_clip(tmp_path / "1.wav", 2.0)
     row = {"audio": "1.wav", "text": "a", "start": start, "end": end}
     config = data_config()
-    utterances = toy_utterances(tmp_path, [row], config)
+    utterances = manifest_utterances(tmp_path, [row], config)
     with pytest.raises(UserError, match=r"2\.00 s") as error:
         load_corpus(utterances, "train", config, 30.0)
     assert expected in str(error.value)

@@ -30,8 +30,8 @@ from lora_whisper.data.windows import window_tokens
 from lora_whisper.errors import UserError
 from lora_whisper.model.tokenizer import read_vocabulary
 from tests.toy_speech import tone, write_clip
-from tests.toy_tables import toy_row
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
+from tests.toy_utterances import toy_row
 from tests.toys import toy_config
 
 GENUINE = Path("../shared/whisper/whisper-tiny")

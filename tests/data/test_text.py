@@ -23,7 +23,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.tokenizer import without_unseen
 from tests.configs import data_config
 from tests.toy_speech import write_clip
-from tests.toy_tables import toy_utterances
+from tests.toy_utterances import manifest_utterances
 
 
 def test_without_steps_a_text_is_only_composed() -> None:
@@ -261,7 +261,7 @@ def test_training_says_it_and_changes_nothing(
     config = data_config(language="en")
     rows = [{"audio": "1.wav", "text": text} for text in texts]
     with caplog.at_level(logging.WARNING):
-        corpus = load_corpus(toy_utterances(tmp_path, rows, config), "train", config, 30.0)
+        corpus = load_corpus(manifest_utterances(tmp_path, rows, config), "train", config, 30.0)
     assert [one.text for one in corpus.utterances] == texts
     assert "2 texts that are no transcripts" in caplog.text
     assert "a.jsonl:3: HTML &amp;" in caplog.text

@@ -333,7 +333,7 @@ def test_a_packed_window_goes_on_without_what_does_not_decode(tmp_path: Path) ->
 def test_bad_audio_is_a_value() -> None:
     make = maker()
     found = make.speech(source(toy_utterances([{}]), make, "padded"), 0, 0)
-    assert found == BadAudio("a.jsonl:1", "/absent/0.wav: no such file")
+    assert found == BadAudio("a.jsonl:1", "/absent/1.wav: no such file")
 
 
 def test_audio_longer_than_its_header_said_is_not_cut(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lora_whisper.evaluation.scored_words import bearing_rates, caution, caution
 from lora_whisper.reports.evaluation_words import remarks as evaluation_remarks
 from tests.configs import data_config
 from tests.evaluation.toy_rows import rows_of
-from tests.toy_tables import toy_utterances
+from tests.toy_utterances import manifest_utterances
 
 DIGITS = ["two eight five seven", "nine nine one", "four oh six two", "one two three four"]
 
@@ -101,7 +101,7 @@ def measured(split: str, texts: Sequence[str], language: str) -> Measured:
         record["characters"] = len(text)
         record["written_words"], record["scored_words"] = words_of(text, language)
     names = NumberedNames(), NumberedNames(), NumberedNames()
-    return Measured(split, toy_utterances(Path("/"), rows, config), records, {}, *names)
+    return Measured(split, manifest_utterances(Path("/"), rows, config), records, {}, *names)
 
 
 def test_check_names_the_rows_of_held_out_splits() -> None:

@@ -14,7 +14,7 @@ from lora_whisper.model.tokenizer import TABLE, code_of, language_code
 from tests.configs import data_config
 from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_speech import write_clip
-from tests.toy_tables import toy_utterances
+from tests.toy_utterances import manifest_utterances
 
 NAMED = {
     "sw": "sw SW sw_KE sw-TZ sw_KE.UTF-8 swh swa Swahili KISWAHILI swh_Latn swh-TZ",
@@ -94,7 +94,7 @@ def coded(folder: Path, given: str | None, *languages: str | None) -> list[str |
     write_clip(folder / "1.wav", 1.0)
     config = data_config(language=given)
     rows = [{"audio": "1.wav", "text": "a"} | {"language": one} for one in languages]
-    utterances = toy_utterances(folder, rows, config)
+    utterances = manifest_utterances(folder, rows, config)
     corpus = with_codes(
         load_corpus(utterances, "train", config, 30.0), toy_vocabulary(languages=99)
     )
