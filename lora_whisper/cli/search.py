@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.cli import train
 from lora_whisper.cli.command import Command
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
-from lora_whisper.data.speech import Inputs, Speech, read_inputs
+from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
 from lora_whisper.errors import UserError, listing, not_the_users
 from lora_whisper.evaluation.run_scores import read_summary
 from lora_whisper.run_config import FREE_TO_CHANGE, flat, with_absolute_paths
@@ -150,7 +150,7 @@ def _description(plan: SearchPlan) -> dict[str, Any]:
     return kept | {SPEECH: _speech_hashes(plan.inputs.speech)}
 
 
-def _speech_hashes(speech: Speech) -> dict[str, dict[str, str]]:
+def _speech_hashes(speech: DatasetSplits) -> dict[str, dict[str, str]]:
     """Of each split: trials that heard different speech do not compare, nor is one of them best."""
     from lora_whisper.data.contents import speech_hashes
 

@@ -15,7 +15,7 @@ from lora_whisper.cli.command import Command
 from lora_whisper.config import DataConfig, EvaluationConfig, TrainConfig, TrainingConfig
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.loader import new_augmenter, training_windows
-from lora_whisper.data.speech import Inputs, Speech, read_inputs
+from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
 from lora_whisper.errors import Problems, UserError
 from lora_whisper.paths import local_path
 from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
@@ -193,7 +193,7 @@ def _refuse_validating(settings: TrainingConfig) -> None:
         )
 
 
-def _require_borrowers(data: DataConfig, speech: Speech) -> None:
+def _require_borrowers(data: DataConfig, speech: DatasetSplits) -> None:
     """See that there is speech in the language that borrows a token; rows may name another."""
     if data.language_token is None or speech.train is None:
         return

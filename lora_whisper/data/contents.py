@@ -180,8 +180,8 @@ def change(before: np.ndarray, now: np.ndarray) -> Change | None:
 class Recordings:
     """The stretches of recordings that are trained on."""
 
-    def __init__(self, learnt: Sequence[Utterances]):
-        stretches = [_stretches(utterances) for utterances in learnt]
+    def __init__(self, training: Sequence[Utterances]):
+        stretches = [_stretches(utterances) for utterances in training]
         self.files, self.starts, self.ends = (
             np.concatenate(each) for each in zip(*stretches, strict=True)
         )
@@ -190,9 +190,9 @@ class Recordings:
         """Those, by index, of whose stretch or of one trained on at least half is in the other."""
         files, starts, ends = _stretches(utterances)
         near = np.isin(self.files, files)
-        learnt = self.files[near], self.starts[near], self.ends[near]
-        order = np.argsort(learnt[0], kind="stable")
-        by_file, from_, to = (each[order] for each in learnt)
+        candidates = self.files[near], self.starts[near], self.ends[near]
+        order = np.argsort(candidates[0], kind="stable")
+        by_file, from_, to = (each[order] for each in candidates)
         first = np.searchsorted(by_file, files, side="left")
         last = np.searchsorted(by_file, files, side="right")
         return [
@@ -247,8 +247,8 @@ def _identity(audio: str | Path | EncodedAudio) -> int:
 class Texts:
     """What is said in training, in any spelling of case and of composed letters."""
 
-    def __init__(self, learnt: Sequence[Utterances]):
-        self.hashes = np.unique(np.concatenate([_text_hashes(each) for each in learnt]))
+    def __init__(self, training: Sequence[Utterances]):
+        self.hashes = np.unique(np.concatenate([_text_hashes(each) for each in training]))
 
     def shared_with(self, utterances: Utterances) -> list[int]:
         """Those, by index, whose text is trained on too; no text is nobody's."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
 from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
-from lora_whisper.data.speech import Speech
+from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.model.base import Base
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
     return Augmenter(config, base.window_seconds, base.mel_bins)
 
 
-def training_windows(config: TrainConfig, base: Base, speech: Speech) -> TrainingWindows:
+def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> TrainingWindows:
     """The windows of the training set and of what is mixed into it, or those of a stream."""
     rank, world = processes.rank(), processes.count()
     if config.data.streaming:
@@ -147,7 +147,7 @@ def _stream(config: TrainConfig, base: Base, rank: int, world: int) -> Load:
     return load
 
 
-def _training_steps(config: TrainConfig, base: Base, speech: Speech) -> StepDataset:
+def _training_steps(config: TrainConfig, base: Base, speech: DatasetSplits) -> StepDataset:
     from lora_whisper.data.batches import StepDataset
 
     data = config.data

@@ -25,7 +25,6 @@ from lora_whisper.errors import UserError, listing
 from lora_whisper.run_folder import written_whole
 
 Splits = Mapping[str, Measured]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,17 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
+class FindingRow:
+    """A row that a finding is about, as check.json has it."""
+
+    split: str
+    row: str  # where it stands, "a.jsonl:17"
+    file: str
+    detail: str  # what was found in it
+    text: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """Some rows with the same problem.
 
@@ -164,19 +174,18 @@ class Finding:
     def row_count(self) -> int:
         return sum(len(rows) for rows in self.places.values())
 
-    def rows(self) -> Iterator[Row]:
-        """Each row: where it stands, and what was found in it."""
+    def rows(self) -> Iterator[FindingRow]:
         for split, numbers in self.places.items():
             measured = self.splits[split]
             for number in numbers:
                 utterance = measured.utterances[int(number)]
-                yield {
-                    "split": split,
-                    "row": utterance.row,
-                    "file": audio_name(utterance.audio),
-                    "detail": self.detail(measured, int(number)),
-                    "text": utterance.text,
-                }
+                yield FindingRow(
+                    split,
+                    utterance.row,
+                    audio_name(utterance.audio),
+                    self.detail(measured, int(number)),
+                    utterance.text,
+                )
 
 
 # ── repair ───────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,10 @@ def measure_sound(utterance: Utterance) -> Sound:
     if seconds < SHORTEST_SECONDS:
         return Sound("too_short", f"{seconds:.3f} s", kind, header.rate, seconds)
     try:
-        level = _level(utterance.audio, start, start + seconds)
+        levels = _levels(utterance.audio, start, start + seconds)
     except AudioError as error:
         return Sound(_problem(error), str(error), kind, header.rate, seconds)
-    return Sound("", "", kind, header.rate, seconds, **level)
+    return replace(levels, format=kind, rate=header.rate, seconds=seconds)
 
 
 def _problem(error: AudioError) -> str:
@@ -193,8 +193,8 @@ def _cut_off(utterance: Utterance, header: Header, start: float, end: float) -> 
     return ""
 
 
-def _level(audio: Path | EncodedAudio, start: float, end: float) -> dict[str, Any]:
-    """Decode from `start` to `end` (seconds), a stretch at a time, and measure levels."""
+def _levels(audio: Path | EncodedAudio, start: float, end: float) -> Sound:
+    """Decode from `start` to `end` (seconds), a stretch at a time, and measure levels alone."""
     digest, clipped, powers = hashlib.blake2b(digest_size=8), 0, []
     remarks: dict[str, Remark] = {}
     samples_read = 0
@@ -208,16 +208,15 @@ def _level(audio: Path | EncodedAudio, start: float, end: float) -> dict[str, An
         samples_read += len(samples)
         powers.append(_frame_powers(samples))
     frames = np.concatenate(powers)
-    loudest = decibels(frames.max())
     quiet = frames < max(frames.max(), 1e-12) * 10 ** (-QUIET_DB / 10)
-    return {
-        "rms_dbfs": decibels(frames.mean()),
-        "loudest_dbfs": loudest,
-        "quiet_share": float(quiet.mean()),
-        "clipped_share": clipped / samples_read,
-        "fingerprint": int.from_bytes(digest.digest(), "little") or 1,
-        "remarks": tuple(remarks.values()),
-    }
+    return Sound(
+        rms_dbfs=decibels(frames.mean()),
+        loudest_dbfs=decibels(frames.max()),
+        quiet_share=float(quiet.mean()),
+        clipped_share=clipped / samples_read,
+        fingerprint=int.from_bytes(digest.digest(), "little") or 1,
+        remarks=tuple(remarks.values()),
+    )
 
 
 def _frame_powers(samples: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ log = logging.getLogger("lora_whisper")
 
 
 @dataclass(frozen=True)
-class Speech:
+class DatasetSplits:
     """The three splits of a run, and what is mixed in; validation and test may be absent."""
 
     train: Corpus | None  # None where it is streamed
@@ -35,7 +35,7 @@ class Speech:
         return {name: corpus for name, corpus in named.items() if corpus is not None}
 
     @property
-    def learnt(self) -> tuple[Corpus, ...]:
+    def training(self) -> tuple[Corpus, ...]:
         """What is trained on, as far as it is known before."""
         return (*([self.train] if self.train else ()), *self.mixes)
 
@@ -62,7 +62,7 @@ class Inputs:
     model: ModelConfig  # that they were read for, as is `data`
     data: DataConfig
     base: Base
-    speech: Speech
+    speech: DatasetSplits
 
 
 def read_inputs(model: ModelConfig, data: DataConfig, earlier: Inputs | None = None) -> Inputs:
@@ -87,7 +87,7 @@ def read_inputs(model: ModelConfig, data: DataConfig, earlier: Inputs | None = N
         for split, utterances in found.items()
         if utterances is not None
     }
-    speech = Speech(
+    speech = DatasetSplits(
         corpora.get("train"),
         corpora.get("validation"),
         corpora.get("test"),
@@ -119,39 +119,39 @@ def usable(utterances: Utterances, split: Split, data: DataConfig, base: Base) -
     return keep_what_fits(corpus, base.processor.tokenizer, base.vocabulary, data, clean)
 
 
-def refuse_leaks(speech: Speech) -> None:
+def refuse_leaks(speech: DatasetSplits) -> None:
     """See that nothing that is trained on is scored; shared texts are only warned about.
 
     Raises:
         UserError: the same piece of audio stands in training and in another split.
     """
     scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
-    learnt = [corpus.utterances for corpus in speech.learnt]
-    if scored and not learnt:
+    training = [corpus.utterances for corpus in speech.training]
+    if scored and not training:
         log.warning("train       is streamed, so that nobody can look for test speech in it")
-    if not (scored and learnt):
+    if not (scored and training):
         return
-    refuse_learnt(
+    refuse_training_data(
         scored,
-        learnt,
+        training,
         "data.train or data.mix" if speech.mixes else "data.train",
         'Give each row a "split", or take them out of one of the manifests.',
     )
 
 
-def refuse_learnt(
-    scored: Mapping[str, Corpus], learnt: Sequence[Utterances], where: str, advice: str
+def refuse_training_data(
+    scored: Mapping[str, Corpus], training: Sequence[Utterances], where: str, advice: str
 ) -> None:
-    """See that no recording of `scored` is in `learnt`; shared texts are only warned about.
+    """See that no recording of `scored` is in `training`; shared texts are only warned about.
 
     Args:
-        where: a name for what was learnt.
+        where: a name for what was trained on.
         advice: what to do about it.
 
     Raises:
         UserError: the same piece of audio is in both.
     """
-    recordings, texts = Recordings(learnt), Texts(learnt)
+    recordings, texts = Recordings(training), Texts(training)
     for name, corpus in scored.items():
         utterances = corpus.utterances
         shared = [utterances.row(index) for index in recordings.shared_with(utterances)]

@@ -16,7 +16,7 @@ from lora_whisper.config import (
 )
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.data.speech import Speech
+from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.loading import (
@@ -68,7 +68,7 @@ def is_decoded(
     return processes.from_main(known)
 
 
-def validation_sample(config: TrainConfig, speech: Speech) -> Utterances | None:
+def validation_sample(config: TrainConfig, speech: DatasetSplits) -> Utterances | None:
     """The same utterances for the whole run, so that its steps can be compared."""
     if speech.validation is None:
         return None

@@ -75,7 +75,7 @@ def write(path: Path, report: Report, findings: Iterable[Finding]) -> None:
             file.write(f',\n  "{finding.key}": {opened}, "rows": [')
             for number, row in enumerate(finding.rows()):
                 file.write(",\n    " if number else "\n    ")
-                file.write(json.dumps(row, ensure_ascii=False))
+                file.write(json.dumps(vars(row), ensure_ascii=False))
             file.write("]}")
         file.write("\n}\n")
 
@@ -142,10 +142,10 @@ def _finding_table(found: Sequence[Finding]) -> Table:
 
 def _example(finding: Finding) -> str:
     row = next(finding.rows())
-    detail = " ".join(row["detail"].split())
+    detail = " ".join(row.detail.split())
     if len(detail) > SHOWN_LETTERS:
         detail = detail[: SHOWN_LETTERS - 1] + "…"
-    return f"{row['split']}, {_printable(row['row'])}\n{_printable(detail)}"
+    return f"{row.split}, {_printable(row.row)}\n{_printable(detail)}"
 
 
 def _printable(text: str) -> str:

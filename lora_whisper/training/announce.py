@@ -17,7 +17,7 @@ from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.dataset import Utterances, written_language
 from lora_whisper.data.loader import TrainingWindows, shares
-from lora_whisper.data.speech import Speech
+from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.text import cleaning_report
 from lora_whisper.errors import listing
 from lora_whisper.evaluation.decoding.whisper import Pace, WhisperRecognizer, measured_pace
@@ -42,7 +42,7 @@ log = logging.getLogger("lora_whisper")
 
 
 def announce(
-    config: TrainConfig, folder: RunFolder, base: Base, speech: Speech, model: PeftModel
+    config: TrainConfig, folder: RunFolder, base: Base, speech: DatasetSplits, model: PeftModel
 ) -> None:
     """Base, adapter and speech, a line each; what was left out is named."""
     log.info("run         %s", folder.path)
@@ -93,7 +93,7 @@ def layer_lines(rows: list[TableRow]) -> Iterator[str]:
         )
 
 
-def _announce_speech(config: TrainConfig, speech: Speech) -> None:
+def _announce_speech(config: TrainConfig, speech: DatasetSplits) -> None:
     if speech.train is None:
         log.info("train       streamed from %s, nothing of it is kept", config.data.path)
     for name, corpus in speech.parts.items():
@@ -114,14 +114,14 @@ def _announce_speech(config: TrainConfig, speech: Speech) -> None:
         )
 
 
-def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
+def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> None:
     """Say what an epoch is made of."""
     data = config.data
     log.info("windows     %s", "; ".join(filter(None, [data.windows, str(shares(data))])))
     if data.clean:
         texts = (
             (utterance.text, written_language(base.vocabulary, utterance))
-            for corpus in speech.learnt
+            for corpus in speech.training
             for utterance in corpus.utterances
         )
         log.info("texts       %s", cleaning_report(texts, data.clean))
@@ -131,7 +131,11 @@ def _announce_windows(config: TrainConfig, base: Base, speech: Speech) -> None:
 
 
 def course(
-    config: TrainConfig, windows: TrainingWindows, width: int, micro_batch: int, speech: Speech
+    config: TrainConfig,
+    windows: TrainingWindows,
+    width: int,
+    micro_batch: int,
+    speech: DatasetSplits,
 ) -> Iterator[str]:
     """What is about to be done, with what null and auto have become."""
     settings, optimizer = config.training, config.optimizer
@@ -197,7 +201,7 @@ class Estimate:
 def estimate(
     config: TrainConfig,
     base: Base,
-    speech: Speech,
+    speech: DatasetSplits,
     windows: TrainingWindows,
     left: Left,
     window_seconds: float,
@@ -251,7 +255,7 @@ def texts_of(utterances: Utterances, base: Base) -> Texts:
 
 
 def texts_of_windows(
-    config: TrainConfig, base: Base, speech: Speech, windows: TrainingWindows
+    config: TrainConfig, base: Base, speech: DatasetSplits, windows: TrainingWindows
 ) -> Texts:
     """Of the training windows; those of a stream, which nobody knows, count as full."""
     prompt, room = (
@@ -263,12 +267,12 @@ def texts_of_windows(
     texts = texts_of(speech.train.utterances, base)
     if config.data.windows == "padded":
         return Texts(prompt + texts.mean, min(room, prompt + texts.longest))
-    in_window = sum(len(corpus.utterances) for corpus in speech.learnt) / windows.per_epoch
+    in_window = sum(len(corpus.utterances) for corpus in speech.training) / windows.per_epoch
     return Texts(min(room, prompt + in_window * texts.mean), room)
 
 
 def scoring_pace(
-    config: TrainConfig, base: Base, speech: Speech, whisper: WhisperForConditionalGeneration
+    config: TrainConfig, base: Base, speech: DatasetSplits, whisper: WhisperForConditionalGeneration
 ) -> Pace:
     """Of decoding on this machine, all processes at once; nothing where nothing is decoded."""
     if speech.test is None and speech.validation is None:

@@ -18,7 +18,7 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.durations import measure
 from lora_whisper.data.loader import TrainingWindows
 from lora_whisper.data.sources import resolved
-from lora_whisper.data.speech import Inputs, refuse_learnt, train_rows
+from lora_whisper.data.speech import Inputs, refuse_training_data, train_rows
 from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
@@ -82,7 +82,7 @@ def require_start(config: TrainConfig, saved: SavedAdapter, inputs: Inputs) -> N
         reason = str(error).splitlines()[0]
         log.warning("start       nobody can look for test speech in what it has learnt: %s", reason)
         return
-    refuse_learnt(
+    refuse_training_data(
         scored,
         learnt,
         f"what {config.adapter.init_from} was trained on",

@@ -20,7 +20,7 @@ import numpy as np
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.contents import Change, change, row_hashes
 from lora_whisper.data.corpus import Corpus
-from lora_whisper.data.speech import Speech
+from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.errors import UserError, listing
 from lora_whisper.run_config import LENGTH, flat, free_to_change, plain_values, read_config
 from lora_whisper.run_folder import RunFolder, further, write_whole
@@ -162,7 +162,7 @@ def require_same(folder: RunFolder, config: TrainConfig) -> None:
         )
 
 
-def require_same_speech(config: TrainConfig, folder: RunFolder, speech: Speech) -> None:
+def require_same_speech(config: TrainConfig, folder: RunFolder, speech: DatasetSplits) -> None:
     """Refuse to go on with other speech than the run began with, unless that was asked for.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.data.speech import Speech
+from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.environment import environment, versions
 from lora_whisper.lora.provenance import TRAINED
 from lora_whisper.lora.saved import adapter_hashes
@@ -32,7 +32,7 @@ def new_summary(
     config: TrainConfig,
     folder: RunFolder,
     base: Base,
-    speech: Speech,
+    speech: DatasetSplits,
     counts: tuple[int, int],
     state: TrainingState,
 ) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def new_summary(
         "trainable_parameters": trainable,
         "total_parameters": total,
         **_who_speaks(config, base, speech),
-        "train_audio_seconds": round(sum(one.seconds for one in speech.learnt), 3),
+        "train_audio_seconds": round(sum(one.seconds for one in speech.training), 3),
         "train_audio_seconds_seen": round(state.audio_seconds, 3),
         "train_seconds": round(state.train_seconds, 3),  # validation included
         "validation_seconds": round(state.validation_seconds, 3),
@@ -84,9 +84,9 @@ def new_summary(
     }
 
 
-def _who_speaks(config: TrainConfig, base: Base, speech: Speech) -> dict[str, Any]:
+def _who_speaks(config: TrainConfig, base: Base, speech: DatasetSplits) -> dict[str, Any]:
     """Languages and speakers, as far as the rows name them."""
-    learnt = [corpus.utterances for corpus in speech.learnt]
+    learnt = [corpus.utterances for corpus in speech.training]
     tested = [speech.test.utterances] if speech.test else []
     languages = sorted(_named(learnt, "language") or {config.data.language or "en"})
     speakers = _named(tested, "speaker")

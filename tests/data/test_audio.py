@@ -44,43 +44,19 @@ def test_any_rate_keeps_pitch_and_length(tmp_path: Path, rate: int, suffix: str)
     np.testing.assert_allclose(samples[middle], tone(1.5)[middle], atol=1e-3)
 
 
-@pytest.mark.parametrize("suffix", ["opus", "ogg", "mp3"])
-def test_lossy_formats(tmp_path: Path, suffix: str) -> None:
-    clip = tmp_path / f"a.{suffix}"
-    subtype = {"opus": ("OGG", "OPUS"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", None)}[suffix]
-    soundfile.write(clip, tone(2.0), SAMPLING_RATE, format=subtype[0], subtype=subtype[1])
-    assert loudest_frequency(read_audio(clip)) == pytest.approx(440, abs=1)
-    assert read_header(clip).seconds == pytest.approx(2.0, abs=0.1)
-
-
 def test_channels_are_averaged(tmp_path: Path) -> None:
     stereo = np.stack([tone(1.0), np.zeros(SAMPLING_RATE, np.float32)], axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, SAMPLING_RATE)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), tone(1.0) / 2, atol=1e-4)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "opus"])
-def test_a_slice_is_the_same_as_a_cut_of_the_whole(tmp_path: Path, suffix: str) -> None:
-    ramp = np.linspace(-0.5, 0.5, 4 * SAMPLING_RATE) * tone(4.0)
-    clip = tmp_path / f"a.{suffix}"
-    soundfile.write(
-        clip,
-        ramp,
-        SAMPLING_RATE,
-        **({} if suffix != "opus" else {"format": "OGG", "subtype": "OPUS"}),
-    )
-    whole = read_audio(clip)
-    np.testing.assert_allclose(read_audio(clip, 1.25, 2.5), whole[20_000:40_000], atol=1e-4)
-    np.testing.assert_allclose(read_audio(clip, None, 0.5), whole[:8_000], atol=1e-4)
-    np.testing.assert_allclose(read_audio(clip, 3.5), whole[56_000:], atol=1e-4)
-
-
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
 def test_the_resampler_hears_both_sides_of_a_slice(tmp_path: Path, rate: int) -> None:
     whole = read_audio(write_clip(tmp_path / "a.wav", 3.0, rate))
-    for start, end in [(0.0, 1.0), (0.01, 0.5), (1.2345, 2.0), (2.5, 3.0)]:
+    for start, end in [(None, 1.0), (0.01, 0.5), (1.2345, 2.0), (2.5, None)]:
         samples = read_audio(tmp_path / "a.wav", start, end)
-        first = round(start * SAMPLING_RATE)
+        first = round((start or 0.0) * SAMPLING_RATE)
+        assert len(samples) == round((end or 3.0) * SAMPLING_RATE) - first
         np.testing.assert_allclose(samples, whole[first : first + len(samples)], atol=1e-5)
 
 
@@ -191,8 +167,7 @@ def decoded(file: bytes) -> np.ndarray:
 def test_the_tone_stays_the_tone() -> None:
     heard = decoded(encode_mp3(tone(2.0)))
     assert len(heard) / SAMPLING_RATE == pytest.approx(2.0, abs=0.1)
-    spectrum = np.abs(np.fft.rfft(heard))
-    assert np.argmax(spectrum) * SAMPLING_RATE / len(heard) == pytest.approx(440.0, abs=1.0)
+    assert loudest_frequency(heard) == pytest.approx(440.0, abs=1.0)
     assert np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
 
 

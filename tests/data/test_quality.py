@@ -50,7 +50,7 @@ def split(name: str, *rows: Mapping[str, Any], names: Names | None = None) -> Me
 
 
 def found(finding: Finding) -> list[tuple[str, str]]:
-    return [(row["row"], row["detail"]) for row in finding.rows()]
+    return [(row.row, row.detail) for row in finding.rows()]
 
 
 def test_the_window_ends_at_a_sample() -> None:
@@ -206,7 +206,7 @@ def test_each_finding_finds_its_row_and_no_other(
     assert [finding.key for finding in findings] == list(MEANINGS)
     assert {finding.key: finding.count for finding in findings if finding.count} == {key: 1}
     (line,) = next(finding for finding in findings if finding.key == key).rows()
-    assert (line["split"], line["row"], line["file"]) == ("train", "train.jsonl:2", "/train/1.wav")
+    assert (line.split, line.row, line.file) == ("train", "train.jsonl:2", "/train/1.wav")
 
 
 def test_characters_are_named_with_their_number_of_texts(rules: TextRules) -> None:

@@ -269,6 +269,6 @@ def test_what_was_read_all_the_same_is_found_by_check(tmp_path: Path, rules: Tex
     found = {one.key: one for one in inspect(measured, rules, 30.0)}
     for number, kind in enumerate(REMARKS):
         assert found[kind].places["train"].tolist() == [number]
-        assert next(found[kind].rows())["detail"]
+        assert next(found[kind].rows()).detail
     assert not found["unreadable"].count
     assert not found["silent"].count
