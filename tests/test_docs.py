@@ -339,6 +339,19 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_what_contributing_points_at_is_there() -> None:
+    """The table of files and names: each name is defined in one of its row's files."""
+    rows = re.findall(r"^\|[^|]+\|([^|]+)\|([^|]+)\|$", pages.text_of(pages.CONTRIBUTING), re.M)
+    pointed = 0
+    for files, names in rows:
+        places = [ROOT / span for span in re.findall(r"`(lora_whisper/[^`]+)`", files)]
+        code = "\n".join(place.read_text("utf-8") for place in places if place.is_file())
+        for name in re.findall(r"`(\w+)`", names) if places else ():
+            assert re.search(rf"^(def|class) {name}\b", code, re.MULTILINE), name
+            pointed += 1
+    assert pointed > 10
+
+
 def test_the_tree_is_the_one_that_is_there() -> None:
     """Each file and folder of README's tree, below the folder that it is indented under."""
     (tree,) = (block.text for block in pages.blocks("") if "lora_whisper/\n" in block.text)
