@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import write_result
-from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.evaluation.score import score, scored_row
 from lora_whisper.evaluation.significance import (
     SIGNIFICANCE,
@@ -83,7 +83,7 @@ def seconds() -> dict[str, float]:
     }
 
 
-def made_up(generator: np.random.Generator, rate: float) -> list[ScoredRow]:
+def made_up(generator: np.random.Generator, rate: float) -> list[ScoredUtterance]:
     """Rows with words wrong by chance; the utterances of a speaker come one after the other."""
     reference = " ".join(["nyumba"] * WORDS)
     return [
@@ -98,11 +98,11 @@ def made_up(generator: np.random.Generator, rate: float) -> list[ScoredRow]:
     ]
 
 
-def nameless(rows: list[ScoredRow]) -> list[ScoredRow]:
+def nameless(rows: list[ScoredUtterance]) -> list[ScoredUtterance]:
     return [dataclasses.replace(row, speaker=None) for row in rows]
 
 
-def interval(rows: list[ScoredRow], speakers: list[str | None]) -> tuple[float, float]:
+def interval(rows: list[ScoredUtterance], speakers: list[str | None]) -> tuple[float, float]:
     units = sampling_units(speakers)
     errors = units.sums([row.errors for row in rows])
     return bootstrap_interval(

@@ -323,7 +323,7 @@ def require_whole(task: Task) -> None:
 
 def require_true_scores(task: Task) -> None:
     """What the project reads of a run's summary is of the weights that lie there."""
-    from lora_whisper.evaluation.run_scores import read_summary
+    from lora_whisper.evaluation.run_summary import read_summary
     from lora_whisper.model.checkpoint import sha256
 
     for summary_file in Path("outputs").rglob("summary.json"):
@@ -336,9 +336,10 @@ def require_true_scores(task: Task) -> None:
             "merged": run.merged / "model.safetensors",
         }
         for model, file in files.items():
-            if score := summary[model]:
+            if score := summary.scores[model]:
                 kind = "adapter" if model == "adapter" else "checkpoint"
-                assert score["of"]["weights"][kind] == sha256(file), (task.name, model)
+                assert score.of is not None
+                assert score.of.weights[kind] == sha256(file), (task.name, model)
 
 
 def require_finished(task: Task) -> None:

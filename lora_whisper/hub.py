@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.config import PushConfig
 from lora_whisper.environment import findings, own_folders, own_names
 from lora_whisper.errors import UserError, listing
-from lora_whisper.evaluation.run_scores import read_summary
+from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.lora.provenance import read_record
 from lora_whisper.lora.recipe import require_current
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
@@ -56,8 +56,6 @@ SMALL_FILES = (
 )
 SUBFOLDER = "adapter"  # of the adapter beside a whole model
 
-Summary = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Upload:
@@ -87,7 +85,7 @@ class HubBase:
     is_given: bool = False  # it was typed, and stands in none of the run's files
 
 
-def hub_base(given: str | None, summary: Summary) -> HubBase:
+def hub_base(given: str | None, summary: RunSummary) -> HubBase:
     """The base's hub id and commit; what is embedded in the package has its name there.
 
     Args:
@@ -96,7 +94,7 @@ def hub_base(given: str | None, summary: Summary) -> HubBase:
     Raises:
         UserError: the run knows a base on the hub, and another one was typed.
     """
-    name = summary["checkpoint"]
+    name = summary.checkpoint
     if not is_of_hub(summary) and not name.startswith(EMBEDDED):
         return HubBase(given, None, given is not None)
     if given not in (None, name):
@@ -104,11 +102,11 @@ def hub_base(given: str | None, summary: Summary) -> HubBase:
             f"base={given}: the adapter was trained on {name}. Leave base= away: it is for "
             "runs whose base was a folder."
         )
-    kind, _, commit = summary["checkpoint_fingerprint"].partition(":")
+    kind, _, commit = summary.checkpoint_fingerprint.partition(":")
     return HubBase(name, commit if kind == "commit" else None)
 
 
-def require_base_name(base: HubBase, summary: Summary) -> str:
+def require_base_name(base: HubBase, summary: RunSummary) -> str:
     """What an adapter for others calls its base.
 
     Raises:
@@ -116,7 +114,7 @@ def require_base_name(base: HubBase, summary: Summary) -> str:
     """
     if base.name is None:
         raise UserError(
-            f"The adapter was trained on the folder {file_name(summary['checkpoint'])}, which "
+            f"The adapter was trained on the folder {file_name(summary.checkpoint)}, which "
             "nobody else has.\nType base=owner/name, the same model on the hub."
         )
     return base.name
@@ -146,11 +144,11 @@ def uploads_of(config: PushConfig, run: RunFolder, base: HubBase) -> list[Upload
 
 
 def _adapter_uploads(
-    config: PushConfig, run: RunFolder, summary: Summary, base: HubBase, prefix: str
+    config: PushConfig, run: RunFolder, summary: RunSummary, base: HubBase, prefix: str
 ) -> list[Upload]:
     require_base_name(base, summary)
     open_adapter(run.adapter)
-    if summary["adapter"] is None and read_json(run.summary)["adapter"] is not None:
+    if summary.adapter is None and read_json(run.summary)["adapter"] is not None:
         raise UserError(
             f"{run.adapter} is not the adapter that was scored. Type {program()} evaluate "
             f"{shlex.quote(f'run={config.run}')} overwrite=true"
@@ -175,7 +173,7 @@ def _peft_config(folder: Path, base: HubBase) -> str:
     return _json(values)
 
 
-def record_of(run: RunFolder, summary: Summary, base: HubBase) -> dict[str, Any]:
+def record_of(run: RunFolder, summary: RunSummary, base: HubBase) -> dict[str, Any]:
     """The adapter's record, with the base as others find it."""
     record = read_record(run.adapter) or adapter_record(run, summary)  # which older runs lack
     record["base"] |= {"name": base.name}
@@ -192,7 +190,7 @@ def _json(values: Mapping[str, Any]) -> str:
 
 
 def _merged_uploads(
-    config: PushConfig, run: RunFolder, summary: Summary, base: HubBase
+    config: PushConfig, run: RunFolder, summary: RunSummary, base: HubBase
 ) -> list[Upload]:
     folder, given = run.merged, shlex.quote(f"run={config.run}")
     merge, evaluate = (f"{program()} {one} {given}" for one in ("merge", "evaluate"))
@@ -208,7 +206,7 @@ def _merged_uploads(
             "overwrite=true"
         )
     require_current(run)
-    if summary["adapter"] is not None and summary["merged"] is None:
+    if summary.adapter is not None and summary.merged is None:
         raise UserError(
             f"{folder} was not scored, or on another test set than the adapter. Type {merge}, or, "
             f"where that changes nothing, {evaluate} overwrite=true"
@@ -233,7 +231,9 @@ def is_model_weight(name: str) -> bool:
 # ── cards ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _card(config: PushConfig, run: RunFolder, summary: Summary, base: HubBase, model: str) -> str:
+def _card(
+    config: PushConfig, run: RunFolder, summary: RunSummary, base: HubBase, model: str
+) -> str:
     """The card with the repository's name.
 
     Args:
@@ -250,7 +250,7 @@ def _card(config: PushConfig, run: RunFolder, summary: Summary, base: HubBase, m
     return text
 
 
-def card_of(run: RunFolder, summary: Summary, base: HubBase, model: str) -> str:
+def card_of(run: RunFolder, summary: RunSummary, base: HubBase, model: str) -> str:
     """The card as it lies in the run, edited or not, with the name of the base for others."""
     folder, render = {
         "adapter": (run.adapter, adapter_card),
@@ -261,14 +261,14 @@ def card_of(run: RunFolder, summary: Summary, base: HubBase, model: str) -> str:
     return _with_base(text, summary, base, model) if base.is_given else text
 
 
-def _with_base(text: str, summary: Summary, base: HubBase, model: str) -> str:
+def _with_base(text: str, summary: RunSummary, base: HubBase, model: str) -> str:
     """Name the base that was typed, in the metadata too, by which the hub shows one below another.
 
     Its commit is not known to be the one that was trained on, and the sha256 stays.
     """
     from huggingface_hub import ModelCard
 
-    own = re.escape(f"`{file_name(summary['checkpoint'])}`")
+    own = re.escape(f"`{file_name(summary.checkpoint)}`")
     link = f"[{base.name}](https://huggingface.co/{base.name})"
     text = re.sub(rf"{own}(?= \(sha256)", lambda _: link, text).replace(BASE_PLACE, str(base.name))
     card = ModelCard(text, ignore_metadata_errors=True)

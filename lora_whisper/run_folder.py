@@ -296,9 +296,13 @@ def read_whole_summary(folder: RunFolder) -> dict[str, Any]:
         UserError: it was damaged or edited since.
     """
     values = as_written(folder.summary, SUMMARY_KEYS)
-    if values is not None:
-        return values
-    raise UserError(
+    if values is None:
+        raise damaged_summary(folder)
+    return values
+
+
+def damaged_summary(folder: RunFolder) -> UserError:
+    return UserError(
         f"{folder.summary} is not what was written there.\n"
         "Bring it back from a copy. Or take it away, and type the command that began the run with "
         "resume=auto, which scores the adapter and writes it again; then merge and export again."

@@ -31,12 +31,11 @@ FOREIGN = {  # what only some parts may import
 # Still to be parted: the defaults of `train`, which Hydra composes, and three ways to a score.
 NOT_YET = {
     ("run_config", "cli.compose"),
-    ("evaluation.evaluate", "cli.compose"),
+    ("evaluation.plan", "cli.compose"),
     ("evaluation.test_sets", "cli.compose"),
     ("reports.sweep", "cli.compose"),
     ("reports.summary", "cli.compose"),
-    ("export.parity", "reports.summary"),
-    ("lora.recipe", "evaluation.run_scores"),
+    ("lora.recipe", "evaluation.run_summary"),
 } | {("environment", "torch")}  # whose version and devices it tells
 
 

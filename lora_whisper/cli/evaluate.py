@@ -14,15 +14,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lora_whisper import processes
 from lora_whisper.cli.command import Command
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
-from lora_whisper.evaluation.evaluate import Plan, make_plan
+from lora_whisper.evaluation.plan import Plan, make_plan
+from lora_whisper.evaluation.results import Json, Score
 from lora_whisper.lora.resolve import given_run
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
@@ -33,7 +34,6 @@ from lora_whisper.run_folder import (
     as_written,
     contents,
     locked,
-    read_json,
 )
 
 log = logging.getLogger("lora_whisper")
@@ -69,22 +69,24 @@ def prepare(config: EvaluateConfig, path: Path) -> EvaluationPlan:
 
 def run(evaluation: EvaluationPlan) -> int:
     """Examine, write and show; the exit code is 1 if a model is broken."""
-    from lora_whisper.evaluation.evaluate import Examination, announce, prepare_speech
+    from lora_whisper.evaluation.evaluate import Evaluator, announce, load_sets
     from lora_whisper.model.device import new_accelerator
     from lora_whisper.reports.evaluation import show, write
 
     folder, plan = evaluation.folder, evaluation.plan
     with processes.entered_by_main(locked(folder.path)):
-        speech = prepare_speech(plan.sets, plan.settings.max_utterances, plan.seed)
-        announce(plan, speech)
+        sets = load_sets(plan.sets, plan.settings.max_utterances, plan.seed)
+        announce(plan, sets)
         device = new_accelerator(plan.contenders[0].precision).device
-        findings = Examination(plan, speech, folder.evaluation, device).carry_out()
+        evaluator = Evaluator(plan, sets, folder.evaluation, device)
+        evaluator.carry_out()
         if processes.is_main():
-            results = write(folder, plan, speech, findings, asked(evaluation.config))
+            results = evaluator.results(folder.path.name, asked(evaluation.config))
+            write(folder, results, evaluator.utterances, sets if plan.more.players else ())
             if folder.is_run():
-                update_summary(folder, results["scores"].get(OWN_SET))
+                update_summary(folder, results.scores.get(OWN_SET, {}))
             show(folder, results)
-    return 1 if findings.failed else 0
+    return 1 if evaluator.failed else 0
 
 
 def results_folder(config: EvaluateConfig, path: Path) -> RunFolder:
@@ -134,22 +136,23 @@ def _refuse_replacing(config: EvaluateConfig, folder: RunFolder) -> None:
         )
 
 
-def asked(config: EvaluateConfig) -> dict[str, Any]:
+def asked(config: EvaluateConfig) -> Json:
     """What decides on a report, by key; kept in it. The run is the one that it lies in."""
     values = flat(dataclasses.asdict(config))
     kept = {key: value for key, value in values.items() if key not in FREE}
-    plain: dict[str, Any] = mapped(json.loads(json.dumps(kept)), below_home)
+    plain: Json = mapped(json.loads(json.dumps(kept)), below_home)
     return plain
 
 
-def update_summary(folder: RunFolder, scores: dict[str, object] | None) -> None:
+def update_summary(folder: RunFolder, scores: Mapping[str, Score | None]) -> None:
     """Bring what a run says of its own test set up to date; a broken model changes nothing."""
-    from lora_whisper.evaluation.run_scores import with_one_test_set
+    from lora_whisper.evaluation.run_summary import read_as_written, with_one_test_set
     from lora_whisper.reports.run import write_results
 
-    known = {model: score for model, score in (scores or {}).items() if score is not None}
+    known = {model: score for model, score in scores.items() if score is not None}
     if known:
-        write_results(folder, with_one_test_set(folder, read_json(folder.summary) | known))
+        summary = read_as_written(folder).with_scores(known)
+        write_results(folder, with_one_test_set(folder, summary))
 
 
 COMMAND = Command(

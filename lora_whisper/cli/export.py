@@ -33,7 +33,8 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import Contender, contenders_of_run, merged_of
-from lora_whisper.evaluation.run_scores import merged_recipe, read_summary
+from lora_whisper.evaluation.results import Json, ParityResult
+from lora_whisper.evaluation.run_summary import merged_recipe, read_summary
 from lora_whisper.evaluation.test_sets import data_to_score
 from lora_whisper.export.parity import (
     adapter_consumer,
@@ -255,7 +256,7 @@ def _merge_if_need_be(config: ExportConfig, source: Source) -> None:
         merge.run(merge.prepare(_merging(source)))
     elif source.trained is not None and folder.merged.is_dir():
         summary = read_summary(folder)
-        if summary["adapter"] is not None and summary["merged"] is None:
+        if summary.adapter is not None and summary.merged is None:
             with locked(folder.path):
                 merge.score_anew(folder, source.base, source.given)
 
@@ -280,7 +281,7 @@ def _is_untried(name: str, config: ExportConfig, source: Source) -> bool:
     return bool(config.parity.utterances and found) and "scores" not in found
 
 
-def _as_asked(name: str, config: ExportConfig, source: Source) -> dict[str, Any]:
+def _as_asked(name: str, config: ExportConfig, source: Source) -> Json:
     """What parity.json says of an export that is there as it is asked for; empty: it is not."""
     from lora_whisper.export.parity import PARITY_FILE
 
@@ -312,7 +313,7 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
         _show_quantizer(place)
 
 
-def _made(name: str, dtype: str, source: Source) -> dict[str, Any]:
+def _made(name: str, dtype: str, source: Source) -> Json:
     """What parity.json says of an export that was not tried yet.
 
     An adapter can be written before anything is merged.
@@ -365,8 +366,9 @@ def _size(folder: Path) -> int:
 
 def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
     """Hear the sample by all; return whether every export that could be tried is close enough."""
-    from lora_whisper.export.parity import PARITY_FILE, hear_models, show
+    from lora_whisper.export.parity import PARITY_FILE, hear_models
     from lora_whisper.model.device import new_accelerator
+    from lora_whisper.reports.parity import show_parity
 
     reasons = {name: why_untried(name, config.dtype_for(name)) for name in config.format}
     for name, reason in reasons.items():
@@ -387,12 +389,13 @@ def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
         except UserError as error:  # the other formats may be sound
             log.error("broken      %s: %s", source.folder.export / name, error)
     if found:
-        show([*found.values()], source.trained.quantization.kind if source.trained else "none")
+        quantization = source.trained.quantization.kind if source.trained else "none"
+        show_parity([*found.values()], quantization)
     for name, parity in found.items():
-        if not parity["is_within"]:
+        if not parity.is_within:
             place = source.folder.export / name
             log.error("differs     %s is not what was measured; see its %s", place, PARITY_FILE)
-    return len(found) == len(tried) and all(parity["is_within"] for parity in found.values())
+    return len(found) == len(tried) and all(parity.is_within for parity in found.values())
 
 
 def _try(
@@ -402,7 +405,7 @@ def _try(
     heard: Mapping[Padding, Mapping[str, Heard]],
     sample: Sample,
     device: torch.device,
-) -> dict[str, Any]:
+) -> ParityResult:
     """Hear one export, and write what was found beside it."""
     from lora_whisper.export.parity import ADAPTER, MERGED, PARITY_FILE, compare
 
@@ -420,10 +423,11 @@ def _try(
     is_of_adapter = name == "adapter" and not is_whole(made_of)
     reference = ADAPTER if is_of_adapter else MERGED
     parity = compare(title, consumer, place, heard, sample, tolerance, reference)
-    if not parity["is_within"] and is_program(name, sample.base):
+    if not parity.is_within and is_program(name, sample.base):
         engine = load_engine(name, place, sample.base, device)
-        parity["below"] = compare(title, engine, place, heard, sample, tolerance, reference)
-    write_json(place / PARITY_FILE, _made(name, dtype, source) | parity)
+        below = compare(title, engine, place, heard, sample, tolerance, reference)
+        parity = dataclasses.replace(parity, below=below)
+    write_json(place / PARITY_FILE, _made(name, dtype, source) | parity.to_json())
     return parity
 
 

@@ -10,12 +10,12 @@ the folder on disk, loaded as whoever deploys it will.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_whisper.cli.command import Command
 from lora_whisper.config import EXPORT_DTYPES, MergeConfig, ModelConfig
@@ -24,7 +24,8 @@ from lora_whisper.data.sources import read_split
 from lora_whisper.data.speech import usable
 from lora_whisper.evaluation.loading import load_model, weights_of
 from lora_whisper.evaluation.models import merged_of
-from lora_whisper.evaluation.run_scores import merged_recipe
+from lora_whisper.evaluation.results import Score
+from lora_whisper.evaluation.run_summary import merged_recipe, read_as_written, write_summary
 from lora_whisper.evaluation.scoring import score_model
 from lora_whisper.lora.recipe import Recipe, is_unfinished, read_recipe
 from lora_whisper.lora.resolve import given_run
@@ -39,7 +40,6 @@ from lora_whisper.run_folder import (
     locked,
     read_json,
     remove_folder,
-    write_json,
 )
 from lora_whisper.terminal import megabytes
 
@@ -178,8 +178,8 @@ def _forget_score(folder: RunFolder) -> None:
     """
     if (scores := folder.evaluation / "merged").exists():
         remove_folder(scores)
-    unscored = {"merged": None, "merge": merged_recipe(folder)}
-    write_json(folder.summary, read_json(folder.summary) | unscored)
+    summary = read_as_written(folder)
+    write_summary(folder, dataclasses.replace(summary, merged=None, merge=merged_recipe(folder)))
 
 
 def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
@@ -189,19 +189,20 @@ def score_anew(folder: RunFolder, base: ModelConfig, given: str | None) -> None:
         base: that it was made of, whose tokenizer it has.
         given: the same, if it was typed.
     """
-    from lora_whisper.evaluation.run_scores import read_summary
+    from lora_whisper.evaluation.run_summary import read_summary
     from lora_whisper.reports.run import write_results
     from lora_whisper.reports.summary import show_summary
 
     _forget_score(folder)
     summary = read_summary(folder)
-    write_results(folder, summary | {"merged": _score(folder, base, given, summary["adapter"])})
+    merged = _score(folder, base, given, summary.adapter)
+    write_results(folder, dataclasses.replace(summary, merged=merged))
     show_summary(folder, given)
 
 
 def _score(
-    folder: RunFolder, model: ModelConfig, given: str | None, beside: Mapping[str, Any] | None
-) -> dict[str, object] | None:
+    folder: RunFolder, model: ModelConfig, given: str | None, beside: Score | None
+) -> Score | None:
     """Hear the run's test set, if it is still the one that the adapter's score is of."""
     from lora_whisper.evaluation.provenance import between, provenance
     from lora_whisper.model.device import new_accelerator
@@ -215,7 +216,7 @@ def _score(
     merged, settings = merged_of(folder), config.evaluation
     chosen = sample(corpus.utterances, settings.max_utterances, config.seed)
     now = provenance(weights_of(merged), chosen, base.vocabulary, settings, config.seed)
-    if changed := between(beside["of"], now) if beside and "of" in beside else []:
+    if changed := between(beside.of, now) if beside and beside.of else []:
         log.warning(
             "not scored  the test set is not what the adapter was scored on (%s). To score base, "
             "adapter and merged model on what it is now, type %s evaluate %s",

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +20,7 @@ from rich.text import Text
 from lora_whisper import __version__
 from lora_whisper.cli.command import Command
 from lora_whisper.config import PushConfig
-from lora_whisper.evaluation.run_scores import read_summary
+from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.hub import (
     HubBase,
     Upload,
@@ -115,13 +114,13 @@ def _say_who_sees_it(config: PushConfig) -> None:
         log.warning("PUBLIC      everybody can read and copy it, and copies cannot be taken back")
 
 
-def _pinned(base: HubBase, summary: dict[str, Any]) -> HubBase:
+def _pinned(base: HubBase, summary: RunSummary) -> HubBase:
     """The base that was typed, in the commit that it has now, where that is what was trained on.
 
     Only whole files can be compared: other shards or another dtype may still be the same model.
     """
     found = published(str(base.name))
-    trained = summary["checkpoint_fingerprint"].removeprefix("sha256:")
+    trained = summary.checkpoint_fingerprint.removeprefix("sha256:")
     if trained in found.sha256.values():
         return HubBase(base.name, found.commit, is_given=True)
     log.warning(
@@ -137,9 +136,9 @@ def _public(config: PushConfig) -> list[str]:
     return [config.repo, *([config.base] if config.base else [])]
 
 
-def _message(config: PushConfig, summary: dict[str, Any]) -> str:
+def _message(config: PushConfig, summary: RunSummary) -> str:
     what = {"adapter": "Adapter", "merged": "Merged model", "both": "Merged model and adapter"}
-    return f"{what[config.what]} {summary['name']}, by lora_whisper {__version__}"
+    return f"{what[config.what]} {summary.name}, by lora_whisper {__version__}"
 
 
 COMMAND = Command("push", PushConfig, prepare, run)

@@ -23,7 +23,7 @@ from lora_whisper.cli.command import Command
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
 from lora_whisper.errors import UserError, listing, not_the_users
-from lora_whisper.evaluation.run_scores import read_summary
+from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.run_config import FREE_TO_CHANGE, flat, with_absolute_paths
 from lora_whisper.run_folder import (
     SEARCH_FILE,
@@ -367,7 +367,7 @@ def _bring_back(study: Study, plan: SearchPlan, best: FrozenTrial) -> None:
             trial_module.carry_out(config, trial_module.Again(folder), plan.inputs)
 
 
-def _scored(study: Study, plan: SearchPlan, best: FrozenTrial) -> dict[str, Any] | None:
+def _scored(study: Study, plan: SearchPlan, best: FrozenTrial) -> RunSummary | None:
     """The summary of the best trial with its scores on the test set; None if there is no such."""
     from lora_whisper.search.trial import score_kept
 
@@ -378,7 +378,7 @@ def _scored(study: Study, plan: SearchPlan, best: FrozenTrial) -> dict[str, Any]
     config = with_values(plan.common, best.params)
     with alone_in(folder.path), out_of_memory_explained(config.evaluation.batch_size):
         summary = read_summary(folder)
-        is_known = summary["adapter"] and train.is_scored_on(config, folder, test)
+        is_known = summary.adapter and train.is_scored_on(config, folder, test)
         return summary if is_known else score_kept(config, folder, plan.inputs)
 
 

@@ -23,7 +23,6 @@ from lora_whisper.run_folder import (
     RunFolder,
     Start,
     locked,
-    read_whole_summary,
     require_free,
     rerun_rule,
 )
@@ -255,12 +254,12 @@ def is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
     """Whether the adapter's score is of the test set as it is now, up to date by `evaluate`."""
     from lora_whisper.data.contents import speech_hashes
     from lora_whisper.data.corpus import sample
-    from lora_whisper.evaluation.provenance import ROWS, TEXTS
+    from lora_whisper.evaluation.run_summary import read_as_written
 
-    score = read_whole_summary(folder)["adapter"] or {}
+    score = read_as_written(folder).adapter
     now = speech_hashes(sample(test.utterances, config.evaluation.max_utterances, config.seed))
-    of = score.get("of", {})  # which older scores lack
-    return (of.get(ROWS), of.get(TEXTS)) == (now.rows, now.texts)
+    of = score.of if score else None  # which older scores lack
+    return of is not None and (of.rows, of.texts) == (now.rows, now.texts)
 
 
 def report_sweep(folders: list[Path]) -> None:

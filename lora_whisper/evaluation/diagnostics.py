@@ -6,13 +6,11 @@ that matter.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -21,8 +19,15 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.decoder import LOOP_REPEATS, most_letters
 from lora_whisper.evaluation.decoding.long_form import LARGEST_COMPRESSION_RATIO, compression_ratio
 from lora_whisper.evaluation.normalizers import normalizer_for
-from lora_whisper.evaluation.results import ScoredRow
-from lora_whisper.evaluation.significance import Interval, bootstrap_interval, sampling_units
+from lora_whisper.evaluation.results import (
+    ErrorAnalysis,
+    HallucinatedText,
+    Hallucination,
+    Interval,
+    KeywordRecall,
+    ScoredUtterance,
+)
+from lora_whisper.evaluation.significance import bootstrap_interval, sampling_units
 
 # ── hallucination: loops, and more text than the time allows ─────────────────────────────────
 #
@@ -33,20 +38,7 @@ LONGEST_LOOP = 12  # words, or graphemes of a script without spaces
 SHOWN_EXAMPLES = 10
 
 
-@dataclass(frozen=True)
-class Runaways:
-    """In how many utterances there is a sign; one may show several."""
-
-    utterances: int
-    looping: int  # the same words at least four times in a row
-    compression: int  # text that gzip shrinks by more than 2.4
-    too_long: int  # more letters than the audio has time for
-    on_silence: int  # any text where the reference has none
-    any: int
-    examples: tuple[dict[str, str], ...]  # row, hypothesis, why
-
-
-def find_runaways(rows: Sequence[ScoredRow]) -> Runaways:
+def find_hallucination(rows: Sequence[ScoredUtterance]) -> Hallucination:
     """Look for signs of hallucination in every hypothesis."""
     found = [(row, signs(row)) for row in rows]
     counts = {
@@ -54,11 +46,9 @@ def find_runaways(rows: Sequence[ScoredRow]) -> Runaways:
         for name in ("looping", "compression", "too_long", "on_silence")
     }
     examples = [
-        {"row": row.row, "hypothesis": row.hypothesis, "why": ", ".join(names)}
-        for row, names in found
-        if names
+        HallucinatedText(row.row, row.hypothesis, ", ".join(names)) for row, names in found if names
     ]
-    return Runaways(
+    return Hallucination(
         utterances=len(rows),
         **counts,
         any=len(examples),
@@ -66,7 +56,7 @@ def find_runaways(rows: Sequence[ScoredRow]) -> Runaways:
     )
 
 
-def signs(row: ScoredRow) -> list[str]:
+def signs(row: ScoredUtterance) -> list[str]:
     """The names of the signs that a hypothesis shows and its reference does not."""
     said, heard = row.reference_normalized, row.hypothesis_normalized
     rules = {
@@ -101,7 +91,7 @@ def _longest_run(words: Sequence[str], length: int) -> int:
     return longest // length + 1
 
 
-def _most_letters(row: ScoredRow) -> float:
+def _most_letters(row: ScoredUtterance) -> float:
     said = len("".join(row.reference_normalized.split()))
     return max(most_letters(row.seconds, row.language), said)
 
@@ -111,27 +101,6 @@ def _most_letters(row: ScoredRow) -> float:
 NORMAL_QUANTILE = 1.959964  # of 97.5 %
 
 Phrase = tuple[str, ...]  # normalized words
-
-
-@dataclass(frozen=True)
-class KeywordRecall:
-    """How a model does on a list of words and phrases; None where there is nothing to divide by."""
-
-    recall: float | None  # found / said
-    ci95: Interval | None  # of the recall
-    said: int  # times that a keyword stands in a reference
-    found: int  # those that the hypothesis has, too
-    written: int  # times that a keyword stands in a hypothesis, said or not
-    precision: float | None  # found / written
-    resampled: Literal["speakers", "utterances"]
-    words: tuple[tuple[str, int, int], ...]  # keyword, said, found: most often missed first
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return dataclasses.asdict(self) | {
-            "ci95": None if self.ci95 is None else list(self.ci95),
-            "words": [list(word) for word in self.words],
-        }
 
 
 def read_keywords(path: Path) -> tuple[str, ...]:
@@ -162,7 +131,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def keyword_recall(
-    rows: Sequence[ScoredRow], keywords: Sequence[str], samples: int, seed: int
+    rows: Sequence[ScoredUtterance], keywords: Sequence[str], samples: int, seed: int
 ) -> KeywordRecall:
     """Count keywords in references and hypotheses, both normalized by the row's language.
 
@@ -256,24 +225,7 @@ def _most_missed_first(said: Counter[str], found: Counter[str]) -> tuple[tuple[s
 # ── words taken for others, words lost, words made up ────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class Mistakes:
-    """The most frequent ones first. Words are normalized; graphemes where there are no spaces."""
-
-    confusions: tuple[tuple[str, str, int], ...]  # reference, hypothesis, how often
-    lost: tuple[
-        tuple[str, int, int], ...
-    ]  # word, how often it was not heard, how often it was said
-    inserted: tuple[tuple[str, int], ...]  # word, how often nobody said it
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            name: [list(one) for one in found] for name, found in dataclasses.asdict(self).items()
-        }
-
-
-def find_mistakes(rows: Sequence[ScoredRow], most: int) -> Mistakes:
+def analyse_errors(rows: Sequence[ScoredUtterance], most: int) -> ErrorAnalysis:
     """Count word by word, along the alignment that the score is counted by.
 
     A word is lost where it was said and is not in its place: left out, or taken for another. So
@@ -297,14 +249,14 @@ def find_mistakes(rows: Sequence[ScoredRow], most: int) -> Mistakes:
             lost[word] += count
         if heard is not None and word != heard:
             confusions[word, heard] += count
-    return Mistakes(
+    return ErrorAnalysis(
         tuple((word, heard, count) for (word, heard), count in _most(confusions, most)),
         tuple((word, count, said[word]) for word, count in _most(lost, most)),
         tuple(_most(inserted, most)),
     )
 
 
-def _aligned(row: ScoredRow) -> Iterator[tuple[str | None, str | None]]:
+def _aligned(row: ScoredUtterance) -> Iterator[tuple[str | None, str | None]]:
     """Each word said beside the one heard in its place; None where there is none."""
     found = jiwer.process_words(row.reference_normalized, row.hypothesis_normalized)
     reference, hypothesis = found.references[0], found.hypotheses[0]

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from lora_whisper import processes
 from lora_whisper.config import (
@@ -76,11 +76,11 @@ def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
     return " ".join(map(str, parts))
 
 
-def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, Any]:
+def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, str | float]:
     """What names the weights exactly wherever they lie, as scores keep it."""
     if contender.folder is not None:
         return {"checkpoint": sha256(contender.folder / "model.bin")}
-    found: dict[str, Any] = {
+    found: dict[str, str | float] = {
         "checkpoint": weights_sha256(base_of(contender).checkpoint),
         "quantization": contender.quantization.kind,
     }

@@ -14,13 +14,12 @@ from lora_whisper.config import CLEAN, DECODING, EvaluationConfig
 from lora_whisper.data.contents import speech_hashes
 from lora_whisper.data.dataset import Utterances, written_language
 from lora_whisper.evaluation.normalizers import normalizer_for
+from lora_whisper.evaluation.results import Provenance, Score
 from lora_whisper.model.tokenizer import Vocabulary
 
-Score = Mapping[str, Any]  # as score.json holds it
 Weights = Mapping[str, Any]  # sha256 of "checkpoint" and "adapter", and how they are stored
 
 BEFORE = {"padding": "sound"}  # what older versions did, and had no name for
-ROWS, TEXTS, REFERENCES = "rows", "texts", "references"
 
 
 def provenance(
@@ -30,18 +29,18 @@ def provenance(
     settings: EvaluationConfig,
     seed: int,
     condition: str = CLEAN,
-) -> dict[str, Any]:
+) -> Provenance:
     """What a score of these utterances is of, known before anything is decoded."""
     hashes = speech_hashes(utterances)
     is_drawn = settings.temperature_fallback or condition != CLEAN
-    return {
-        "weights": dict(weights),
-        ROWS: hashes.rows,
-        TEXTS: hashes.texts,
-        REFERENCES: _references(utterances, vocabulary),  # the texts as they are compared
-        "decoding": {name: getattr(settings, name) for name in DECODING}
-        | {"condition": condition, "seed": seed if is_drawn else None},
-    }
+    decoding = {name: getattr(settings, name) for name in DECODING}
+    return Provenance(
+        weights=dict(weights),
+        rows=hashes.rows,
+        texts=hashes.texts,
+        references=_references(utterances, vocabulary),  # the texts as they are compared
+        decoding=decoding | {"condition": condition, "seed": seed if is_drawn else None},
+    )
 
 
 def _references(utterances: Utterances, vocabulary: Vocabulary) -> str:
@@ -61,22 +60,21 @@ def differences(one: Score, other: Score) -> list[str]:
 
     Of older scores that do not say what they are of, sizes and normalizer are all that is known.
     """
-    ours, theirs = one.get("of"), other.get("of")
-    if ours is None or theirs is None:
+    if one.of is None or other.of is None:
         return _differing_sizes(one, other)
-    return between(ours, theirs) or _differing_sizes(one, other)
+    return between(one.of, other.of) or _differing_sizes(one, other)
 
 
-def between(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The same of two values of `of`."""
+def between(ours: Provenance, theirs: Provenance) -> list[str]:
+    """The same of what two scores are of."""
     found = []
-    if ours[ROWS] != theirs[ROWS]:
+    if ours.rows != theirs.rows:
         found.append("other rows")
-    if ours[TEXTS] != theirs[TEXTS]:
+    if ours.texts != theirs.texts:
         found.append("other texts")
-    elif ours[REFERENCES] != theirs[REFERENCES] and ours[ROWS] == theirs[ROWS]:
+    elif ours.references != theirs.references and ours.rows == theirs.rows:
         found.append("texts that were normalized otherwise")
-    before, now = ours["decoding"], theirs["decoding"]
+    before, now = dict(ours.decoding), dict(theirs.decoding)
     for name in before | now:
         was, is_now = (one.get(name, BEFORE.get(name)) for one in (before, now))
         if was != is_now:
@@ -89,12 +87,12 @@ def _shown(value: object) -> str:
 
 
 def _differing_sizes(one: Score, other: Score) -> list[str]:
-    keys = ("utterances", "reference_words", "normalizer")
-    return [
-        f"{key.replace('_', ' ')} {one[key]} and {other[key]}"
-        for key in keys
-        if one[key] != other[key]
-    ]
+    found = []
+    for name in ("utterances", "reference_words", "normalizer"):
+        ours, theirs = getattr(one, name), getattr(other, name)
+        if ours != theirs:
+            found.append(f"{name.replace('_', ' ')} {ours} and {theirs}")
+    return found
 
 
 def groups_that_compare(scores: Sequence[tuple[str, Score]]) -> list[list[str]]:
@@ -112,5 +110,5 @@ def groups_that_compare(scores: Sequence[tuple[str, Score]]) -> list[list[str]]:
 
 def is_of(score: Score, weights: Weights) -> bool:
     """Whether a score is of weights that are there now; older ones do not say, and are believed."""
-    known = score.get("of", {}).get("weights", {})
+    known = score.of.weights if score.of else {}
     return all(known.get(name, value) == value for name, value in weights.items())

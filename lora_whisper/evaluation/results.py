@@ -1,21 +1,155 @@
-"""What a stored score says: its leading rate, units, groups, interval and padding, in words.
+"""What an evaluation gives, typed from the transcriptions to page, table, JSON and model card.
 
-Nothing heavy is imported: what people are shown of a score needs no model.
+Nothing heavy is imported: what people are shown of a score needs no model. What older versions did
+not write has the default that stands at its field here, and nowhere else; a key that this version
+does not know is left alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
+
+FORMAT = 1  # of evaluation.json; raised when a key of it changes its meaning
+
+Rate = Literal["wer", "cer"]
+Interval = tuple[float, float]
+Resampled = Literal["speakers", "utterances"]  # what is drawn as a whole
+Role = Literal["test", "retention", "training"]
+Verdict = Literal["better", "worse", "no difference shown", "too few to tell"]
+Json = dict[str, Any]  # a JSON object, on its way to a file or from it
+Result = TypeVar("Result")
+
+OMITTED = ("of", "cached", "asked")  # keys that are not written where nothing is known
+PADDED_AS = {
+    "sound": "Transformers and whisper.cpp",
+    "log-mel": "openai-whisper and faster-whisper",
+}
 
 
-def leading(score: Mapping[str, Any]) -> str:
+def to_json(result: Any) -> Json:
+    """A result as it is written: by its fields' names."""
+    return dataclasses.asdict(result, dict_factory=_object)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> Json:
+    values = {key: value for key, value in pairs if value is not None or key not in OMITTED}
+    for labels in values.get("groups", {}).values():
+        for group in labels.values():
+            del group["groups"]  # it has none
+    return values
+
+
+def from_json(kind: type[Result], values: Mapping[str, Any]) -> Result:
+    """A result as this or an older version wrote it.
+
+    Raises:
+        ValueError: a value is missing that every version wrote, or is of another type.
+    """
+    if kind not in READERS:
+        READERS[kind] = TypeAdapter(kind)
+    result: Result = READERS[kind].validate_python(values)
+    return result
+
+
+READERS: dict[type[Any], TypeAdapter[Any]] = {}  # made when they are asked for
+
+
+# ── scores ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a score is of; see `evaluation.provenance`."""
+
+    weights: Mapping[str, Any]  # sha256 of "checkpoint" and "adapter", and how they are stored
+    rows: str  # hash of the utterances' places and audio
+    texts: str  # hash of the references as written
+    references: str  # hash of the references as they are compared
+    decoding: Mapping[str, Any]  # settings, condition and seed
+
+    @property
+    def padding(self) -> str:
+        """How clips are padded: "sound" (all that older versions did) or "log-mel"."""
+        return str(self.decoding.get("padding", "sound"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Both error rates of a set as fractions: 0.25 is one error to four reference words; above 1 is
+    possible.
+    """
+
+    wer: float  # of normalized words; of graphemes or syllables where the normalizer's name says so
+    wer_ci95: Interval
+    cer: float  # of normalized characters
+    cer_ci95: Interval
+    leading: Rate = "wer"  # the rate to look at: CER as soon as one text has no spaces
+    utterances: int = 0
+    of: Provenance | None = None
+
+    def rate(self, name: Rate) -> float:
+        return self.cer if name == "cer" else self.wer
+
+    def ci95(self, name: Rate) -> Interval:
+        return self.cer_ci95 if name == "cer" else self.wer_ci95
+
+    @property
+    def padding(self) -> str:
+        return self.of.padding if self.of else "sound"
+
+    @property
+    def padded_as(self) -> str:
+        """`clips are padded as in Transformers and whisper.cpp`"""
+        return f"clips are padded as in {PADDED_AS[self.padding]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Rates):
+    """One model's score on a test set, or on a group of it."""
+
+    wer_orthographic: float  # of words (or graphemes) as written; only spaces are folded
+    cer_orthographic: float  # of characters as written
+    substitutions: int  # normalized words, here and below: the errors that `wer` counts
+    insertions: int
+    deletions: int
+    sentence_error_rate: float  # share of utterances with an error in their normalized text
+    reference_words: int  # what `wer` is divided by
+    no_reference: int = 0  # utterances whose reference is empty, or normalizes to nothing
+    normalizer: str  # its name; several, joined by "+", where languages are mixed
+    units: str = "words"  # or what stands for them in the texts: "graphemes and words"
+    resampled: Resampled = "utterances"  # what is drawn for the intervals
+    bad_audio: int = 0  # utterances whose audio did not decode; scored as if nothing was heard
+    written_words: int | None = None  # of the references as written: what was spoken
+    emptied: int = 0  # references with a text of which nothing is left to score
+    cer_unspaced: float | None = None  # of normalized characters without spaces, where words are
+    # not those that were spoken (`scored_words`); else None
+    audio_seconds: float | None = None
+    decode_seconds: float | None = None  # known of the whole, not of its groups
+    groups: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)  # column → label, worst
+    # first; a group has none
+    cached: bool | None = None  # whether an earlier command had decoded it
+
+    def brief(self) -> Rates:
+        """What is kept of a score in a condition."""
+        return Rates(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Rates)})
+
+
+def leading(score: Rates | None) -> Rate:
     """The rate to look at: "wer", or "cer" where the script has no spaces."""
-    return str(score.get("leading", "wer"))  # which older runs lack, here and below
+    return score.leading if score else "wer"
 
 
-def rate_name(score: Mapping[str, Any], rate: str) -> str:
+def units_of(score: Score | None) -> str:
+    """What stands for words in the texts."""
+    return score.units if score else "words"
+
+
+def rate_name(score: Score | None, rate: Rate) -> str:
     """`WER` of words only; of what it is where a text has no words between spaces."""
     if rate == "cer":
         return "CER"
@@ -23,34 +157,14 @@ def rate_name(score: Mapping[str, Any], rate: str) -> str:
     return "WER" if units == "words" else f"error rate of {units}"
 
 
-def padding_of(score: Mapping[str, Any]) -> str:
-    """How what is scored was padded: "sound" (all that older versions did) or "log-mel"."""
-    return str(score.get("of", {}).get("decoding", {}).get("padding", "sound"))
-
-
-def padded_as(score: Mapping[str, Any]) -> str:
-    """`clips are padded as in Transformers and whisper.cpp`"""
-    programs = {
-        "sound": "Transformers and whisper.cpp",
-        "log-mel": "openai-whisper and faster-whisper",
-    }
-    return f"clips are padded as in {programs[padding_of(score)]}"
-
-
-def units_of(score: Mapping[str, Any]) -> str:
-    """What stands for words in the texts."""
-    return str(score.get("units", "words"))
-
-
-def groups_of(score: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def groups_of(score: Score) -> Iterator[tuple[str, Score]]:
     """Each group's name and scores, the worst first; of several columns, each is named."""
-    columns = score["groups"]
-    for column, groups in columns.items():
-        for label, values in groups.items():
-            yield f"{column}: {label}" if len(columns) > 1 else label, values
+    for column, groups in score.groups.items():
+        for label, group in groups.items():
+            yield f"{column}: {label}" if len(score.groups) > 1 else label, group
 
 
-def both_rates(first: str) -> tuple[str, str]:
+def both_rates(first: Rate) -> tuple[Rate, Rate]:
     """The leading rate, and the other one."""
     return ("cer", "wer") if first == "cer" else ("wer", "cer")
 
@@ -62,10 +176,11 @@ def interval(bounds: Sequence[float]) -> str:
 
 
 @dataclass(frozen=True)
-class ScoredRow:
+class ScoredUtterance:
     """Texts as they were written and as they are compared, and the edits between the latter.
 
-    Words are what the normalizer parts by spaces: graphemes where the script has no spaces.
+    A line of `hypotheses.jsonl`. Words are what the normalizer parts by spaces: graphemes where the
+    script has no spaces.
     """
 
     row: str  # of the manifest, "test.jsonl:17"
@@ -84,3 +199,191 @@ class ScoredRow:
     seconds: float  # of audio that was heard
     bad_audio: str | None  # why nothing could be heard
     columns: Mapping[str, Any] = field(default_factory=dict)  # of the manifest: no audio, no text
+
+
+# ── beyond the rate ──────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model beside another; the verdict is on the former."""
+
+    difference: float  # its WER less that of the other, as a fraction: below 0 it has fewer errors
+    ci95: Interval | None  # of the difference; None: too few to tell
+    p_value: float  # two-sided
+    verdict: Verdict
+    resampled: Resampled
+    against: str = ""  # the other model's name
+
+
+@dataclass(frozen=True)
+class HallucinatedText:
+    row: str
+    hypothesis: str
+    why: str  # the signs
+
+
+@dataclass(frozen=True)
+class Hallucination:
+    """In how many utterances there is a sign; one may show several."""
+
+    utterances: int
+    looping: int  # the same words at least four times in a row
+    compression: int  # text that gzip shrinks by more than 2.4
+    too_long: int  # more letters than the audio has time for
+    on_silence: int  # any text where the reference has none
+    any: int
+    examples: tuple[HallucinatedText, ...]
+
+
+@dataclass(frozen=True)
+class KeywordRecall:
+    """How a model does on a list of words and phrases; None where there is nothing to divide by."""
+
+    recall: float | None  # found / said
+    ci95: Interval | None  # of the recall
+    said: int  # times that a keyword stands in a reference
+    found: int  # those that the hypothesis has, too
+    written: int  # times that a keyword stands in a hypothesis, said or not
+    precision: float | None  # found / written
+    resampled: Resampled
+    words: tuple[tuple[str, int, int], ...]  # keyword, said, found: most often missed first
+
+
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """The most frequent errors first. Words are normalized; graphemes where there are no spaces."""
+
+    confusions: tuple[tuple[str, str, int], ...]  # reference, hypothesis, how often
+    lost: tuple[tuple[str, int, int], ...]  # word, how often it is missing, how often it was said
+    inserted: tuple[tuple[str, int], ...]  # word, how often nobody said it
+
+
+@dataclass(frozen=True)
+class NoSpeechTest:
+    """What a model wrote about one kind of sound without speech."""
+
+    clips: int
+    with_text: int  # in how many of them anything was written
+    texts: tuple[str, ...]  # some of what was
+
+
+@dataclass(frozen=True)
+class ScalePoint:
+    """Both rates of every set with so much of the adapter."""
+
+    scale: float
+    scores: Mapping[str, Rates]  # by set
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What of a test set a run was trained on; a shared recording is a fault, a speaker a limit."""
+
+    run: str
+    recordings: int  # utterances of the test set
+    texts: int  # utterances, too
+    speakers: int
+
+
+# ── evaluation.json ──────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    name: str
+    what: str  # as it was given
+    kind: str
+    quantization: str
+    failed: str | None  # why
+    dtype: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class EvaluatedSet:
+    name: str
+    role: Role
+    utterances: int
+    hours: float
+    speakers: int
+    languages: tuple[str, ...]
+    left_out: Mapping[str, int]  # reason → rows
+    leaks: tuple[Leaks, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResults:
+    """Every model on every set; what is by set and model is in the order of `sets` and `models`."""
+
+    format: int = FORMAT
+    name: str
+    models: tuple[EvaluatedModel, ...]
+    against: str  # the model that the others are compared with
+    sets: tuple[EvaluatedSet, ...]
+    scores: Mapping[str, Mapping[str, Score | None]]  # None: the model failed
+    comparisons: Mapping[str, Mapping[str, Comparison]]
+    mistakes: Mapping[str, Mapping[str, ErrorAnalysis]]
+    keywords: Mapping[str, Mapping[str, KeywordRecall]]
+    hallucination: Mapping[str, Mapping[str, Hallucination]]
+    probes: Mapping[str, Mapping[str, NoSpeechTest]]  # by model and kind
+    conditions: Mapping[str, Mapping[str, Mapping[str, Rates]]]  # by set, condition and model
+    scales: Mapping[str, tuple[ScalePoint, ...]]  # by model
+    warnings: tuple[str, ...]
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    versions: Mapping[str, str]
+    asked: Mapping[str, Any] | None = None  # what was typed and decides on it
+
+    def scored(self, name: str) -> dict[str, Score]:
+        """The models with a score on a set, in order."""
+        return {model: score for model, score in self.scores[name].items() if score is not None}
+
+
+# ── parity.json ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class OtherPadding:
+    """What a model loses or gains where it is padded as other programs do."""
+
+    padding: str
+    difference: float
+    identical: int  # texts
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """An export beside the model that it has to agree with."""
+
+    consumer: str  # the program that the export was tried in
+    skipped: str  # the program that could not
+    unusual: str  # why
+    padding: str
+    utterances: int
+    reference: str  # the model that it has to agree with
+    rate: Rate
+    difference: float
+    tolerance: float
+    is_within: bool
+    identical: int  # texts
+    identical_share: float
+    other_padding: OtherPadding
+    scores: Mapping[str, Score]  # of the models, and of the export, which comes last
+    differing: tuple[Mapping[str, str], ...]  # some of the texts that are not the same
+    below: ParityResult | None = None  # the same weights without the program around them
+
+    def to_json(self) -> Json:
+        values = to_json(dataclasses.replace(self, below=None))
+        del values["below"]
+        values["scores"] = {
+            model: {key: score[key] for key in PARITY_SCORE if key in score}
+            for model, score in values["scores"].items()
+        }
+        return values | ({"below": self.below.to_json()} if self.below else {})
+
+
+PARITY_SCORE = (
+    *("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances", "of"),
+    *("audio_seconds", "decode_seconds"),
+)

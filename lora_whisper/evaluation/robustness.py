@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import get_args
 
@@ -25,6 +25,7 @@ from lora_whisper.data.augmentation import at_speed, generated_response, mixed, 
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.transcribe import Change
+from lora_whisper.evaluation.results import NoSpeechTest
 from lora_whisper.model.published import SAMPLING_RATE
 
 Sound = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -114,15 +115,6 @@ SHORTEST_SHARE = 0.2  # of a window; the lengths are spread from here to a whole
 SHOWN_TEXTS = 5
 
 
-@dataclass(frozen=True)
-class Probed:
-    """What a model wrote about one kind of sound."""
-
-    clips: int
-    with_text: int  # in how many of them anything was heard
-    texts: tuple[str, ...]  # some of what was
-
-
 def make_probes(
     clips: int, window_seconds: float, language: str | None, task: str, seed: int
 ) -> list[Utterance]:
@@ -165,7 +157,7 @@ def _wav(kind: str, seconds: float, seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def probed(probes: Sequence[Utterance], texts: Sequence[str]) -> dict[str, Probed]:
+def probed(probes: Sequence[Utterance], texts: Sequence[str]) -> dict[str, NoSpeechTest]:
     """By kind, in how many clips a model heard anything; punctuation alone is nothing."""
     found = {}
     for kind in KINDS:
@@ -173,5 +165,5 @@ def probed(probes: Sequence[Utterance], texts: Sequence[str]) -> dict[str, Probe
             text for probe, text in zip(probes, texts, strict=True) if probe.columns["kind"] == kind
         ]
         written = [text for text in heard if any(map(str.isalnum, text))]
-        found[kind] = Probed(len(heard), len(written), tuple(written[:SHOWN_TEXTS]))
+        found[kind] = NoSpeechTest(len(heard), len(written), tuple(written[:SHOWN_TEXTS]))
     return found

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.dataset import Utterance, written_language
@@ -21,56 +21,13 @@ from lora_whisper.evaluation.metrics import (
     total,
 )
 from lora_whisper.evaluation.normalizers import as_written, characters_of, normalizer_for
-from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.results import Interval, Score, ScoredUtterance, to_json
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
-from lora_whisper.evaluation.significance import Interval, Units, bootstrap_interval, sampling_units
+from lora_whisper.evaluation.significance import Units, bootstrap_interval, sampling_units
 from lora_whisper.evaluation.test_sets import group_labels
 from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, Vocabulary
 
-Rate = Literal["wer", "cer"]
 Align = Callable[[str, str], Counts]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Error rates as fractions: 0.25 is one error to four reference words; above 1 is possible."""
-
-    wer: float  # of normalized words; of graphemes or syllables where the normalizer's name says so
-    wer_orthographic: float  # of words (or graphemes) as written; only spaces are folded
-    cer: float  # of normalized characters
-    cer_orthographic: float  # of characters as written
-    wer_ci95: Interval
-    cer_ci95: Interval
-    substitutions: int  # normalized words, here and below: the errors that `wer` counts
-    insertions: int
-    deletions: int
-    sentence_error_rate: float  # share of utterances with an error in their normalized text
-    utterances: int
-    reference_words: int  # what `wer` is divided by
-    no_reference: int  # utterances whose reference is empty, or normalizes to nothing
-    leading: Rate  # the rate to look at: CER as soon as a script without spaces is among the texts
-    normalizer: str  # its name; several, joined by "+", where languages are mixed
-    units: str  # "words", or what stands for them in the texts: "graphemes", "graphemes and words"
-    resampled: Literal["speakers", "utterances"]  # what is drawn for the intervals
-    bad_audio: int  # utterances whose audio did not decode; scored as if nothing was heard
-    written_words: int  # of the references as written: what was spoken, whatever is scored of it
-    emptied: int  # references with a text of which nothing is left to score
-    cer_unspaced: float | None  # of normalized characters without spaces, where words are not
-    # those that were spoken (`scored_words`); else None
-    audio_seconds: float | None = None
-    decode_seconds: float | None = None  # known of the whole, not of its groups
-    groups: dict[str, dict[str, Score]] = field(default_factory=dict)  # column → label, worst first
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; a group has no groups."""
-        return dataclasses.asdict(self) | {
-            "wer_ci95": list(self.wer_ci95),
-            "cer_ci95": list(self.cer_ci95),
-            "groups": {
-                column: {label: _without_groups(group) for label, group in groups.items()}
-                for column, groups in self.groups.items()
-            },
-        }
 
 
 def scored_row(
@@ -83,12 +40,12 @@ def scored_row(
     seconds: float = 0.0,
     bad_audio: str | None = None,
     columns: Mapping[str, Any] | None = None,
-) -> ScoredRow:
+) -> ScoredUtterance:
     """Normalize both texts by their language, and count. Either text may be empty."""
     normalize = normalizer_for(language)
     expected, heard = normalize(reference), normalize(hypothesis)
     counts = error_counts(expected, heard)
-    return ScoredRow(
+    return ScoredUtterance(
         row=row,
         language=language,
         speaker=speaker,
@@ -108,9 +65,9 @@ def scored_row(
     )
 
 
-def hypotheses_jsonl(rows: Iterable[ScoredRow]) -> bytes:
+def hypotheses_jsonl(rows: Iterable[ScoredUtterance]) -> bytes:
     """One JSON object a line, UTF-8."""
-    lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(to_json(row), ensure_ascii=False) + "\n" for row in rows)
     return "".join(lines).encode()
 
 
@@ -120,7 +77,7 @@ def judge(
     vocabulary: Vocabulary,
     settings: EvaluationConfig,
     seed: int,
-) -> tuple[Score, list[ScoredRow]]:
+) -> tuple[Score, list[ScoredUtterance]]:
     """Score what was heard. The same hypotheses and seed give the same figures.
 
     Audio that does not decode is counted in the score, and scored as if nothing was heard.
@@ -151,7 +108,7 @@ def judge(
 
 
 def score(
-    rows: Sequence[ScoredRow],
+    rows: Sequence[ScoredUtterance],
     bootstrap_samples: int,
     seed: int,
     groups: Mapping[str, Sequence[str]] | None = None,
@@ -188,7 +145,7 @@ def score(
         for column, labels in groups.items()
     }
     worst_first = {
-        column: dict(sorted(scores.items(), key=lambda one: -getattr(one[1], whole.leading)))
+        column: dict(sorted(scores.items(), key=lambda one: -one[1].rate(whole.leading)))
         for column, scores in parts.items()
     }
     return dataclasses.replace(whole, groups=worst_first)
@@ -209,7 +166,7 @@ class _Counted:
         return _Counted(*([column[row] for row in rows] for column in columns))
 
 
-def _count(rows: Sequence[ScoredRow]) -> _Counted:
+def _count(rows: Sequence[ScoredUtterance]) -> _Counted:
     languages = [row.language for row in rows]
     normalized = [(row.reference_normalized, row.hypothesis_normalized) for row in rows]
     written = [
@@ -238,7 +195,7 @@ def _characters(
     ]
 
 
-def _score(rows: Sequence[ScoredRow], counted: _Counted, samples: int, seed: int) -> Score:
+def _score(rows: Sequence[ScoredUtterance], counted: _Counted, samples: int, seed: int) -> Score:
     units = sampling_units([row.speaker for row in rows])
     words, characters = total(counted.words), total(counted.characters)
     written = sum(written_words(row.reference, row.language) for row in rows)
@@ -272,7 +229,7 @@ def _score(rows: Sequence[ScoredRow], counted: _Counted, samples: int, seed: int
     )
 
 
-def _unspaced(rows: Sequence[ScoredRow]) -> float:
+def _unspaced(rows: Sequence[ScoredUtterance]) -> float:
     """CER of the normalized texts without any space, which no joining of words changes."""
     pairs = [
         (row.reference_normalized.replace(" ", ""), row.hypothesis_normalized.replace(" ", ""))
@@ -294,11 +251,7 @@ def _rows_by_label(labels: Iterable[str]) -> dict[str, list[int]]:
     return dict(sorted(rows.items()))
 
 
-def _without_groups(score: Score) -> dict[str, Any]:
-    return {name: value for name, value in score.to_dict().items() if name != "groups"}
-
-
-def _other_columns(utterance: Utterance) -> dict[str, Any]:
+def _other_columns(utterance: Utterance) -> dict[str, object]:
     """The row as it stands in its source, but for the audio and the text."""
     usual = {*USUAL_NAMES.audio, *USUAL_NAMES.text}
     return {

@@ -8,12 +8,12 @@ it does so often, the word error rate is not of what was said, and another rate 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import regex
 
 from lora_whisper.data.quality import FEWEST_SHARE, LONGEST_WORD, MOST_SHARE
 from lora_whisper.evaluation.normalizers import as_written, normalizer_for
+from lora_whisper.evaluation.results import Score
 
 FEWEST_WORDS = 10  # of a set, for a share that means something
 EMPTY_SHARE = 0.1  # of the references, with text and nothing to score
@@ -45,52 +45,51 @@ def is_unspaced(characters: int, words: int) -> bool:
     return words > 0 and characters / words > LONGEST_WORD
 
 
-def caution(score: Mapping[str, Any]) -> str:
+def caution(score: Score) -> str:
     """What to say of a set whose words are not those that were spoken; "" where they are.
 
-    Args:
-        score: of score.json; older ones lack the written words, and nothing is said of them.
+    Older scores lack the written words, and nothing is said of them.
     """
-    written, scored = score.get("written_words"), score["reference_words"]
-    units, utterances = score.get("units", "words"), score["utterances"]
-    empty = score.get("emptied", 0)
+    written, scored = score.written_words, score.reference_words
     if written is not None and is_off(written, scored):
         return (
-            f"{written:,} {units} of {utterances:,} utterances are scored as {scored:,}: the "
-            f"normalizer {score['normalizer']} {'joins' if scored < written else 'parts'} them "
-            "(numbers, abbreviations), so that the WER is not of what was said"
+            f"{written:,} {score.units} of {score.utterances:,} utterances are scored as "
+            f"{scored:,}: the normalizer {score.normalizer} "
+            f"{'joins' if scored < written else 'parts'} them (numbers, abbreviations), so that "
+            "the WER is not of what was said"
         )
-    if written is not None and score.get("cer_unspaced") is not None:
+    if written is not None and score.cer_unspaced is not None:
         return (
-            f"{utterances:,} utterances are scored as {scored:,} {units}, most of them whole "
-            "sentences: the texts have no spaces, and one wrong letter is a wrong sentence"
+            f"{score.utterances:,} utterances are scored as {scored:,} {score.units}, most of them "
+            "whole sentences: the texts have no spaces, and one wrong letter is a wrong sentence"
         )
-    if empty > EMPTY_SHARE * utterances:
+    if score.emptied > EMPTY_SHARE * score.utterances:
         return (
-            f"of {empty:,} of {utterances:,} references nothing is left to score by "
-            f"{score['normalizer']} (marks alone, or in brackets)"
+            f"of {score.emptied:,} of {score.utterances:,} references nothing is left to score by "
+            f"{score.normalizer} (marks alone, or in brackets)"
         )
     return ""
 
 
-def bearing_rates(scores: Mapping[str, Mapping[str, Any] | None]) -> str:
+def bearing_rates(scores: Mapping[str, Score | None]) -> str:
     """The rates that bear it, of each model: `CER without spaces base 4.1 %, …`"""
     known = {
-        name: one for name, one in scores.items() if one and one.get("cer_unspaced") is not None
+        name: (one.cer_unspaced, one.wer_orthographic)
+        for name, one in scores.items()
+        if one and one.cer_unspaced is not None
     }
     if not known:
         return ""
-    rates = {"CER without spaces": "cer_unspaced", "WER as written": "wer_orthographic"}
-    said = [
-        f"{title} " + ", ".join(f"{name} {100 * one[rate]:.1f} %" for name, one in known.items())
-        for title, rate in rates.items()
-    ]
-    return "; ".join(said)
+    titles = ("CER without spaces", "WER as written")
+    return "; ".join(
+        f"{title} " + ", ".join(f"{name} {100 * rates[at]:.1f} %" for name, rates in known.items())
+        for at, title in enumerate(titles)
+    )
 
 
-def cautions(scores: Mapping[str, Mapping[str, Any] | None]) -> str:
+def cautions(scores: Mapping[str, Score | None]) -> str:
     """The caution for a set, and the rates of its models beside it."""
     first = next(filter(None, scores.values()), None)
-    said = caution(first) if first else ""
+    text = caution(first) if first else ""
     rates = bearing_rates(scores)
-    return f"{said}. {rates}" if said and rates else said
+    return f"{text}. {rates}" if text and rates else text

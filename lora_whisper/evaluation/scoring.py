@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_whisper import processes
 from lora_whisper.config import (
@@ -28,6 +28,15 @@ from lora_whisper.evaluation.loading import (
     with_batch_size,
 )
 from lora_whisper.evaluation.models import Contender
+from lora_whisper.evaluation.results import (
+    Score,
+    ScoredUtterance,
+    both_rates,
+    from_json,
+    interval,
+    rate_name,
+    to_json,
+)
 from lora_whisper.model.base import Base
 from lora_whisper.run_folder import (
     HYPOTHESES,
@@ -43,9 +52,6 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
-
-    from lora_whisper.evaluation.results import ScoredRow
-    from lora_whisper.evaluation.score import Score
 
 
 log = logging.getLogger("lora_whisper")
@@ -125,13 +131,12 @@ def score_model(
     base: Base,
     config: TrainConfig,
     folder: Path,
-) -> dict[str, Any]:
+) -> Score:
     """Score one model of a run on its test set; write what `write_scored` does into `folder`.
 
     `evaluation.max_utterances` draws the same sample for every model of a run.
     """
     from lora_whisper.evaluation.provenance import provenance
-    from lora_whisper.evaluation.results import both_rates, interval, leading, rate_name
     from lora_whisper.evaluation.score import judge
 
     settings = config.evaluation
@@ -151,56 +156,51 @@ def score_model(
     of = processes.from_main(
         lambda: provenance(weights_of(contender), chosen, base.vocabulary, settings, config.seed)
     )
-    values = write_scored(score, rows, of, folder, is_known)
-    first, second = both_rates(leading(values))
+    score = dataclasses.replace(score, of=of, cached=is_known)
+    write_scored(score, rows, folder)
+    first, second = both_rates(score.leading)
     log.info(
-        f"{contender.name:11} {rate_name(values, first)} {percent(values[first])} "
-        f"(95 % interval {interval(values[f'{first}_ci95'])}), "
-        f"{rate_name(values, second)} {percent(values[second])}"
+        f"{contender.name:11} {rate_name(score, first)} {percent(score.rate(first))} "
+        f"(95 % interval {interval(score.ci95(first))}), "
+        f"{rate_name(score, second)} {percent(score.rate(second))}"
         f", {'decoded before' if is_known else f'{found.decode_seconds / len(chosen):.2g} s each'}"
     )
-    return values
+    return score
 
 
-def write_scored(
-    score: Score, rows: Sequence[ScoredRow], of: Mapping[str, Any], folder: Path, is_known: bool
-) -> dict[str, Any]:
-    """Write score.json and hypotheses.jsonl, both or none; return what score.json holds.
-
-    Args:
-        of: what the score is of, see `evaluation.provenance`.
-        is_known: whether the hypotheses were decoded by an earlier command.
-    """
+def write_scored(score: Score, rows: Sequence[ScoredUtterance], folder: Path) -> None:
+    """Write score.json and hypotheses.jsonl, both or none."""
     from lora_whisper.evaluation.score import hypotheses_jsonl
 
-    values = score.to_dict() | {"cached": is_known, "of": dict(of)}
     if processes.is_main():
         with written_whole(folder) as aside:
             write_synced(aside / HYPOTHESES, hypotheses_jsonl(rows))
-            write_json(aside / SCORE, values)
-    return values
+            write_json(aside / SCORE, to_json(score))
 
 
 def earlier_score(
     contender: Contender, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
-) -> dict[str, Any] | None:
+) -> Score | None:
     """The score that an interrupted run had written already, unless it is of something else."""
     return processes.from_main(lambda: _earlier(contender, utterances, base, config, folder))
 
 
 def _earlier(
     contender: Contender, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
-) -> dict[str, Any] | None:
+) -> Score | None:
     from lora_whisper.evaluation.provenance import between, is_of, provenance
 
-    found = as_written(folder / SCORE)
-    if found is None or "of" not in found:  # older versions did not say what it is of
+    try:
+        score = from_json(Score, as_written(folder / SCORE) or {})
+    except ValueError:
+        return None
+    if score.of is None:  # older versions did not say what it is of
         return None
     settings, weights = config.evaluation, weights_of(contender)
     chosen = sample(utterances, settings.max_utterances, config.seed)
     of = provenance(weights, chosen, base.vocabulary, settings, config.seed)
-    changed = between(found["of"], of) + ["other weights"] * (not is_of(found, weights))
+    changed = between(score.of, of) + ["other weights"] * (not is_of(score, weights))
     if not changed:
-        return found
+        return score
     log.warning("%-11s is scored anew: its score was of %s", contender.name, ", ".join(changed))
     return None

@@ -6,30 +6,32 @@ units tells two models apart.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
-from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.results import (
+    Comparison,
+    Interval,
+    Resampled,
+    ScoredUtterance,
+    Verdict,
+)
 
 INTERVAL_PERCENTILES = (2.5, 97.5)  # of 95 %
 # The paired test over n units cannot give a p-value below 2 / 2**n: 0.06 for five, 0.03 for six.
 LEAST_SPEAKERS = 6
 CELLS = 1 << 20  # drawn at a time: 8 MB of numbers
 
-Interval = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class Units:
     """What is drawn as a whole, because its errors come together."""
 
-    resampled: Literal["speakers", "utterances"]
+    resampled: Resampled
     numbers: np.ndarray  # (utterances,) which unit each one belongs to, from 0 on
 
     def sums(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -93,30 +95,15 @@ def chunks(samples: int, units: int) -> Iterator[int]:
         yield min(at_once, samples - start)
 
 
-Verdict = Literal["better", "worse", "no difference shown", "too few to tell"]
-
 SIGNIFICANCE = 0.05
 FLIPS = 10_000  # 1,000 would leave a p-value of 0.05 uncertain by ±0.014, and verdicts to the seed
 LEAST_UNITS = LEAST_SPEAKERS  # of whatever is exchanged
 EXACT_UNITS = 13  # up to here there are no more ways to exchange outputs than would be drawn
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One model beside another; the verdict is on the former."""
-
-    difference: float  # its WER less that of the other, as a fraction: below 0 it has fewer errors
-    ci95: Interval | None  # of the difference; None: too few to tell
-    p_value: float  # two-sided
-    verdict: Verdict
-    resampled: Literal["speakers", "utterances"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return dataclasses.asdict(self) | {"ci95": self.ci95 and list(self.ci95)}
-
-
-def compare(against: Sequence[ScoredRow], rows: Sequence[ScoredRow], seed: int) -> Comparison:
+def compare(
+    against: Sequence[ScoredUtterance], rows: Sequence[ScoredUtterance], seed: int
+) -> Comparison:
     """Compare what two models made of the same utterances, in the same order.
 
     The verdict is that of a paired test at 5 %. If the models were equally good, it would be chance

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 from lora_whisper.cli.compose import defaults
 from lora_whisper.config import (
@@ -31,6 +30,7 @@ from lora_whisper.data.durations import measure
 from lora_whisper.data.sources import beside, read_split, resolved
 from lora_whisper.data.speech import train_rows
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.results import Leaks, Role
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_folder import OWN_SET
 from lora_whisper.schema import from_values
@@ -38,7 +38,6 @@ from lora_whisper.schema import from_values
 log = logging.getLogger("lora_whisper")
 
 
-Role = Literal["test", "retention", "training"]
 TRAINING_SET = "training"
 # Keys of `data` that decide on a test set, beside its place; and those of a decoding.
 READ = ("source", "revision", "columns", "language", "language_token", "task")
@@ -261,6 +260,15 @@ def group_labels(utterances: Sequence[Utterance], names: Sequence[str]) -> dict[
     return {name: [_label(value) for value in _values(rows, name)] for name in names}
 
 
+def has_group(utterances: Utterances, name: str) -> bool:
+    """Whether a set can be broken down by a column."""
+    try:
+        group_labels(utterances, (name,))
+    except UserError:
+        return False
+    return True
+
+
 def _label(value: object) -> str:
     return NO_GROUP if value is None or value == "" else str(value)
 
@@ -311,16 +319,6 @@ COMPUTED: Mapping[str, Callable[[Utterance], str | None]] = {
 
 
 # ── leaks: recordings, texts and speakers that a run was trained on ──────────────────────────
-
-
-@dataclass(frozen=True)
-class Leaks:
-    """What of a test set a run has learnt; a shared recording is a fault, a speaker a limit."""
-
-    run: str
-    recordings: int  # utterances of the test set
-    texts: int  # utterances, too
-    speakers: int
 
 
 def learnt_speech(run: str, config: TrainConfig) -> list[Utterances] | None:

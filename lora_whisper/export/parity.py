@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import textwrap
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,36 +25,31 @@ from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.dataset import Utterance, Utterances
 from lora_whisper.evaluation.loading import Listening, weights_of
 from lora_whisper.evaluation.models import Contender
-from lora_whisper.evaluation.results import leading, rate_name
+from lora_whisper.evaluation.results import OtherPadding, ParityResult, Score
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.reports.summary import score_table
-from lora_whisper.terminal import console, counted, work
+from lora_whisper.terminal import work
 
 if TYPE_CHECKING:
     import torch
 
     from lora_whisper.evaluation.decoding.decoder import Recognizer
     from lora_whisper.evaluation.decoding.transcribe import Hypotheses
-    from lora_whisper.evaluation.results import ScoredRow
+    from lora_whisper.evaluation.results import ScoredUtterance
 
 
 PARITY_FILE = "parity.json"  # in the export's folder
 ADAPTER, MERGED = "adapter", "merged"
 SHOWN_TEXTS = 20  # of those that differ
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
-KEPT = (
-    *("wer", "wer_ci95", "cer", "cer_ci95", "leading", "units", "normalizer", "utterances", "of"),
-    *("audio_seconds", "decode_seconds"),
-)
 
 
 @dataclass(frozen=True)
 class Heard:
     """What one model made of the utterances."""
 
-    score: dict[str, Any]
-    rows: Sequence[ScoredRow]
+    score: Score
+    rows: Sequence[ScoredUtterance]
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,8 @@ class Sample:
 
         given = (self.base.vocabulary, self.settings, self.seed)
         score, rows = judge(self.utterances, found, *given)
-        return Heard(score.to_dict() | {"of": provenance(weights, self.utterances, *given)}, rows)
+        of = provenance(weights, self.utterances, *given)
+        return Heard(dataclasses.replace(score, of=of), rows)
 
 
 def greedily(settings: EvaluationConfig) -> EvaluationConfig:
@@ -126,8 +121,8 @@ def compare(
     sample: Sample,
     tolerance: float,
     reference: str = MERGED,
-) -> dict[str, Any]:
-    """Hear the export; return what parity.json holds.
+) -> ParityResult:
+    """Hear the export, and compare it with the model that it has to agree with.
 
     Args:
         place: the export's folder.
@@ -139,47 +134,39 @@ def compare(
     padding = sample.settings.padding
     models = heard[padding]
     measured = models[reference]
-    rate = leading(measured.score)
-    difference = export.score[rate] - measured.score[rate]
+    rate = measured.score.leading
+    difference = export.score.rate(rate) - measured.score.rate(rate)
     differing = [
         {"row": ours.row, "reference": ours.reference}
         | {reference: ours.hypothesis, name: theirs.hypothesis}
         for ours, theirs in _differing(measured, export)
     ]
-    scores = {model: heard.score for model, heard in models.items()} | {name: export.score}
-    return {
-        "consumer": consumer.name,
-        "skipped": consumer.skipped,
-        "unusual": consumer.unusual,
-        "padding": padding,
-        "utterances": len(export.rows),
-        "reference": reference,
-        "rate": rate,
-        "difference": difference,
-        "tolerance": tolerance,
-        "is_within": abs(difference) <= tolerance,
-        "identical": len(export.rows) - len(differing),
-        "identical_share": 1 - len(differing) / len(export.rows),
-        "other_padding": _with_other_padding(padding, heard, reference, rate),
-        "scores": {model: {key: score[key] for key in KEPT} for model, score in scores.items()},
-        "differing": differing[:SHOWN_TEXTS],
-    }
-
-
-def _with_other_padding(
-    padding: Padding, heard: Mapping[Padding, Mapping[str, Heard]], model: str, rate: str
-) -> dict[str, Any]:
-    """What a model loses or gains where it is padded as other programs do."""
     (other,) = (one for one in PADDINGS if one != padding)
-    own, otherwise = heard[padding][model], heard[other][model]
-    return {
-        "padding": other,
-        "difference": otherwise.score[rate] - own.score[rate],
-        "identical": len(own.rows) - len(_differing(own, otherwise)),
-    }
+    otherwise = heard[other][reference]
+    return ParityResult(
+        consumer=consumer.name,
+        skipped=consumer.skipped,
+        unusual=consumer.unusual,
+        padding=padding,
+        utterances=len(export.rows),
+        reference=reference,
+        rate=rate,
+        difference=difference,
+        tolerance=tolerance,
+        is_within=abs(difference) <= tolerance,
+        identical=len(export.rows) - len(differing),
+        identical_share=1 - len(differing) / len(export.rows),
+        other_padding=OtherPadding(
+            other,
+            otherwise.score.rate(rate) - measured.score.rate(rate),
+            len(measured.rows) - len(_differing(measured, otherwise)),
+        ),
+        scores={model: one.score for model, one in models.items()} | {name: export.score},
+        differing=tuple(differing[:SHOWN_TEXTS]),
+    )
 
 
-def _differing(one: Heard, other: Heard) -> list[tuple[ScoredRow, ScoredRow]]:
+def _differing(one: Heard, other: Heard) -> list[tuple[ScoredUtterance, ScoredUtterance]]:
     """Utterances of which two models wrote different texts."""
     pairs = zip(one.rows, other.rows, strict=True)
     return [(ours, theirs) for ours, theirs in pairs if ours.hypothesis != theirs.hypothesis]
@@ -189,71 +176,6 @@ def _files(place: Path) -> list[Path]:
     """All that the export consists of."""
     files = (path for path in place.rglob("*") if path.is_file() and path.name != PARITY_FILE)
     return sorted(files)
-
-
-def show(found: Sequence[Mapping[str, Any]], quantization: str) -> None:
-    """A table of all that was heard with each padding, and a verdict on each export."""
-    for padding in dict.fromkeys(one["padding"] for one in found):
-        scores = {
-            model: score | {"groups": {}}
-            for one in found
-            if one["padding"] == padding
-            for model, score in one["scores"].items()
-        }
-        heard = counted(found[0]["utterances"], "utterance")
-        title = f"{heard}, heard greedily, padded {padding}"
-        console.print()
-        console.print(score_table(title, scores, quantization))
-    skipped = dict.fromkeys(one["skipped"] for one in found if one["skipped"])
-    if skipped:
-        unusual = next(one["unusual"] for one in found if one["unusual"])
-        _say(
-            "note",
-            f"not run by {', '.join(skipped)}, for which every Whisper hears 30 s and has one of "
-            f"three vocabularies; this one has {unusual}. Below that, they computed it with "
-            "prompts and features of ours",
-        )
-    for one in found:
-        *_, name = one["scores"]
-        rate = rate_name(one["scores"][name], one["rate"])
-        points, limit = 100 * one["difference"], 100 * one["tolerance"]
-        same = f"{one['identical']} of {one['utterances']} texts the same"
-        _say(
-            "parity" if one["is_within"] else "DIFFERS",
-            f"{name} in {one['consumer']}: {rate} {points:+.1f} points from {one['reference']} "
-            f"(tolerance {limit:g}), {same}",
-        )
-        _say("", _other_padding(one))
-        if "below" in one:
-            _say("", _diagnosis(one["below"]))
-
-
-def _other_padding(found: Mapping[str, Any]) -> str:
-    """`it pads the log-mel; with padded sound, merged is at -0.2 points, 25 of 48 texts …`"""
-    other = found["other_padding"]
-    same = f"{other['identical']} of {found['utterances']} texts the same"
-    points = f"{100 * other['difference']:+.1f} points"
-    return (
-        f"it pads the {found['padding']}; with padded {other['padding']}, {found['reference']} "
-        f"is at {points}, {same}"
-    )
-
-
-def _diagnosis(below: Mapping[str, Any]) -> str:
-    """Whether it is the weights that differ, or how the program goes about it."""
-    points = f"{100 * below['difference']:+.1f} points"
-    same = f"{below['identical']} of {below['utterances']} texts the same"
-    if below["is_within"]:
-        return (
-            f"the weights are right: with prompts and features of ours, {below['consumer']} is at "
-            f"{points}, {same}. It is the program around it that hears otherwise"
-        )
-    return f"below the program, with prompts and features of ours, it is the same: {points}, {same}"
-
-
-def _say(name: str, text: str) -> None:
-    lines = textwrap.wrap(text, console.width - 12)
-    console.print(f"{name:12}" + f"\n{'':12}".join(lines), markup=False)
 
 
 # ── the programs that exports are for, each as something that hears utterances ────────────────────

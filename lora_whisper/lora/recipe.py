@@ -13,10 +13,11 @@ from typing import Any
 
 from lora_whisper.config import MergeConfig, ModelConfig, as_it_is
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.run_scores import (
+from lora_whisper.evaluation.run_summary import (
     has_other_weights,
     merge_again,
     merged_recipe,
+    read_as_written,
     read_summary,
 )
 from lora_whisper.lora.provenance import (
@@ -40,7 +41,6 @@ from lora_whisper.run_folder import (
     MERGED_FILES,
     RECIPE_FILE,
     RunFolder,
-    read_json,
     require_own_place,
 )
 
@@ -160,7 +160,7 @@ def _require_not_replaced(folder: RunFolder) -> None:
     Raises:
         UserError: some were.
     """
-    if has_other_weights(folder, read_json(folder.summary)):
+    if has_other_weights(folder, read_as_written(folder)):
         raise UserError(
             f"{folder.merged} is not the model that was merged and scored there.\n"
             f"Type {merge_again(folder)}"
@@ -173,11 +173,11 @@ def is_unfinished(recipe: Recipe) -> bool:
     made_of = merged_recipe(run) if run.is_complete() else None
     if made_of is None or not _is_same(made_of, recipe.to_dict()):
         return False
-    if has_other_weights(run, read_json(run.summary)):
+    if has_other_weights(run, read_as_written(run)):
         return False
     summary = read_summary(run)
-    is_known = _is_same(summary.get("merge") or {}, recipe.to_dict())
-    return not is_known or (summary["adapter"] is not None and summary["merged"] is None)
+    is_known = _is_same(summary.merge or {}, recipe.to_dict())
+    return not is_known or (summary.adapter is not None and summary.merged is None)
 
 
 def _is_same(written: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:

@@ -19,8 +19,14 @@ from lora_whisper.evaluation.provenance import (
     groups_that_compare,
     texts_hash,
 )
-from lora_whisper.evaluation.results import ScoredRow, padded_as, padding_of, rate_name, units_of
-from lora_whisper.evaluation.run_scores import hypotheses_of
+from lora_whisper.evaluation.results import (
+    Comparison,
+    Rate,
+    Score,
+    ScoredUtterance,
+    rate_name,
+)
+from lora_whisper.evaluation.run_summary import hypotheses_of
 from lora_whisper.evaluation.significance import compare
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
@@ -58,7 +64,7 @@ class Entry:
     shown: Mapping[str, str]  # told key → value
     is_on_front: bool = False  # of the leading rate against the adapter's size
     has_hypotheses: bool = False  # those of its score, without which there is no verdict
-    beside_best: Mapping[str, Any] | None = None  # comparison with the best run; None: it is it
+    beside_best: Comparison | None = None  # comparison with the best run; None: it is it
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,9 @@ class Report:
         return min(self.scored, key=_goodness, default=None)
 
     @property
-    def score(self) -> Mapping[str, Any]:
-        """Of the best run; empty where nothing was scored."""
-        return (self.best and self.best.point.score) or {}
+    def score(self) -> Score | None:
+        """Of the best run; None where nothing was scored."""
+        return self.best.point.score if self.best else None
 
     @property
     def rate(self) -> str:
@@ -95,7 +101,7 @@ class Report:
         return rate_name(self.score, self.leading)
 
     @property
-    def leading(self) -> str:
+    def leading(self) -> Rate:
         return self.best.point.leading if self.best else "wer"
 
     @property
@@ -130,7 +136,7 @@ def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> R
     """
     points = read_points(folders)
     _require_complete(points)
-    rows = {point.folder: _scored_rows(point) for point in points if point.score}
+    rows = {point.folder: hypotheses(point, "adapter") for point in points if point.score}
     keys = told_keys(points)
     shown = _shown(points, keys)
     has_folder_names = has_folder_names or not _tell_apart(points, shown)
@@ -265,24 +271,13 @@ def anonymous(text: str) -> str:
 # ── one test set, and the best on it ─────────────────────────────────────────────────────────
 
 
-def hypotheses(point: Point, model: str) -> list[dict[str, Any]]:
+def hypotheses(point: Point, model: str) -> list[ScoredUtterance]:
     """What was heard of the run's own test set; empty where the file is gone."""
     score = point.score if model == "adapter" else point.base
     return hypotheses_of(RunFolder(point.folder), model, score) if score else []
 
 
-def _scored_rows(point: Point) -> list[ScoredRow]:
-    known = {field.name for field in dataclasses.fields(ScoredRow)}
-    try:
-        return [
-            ScoredRow(**{key: value for key, value in row.items() if key in known})
-            for row in hypotheses(point, "adapter")
-        ]
-    except TypeError:  # lines of another version
-        return []
-
-
-def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> None:
+def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtterance]]) -> None:
     """See that the rates are of the same texts, which were normalized in the same way."""
     mixed = _by_test_set(report.scored) or _by_texts(report.scored, rows)
     if mixed:
@@ -297,13 +292,12 @@ def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredRow
 
 def _by_test_set(scored: Sequence[Entry]) -> list[tuple[str, list[str]]]:
     """What sets each group of runs apart from the first one; empty where all are of one set."""
-    scores = {entry.label: entry.point.score or {} for entry in scored}
-    points = {entry.label: entry.point for entry in scored}
+    scores = {entry.label: entry.point.score for entry in scored if entry.point.score}
     groups = groups_that_compare([*scores.items()])
     if len(groups) < 2:
         return []
     first = groups[0][0]
-    said = [_test_set(points[labels[0]]) for labels in groups]
+    said = [_test_set(scores[labels[0]]) for labels in groups]
     apart = ["", *("; ".join(differences(scores[first], scores[one[0]])) for one in groups[1:])]
     return [
         (f"{text} ({why})" if why else text, labels)
@@ -312,7 +306,7 @@ def _by_test_set(scored: Sequence[Entry]) -> list[tuple[str, list[str]]]:
 
 
 def _by_texts(
-    scored: Sequence[Entry], rows: Mapping[Path, Sequence[ScoredRow]]
+    scored: Sequence[Entry], rows: Mapping[Path, Sequence[ScoredUtterance]]
 ) -> list[tuple[str, list[str]]]:
     """The same by the texts that were kept, which is all that older scores have of them."""
     texts: dict[str, list[str]] = {}
@@ -329,32 +323,31 @@ def _some(labels: Sequence[str]) -> str:
     return f"{told}; and {counted(more, 'other')}" if more > 0 else told
 
 
-def _test_set(point: Point) -> str:
-    score = point.score or {}
-    count = counted(score["utterances"], "utterance")
-    words = f"{score['reference_words']:,} {units_of(score)}"
-    return f"{count}, {words}, normalizer {score['normalizer']}, padded {padding_of(score)}"
+def _test_set(score: Score) -> str:
+    count = counted(score.utterances, "utterance")
+    words = f"{score.reference_words:,} {score.units}"
+    return f"{count}, {words}, normalizer {score.normalizer}, padded {score.padding}"
 
 
-def _digest(rows: Sequence[ScoredRow]) -> str:
+def _digest(rows: Sequence[ScoredUtterance]) -> str:
     return texts_hash(row.reference_normalized for row in rows)
 
 
-def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredRow]]) -> Report:
+def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredUtterance]]) -> Report:
     """Say of each run whether it is worse than the best one, or only less lucky."""
     if report.best is None:
         return report
     best = report.best.point
     assert best.summary is not None
-    seed = best.summary["seed"]
+    seed = best.summary.seed
 
-    def beside_best(point: Point) -> Mapping[str, Any] | None:
+    def beside_best(point: Point) -> Comparison | None:
         ours, theirs = rows[best.folder], rows.get(point.folder)
         if point is best or not ours or not theirs or len(ours) != len(theirs):
             return None
         if [row.row for row in ours] != [row.row for row in theirs]:
             return None
-        return compare(ours, theirs, seed).to_dict()
+        return compare(ours, theirs, seed)
 
     entries = [
         dataclasses.replace(entry, beside_best=beside_best(entry.point)) for entry in report.entries
@@ -378,7 +371,7 @@ def smallest_as_good(report: Report) -> Entry | None:
         entry
         for entry in report.scored
         if entry.point is (report.best and report.best.point)
-        or (entry.beside_best and entry.beside_best["verdict"] not in ("better", "worse"))
+        or (entry.beside_best and entry.beside_best.verdict not in ("better", "worse"))
     ]
     return min(
         as_good, key=lambda one: (one.point.adapter_bytes or 0, _goodness(one)), default=None
@@ -462,7 +455,7 @@ def about(report: Report) -> str:
         if len(values) == 1
     ]
     said = [f"{counted(len(report.entries), 'run')} ({told}) of {based}", *all_alike]
-    scored = f". Test set: {_test_set(report.best.point)}" if report.best else ""
+    scored = f". Test set: {_test_set(report.score)}" if report.score else ""
     return ", ".join(said) + scored
 
 
@@ -475,8 +468,8 @@ def known(report: Report, name: str) -> list[str]:
 def _base_name(point: Point) -> str:
     if point.summary is None:
         return ""
-    name = file_name(point.summary["checkpoint"])
-    return model_name(name, point.summary["quantization"])
+    name = file_name(point.summary.checkpoint)
+    return model_name(name, point.summary.quantization)
 
 
 def remarks(report: Report) -> list[tuple[str, str]]:
@@ -546,7 +539,7 @@ def _notes(report: Report) -> Iterator[str]:
     if not report.has_one_base:
         yield "the runs' bases differ, so that each has a base rate of its own"
     if any(
-        str((entry.point.summary or {}).get("checkpoint")).startswith(EMBEDDED)
+        entry.point.summary is not None and entry.point.summary.checkpoint.startswith(EMBEDDED)
         for entry in report.entries
     ):
         yield EMBEDDED_NOTE
@@ -555,15 +548,15 @@ def _notes(report: Report) -> Iterator[str]:
 def method(report: Report) -> str:
     """How text was normalized, and what the intervals and verdicts are made of."""
     score = report.score
-    drawn = score.get("resampled", "utterances")
+    assert score is not None, "of a report with a best run"
     said = (
-        f"Text is normalized by {score['normalizer']}; {padded_as(score)}. "
-        f"95 % intervals are by drawing {drawn} anew. "
+        f"Text is normalized by {score.normalizer}; {score.padded_as}. "
+        f"95 % intervals are by drawing {score.resampled} anew. "
         f"Verdicts against the {report.best_name} are by approximate randomization, paired and "
         "two-sided, at 5 %, and not corrected for the number of runs."
     )
-    if score["leading"] == "cer":
-        said += f" WER and verdicts are of {units_of(score)}."
+    if score.leading == "cer":
+        said += f" WER and verdicts are of {score.units}."
     return said
 
 

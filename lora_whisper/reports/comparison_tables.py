@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_whisper.evaluation.results import both_rates, interval, rate_name
+from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, rate_name
 from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison as data
 from lora_whisper.reports.comparison import Entry, Report
@@ -100,8 +100,8 @@ def _of_adapter(report: Report) -> list[Column]:
         return Cell("–") if value is None else Cell(text, order=order)
 
     def rank(entry: Entry) -> Cell:
-        highest = (entry.point.summary or {}).get("adapter_ranks") or [None, None]
-        return known(entry.point.rank, str(entry.point.rank), highest[1])
+        ranks = entry.point.summary.adapter_ranks if entry.point.summary else None
+        return known(entry.point.rank, str(entry.point.rank), ranks[1] if ranks else None)
 
     def parameters(entry: Entry) -> Cell:
         count = entry.point.trainable_parameters or 0
@@ -142,17 +142,17 @@ def _targets(entry: Entry) -> Cell:
 def _of_base(report: Report) -> Column:
     def cell(entry: Entry) -> Cell:
         base = entry.point.base
-        rate = base[report.leading] if base else None
+        rate = base.rate(report.leading) if base else None
         return Cell("–") if rate is None else Cell(percent(rate), order=rate)
 
     return Column("base", cell)
 
 
-def _rate(entry: Entry, rate: str) -> Cell:
+def _rate(entry: Entry, rate: Rate) -> Cell:
     score = entry.point.score
     if score is None:
         return Cell("–" if entry.point.state == "complete" else entry.point.state)
-    return Cell(percent(score[rate]), interval(score[f"{rate}_ci95"]), score[rate])
+    return Cell(percent(score.rate(rate)), interval(score.ci95(rate)), score.rate(rate))
 
 
 def _against(report: Report, entry: Entry) -> Cell:
@@ -161,8 +161,8 @@ def _against(report: Report, entry: Entry) -> Cell:
     found = entry.beside_best
     if found is None:
         return Cell(data.why_unjudged(report, entry))
-    small = f"{points(found).replace(' points', '')}, {p_value(found['p_value'])}"
-    return Cell(found["verdict"], small, found["difference"])
+    small = f"{points(found).replace(' points', '')}, {p_value(found.p_value)}"
+    return Cell(found.verdict, small, found.difference)
 
 
 def _front(entry: Entry) -> Cell:
@@ -208,10 +208,11 @@ def found(report: Report) -> str:
     best, small = report.best, data.smallest_as_good(report)
     assert best is not None
     assert best.point.interval is not None
-    score, base = best.point.score or {}, data.base_rates(report)
+    assert best.point.rate is not None
+    base = data.base_rates(report)
     said = (
         (f"{capitalized(NO_GAIN)}. The lowest: " if report.none_beats_base else "Best: ")
-        + f"{best.label}, {report.rate} {percent(score[report.leading])} "
+        + f"{best.label}, {report.rate} {percent(best.point.rate)} "
         f"({interval(best.point.interval)})"
         + (f"; the base has {base}" if base else "")
         + f". Its adapter has {megabytes(best.point.adapter_bytes or 0)}."
@@ -221,7 +222,7 @@ def found(report: Report) -> str:
         return said
     return (
         f"{said} Not shown to be worse, and the smallest: {small.label}, "
-        f"{percent((small.point.score or {})[report.leading])} with "
+        f"{percent(small.point.rate or 0)} with "
         f"{megabytes(small.point.adapter_bytes or 0)}."
     )
 
@@ -257,39 +258,41 @@ def csv_text(report: Report) -> str:
     return buffer.getvalue()
 
 
-def _csv_row(entry: Entry, keys: Sequence[str]) -> dict[str, Any]:
-    point, beside = entry.point, entry.beside_best or {}
-    summary, score, base = point.summary or {}, point.score or {}, point.base or {}
-    lowest, highest = summary.get("adapter_ranks") or (None, None)
+def _csv_row(entry: Entry, keys: Sequence[str]) -> dict[str, object]:
+    point, beside = entry.point, entry.beside_best
+    summary, score, base = point.summary, point.score, point.base
+    lowest, highest = (summary and summary.adapter_ranks) or (None, None)
     return {
         "run": point.name,
         "state": point.state,
         "reason": " ".join(data.anonymous(point.reason).split()),
         **{key: _csv_value(point, key) for key in keys},
-        "base": file_name(str(summary.get("checkpoint", ""))),
-        "quantization": summary.get("quantization"),
+        "base": file_name(summary.checkpoint) if summary else "",
+        "quantization": summary.quantization if summary else None,
         "targets": point.targets,
         "lowest_rank": lowest,
         "highest_rank": highest,
         "trainable_parameters": point.trainable_parameters,
         "adapter_bytes": point.adapter_bytes,
         "train_seconds": point.train_seconds,
-        "steps": summary.get("steps"),
-        "test_utterances": score.get("utterances"),
-        "leading_rate": score.get("leading"),
-        **{f"base_{rate}_percent": _percent(base.get(rate)) for rate in ("wer", "cer")},
+        "steps": summary.steps if summary else None,
+        "test_utterances": score.utterances if score else None,
+        "leading_rate": score.leading if score else None,
+        "base_wer_percent": _percent(base.wer if base else None),
+        "base_cer_percent": _percent(base.cer if base else None),
         **_csv_rates(score),
         "on_pareto_front": int(entry.is_on_front),
-        "wer_above_best_points": _percent(beside.get("difference")),
-        "p_value_against_best": beside.get("p_value"),
+        "wer_above_best_points": _percent(beside.difference if beside else None),
+        "p_value_against_best": beside.p_value if beside else None,
     }
 
 
-def _csv_rates(score: Mapping[str, Any]) -> dict[str, Any]:
+def _csv_rates(score: Score | None) -> dict[str, float | None]:
     found = {}
-    for rate in ("wer", "cer"):
-        low, high = score.get(f"{rate}_ci95", (None, None))
-        found[f"{rate}_percent"] = _percent(score.get(rate))
+    rates: tuple[Rate, ...] = ("wer", "cer")
+    for rate in rates:
+        low, high = score.ci95(rate) if score else (None, None)
+        found[f"{rate}_percent"] = _percent(score.rate(rate) if score else None)
         found[f"{rate}_ci95_low_percent"] = _percent(low)
         found[f"{rate}_ci95_high_percent"] = _percent(high)
     return found

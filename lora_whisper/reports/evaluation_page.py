@@ -9,26 +9,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_whisper.evaluation.metrics import align, separator
-from lora_whisper.evaluation.results import interval
+from lora_whisper.evaluation.results import (
+    ErrorAnalysis,
+    EvaluationResults,
+    KeywordRecall,
+    NoSpeechTest,
+    Rate,
+    Rates,
+    Score,
+    ScoredUtterance,
+    interval,
+    units_of,
+)
 from lora_whisper.reports import evaluation_plots as plots
 from lora_whisper.reports.evaluation_table import markdown
 from lora_whisper.reports.evaluation_words import (
     ROLES,
-    Results,
-    Scores,
     against,
+    first_score,
     last_model,
     leading,
     method,
     points,
     rates,
     remarks,
-    scored,
     sets_of,
     share,
     size,
     speed,
-    units,
     verdicts,
 )
 from lora_whisper.reports.html import render
@@ -45,7 +53,7 @@ INTERVAL_LETTERS = 11  # of one of its columns
 MISTAKES = "Mistakes"  # title of the section whose tables stand side by side
 COLUMN_CHARACTERS = 40  # of what a column of the manifest says
 
-Row = Mapping[str, Any]  # of hypotheses.jsonl
+Row = ScoredUtterance
 Heard = Mapping[str, Sequence[Row]]  # model → its rows, in the order of the set
 Sound = Callable[[str, Row], bytes | None]  # set and row → an MP3 file
 Cell = str | tuple[str, str]  # a figure, and what stands below it in small
@@ -70,7 +78,7 @@ class Grid:
         return bool(self.rows) and len(self.plots) == 1 and letters <= NARROW_LETTERS
 
 
-def page(results: Results, hypotheses: Mapping[str, Heard], sound: Sound) -> str:
+def page(results: EvaluationResults, hypotheses: Mapping[str, Heard], sound: Sound) -> str:
     """The whole page. Whatever comes from data is escaped.
 
     Args:
@@ -101,13 +109,13 @@ def page(results: Results, hypotheses: Mapping[str, Heard], sound: Sound) -> str
 # ── the top ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _about(results: Results) -> str:
-    models, sets = len(results["models"]), len(results["sets"])
-    made_with = f"lora_whisper {results['versions']['lora_whisper']}"
+def _about(results: EvaluationResults) -> str:
+    models, sets = len(results.models), len(results.sets)
+    made_with = f"lora_whisper {results.versions['lora_whisper']}"
     return f"{counted(models, 'model')} on {counted(sets, 'test set')}, with {made_with}"
 
 
-def _verdicts(results: Results) -> list[dict[str, str]]:
+def _verdicts(results: EvaluationResults) -> list[dict[str, str]]:
     retained = sets_of(results, "retention")
     return [
         {
@@ -116,20 +124,20 @@ def _verdicts(results: Results) -> list[dict[str, str]]:
             "class": word.split()[0],
             "role": ", which must not get worse" if name in retained else "",
             "text": text,
-            "points": points(results["comparisons"][name][model]),
+            "points": points(results.comparisons[name][model]),
         }
         for model, name, word, text in verdicts(results)
     ]
 
 
-def _key_figures(results: Results) -> dict[str, str]:
+def _key_figures(results: EvaluationResults) -> dict[str, str]:
     """The leading rate of the first sets, of the first model and of the last."""
     figures = {}
     for name in (sets_of(results, "test") + sets_of(results, "retention"))[:KEY_FIGURES]:
-        found, rate = scored(results, name), leading(results, name)
+        found, rate = results.scored(name), leading(results, name)
         models = list(dict.fromkeys([*list(found)[:1], *list(found)[-1:]]))
         if models:
-            shown = " → ".join(percent(found[model][rate]) for model in models)
+            shown = " → ".join(percent(found[model].rate(rate)) for model in models)
             figures[f"{rate.upper()} on {name}, {' → '.join(models)}"] = shown
     return figures
 
@@ -137,7 +145,7 @@ def _key_figures(results: Results) -> dict[str, str]:
 # ── sections ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _sections(results: Results) -> dict[str, list[Any]]:
+def _sections(results: EvaluationResults) -> dict[str, list[Any]]:
     return {
         "Scores": list(_score_grids(results)),
         "Conditions": list(_condition_grids(results)),
@@ -150,16 +158,16 @@ def _sections(results: Results) -> dict[str, list[Any]]:
     }
 
 
-def _score_grids(results: Results) -> Iterator[Grid]:
-    if sum(len(scored(results, name)) for name in results["scores"]) > 1:
+def _score_grids(results: EvaluationResults) -> Iterator[Grid]:
+    if sum(len(results.scored(name)) for name in results.scores) > 1:
         yield Grid((), (), plots=[plots.models_and_sets(results)])
-    for one in results["sets"]:
-        name = one["name"]
+    for one in results.sets:
+        name = one.name
         first, second = rates(results, name)
-        role = f" ({ROLES[one['role']]})" if ROLES[one["role"]] else ""
+        role = f" ({ROLES[one.role]})" if ROLES[one.role] else ""
         headings = ["", first.upper(), second.upper()]
-        if results["comparisons"].get(name):
-            headings.append(f"against {results['against']}")
+        if results.comparisons.get(name):
+            headings.append(f"against {results.against}")
         headings.append(f"{first.upper()} · {second.upper()} as written")
         headings += ["sub · ins · del", "in error", "RTFx"]
         yield Grid(
@@ -174,37 +182,37 @@ def _score_grids(results: Results) -> Iterator[Grid]:
                 ]
                 if score
                 else [model, "failed", *[""] * (len(headings) - 2)]
-                for model, score in results["scores"][name].items()
+                for model, score in results.scores[name].items()
             ],
             title=f"{name}{role}",
             below=size(results, one),
         )
 
 
-def _more_cells(score: Scores, first: str, second: str) -> list[Cell]:
-    edits = (score[edit] for edit in ("substitutions", "insertions", "deletions"))
+def _more_cells(score: Score, first: Rate, second: Rate) -> list[Cell]:
+    edits = score.substitutions, score.insertions, score.deletions
     return [
-        " · ".join(percent(score[f"{rate}_orthographic"]) for rate in (first, second)),
+        " · ".join(percent(getattr(score, f"{rate}_orthographic")) for rate in (first, second)),
         " · ".join(f"{count:,}" for count in edits),
-        percent(score["sentence_error_rate"]),
+        percent(score.sentence_error_rate),
         speed(score),
     ]
 
 
-def _with_interval(score: Scores | None, rate: str) -> Cell:
-    return (percent(score[rate]), interval(score[f"{rate}_ci95"])) if score else ""
+def _with_interval(score: Rates | None, rate: Rate) -> Cell:
+    return (percent(score.rate(rate)), interval(score.ci95(rate))) if score else ""
 
 
-def _against(results: Results, name: str, model: str) -> list[Cell]:
-    found = results["comparisons"].get(name, {}).get(model)
+def _against(results: EvaluationResults, name: str, model: str) -> list[Cell]:
+    found = results.comparisons.get(name, {}).get(model)
     if found:
         return [(against(results, name, model), points(found))]
-    return [""] if results["comparisons"].get(name) else []
+    return [""] if results.comparisons.get(name) else []
 
 
-def _condition_grids(results: Results) -> Iterator[Grid]:
-    for name, conditions in results["conditions"].items():
-        rate, models = leading(results, name), list(scored(results, name))
+def _condition_grids(results: EvaluationResults) -> Iterator[Grid]:
+    for name, conditions in results.conditions.items():
+        rate, models = leading(results, name), list(results.scored(name))
         yield Grid(
             ["", *models],
             [
@@ -216,16 +224,16 @@ def _condition_grids(results: Results) -> Iterator[Grid]:
         )
 
 
-def _scale_grids(results: Results) -> Iterator[Grid]:
+def _scale_grids(results: EvaluationResults) -> Iterator[Grid]:
     names = sets_of(results, "test", "retention")
-    for model, scales in results["scales"].items():
+    for model, scales in results.scales.items():
         yield Grid(
             ["scale", *(f"{name} {leading(results, name).upper()}" for name in names)],
             [
                 [
-                    f"{one['scale']:g}",
+                    f"{one.scale:g}",
                     *(
-                        _with_interval(one["scores"].get(name), leading(results, name))
+                        _with_interval(one.scores.get(name), leading(results, name))
                         for name in names
                     ),
                 ]
@@ -237,18 +245,18 @@ def _scale_grids(results: Results) -> Iterator[Grid]:
         )
 
 
-def _group_grids(results: Results) -> Iterator[Grid]:
+def _group_grids(results: EvaluationResults) -> Iterator[Grid]:
     """The last model's worst groups first."""
-    for name in results["scores"]:
-        found, last = scored(results, name), last_model(results, name)
-        for column, groups in found[last]["groups"].items() if last else ():
+    for name in results.scores:
+        found, last = results.scored(name), last_model(results, name)
+        for column, groups in found[last].groups.items() if last else ():
             yield _by_column(results, name, column, list(groups))
 
 
-def _by_column(results: Results, name: str, column: str, labels: list[str]) -> Grid:
-    rate, found = leading(results, name), scored(results, name)
-    groups = {model: score["groups"].get(column, {}) for model, score in found.items()}
-    last, noun = list(groups.values())[-1], units(results, name)
+def _by_column(results: EvaluationResults, name: str, column: str, labels: list[str]) -> Grid:
+    rate, found = leading(results, name), results.scored(name)
+    groups = {model: score.groups.get(column, {}) for model, score in found.items()}
+    last, noun = list(groups.values())[-1], units_of(first_score(results, name))
     hidden = len(labels) - plots.SHOWN_GROUPS
     return Grid(
         ["", *groups, "utterances"],
@@ -256,7 +264,7 @@ def _by_column(results: Results, name: str, column: str, labels: list[str]) -> G
             [
                 label,
                 *(_with_interval(groups[model].get(label), rate) for model in groups),
-                (f"{last[label]['utterances']:,}", f"{last[label]['reference_words']:,} {noun}"),
+                (f"{last[label].utterances:,}", f"{last[label].reference_words:,} {noun}"),
             ]
             for label in labels[: plots.SHOWN_GROUPS]
         ],
@@ -266,31 +274,31 @@ def _by_column(results: Results, name: str, column: str, labels: list[str]) -> G
     )
 
 
-def _keyword_grids(results: Results) -> Iterator[Grid]:
-    for name, found in results["keywords"].items():
+def _keyword_grids(results: EvaluationResults) -> Iterator[Grid]:
+    for name, found in results.keywords.items():
         yield Grid(
             ["", "recall", "found", "said", "precision"],
             [
                 [
                     model,
-                    (share(one["recall"]), interval(one["ci95"]) if one["ci95"] else ""),
-                    f"{one['found']:,}",
-                    f"{one['said']:,}",
-                    share(one["precision"]),
+                    (share(one.recall), interval(one.ci95) if one.ci95 else ""),
+                    f"{one.found:,}",
+                    f"{one.said:,}",
+                    share(one.precision),
                 ]
                 for model, one in found.items()
             ],
             title=f"{name}: all words of the list",
             below="Precision: how many of those that the model wrote were said.",
         )
-        if any(one["words"] for one in found.values()):
+        if any(one.words for one in found.values()):
             yield _by_keyword(name, found)
 
 
-def _by_keyword(name: str, found: Mapping[str, Any]) -> Grid:
+def _by_keyword(name: str, found: Mapping[str, KeywordRecall]) -> Grid:
     """The words that the last model misses most, first."""
     counts = {
-        model: {word: f"{hit} of {said}" for word, said, hit in one["words"]}
+        model: {word: f"{hit} of {said}" for word, said, hit in one.words}
         for model, one in found.items()
     }
     words = list(list(counts.values())[-1])
@@ -305,8 +313,8 @@ def _by_keyword(name: str, found: Mapping[str, Any]) -> Grid:
     )
 
 
-def _hallucination_grids(results: Results) -> Iterator[Grid]:
-    for name, found in results["hallucination"].items():
+def _hallucination_grids(results: EvaluationResults) -> Iterator[Grid]:
+    for name, found in results.hallucination.items():
         kinds = {
             "looping": "repeats itself",
             "too_long": "longer than the audio allows",
@@ -319,32 +327,32 @@ def _hallucination_grids(results: Results) -> Iterator[Grid]:
                 [
                     model,
                     (
-                        percent(one["any"] / max(one["utterances"], 1)),
-                        f"{one['any']:,} of {one['utterances']:,}",
+                        percent(one.any / max(one.utterances, 1)),
+                        f"{one.any:,} of {one.utterances:,}",
                     ),
-                    *(f"{one[kind]:,}" for kind in kinds),
+                    *(f"{getattr(one, kind):,}" for kind in kinds),
                 ]
                 for model, one in found.items()
             ],
             title=f"{name}: utterances with signs of it",
         )
-    if results["probes"]:
-        yield _probe_grid(results["probes"])
+    if results.probes:
+        yield _probe_grid(results.probes)
 
 
-def _probe_grid(probes: Mapping[str, Any]) -> Grid:
+def _probe_grid(probes: Mapping[str, Mapping[str, NoSpeechTest]]) -> Grid:
     kinds = list(dict.fromkeys(kind for found in probes.values() for kind in found))
     rows: list[list[Cell]] = [
         [
             model,
-            *(f"{found[kind]['with_text']} of {found[kind]['clips']}" for kind in kinds),
+            *(f"{found[kind].with_text} of {found[kind].clips}" for kind in kinds),
         ]
         for model, found in probes.items()
     ]
     return Grid(["", *kinds], rows, title="Clips without speech that were given a text")
 
 
-def _overfitting_grids(results: Results) -> Iterator[Grid]:
+def _overfitting_grids(results: EvaluationResults) -> Iterator[Grid]:
     names = sets_of(results, "training") + sets_of(results, "test")
     if not sets_of(results, "training"):
         return
@@ -352,32 +360,31 @@ def _overfitting_grids(results: Results) -> Iterator[Grid]:
         ["", *names],
         [
             [
-                model["name"],
+                model.name,
                 *(
-                    _with_interval(results["scores"][name].get(model["name"]), rate)
+                    _with_interval(results.scores[name].get(model.name), rate)
                     for name, rate in ((name, leading(results, name)) for name in names)
                 ),
             ]
-            for model in results["models"]
-            if not model["failed"]
+            for model in results.models
+            if not model.failed
         ],
         title="What was trained on beside what was not",
     )
 
 
-def _mistakes(results: Results) -> Iterator[dict[str, Any]]:
+def _mistakes(results: EvaluationResults) -> Iterator[dict[str, Any]]:
     """A set's and model's most frequent ones, as three small tables."""
-    for name, models in results["mistakes"].items():
-        for model, found in reversed(models.items()):
+    for name, models in results.mistakes.items():
+        for model, found in reversed([*models.items()]):
             grids = [grid for grid in _mistake_grids(found) if grid.rows]
             if grids:
                 yield {"set": name, "model": model, "grids": grids}
 
 
-def _mistake_grids(found: Mapping[str, Any]) -> list[Grid]:
-    confusions, lost, inserted = (
-        found[kind][:SHOWN_MISTAKES] for kind in ("confusions", "lost", "inserted")
-    )
+def _mistake_grids(found: ErrorAnalysis) -> list[Grid]:
+    confusions, lost = found.confusions[:SHOWN_MISTAKES], found.lost[:SHOWN_MISTAKES]
+    inserted = found.inserted[:SHOWN_MISTAKES]
     return [
         Grid(
             ["said", "heard", "times"],
@@ -391,15 +398,15 @@ def _mistake_grids(found: Mapping[str, Any]) -> list[Grid]:
     ]
 
 
-def _examples(results: Results) -> Iterator[dict[str, str]]:
-    for name, models in results["hallucination"].items():
+def _examples(results: EvaluationResults) -> Iterator[dict[str, str]]:
+    for name, models in results.hallucination.items():
         for model, found in models.items():
-            for example in found["examples"]:
-                where = f"{model}, {name}, {example['row']}"
-                yield {"where": where, "why": example["why"], "text": example["hypothesis"]}
-    for model, probes in results["probes"].items():
-        for kind, found in probes.items():
-            for text in dict.fromkeys(found["texts"]):
+            for example in found.examples:
+                where = f"{model}, {name}, {example.row}"
+                yield {"where": where, "why": example.why, "text": example.hypothesis}
+    for model, tests in results.probes.items():
+        for kind, test in tests.items():
+            for text in dict.fromkeys(test.texts):
                 yield {"where": model, "why": f"nobody speaks: {kind}", "text": text}
 
 
@@ -412,10 +419,12 @@ def badness(row: Row) -> float:
     By errors alone the longest utterances would come first, by WER those of a single word; where
     errors fall at random, this is as large for both.
     """
-    return float(row["errors"]) / math.sqrt(max(row["reference_words"], 1))
+    return float(row.errors) / math.sqrt(max(row.reference_words, 1))
 
 
-def _utterances(results: Results, name: str, heard: Heard, sound: Sound) -> dict[str, Any]:
+def _utterances(
+    results: EvaluationResults, name: str, heard: Heard, sound: Sound
+) -> dict[str, Any]:
     """The worst of a set, each with what all models made of it."""
     rows = [dict(zip(heard, each, strict=True)) for each in zip(*heard.values(), strict=True)]
     last = list(heard)[-1]
@@ -425,11 +434,11 @@ def _utterances(results: Results, name: str, heard: Heard, sound: Sound) -> dict
         "name": name,
         "models": list(heard),
         "last": last,
-        "against": results["against"] if results["against"] in list(heard)[:-1] else "",
+        "against": results.against if results.against in list(heard)[:-1] else "",
         "count": len(rows),
         "players": min(PLAYERS, len(shown)),
         "shown": [
-            _utterance(rows[number], number, last, results["against"])
+            _utterance(rows[number], number, last, results.against)
             | {"sound": _player(sound(name, rows[number][last])) if place < PLAYERS else ""}
             for place, number in enumerate(shown)
         ],
@@ -440,7 +449,7 @@ def _room(rows: Sequence[Mapping[str, Row]]) -> int:
     """How many of the rows the page has room for."""
     characters = 0
     for number, row in enumerate(rows[:SHOWN_UTTERANCES]):
-        characters += sum(len(one["reference"]) + len(one["hypothesis"]) for one in row.values())
+        characters += sum(len(one.reference) + len(one.hypothesis) for one in row.values())
         if characters > SHOWN_CHARACTERS:
             return max(number, 1)
     return min(len(rows), SHOWN_UTTERANCES)
@@ -448,13 +457,13 @@ def _room(rows: Sequence[Mapping[str, Row]]) -> int:
 
 def _utterance(row: Mapping[str, Row], number: int, last: str, other: str) -> dict[str, Any]:
     one = row[last]
-    brought = one["errors"] - row[other]["errors"] if other in row else 0
+    brought = one.errors - row[other].errors if other in row else 0
     return {
-        "row": one["row"],
-        "language": one["language"] or "en",
-        "space": separator(one["language"]),
-        "bad_audio": one["bad_audio"],
-        "reference": one["reference"],
+        "row": one.row,
+        "language": one.language or "en",
+        "space": separator(one.language),
+        "bad_audio": one.bad_audio,
+        "reference": one.reference,
         "about": _about_row(one),
         "heard": list(_lines(row)),
         "orders": {
@@ -473,20 +482,20 @@ def _lines(row: Mapping[str, Row]) -> Iterator[dict[str, Any]]:
     """What was heard, with the models that heard it."""
     texts: dict[str, list[str]] = {}
     for model, one in row.items():
-        texts.setdefault(one["hypothesis"], []).append(model)
+        texts.setdefault(one.hypothesis, []).append(model)
     for text, models in texts.items():
         one = row[models[0]]
         yield {
             "models": ", ".join(models),
-            "errors": one["errors"],
-            "stretches": align(one["reference"], text, one["language"]),
+            "errors": one.errors,
+            "stretches": align(one.reference, text, one.language),
         }
 
 
 def _about_row(row: Row) -> str:
     """Its length and its columns."""
-    said = [f"{row['seconds']:.1f} s"] if row["seconds"] else []
-    columns = {name: value for name, value in row["columns"].items() if name != "duration"}
+    said = [f"{row.seconds:.1f} s"] if row.seconds else []
+    columns = {name: value for name, value in row.columns.items() if name != "duration"}
     known = [(name, value) for name, value in columns.items() if value not in (None, "")]
     return " · ".join(said + [f"{name} {_cut(str(value))}" for name, value in known])
 
@@ -502,19 +511,19 @@ def _player(audio: bytes | None) -> str:
 # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _facts(results: Results) -> dict[str, dict[str, str]]:
+def _facts(results: EvaluationResults) -> dict[str, dict[str, str]]:
     models = {
-        one["name"]: ", ".join(
-            [one["what"], one["kind"], one["dtype"]]
-            + [one["quantization"]] * (one["quantization"] != "none")
-            + [one["fingerprint"]]
+        one.name: ", ".join(
+            [one.what, one.kind, one.dtype]
+            + [one.quantization] * (one.quantization != "none")
+            + [one.fingerprint]
         )
-        for one in results["models"]
+        for one in results.models
     }
-    parts = {"Settings": results["settings"], "Environment": results["environment"]}
+    parts = {"Settings": results.settings, "Environment": results.environment}
     named = {
         title: {key.replace("_", " "): _fact(value) for key, value in facts.items()}
-        for title, facts in (parts | {"Versions": results["versions"]}).items()
+        for title, facts in (parts | {"Versions": results.versions}).items()
     }
     return {"Models": models} | named
 

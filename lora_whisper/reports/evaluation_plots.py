@@ -10,41 +10,40 @@ from typing import Any
 
 import numpy as np
 
+from lora_whisper.evaluation.results import EvaluationResults, Rate, Rates
 from lora_whisper.reports.charts import MARKERS, SERIES, Chart, Scale, shorten
-from lora_whisper.reports.evaluation_words import Results, Scores, leading, scored, sets_of
+from lora_whisper.reports.evaluation_words import leading, sets_of
 
 SHOWN_GROUPS = 20  # of a column, the worst ones
 LINE_INCHES = 0.12  # of a chart's height, for one model
 GAP_INCHES = 0.14  # between two labels
 
-Rated = Mapping[str, Scores | None]  # model → its score, or what else has rates with intervals
+Rated = Mapping[str, Rates | None]  # model → its score, or what else has rates with intervals
 
 
-def models_and_sets(results: Results) -> str:
+def models_and_sets(results: EvaluationResults) -> str:
     """Every model's leading rate on every set."""
     rows = {
-        _with_rate(results, name): _rated(scored(results, name), leading(results, name))
-        for name in results["scores"]
-        if scored(results, name)
+        _with_rate(results, name): _rated(results.scored(name), leading(results, name))
+        for name in results.scores
+        if results.scored(name)
     }
     return _dots(results, rows, _axis(results)) if rows else ""
 
 
-def by_condition(results: Results, name: str) -> str:
+def by_condition(results: EvaluationResults, name: str) -> str:
     """A set as it is, and as it was made harder; the models side by side."""
     rate = leading(results, name)
-    rows = {
-        condition: _rated(found, rate) for condition, found in results["conditions"][name].items()
-    }
+    rows = {condition: _rated(found, rate) for condition, found in results.conditions[name].items()}
     return _dots(results, rows, rate.upper())
 
 
-def by_group(results: Results, name: str, column: str, labels: Sequence[str]) -> str:
+def by_group(results: EvaluationResults, name: str, column: str, labels: Sequence[str]) -> str:
     """The groups of a column, in the order of `labels`."""
-    rate, found = leading(results, name), scored(results, name)
+    rate, found = leading(results, name), results.scored(name)
     rows = {
         label: _rated(
-            {model: score["groups"].get(column, {}).get(label) for model, score in found.items()},
+            {model: score.groups.get(column, {}).get(label) for model, score in found.items()},
             rate,
         )
         for label in labels[:SHOWN_GROUPS]
@@ -52,7 +51,7 @@ def by_group(results: Results, name: str, column: str, labels: Sequence[str]) ->
     return _dots(results, rows, rate.upper())
 
 
-def along_the_scale(results: Results, model: str) -> str:
+def along_the_scale(results: EvaluationResults, model: str) -> str:
     """Every set's rate over the adapter's scale, with its interval as a band."""
     chart = Chart(2.9, Scale("adapter scale"), Scale(unit=" %", from_zero=True))
     for number, name in enumerate(sets_of(results, "test", "retention")):
@@ -62,7 +61,7 @@ def along_the_scale(results: Results, model: str) -> str:
     return chart.svg()
 
 
-def trade_off(results: Results, model: str) -> str:
+def trade_off(results: EvaluationResults, model: str) -> str:
     """New speech against old: where each scale of the adapter stands; empty without both."""
     tested, retained = sets_of(results, "test"), sets_of(results, "retention")
     if not tested or not retained:
@@ -80,31 +79,33 @@ def trade_off(results: Results, model: str) -> str:
     return chart.svg()
 
 
-def _along(results: Results, model: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _along(results: EvaluationResults, model: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(scales,) and (scales, 3) percent: a set's rate and the two ends of its interval."""
     rate = leading(results, name)
-    scales = [one for one in results["scales"][model] if name in one["scores"]]
-    rated = [_percent(one["scores"][name], rate) for one in scales]
-    return np.array([one["scale"] for one in scales]), np.array(rated).reshape(-1, 3)
+    scales = [one for one in results.scales[model] if name in one.scores]
+    rated = [_percent(one.scores[name], rate) for one in scales]
+    return np.array([one.scale for one in scales]), np.array(rated).reshape(-1, 3)
 
 
 # ── dots with intervals ──────────────────────────────────────────────────────────────────────
 
 
-def _rated(found: Rated, rate: str) -> dict[str, tuple[float, float, float]]:
+def _rated(found: Rated, rate: Rate) -> dict[str, tuple[float, float, float]]:
     return {model: _percent(score, rate) for model, score in found.items() if score}
 
 
-def _percent(score: Scores, rate: str) -> tuple[float, float, float]:
-    low, high = score[f"{rate}_ci95"]
-    return 100 * score[rate], 100 * low, 100 * high
+def _percent(score: Rates, rate: Rate) -> tuple[float, float, float]:
+    low, high = score.ci95(rate)
+    return 100 * score.rate(rate), 100 * low, 100 * high
 
 
 def _dots(
-    results: Results, rows: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str
+    results: EvaluationResults,
+    rows: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    label: str,
 ) -> str:
     """A line a label; on it a dot with its interval for every model, in the models' order."""
-    models = [one["name"] for one in results["models"]]
+    models = [one.name for one in results.models]
     shown = [model for model in models if any(model in rated for rated in rows.values())]
     if not shown:
         return ""
@@ -137,12 +138,12 @@ def _colour(number: int) -> str:
     return SERIES[number % len(SERIES)]
 
 
-def _with_rate(results: Results, name: str) -> str:
+def _with_rate(results: EvaluationResults, name: str) -> str:
     """`test`, or where sets lead with different rates `test CER`."""
-    mixed = len({leading(results, other) for other in results["scores"]}) > 1
+    mixed = len({leading(results, other) for other in results.scores}) > 1
     return f"{name} {leading(results, name).upper()}" if mixed else name
 
 
-def _axis(results: Results) -> str:
-    found = {leading(results, name).upper() for name in results["scores"]}
+def _axis(results: EvaluationResults) -> str:
+    found = {leading(results, name).upper() for name in results.scores}
     return found.pop() if len(found) == 1 else "error rate"

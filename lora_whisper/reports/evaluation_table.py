@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_whisper.evaluation.results import interval
+from lora_whisper.evaluation.results import (
+    ErrorAnalysis,
+    EvaluatedSet,
+    EvaluationResults,
+    Rate,
+    Rates,
+    Score,
+    both_rates,
+    interval,
+)
 from lora_whisper.reports.evaluation_words import (
     ROLES,
-    Results,
-    Scores,
     against,
     cautions_of,
     last_model,
@@ -23,7 +29,6 @@ from lora_whisper.reports.evaluation_words import (
     method,
     rates,
     remarks,
-    scored,
     sets_of,
     share,
     size,
@@ -42,14 +47,14 @@ SIGNS = {  # as evaluation.json calls them, and people
 COLOURS = {"better": "green", "worse": "red"}
 
 
-def show_evaluation(results: Results) -> None:
+def show_evaluation(results: EvaluationResults) -> None:
     """Print everything that was asked for, and nothing else."""
     for part in parts(results):
         console.print()
         console.print(part)
 
 
-def parts(results: Results) -> Iterator[RenderableType]:
+def parts(results: EvaluationResults) -> Iterator[RenderableType]:
     """Tables and lines; what matters most comes last, where a terminal stops."""
     yield from _conditions(results)
     yield from _scales(results)
@@ -58,7 +63,7 @@ def parts(results: Results) -> Iterator[RenderableType]:
     yield from _hallucination(results)
     yield from _probes(results)
     yield from _mistakes(results)
-    for one in results["sets"]:
+    for one in results.sets:
         yield _scores(results, one)
     said = losses(results) + remarks(results)
     if said:
@@ -68,28 +73,32 @@ def parts(results: Results) -> Iterator[RenderableType]:
 # ── scores ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _scores(results: Results, one: Mapping[str, Any]) -> RenderableType:
+def _scores(results: EvaluationResults, one: EvaluatedSet) -> RenderableType:
     """A row a model: the leading rate with its interval, the other rate, and the verdict."""
-    name = one["name"]
+    name = one.name
     first, second = rates(results, name)
-    role = f" ({ROLES[one['role']]})" if ROLES[one["role"]] else ""
+    role = f" ({ROLES[one.role]})" if ROLES[one.role] else ""
     headings = [first.upper(), "95 % interval", second.upper()]
     table = _table(f"{name}{role}: {size(results, one)}", headings)
-    compared = bool(results["comparisons"].get(name))
+    compared = bool(results.comparisons.get(name))
     if compared:
-        table.add_column(Text(f"against {results['against']}"), overflow="fold")
-    for model, score in results["scores"][name].items():
+        table.add_column(Text(f"against {results.against}"), overflow="fold")
+    for model, score in results.scores[name].items():
         if score is None:
             _add(table, model, Text("failed", "red"))
             continue
-        cells = [percent(score[first]), interval(score[f"{first}_ci95"]), percent(score[second])]
+        cells = [
+            percent(score.rate(first)),
+            interval(score.ci95(first)),
+            percent(score.rate(second)),
+        ]
         _add(table, model, *cells, *[_verdict(results, name, model)] * compared)
-    speeds = ((model, speed(score)) for model, score in scored(results, name).items())
+    speeds = ((model, speed(score)) for model, score in results.scored(name).items())
     known = ", ".join(f"{model} {figure}" for model, figure in speeds if figure)
     return Group(table, Text(f"RTFx: {known}")) if known else table
 
 
-def _verdict(results: Results, name: str, model: str) -> Text:
+def _verdict(results: EvaluationResults, name: str, model: str) -> Text:
     said = against(results, name, model)
     return Text(said, style=COLOURS.get(said.split(" (")[0], ""))
 
@@ -97,101 +106,105 @@ def _verdict(results: Results, name: str, model: str) -> Text:
 # ── what may be asked for beside them ────────────────────────────────────────────────────────
 
 
-def _conditions(results: Results) -> Iterator[Table]:
-    for name, conditions in results["conditions"].items():
-        rate, models = leading(results, name), list(scored(results, name))
+def _conditions(results: EvaluationResults) -> Iterator[Table]:
+    for name, conditions in results.conditions.items():
+        rate, models = leading(results, name), list(results.scored(name))
         table = _table(f"{name}: {rate.upper()} by condition", models)
         for condition, found in conditions.items():
             _add(table, condition, *(_rate(found.get(model), rate) for model in models))
         yield table
 
 
-def _scales(results: Results) -> Iterator[Table]:
+def _scales(results: EvaluationResults) -> Iterator[Table]:
     names = sets_of(results, "test", "retention")
-    for model, scales in results["scales"].items():
+    for model, scales in results.scales.items():
         table = _table(f"{model}: by scale", _headings(results, names))
         for one in scales:
-            cells = (_rate(one["scores"].get(name), leading(results, name)) for name in names)
-            _add(table, f"{one['scale']:g}", *cells)
+            cells = (_rate(one.scores.get(name), leading(results, name)) for name in names)
+            _add(table, f"{one.scale:g}", *cells)
         yield table
 
 
-def _headings(results: Results, names: Sequence[str]) -> list[str]:
+def _headings(results: EvaluationResults, names: Sequence[str]) -> list[str]:
     return [f"{name} {leading(results, name).upper()}" for name in names]
 
 
-def _groups(results: Results) -> Iterator[Table]:
-    for one in results["sets"]:
-        name, found = one["name"], scored(results, one["name"])
+def _groups(results: EvaluationResults) -> Iterator[Table]:
+    for one in results.sets:
+        name, found = one.name, results.scored(one.name)
         last = last_model(results, name)
-        for column in found[last]["groups"] if last else ():
+        for column in found[last].groups if last else ():
             yield _by_column(results, name, found, column)
 
 
-def _by_column(results: Results, name: str, found: Mapping[str, Scores], column: str) -> Table:
+def _by_column(
+    results: EvaluationResults, name: str, found: Mapping[str, Score], column: str
+) -> Table:
     """The last model's worst groups first; the rest are counted."""
     rate = leading(results, name)
-    groups = {model: score["groups"].get(column, {}) for model, score in found.items()}
+    groups = {model: score.groups.get(column, {}) for model, score in found.items()}
     labels = list(list(groups.values())[-1])
     hidden = len(labels) - SHOWN_GROUPS
     rest = f", the worst {SHOWN_GROUPS} of {len(labels)}" if hidden > 0 else ", worst first"
     table = _table(f"{name}: {rate.upper()} by {column}{rest}", [*groups, "utterances"])
     for label in labels[:SHOWN_GROUPS]:
         cells = (_rate(groups[model].get(label), rate) for model in groups)
-        utterances = list(groups.values())[-1][label]["utterances"]
+        utterances = list(groups.values())[-1][label].utterances
         _add(table, label, *cells, f"{utterances:,}")
     return table
 
 
-def _rate(score: Scores | None, rate: str) -> str:
-    return percent(score[rate]) if score else ""
+def _rate(score: Rates | None, rate: Rate) -> str:
+    return percent(score.rate(rate)) if score else ""
 
 
-def _keywords(results: Results) -> Iterator[Table]:
-    for name, found in results["keywords"].items():
+def _keywords(results: EvaluationResults) -> Iterator[Table]:
+    for name, found in results.keywords.items():
         headings = ["recall", "95 % interval", "found", "said", "precision"]
         table = _table(f"{name}: words of the list", headings)
         for model, one in found.items():
-            rate = share(one["recall"]), interval(one["ci95"]) if one["ci95"] else ""
-            counts = f"{one['found']:,}", f"{one['said']:,}", share(one["precision"])
+            rate = share(one.recall), interval(one.ci95) if one.ci95 else ""
+            counts = f"{one.found:,}", f"{one.said:,}", share(one.precision)
             _add(table, model, *rate, *counts)
         yield table
 
 
-def _hallucination(results: Results) -> Iterator[Table]:
+def _hallucination(results: EvaluationResults) -> Iterator[Table]:
     """Counts of utterances; one may be of several kinds."""
-    if not results["hallucination"]:
+    if not results.hallucination:
         return
-    of_sets = [one for found in results["hallucination"].values() for one in found.values()]
-    kinds = [kind for kind in SIGNS if kind != "on_silence" or any(one[kind] for one in of_sets)]
+    of_sets = [one for found in results.hallucination.values() for one in found.values()]
+    kinds = [
+        kind for kind in SIGNS if kind != "on_silence" or any(one.on_silence for one in of_sets)
+    ]
     headings = [*(SIGNS[kind] for kind in kinds), "any", "share"]
     table = _table("Signs of hallucination, in utterances", headings)
-    for name, found in results["hallucination"].items():
+    for name, found in results.hallucination.items():
         table.add_section()
         for model, one in found.items():
-            counts = (one[kind] for kind in (*kinds, "any"))
-            of_all = percent(one["any"] / max(one["utterances"], 1))
+            counts = (getattr(one, kind) for kind in (*kinds, "any"))
+            of_all = percent(one.any / max(one.utterances, 1))
             _add(table, f"{model}, {name}", *map(str, counts), of_all)
     yield table
 
 
-def _probes(results: Results) -> Iterator[Table]:
+def _probes(results: EvaluationResults) -> Iterator[Table]:
     """How many clips without speech were given a text."""
-    if not results["probes"]:
+    if not results.probes:
         return
-    kinds = list(dict.fromkeys(kind for one in results["probes"].values() for kind in one))
+    kinds = list(dict.fromkeys(kind for one in results.probes.values() for kind in one))
     table = _table("Text where nobody speaks, in clips", kinds)
-    for model, one in results["probes"].items():
-        cells = (f"{one[kind]['with_text']} of {one[kind]['clips']}" for kind in kinds)
+    for model, one in results.probes.items():
+        cells = (f"{one[kind].with_text} of {one[kind].clips}" for kind in kinds)
         _add(table, model, *cells)
     yield table
 
 
-def _mistakes(results: Results) -> Iterator[RenderableType]:
+def _mistakes(results: EvaluationResults) -> Iterator[RenderableType]:
     """The last model's most frequent ones on each test set."""
     for name in sets_of(results, "test"):
         model = last_model(results, name)
-        found = results["mistakes"].get(name, {}).get(model)
+        found = results.mistakes.get(name, {}).get(model or "")
         lines = [
             (kind, ", ".join(texts[:SHOWN_MISTAKES]))
             for kind, texts in (mistakes(found) if found else {}).items()
@@ -201,12 +214,12 @@ def _mistakes(results: Results) -> Iterator[RenderableType]:
             yield Group(Text(f"{name}: what {model} has wrong most often", "bold"), _lines(lines))
 
 
-def mistakes(found: Mapping[str, Any]) -> dict[str, list[str]]:
+def mistakes(found: ErrorAnalysis) -> dict[str, list[str]]:
     """Each kind's own, as they are shown."""
     return {
-        "confused": [f"{said} → {heard} {count}×" for said, heard, count in found["confusions"]],
-        "lost": [f"{word} {lost} of {said}" for word, lost, said in found["lost"]],
-        "inserted": [f"{word} {count}×" for word, count in found["inserted"]],
+        "confused": [f"{said} → {heard} {count}×" for said, heard, count in found.confusions],
+        "lost": [f"{word} {lost} of {said}" for word, lost, said in found.lost],
+        "inserted": [f"{word} {count}×" for word, count in found.inserted],
     }
 
 
@@ -239,24 +252,24 @@ def _lines(lines: Sequence[tuple[str, str]]) -> Table:
 # ── for a model card ─────────────────────────────────────────────────────────────────────────
 
 
-def markdown(results: Results) -> str:
+def markdown(results: EvaluationResults) -> str:
     """A table to paste into a model card, and a line on how its figures were made."""
     lines = [
         "| model | set | WER (95 %) | CER (95 %) | utterances | against "
-        f"{_escaped(results['against'])} |",
+        f"{_escaped(results.against)} |",
         "|---|---|---:|---:|---:|---|",
     ]
-    for name, models in results["scores"].items():
+    for name, models in results.scores.items():
         lines += [_line(results, name, model, score) for model, score in models.items()]
     said = [f"\n**Warning:** {text}." for text in cautions_of(results)]
     return "\n".join([*lines, "", method(results), *said, ""])
 
 
-def _line(results: Results, name: str, model: str, score: Scores | None) -> str:
+def _line(results: EvaluationResults, name: str, model: str, score: Score | None) -> str:
     figures = ["", "", "", "failed"]
     if score is not None:
-        rated = [f"{percent(score[r])} ({interval(score[f'{r}_ci95'])})" for r in ("wer", "cer")]
-        figures = [*rated, f"{score['utterances']:,}", against(results, name, model)]
+        rated = [f"{percent(score.rate(r))} ({interval(score.ci95(r))})" for r in both_rates("wer")]
+        figures = [*rated, f"{score.utterances:,}", against(results, name, model)]
     return f"| {' | '.join([_escaped(model), _escaped(name), *figures])} |"
 
 

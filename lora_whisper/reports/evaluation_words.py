@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from lora_whisper.evaluation import results as stored
+from lora_whisper.evaluation.results import (
+    Comparison,
+    EvaluatedSet,
+    EvaluationResults,
+    Rate,
+    Score,
+    Verdict,
+)
 from lora_whisper.terminal import counted, percent
-
-Results = Mapping[str, Any]  # of evaluation.json
-Scores = Mapping[str, Any]  # of one model on one set
 
 SMALLEST_P = 0.001
 ROLES = {
@@ -22,38 +26,37 @@ ROLES = {
 # ── what stands where ────────────────────────────────────────────────────────────────────────
 
 
-def sets_of(results: Results, *roles: str) -> list[str]:
+def sets_of(results: EvaluationResults, *roles: str) -> list[str]:
     """Names of the sets in these roles, in order."""
-    return [one["name"] for one in results["sets"] if one["role"] in roles]
+    return [one.name for one in results.sets if one.role in roles]
 
 
-def scored(results: Results, name: str) -> dict[str, Scores]:
-    """The models with a score on a set, in order."""
-    return {model: score for model, score in results["scores"][name].items() if score is not None}
+def first_score(results: EvaluationResults, name: str) -> Score | None:
+    """What all scores of a set have in common stands in the first."""
+    return next(iter(results.scored(name).values()), None)
 
 
-def leading(results: Results, name: str) -> str:
+def leading(results: EvaluationResults, name: str) -> Rate:
     """`wer` or `cer`: the rate that comes first on this set."""
-    return stored.leading(next(iter(scored(results, name).values()), {}))
+    return stored.leading(first_score(results, name))
 
 
-def rates(results: Results, name: str) -> tuple[str, str]:
+def rates(results: EvaluationResults, name: str) -> tuple[Rate, Rate]:
     """Both rates, the leading one first."""
     return stored.both_rates(leading(results, name))
 
 
-def last_model(results: Results, name: str) -> str | None:
+def last_model(results: EvaluationResults, name: str) -> str | None:
     """The model that a set's tables and utterances are sorted by."""
-    return next(reversed(scored(results, name)), None)
+    return next(reversed(results.scored(name)), None)
 
 
-def speed(score: Scores) -> str:
+def speed(score: Score) -> str:
     """RTFx, seconds of audio a second; empty where it is not known."""
-    if not score["decode_seconds"] or score["audio_seconds"] is None:
+    if not score.decode_seconds or score.audio_seconds is None:
         return ""
-    return f"{score['audio_seconds'] / score['decode_seconds']:.1f}" + (
-        " (cached)" if score.get("cached") else ""
-    )
+    rtfx = score.audio_seconds / score.decode_seconds
+    return f"{rtfx:.1f}" + (" (cached)" if score.cached else "")
 
 
 # ── wording ──────────────────────────────────────────────────────────────────────────────────
@@ -66,72 +69,66 @@ def p_value(probability: float) -> str:
     return f"p = {probability:.{3 if probability < 0.1 else 2}f}"
 
 
-def verdict(comparison: Mapping[str, Any]) -> str:
+def verdict(comparison: Comparison) -> str:
     """`better (p < 0.001)`, `no difference shown (p = 0.62)`, `too few utterances to tell`"""
-    if comparison["verdict"] == "too few to tell":
-        return f"too few {comparison['resampled']} to tell"
-    return f"{comparison['verdict']} ({p_value(comparison['p_value'])})"
+    if comparison.verdict == "too few to tell":
+        return f"too few {comparison.resampled} to tell"
+    return f"{comparison.verdict} ({p_value(comparison.p_value)})"
 
 
-def points(comparison: Mapping[str, Any]) -> str:
+def points(comparison: Comparison) -> str:
     """`-4.1 points (-6.0 to -2.2)`: the difference of the WER and its interval."""
-    difference = f"{100 * comparison['difference']:+.1f} points"
-    if comparison["ci95"] is None:
+    difference = f"{100 * comparison.difference:+.1f} points"
+    if comparison.ci95 is None:
         return difference
-    low, high = comparison["ci95"]
+    low, high = comparison.ci95
     return f"{difference} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def against(results: Results, name: str, model: str) -> str:
+def against(results: EvaluationResults, name: str, model: str) -> str:
     """The verdict on a model; empty for the one that the others are compared with."""
-    found = results["comparisons"].get(name, {}).get(model)
+    found = results.comparisons.get(name, {}).get(model)
     return verdict(found) if found else ""
 
 
-def sentence(results: Results, name: str, model: str) -> str:
+def sentence(results: EvaluationResults, name: str, model: str) -> str:
     """`13.5 % WER against 103.2 % of base`"""
-    rate, found = leading(results, name), scored(results, name)
-    other = results["against"]
-    own, others = percent(found[model][rate]), percent(found[other][rate])
-    return f"{own} {rate.upper()} against {others} of {other}"
+    rate, found = leading(results, name), results.scored(name)
+    own, others = percent(found[model].rate(rate)), percent(found[results.against].rate(rate))
+    return f"{own} {rate.upper()} against {others} of {results.against}"
 
 
-def size(results: Results, one: Mapping[str, Any]) -> str:
+def size(results: EvaluationResults, one: EvaluatedSet) -> str:
     """`100 utterances of 12 speakers, 412 words, 0.07 h, normalizer whisper-english,
     padded sound`
     """
-    speakers = f" of {counted(one['speakers'], 'speaker')}" if one["speakers"] else ""
-    facts = [f"{counted(one['utterances'], 'utterance')}{speakers}"]
-    score = next(iter(scored(results, one["name"]).values()), None)
+    speakers = f" of {counted(one.speakers, 'speaker')}" if one.speakers else ""
+    facts = [f"{counted(one.utterances, 'utterance')}{speakers}"]
+    score = first_score(results, one.name)
     if score:
-        facts.append(f"{score['reference_words']:,} {units(results, one['name'])}")
-    facts.append(f"{one['hours']:.2f} h")
+        facts.append(f"{score.reference_words:,} {score.units}")
+    facts.append(f"{one.hours:.2f} h")
     if score:
-        facts += [f"normalizer {score['normalizer']}", f"padded {stored.padding_of(score)}"]
+        facts += [f"normalizer {score.normalizer}", f"padded {score.padding}"]
     return ", ".join(facts)
 
 
-def units(results: Results, name: str) -> str:
-    """What a WER counts: graphemes, where a script has no spaces."""
-    return stored.units_of(next(iter(scored(results, name).values()), {}))
-
-
-def method(results: Results) -> str:
+def method(results: EvaluationResults) -> str:
     """How text was normalized, and what the intervals and verdicts are made of."""
-    all_scores = [score for name in results["scores"] for score in scored(results, name).values()]
-    normalizers = _listed(score["normalizer"] for score in all_scores)
-    drawn = _listed(score["resampled"] for score in all_scores)
-    padded = _listed(stored.padded_as(score) for score in all_scores)
+    all_scores = [score for name in results.scores for score in results.scored(name).values()]
+    normalizers = _listed(score.normalizer for score in all_scores)
+    drawn = _listed(score.resampled for score in all_scores)
+    padded = _listed(score.padded_as for score in all_scores)
     said = (
         f"Text is normalized by {normalizers}; {padded}. "
         f"95 % intervals are by drawing {drawn} anew."
     )
-    if any(results["comparisons"].values()):
+    if any(results.comparisons.values()):
         said += (
             " Verdicts and the intervals of differences are by approximate randomization, paired "
             "and two-sided, at 5 %."
         )
-    if any(score["leading"] == "cer" for score in all_scores):
+    if any(score.leading == "cer" for score in all_scores):
         said += " Where CER comes first, WER and verdicts are of graphemes."
     return said
 
@@ -148,70 +145,70 @@ def share(part: float | None) -> str:
 # ── what has to be said beside the scores ────────────────────────────────────────────────────
 
 
-def remarks(results: Results) -> list[tuple[str, str]]:
+def remarks(results: EvaluationResults) -> list[tuple[str, str]]:
     """A "warning" or a "note", and its text."""
-    warnings = [*_failures(results), *results["warnings"], *_leaks(results), *cautions_of(results)]
+    warnings = [*_failures(results), *results.warnings, *_leaks(results), *cautions_of(results)]
     notes = [*_unheard(results), *_left_out(results)]
     return [("warning", text) for text in warnings] + [("note", text) for text in notes]
 
 
-def _failures(results: Results) -> Iterator[str]:
-    for model in results["models"]:
-        if model["failed"]:
-            yield f"the model {model['name']} failed: {model['failed']}"
+def _failures(results: EvaluationResults) -> Iterator[str]:
+    for model in results.models:
+        if model.failed:
+            yield f"the model {model.name} failed: {model.failed}"
 
 
-def cautions_of(results: Results) -> Iterator[str]:
+def cautions_of(results: EvaluationResults) -> Iterator[str]:
     """Sets whose scored words are not those that were spoken."""
     from lora_whisper.evaluation.scored_words import cautions
 
-    for name in results["scores"]:
-        if said := cautions(scored(results, name)):
-            yield f"{name}: {said}"
+    for name in results.scores:
+        if text := cautions(results.scored(name)):
+            yield f"{name}: {text}"
 
 
-def _leaks(results: Results) -> Iterator[str]:
-    for one in results["sets"]:
-        for leaks in one["leaks"]:
-            found = [
-                counted(leaks[f"{noun}s"], noun)
-                for noun in ("recording", "text", "speaker")
-                if leaks[f"{noun}s"]
-            ]
+def _leaks(results: EvaluationResults) -> Iterator[str]:
+    for one in results.sets:
+        for leaks in one.leaks:
+            counts = {
+                "recording": leaks.recordings,
+                "text": leaks.texts,
+                "speaker": leaks.speakers,
+            }
+            found = [counted(count, noun) for noun, count in counts.items() if count]
             if found:
-                said = f"{' and '.join(found)} of {one['name']}"
-                is_one = sum(leaks[f"{noun}s"] for noun in ("recording", "text", "speaker")) == 1
-                yield f"{said} {'occurs' if is_one else 'occur'} in what {leaks['run']} learnt from"
+                occur = "occurs" if sum(counts.values()) == 1 else "occur"
+                yield f"{' and '.join(found)} of {one.name} {occur} in what {leaks.run} learnt from"
 
 
-def _unheard(results: Results) -> Iterator[str]:
-    for one in results["sets"]:
-        score = next(iter(scored(results, one["name"]).values()), None)
-        if score and score["bad_audio"]:
-            audio = counted(score["bad_audio"], "utterance")
-            yield f"{audio} of {one['name']} did not decode: scored as if nothing was heard"
-        if score and score["no_reference"]:
-            texts = counted(score["no_reference"], "reference")
-            yield f"{texts} of {one['name']} without a word: what was heard there is inserted"
+def _unheard(results: EvaluationResults) -> Iterator[str]:
+    for one in results.sets:
+        score = first_score(results, one.name)
+        if score and score.bad_audio:
+            audio = counted(score.bad_audio, "utterance")
+            yield f"{audio} of {one.name} did not decode: scored as if nothing was heard"
+        if score and score.no_reference:
+            texts = counted(score.no_reference, "reference")
+            yield f"{texts} of {one.name} without a word: what was heard there is inserted"
 
 
-def _left_out(results: Results) -> Iterator[str]:
-    for one in results["sets"]:
-        if one["left_out"]:
-            reasons = (f"{count:,} {reason}" for reason, count in one["left_out"].items())
-            yield f"left out of {one['name']}: {'; '.join(reasons)}"
+def _left_out(results: EvaluationResults) -> Iterator[str]:
+    for one in results.sets:
+        if one.left_out:
+            reasons = (f"{count:,} {reason}" for reason, count in one.left_out.items())
+            yield f"left out of {one.name}: {'; '.join(reasons)}"
 
 
-def verdicts(results: Results) -> list[tuple[str, str, str, str]]:
+def verdicts(results: EvaluationResults) -> list[tuple[str, str, Verdict, str]]:
     """Model, set, verdict's word and the whole sentence; of test sets first, then retention."""
     return [
-        (model, name, found["verdict"], f"{sentence(results, name, model)}: {verdict(found)}")
+        (model, name, found.verdict, f"{sentence(results, name, model)}: {verdict(found)}")
         for name in sets_of(results, "test") + sets_of(results, "retention")
-        for model, found in results["comparisons"].get(name, {}).items()
+        for model, found in results.comparisons.get(name, {}).items()
     ]
 
 
-def losses(results: Results) -> list[tuple[str, str]]:
+def losses(results: EvaluationResults) -> list[tuple[str, str]]:
     """Forgetting, and models that are worse at what they were made for."""
     retained = sets_of(results, "retention")
     return [

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
 from lora_whisper.evaluation.results import (
+    Json,
+    Provenance,
+    Rate,
+    Score,
     both_rates,
     interval,
-    leading,
-    padded_as,
     rate_name,
     units_of,
 )
+from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.lora.resolve import name_of
 from lora_whisper.paths import EMBEDDED, file_name, local_path
 from lora_whisper.reports.html import render
@@ -48,20 +51,18 @@ FULL_VOCABULARY = 51_864  # tokens of the smallest published checkpoints, those 
 HUB_TERMS = {"adapter": ("peft", "adapter"), "merged": ("transformers", "finetune")}
 HUB_CODES = {"jw": "jv"}  # where Whisper's code is not the one of ISO 639
 
-Summary = Mapping[str, Any]
 
-
-def write_card(folder: RunFolder, summary: Summary) -> None:
+def write_card(folder: RunFolder, summary: RunSummary) -> None:
     """Write the card of a run that is complete but for the summary's file."""
     write_whole(folder.adapter / CARD_FILE, adapter_card(folder, summary).encode())
 
 
-def write_merged_card(folder: RunFolder, summary: Summary) -> None:
+def write_merged_card(folder: RunFolder, summary: RunSummary) -> None:
     """Write the card of the merged model, which there has to be."""
     write_whole(folder.merged / CARD_FILE, merged_card(folder, summary).encode())
 
 
-def adapter_card(folder: RunFolder, summary: Summary) -> str:
+def adapter_card(folder: RunFolder, summary: RunSummary) -> str:
     """The card: metadata as YAML, then Markdown."""
     return _rendered(
         folder,
@@ -73,7 +74,7 @@ def adapter_card(folder: RunFolder, summary: Summary) -> str:
     )
 
 
-def merged_card(folder: RunFolder, summary: Summary) -> str:
+def merged_card(folder: RunFolder, summary: RunSummary) -> str:
     """The merged model's: it needs neither the base nor PEFT, and serves other programs too."""
     values = read_json(folder.merged / "config.json")
     dtype = values.get("dtype") or values.get("torch_dtype")  # as older Transformers call it
@@ -83,13 +84,15 @@ def merged_card(folder: RunFolder, summary: Summary) -> str:
         "merged",
         what="A whole model: a LoRA adapter folded into the speech recognizer",
         dtype=dtype or "float32",
-        prompt=_as_arguments(summary["prompt"]),
+        prompt=_as_arguments(summary.prompt),
         beams=read_config(folder).evaluation.beams,
         is_of_full_vocabulary=values.get("vocab_size", 0) >= FULL_VOCABULARY,
     )
 
 
-def _rendered(folder: RunFolder, summary: Summary, model: str, what: str, **about_use: Any) -> str:
+def _rendered(
+    folder: RunFolder, summary: RunSummary, model: str, what: str, **about_use: Any
+) -> str:
     """Fill the template, with what is said of one model's use in its place.
 
     Args:
@@ -97,7 +100,7 @@ def _rendered(folder: RunFolder, summary: Summary, model: str, what: str, **abou
         what: the model in a few words, which end with its base.
     """
     config = read_config(folder)
-    score = summary[model]
+    score = summary.scores[model]
     text = render(
         f"{model}_card.md.j2",
         summary=summary,
@@ -106,13 +109,13 @@ def _rendered(folder: RunFolder, summary: Summary, model: str, what: str, **abou
         metadata=_metadata(summary, config.data, model),
         rows=list(_rows(summary)),
         score=score,
-        **_about_scores(score or {}),
+        **(_about_scores(score) if score else {}),
         speech=list(_speech(summary, config.data)),
         training=list(_training(summary, config)),
         changes=changes(folder.config_text(), file_name),
         limits=list(_limits(summary, score)),
         place=PLACE,
-        decoding=_as_arguments(summary["prompt"] | {"num_beams": config.evaluation.beams}),
+        decoding=_as_arguments({**summary.prompt, "num_beams": config.evaluation.beams}),
         **about_use,
     )
     return text.rstrip() + "\n"
@@ -121,27 +124,27 @@ def _rendered(folder: RunFolder, summary: Summary, model: str, what: str, **abou
 # ── metadata, as on https://huggingface.co/docs/hub/model-cards ──────────────────────────────
 
 
-def _metadata(summary: Summary, data: DataConfig, model: str) -> str:
+def _metadata(summary: RunSummary, data: DataConfig, model: str) -> str:
     """The YAML block; the hub knows a base by its id alone, so a folder is not named there."""
     from huggingface_hub import ModelCardData
 
-    base, score = summary["checkpoint"] if is_of_hub(summary) else None, summary[model]
+    base, score = summary.checkpoint if is_of_hub(summary) else None, summary.scores[model]
     library, relation = HUB_TERMS[model]
     return ModelCardData(
         library_name=library,
         base_model=base,
         base_model_relation=relation if base else None,
         pipeline_tag=TASK,
-        language=[code for code in map(_hub_code, summary["languages"]) if code],
+        language=[code for code in map(_hub_code, summary.languages) if code],
         datasets=_hub_sets(data) or None,
-        metrics=_hub_rates(score or {}),
+        metrics=[*_hub_rates(score)],
         tags=["lora", "whisper", "lora_whisper"],
-        model_name=summary["name"],
+        model_name=summary.name,
         eval_results=_results(score, data),
     ).to_yaml()
 
 
-def _results(score: Mapping[str, Any] | None, data: DataConfig) -> list[EvalResult] | None:
+def _results(score: Score | None, data: DataConfig) -> list[EvalResult] | None:
     """A model's rates in percent, as they are given on the hub."""
     from huggingface_hub import EvalResult
 
@@ -158,14 +161,14 @@ def _results(score: Mapping[str, Any] | None, data: DataConfig) -> list[EvalResu
             dataset_revision=data.revision if knows_set else None,
             dataset_split=data.test if knows_set and data.test else "test",
             metric_type=rate,
-            metric_name=f"{rate.upper()} ({score['normalizer']})",
-            metric_value=round(100 * score[rate], 2),
+            metric_name=f"{rate.upper()} ({score.normalizer})",
+            metric_value=round(100 * score.rate(rate), 2),
         )
         for rate in _hub_rates(score)
     ]
 
 
-def _hub_rates(score: Mapping[str, Any]) -> list[str]:
+def _hub_rates(score: Score | None) -> list[Rate]:
     """The rates that are what the hub calls them: its WER is of words."""
     return ["wer", "cer"] if units_of(score) == "words" else ["cer"]
 
@@ -176,9 +179,9 @@ def _hub_code(language: str) -> str | None:
     return code if re.fullmatch("[a-z]{2,3}", code) else None
 
 
-def is_of_hub(summary: Summary) -> bool:
+def is_of_hub(summary: RunSummary) -> bool:
     """Whether the base was read from the hub, so that it has an id and a commit there."""
-    return summary["checkpoint_fingerprint"].startswith("commit:")
+    return summary.checkpoint_fingerprint.startswith("commit:")
 
 
 def _hub_sets(data: DataConfig) -> list[str]:
@@ -208,48 +211,48 @@ def _test_set(data: DataConfig) -> str:
 # ── text ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _base(summary: Summary) -> str:
+def _base(summary: RunSummary) -> str:
     """The base with what names it exactly: the hub's commit, or the sha256 of its weights."""
-    name, fingerprint = file_name(summary["checkpoint"]), summary["checkpoint_fingerprint"]
+    name, fingerprint = file_name(summary.checkpoint), summary.checkpoint_fingerprint
     where = f"[{name}](https://huggingface.co/{name})" if is_of_hub(summary) else f"`{name}`"
     return f"{where} ({fingerprint.replace(':', ' ')})"
 
 
-def _rows(summary: Summary) -> Iterator[str]:
+def _rows(summary: RunSummary) -> Iterator[str]:
     for model in MODELS:
-        score = summary[model]
+        score = summary.scores[model]
         if score is not None:
-            name = model_name(model, summary["quantization"])
+            name = model_name(model, summary.quantization)
             rates = (
-                f"{percent(score[rate])} | {interval(score[f'{rate}_ci95'])}"
-                for rate in both_rates(leading(score))
+                f"{percent(score.rate(rate))} | {interval(score.ci95(rate))}"
+                for rate in both_rates(score.leading)
             )
             yield f"| {name} | {' | '.join(rates)} |"
 
 
-def _about_scores(score: Mapping[str, Any]) -> dict[str, Any]:
+def _about_scores(score: Score) -> Json:
     return {
-        "headings": [rate_name(score, rate) for rate in both_rates(leading(score))],
-        "units": units_of(score),
-        "padded": padded_as(score),
-        "drawn": score.get("resampled", "utterances"),  # which older runs lack
+        "headings": [rate_name(score, rate) for rate in both_rates(score.leading)],
+        "units": score.units,
+        "padded": score.padded_as,
+        "drawn": score.resampled,
     }
 
 
-def _speech(summary: Summary, data: DataConfig) -> Iterator[str]:
-    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
-    counts, task = summary["utterances"], "translation into English" * (data.task == "translate")
+def _speech(summary: RunSummary, data: DataConfig) -> Iterator[str]:
+    seconds, seen_seconds = summary.train_audio_seconds, summary.train_audio_seconds_seen
+    counts, task = summary.utterances, "translation into English" * (data.task == "translate")
     if seconds:
         seen = f"seen {passes(seen_seconds / seconds)} times"
         yield f"training: {seconds / 3600:.2f} h in {counts['train']:,} utterances, {seen}"
     else:
         yield f"training: {seen_seconds / 3600:.2f} h of a stream"
-    yield f"languages: {', '.join(summary['languages'])}" + (f"; {task}" if task else "")
+    yield f"languages: {', '.join(summary.languages)}" + (f"; {task}" if task else "")
     yield f"from: {', '.join(sources(data))}"
     held_out = [f"{counts[split]:,} {split}" for split in ("validation", "test") if split in counts]
     if held_out:
         yield f"held out: {' and '.join(held_out)} utterances"
-    for part, reasons in summary["left_out"].items():
+    for part, reasons in summary.left_out.items():
         listed = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         yield f"left out of {part}: {listed}"
 
@@ -263,7 +266,7 @@ def sources(data: DataConfig) -> list[str]:
     ]
 
 
-def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
+def _training(summary: RunSummary, config: TrainConfig) -> Iterator[str]:
     adapter, rank = config.adapter, shipped_rank(summary)
     stack = "encoder and decoder" if adapter.stack == "both" else adapter.stack
     form = f"{adapter.kind}, rank {rank}, trained with alpha {adapter.alpha:g}"
@@ -272,18 +275,18 @@ def _training(summary: Summary, config: TrainConfig) -> Iterator[str]:
         start = name_of(adapter.init_from)
         yield f"start: the adapter {start}, the speech of which is not counted here"
     yield (
-        f"size: {summary['trainable_parameters']:,} trained parameters, "
-        f"{megabytes(summary['adapter_bytes'])}"
+        f"size: {summary.trainable_parameters:,} trained parameters, "
+        f"{megabytes(summary.adapter_bytes)}"
     )
     yield (
-        f"steps: {summary['steps']:,} of {config.training.global_batch} windows; "
+        f"steps: {summary.steps:,} of {config.training.global_batch} windows; "
         f"the adapter is that of {origin(summary)}"
     )
-    made_with = (f"{name} {number}" for name, number in summary["versions"].items())
+    made_with = (f"{name} {number}" for name, number in summary.versions.items())
     yield f"made with: {', '.join(made_with)}"
 
 
-def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
+def _limits(summary: RunSummary, score: Score | None) -> Iterator[str]:
     """What the scores do not say."""
     for _, text in remarks(summary):
         yield f"{text[0].upper()}{text[1:]}."
@@ -291,12 +294,12 @@ def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
         yield "Nothing was scored: the run had no test set."
         return
     yield (
-        f"The test set is {counted(score['utterances'], 'utterance')} with "
-        f"{score['reference_words']:,} {units_of(score)}; the intervals say how far off another "
+        f"The test set is {counted(score.utterances, 'utterance')} with "
+        f"{score.reference_words:,} {score.units}; the intervals say how far off another "
         "such set may be scored."
     )
-    if "of" in score:
-        yield _what_it_is_of(score["of"])
+    if score.of is not None:
+        yield _what_it_is_of(score.of)
     spoken = speakers_line(summary)
     yield (
         f"{spoken}."
@@ -305,9 +308,9 @@ def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
             "The test set names no speakers, so it is not known whether they are heard in training."
         )
     )
-    if summary["quantization"] != "none":
+    if summary.quantization != "none":
         yield (
-            f"Base and adapter were scored on {summary['quantization']} weights; "
+            f"Base and adapter were scored on {summary.quantization} weights; "
             "on full ones they give other scores."
         )
     yield (
@@ -316,13 +319,13 @@ def _limits(summary: Summary, score: Mapping[str, Any] | None) -> Iterator[str]:
     )
 
 
-def _what_it_is_of(of: Mapping[str, Any]) -> str:
+def _what_it_is_of(of: Provenance) -> str:
     """Hashes, by which others know weights and test set again."""
-    weights = of["weights"].get("adapter") or of["weights"]["checkpoint"]
-    decoding = ", ".join(f"{name} {json.dumps(value)}" for name, value in of["decoding"].items())
+    weights = of.weights.get("adapter") or of.weights["checkpoint"]
+    decoding = ", ".join(f"{name} {json.dumps(value)}" for name, value in of.decoding.items())
     return (
-        f"The scores are of these weights (sha256 {weights}) on these rows (sha256 {of['rows']}) "
-        f"with these texts (sha256 {of['texts']}), decoded with {decoding}."
+        f"The scores are of these weights (sha256 {weights}) on these rows (sha256 {of.rows}) "
+        f"with these texts (sha256 {of.texts}), decoded with {decoding}."
     )
 
 
@@ -331,12 +334,12 @@ def _as_arguments(values: Mapping[str, Any]) -> str:
     return "".join(f", {key}={json.dumps(value)}" for key, value in values.items())
 
 
-def _load(summary: Summary) -> dict[str, str]:
+def _load(summary: RunSummary) -> dict[str, str]:
     """The base as code, and as vLLM is told it: where it lies, and which commit of it."""
-    name, place = summary["checkpoint"], BASE_PLACE
+    name, place = summary.checkpoint, BASE_PLACE
     found = {"imports": "", "base": f'"{place}"', "revision": "", "served": place, "pin": ""}
     if is_of_hub(summary):
-        commit = summary["checkpoint_fingerprint"].removeprefix("commit:")
+        commit = summary.checkpoint_fingerprint.removeprefix("commit:")
         found |= {"base": f'"{name}"', "revision": f', revision="{commit}"'}
         found |= {"served": name, "pin": f"--revision {commit} \\\n    "}
     elif name.startswith(EMBEDDED):

@@ -9,14 +9,14 @@ from typing import Any
 
 from lora_whisper.evaluation.metrics import align, separator
 from lora_whisper.evaluation.results import (
+    Rate,
+    Score,
+    ScoredUtterance,
     both_rates,
     groups_of,
-    leading,
-    padded_as,
     rate_name,
-    units_of,
 )
-from lora_whisper.evaluation.run_scores import hypotheses_of
+from lora_whisper.evaluation.run_summary import RunSummary, hypotheses_of, write_summary
 from lora_whisper.paths import below_home
 from lora_whisper.reports.charts import SERIES, Chart, Scale, course, is_steep
 from lora_whisper.reports.html import render
@@ -25,40 +25,37 @@ from lora_whisper.reports.record import write_record
 from lora_whisper.reports.summary import (
     changes,
     figures,
-    is_mean,
     model_name,
     remarks,
     score_cells,
     score_headings,
     speakers_line,
 )
-from lora_whisper.run_folder import MODELS, RunFolder, read_jsonl, write_json, write_whole
+from lora_whisper.run_folder import MODELS, RunFolder, read_jsonl, write_whole
 from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind
 
-Summary = Mapping[str, Any]
 
-
-def write_report(folder: RunFolder, summary: Summary) -> None:
+def write_report(folder: RunFolder, summary: RunSummary) -> None:
     """Write the page of a run that is complete but for the summary's file."""
     write_whole(folder.report, page(read_report(folder, summary)).encode())
 
 
-def read_report(folder: RunFolder, summary: Summary) -> Report:
+def read_report(folder: RunFolder, summary: RunSummary) -> Report:
     """Gather what the folder holds."""
     config = folder.config_text()
     return Report(
-        name=summary["name"],
+        name=summary.name,
         about=_about(summary),
         key_figures=_key_figures(summary),
         remarks=remarks(summary),
-        headings=_headings(summary["adapter"]) if summary["adapter"] else [],
+        headings=_headings(summary.adapter) if summary.adapter else [],
         scores=list(_score_rows(summary)),
-        scored=_scored(summary["adapter"]) if summary["adapter"] else "",
+        scored=_scored(summary.adapter) if summary.adapter else "",
         lines=read_jsonl(folder.metrics),
-        kept_step=None if is_mean(summary) else summary["adapter_step"],
-        samples=chosen(_samples(folder, summary), summary["seed"]),
+        kept_step=None if summary.shipped_mean else summary.adapter_step,
+        samples=chosen(_samples(folder, summary), summary.seed),
         facts={
             "Training": _training(summary),
             "Speech": _speech(summary),
@@ -72,111 +69,110 @@ def read_report(folder: RunFolder, summary: Summary) -> Report:
 # ── figures ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _about(summary: Summary) -> str:
-    base = model_name(summary["checkpoint"], summary["quantization"])
-    return f"An adapter for {base}, trained with lora_whisper {summary['versions']['lora_whisper']}"
+def _about(summary: RunSummary) -> str:
+    base = model_name(summary.checkpoint, summary.quantization)
+    return f"An adapter for {base}, trained with lora_whisper {summary.versions['lora_whisper']}"
 
 
-def _key_figures(summary: Summary) -> dict[str, str]:
-    base, adapter = summary["base"], summary["adapter"]
+def _key_figures(summary: RunSummary) -> dict[str, str]:
+    base, adapter = summary.base, summary.adapter
     effort = {
         "hours of speech": f"{_seconds(summary) / 3600:.2f}",
-        "trained": clock(summary["train_seconds"]),
-        "adapter": megabytes(summary["adapter_bytes"]),
+        "trained": clock(summary.train_seconds),
+        "adapter": megabytes(summary.adapter_bytes),
     }
     if not adapter:
         return effort
     name = rate_name(adapter, "wer")
     titles = {"wer": "word error rate" if name == "WER" else name, "cer": "character error rate"}
-    before = {rate: f"{percent(base[rate])} → " for rate in titles} if base else {}
+    before = {rate: f"{percent(base.rate(rate))} → " for rate in both_rates("wer")} if base else {}
     return {
-        titles[rate]: f"{before.get(rate, '')}{percent(adapter[rate])}"
-        for rate in both_rates(leading(adapter))
+        titles[rate]: f"{before.get(rate, '')}{percent(adapter.rate(rate))}"
+        for rate in both_rates(adapter.leading)
     } | effort
 
 
-def _seconds(summary: Summary) -> float:
+def _seconds(summary: RunSummary) -> float:
     """Of a stream, only what was read is known."""
-    return summary["train_audio_seconds"] or summary["train_audio_seconds_seen"]
+    return summary.train_audio_seconds or summary.train_audio_seconds_seen
 
 
-def _score_rows(summary: Summary) -> Iterator[tuple[bool, list[str]]]:
+def _score_rows(summary: RunSummary) -> Iterator[tuple[bool, list[str]]]:
     for model in MODELS:
-        score = summary[model]
+        score = summary.scores[model]
         if score is None:
             continue
-        rate = leading(score)
-        yield False, [model_name(model, summary["quantization"]), *_cells(score, rate)]
-        for group, values in groups_of(score):
-            yield True, [group, *_cells(values, rate)]
+        rate = score.leading
+        yield False, [model_name(model, summary.quantization), *_cells(score, rate)]
+        for name, group in groups_of(score):
+            yield True, [name, *_cells(group, rate)]
 
 
-def _headings(score: Mapping[str, Any]) -> list[str]:
-    name = rate_name(score, leading(score))
-    return [*score_headings(score), units_of(score), f"{name} as written"]
+def _headings(score: Score) -> list[str]:
+    name = rate_name(score, score.leading)
+    return [*score_headings(score), score.units, f"{name} as written"]
 
 
-def _cells(score: Mapping[str, Any], rate: str) -> list[str]:
-    words, written = f"{score['reference_words']:,}", percent(score[f"{rate}_orthographic"])
+def _cells(score: Score, rate: Rate) -> list[str]:
+    words, written = f"{score.reference_words:,}", percent(getattr(score, f"{rate}_orthographic"))
     return [*score_cells(score, rate), words, written]
 
 
-def _scored(score: Mapping[str, Any]) -> str:
+def _scored(score: Score) -> str:
     """How the figures came about."""
-    drawn = score.get("resampled", "utterances")
     return (
-        f"Rates of text normalized by {score['normalizer']}; {padded_as(score)}. "
-        f"Intervals by drawing {drawn} anew, with replacement."
+        f"Rates of text normalized by {score.normalizer}; {score.padded_as}. "
+        f"Intervals by drawing {score.resampled} anew, with replacement."
     )
 
 
-def _training(summary: Summary) -> dict[str, str]:
-    skipped = f"{summary['skipped_steps']:,}, whose loss or gradient was not finite"
+def _training(summary: RunSummary) -> dict[str, str]:
+    skipped = f"{summary.skipped_steps:,}, whose loss or gradient was not finite"
     early = "early, since no validation was better any more"
     return dict(figures(summary)) | {
-        "base": summary["checkpoint_fingerprint"],
-        **({"skipped steps": skipped} if summary["skipped_steps"] else {}),
-        **({"ended": early} if summary["ended_early"] else {}),
+        "base": summary.checkpoint_fingerprint,
+        **({"skipped steps": skipped} if summary.skipped_steps else {}),
+        **({"ended": early} if summary.ended_early else {}),
     }
 
 
-def _speech(summary: Summary) -> dict[str, str]:
-    counts = summary["utterances"].items()
+def _speech(summary: RunSummary) -> dict[str, str]:
+    counts = summary.utterances.items()
     facts = {
-        "languages": ", ".join(summary["languages"]),
+        "languages": ", ".join(summary.languages),
         "utterances": ", ".join(f"{count:,} {split}" for split, count in counts),
         "speakers": speakers_line(summary),
-        "audio that did not decode": f"{summary['bad_audio']:,}" if summary["bad_audio"] else "",
+        "audio that did not decode": f"{summary.bad_audio:,}" if summary.bad_audio else "",
     }
-    for part, reasons in summary["left_out"].items():
+    for part, reasons in summary.left_out.items():
         facts[f"left out of {part}"] = "; ".join(
             f"{count:,} {reason}" for reason, count in reasons.items()
         )
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def _environment(summary: Summary) -> dict[str, str]:
-    known = summary["environment"]
+def _environment(summary: RunSummary) -> dict[str, str]:
+    known = summary.environment
     facts = {
         "processor": f"{known['processor']}, {known['cores']} cores, {known['threads']} threads",
         "GPU": ", ".join(known["gpus"]) or "none",
         "CUDA": known["cuda"] or "",
         "system": known["system"],
         "commit": known["commit"] or "",
-        "seed": str(summary["seed"]),
+        "seed": str(summary.seed),
     }
-    return {name: fact for name, fact in (facts | summary["versions"]).items() if fact}
+    return {name: fact for name, fact in {**facts, **summary.versions}.items() if fact}
 
 
 # ── samples ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _samples(folder: RunFolder, summary: Summary) -> list[Sample]:
+def _samples(folder: RunFolder, summary: RunSummary) -> list[Sample]:
     """Every utterance of the test set, in its order."""
     heard = {
         model: found
         for model in MODELS
-        if summary[model] and (found := hypotheses_of(folder, model, summary[model]))
+        if (score := summary.scores[model]) and (found := hypotheses_of(folder, model, score))
     }
     if not {"base", "adapter"} <= heard.keys() or len({*map(len, heard.values())}) > 1:
         return []
@@ -206,7 +202,7 @@ TRAINING, VALIDATION = SERIES[:2]
 DOTTED: Any = {"marker": "o", "markersize": 4}
 
 Line = Mapping[str, Any]  # of metrics.jsonl
-Row = Mapping[str, Any]  # of hypotheses.jsonl
+Row = ScoredUtterance
 
 
 @dataclass(frozen=True)
@@ -218,12 +214,12 @@ class Sample:
     @property
     def errors(self) -> int:
         """Words that the adapter has wrong."""
-        return int(self.heard["adapter"]["errors"])
+        return self.heard["adapter"].errors
 
     @property
     def gain(self) -> int:
         """Errors that the adapter took away; below zero, that it brought."""
-        return int(self.heard["base"]["errors"]) - self.errors
+        return self.heard["base"].errors - self.errors
 
 
 @dataclass(frozen=True)
@@ -262,19 +258,19 @@ def texts(sample: Sample) -> dict[str, Any]:
     """A sample's lines: the reference as it was written, and what each model made of it."""
     row = sample.heard["adapter"]
     return {
-        "row": row["row"],
-        "language": row["language"] or "en",
-        "space": separator(row["language"]),
-        "bad_audio": row["bad_audio"],
-        "reference": row["reference"],
+        "row": row.row,
+        "language": row.language or "en",
+        "space": separator(row.language),
+        "bad_audio": row.bad_audio,
+        "reference": row.reference,
         "heard": [
             {
                 "model": model,
-                "errors": heard["errors"],
-                "stretches": align(heard["reference"], heard["hypothesis"], row["language"]),
+                "errors": heard.errors,
+                "stretches": align(heard.reference, heard.hypothesis, row.language),
             }
             for model, heard in sample.heard.items()
-            if model != "merged" or heard["hypothesis"] != row["hypothesis"]
+            if model != "merged" or heard.hypothesis != row.hypothesis
         ],
     }
 
@@ -335,11 +331,11 @@ def _steps(lines: Sequence[Line]) -> Scale:
     return Scale("steps", most_ticks=7, is_whole=True, limits=(0, 1.02 * lines[-1]["step"]))
 
 
-def write_results(folder: RunFolder, summary: dict[str, Any]) -> None:
+def write_results(folder: RunFolder, summary: RunSummary) -> None:
     """Write all that is for people, and then the summary, which makes a run complete."""
     write_card(folder, summary)
     write_record(folder, summary)
     if folder.merged.is_dir():
         write_merged_card(folder, summary)
     write_report(folder, summary)
-    write_json(folder.summary, summary)
+    write_summary(folder, summary)

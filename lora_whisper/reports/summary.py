@@ -13,22 +13,21 @@ from rich.table import Table
 
 from lora_whisper.cli.compose import defaults
 from lora_whisper.evaluation.results import (
+    Rate,
+    Score,
     both_rates,
     groups_of,
     interval,
     leading,
-    padding_of,
     rate_name,
-    units_of,
 )
-from lora_whisper.evaluation.run_scores import read_summary
+from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.model.checkpoint import (
     EMBEDDED,
 )
 from lora_whisper.paths import mapped, program, short
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
-    MODELS,
     RunFolder,
 )
 from lora_whisper.terminal import clock, console, gigabytes, megabytes, passes, percent
@@ -52,25 +51,25 @@ def show_summary(folder: RunFolder, base: str | None = None) -> None:
     said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]
     for line in said:
         console.print(line, markup=False)
-    is_embedded = summary["checkpoint"].startswith(EMBEDDED)
+    is_embedded = summary.checkpoint.startswith(EMBEDDED)
     for line in _files(folder, is_embedded, base):
         console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand
 
 
-def score_table(title: str, scores: dict[str, dict[str, Any] | None], quantization: str) -> Table:
+def score_table(title: str, scores: Mapping[str, Score | None], quantization: str) -> Table:
     """Both rates, with the interval of the leading one; of each model and each of its groups."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     known = {model: score for model, score in scores.items() if score is not None}
-    for heading in score_headings(next(iter(known.values()), {})):
+    for heading in score_headings(next(iter(known.values()), None)):
         table.add_column(heading, justify="right")
     for model, score in known.items():
         table.add_section()
         table.add_row(
-            model_name(model, quantization), *score_cells(score, leading(score)), style="bold"
+            model_name(model, quantization), *score_cells(score, score.leading), style="bold"
         )
-        for group, values in groups_of(score):
-            table.add_row(f"  {group}", *score_cells(values, leading(score)))
+        for name, group in groups_of(score):
+            table.add_row(f"  {name}", *score_cells(group, score.leading))
     return table
 
 
@@ -80,41 +79,41 @@ def model_name(model: str, quantization: str) -> str:
     return f"{model} ({quantization})" if is_rounded else model
 
 
-def score_headings(score: Mapping[str, Any]) -> list[str]:
+def score_headings(score: Score | None) -> list[str]:
     """What `score_cells` shows."""
     first, second = both_rates(leading(score))
     return [rate_name(score, first), "95 % interval", rate_name(score, second), "utterances"]
 
 
-def score_cells(score: Mapping[str, Any], first: str) -> list[str]:
+def score_cells(score: Score, first: Rate) -> list[str]:
     """The leading rate with its interval, the other one, and the number of utterances."""
     _, second = both_rates(first)
-    rates = [percent(score[first]), interval(score[f"{first}_ci95"]), percent(score[second])]
-    return [*rates, str(score["utterances"])]
+    rates = [percent(score.rate(first)), interval(score.ci95(first)), percent(score.rate(second))]
+    return [*rates, str(score.utterances)]
 
 
-def speakers_line(summary: Mapping[str, Any]) -> str:
+def speakers_line(summary: RunSummary) -> str:
     """Whether the voices of the test set are new; empty where its rows name no speakers."""
-    tested, heard = summary["test_speakers"], summary["test_speakers_in_training"]
+    tested, heard = summary.test_speakers, summary.test_speakers_in_training
     return (
         f"{heard:,} of the test set's {tested:,} speakers are heard in training" if tested else ""
     )
 
 
-def _scores(summary: dict[str, Any]) -> Table | str:
-    known = summary["base"] or summary["adapter"]
+def _scores(summary: RunSummary) -> Table | str:
+    known = summary.base or summary.adapter
     if known is None:
         return "Nothing was scored: the run has no data.test."
-    words = f"{known['reference_words']} {units_of(known)}"
-    how = f"normalizer {known['normalizer']}, padded {padding_of(known)}"
-    title = f"{summary['name']}: {words}, {how}"
-    return score_table(title, {model: summary[model] for model in MODELS}, summary["quantization"])
+    words = f"{known.reference_words} {known.units}"
+    how = f"normalizer {known.normalizer}, padded {known.padding}"
+    title = f"{summary.name}: {words}, {how}"
+    return score_table(title, summary.scores, summary.quantization)
 
 
-def figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def figures(summary: RunSummary) -> list[tuple[str, str]]:
     """What a run cost and what it came to, each figure with its name."""
-    adapter, model = summary["adapter_bytes"], summary["model_bytes"]
-    trainable, total = summary["trainable_parameters"], summary["total_parameters"]
+    adapter, model = summary.adapter_bytes, summary.model_bytes
+    trainable, total = summary.trainable_parameters, summary.total_parameters
     return [
         (
             "size",
@@ -125,94 +124,86 @@ def figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("speech", _speech(summary)),
         (
             "time",
-            f"{clock(summary['train_seconds'])} for {summary['steps']} steps, "
+            f"{clock(summary.train_seconds)} for {summary.steps} steps, "
             f"adapter of {origin(summary)}",
         ),
         *_effort(summary),
     ]
 
 
-def _speech(summary: Mapping[str, Any]) -> str:
-    seconds, seen_seconds = summary["train_audio_seconds"], summary["train_audio_seconds_seen"]
+def _speech(summary: RunSummary) -> str:
+    seconds, seen_seconds = summary.train_audio_seconds, summary.train_audio_seconds_seen
     if not seconds:
         return f"{seen_seconds / 3600:.2f} h of a stream"
     return f"{seconds / 3600:.2f} h, seen {passes(seen_seconds / seconds)} times"
 
 
-def _effort(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _effort(summary: RunSummary) -> list[tuple[str, str]]:
     """How fast it went and what memory it took, which summaries of older runs lack."""
-    if "validation_seconds" not in summary:
+    validation_seconds = summary.validation_seconds
+    if validation_seconds is None:
         return []
-    validation_seconds = summary["validation_seconds"]
-    training_seconds = max(summary["train_seconds"] - validation_seconds, 1e-9)
-    speed = summary["train_audio_seconds_seen"] / training_seconds
+    training_seconds = max(summary.train_seconds - validation_seconds, 1e-9)
+    speed = summary.train_audio_seconds_seen / training_seconds
     validation = f"validation took {clock(validation_seconds)} of the time"
-    places = {"gpu_memory_bytes": " of the GPU", "resident_memory_bytes": ""}
-    memory = [
-        ("memory", f"{gigabytes(summary[key])} at most{place}")
-        for key, place in places.items()
-        if key in summary
-    ]
-    return [("speed", f"{speed:.1f} audio s/s in training; {validation}"), *memory[:1]]
+    memory = []
+    if summary.gpu_memory_bytes is not None:
+        memory = [("memory", f"{gigabytes(summary.gpu_memory_bytes)} at most of the GPU")]
+    elif summary.resident_memory_bytes is not None:
+        memory = [("memory", f"{gigabytes(summary.resident_memory_bytes)} at most")]
+    return [("speed", f"{speed:.1f} audio s/s in training; {validation}"), *memory]
 
 
-def shipped_rank(summary: Mapping[str, Any]) -> str:
+def shipped_rank(summary: RunSummary) -> str:
     """`16`, or `4 – 32` where layers differ; older summaries do not say."""
-    lowest, highest = summary.get("adapter_ranks") or ("?", "?")
+    lowest, highest = summary.adapter_ranks or ("?", "?")
     return str(highest) if lowest == highest else f"{lowest} – {highest}"
 
 
-def origin(summary: Mapping[str, Any]) -> str:
+def origin(summary: RunSummary) -> str:
     """The step whose adapter ships, or the steps whose mean does."""
-    if not is_mean(summary):
-        return f"step {summary['adapter_step']}"
-    return f"the mean of steps {', '.join(map(str, summary['averaging']['steps']))}"
+    if summary.shipped_mean is None:
+        return f"step {summary.adapter_step}"
+    return f"the mean of steps {', '.join(map(str, summary.shipped_mean.steps))}"
 
 
-def is_mean(summary: Mapping[str, Any]) -> bool:
-    """Whether what ships is the mean of several checkpoints."""
-    averaging = summary.get("averaging")  # which older summaries lack
-    return averaging is not None and averaging["ships"]
-
-
-def _apart(summary: Mapping[str, Any], rate: str) -> str:
+def _apart(summary: RunSummary, adapter: Score, merged: Score) -> str:
     """How far the merged model's rate is from the adapter's, and why it may be."""
-    adapter, merged = summary["adapter"], summary["merged"]
-    points = f"{100 * abs(merged[rate] - adapter[rate]):.1f} points"
-    said = f"the merged model's {rate_name(adapter, rate)} is {points} off the adapter's"
-    trained_on, into = summary.get("quantization", "none"), (summary.get("merge") or {}).get("into")
-    if trained_on != "none" and into == "full":
-        return f"{said}, which was trained on weights in {trained_on}, and merged into full ones"
-    return said
+    rate = adapter.leading
+    points = f"{100 * abs(merged.rate(rate) - adapter.rate(rate)):.1f} points"
+    text = f"the merged model's {rate_name(adapter, rate)} is {points} off the adapter's"
+    quantization, into = summary.quantization, (summary.merge or {}).get("into")
+    if quantization != "none" and into == "full":
+        return f"{text}, which was trained on weights in {quantization}, and merged into full ones"
+    return text
 
 
-def remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def remarks(summary: RunSummary) -> list[tuple[str, str]]:
     """What has to be said beside the scores: a warning or a note, and its text."""
     from lora_whisper.evaluation.scored_words import cautions
 
     found = []
-    base, adapter, merged = (summary[model] for model in MODELS)
-    rate = leading(adapter or {})
-    if base and adapter and adapter[rate] >= base[rate]:
+    base, adapter, merged = summary.base, summary.adapter, summary.merged
+    rate = leading(adapter)
+    if base and adapter and adapter.rate(rate) >= base.rate(rate):
         found.append(("warning", "the adapter is no better than its base on this test set"))
-    if adapter and merged and abs(merged[rate] - adapter[rate]) > MERGE_TOLERANCE:
-        found.append(("warning", _apart(summary, rate)))
-    if caution := cautions({model: summary[model] for model in MODELS}):
+    if adapter and merged and abs(merged.rate(rate) - adapter.rate(rate)) > MERGE_TOLERANCE:
+        found.append(("warning", _apart(summary, adapter, merged)))
+    if caution := cautions(summary.scores):
         found.append(("warning", caution))
     found += _merge_remarks(summary)
-    skipped_steps = summary.get("skipped_steps", 0)  # which older summaries lack
-    if skipped_steps:
-        found.append(("warning", f"{skipped_steps} steps were skipped, as train.log says"))
-    if summary.get("ended_early", False):
-        found.append(("note", f"training.patience ended training at step {summary['steps']}"))
-    if summary["checkpoint"].startswith(EMBEDDED):
+    if summary.skipped_steps:
+        found.append(("warning", f"{summary.skipped_steps} steps were skipped, as train.log says"))
+    if summary.ended_early:
+        found.append(("note", f"training.patience ended training at step {summary.steps}"))
+    if summary.checkpoint.startswith(EMBEDDED):
         found.append(("note", EMBEDDED_NOTE))
     return found
 
 
-def _merge_remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _merge_remarks(summary: RunSummary) -> list[tuple[str, str]]:
     """In what the merged model is another than the whole adapter in the base of its training."""
-    made_of, found = summary.get("merge"), []  # which older summaries lack
+    made_of, found = summary.merge, []
     if made_of is None:
         return []
     scale, base = made_of["adapters"][0]["weight"], made_of["base"]
@@ -220,7 +211,7 @@ def _merge_remarks(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("note", f"the merged model has {scale:g} times what the adapter adds"))
     if made_of["into"] != "full":
         found.append(("note", "the merged model's base is the weights as nf4 had them"))
-    trained = {summary["checkpoint_fingerprint"], f"sha256:{summary.get('checkpoint_sha256')}"}
+    trained = {summary.checkpoint_fingerprint, f"sha256:{summary.checkpoint_sha256}"}
     if base["fingerprint"] not in trained:
         exact = base["fingerprint"].replace(":", " ")
         found.append(("warning", f"the merged model's base is {base['name']} ({exact})"))

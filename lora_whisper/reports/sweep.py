@@ -20,8 +20,8 @@ from rich.table import Table
 from lora_whisper.cli.compose import defaults
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import groups_that_compare
-from lora_whisper.evaluation.results import both_rates, interval, leading, rate_name
-from lora_whisper.evaluation.run_scores import read_summary
+from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, leading, rate_name
+from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
 from lora_whisper.run_config import FREE_TO_CHANGE, flat
@@ -57,49 +57,49 @@ class Point:
     values: Mapping[str, Any] = field(
         default_factory=dict
     )  # of `config`, what differs between runs
-    summary: Mapping[str, Any] | None = None
+    summary: RunSummary | None = None
 
     @property
     def name(self) -> str:
         return self.folder.name
 
     @property
-    def score(self) -> Mapping[str, Any] | None:
+    def score(self) -> Score | None:
         """Of the adapter on the run's own test set."""
-        return self.summary["adapter"] if self.summary else None
+        return self.summary.adapter if self.summary else None
 
     @property
-    def base(self) -> Mapping[str, Any] | None:
+    def base(self) -> Score | None:
         """The base's score on the same set."""
-        return self.summary["base"] if self.summary else None
+        return self.summary.base if self.summary else None
 
     @property
-    def leading(self) -> str:
+    def leading(self) -> Rate:
         """`wer`, or `cer` where the script has no spaces."""
-        return leading(self.score or {})
+        return leading(self.score)
 
     @property
     def rate(self) -> float | None:
         """The leading rate, as a fraction."""
-        return self.score[self.leading] if self.score else None
+        return self.score.rate(self.leading) if self.score else None
 
     @property
     def base_rate(self) -> float | None:
         """The same of its base, where that was scored."""
-        return self.base[self.leading] if self.base else None
+        return self.base.rate(self.leading) if self.base else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of `rate`."""
-        return tuple(self.score[f"{self.leading}_ci95"]) if self.score else None
+        return self.score.ci95(self.leading) if self.score else None
 
     @property
     def wer(self) -> float | None:
-        return self.score["wer"] if self.score else None
+        return self.score.wer if self.score else None
 
     @property
     def cer(self) -> float | None:
-        return self.score["cer"] if self.score else None
+        return self.score.cer if self.score else None
 
     @property
     def rank(self) -> str | None:
@@ -116,16 +116,16 @@ class Point:
 
     @property
     def trainable_parameters(self) -> int | None:
-        return self.summary["trainable_parameters"] if self.summary else None
+        return self.summary.trainable_parameters if self.summary else None
 
     @property
     def adapter_bytes(self) -> int | None:
-        return self.summary["adapter_bytes"] if self.summary else None
+        return self.summary.adapter_bytes if self.summary else None
 
     @property
     def train_seconds(self) -> float | None:
         """Validation included."""
-        return self.summary["train_seconds"] if self.summary else None
+        return self.summary.train_seconds if self.summary else None
 
 
 def is_in_search(point: Point) -> bool:
@@ -285,8 +285,8 @@ def _read(run: RunFolder) -> Point:
     failure = _failure(run)
     if run.is_complete() and not run.failure.is_file():  # else it is an older result
         try:
-            return Point(run.path, "complete", config=config, summary=_summary(run))
-        except (UserError, ValueError, KeyError) as error:
+            return Point(run.path, "complete", config=config, summary=read_summary(run))
+        except (UserError, ValueError) as error:
             failure = (
                 "summary.json cannot be read: bring it back from a copy, or take it away and type "
                 "the command that began the run with resume=auto"
@@ -302,14 +302,6 @@ def _read(run: RunFolder) -> Point:
 def _config(run: RunFolder) -> dict[str, Any]:
     """With today's defaults for keys that an older version had not."""
     return flat(defaults("train")) | flat(yaml.safe_load(run.config_text()))
-
-
-def _summary(run: RunFolder) -> dict[str, Any]:
-    """Raises ValueError and KeyError for what is none."""
-    summary = read_summary(run)
-    for key in ("base", "adapter", "adapter_bytes", "trainable_parameters", "train_seconds"):
-        summary[key]
-    return summary
 
 
 def _failure(run: RunFolder) -> str | None:
@@ -395,9 +387,11 @@ def sweep_table(title: str, points: Sequence[Point]) -> Table:
 
 
 def _columns(points: Sequence[Point]) -> list[Column]:
-    rates = [point.score or {} for point in points]
-    first, second = both_rates(leading(next(filter(None, rates), {})))
-    named = {rate: rate_name(next(filter(None, rates), {}), rate) for rate in (first, second)}
+    scores = [point.score for point in points]
+    known = next(filter(None, scores), None)
+    first, second = both_rates(leading(known))
+    named = {rate: rate_name(known, rate) for rate in (first, second)}
+    others = tuple(_share(score.rate(second)) if score else "" for score in scores)
     front = pareto_front([p.adapter_bytes for p in points], [p.rate for p in points])
     heading, labels, keys = _labels(points)
     ranks = tuple((point.rank or "").replace(" ", "") for point in points)
@@ -411,7 +405,7 @@ def _columns(points: Sequence[Point]) -> list[Column]:
         Column("time", tuple(map(_time, points)), is_needed=True),
         Column(f"{named[first]} %", tuple(map(_rate, points)), is_needed=True),
         Column("interval", tuple(map(_interval, points)), is_needed=True),
-        Column(f"{named[second]} %", tuple(_share(s.get(second)) for s in rates), is_needed=True),
+        Column(f"{named[second]} %", others, is_needed=True),
         Column("", tuple(FRONT if is_on else "" for is_on in front), is_needed=True),
     ]
     told = {"targets"} if {"adapter.targets", "adapter.stack"} & set(keys) else set()
@@ -488,8 +482,8 @@ def _bases(points: Sequence[Point]) -> list[str]:
     for point in points:
         if point.summary is None or point.base is None:
             continue
-        base, model = point.base, (point.summary["checkpoint"], point.summary["quantization"])
-        scored = (base["wer"], base["cer"], base["utterances"], base["reference_words"])
+        base, model = point.base, (point.summary.checkpoint, point.summary.quantization)
+        scored = (base.wer, base.cer, base.utterances, base.reference_words)
         found.setdefault(model, {}).setdefault(scored, point)
     several = len({checkpoint for checkpoint, _ in found}) > 1
     lines = []
@@ -503,10 +497,10 @@ def _bases(points: Sequence[Point]) -> list[str]:
     return lines
 
 
-def _rates(base: Mapping[str, Any]) -> str:
-    first, second = both_rates(leading(base))
-    rates = [f"{rate_name(base, rate)} {percent(base[rate])}" for rate in (first, second)]
-    return f"{rates[0]} ({interval(base[f'{first}_ci95'])}), {rates[1]}"
+def _rates(base: Score) -> str:
+    first, second = both_rates(base.leading)
+    rates = [f"{rate_name(base, rate)} {percent(base.rate(rate))}" for rate in (first, second)]
+    return f"{rates[0]} ({interval(base.ci95(first))}), {rates[1]}"
 
 
 def _notes(points: Sequence[Point]) -> Iterator[str]:

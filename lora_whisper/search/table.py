@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import score_table
 from lora_whisper.search.space import Space, shown, typed_values, with_values
@@ -80,7 +81,7 @@ def _where(trial: FrozenTrial) -> str:
     return "early" if step is None else f"at {step}"
 
 
-def show_best(study: Study, train: TrainConfig, summary: dict[str, Any] | None) -> None:
+def show_best(study: Study, train: TrainConfig, summary: RunSummary | None) -> None:
     """The best trial, its scores on the test set if there is one, and what to type next.
 
     Args:
@@ -91,9 +92,9 @@ def show_best(study: Study, train: TrainConfig, summary: dict[str, Any] | None) 
     place = short(study.run_folder(best.number).path)
     console.print()
     if summary is not None:
-        known = {name: summary[name] for name in ("base", "adapter")}
+        known = {"base": summary.base, "adapter": summary.adapter}
         title = f"trial-{best.number} on the test set, which no trial was chosen by"
-        console.print(score_table(title, known, summary["quantization"]))
+        console.print(score_table(title, known, summary.quantization))
     for line in [f"best        {place}", f"adapter     {short(Path(place) / 'adapter')}"]:
         console.print(line, markup=False)
     for line in _next(study, train, best, place):

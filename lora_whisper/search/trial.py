@@ -12,6 +12,8 @@ from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import load_whisper, whisper_inside
 from lora_whisper.evaluation.models import trained
+from lora_whisper.evaluation.results import Score
+from lora_whisper.evaluation.run_summary import RunSummary, read_as_written
 from lora_whisper.evaluation.scoring import score_model
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
@@ -22,7 +24,6 @@ from lora_whisper.run_folder import (
     as_written,
     read_json,
     read_jsonl,
-    read_whole_summary,
     remove_folder,
     write_json,
 )
@@ -134,20 +135,19 @@ def _train(config: TrainConfig, claim: Claim | Again, inputs: Inputs) -> None:
 
 def kept_wer(folder: RunFolder) -> float:
     """The validation WER of the adapter that a complete run keeps."""
-    summary = read_whole_summary(folder)
-    averaging = summary["averaging"]
-    if averaging is not None and averaging["ships"] and averaging["validation_wer"] is not None:
-        return float(averaging["validation_wer"])
+    summary = read_as_written(folder)
+    if (mean := summary.shipped_mean) and mean.validation_wer is not None:
+        return mean.validation_wer
     lines = filter(has_wer, read_jsonl(folder.metrics))
     validations = {line["step"]: line["validation_wer"] for line in lines}
-    return float(validations[summary["adapter_step"]])
+    return float(validations[summary.adapter_step])
 
 
 def has_wer(line: dict[str, Any]) -> bool:
     return "validation_wer" in line
 
 
-def score_kept(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> dict[str, Any]:
+def score_kept(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> RunSummary:
     """Score base and adapter of a trial on its test set; return its summary, with the scores."""
     from lora_whisper.lora.adapter import load_adapter, merged_in_place
     from lora_whisper.model.device import new_accelerator
@@ -163,7 +163,7 @@ def score_kept(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> dict[s
         base, config.model, config.quantization, config.training.precision, accelerator.device
     )
 
-    def score(name: str) -> dict[str, Any]:
+    def score(name: str) -> Score:
         adapter = folder.adapter if name == "adapter" else None
         return score_model(
             trained(config, name, adapter),
@@ -179,6 +179,6 @@ def score_kept(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> dict[s
     with merged_in_place(model):
         whisper = whisper_inside(model)
         scores["adapter"] = score("adapter")
-    summary = read_json(folder.summary) | scores
+    summary = read_as_written(folder).with_scores(scores)
     write_results(folder, summary)
     return summary

@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
+from lora_whisper.evaluation.run_summary import Averaging
 from lora_whisper.lora.delta_weights import PlainAdapter, cut, mean, plain_of
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_folder import RunFolder, remove_folder, step_of, written_whole
@@ -121,16 +122,16 @@ def put_in_place(folder: RunFolder, ships: bool) -> None:
     remove_folder(mean)
 
 
-def announce_average(verdict: dict[str, Any]) -> None:
+def announce_average(averaging: Averaging) -> None:
     """Say of which steps the mean is, what it lost, and whether it ships."""
-    steps = ", ".join(map(str, verdict["steps"]))
-    log.info("average     of steps %s: rank %d", steps, verdict["rank"])
-    if verdict["svd_error"]:
-        lost = percent(verdict["svd_error"])
+    steps = ", ".join(map(str, averaging.steps))
+    log.info("average     of steps %s: rank %d", steps, averaging.rank)
+    if averaging.svd_error:
+        lost = percent(averaging.svd_error)
         log.info("average     cut to that rank by SVD, which loses %s of what it adds", lost)
-    if verdict["validation_wer"] is None:
+    if averaging.validation_wer is None:
         log.info("average     kept: there is no data.validation to compare it with the last")
         return
-    wer, best = (percent(verdict[key]) for key in ("validation_wer", "validation_wer_of_best"))
-    kept = "kept" if verdict["ships"] else "dropped"
+    wer, best = percent(averaging.validation_wer), percent(averaging.validation_wer_of_best or 0)
+    kept = "kept" if averaging.ships else "dropped"
     log.info("average     validation WER %s, the best alone has %s: %s", wer, best, kept)

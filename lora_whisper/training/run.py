@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from transformers import WhisperForConditionalGeneration
@@ -19,6 +18,8 @@ from lora_whisper.data.loader import training_windows, validation_windows
 from lora_whisper.data.speech import Inputs
 from lora_whisper.evaluation.loading import load_whisper, whisper_inside
 from lora_whisper.evaluation.models import trained
+from lora_whisper.evaluation.results import Score
+from lora_whisper.evaluation.run_summary import Averaging
 from lora_whisper.evaluation.scoring import (
     earlier_score,
     is_decoded,
@@ -98,7 +99,7 @@ from lora_whisper.training.tracking import track_scores, tracked_run
 
 log = logging.getLogger("lora_whisper")
 
-Scored = dict[str, Any] | None  # what score.json holds; None without a test set
+Scored = Score | None  # None without a test set
 
 
 class Run:
@@ -162,7 +163,8 @@ class Run:
             track_scores(self.trackers, state.step, scores)
         if processes.is_main():  # card, report and summary.json, which makes the run complete
             summary = new_summary(self.config, self.folder, self.base, self.speech, counts, state)
-            write_results(self.folder, summary | {"averaging": averaging} | scores)
+            summary = dataclasses.replace(summary.with_scores(scores), averaging=averaging)
+            write_results(self.folder, summary)
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
 
@@ -377,7 +379,7 @@ class Run:
         """The adapter as it lies on the disk, on a fresh base: what is scored is what ships."""
         return load_adapter(self._load_base(), folder)
 
-    def _judge(self, average: Average, best: Best | None) -> dict[str, Any]:
+    def _judge(self, average: Average, best: Best | None) -> Averaging:
         """Let the mean ship unless a single adapter has a lower WER; say what became of it."""
         sample, wer = validation_sample(self.config, self.speech), None
         if sample is not None and best is not None:
@@ -385,13 +387,14 @@ class Run:
             wer = validation_wer(mean, sample, self.base, self.config)
         ships = wer is None or best is None or wer <= best.wer
         processes.from_main(lambda: put_in_place(self.folder, ships))
-        verdict = dataclasses.asdict(average) | {
-            "validation_wer": wer,
-            "validation_wer_of_best": best.wer if best else None,
-            "ships": ships,
-        }
-        announce_average(verdict)
-        return verdict
+        averaging = Averaging(
+            **vars(average),
+            validation_wer=wer,
+            validation_wer_of_best=best.wer if best else None,
+            ships=ships,
+        )
+        announce_average(averaging)
+        return averaging
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.environment import environment, versions
-from lora_whisper.lora.provenance import TRAINED
+from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.lora.saved import adapter_hashes
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import (
@@ -19,7 +19,6 @@ from lora_whisper.model.checkpoint import (
     weights_sha256,
 )
 from lora_whisper.run_folder import (
-    MODELS,
     SUMMARY_FORMAT,
     RunFolder,
 )
@@ -35,7 +34,7 @@ def new_summary(
     speech: DatasetSplits,
     counts: tuple[int, int],
     state: TrainingState,
-) -> dict[str, Any]:
+) -> RunSummary:
     """What summary.json says of a run that was just trained, its scores still to come.
 
     Args:
@@ -49,54 +48,49 @@ def new_summary(
 
     trainable, total = counts
     dtype = choose_dtype(config.model.dtype, config.training.precision)
-    return {
-        "format": SUMMARY_FORMAT,
-        "name": config.name,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),  # of training, not of a merge
-        "checkpoint": base.checkpoint.name,
-        "checkpoint_fingerprint": fingerprint(base.checkpoint),
-        "checkpoint_sha256": weights_sha256(base.checkpoint),  # wherever they were taken from
-        "base_dtype": str(dtype).removeprefix("torch."),  # before it was quantized
-        "quantization": config.quantization.kind,
-        **dict.fromkeys(MODELS),
-        "adapter_bytes": adapter_bytes(folder.adapter),
-        # Of what was trained, whatever lies there later.
-        **{TRAINED[key]: value for key, value in adapter_hashes(folder.adapter).items()},
-        "adapter_ranks": shipped_ranks(folder.adapter),  # of what ships: lowest and highest
-        "model_bytes": weights_bytes(base.checkpoint),
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        **_who_speaks(config, base, speech),
-        "train_audio_seconds": round(sum(one.seconds for one in speech.training), 3),
-        "train_audio_seconds_seen": round(state.audio_seconds, 3),
-        "train_seconds": round(state.train_seconds, 3),  # validation included
-        "validation_seconds": round(state.validation_seconds, 3),
-        **memory_peaks(folder.metrics),
-        "steps": state.step,
-        "ended_early": is_out_of_patience(config.training, state),
-        "skipped_steps": state.skipped_steps,
-        "adapter_step": state.best.step if state.best else state.step,
-        "left_out": speech.left_out,
-        "bad_audio": state.bad_audio,
-        "seed": config.seed,
-        "environment": environment(),
-        "versions": versions(),
-    }
-
-
-def _who_speaks(config: TrainConfig, base: Base, speech: DatasetSplits) -> dict[str, Any]:
-    """Languages and speakers, as far as the rows name them."""
+    hashes, memory = adapter_hashes(folder.adapter), memory_peaks(folder.metrics)
     learnt = [corpus.utterances for corpus in speech.training]
-    tested = [speech.test.utterances] if speech.test else []
     languages = sorted(_named(learnt, "language") or {config.data.language or "en"})
-    speakers = _named(tested, "speaker")
-    return {
-        "languages": languages,
-        "prompt": _prompt(config.data, base, languages),
-        "utterances": {name: len(corpus.utterances) for name, corpus in speech.splits.items()},
-        "test_speakers": len(speakers),
-        "test_speakers_in_training": len(speakers & _named(learnt, "speaker")),
-    }
+    speakers = _named([speech.test.utterances] if speech.test else [], "speaker")
+    return RunSummary(
+        format=SUMMARY_FORMAT,
+        name=config.name,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),  # of training, not of a merge
+        checkpoint=base.checkpoint.name,
+        checkpoint_fingerprint=fingerprint(base.checkpoint),
+        checkpoint_sha256=weights_sha256(base.checkpoint),
+        base_dtype=str(dtype).removeprefix("torch."),
+        quantization=config.quantization.kind,
+        base=None,
+        adapter=None,
+        adapter_bytes=adapter_bytes(folder.adapter),
+        adapter_sha256=hashes["adapter"],
+        adapter_settings_sha256=hashes.get("adapter_settings"),
+        adapter_ranks=shipped_ranks(folder.adapter),
+        model_bytes=weights_bytes(base.checkpoint),
+        trainable_parameters=trainable,
+        total_parameters=total,
+        languages=tuple(languages),
+        prompt=_prompt(config.data, base, languages),
+        utterances={name: len(corpus.utterances) for name, corpus in speech.splits.items()},
+        test_speakers=len(speakers),
+        test_speakers_in_training=len(speakers & _named(learnt, "speaker")),
+        train_audio_seconds=round(sum(one.seconds for one in speech.training), 3),
+        train_audio_seconds_seen=round(state.audio_seconds, 3),
+        train_seconds=round(state.train_seconds, 3),
+        validation_seconds=round(state.validation_seconds, 3),
+        gpu_memory_bytes=memory.get("gpu_memory_bytes"),
+        resident_memory_bytes=memory.get("resident_memory_bytes"),
+        steps=state.step,
+        ended_early=is_out_of_patience(config.training, state),
+        skipped_steps=state.skipped_steps,
+        adapter_step=state.best.step if state.best else state.step,
+        left_out=speech.left_out,
+        bad_audio=state.bad_audio,
+        seed=config.seed,
+        environment=environment(),
+        versions=versions(),
+    )
 
 
 def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper import processes
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.results import Score
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import RunFolder, as_written, step_of, write_json
@@ -232,10 +233,8 @@ def tracked_run(config: TrainConfig, folder: RunFolder) -> AbstractContextManage
     return tracked(config.tracking.trackers if processes.is_main() else (), run)
 
 
-def track_scores(
-    trackers: Trackers, step: int, scores: Mapping[str, Mapping[str, Any] | None]
-) -> None:
+def track_scores(trackers: Trackers, step: int, scores: Mapping[str, Score | None]) -> None:
     """The WER of each model on the test set, where there is one."""
-    found = {f"test_wer_{name}": score["wer"] for name, score in scores.items() if score}
+    found = {f"test_wer_{name}": score.wer for name, score in scores.items() if score}
     if found:
         trackers.log({"step": step, **found})

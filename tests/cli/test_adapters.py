@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_a_folder_that_was_copied_whole_is_not_what_the_run_trained(tmp_path: Pa
     """Its record came with it, and is true; the path is of another run."""
     run, summary = toy_run(tmp_path / "a")
     trained = sha256(run.adapter / "adapter_model.safetensors")
-    write_results(run, summary | {"adapter_sha256": trained})
+    write_results(run, replace(summary, adapter_sha256=trained))
     (listed,), _ = adapters.find_adapters(run.path)
     assert not listed.is_changed
     other = finished_run(tmp_path / "b", ranks=(8, 8))
@@ -162,8 +163,9 @@ def test_the_name_is_always_there_and_figures_stand_on_one_line(
     name = "an-adapter-of-a-long-name-seed-1"
     run, summary = toy_run(tmp_path / name, checkpoint="embedded:nano")
     rates = {"base": 1.057, "adapter": 1.038}
-    scores = {model: summary[model] | {"wer": rate} for model, rate in rates.items()}
-    write_results(run, summary | scores)
+    known = summary.scores
+    scores = {model: replace(known[model], wer=rate) for model, rate in rates.items()}  # type: ignore[type-var]
+    write_results(run, summary.with_scores(scores))
     console.width = width
     assert adapters.main([str(tmp_path)]) == 0
     shown = console.export_text()

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,7 @@ def test_a_small_vocabulary_is_not_for_faster_whisper(tmp_path: Path) -> None:
 
 def test_a_merged_model_without_scores(tmp_path: Path) -> None:
     run, summary = merged_run(tmp_path / "toy")
-    card = ModelCard(merged_card(run, summary | {"merged": None}))
+    card = ModelCard(merged_card(run, replace(summary, merged=None)))
     assert card.data.eval_results is None
     assert "Nothing was scored" in card.text
 

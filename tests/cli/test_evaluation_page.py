@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.reports import evaluation_page
 from lora_whisper.reports.evaluation_page import PLAYERS, SHOWN_UTTERANCES, badness, page
 from tests.cli.read_page import Page
@@ -24,6 +25,7 @@ from tests.cli.toy_evaluation import (
     score,
     speech_set,
     toy_results,
+    typed,
 )
 
 ODD = '</dd><script>alert(1)</script> &amp; {{ 7 * 7 }} " onload="x'
@@ -35,7 +37,10 @@ def html_of(
     audio: bytes | None = None,
 ) -> str:
     heard = {"test": rows()} if hypotheses is None else hypotheses
-    return page(results or toy_results(), heard, lambda name, row: audio)
+    return page(typed(results or toy_results()), heard, lambda name, row: audio)
+
+
+COUNTS = ((1, 1), (4, 100), (5, 25), (2, 0))  # errors, reference words
 
 
 def everything() -> dict[str, Any]:
@@ -131,7 +136,7 @@ def test_whatever_comes_from_data_is_taken_as_it_is(place: str) -> None:
 
 
 def test_texts_are_taken_as_they_are() -> None:
-    one = row(1, ODD, "x", bad_audio=ODD, columns={ODD: "<b>"}) | {"row": ODD}
+    one = row(1, ODD, "x", bad_audio=ODD, columns={ODD: "<b>"}, row=ODD)
     found = Page(html_of(hypotheses={"test": {"base": [one], "adapter": [one]}}))
     assert found.foreign == ["script"]
     assert found.find(ODD) == [ODD]
@@ -158,7 +163,7 @@ def test_as_much_is_marked_as_is_wrong(language: str, references: Any, heard: An
         for (term, _, given), edits in zip(found.definitions, found.edits, strict=True)
         if term.endswith(" wrong")
     ]
-    counted = sorted(one["errors"] for each in both.values() for one in each)
+    counted = sorted(one.errors for each in both.values() for one in each)
     assert sorted(wrong for wrong, *_ in lines) == counted
     assert sum(counted) > 0
     assert all(given == {"lang": language, "dir": "auto"} for *_, given in lines)
@@ -185,16 +190,15 @@ def test_nothing_heard_where_nothing_was_said() -> None:
 
 def test_the_worst_of_the_last_model_come_first() -> None:
     assert shown_rows(html_of()) == ["test.jsonl:2", "test.jsonl:3", "test.jsonl:1"]
-    errors = [{"errors": n, "reference_words": words} for n, words in ((1, 1), (4, 100), (5, 25))]
-    assert [badness(one) for one in errors] == [1.0, 0.4, 1.0]
-    assert badness({"errors": 2, "reference_words": 0}) == 2.0
+    errors = [row(1, "", "", errors=n, reference_words=words) for n, words in COUNTS]
+    assert [badness(one) for one in errors] == [1.0, 0.4, 1.0, 2.0]
 
 
 def test_the_script_has_what_it_sorts_by() -> None:
     found = Page(html_of())
     given = {tag["data-place"]: tag for name, tag in found.tags if name == "article"}
     one = rows()
-    brought = one["adapter"][1]["errors"] - one["base"][1]["errors"]
+    brought = one["adapter"][1].errors - one["base"][1].errors
     assert given["-1"]["data-brought"] == str(brought)
     assert given["-1"]["data-taken"] == str(-brought)
     keys = [tag["value"] for name, tag in found.tags if name == "option"]
@@ -210,7 +214,7 @@ def test_only_the_worst_of_a_long_set_are_shown() -> None:
     assert len(shown_rows(html)) == SHOWN_UTTERANCES
     assert f"The {SHOWN_UTTERANCES} worst of {count} utterances" in html
     assert "evaluation/*/test/hypotheses.jsonl" in html
-    left_out = [one["errors"] for one in heard["base"] if one["row"] not in shown_rows(html)]
+    left_out = [one.errors for one in heard["base"] if one.row not in shown_rows(html)]
     assert left_out == [0] * 70
 
 
@@ -228,13 +232,13 @@ def test_recordings_of_an_hour_do_not_fill_it(monkeypatch: pytest.MonkeyPatch) -
 def test_the_worst_are_to_be_heard() -> None:
     asked: list[tuple[str, str]] = []
 
-    def sound(name: str, row: Mapping[str, Any]) -> bytes | None:
-        asked.append((name, row["row"]))
-        return None if row["row"] == "test.jsonl:2" else b"mp3 of " + row["row"].encode()
+    def sound(name: str, row: ScoredUtterance) -> bytes | None:
+        asked.append((name, row.row))
+        return None if row.row == "test.jsonl:2" else b"mp3 of " + row.row.encode()
 
     count = PLAYERS + 5
     heard = {"test": rows({"base": ["good"] * count}, ["good morning"] * count)}
-    html = page(toy_results(), heard, sound)
+    html = page(typed(toy_results()), heard, sound)
     assert asked == [("test", f"test.jsonl:{number}") for number in range(1, PLAYERS + 1)]
     players = [given["src"] for tag, given in Page(html).tags if tag == "audio"]
     assert len(players) == PLAYERS - 1

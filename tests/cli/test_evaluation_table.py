@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from rich.console import Console
 
+from lora_whisper.evaluation.results import Comparison, from_json
 from lora_whisper.reports import evaluation_table
 from lora_whisper.reports.evaluation_table import SHOWN_GROUPS, markdown, show_evaluation
 from lora_whisper.reports.evaluation_words import p_value, verdict
@@ -22,6 +23,7 @@ from tests.cli.toy_evaluation import (
     score,
     speech_set,
     toy_results,
+    typed,
 )
 
 LONG = "outputs/experiments/whisper-large-v3-turbo-on-everything/merged"
@@ -34,7 +36,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Any:
     def show(results: dict[str, Any]) -> list[str]:
         written = io.StringIO()
         monkeypatch.setattr(evaluation_table, "console", Console(file=written, width=80))
-        show_evaluation(results)
+        show_evaluation(typed(results))
         return written.getvalue().splitlines()
 
     return show
@@ -192,8 +194,11 @@ def test_p_values_are_as_exact_as_they_are_of_use(probability: float, text: str)
 
 
 def test_verdicts_in_words() -> None:
-    assert verdict(compared("better", 0.0)) == "better (p < 0.001)"
-    assert verdict(compared("no difference shown", 0.62)) == "no difference shown (p = 0.62)"
+    assert verdict(from_json(Comparison, compared("better", 0.0))) == "better (p < 0.001)"
+    assert (
+        verdict(from_json(Comparison, compared("no difference shown", 0.62)))
+        == "no difference shown (p = 0.62)"
+    )
 
 
 # ── Markdown ─────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +221,7 @@ def table_of(text: str) -> list[list[str]]:
 def test_the_table_for_a_model_card() -> None:
     results = toy_results()
     results["scores"]["test"]["broken"] = None
-    lines = table_of(markdown(results))
+    lines = table_of(markdown(typed(results)))
     assert lines == [
         ["model", "set", "WER (95 %)", "CER (95 %)", "utterances", "against base"],
         ["base", "test", "90.0 % (72.0 – 99.0 %)", "45.0 % (36.0 – 54.0 %)", "3", ""],
@@ -235,19 +240,21 @@ def test_the_table_for_a_model_card() -> None:
 def test_its_line_says_how_it_was_made() -> None:
     results = toy_results()
     results["scores"]["zh"] = {"base": score(0.4, normalizer="graphemes", resampled="speakers")}
-    assert markdown(results).splitlines()[-1] == (
+    assert markdown(typed(results)).splitlines()[-1] == (
         "Text is normalized by whisper-english and graphemes; clips are padded as in Transformers "
         "and whisper.cpp. 95 % intervals are by drawing utterances and speakers anew. Verdicts "
         "and the intervals of differences are by approximate randomization, paired and "
         "two-sided, at 5 %."
     )
-    assert markdown(toy_results(comparisons={})).endswith("by drawing utterances anew.\n")
+    assert markdown(typed(toy_results(comparisons={}))).endswith("by drawing utterances anew.\n")
     results["scores"]["zh"]["base"]["leading"] = "cer"
-    assert markdown(results).endswith("Where CER comes first, WER and verdicts are of graphemes.\n")
+    assert markdown(typed(results)).endswith(
+        "Where CER comes first, WER and verdicts are of graphemes.\n"
+    )
 
 
 def test_names_stay_in_their_cell() -> None:
     odd = "a|b <b>*x*</b> [y](z) `c`_d_\\"
     results = toy_results(against=odd, scores={odd: {odd: score(0.1)}})
-    assert [len(line) for line in table_of(markdown(results))] == [6, 6]
-    assert table_of(markdown(results))[1][:2] == [odd, odd]
+    assert [len(line) for line in table_of(markdown(typed(results)))] == [6, 6]
+    assert table_of(markdown(typed(results)))[1][:2] == [odd, odd]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.lora.resolve import Asking, given_run
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
 from tests.cli.conftest import Line, World
@@ -19,7 +20,7 @@ from tests.cli.toy_run import toy_run
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run, an adapter, a base and what `merge adapter=…` writes, in the current folder."""
     run, summary = toy_run(tmp_path / "outputs/a")
-    write_json(run.summary, summary)
+    write_summary(run, summary)
     (run.checkpoints / "step-000003").mkdir(parents=True)
     shutil.copytree(run.adapter, tmp_path / "my adapter")
     for name in ("base", "outputs/m/merged"):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lora_whisper.__main__ import carry_out
 from lora_whisper.cli import export, merge
 from lora_whisper.evaluation import scoring
-from lora_whisper.evaluation.run_scores import read_summary
+from lora_whisper.evaluation.run_summary import read_summary
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 from lora_whisper.training import run
@@ -73,15 +73,18 @@ def test_new_weights_never_have_the_score_of_older_ones(
     # The first thing after the weights.
     kill_at(merge, "_forget_score", lambda: line(*given, "overwrite=true"))
     assert read_json(RUN.summary)["merged"] is not None, "the old one, on the disk"
-    assert read_summary(RUN)["merged"] is None
+    assert read_summary(RUN).merged is None
     assert line("push", "run=outputs/a", "repo=me/it", "what=merged", "dry_run=true") == 2
     assert line("merge", "run=outputs/a", "scale=0.25") == 2, "another one than that which is there"
     capsys.readouterr()
     assert line(*given) == 0
     assert "is there, and is scored now" in capsys.readouterr().out
     summary = read_summary(RUN)
-    assert summary["merged"]["of"]["weights"]["checkpoint"] == sha256(MERGED)
-    assert summary["merge"]["adapters"][0]["weight"] == 0.5
+    assert summary.merged is not None
+    assert summary.merged.of is not None
+    assert summary.merge is not None
+    assert summary.merged.of.weights["checkpoint"] == sha256(MERGED)
+    assert summary.merge["adapters"][0]["weight"] == 0.5
     assert line(*given) == 2, "it is finished, and is replaced only when that is asked for"
 
 
@@ -91,7 +94,7 @@ def test_a_merged_model_that_somebody_replaced_has_no_score(
     """Neither the old one nor one of its own: the run says that it is made of its adapter."""
     own = MERGED.read_bytes()
     save_file({name: -value for name, value in load_file(MERGED).items()}, MERGED)
-    assert read_summary(RUN)["merged"] is None
+    assert read_summary(RUN).merged is None
     before = RUN.summary.read_bytes()
     again = "merge run=outputs/a overwrite=true"
     assert again in " ".join(capsys.readouterr().out.split())
@@ -145,7 +148,7 @@ def test_the_adapter_of_another_run_never_goes_by_this_runs_name(
         assert "outputs/a/adapter name=other" in said
     found = {path: path.read_bytes() for path in RUN.path.rglob("*") if path.is_file()}
     assert found == before
-    assert read_summary(RUN)["adapter"] is None
+    assert read_summary(RUN).adapter is None
     assert "bring it back from a copy" in " ".join(capsys.readouterr().out.split())
     assert line("merge", "adapter=outputs/a/adapter", "name=other") == 0, "as it is advised"
     assert line("evaluate", "models=[outputs/a/adapter]", test, *QUICK) == 0
@@ -179,7 +182,7 @@ def test_a_merged_model_is_not_scored_on_another_test_set_than_its_adapter(
     assert read_json(RUN.summary)["merged"] is None
     assert line("evaluate", "run=outputs/a", "overwrite=true", *QUICK) == 0, "as it is advised"
     summary = read_summary(RUN)
-    assert len({summary[model]["of"]["texts"] for model in ("base", "adapter", "merged")}) == 1
+    assert len({score and score.of and score.of.texts for score in summary.scores.values()}) == 1
 
 
 def test_scores_of_different_test_sets_do_not_stand_in_one_table(
@@ -189,16 +192,16 @@ def test_scores_of_different_test_sets_do_not_stand_in_one_table(
     for key, value in (("rows", "0"), ("texts", "0"), ("decoding", {"beams": 5})):
         changed = summary["base"] | {"of": summary["base"]["of"] | {key: value}}
         write_json(RUN.summary, summary | {"base": changed})
-        assert read_summary(RUN)["base"] is None
-        assert read_summary(RUN)["adapter"] is not None
+        assert read_summary(RUN).base is None
+        assert read_summary(RUN).adapter is not None
     older = {name: {**summary[name]} for name in ("base", "adapter")}
     for score in older.values():
         del score["of"]
     write_json(RUN.summary, summary | older)
-    assert read_summary(RUN)["base"] is not None, "as far as an older version knew, they compare"
+    assert read_summary(RUN).base is not None, "as far as an older version knew, they compare"
     older["base"]["utterances"] = 3
     write_json(RUN.summary, summary | older)
-    assert read_summary(RUN)["base"] is None
+    assert read_summary(RUN).base is None
 
 
 # ── train ────────────────────────────────────────────────────────────────────────────────────

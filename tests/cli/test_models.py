@@ -11,6 +11,7 @@ import torch
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import dtype_of, identity
 from lora_whisper.evaluation.models import contenders_of_run, find_contenders
+from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.run_folder import write_json
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import toy_run
@@ -23,7 +24,7 @@ def runs(tmp_path: Path) -> Path:
     """Two complete runs, and an adapter that is nobody's."""
     for name in ("a", "b"):
         run, summary = toy_run(tmp_path / "outputs" / name)
-        write_json(run.summary, summary)
+        write_summary(run, summary)
     shutil.copytree(tmp_path / "outputs/a/adapter", tmp_path / "alone")
     return tmp_path
 

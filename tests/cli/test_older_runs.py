@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lora_whisper.cli import adapters
-from lora_whisper.evaluation.run_scores import hypotheses_of, read_summary
+from lora_whisper.evaluation.run_summary import hypotheses_of, read_summary
 from lora_whisper.lora.provenance import is_trained_adapter, lineage_of, read_record
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
@@ -39,11 +39,11 @@ def test_its_scores_record_and_base_are_known(outputs: Path) -> None:
     run = RunFolder(outputs / "done")
     written = json.loads(run.summary.read_text())
     summary = read_summary(run)
-    assert summary["base"]["wer"] == written["base"]["wer"]
-    assert summary["adapter"]["wer"] == written["adapter"]["wer"]
     for model in ("base", "adapter"):
-        rows = hypotheses_of(run, model, summary[model])
-        assert len(rows) == summary[model]["utterances"] == 100
+        score = summary.scores[model]
+        assert score is not None
+        assert score.wer == written[model]["wer"]
+        assert len(hypotheses_of(run, model, score)) == score.utterances == 100
     assert read_config(run).adapter.rank == 1
     assert is_trained_adapter(run)
     record = read_record(run.adapter)
@@ -74,5 +74,5 @@ def test_it_goes_on_from_its_checkpoint(
     assert line("train", *STOPPED, "resume=auto") == 0
     lines = map(json.loads, (outputs / "open/metrics.jsonl").read_text().splitlines())
     assert [one["step"] for one in lines] == [1, 2]
-    assert read_summary(RunFolder(outputs / "open"))["steps"] == 2
+    assert read_summary(RunFolder(outputs / "open")).steps == 2
     assert (outputs / "open/adapter/adapter_model.safetensors").is_file()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from lora_whisper.evaluation.run_summary import read_summary
 from lora_whisper.lora.provenance import read_record
 from lora_whisper.reports.record import adapter_record
 from lora_whisper.reports.run import write_results
-from lora_whisper.run_folder import read_json
 from tests.cli.toy_run import Heard, toy_run
 
 
@@ -36,7 +37,7 @@ def test_the_folder_alone_says_what_the_run_said(tmp_path: Path) -> None:
         "targets": "all-linear",
         "stack": "both",
         "parameters": 128,
-        "bytes": summary["adapter_bytes"],
+        "bytes": summary.adapter_bytes,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
     assert record["data"] == {
@@ -46,17 +47,19 @@ def test_the_folder_alone_says_what_the_run_said(tmp_path: Path) -> None:
         "utterances": 300,
     }
     for model in ("base", "adapter"):
-        for rate in ("wer", "wer_ci95", "cer"):
-            assert record["scores"][model][rate] == summary[model][rate]
+        score, known = summary.scores[model], record["scores"][model]
+        assert score is not None
+        assert (known["wer"], known["cer"]) == (score.wer, score.cer)
+        assert tuple(known["wer_ci95"]) == score.wer_ci95
     assert record["scores"]["merged"] is None
 
 
 def test_a_merge_adds_its_score_and_changes_nothing_else(tmp_path: Path) -> None:
     heard = [Heard("moja mbili", "moja", "moja mbili", merged="moja mbili")]
     run, summary = toy_run(tmp_path / "toy", heard=heard)
-    write_results(run, summary | {"merged": None})
+    write_results(run, replace(summary, merged=None))
     before = read_record(run.adapter)
-    write_results(run, read_json(run.summary) | {"merged": summary["merged"]})
+    write_results(run, replace(read_summary(run), merged=summary.merged))
     after = read_record(run.adapter)
     assert before is not None
     assert after is not None

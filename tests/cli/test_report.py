@@ -19,6 +19,7 @@ import pytest
 from lora_whisper import environment
 from lora_whisper.cli.report import with_sweep
 from lora_whisper.evaluation.provenance import texts_hash
+from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.reports import comparison
 from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.comparison import anonymous, effects, read_report, smallest_as_good
@@ -78,7 +79,7 @@ def point(name: str, *overrides: str, wrong: int = 4, **settings: Any) -> RunFol
     original = MADE[0] / digest
     if not original.exists():
         run, summary = toy_run(original, *overrides, **given)
-        write_json(run.summary, summary)
+        write_summary(run, summary)
     return RunFolder(shutil.copytree(original, SWEEP / name))
 
 
@@ -437,7 +438,7 @@ def test_cer_leads_in_scripts_without_spaces(line: Line) -> None:
 def test_runs_of_anywhere_go_by_their_names(line: Line) -> None:
     for name, rank in (("one", 4), ("two", 8)):
         run, summary = toy_run(Path(name) / "mine", f"adapter.rank={rank}", heard=texts(rank))
-        write_json(run.summary, summary)
+        write_summary(run, summary)
     assert line("report", "runs=[one/mine,two/mine]", "name=both") == 0
     page = Page(Path("outputs/both/report.html").read_text(encoding="utf-8"))
     assert page.find("best run") == ["one/mine"]

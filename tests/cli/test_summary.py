@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.evaluation.score import score
 from lora_whisper.reports.summary import _effort, remarks, score_table
+from tests.cli.toy_run import toy_summary
 from tests.evaluation.toy_rows import rows_of
 
-SUMMARY = {
+COSTS = {
     "train_seconds": 110.0,
     "validation_seconds": 10.0,
     "train_audio_seconds_seen": 2000.0,
@@ -29,7 +30,7 @@ SUMMARY = {
 def test_speed_is_of_training_and_memory_of_what_runs_out(
     more: dict[str, Any], memory: str
 ) -> None:
-    lines = _effort(SUMMARY | more)
+    lines = _effort(toy_summary(**COSTS | more))
     assert lines == [
         ("speed", "20.0 audio s/s in training; validation took 0:10 of the time"),
         ("memory", memory),
@@ -37,10 +38,10 @@ def test_speed_is_of_training_and_memory_of_what_runs_out(
     assert max(map(len, lines)) <= 80
 
 
-def cells(*sets: tuple[list[ScoredRow], dict[str, list[str]]]) -> tuple[list[str], list[str]]:
+def cells(*sets: tuple[list[ScoredUtterance], dict[str, list[str]]]) -> tuple[list[str], list[str]]:
     """Headings of the table, and its first column."""
     scores = {
-        f"model {number}": score(rows, 10, seed=0, groups=groups).to_dict()
+        f"model {number}": score(rows, 10, seed=0, groups=groups)
         for number, (rows, groups) in enumerate(sets, start=1)
     }
     table = score_table("test", {"none": None, **scores}, "none")
@@ -69,11 +70,11 @@ def test_without_spaces_the_cer_stands_first_and_no_wer_is_named() -> None:
 def test_which_is_better_is_told_by_the_rate_that_leads() -> None:
     """By grapheme the adapter is better, by character it is no better than its base."""
     # water, one grapheme of three characters, and three letters: the base misses these, it that
-    base = score(rows_of(["น้ำกขค"], ["น้ำ"], "th"), 10, seed=0).to_dict()
-    adapter = score(rows_of(["น้ำกขค"], ["กขค"], "th"), 10, seed=0).to_dict()
-    assert (adapter["wer"], base["wer"]) == (1 / 4, 3 / 4)
-    assert adapter["cer"] == base["cer"] == 3 / 6
-    summary = {"base": base, "adapter": adapter, "merged": None, "checkpoint": "x", "steps": 1}
+    base = score(rows_of(["น้ำกขค"], ["น้ำ"], "th"), 10, seed=0)
+    adapter = score(rows_of(["น้ำกขค"], ["กขค"], "th"), 10, seed=0)
+    assert (adapter.wer, base.wer) == (1 / 4, 3 / 4)
+    assert adapter.cer == base.cer == 3 / 6
+    summary = toy_summary().with_scores({"base": base, "adapter": adapter})
     assert ("warning", "the adapter is no better than its base on this test set") in remarks(
         summary
     )
@@ -82,12 +83,11 @@ def test_which_is_better_is_told_by_the_rate_that_leads() -> None:
 def test_a_merged_model_that_is_not_just_the_adapter_in_its_base_says_so() -> None:
     base = {"name": "x", "fingerprint": f"sha256:{'a' * 64}"}
     usual = {"adapters": [{"weight": 1.0}], "base": base, "into": "full"}
-    summary = {"base": None, "adapter": None, "merged": None, "checkpoint": "x"}
-    summary |= {"checkpoint_fingerprint": f"commit:{'c' * 40}", "checkpoint_sha256": "a" * 64}
-    assert remarks(summary | {"merge": usual}) == [], "the same weights, from a folder"
+    trained = {"checkpoint": "x", "checkpoint_sha256": "a" * 64}
+    assert remarks(toy_summary(**trained, merge=usual)) == [], "the same weights, from a folder"
     another = {"name": "y", "fingerprint": f"sha256:{'b' * 64}"}
     changes = {"adapters": [{"weight": 0.5}], "into": "nf4-dequantized", "base": another}
-    assert [text for _, text in remarks(summary | {"merge": usual | changes})] == [
+    assert [text for _, text in remarks(toy_summary(**trained, merge=usual | changes))] == [
         "the merged model has 0.5 times what the adapter adds",
         "the merged model's base is the weights as nf4 had them",
         f"the merged model's base is y (sha256 {'b' * 64})",
@@ -95,4 +95,4 @@ def test_a_merged_model_that_is_not_just_the_adapter_in_its_base_says_so() -> No
 
 
 def test_summaries_of_older_runs_say_less() -> None:
-    assert _effort({"train_seconds": 110.0}) == []
+    assert _effort(toy_summary(train_seconds=110.0, validation_seconds=None)) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.reports.sweep import show_sweep
 from lora_whisper.run_folder import write_json
 from tests.cli.toy_run import Heard, toy_run
@@ -20,7 +21,7 @@ BAD = (Heard("moja mbili tatu", "x y z", "x y tatu"),)
 
 def point(folder: Path, heard: Sequence[Heard], *overrides: str, **changes: object) -> Path:
     run, summary = toy_run(folder, *overrides, heard=heard, **changes)
-    write_json(run.summary, summary)
+    write_summary(run, summary)
     return folder
 
 

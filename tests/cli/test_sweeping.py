@@ -29,7 +29,8 @@ from lora_whisper.cli.workers import Workers
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import InUse, RunFolder, write_json
+from lora_whisper.evaluation.run_summary import write_summary
+from lora_whisper.run_folder import InUse, RunFolder
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import toy_run
 
@@ -91,7 +92,7 @@ class Quick:
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Quick]:
     made, summary = toy_run(tmp_path / "made")
-    write_json(made.summary, summary)
+    write_summary(made, summary)
     monkeypatch.setattr("lora_whisper.training.run.Run", Quick)
     monkeypatch.setattr(Quick, "result", made.path, raising=False)
     monkeypatch.setattr(Quick, "meets", {})

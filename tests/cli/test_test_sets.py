@@ -11,7 +11,7 @@ import pytest
 from lora_whisper.config import EvaluateConfig, TrainConfig
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.evaluate import settings_for
+from lora_whisper.evaluation.plan import settings_for
 from lora_whisper.evaluation.test_sets import TestSet, data_to_score, group_labels, read_test_sets
 from lora_whisper.schema import from_values
 from tests.cli.conftest import World

@@ -13,6 +13,7 @@ import pytest
 from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.run import SHOWN_SAMPLES, Sample, chosen, curves, write_report
 from tests.cli.read_page import Page
+from tests.cli.toy_evaluation import row
 from tests.cli.toy_run import Heard, toy_run
 
 
@@ -150,7 +151,8 @@ def test_the_configuration_and_what_is_changed_in_it(
 
 
 def sample(base: int, adapter: int) -> Sample:
-    return Sample({"base": {"errors": base}, "adapter": {"errors": adapter}})
+    errors = {"base": base, "adapter": adapter}
+    return Sample({model: row(1, "", "", errors=count) for model, count in errors.items()})
 
 
 def test_samples_are_the_extremes_and_some_of_the_rest() -> None:

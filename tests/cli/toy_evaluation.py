@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from lora_whisper.evaluation.metrics import error_counts
-from lora_whisper.evaluation.normalizers import normalizer_for
+from lora_whisper.evaluation.results import EvaluationResults, ScoredUtterance, from_json
+from lora_whisper.evaluation.score import scored_row
 
 REFERENCES = (
     "Take two tablets of tramadol.",
@@ -23,33 +24,23 @@ HEARD = {
 }
 
 
-def row(number: int, reference: str, heard: str, language: str = "en", **more: Any) -> Any:
-    """A line of hypotheses.jsonl, its errors counted by the project's own metric."""
-    normalize = normalizer_for(language)
-    counts = error_counts(normalize(reference), normalize(heard))
-    found = {
-        "row": f"test.jsonl:{number}",
-        "language": language,
-        "speaker": None,
-        "reference": reference,
-        "hypothesis": heard,
-        "reference_normalized": normalize(reference),
-        "hypothesis_normalized": normalize(heard),
-        "errors": counts.errors,
-        "reference_words": counts.reference_length,
-        "wer": counts.rate,
-        "seconds": 2.5,
-        "bad_audio": None,
-        "columns": {},
-    }
-    return found | more
+def row(
+    number: int, reference: str, heard: str, language: str = "en", **more: Any
+) -> ScoredUtterance:
+    """A line of hypotheses.jsonl."""
+    found = scored_row(f"test.jsonl:{number}", language, reference, heard, seconds=2.5)
+    return replace(found, **more)
+
+
+def typed(results: Mapping[str, Any]) -> EvaluationResults:
+    return from_json(EvaluationResults, results)
 
 
 def rows(
     heard: Mapping[str, Sequence[str]] = HEARD,
     references: Sequence[str] = REFERENCES,
     language: str = "en",
-) -> dict[str, list[Any]]:
+) -> dict[str, list[ScoredUtterance]]:
     """Model → its rows on one set."""
     return {
         model: [
@@ -70,7 +61,7 @@ def rated(wer: float) -> dict[str, Any]:
 
 
 def score(wer: float, **more: Any) -> dict[str, Any]:
-    """What `Score.to_dict` gives."""
+    """As evaluation.json holds it."""
     return {
         **rated(wer),
         "wer_orthographic": 1.1 * wer,
@@ -199,6 +190,8 @@ def asked_for() -> dict[str, dict[str, Any]]:
                         "ci95": [0.4, 0.8],
                         "said": 8,
                         "found": 5,
+                        "written": 6,
+                        "resampled": "utterances",
                         "precision": 0.8,
                         "words": [["tramadol", 5, 2], ["ibuprofen", 3, 3]],
                     }

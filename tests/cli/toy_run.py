@@ -11,6 +11,8 @@ import torch
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.environment import environment, versions
+from lora_whisper.evaluation.results import to_json
+from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.evaluation.score import hypotheses_jsonl, score, scored_row
 from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.model.checkpoint import Checkpoint
@@ -48,7 +50,7 @@ def toy_run(
     lines: Sequence[Mapping[str, Any]] = (),
     ranks: Sequence[int] = (4, 4),
     **changes: Any,
-) -> tuple[RunFolder, dict[str, Any]]:
+) -> tuple[RunFolder, RunSummary]:
     """Write the folder of a run but for its summary, card and report; return it and its summary.
 
     Args:
@@ -69,7 +71,7 @@ def toy_run(
     }
     write_plain(PlainAdapter(matrices, {}), run.adapter, BASE)
     scores = {model: _scored(run, model, heard) for model in ("base", "adapter", "merged")}
-    return run, _summary(ranks) | scores | changes
+    return run, toy_summary(ranks, **(scores | changes))
 
 
 def _scored(run: RunFolder, model: str, heard: Sequence[Heard]) -> dict[str, Any] | None:
@@ -87,11 +89,14 @@ def _scored(run: RunFolder, model: str, heard: Sequence[Heard]) -> dict[str, Any
     ]
     (folder / "hypotheses.jsonl").write_bytes(hypotheses_jsonl(rows))
     voices = [one.voice for one in heard if one.voice is not None]
-    return score(rows, 10, seed=0, groups={"voice": voices} if voices else None).to_dict()
+    return to_json(score(rows, 10, seed=0, groups={"voice": voices} if voices else None))
 
 
-def _summary(ranks: Sequence[int]) -> dict[str, Any]:
-    return {
+def toy_summary(ranks: Sequence[int] = (4, 4), **changes: Any) -> RunSummary:
+    """Of a run without a test set, with changes as JSON has them."""
+    values = {
+        "base": None,
+        "adapter": None,
         "name": "toy",
         "checkpoint": BASE.name,
         "checkpoint_fingerprint": f"commit:{'a' * 40}",
@@ -121,3 +126,4 @@ def _summary(ranks: Sequence[int]) -> dict[str, Any]:
         "environment": environment(),
         "versions": versions(),
     }
+    return RunSummary.from_json(values | changes)

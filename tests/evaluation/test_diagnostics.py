@@ -13,16 +13,16 @@ from scipy import stats
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.long_form import compression_ratio
 from lora_whisper.evaluation.diagnostics import (
-    Mistakes,
-    find_mistakes,
-    find_runaways,
+    ErrorAnalysis,
+    analyse_errors,
+    find_hallucination,
     keyword_recall,
     loops,
     read_keywords,
     signs,
     wilson_interval,
 )
-from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.results import KeywordRecall, ScoredUtterance, from_json, to_json
 from lora_whisper.evaluation.score import scored_row
 from tests.evaluation.toy_rows import rows_of
 
@@ -49,7 +49,9 @@ def test_the_same_words_four_times_in_a_row_are_a_loop(text: str, expected: bool
     assert loops(text) is expected
 
 
-def row(reference: str, hypothesis: str, seconds: float = 10.0, language: str = "en") -> ScoredRow:
+def row(
+    reference: str, hypothesis: str, seconds: float = 10.0, language: str = "en"
+) -> ScoredUtterance:
     return scored_row("a.jsonl:1", language, reference, hypothesis, seconds=seconds)
 
 
@@ -89,11 +91,11 @@ def test_utterances_are_counted_once_whatever_they_show() -> None:
         scored_row(f"a.jsonl:{number}", "en", said, text, seconds=60.0)
         for number, (said, text) in enumerate(heard.items())
     ]
-    found = find_runaways(rows)
+    found = find_hallucination(rows)
     assert (found.utterances, found.any) == (3, 2)
     assert (found.looping, found.on_silence, found.compression) == (2, 1, 1)
-    assert [one["row"] for one in found.examples] == [rows[1].row, rows[2].row]
-    assert found.examples[1]["why"] == "looping"
+    assert [one.row for one in found.examples] == [rows[1].row, rows[2].row]
+    assert found.examples[1].why == "looping"
 
 
 # ── Recall counted by hand; Wilson's interval is SciPy's ────────────────────────────────────────
@@ -150,7 +152,7 @@ def test_keywords_that_nobody_says_or_nothing_is_left_of() -> None:
     assert result.precision == 0.0
     silent = keyword_recall(rows_of(["moja"], [""]), ["mbili"], 50, seed=0)
     assert silent.precision is None
-    assert json.loads(json.dumps(silent.to_dict())) == silent.to_dict()
+    assert from_json(KeywordRecall, json.loads(json.dumps(to_json(silent)))) == silent
 
 
 @pytest.mark.parametrize(("found", "said"), [(0, 4), (4, 4), (7, 12), (499, 500)])
@@ -204,7 +206,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         read_keywords(tmp_path)
 
 
-# ── Mistakes counted by hand, and jiwer's counts as the authority ───────────────────────────────
+# ── errors counted by hand, and jiwer's counts as the authority ──────────────────────────────────
 
 
 def test_mistakes_counted_by_hand() -> None:
@@ -217,7 +219,7 @@ def test_mistakes_counted_by_hand() -> None:
         ],
         ["chukua dua mbili", "dua hii ni kali", "zangu zimeisha", "ndiyo sana"],
     )
-    assert find_mistakes(rows, most=10) == Mistakes(
+    assert analyse_errors(rows, most=10) == ErrorAnalysis(
         confusions=(("dawa", "dua", 2),),
         lost=(("dawa", 3, 3), ("leo", 1, 1)),
         inserted=(("sana", 1),),
@@ -226,20 +228,20 @@ def test_mistakes_counted_by_hand() -> None:
 
 def test_a_name_that_is_misheard_in_a_new_way_each_time_is_lost() -> None:
     rows = rows_of(["na metformin", "na metformin", "na wewe"], ["na meta", "na forming", "na we"])
-    found = find_mistakes(rows, most=1)
+    found = analyse_errors(rows, most=1)
     assert found.lost == (("metformin", 2, 2),)
     assert found.confusions == (("metformin", "forming", 1),)  # of equals, by the alphabet
 
 
 def test_graphemes_where_there_are_no_spaces() -> None:
-    found = find_mistakes(rows_of(["ไม่ดี", "น้ำดี"], ["ไม่มี", "นำดีครับ"], "th"), most=10)
+    found = analyse_errors(rows_of(["ไม่ดี", "น้ำดี"], ["ไม่มี", "นำดีครับ"], "th"), most=10)
     assert found.confusions == (("ดี", "มี", 1), ("น้ำ", "นำ", 1))
     assert found.inserted == (("ค", 1), ("บ", 1), ("รั", 1))
 
 
 def test_no_words_at_all() -> None:
-    assert find_mistakes(rows_of(["", "..."], ["", ""]), most=5) == Mistakes((), (), ())
-    found = find_mistakes(rows_of(["", "moja"], ["asante", ""]), most=5)
+    assert analyse_errors(rows_of(["", "..."], ["", ""]), most=5) == ErrorAnalysis((), (), ())
+    found = analyse_errors(rows_of(["", "moja"], ["asante", ""]), most=5)
     assert (found.lost, found.inserted) == ((("moja", 1, 1),), (("asante", 1),))
 
 
@@ -252,7 +254,7 @@ def test_as_many_as_jiwer_counts() -> None:
         for text in references
     ]
     rows = rows_of(references, hypotheses)
-    found = find_mistakes(rows, most=10_000)
+    found = analyse_errors(rows, most=10_000)
     theirs = jiwer.process_words(references, [row.hypothesis_normalized for row in rows])
     assert sum(count for *_, count in found.confusions) == theirs.substitutions
     assert sum(count for _, count in found.inserted) == theirs.insertions
@@ -260,9 +262,3 @@ def test_as_many_as_jiwer_counts() -> None:
     assert lost == theirs.substitutions + theirs.deletions
     said = {word: sum(text.split().count(word) for text in references) for word in words}
     assert {word: count for word, _, count in found.lost} == said
-
-
-def test_to_dict_is_plain_json() -> None:
-    plain = find_mistakes(rows_of(["moja mbili"], ["mojo tatu nne"]), most=2).to_dict()
-    assert json.loads(json.dumps(plain)) == plain
-    assert plain["lost"] == [["mbili", 1, 1], ["moja", 1, 1]]

@@ -13,7 +13,7 @@ from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.transcribe import Hypotheses
 from lora_whisper.evaluation.normalizers import normalizer_for
-from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.evaluation.score import Score, hypotheses_jsonl, judge, score, scored_row
 from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, utterance
 from tests.evaluation.toy_rows import rows_of, with_errors
@@ -177,21 +177,10 @@ def test_speakers_are_drawn_where_there_are_enough() -> None:
     assert by_speaker.wer == by_utterance.wer == 1 / 4
 
 
-def test_to_dict_is_plain_json() -> None:
-    result = score(rows_of(["a b"], ["a"]), 10, seed=0, groups={"voice": ["one"]})
-    plain = result.to_dict()
-    assert json.loads(json.dumps(plain)) == plain
-    assert plain["wer_ci95"] == [0.5, 0.5]
-    assert plain["cer_ci95"] == pytest.approx([2 / 3, 2 / 3])
-    group = plain["groups"]["voice"]["one"]
-    assert group["wer"] == 0.5
-    assert group.keys() == plain.keys() - {"groups"}
-
-
 # ── Decoding is replaced where the score is the subject; one test goes the whole way ────────────
 
 
-Judged = Callable[..., tuple[Score, list[ScoredRow]]]
+Judged = Callable[..., tuple[Score, list[ScoredUtterance]]]
 
 
 @pytest.fixture
@@ -208,7 +197,7 @@ def judged(toy: Toy) -> Judged:
         texts: Sequence[str],
         bad: Sequence[BadAudio] = (),
         group_by: tuple[str, ...] = (),
-    ) -> tuple[Score, list[ScoredRow]]:
+    ) -> tuple[Score, list[ScoredUtterance]]:
         settings = dataclasses.replace(GREEDY, group_by=group_by)
         return judge(rows, heard(texts, bad), toy.vocabulary, settings, seed=0)
 
@@ -234,7 +223,7 @@ def test_score_and_rows(judged: Judged) -> None:
     result, scored = judged(rows, ["take 2 tablets", "daily water water"])
     assert (result.wer, result.reference_words, result.utterances) == (1 / 6, 6, 2)
     assert (result.audio_seconds, result.decode_seconds, result.bad_audio) == (4.0, 0.5, 0)
-    assert scored[1] == ScoredRow(
+    assert scored[1] == ScoredUtterance(
         row="a.jsonl:2",
         language="en",
         speaker=None,

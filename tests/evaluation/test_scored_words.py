@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,11 @@ import pytest
 from lora_whisper.data.quality import scored_words
 from lora_whisper.data.quality_measures import RECORD, Measured
 from lora_whisper.data.quality_measures import Names as NumberedNames
+from lora_whisper.evaluation.results import Score, from_json, to_json
 from lora_whisper.evaluation.score import score
 from lora_whisper.evaluation.scored_words import bearing_rates, caution, cautions, words_of
 from lora_whisper.reports.evaluation_words import remarks as evaluation_remarks
+from tests.cli.toy_evaluation import speech_set, toy_results, typed
 from tests.configs import data_config
 from tests.evaluation.toy_rows import rows_of
 from tests.toy_utterances import manifest_utterances
@@ -24,18 +25,18 @@ DIGITS = ["two eight five seven", "nine nine one", "four oh six two", "one two t
 
 def scored(
     references: Sequence[str], hypotheses: Sequence[str] | None = None, language: str | None = "en"
-) -> dict[str, Any]:
+) -> Score:
     rows = rows_of(references, hypotheses or references, language)
-    return score(rows, 10, seed=0).to_dict()
+    return score(rows, 10, seed=0)
 
 
 def test_connected_digits_count_as_one_word_and_are_said_to() -> None:
     """Heard with other spaces, three of four numbers are "wrong"; no digit of them is."""
     heard = ["two eight five seven", "nine 91", "40 six two", "12 34"]
     found = scored(DIGITS, heard)
-    assert (found["written_words"], found["reference_words"]) == (15, 4)
-    assert found["wer"] > 0.7
-    assert found["cer_unspaced"] == pytest.approx(0.0, abs=0.1)
+    assert (found.written_words, found.reference_words) == (15, 4)
+    assert found.wer > 0.7
+    assert found.cer_unspaced == pytest.approx(0.0, abs=0.1)
     assert "15 words of 4 utterances are scored as 4" in caution(found)
     assert "whisper-english" in caution(found)
     said = cautions({"base": found, "adapter": scored(DIGITS)})
@@ -56,7 +57,7 @@ def test_connected_digits_count_as_one_word_and_are_said_to() -> None:
 def test_ordinary_sentences_are_scored_as_they_are_spoken(language: str, texts: list[str]) -> None:
     found = scored(texts, language=language)
     assert caution(found) == ""
-    assert found["cer_unspaced"] is None
+    assert found.cer_unspaced is None
 
 
 @pytest.mark.parametrize(
@@ -74,21 +75,18 @@ def test_other_ways_to_lose_words(language: str, texts: list[str], expected: str
 
 
 def test_older_scores_say_nothing() -> None:
-    found = scored(DIGITS)
+    values = to_json(scored(DIGITS))
     for name in ("written_words", "emptied", "cer_unspaced"):
-        del found[name]
+        del values[name]
+    found = from_json(Score, values)
     assert caution(found) == bearing_rates({"base": found, "adapter": None}) == ""
     assert cautions({"base": None}) == ""
 
 
 def test_an_evaluation_says_it_of_each_set() -> None:
-    results = {
-        "models": [],
-        "warnings": [],
-        "sets": [{"name": "digits", "role": "test", "leaks": [], "left_out": {}}],
-        "scores": {"digits": {"base": scored(DIGITS)}},
-    }
-    (said,) = evaluation_remarks(results)
+    digits = {"base": to_json(scored(DIGITS))}
+    results = toy_results(sets=[speech_set("digits")], scores={"digits": digits})
+    (said,) = evaluation_remarks(typed(results))
     assert said[0] == "warning"
     assert said[1].startswith("digits: 15 words of 4 utterances are scored as 4")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -189,13 +187,6 @@ def test_other_utterances_are_our_mistake() -> None:
     rows = with_errors([1, 2, 3], 10)
     with pytest.raises(AssertionError, match="the same utterances"):
         compare(rows, rows[::-1], seed=0)
-
-
-def test_to_dict_is_plain_json() -> None:
-    rows = with_errors([1, 0], 10)
-    plain = compare(rows, rows, seed=0).to_dict()
-    assert json.loads(json.dumps(plain)) == plain
-    assert set(plain) == {"difference", "ci95", "p_value", "verdict", "resampled"}
 
 
 # ── SciPy's bootstrap is the authority; that speakers are drawn whole is shown on planted ones ───

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lora_whisper.evaluation.results import ScoredRow
+from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.evaluation.score import scored_row
 
 
@@ -15,7 +15,7 @@ def rows_of(
     hypotheses: Sequence[str],
     language: str | None = "sw",
     speakers: Sequence[str | None] | None = None,
-) -> list[ScoredRow]:
+) -> list[ScoredUtterance]:
     return [
         scored_row(f"a.jsonl:{number}", language, reference, hypothesis, speaker=speaker)
         for number, (reference, hypothesis, speaker) in enumerate(
@@ -24,7 +24,9 @@ def rows_of(
     ]
 
 
-def with_errors(errors: Sequence[int], words: int, speakers: int | None = None) -> list[ScoredRow]:
+def with_errors(
+    errors: Sequence[int], words: int, speakers: int | None = None
+) -> list[ScoredUtterance]:
     """An utterance of `words` words for each number of wrong ones; each speaker's come in a row."""
     texts = [" ".join(["no"] * wrong + ["yes"] * (words - wrong)) for wrong in errors]
     names = None

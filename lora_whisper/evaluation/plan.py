@@ -1,0 +1,177 @@
+"""What `evaluate` is asked for, checked before anything is loaded or decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_whisper.cli.compose import defaults
+from lora_whisper.config import (
+    Dtype,
+    EvaluateConfig,
+    EvaluationConfig,
+    RescoringConfig,
+    TrainConfig,
+)
+from lora_whisper.data.corpus import Corpus, with_codes
+from lora_whisper.errors import UserError
+from lora_whisper.evaluation.loading import base_of, require_files, vocabulary_of
+from lora_whisper.evaluation.models import Contender, contenders_of_run, find_contenders
+from lora_whisper.evaluation.test_sets import TestSet, group_labels, has_group, read_test_sets
+from lora_whisper.lora.recipe import require_current
+from lora_whisper.paths import local_path
+from lora_whisper.run_config import read_config
+from lora_whisper.run_folder import RECIPE_FILE
+
+log = logging.getLogger("lora_whisper")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for, as far as it can be known before anything is decoded."""
+
+    contenders: Sequence[Contender]
+    sets: Sequence[TestSet]
+    settings: EvaluationConfig
+    more: RescoringConfig
+    conditions: Sequence[str]
+    keywords: Sequence[str]
+    seed: int
+    dtype: Dtype
+
+
+def make_plan(config: EvaluateConfig) -> Plan:
+    """Find models, sets and word list; settings are a run's own, with the changes asked for.
+
+    With `run=`, that run's test set and settings are meant; with `models=[…]`, those of the only
+    run among them, where `data` and `evaluation` say nothing.
+
+    Raises:
+        UserError: something is not there, or does not go together.
+    """
+    from lora_whisper.evaluation.robustness import chosen_conditions
+
+    contenders = (
+        contenders_of_run(config.run, config.base)
+        if config.run
+        else find_contenders(config.models, config.allow_pickle, config.base)
+    )
+    for contender in contenders:
+        if not contender.broken:
+            require_files(contender)
+        run = contender.run  # whose merged model says, but for older versions, what it is made of
+        if run is not None and contender.kind == "merged" and (run.merged / RECIPE_FILE).is_file():
+            require_current(run)
+    contenders = [_opened(one, config.base is not None) for one in contenders]
+    if all(one.broken or one.kind == "base" for one in contenders):
+        raise UserError("\n".join(one.broken for one in contenders if one.broken))
+    trained = _only_run(contenders)
+    settings = settings_for(config, trained)
+    usual_seed = trained.seed if trained else defaults("train")["seed"]
+    seed = usual_seed if config.seed is None else config.seed
+    sets = read_test_sets(config, trained, settings, seed)
+    _require_groups(config.evaluation.group_by, sets)
+    for contender in contenders:
+        if not contender.broken:
+            _require_able(contender, config, settings, sets)
+    return Plan(
+        contenders=contenders,
+        sets=sets,
+        settings=settings,
+        more=config.evaluation,
+        conditions=chosen_conditions(config.evaluation.conditions, settings.padding),
+        keywords=_keywords(config, settings),
+        seed=seed,
+        dtype=config.dtype,
+    )
+
+
+def _opened(contender: Contender, has_other_base: bool) -> Contender:
+    """With the reason where its adapter is unsound: the others are scored all the same.
+
+    Raises:
+        UserError: the base that was typed is not the one that it was trained on.
+    """
+    from lora_whisper.lora.provenance import require_base
+    from lora_whisper.lora.saved import open_adapter
+    from lora_whisper.lora.targets import layer_shapes
+    from lora_whisper.lora.validation import require_shapes
+    from lora_whisper.model.base import load_config
+
+    if contender.adapter is None or contender.broken:
+        return contender
+    checkpoint = base_of(contender).checkpoint
+    try:
+        saved = open_adapter(contender.adapter)
+        require_shapes(saved, layer_shapes(load_config(checkpoint)))
+    except UserError as error:
+        return dataclasses.replace(contender, broken=str(error))
+    if has_other_base:
+        named = dataclasses.replace(checkpoint, key="base")
+        require_base(saved, contender.name, named, "Type base=… with the base that it was made on.")
+    return contender
+
+
+def _only_run(contenders: Sequence[Contender]) -> TrainConfig | None:
+    """The configuration of the run that is scored; of several, nobody knows whose is meant."""
+    runs = {one.run.path: one.run for one in contenders if one.run is not None}
+    return read_config(*runs.values()) if len(runs) == 1 else None
+
+
+def _keywords(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[str]:
+    """The word list; one that a run had and that is gone is done without."""
+    from lora_whisper.evaluation.diagnostics import read_keywords
+
+    if settings.keywords is None:
+        return ()
+    try:
+        return read_keywords(local_path(settings.keywords))
+    except UserError as error:
+        if config.evaluation.keywords is not None:
+            raise
+        log.warning("keywords    %s", error)
+        return ()
+
+
+def _require_able(
+    contender: Contender,
+    config: EvaluateConfig,
+    settings: EvaluationConfig,
+    sets: Sequence[TestSet],
+) -> None:
+    """See that a model can do what is asked of it, before another one has done it for an hour.
+
+    Raises:
+        UserError: a language that its tokenizer lacks; drawing, with CTranslate2; parts of an
+            adapter that is no sum with the weights.
+    """
+    from lora_whisper.lora.saved import read_saved, require_sum
+
+    try:
+        for one in sets:
+            with_codes(Corpus(one.rows, {}), vocabulary_of(contender))
+        if config.evaluation.adapter_scales and contender.adapter is not None:
+            require_sum(read_saved(contender.adapter))
+        if settings.temperature_fallback and contender.folder is not None:
+            raise UserError(
+                "CTranslate2 cannot draw the same tokens twice, so that no score could be "
+                "repeated. Type evaluation.temperature_fallback=false"
+            )
+    except UserError as error:
+        raise UserError(f"{contender.name}: {error}") from error
+
+
+def settings_for(config: EvaluateConfig, trained: TrainConfig | None) -> EvaluationConfig:
+    """How a run was scored, or without one the defaults, with the changes asked for."""
+    return config.evaluation.applied_to(trained.evaluation if trained else EvaluationConfig())
+
+
+def _require_groups(asked: Sequence[str] | None, sets: Sequence[TestSet]) -> None:
+    """See that a column which was asked for now, and not by an old run, is in some test set."""
+    tests = [one.rows for one in sets if one.role == "test"]
+    for name in asked or ():
+        is_measured_later = name == "duration"
+        if not is_measured_later and not any(has_group(rows, name) for rows in tests):
+            group_labels(tests[0], (name,))  # says what there is
