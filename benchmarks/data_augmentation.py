@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from benchmarks.results import write_result
-from lora_whisper.cli.compose import configuration_folder
 from lora_whisper.config import AugmentationConfig
 from lora_whisper.data.acoustics import CODECS, generated_noise
 from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.options import composed
 from lora_whisper.schema import from_values
 
 OPTIONS = ("speed", "gain", "noise", "reverberation", "telephone", "noisy")
@@ -51,10 +49,7 @@ def augmenters() -> Iterator[tuple[str, Augmenter]]:
 
 def configured(option: str) -> AugmentationConfig:
     """`conf/augmentation/OPTION.yaml`, for every window."""
-    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-        composed = compose("train", [f"augmentation={option}"])
-    values = OmegaConf.to_container(composed.augmentation, resolve=True)
-    config = from_values(AugmentationConfig, values)  # type: ignore[arg-type]
+    config = from_values(AugmentationConfig, composed({"augmentation": option})["augmentation"])
     groups = {name: group for name, group in vars(config).items() if group is not None}
     always = {name: dataclasses.replace(group, share=1.0) for name, group in groups.items()}
     return dataclasses.replace(config, **always)

@@ -28,7 +28,6 @@ import psutil
 import soundfile
 import soxr
 import torch
-import yaml
 
 import lora_whisper
 from benchmarks.results import write_result
@@ -42,7 +41,6 @@ from lora_whisper.data.sources import read_split
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.schema import from_values
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = Path(lora_whisper.__file__).parent / "quickstart" / "speech"
@@ -113,9 +111,7 @@ def encoded(recordings: Iterator[np.ndarray], rate: int, folder: Path) -> Path:
 
 def loaded(manifest: Path, windows: str, base: Base) -> StepDataset:
     """The set as training would have it."""
-    values = yaml.safe_load((ROOT / "conf" / "data" / "_common_.yaml").read_text(encoding="utf-8"))
-    given = {"source": "manifest", "train": str(manifest), "long_audio": "drop"}
-    config = from_values(DataConfig, values | given)
+    config = DataConfig(train=str(manifest))
     rows = read_split(config, "train")
     assert rows is not None
     tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary

@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 import lora_whisper
 from lora_whisper.config import DataConfig
 from lora_whisper.data.durations import measure
 from lora_whisper.data.sources import read_split
-from lora_whisper.schema import from_values
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = Path(lora_whisper.__file__).parent / "quickstart" / "speech"
@@ -120,8 +118,7 @@ def headers_read(manifest: str) -> None:
 
 
 def data_config(manifest: str) -> DataConfig:
-    values = yaml.safe_load((ROOT / "conf" / "data" / "_common_.yaml").read_text(encoding="utf-8"))
-    return from_values(DataConfig, values | {"source": "manifest", "train": manifest})
+    return DataConfig(train=manifest)
 
 
 class Watch:

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from lora_whisper.cli.compose import configuration_folder
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.batches import Batch, collate
 from lora_whisper.data.windows import Window
@@ -18,6 +17,7 @@ from lora_whisper.lora.adapter import adapter_parameters
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.options import configuration_folder
 from lora_whisper.schema import from_values
 from lora_whisper.training.defaults import learning_rate_for_width
 from lora_whisper.training.loop import Trainer

@@ -63,6 +63,7 @@ def _owner_and_name(given: str) -> str:
 
 Name = Annotated[Text, AfterValidator(_below_outputs)]
 HubId = Annotated[Text, AfterValidator(_owner_and_name)]
+USUAL_SEED = 1
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Targets = Literal["attention-qv", "attention", "all-linear"]
 
@@ -735,7 +736,9 @@ class TrainConfig:
     """All of `lora-whisper train`."""
 
     name: Name = Field(description="the run's name, and its folder's below outputs/")
-    seed: Seed = Field(1, description="fixes data order, adapter initialisation and dropout")
+    seed: Seed = Field(
+        USUAL_SEED, description="fixes data order, adapter initialisation and dropout"
+    )
     overwrite: Flag = Field(False, description="replace an existing run of this name")
     resume: Literal["auto", "anyway"] | None = Field(
         None,
@@ -1246,7 +1249,7 @@ class CheckConfig:
         {"quantization", "adapter", "optimizer", "training", "evaluation", "tracking", "resume"}
     )
     name: Name = Field(description="the report's folder below outputs/")
-    seed: Seed = Field(1, description="fixes which windows are written by listen")
+    seed: Seed = Field(USUAL_SEED, description="fixes which windows are written by listen")
     overwrite: Flag = Field(False, description="replace an existing report of this name")
     strict: Flag = Field(False, description="exit with 1 where something was found")
     fix: Text | None = Field(None, description="folder for manifests without what was found")

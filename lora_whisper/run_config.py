@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lora_whisper.cli.compose import defaults
 from lora_whisper.config import (
     SPLITS,
     AugmentationConfig,
@@ -22,7 +21,7 @@ from lora_whisper.config import (
 from lora_whisper.errors import UserError
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import MARKER, RunFolder, write_whole
-from lora_whisper.schema import from_values
+from lora_whisper.schema import defaults_of, from_values
 
 LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
 
@@ -142,7 +141,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
             group, name = key.split(".")
             if isinstance(values.get(group), dict):
                 values[group] = {name: value} | values[group]
-        return from_values(TrainConfig, _completed(values, defaults("train")))
+        return from_values(TrainConfig, _completed(values, defaults_of(TrainConfig)))
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{folder.config} is damaged: {error}\n"

@@ -193,6 +193,21 @@ def meaning_of(kind: type, name: str) -> str:
     return kind.__pydantic_fields__[name].description or ""  # type: ignore[attr-defined]
 
 
+def defaults_of(kind: type) -> dict[str, Any]:
+    """The plain values of a group of which nothing is given; "???" is to be typed."""
+    found: dict[str, Any] = {}
+    for name, hint in hints_of(kind).items():
+        field = kind.__pydantic_fields__[name]  # type: ignore[attr-defined]
+        if field.is_required():
+            found[name] = TO_BE_TYPED
+        elif field.default_factory is not None:
+            found[name] = defaults_of(group_in(hint))
+        else:
+            usual = field.default
+            found[name] = list(usual) if isinstance(usual, tuple) else usual
+    return found
+
+
 def is_group(hint: Any) -> bool:
     return isinstance(hint, type) and pydantic.dataclasses.is_pydantic_dataclass(hint)
 

@@ -1,24 +1,29 @@
-"""Configurations composed by Hydra from conf/, as plain values."""
+"""Configurations as a command line asks for them, as plain values."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lora_whisper.cli.compose import configuration_folder
+from lora_whisper.cli.compose import COMMANDS
+from lora_whisper.options import composed, merge
+from lora_whisper.schema import defaults_of
 
 
 def train_values(*overrides: str, primary: str = "train") -> dict[str, Any]:
-    """What `lora-whisper train OVERRIDES` composes, with missing values as "???"."""
+    """What `lora-whisper train OVERRIDES` composes, with missing values as "???".
+
+    Hydra takes 0.1 s for it and a thousand tests ask; `tests/test_conf.py` has that both agree.
+    """
     return deepcopy(_composed(overrides, primary))
 
 
-@cache  # it takes Hydra 0.15 s, and hundreds of tests ask for the same
+@cache
 def _composed(overrides: tuple[str, ...], primary: str) -> dict[str, Any]:
-    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-        composed = compose(primary, list(overrides))
-    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    values = defaults_of(COMMANDS[primary])
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    merge(values, composed({one.key_or_group: one.value() for one in parsed}))
+    return values

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from lora_whisper.cli.compose import configuration_folder
+from lora_whisper.cli.compose import COMMANDS
 from lora_whisper.config import (
-    CheckConfig,
-    EvaluateConfig,
-    ExportConfig,
-    MergeConfig,
-    PlanConfig,
-    PushConfig,
-    ReportConfig,
-    SearchConfig,
     TrainConfig,
 )
-from lora_whisper.schema import from_values
+from lora_whisper.errors import UserError
+from lora_whisper.options import configuration_folder, configured
+from lora_whisper.schema import defaults_of, from_values
 from tests.composed import train_values
 
 CONF = configuration_folder()
@@ -34,7 +31,6 @@ def test_the_options_are_all_known() -> None:
     """A new file has to be counted here, so that none is left untested by accident."""
     assert len(OPTIONS) == 64
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
-        "_augmentation_",
         "_hydra_",
         "check",
         "evaluate",
@@ -49,13 +45,32 @@ def test_the_options_are_all_known() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_each_option_composes(option: str) -> None:
+def test_each_option_composes_with_hydra_and_without(option: str) -> None:
     group, name = option.split("/")
-    required = ["data.path=x", "data.config=x"] if group == "data" else []
-    primary, kind = ("search", SearchConfig) if group == "search" else ("train", TrainConfig)
-    given = (f"{group}={name}", "name=x", "data.train=a.jsonl", *required)
-    config = from_values(kind, train_values(*given, primary=primary))
+    required = {
+        "data": ["data.path=x", "data.config=x"],
+        "search": ["search.trials=3"],
+        "experiment": ["evaluation.keywords=x", "data.config=x"],
+    }
+    primary = "search" if group == "search" else "train"
+    given = (f"{group}={name}", "name=x", "data.train=a.jsonl", *required.get(group, []))
+    config = from_values(COMMANDS[primary], train_values(*given, primary=primary))
     assert config.name == "x"
+    assert config == from_values(COMMANDS[primary], by_hydra(primary, *given))
+
+
+@pytest.mark.parametrize("primary", COMMANDS)
+def test_what_hydra_composes_of_nothing_is_the_defaults(primary: str) -> None:
+    kind = COMMANDS[primary]
+    ignored = getattr(kind, "ignored", ())
+    composed = {key: value for key, value in by_hydra(primary).items() if key not in ignored}
+    assert composed == defaults_of(kind)
+
+
+def by_hydra(primary: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose(primary, list(overrides))
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -63,21 +78,6 @@ def test_each_file_says_what_it_is_for(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("#")
     assert len(max(lines, key=len)) <= 100
-
-
-def test_conf_names_every_field_and_no_other() -> None:
-    """Values live in conf/, meaning lives in config.py: neither has a key that the other lacks."""
-    values = train_values()
-    groups = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    assert values.keys() == groups.keys()
-    from_values(EvaluateConfig, train_values("run=x", primary="evaluate"))
-    from_values(MergeConfig, train_values("run=x", primary="merge"))
-    from_values(ExportConfig, train_values("run=x", "format=ggml", primary="export"))
-    from_values(PlanConfig, train_values(primary="plan"))
-    from_values(PushConfig, train_values("run=x", "repo=a/b", primary="push"))
-    from_values(SearchConfig, train_values("name=x", "data.train=a.jsonl", primary="search"))
-    from_values(ReportConfig, train_values("sweep=x", primary="report"))
-    from_values(CheckConfig, train_values("name=x", "data.train=a.jsonl", primary="check"))
 
 
 def test_the_quickstart_trains_nano_and_scores_both_halves() -> None:
@@ -109,3 +109,26 @@ def test_the_rehearsal_gives_way_to_the_command_line() -> None:
 def test_an_experiment_gives_way_to_the_command_line() -> None:
     config = from_values(TrainConfig, train_values("experiment=quickstart", "name=mine"))
     assert config.name == "mine"
+
+
+def test_options_values_and_paths_are_given_in_python() -> None:
+    given = {"model": "tiny", "adapter": "dora", "adapter.rank": 8, "data": {"train": "a.jsonl"}}
+    config = configured(TrainConfig, given | {"name": "x", "augmentation": ["speed", "noise"]})
+    assert config.model.checkpoint == "openai/whisper-tiny"
+    assert (config.adapter.kind, config.adapter.rank) == ("dora", 8)
+    assert config.augmentation.noise is not None
+    assert config.evaluation.beams == 1
+
+
+def test_an_experiment_gives_way_in_python_too() -> None:
+    config = configured(
+        TrainConfig,
+        {"experiment": "quickstart", "model": "base", "training": {"max_epochs": 2}},
+    )
+    assert config.model.checkpoint == "openai/whisper-base"
+    assert (config.training.max_epochs, config.training.global_batch) == (2, 8)
+
+
+def test_an_option_that_there_is_not_is_answered_with_those_that_are() -> None:
+    with pytest.raises(UserError, match=r"model=enormous: .* There are base"):
+        configured(TrainConfig, {"model": "enormous"})

@@ -19,9 +19,10 @@ import pytest
 import yaml
 
 from lora_whisper.__main__ import carry_out
-from lora_whisper.cli.compose import configuration_folder
-from lora_whisper.cli.misfits import KINDS, known_keys
+from lora_whisper.cli.compose import COMMANDS as KINDS
+from lora_whisper.cli.misfits import known_keys
 from lora_whisper.data.sources.manifest import rows as manifest_rows
+from lora_whisper.options import configuration_folder
 from tests import pages
 from tests.cli.conftest import Line, World, line, world  # noqa: F401
 from tests.configs import data_config

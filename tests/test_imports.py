@@ -28,15 +28,10 @@ FOREIGN = {  # what only some parts may import
     "torch": BELOW.keys() - {"ground"},
     "transformers": BELOW.keys() - {"ground"},
 }
-# Still to be parted: the defaults of `train`, which Hydra composes, and three ways to a score.
-NOT_YET = {
-    ("run_config", "cli.compose"),
-    ("evaluation.plan", "cli.compose"),
-    ("evaluation.test_sets", "cli.compose"),
-    ("reports.sweep", "cli.compose"),
-    ("reports.summary", "cli.compose"),
-    ("lora.recipe", "evaluation.run_summary"),
-} | {("environment", "torch")}  # whose version and devices it tells
+# Still to be parted: a merged model's record and its score.
+NOT_YET = {("lora.recipe", "evaluation.run_summary")} | {
+    ("environment", "torch")  # whose version and devices it tells
+}
 
 
 def module_name(path: Path, package: Path) -> str:

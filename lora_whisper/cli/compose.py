@@ -1,4 +1,4 @@
-"""Hydra over `conf/`: what a command has where nothing is typed, and what became of it."""
+"""Hydra over `conf/` and the schema's defaults: what became of what was typed."""
 
 from __future__ import annotations
 
@@ -8,34 +8,74 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lora_whisper.cli.command import Command, Config
+from lora_whisper.config import (
+    AdapterConfig,
+    CheckConfig,
+    DataConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    ExportConfig,
+    MergeConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlanConfig,
+    PushConfig,
+    QuantizationConfig,
+    ReportConfig,
+    SearchConfig,
+    SearchingConfig,
+    TrackingConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from lora_whisper.errors import UserError
-from lora_whisper.schema import from_values
+from lora_whisper.options import configuration_folder
+from lora_whisper.schema import defaults_of, from_values, group_in, hints_of
 
-PACKAGE = Path(__file__).resolve().parent.parent
+COMMANDS = {
+    "train": TrainConfig,
+    "search": SearchConfig,
+    "check": CheckConfig,
+    "plan": PlanConfig,
+    "evaluate": EvaluateConfig,
+    "merge": MergeConfig,
+    "export": ExportConfig,
+    "push": PushConfig,
+    "report": ReportConfig,
+}
+# What the options of a group begin with, by the name `_common_`.
+COMMON = {
+    "model": ModelConfig,
+    "adapter": AdapterConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+    "search": SearchingConfig,
+}
 
 
-def configuration_folder() -> Path:
-    """`conf/`: inside the installed package, or beside it in a checkout."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+def _store_defaults() -> None:
+    """Let files of `conf/` and of a user's folder build on the schema's defaults by name."""
+    store = ConfigStore.instance()
+    for group, kind in COMMON.items():
+        store.store("_common_", defaults_of(kind), group)
+    of_options = {*COMMON.values(), QuantizationConfig, TrackingConfig}
+    for name, kind in COMMANDS.items():
+        own = {key for key, hint in hints_of(kind).items() if group_in(hint) not in of_options}
+        values = {key: value for key, value in defaults_of(kind).items() if key in own}
+        store.store(f"_{name}_", values)
 
 
-@functools.cache
-def defaults(primary: str) -> dict[str, Any]:
-    """What a command has where nothing is typed; "???" where something must be."""
-    search_path = create_config_search_path(str(configuration_folder()))
-    composed = ConfigLoaderImpl(search_path).load_configuration(primary, [], RunMode.RUN)
-    values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
-    return {key: value for key, value in values.items() if key != "hydra"}
+_store_defaults()
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper.cli.command import Command
-from lora_whisper.cli.compose import defaults
 from lora_whisper.config import (
+    USUAL_SEED,
     EvaluationConfig,
     ExportConfig,
     MergeConfig,
@@ -66,7 +66,6 @@ from lora_whisper.run_folder import (
     write_whole,
     written_whole,
 )
-from lora_whisper.schema import from_values
 from lora_whisper.terminal import console, megabytes
 
 if TYPE_CHECKING:
@@ -262,8 +261,7 @@ def _merge_if_need_be(config: ExportConfig, source: Source) -> None:
 
 
 def _merging(source: Source) -> MergeConfig:
-    values = {"run": str(source.folder.path), "base": source.given}
-    return from_values(MergeConfig, defaults("merge") | values)
+    return MergeConfig(run=str(source.folder.path), base=source.given)
 
 
 def _without_done(config: ExportConfig, source: Source) -> ExportConfig:
@@ -438,13 +436,12 @@ def _sample(config: ExportConfig, source: Source) -> Sample:
 
     base = read_base(as_it_is(str(source.folder.merged.absolute())))
     data, rows = _rows(config, source)
-    seed = source.trained.seed if source.trained else defaults("train")["seed"]
+    seed = source.trained.seed if source.trained else USUAL_SEED
     fitting = dataclasses.replace(data, long_audio="drop")
     corpus = load_corpus(rows, "test", fitting, base.window_seconds)
     chosen = sample(corpus.utterances, config.parity.utterances, seed)
     corpus = with_codes(dataclasses.replace(corpus, utterances=chosen), base.vocabulary)
-    usual = from_values(EvaluationConfig, defaults("train")["evaluation"])
-    settings = source.trained.evaluation if source.trained else usual
+    settings = source.trained.evaluation if source.trained else EvaluationConfig()
     return Sample(corpus.utterances, base, greedily(settings), seed)
 
 

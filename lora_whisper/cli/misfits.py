@@ -21,19 +21,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lora_whisper.cli.compose import groups_of, options_of
+from lora_whisper.cli.compose import COMMANDS, groups_of, options_of
 from lora_whisper.cli.foreign_names import FOREIGN_OPTIONS, ours_for
-from lora_whisper.config import (
-    CheckConfig,
-    EvaluateConfig,
-    ExportConfig,
-    MergeConfig,
-    PlanConfig,
-    PushConfig,
-    ReportConfig,
-    SearchConfig,
-    TrainConfig,
-)
+from lora_whisper.config import CheckConfig, PlanConfig, TrainConfig
 from lora_whisper.errors import Problems, listing
 
 LISTS = ("augmentation", "experiment")  # groups of which several options can be typed
@@ -46,17 +36,6 @@ SWITCHES = {
     "training.averaging": "'training.averaging={of: best, count: 3, rank: null}'",
     "model": "model=small, or model=FOLDER for one of your own,",
     "quantization": "quantization=nf4",
-}
-KINDS = {
-    "train": TrainConfig,
-    "search": SearchConfig,
-    "check": CheckConfig,
-    "plan": PlanConfig,
-    "evaluate": EvaluateConfig,
-    "merge": MergeConfig,
-    "export": ExportConfig,
-    "push": PushConfig,
-    "report": ReportConfig,
 }
 WITH_EXPERIMENTS = (TrainConfig, PlanConfig, CheckConfig)
 # What a word alone was meant for, by command.
@@ -318,14 +297,13 @@ def _has(owners: Sequence[str]) -> str:
 
 def _owners(key: str, primary: str) -> list[str]:
     """The other commands that have the key."""
-    return [name for name in KINDS if name != primary and key in known_keys(name)]
+    return [name for name in COMMANDS if name != primary and key in known_keys(name)]
 
 
-@functools.cache
 @functools.cache
 def known_keys(primary: str) -> tuple[str, ...]:
     """Every key and group of a command, the shallow ones first."""
-    kind = KINDS.get(primary, TrainConfig)
+    kind = COMMANDS.get(primary, TrainConfig)
     keys = list(_keys(kind, ""))
     keys += ["experiment"] if issubclass(kind, WITH_EXPERIMENTS) else []
     return tuple(sorted(keys, key=lambda key: key.count(".")))

@@ -14,9 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from lora_whisper.cli.command import AnyCommand
-from lora_whisper.cli.compose import defaults, groups_of, options_of
+from lora_whisper.cli.compose import groups_of, options_of
 from lora_whisper.cli.misfits import is_below_a_switch, known_keys, unknown_key
 from lora_whisper.errors import UserError, listing
+from lora_whisper.schema import defaults_of
 
 # Keys whose values are text, whatever they look like.
 TEXT_KEYS = {
@@ -102,14 +103,14 @@ def without_alias(command: AnyCommand, override: str) -> str:
 def _is_none_of(command: AnyCommand, hydra: Hydra, key: str) -> bool:
     """Whether it is a group of which the command has none where nothing is typed."""
     is_ours = key in known_keys(command.name) and key in groups_of(hydra)
-    return is_ours and defaults(command.name).get(key) is None
+    return is_ours and defaults_of(command.kind).get(key) is None
 
 
 def _model_as_meant(command: AnyCommand, hydra: Hydra, value: str) -> list[str] | None:
     """model=openai/whisper-small is model=small; a folder or another hub id is a checkpoint's."""
     known = options_of(hydra, "model")
     named = value.lower().removeprefix("openai/").removeprefix("whisper-")
-    if value in known or "model" not in defaults(command.name) or "," in value:
+    if value in known or "model" not in defaults_of(command.kind) or "," in value:
         return None
     if named in known and not Path(value).is_dir():
         return [f"model={named}"]

@@ -19,7 +19,6 @@ from rich import box
 from rich.table import Table
 
 from lora_whisper.cli.command import Command
-from lora_whisper.cli.compose import defaults
 from lora_whisper.config import (
     UNSUPPORTED,
     AdapterConfig,
@@ -31,7 +30,6 @@ from lora_whisper.config import (
 from lora_whisper.environment import CHECKOUT
 from lora_whisper.errors import UserError
 from lora_whisper.paths import local_path
-from lora_whisper.schema import from_values
 from lora_whisper.terminal import console, gigabytes, megabytes, print_result, work
 
 if TYPE_CHECKING:
@@ -197,10 +195,7 @@ def quantization_of(config: PlanConfig) -> QuantizationConfig:
 
 def _quantization(kind: str) -> QuantizationConfig:
     """`conf/quantization/KIND.yaml`"""
-    plain = defaults("train")["quantization"]
-    return from_values(
-        QuantizationConfig, plain | {"kind": kind, "double_quantization": kind == "nf4"}
-    )
+    return QuantizationConfig(kind, double_quantization=kind == "nf4")  # type: ignore[arg-type]
 
 
 def _rounded(memory: Memory) -> dict[str, int]:
@@ -316,11 +311,7 @@ def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
     """Windows in the largest micro-batch of a default run, and whether it is checkpointed."""
     from lora_whisper.model.published import shape
 
-    groups = ("adapter", "optimizer", "training")
-    values = {name: defaults("train")[name] for name in groups}
-    nothing = dict.fromkeys(("gpu_memory", "tokens", "model", "quantization"))
-    config = from_values(PlanConfig, values | nothing | {"json": False})
-    config = dataclasses.replace(config, quantization=_quantization(quantization))
+    config = PlanConfig(quantization=_quantization(quantization))
     row = _row(config, shape(model), memory)
     return row["micro_batch"], row["gradient_checkpointing"]
 

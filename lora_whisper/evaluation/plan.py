@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_whisper.cli.compose import defaults
 from lora_whisper.config import (
+    USUAL_SEED,
     Dtype,
     EvaluateConfig,
     EvaluationConfig,
@@ -69,7 +69,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
         raise UserError("\n".join(one.broken for one in contenders if one.broken))
     trained = _only_run(contenders)
     settings = settings_for(config, trained)
-    usual_seed = trained.seed if trained else defaults("train")["seed"]
+    usual_seed = trained.seed if trained else USUAL_SEED
     seed = usual_seed if config.seed is None else config.seed
     sets = read_test_sets(config, trained, settings, seed)
     _require_groups(config.evaluation.group_by, sets)

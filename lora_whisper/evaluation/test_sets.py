@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from lora_whisper.cli.compose import defaults
 from lora_whisper.config import (
     DECODING,
     DataConfig,
@@ -33,7 +32,6 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.results import Leaks, Role
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_folder import OWN_SET
-from lora_whisper.schema import from_values
 
 log = logging.getLogger("lora_whisper")
 
@@ -100,7 +98,7 @@ def _place(data: DataConfig) -> tuple[object, ...]:
 
 def data_to_score(given: TestDataConfig, trained: TrainConfig | None) -> DataConfig:
     """The run's speech, or without a run the defaults, with what was given instead."""
-    usual = from_values(DataConfig, defaults("train")["data"])
+    usual = DataConfig()
     data = trained.data if trained else usual
     if given.path is not None:  # another source has other splits and columns, and the same speech
         spoken = {name: getattr(data, name) for name in ("language", "language_token", "task")}

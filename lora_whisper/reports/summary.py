@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from lora_whisper.cli.compose import defaults
+from lora_whisper.config import TrainConfig
 from lora_whisper.evaluation.results import (
     Rate,
     Score,
@@ -30,6 +30,7 @@ from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
     RunFolder,
 )
+from lora_whisper.schema import defaults_of
 from lora_whisper.terminal import clock, console, gigabytes, megabytes, passes, percent
 
 log = logging.getLogger("lora_whisper")
@@ -260,7 +261,7 @@ def changes(config: str, path: Callable[[str], str]) -> list[tuple[str, str, str
         config: YAML of the run.
         path: how a text that may be a path is shown, `below_home` or `file_name`.
     """
-    given, default = flat(yaml.safe_load(config)), flat(defaults("train"))
+    given, default = flat(yaml.safe_load(config)), flat(defaults_of(TrainConfig))
     return [
         (key, _shown(mapped(value, path)), _shown(default.get(key)))
         for key, value in given.items()

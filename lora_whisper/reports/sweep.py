@@ -17,7 +17,7 @@ import yaml
 from rich import box
 from rich.table import Table
 
-from lora_whisper.cli.compose import defaults
+from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import groups_that_compare
 from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, leading, rate_name
@@ -34,6 +34,7 @@ from lora_whisper.run_folder import (
     read_json,
     write_json,
 )
+from lora_whisper.schema import defaults_of
 from lora_whisper.terminal import clock, console, percent
 
 FAILURE_FILE = (
@@ -301,7 +302,7 @@ def _read(run: RunFolder) -> Point:
 
 def _config(run: RunFolder) -> dict[str, Any]:
     """With today's defaults for keys that an older version had not."""
-    return flat(defaults("train")) | flat(yaml.safe_load(run.config_text()))
+    return flat(defaults_of(TrainConfig)) | flat(yaml.safe_load(run.config_text()))
 
 
 def _failure(run: RunFolder) -> str | None:

@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Iterator
 
 from lora_whisper.__main__ import carry_out
-from lora_whisper.cli.misfits import KINDS, known_keys
+from lora_whisper.cli.compose import COMMANDS
+from lora_whisper.cli.misfits import known_keys
 
 HYDRAS = (
     "hydra.sweeper hydra.launcher hydra.run.dir hydra.run hydra.sweep.dir hydra.sweep hydra "
@@ -74,7 +75,7 @@ def odd_lines(seed: int) -> Iterator[list[str]]:
     """Commands with what is typed behind them, without end."""
     draw = random.Random(seed)
     while True:
-        command = draw.choice(list(KINDS))
+        command = draw.choice(list(COMMANDS))
         usual = ["name=x", "data.train=gone.jsonl"] if "data" in known_keys(command) else []
         overrides = [_override(draw, command) for _ in range(draw.choice((1, 1, 1, 2, 3)))]
         flags = draw.choice(FLAGS) if draw.random() < 0.3 else []

@@ -1,23 +1,19 @@
 """What a run says before it begins: null and auto by what they have become."""
 
-import copy
 from types import SimpleNamespace
 
 import pytest
 
-from lora_whisper.cli.compose import defaults
 from lora_whisper.config import TrainConfig
 from lora_whisper.schema import from_values
 from lora_whisper.training.announce import course
 
 
 def announced(width: int, micro_batch: int = 2, utterances: int = 0, **training: object) -> str:
-    values = copy.deepcopy(defaults("train")) | {"name": "a"}
-    values["data"] |= {"train": "a.jsonl"}
-    values["training"] |= training
     corpus = SimpleNamespace(utterances=range(utterances))
     speech = SimpleNamespace(validation=corpus, test=corpus if utterances else None)
-    config = from_values(TrainConfig, values)
+    data = {"train": "a.jsonl"}
+    config = from_values(TrainConfig, {"name": "a", "data": data, "training": training})
     windows = SimpleNamespace(per_epoch=64, steps_per_epoch=4)
     return "\n".join(course(config, windows, width, micro_batch, speech))
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lora_whisper.__main__ import carry_out
-from lora_whisper.cli.compose import configuration_folder
+from lora_whisper.options import configuration_folder
 from lora_whisper.run_config import flat
 from tests.cli.conftest import Line, World
 from tests.composed import train_values

@@ -16,7 +16,7 @@ import pytest
 from hydra.core.utils import JobReturn
 
 from lora_whisper.cli import train
-from lora_whisper.cli.compose import configuration_folder, hydra_over
+from lora_whisper.cli.compose import hydra_over
 from lora_whisper.cli.sweep import (
     PointPlan,
     _combinations,
@@ -30,6 +30,7 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.run_summary import write_summary
+from lora_whisper.options import configuration_folder
 from lora_whisper.run_folder import InUse, RunFolder
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import toy_run
