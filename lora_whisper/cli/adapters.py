@@ -20,11 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.cells import cell_len
-from rich.console import JustifyMethod
-from rich.table import Table
-from rich.text import Text
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import is_trained_adapter, read_record
@@ -37,6 +33,7 @@ from lora_whisper.lora.saved import (
 )
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import EMBEDDED, local_path, program
+from lora_whisper.reports.tables import PLAIN, Column, Table
 from lora_whisper.run_folder import RunFolder, read_whole_summary
 from lora_whisper.terminal import console, guarded, log_to_console, megabytes, percent, print_result
 
@@ -201,14 +198,17 @@ def adapter_table(adapters: Sequence[Listed], title: str, width: int) -> tuple[T
         the table, and which of its columns have no room
     """
     rows = [_cells(adapter) for adapter in adapters]
-    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    table.show_edge = False
     widths = _widths(rows, width)
-    for name, columns in widths.items():
-        justify: JustifyMethod = "right" if name in ("rank", "size") else "left"
-        table.add_column(name, width=columns, justify=justify, overflow="fold")
+    table = Table(
+        [
+            Column(name, is_text=name not in ("rank", "size"), layout={"width": columns})
+            for name, columns in widths.items()
+        ],
+        title,
+        layout={**PLAIN, "padding": 0},
+    )
     for row in rows:
-        table.add_row(*(Text(_folded(row[name], columns)) for name, columns in widths.items()))
+        table.add(*(_folded(row[name], columns) for name, columns in widths.items()))
     return table, [name for name in rows[0] if name not in widths]
 
 
@@ -344,7 +344,7 @@ def _list(given: str, as_json: bool) -> int:
     else:
         if found:
             table, without_room = adapter_table(found, given, console.width)
-            console.print(table)
+            console.print(table.terminal())
             if without_room:
                 told = f"no room for: {', '.join(without_room)}; --json has all"
                 console.print(told, markup=False)

@@ -21,12 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from lora_whisper.environment import CHECKOUT
 from lora_whisper.paths import cache_folder
+from lora_whisper.reports.tables import PLAIN, Cell, Column, Table
 from lora_whisper.terminal import console, gigabytes, log_to_console, print_result, quiet_libraries
 
 Verdict = Literal["good", "missing", "broken"]  # missing: something can be done without it
@@ -321,14 +318,19 @@ STYLES = {"good": "green", "missing": "yellow", "broken": "red"}
 
 def show(found: Sequence[Finding], allowed: Sequence[str]) -> None:
     """Print what was found in 80 columns, and what it allows."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("part", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("found; what to type", overflow="fold", ratio=1)
+    whole = {"no_wrap": True}
+    table = Table(
+        [
+            Column("part", is_text=True, layout=whole),
+            Column(is_text=True, layout=whole),
+            Column("found; what to type", is_text=True, layout={"ratio": 1}),
+        ],
+        layout=PLAIN,
+    )
     for one in found:
         text = one.found if one.type is None else f"{one.found}\n→ {one.type}"
-        table.add_row(one.name, Text(one.verdict, STYLES[one.verdict]), Text(text))
-    console.print(table)
+        table.add(one.name, Cell(one.verdict, style=STYLES[one.verdict]), text)
+    console.print(table.terminal())
     for line in allowed:
         console.print(line, markup=False)
 

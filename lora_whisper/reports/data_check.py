@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 from lora_whisper.config import SPLITS, CheckConfig
 from lora_whisper.data.quality import characters_per_second, settings, totals
@@ -22,6 +20,7 @@ from lora_whisper.model.base import Base
 from lora_whisper.paths import program, short
 from lora_whisper.reports.charts import Chart, Scale
 from lora_whisper.reports.html import render
+from lora_whisper.reports.tables import Cell, Column, Table
 from lora_whisper.terminal import console, counted
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning
@@ -86,11 +85,11 @@ def write(path: Path, report: Report, findings: Iterable[Finding]) -> None:
 def show(folder: Path, report: Report, findings: Sequence[Finding]) -> None:
     """Print the splits, what was found in them, where the report is, and what to type next."""
     console.print()
-    console.print(_split_table(report))
+    console.print(_split_table(report).terminal())
     found = [finding for finding in findings if finding.count]
     if found:
         console.print()
-        console.print(_finding_table(found))
+        console.print(_finding_table(found).terminal())
     else:
         console.print("\nNo problems found.")
     for line in [
@@ -102,22 +101,25 @@ def show(folder: Path, report: Report, findings: Sequence[Finding]) -> None:
 
 
 def _split_table(report: Report) -> Table:
-    title = f"{report['name']}: {report['hours']:.2f} h, {report['utterances']:,} utterances"
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
-    table.add_column("", overflow="fold")
-    for heading in ("hours", "utterances", "speakers"):
-        table.add_column(heading, justify="right", overflow="fold")
-    table.add_column("languages", overflow="fold")
-    table.add_column("files", overflow="fold")
+    figures = [Column(heading) for heading in ("hours", "utterances", "speakers")]
+    table = Table(
+        [
+            Column(is_text=True),
+            *figures,
+            Column("languages", is_text=True),
+            Column("files", is_text=True),
+        ],
+        f"{report['name']}: {report['hours']:.2f} h, {report['utterances']:,} utterances",
+    )
     for name, split in report["splits"].items():
         rates = [f"{rate / 1000:g} kHz" for rate in split["rates"]]
-        table.add_row(
+        table.add(
             name,
             f"{split['hours']:.2f}",
             f"{split['utterances']:,}",
             str(split["speakers"] or "unknown"),
-            Text(_few(list(split["languages"]))),
-            Text(", ".join(filter(None, [_few(list(split["formats"]), 2), _few(rates, 2)]))),
+            _few(list(split["languages"])),
+            ", ".join(filter(None, [_few(list(split["formats"]), 2), _few(rates, 2)])),
         )
     return table
 
@@ -128,15 +130,19 @@ def _few(names: Sequence[str], shown: int = 3) -> str:
 
 
 def _finding_table(found: Sequence[Finding]) -> Table:
-    table = Table(title="What was found", title_justify="left", title_style="bold")
-    table.add_column("count", justify="right")
-    table.add_column("what it is, and what to do", ratio=5, overflow="fold")
-    table.add_column("first example", ratio=4, overflow="fold")
+    what = "what it is, and what to do"
+    table = Table(
+        [
+            Column("count"),
+            Column(what, is_text=True, is_small_below=True, layout={"ratio": 5}),
+            Column("first example", is_text=True, layout={"ratio": 4}),
+        ],
+        "What was found",
+    )
     for finding in found:
-        table.add_section()
         style = "bold yellow" if finding.key in UNUSABLE else "bold"
-        what = Text.assemble((finding.title, style), "\n", finding.advice)
-        table.add_row(f"{finding.count:,}", what, Text(_example(finding)))
+        told = Cell(finding.title, finding.advice, style=style)
+        table.add(f"{finding.count:,}", told, _example(finding), starts_section=True)
     return table
 
 
@@ -232,8 +238,7 @@ def page(
         limits=limits(report["settings"]),
         findings=[_section(finding) for finding in found],
         count=lambda number: f"{number:,}" if number else "",
-        listed=_listed,
-        rates=lambda split: [f"{rate / 1000:g}" for rate in split["rates"]],
+        splits=_page_table(report),
         tally=_tally,
         absent=[MEANINGS[finding.key].title for finding in findings if not finding.count],
     )
@@ -259,6 +264,23 @@ def limits(settings: Mapping[str, float]) -> dict[str, str]:
         name: text.replace("%", " %").replace("-", "\N{MINUS SIGN}")
         for name, text in written.items()
     }
+
+
+def _page_table(report: Mapping[str, Any]) -> Table:
+    figures = [Column(heading) for heading in ("hours", "utterances", "speakers")]
+    texts = [Column(heading, is_text=True) for heading in ("languages", "files")]
+    table = Table([Column("split", is_text=True), *figures, *texts])
+    for name, split in report["splits"].items():
+        rates = _listed(f"{rate / 1000:g}" for rate in split["rates"])
+        table.add(
+            name,
+            f"{split['hours']:.2f}",
+            f"{split['utterances']:,}" if split["utterances"] else "",
+            f"{split['speakers']:,}" if split["speakers"] else "unknown",
+            _listed(split["languages"]),
+            _listed(split["formats"]) + (f"; {rates} kHz" if rates else ""),
+        )
+    return table
 
 
 def _section(finding: Finding) -> dict[str, Any]:
