@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ from lora_whisper.data.containers import (
     Ends,
     Mixer,
     Source,
+    cached_by_file,
     end_early,
     missing_share,
     ogg_length,
@@ -356,20 +357,9 @@ def _peak(samples: np.ndarray) -> float:
     return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
+@cached_by_file(65_536)
 def _peak_of(source: Source, header: Header) -> float:
     """The same of a whole file, so that all slices of it are turned down alike."""
-    if isinstance(source, bytes):
-        return _peak_in_parts(source, header)
-    found = os.stat(source)
-    return _peak_of_file(source, header, found.st_mtime_ns, found.st_size)
-
-
-@lru_cache(maxsize=65_536)
-def _peak_of_file(path: str, header: Header, changed_ns: int, size_bytes: int) -> float:
-    return _peak_in_parts(path, header)
-
-
-def _peak_in_parts(source: Source, header: Header) -> float:
     step = 600.0  # seconds, of which the samples are held at once
     starts = np.arange(0.0, header.seconds, step)
     return max(

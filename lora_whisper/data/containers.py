@@ -11,12 +11,12 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
 
 import av
 import numpy as np
@@ -26,6 +26,9 @@ from av.container import InputContainer
 from av.stream import Discard
 
 Source = str | bytes  # a path, or the file itself
+P = ParamSpec("P")
+T = TypeVar("T")
+OfSource = Callable[Concatenate[Source, P], T]
 
 SETTLING_SECONDS = 0.2  # Opus asks for 0.08 s (RFC 7845), MP3's bit reservoir for up to 0.13 s
 SEEK_BACK_SECONDS = (1.0, 10.0)  # WebM's clusters are 5 s long and more
@@ -60,6 +63,30 @@ OPUS_RATE = 48_000  # of its time stamps, whatever was encoded (RFC 7845)
 # by less than -0.8: what they have in common, which is the speech, is lost in their mean.
 CANCELLING_SHARE = 0.2
 AUDIBLE_SHARE = 0.5  # of the loudest channel's power; the first one that has so much stands in
+
+
+def cached_by_file(most: int) -> Callable[[OfSource[P, T]], OfSource[P, T]]:
+    """Keep `most` answers of a function of a source, each as long as its file stays the same.
+
+    Of files inside a data set nothing is kept.
+    """
+
+    def decorated(function: OfSource[P, T]) -> OfSource[P, T]:
+        @lru_cache(maxsize=most)
+        def of_file(state: tuple[int, int], path: str, *more: P.args, **named: P.kwargs) -> T:
+            return function(path, *more, **named)
+
+        @wraps(function)
+        def of_source(source: Source, *more: P.args, **named: P.kwargs) -> T:
+            if isinstance(source, bytes):
+                return function(source, *more, **named)
+            stat = os.stat(source)
+            state = stat.st_mtime_ns, stat.st_size
+            return of_file(state, source, *more, **named)  # type: ignore[arg-type]
+
+        return of_source
+
+    return decorated
 
 
 class Damaged(Exception):
@@ -168,20 +195,9 @@ def _opus_delay_seconds(stream: AudioStream) -> float:
     return int.from_bytes(head[10:12], "little") / 48_000
 
 
+@cached_by_file(256)  # a thousand subtitles ask for the length of one film
 def _counted_seconds(source: Source) -> float:
     """The end of the last packet: all are read, and none is decoded."""
-    if isinstance(source, bytes):
-        return _end_of_packets(source)
-    found = os.stat(source)
-    return _end_of_packets_in_file(source, found.st_mtime_ns, found.st_size)
-
-
-@lru_cache(maxsize=256)  # a thousand subtitles ask for the length of one film
-def _end_of_packets_in_file(path: str, changed_ns: int, size_bytes: int) -> float:
-    return _end_of_packets(path)
-
-
-def _end_of_packets(source: Source) -> float:
     with opened(source) as sound:
         ends = (
             sound.seconds(packet.pts + (packet.duration or 0))
@@ -210,7 +226,12 @@ def decode(
         with opened(source) as sound:
             frames = _frames(sound, max(start_seconds - back, 0.0))
             first = next(frames, None)
-            if back == math.inf or _settles_before(sound, first, start_seconds):
+            settles = (
+                first is not None
+                and first.pts is not None
+                and sound.seconds(first.pts) + SETTLING_SECONDS <= start_seconds
+            )
+            if settles or back == math.inf:
                 begun = [] if first is None else [first]
                 pieces = itertools.chain(begun, frames)
                 return _cut(sound, pieces, start_seconds, end_seconds, mix)
@@ -229,12 +250,6 @@ def _frames(sound: Sound, from_seconds: float) -> Iterator[AudioFrame]:
             yield frame
     except READING_ERRORS as error:
         raise Damaged(f"cut off or damaged at {reached:.2f} s ({reason(error)})") from None
-
-
-def _settles_before(sound: Sound, first: AudioFrame | None, start_seconds: float) -> bool:
-    if first is None or first.pts is None:
-        return False
-    return sound.seconds(first.pts) + SETTLING_SECONDS <= start_seconds
 
 
 def _cut(

@@ -8,11 +8,10 @@ the number of the line: a set that was moved, or given another first line, is th
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lora_whisper.data.audio import EncodedAudio
+from lora_whisper.data.containers import Source, cached_by_file
 from lora_whisper.data.dataset import Utterances, split_key
 from lora_whisper.model.tokenizer import code_of
 
@@ -103,7 +103,12 @@ def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
             found[indices] = [f"{Path(path).name} {states[path]}" for path in paths]
         else:
             audio = (table.audio(row, path) for row, path in zip(rows.tolist(), paths, strict=True))
-            found[indices] = list(_of_data_set(audio, sound))
+            found[indices] = [
+                _hash_of_bytes(one.load())
+                if sound == "bytes" and isinstance(one, EncodedAudio)
+                else one.name
+                for one in audio
+            ]
     return found.tolist()
 
 
@@ -116,25 +121,17 @@ def _size_of(path: str) -> str:
 
 def _hash_of_file(path: str) -> str:
     try:
-        stat = os.stat(path)
-        return _hash_of_bytes(path, stat.st_size, stat.st_mtime_ns)
+        return _hash_of_bytes(path)
     except OSError:
         return "gone"
 
 
-@functools.lru_cache(maxsize=100_000)
-def _hash_of_bytes(path: str, size_bytes: int, modified_ns: int) -> str:
-    """Read once as long as it stays the same: all models are scored on the same files."""
-    with open(path, "rb") as file:
+@cached_by_file(100_000)  # all models are scored on the same files
+def _hash_of_bytes(source: Source) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha1(source).hexdigest()
+    with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha1").hexdigest()
-
-
-def _of_data_set(audio: Iterator[Path | EncodedAudio], sound: Sound) -> Iterator[str]:
-    for one in audio:
-        if sound == "bytes" and isinstance(one, EncodedAudio):
-            yield hashlib.sha1(one.load()).hexdigest()
-        else:
-            yield one.name
 
 
 @dataclass(frozen=True)
@@ -195,22 +192,14 @@ class Recordings:
         by_file, from_, to = (each[order] for each in candidates)
         first = np.searchsorted(by_file, files, side="left")
         last = np.searchsorted(by_file, files, side="right")
-        return [
-            index
-            for index in np.flatnonzero(last > first).tolist()
-            if _overlap(
-                starts[index],
-                ends[index],
-                from_[first[index] : last[index]],
-                to[first[index] : last[index]],
-            )
-        ]
-
-
-def _overlap(start: float, end: float, starts: np.ndarray, ends: np.ndarray) -> bool:
-    shared = np.minimum(end, ends) - np.maximum(start, starts)
-    shorter = np.minimum(end - start, ends - starts)
-    return bool((shared >= SHARED_SHARE * shorter).any())
+        shared = []
+        for index in np.flatnonzero(last > first).tolist():
+            begins, stops = (each[first[index] : last[index]] for each in (from_, to))
+            overlaps = np.minimum(ends[index], stops) - np.maximum(starts[index], begins)
+            shorter = np.minimum(ends[index] - starts[index], stops - begins)
+            if (overlaps >= SHARED_SHARE * shorter).any():
+                shared.append(index)
+        return shared
 
 
 def _stretches(utterances: Utterances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -257,19 +257,15 @@ def _without_marks(
     for name in ("text", "previous_text"):
         found = pc.match_substring_regex(utterances.column(name), TIMESTAMP.pattern)
         marked |= pc.fill_null(found, False).to_numpy()
-    return {
-        index: [_without_mark(utterances[index])]
-        for index in np.flatnonzero(marked).tolist()
-        if index not in handled
-    }
-
-
-def _without_mark(utterance: Utterance) -> Utterance:
-    text, previous = (
-        " ".join(TIMESTAMP.sub(" ", said or "").split())
-        for said in (utterance.text, utterance.previous_text)
-    )
-    return dataclasses.replace(utterance, text=text, previous_text=previous or None)
+    pieces: dict[int, Sequence[Utterance]] = {}
+    for index in (index for index in np.flatnonzero(marked).tolist() if index not in handled):
+        one = utterances[index]
+        text, previous = (
+            " ".join(TIMESTAMP.sub(" ", marked_text or "").split())
+            for marked_text in (one.text, one.previous_text)
+        )
+        pieces[index] = [dataclasses.replace(one, text=text, previous_text=previous or None)]
+    return pieces
 
 
 def _clip(utterance: Utterance) -> str:

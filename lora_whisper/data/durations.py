@@ -326,16 +326,10 @@ def _inside(folder: str, why: str, name: str) -> tuple[str, str]:
         return "", ""
     if os.path.exists(os.path.join(folder, name)):
         return os.path.join(folder, name), why
-    found, own = _meant(folder, name)
-    return (os.path.join(folder, found), own or why) if found else ("", "")
-
-
-def _meant(folder: str, name: str) -> tuple[str, str]:
-    """The name in a folder that is meant, and in what it differs."""
-    for (fold, why), names in zip(FOLDS, _names(folder), strict=True):
+    for (fold, difference), names in zip(FOLDS, _names(folder), strict=True):
         found = names.get(fold(name))
         if found is not None:
-            return found, why
+            return os.path.join(folder, found), difference
     return "", ""
 
 

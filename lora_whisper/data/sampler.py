@@ -171,15 +171,12 @@ class _Limits:
         most_tokens = self.most_tokens_before[last] - self.most_tokens_before[first]
         if most_tokens <= self.vocabulary.room_tokens:
             return last
-        return max(first + 1, self._end_by_tokens(first, last))
-
-    def _end_by_tokens(self, first: int, last: int) -> int:
         written = written_language(self.vocabulary, self.utterances[first])  # one in a window
         room = self.vocabulary.room_tokens
         for index in range(first, last):
             room -= self._count(index, written)
             if room < 0:
-                return index
+                return max(first + 1, index)
         return last
 
     def _count(self, index: int, written: str | None) -> int:

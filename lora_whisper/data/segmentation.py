@@ -12,7 +12,7 @@ import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, isfinite
@@ -143,7 +143,15 @@ def _by_boundaries(
         _of_column(utterance.columns.get("words")),
     ):
         if parts and _is_sound(parts, text, duration_seconds):
-            groups = _longest_groups(_unparted(parts), window_seconds)
+            # No cut is between parts that overlap; others are joined as far as the window goes.
+            whole = _joined(
+                parts,
+                lambda last, part: part.start_seconds < last.end_seconds - ROUNDING_SECONDS,
+            )
+            groups = _joined(
+                whole,
+                lambda last, part: part.end_seconds - last.start_seconds <= window_seconds,
+            )
             if all(group.seconds <= window_seconds for group in groups):
                 return _padded(_with_text_of(groups, text), duration_seconds, window_seconds)
     return None
@@ -207,28 +215,16 @@ def _letters(text: str) -> str:
     return "".join(character for character in text.casefold() if character.isalnum())
 
 
-def _unparted(parts: Sequence[Part]) -> list[Part]:
-    """Parts that overlap in time become one: no cut is between them."""
+def _joined(parts: Sequence[Part], belongs: Callable[[Part, Part], bool]) -> list[Part]:
+    """Each part joined to what is before it, where it belongs to that."""
     joined = [parts[0]]
     for part in parts[1:]:
         last = joined[-1]
-        if part.start_seconds < last.end_seconds - ROUNDING_SECONDS:
+        if belongs(last, part):
             joined[-1] = Part(last.text + part.text, last.start_seconds, part.end_seconds)
         else:
             joined.append(part)
     return joined
-
-
-def _longest_groups(parts: Sequence[Part], window_seconds: float) -> list[Part]:
-    """Neighbours joined for as long as they fit into the window."""
-    groups = [parts[0]]
-    for part in parts[1:]:
-        last = groups[-1]
-        if part.end_seconds - last.start_seconds <= window_seconds:
-            groups[-1] = Part(last.text + part.text, last.start_seconds, part.end_seconds)
-        else:
-            groups.append(part)
-    return groups
 
 
 def _with_text_of(parts: Sequence[Part], text: str) -> list[Part]:
@@ -248,15 +244,12 @@ def _end_of_words(text: str, letters: int) -> int:
     while seen < letters:
         seen += len(_letters(text[position]))
         position += 1
-    while position < len(text) and not _begins_something(text[position]):
+    for character in text[position:]:
+        opens = unicodedata.category(character) in ("Ps", "Pi")  # brackets, quotation marks
+        if opens or character.isalnum() or character.isspace():
+            break
         position += 1
     return position
-
-
-def _begins_something(character: str) -> bool:
-    """A word, or what opens before it: Ps and Pi are brackets and quotation marks that open."""
-    opens = unicodedata.category(character) in ("Ps", "Pi")
-    return opens or character.isalnum() or character.isspace()
 
 
 def _padded(parts: Sequence[Part], duration_seconds: float, window_seconds: float) -> list[Part]:

@@ -333,15 +333,14 @@ def _likely(word: str, codec: str, is_bare: bool = True) -> str | None:
     if meant is None or len(meant) == len(word):
         return None
     beyond = [letter for letter in meant if not letter.isascii()]
-    if not all(map(_is_writing, beyond)):
+    if not all(
+        letter.isalnum() or ord(letter) in LATIN or unicodedata.category(letter)[0] in "MS"
+        for letter in beyond
+    ):
         return None
     is_latin = codec != "cp1251" and all(ord(letter) in LATIN for letter in beyond)
     by_one_pair = is_latin and (is_bare or codec == "mac_roman")
     return meant if by_one_pair or len(word) - len(meant) > 1 else None
-
-
-def _is_writing(letter: str) -> bool:
-    return letter.isalnum() or ord(letter) in LATIN or unicodedata.category(letter)[0] in "MS"
 
 
 def _decoded(word: str, table: dict[str, int]) -> str | None:

@@ -163,20 +163,16 @@ def _one_object(path: Path, file: TextIO) -> str | None:
         if second:
             break
     file.seek(0)
-    is_line = _is_whole_json(first)
+    try:
+        json.loads(first)
+        is_line = True
+    except (ValueError, RecursionError):
+        is_line = False
     if (is_line and second) or path.stat().st_size > LARGEST_JSON_BYTES:
         return None
     text = first if is_line else file.read()
     file.seek(0)
     return other_json(path, text)
-
-
-def _is_whole_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def line_records(lines: Iterable[str], problems: Problems) -> Iterator[Record]:
