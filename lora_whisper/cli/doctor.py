@@ -130,7 +130,9 @@ def _disk() -> Iterator[Finding]:
 
     places = {"outputs": Path("outputs"), "hub's cache": Path(HF_HUB_CACHE)}
     for name, path in (places | {"cache": cache_folder("")}).items():
-        free = shutil.disk_usage(_existing(path)).free
+        above = path.absolute()
+        there = next(one for one in (above, *above.parents) if one.exists())
+        free = shutil.disk_usage(there).free
         is_enough = free >= ROOM_BYTES
         found = f"{gigabytes(free)} free for the {name}"
         yield Finding(
@@ -139,11 +141,6 @@ def _disk() -> Iterator[Finding]:
             found,
             None if is_enough else f"a run of large-v3 takes {gigabytes(ROOM_BYTES)}: free some",
         )
-
-
-def _existing(path: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
 
 
 def _bitsandbytes() -> Iterator[Finding]:
@@ -254,15 +251,13 @@ def _versions() -> Iterator[Finding]:
     if wrong:
         yield Finding("versions", "broken", "outside of their ranges", f"{PIP} {' '.join(wrong)}")
         return
-    untested = [f"{name} {_version(name)} ({pin})" for name, pin in _pins() if _differs(name, pin)]
+    untested = [
+        f"{name} {found} ({pin})"
+        for name, pin in _pins()
+        if (found := _version(name)) and found.split("+")[0] != pin  # +cpu is the same
+    ]
     found = f"in range; tested with others: {listed(untested)}" if untested else "in range"
     yield Finding("versions", "good", found)
-
-
-def _differs(name: str, pin: str) -> bool:
-    """Local versions such as +cpu are the same."""
-    found = _version(name)
-    return found is not None and found.split("+")[0] != pin
 
 
 def _pins() -> list[tuple[str, str]]:

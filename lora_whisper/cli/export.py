@@ -456,8 +456,10 @@ def _rows(config: ExportConfig, source: Source) -> tuple[Any, Utterances]:
     return data, rows
 
 
-def _place(plan: ExportPlan) -> Path:
-    return plan.source.folder.export / "+".join(sorted(plan.asked))
-
-
-COMMAND = Command("export", ExportConfig, prepare, run, place=_place)
+COMMAND = Command(
+    "export",
+    ExportConfig,
+    prepare,
+    run,
+    place=lambda plan: plan.source.folder.export / "+".join(sorted(plan.asked)),
+)

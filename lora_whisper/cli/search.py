@@ -36,9 +36,13 @@ from lora_whisper.run_folder import (
     remove_folder,
     write_json,
 )
-from lora_whisper.search.space import (
+from lora_whisper.search.study import (
     Choice,
+    Claim,
+    Study,
     Value,
+    alone_in,
+    require_optuna,
     shown,
     space_of,
     train_config,
@@ -46,7 +50,6 @@ from lora_whisper.search.space import (
     usual_values,
     with_values,
 )
-from lora_whisper.search.study import Claim, Study, alone_in, require_optuna
 from lora_whisper.terminal import percent
 from lora_whisper.training.stopping import (
     GOES_ON,

@@ -43,8 +43,9 @@ def write(checkpoint: Path, folder: Path, dtype: str) -> None:
         load_as_float16=half,
         low_cpu_mem_usage=True,
     )
-    if half:
-        _require_half(checkpoint)
+    if half:  # the converter would write infinity
+        for name, weight in read_tensors(checkpoint):
+            converted(name, weight, torch.float16)
     # It wants the folder to itself.
     converter.convert(str(folder), quantization=dtype, force=True)
 
@@ -68,12 +69,6 @@ def _converter_class() -> Any:
             "pip install 'lora-whisper[ctranslate2]'"
         ) from None
     return TransformersConverter
-
-
-def _require_half(checkpoint: Path) -> None:
-    """The converter would write infinity."""
-    for name, weight in read_tensors(checkpoint):
-        converted(name, weight, torch.float16)
 
 
 # ── faster-whisper ────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +100,10 @@ class FasterWhisperProgram:
             UserError: the package is missing, or the folder does not load.
         """
         whisper_model = _model_class()
-        _quiet()
+        import ctranslate2
+
+        # It warns of each float16 model on a CPU that it computes in float32.
+        ctranslate2.set_log_level(logging.ERROR)
         kind, _, index = device.partition(":")
         try:
             model = whisper_model(
@@ -155,13 +153,6 @@ class FasterWhisperProgram:
                 f"faster-whisper fails where it is told no language and gives timestamps: "
                 f"{error!r:.200}.\nMerge again (overwrite=true), which completes the ids."
             ) from error
-
-
-def _quiet() -> None:
-    """CTranslate2 warns of each float16 model on a CPU that it computes in float32."""
-    import ctranslate2
-
-    ctranslate2.set_log_level(logging.ERROR)
 
 
 def _model_class() -> Any:

@@ -182,14 +182,10 @@ def _write_tokenizer(tokenizer: WhisperTokenizer, base: Path, folder: Path) -> N
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    _name_no_code(folder / TOKENIZER_CONFIG)
-
-
-def _name_no_code(path: Path) -> None:
-    """Whoever loads the folder is not to be asked whether to run what a base's maker wrote."""
-    values = read_object(path)
+    # Whoever loads the folder is not to be asked whether to run what a base's maker wrote.
+    values = read_object(folder / TOKENIZER_CONFIG)
     if values.pop("auto_map", None) is not None:
-        _write_json(path, values)
+        _write_json(folder / TOKENIZER_CONFIG, values)
 
 
 def _write_json(path: Path, values: Mapping[str, object]) -> None:

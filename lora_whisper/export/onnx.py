@@ -242,14 +242,11 @@ def _export(
             verbose=False,
         )
         assert program is not None
-        _forget_sources(program.model)
+        # Notes on where each node comes from: paths and lines of whoever exports.
+        model: Any = program.model
+        for holder in (model, model.graph, *model.graph.all_nodes()):
+            holder.metadata_props.clear()
         program.save(path)
-
-
-def _forget_sources(model: Any) -> None:
-    """Take out notes on where each node comes from: paths and lines of whoever exports."""
-    for holder in (model, model.graph, *model.graph.all_nodes()):
-        holder.metadata_props.clear()
 
 
 @contextmanager

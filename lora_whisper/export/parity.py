@@ -130,7 +130,8 @@ def compare(
         reference: the model that it has to agree with.
     """
     found = consumer.hear(sample.utterances, sample.settings, sample.seed)
-    export = sample.judged(found, {"export": sha256(*_files(place))})
+    files = [one for one in place.rglob("*") if one.is_file() and one.name != PARITY_FILE]
+    export = sample.judged(found, {"export": sha256(*sorted(files))})
     padding = sample.settings.padding
     models = heard[padding]
     measured = models[reference]
@@ -170,12 +171,6 @@ def _differing(one: Heard, other: Heard) -> list[tuple[ScoredUtterance, ScoredUt
     """Utterances of which two models wrote different texts."""
     pairs = zip(one.rows, other.rows, strict=True)
     return [(ours, theirs) for ours, theirs in pairs if ours.hypothesis != theirs.hypothesis]
-
-
-def _files(place: Path) -> list[Path]:
-    """All that the export consists of."""
-    files = (path for path in place.rglob("*") if path.is_file() and path.name != PARITY_FILE)
-    return sorted(files)
 
 
 # ── the programs that exports are for, each as something that hears utterances ────────────────────

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.adalora import AdaLoraModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_whisper.lora.variants import ADAPTER, lora_layers
 
@@ -41,7 +41,9 @@ class RankSchedule:
 
         A mean over the matrices, as PEFT's forward has it, which adds it only to a loss of its own.
         """
-        grams = [gram for a, b in self._factors() for gram in (a @ a.T, b.T @ b)]
+        layers = lora_layers(self._model).values()
+        factors = [(layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]) for layer in layers]
+        grams = [gram for a, b in factors for gram in (a @ a.T, b.T @ b)]
         distances = [torch.linalg.norm(gram - torch.eye(len(gram)).to(gram)) for gram in grams]
         return self._config.orth_reg_weight * torch.stack(distances).mean()
 
@@ -55,7 +57,8 @@ class RankSchedule:
         Args:
             step: optimizer steps that were done before this one.
         """
-        if any(value.grad is None for value in self._values()):
+        layers = lora_layers(self._model).values()
+        if any(layer.lora_E[ADAPTER].grad is None for layer in layers):
             return  # a step without a window, in which nothing was moved either
         # PEFT counts from 1: counted from 0, a run without a final share ends before its last
         # allocation.
@@ -94,10 +97,3 @@ class RankSchedule:
         }
         self._config.rank_pattern = state["pattern"]
         self._is_settled = state["is_settled"]
-
-    def _factors(self) -> list[tuple[Tensor, Tensor]]:
-        layers = lora_layers(self._model).values()
-        return [(layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]) for layer in layers]
-
-    def _values(self) -> list[nn.Parameter]:
-        return [layer.lora_E[ADAPTER] for layer in lora_layers(self._model).values()]

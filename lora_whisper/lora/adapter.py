@@ -267,23 +267,20 @@ def adapter_table(model: PeftModel) -> list[TableRow]:
         _, stack, _, _, kind, *projection = path.split(".")
         shape = (layer.out_features, layer.in_features)
         groups[f"{stack} {kind}", shape, layer.r[ADAPTER]].append(("".join(projection), layer))
-    return [_row(*key, group) for key, group in groups.items()] + _token_rows(model)
-
-
-def _row(kind: str, shape: tuple[int, int], rank: int, group: list[tuple[str, Any]]) -> TableRow:
-    there = {projection for projection, _ in group}
-    projections = [name.removesuffix("_proj") for name in ATTENTION if name in there]
-    parameters = sum(_adapter_parameters(layer) for _, layer in group)
-    return TableRow(" ".join([kind, *projections]), len(group), shape, rank, parameters)
-
-
-def _token_rows(model: PeftModel) -> list[TableRow]:
-    found = [value for name, value in model.named_parameters() if is_token_embedding(name)]
-    return [
-        TableRow("decoder embed_tokens", 1, (len(rows), rows.shape[1]), None, rows.numel())
-        for rows in found
-    ]
-
-
-def _adapter_parameters(layer: Any) -> int:
-    return sum(value.numel() for name, value in layer.named_parameters() if "lora_" in name)
+    rows = []
+    for (part, shape, rank), group in groups.items():
+        there = {projection for projection, _ in group}
+        projections = [name.removesuffix("_proj") for name in ATTENTION if name in there]
+        parameters = sum(
+            value.numel()
+            for _, layer in group
+            for name, value in layer.named_parameters()
+            if "lora_" in name
+        )
+        name = " ".join([part, *projections])
+        rows.append(TableRow(name, len(group), shape, rank, parameters))
+    for name, value in model.named_parameters():
+        if is_token_embedding(name):
+            shape = (len(value), value.shape[1])
+            rows.append(TableRow("decoder embed_tokens", 1, shape, None, value.numel()))
+    return rows

@@ -185,12 +185,9 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
 def _found(value: Any) -> str:
     """Of a list or an object the first odd entry would be wanted; a few of them are shown."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{shown(key)}: {shown(one)}' for key, one in _few(value))}}}"
+        few = list(value.items())[:3]
+        return f"{{{', '.join(f'{shown(key)}: {shown(one)}' for key, one in few)}}}"
     return shown(value)
-
-
-def _few(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from list(values.items())[:3]
 
 
 def way_on(config: Mapping[str, Any], problems: Sequence[str], folder: Path) -> str:
@@ -324,7 +321,12 @@ def alphas_of(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, floa
         config.get("alpha_pattern") or {},
     )
     names = list(pattern)
-    plain = {name: place for place, name in enumerate(names) if _is_plain(name)}
+    # Names that are no expressions, but for their dots.
+    plain = {
+        name: place
+        for place, name in enumerate(names)
+        if name.replace(".", "").replace("_", "").isalnum()
+    }
     others = [(place, name) for place, name in enumerate(names) if name not in plain]
     expressions = Expressions()
 
@@ -384,11 +386,6 @@ def _has_number(expressions: Expressions, config: Mapping[str, Any], path: str) 
         if found is not None:
             return int(found.groups()[-1]) in ([numbers] if isinstance(numbers, int) else numbers)
     return False
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name of layers is no expression, but for its dots."""
-    return name.replace(".", "").replace("_", "").isalnum()
 
 
 def _endings(path: str) -> Iterator[str]:

@@ -182,10 +182,6 @@ def _or_null(rule: Rule) -> Rule:
     return lambda value: value is None or rule(value)
 
 
-def _all(rule: Rule) -> Rule:
-    return lambda value: isinstance(value, list) and all(map(rule, value))
-
-
 def _is_interval(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_amount, value))
 
@@ -207,7 +203,10 @@ RULES: dict[str, tuple[Rule, str]] = {  # by key: what holds, and how it is call
     "adapter.parameters": (_is_count, "a number"),
     "adapter.bytes": (_is_count, "a number"),
     "adapter.sha256": (_matches("[0-9a-f]{64}"), "64 hexadecimal digits"),
-    "languages": (_all(is_line), "a list of names"),
+    "languages": (
+        lambda value: isinstance(value, list) and all(map(is_line, value)),
+        "a list of names",
+    ),
     "data.hours": (_or_null(_is_amount), "a number, or null"),
     "data.utterances": (_or_null(_is_count), "a number, or null"),
 }

@@ -99,7 +99,11 @@ def read_recipe(config: MergeConfig) -> Recipe:
     recipe = _of_run(config) if config.run else _of_adapters(config)
     if recipe.place.merged.exists() and not (config.overwrite or is_unfinished(recipe)):
         raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
-    checkpoint = locate(recipe.base, key="base", named_in=_names_base(config, recipe))
+    named_in = ""
+    if config.base is None:  # nobody typed it
+        first = f"{CONFIG_FILE} of {recipe.parts[0].name}"
+        named_in = str(recipe.place.config) if config.run else first
+    checkpoint = locate(recipe.base, key="base", named_in=named_in)
     shapes = read_shapes(weight_files(checkpoint))
     shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
     for part in recipe.parts:
@@ -109,13 +113,6 @@ def read_recipe(config: MergeConfig) -> Recipe:
     return recipe
 
 
-def _names_base(config: MergeConfig, recipe: Recipe) -> str:
-    """The file that the base comes from, if nobody typed it."""
-    if config.base is not None:
-        return ""
-    return str(recipe.place.config) if config.run else f"{CONFIG_FILE} of {recipe.parts[0].name}"
-
-
 def require_current(folder: RunFolder) -> None:
     """See that a run's merged model was made of the adapter beside it.
 
@@ -123,7 +120,11 @@ def require_current(folder: RunFolder) -> None:
         UserError: it was made of another, or by a version that did not say of which; or other
             weights were put there since.
     """
-    _require_not_replaced(folder)
+    if has_other_weights(folder, read_as_written(folder)):
+        raise UserError(
+            f"{folder.merged} is not the model that was merged and scored there.\n"
+            f"Type {merge_again(folder)}"
+        )
     recipe = merged_recipe(folder)
     made_of = recipe["adapters"] if recipe else []
     own = trained_hashes(folder) or adapter_hashes(folder.adapter)
@@ -152,19 +153,6 @@ def require_whole_merged(folder: RunFolder) -> None:
     if missing:
         what = f"lacks {', '.join(missing)}" if merged.is_dir() else "is no folder"
         raise UserError(f"{merged} {what}.\nType {merge_again(folder)}")
-
-
-def _require_not_replaced(folder: RunFolder) -> None:
-    """See that no weights of another model were put into a run's merged folder.
-
-    Raises:
-        UserError: some were.
-    """
-    if has_other_weights(folder, read_as_written(folder)):
-        raise UserError(
-            f"{folder.merged} is not the model that was merged and scored there.\n"
-            f"Type {merge_again(folder)}"
-        )
 
 
 def is_unfinished(recipe: Recipe) -> bool:

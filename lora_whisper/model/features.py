@@ -120,18 +120,14 @@ class LogMel(nn.Module):
 
     def _mel(self, centred: Tensor, mel: Tensor) -> None:
         """Fill (batch, mel_bins, frames), powers, from the first frames of (batch, samples)."""
-        squares = self._squares(centred, mel.shape[-1]).transpose(1, 2)
+        # As torch.stft does it, but with frames in rows, which is how the FFT goes along them.
+        windowed = centred.unfold(-1, FFT_SAMPLES, HOP_SAMPLES)[:, : mel.shape[-1]] * self.hann
+        # (batch, frames, 2 · frequencies): squared real and imaginary parts, side by side, whose
+        # sums are the powers.
+        parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)
+        squares = parts.square_().transpose(1, 2)
         for bins, frequencies in self.bands:
             mel[:, bins] = self.filters[bins, frequencies] @ squares[:, frequencies]
-
-    def _squares(self, centred: Tensor, frames: int) -> Tensor:
-        """Of the first frames of (batch, samples): (batch, frames, 2 · frequencies).
-
-        The squared real and imaginary parts, side by side; their sums are the powers.
-        """
-        # As torch.stft does it, but with frames in rows, which is how the FFT goes along them.
-        windowed = centred.unfold(-1, FFT_SAMPLES, HOP_SAMPLES)[:, :frames] * self.hann
-        return torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2).square_()
 
 
 def _scaled(mel: Tensor) -> Tensor:

@@ -85,14 +85,18 @@ def read_vocabulary(tokenizer: Any, generation_config: Any | None, model_config:
             "The checkpoint's tokenizer does not belong to its model:\n" + listing(problems) + "\n"
             "Take tokenizer, config and generation config from the same checkpoint."
         )
-    multilingual = _is_multilingual(generation_config, model_config)
+    # `.en` vocabularies hold the language tokens too, so their presence says nothing.
+    declared = getattr(generation_config, "is_multilingual", None)
+    by_size = model_config.vocab_size != ENGLISH_ONLY_SIZE
+    multilingual = by_size if declared is None else declared
     languages = _languages(ids, generation_config) if multilingual else {}
     return Vocabulary(
         size=model_config.vocab_size,
         sot=ids["<|startoftranscript|>"],
         eot=ids["<|endoftext|>"],
         previous=ids["<|startofprev|>"],
-        no_speech=_no_speech(ids),
+        # large-v3 calls the token by another name than the checkpoints before it.
+        no_speech=ids["<|nospeech|>"] if "<|nospeech|>" in ids else ids["<|nocaptions|>"],
         no_timestamps=ids["<|notimestamps|>"],
         timestamp_begin=ids["<|notimestamps|>"] + 1,
         languages=languages,
@@ -100,11 +104,6 @@ def read_vocabulary(tokenizer: Any, generation_config: Any | None, model_config:
         multilingual=multilingual,
         max_tokens=model_config.max_target_positions,
     )
-
-
-def _no_speech(ids: Mapping[str, int]) -> int:
-    """large-v3 calls the token by another name than the checkpoints before it."""
-    return ids["<|nospeech|>"] if "<|nospeech|>" in ids else ids["<|nocaptions|>"]
 
 
 def _missing(ids: Mapping[str, int]) -> Iterator[str]:
@@ -142,12 +141,6 @@ def _out_of_place(ids: Mapping[str, int], size: int) -> Iterator[str]:
     highest = max(ids, key=ids.__getitem__)
     if ids[highest] >= size:
         yield f"{highest}: {ids[highest]} in the tokenizer, but vocab_size is {size} in config.json"
-
-
-def _is_multilingual(generation_config: Any | None, model_config: Any) -> bool:
-    """`.en` vocabularies hold the language tokens too, so their presence says nothing."""
-    declared = getattr(generation_config, "is_multilingual", None)
-    return model_config.vocab_size != ENGLISH_ONLY_SIZE if declared is None else declared
 
 
 def _languages(ids: Mapping[str, int], generation_config: Any | None) -> dict[str, int]:

@@ -272,8 +272,11 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
         is_archive = zipfile.is_zipfile(path)
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:  # of pickle, zipfile and torch, as the damage has it
+        # What PyTorch has found, without its advice, which is to run what is in the file.
+        named = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
+        more = f"holds more than weights ({named[1]})" if named else ""
         raise UserError(
-            f"{path} {_more_than_weights(error)}; nothing in it was run.\n"
+            f"{path} {more or 'holds no weights, or is damaged'}; nothing in it was run.\n"
             "Download or copy it again, or take one with safetensors."
         ) from error
     if not isinstance(values, dict) or not all(
@@ -281,9 +284,3 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     ):
         raise UserError(f"{path}: expected nothing but tensors by their names")
     return dict(values)
-
-
-def _more_than_weights(error: Exception) -> str:
-    """What PyTorch has found, without its advice, which is to run what is in the file."""
-    named = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
-    return f"holds more than weights ({named[1]})" if named else "holds no weights, or is damaged"

@@ -14,8 +14,7 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import score_table
-from lora_whisper.search.space import Space, shown, typed_values, with_values
-from lora_whisper.search.study import REASON, Study
+from lora_whisper.search.study import REASON, Study, shown, typed_values, with_values
 from lora_whisper.terminal import console, percent
 
 if TYPE_CHECKING:
@@ -40,7 +39,11 @@ def show_trials(study: Study, train: TrainConfig) -> None:
     table.add_column("state", overflow="fold")
     trials = sorted(study.trials(), key=_order)
     for trial in trials:
-        table.add_row(str(trial.number), *_values(study.space, train, trial), *_outcome(trial))
+        values = [""] * len(study.space)
+        if trial.params.keys() == study.space.keys():  # else it has just begun
+            drawn = typed_values(study.space, with_values(train, trial.params))
+            values = [shown(value) for value in drawn.values()]
+        table.add_row(str(trial.number), *values, *_outcome(trial))
     console.print()
     title = f"{short(study.folder)}: WER on the validation set"
     console.print(title, markup=False, style="bold", soft_wrap=True)
@@ -62,23 +65,12 @@ def _order(trial: FrozenTrial) -> tuple[int, float, int]:
     return ranks.index(trial.state.name), value, trial.number
 
 
-def _values(space: Space, train: TrainConfig, trial: FrozenTrial) -> list[str]:
-    if trial.params.keys() != space.keys():  # just begun
-        return [""] * len(space)
-    config = with_values(train, trial.params)
-    return [shown(value) for value in typed_values(space, config).values()]
-
-
 def _outcome(trial: FrozenTrial) -> list[str]:
     """Its best WER, and what became of it."""
     wer = "" if trial.value is None else percent(trial.value)
     state = {"COMPLETE": "complete", "RUNNING": "running", "FAIL": "failed: below"}
-    return [wer, state.get(trial.state.name) or f"pruned {_where(trial)}"]
-
-
-def _where(trial: FrozenTrial) -> str:
-    step = trial.last_step
-    return "early" if step is None else f"at {step}"
+    pruned = "pruned early" if trial.last_step is None else f"pruned at {trial.last_step}"
+    return [wer, state.get(trial.state.name, pruned)]
 
 
 def show_best(study: Study, train: TrainConfig, summary: RunSummary | None) -> None:

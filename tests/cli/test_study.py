@@ -12,9 +12,10 @@ import pytest
 from lora_whisper.config import SearchConfig
 from lora_whisper.model.base import read_base
 from lora_whisper.schema import from_values
-from lora_whisper.search.space import (
+from lora_whisper.search.study import (
     Choice,
     Range,
+    Study,
     shown,
     space_of,
     train_config,
@@ -22,7 +23,6 @@ from lora_whisper.search.space import (
     usual_values,
     with_values,
 )
-from lora_whisper.search.study import Study
 from tests.composed import train_values
 
 SPACE = {

@@ -14,8 +14,8 @@ import pytest
 
 from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
+from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import ctranslate2
 from lora_whisper.export.ctranslate2 import FasterWhisperProgram
 from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export.onnx import DECODER, ENCODER, OnnxEngine, write
 from lora_whisper.model.published import shape
 from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import openai_whisper
 from lora_whisper.export.openai_whisper import (
     OpenAIWhisperEngine,

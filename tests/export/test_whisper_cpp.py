@@ -17,8 +17,8 @@ import torch
 
 from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding import transcribe
 from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import whisper_cpp
 from lora_whisper.export.openai_whisper import read_tensors
 from lora_whisper.export.whisper_cpp import WhisperCppEngine, WhisperCppProgram, load_library
