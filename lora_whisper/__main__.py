@@ -62,7 +62,7 @@ def main() -> None:
 def _main() -> int:
     name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if name == "help":  # as git and pip have it
-        name, arguments = (arguments or ["--help"])[0], ["--help"]
+        name, arguments = (arguments or ["--help"])[0], ["--help", *arguments[1:]]
     if name in ("--help", "-h"):
         print(USAGE)
     elif name == "--version":

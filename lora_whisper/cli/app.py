@@ -169,7 +169,7 @@ def _answer(
     else:
         compose(hydra, primary, overrides)
         if flags.help:
-            print(help_of(command.kind, hydra, primary, overrides))
+            print(help_of(command.kind, hydra, primary, overrides, flags.topic))
         else:
             hydra.show_info(flags.info, config_name=primary, overrides=overrides)
 

@@ -16,26 +16,58 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lora_whisper.cli.compose import options_of, our_keys
-from lora_whisper.schema import group_in, hints_of, meaning_of, words
+from lora_whisper.errors import UserError
+from lora_whisper.schema import defaults_of, group_in, hints_of, meaning_of, range_of, words
 
 COLUMNS = 80
 MEANINGS_FROM = 34  # the column in which they begin
 
 
-def help_of(kind: type, hydra: Hydra, primary: str, overrides: list[str]) -> str:
-    """Hydra's own help lists the groups of all commands, and files that are parts of others."""
+def help_of(
+    kind: type, hydra: Hydra, primary: str, overrides: list[str], topic: str | None = None
+) -> str:
+    """All that can be typed, or of a group the keys below it.
+
+    Hydra's own help lists the groups of all commands, and files that are parts of others.
+
+    Raises:
+        UserError: there is no such group.
+    """
     composed = hydra.compose_config(primary, overrides, RunMode.RUN, with_log_configuration=True)
+    keys = [key for key in our_keys(composed) if not is_ignored(kind, key)]
+    shown = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=False)
+    known = typing.cast(dict[str, Any], shown)
+    values = {name: known.pop(name) for name in hints_of(kind) if name in known} | known
+    if topic is not None:
+        return "\n".join(_topic_lines(kind, values, topic))
     HydraConfig.instance().set_config(composed)
     choices = [str(group) for group in composed.hydra.runtime.choices if "/" not in str(group)]
     groups = [group for group in choices if not is_ignored(kind, group)]
-    keys = [key for key in our_keys(composed) if not is_ignored(kind, key)]
-    values = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=False)
     return string.Template(composed.hydra.help.template).substitute(
         APP_CONFIG_GROUPS="\n".join(
             _wrapped(f"{group}: {', '.join(options_of(hydra, group))}") for group in groups
         ),
-        CONFIG="\n".join(_lines(kind, typing.cast(Mapping[str, Any], values))),
+        CONFIG="\n".join(_lines(kind, values)),
     )
+
+
+def _topic_lines(kind: type, values: Mapping[str, Any], topic: str) -> Iterator[str]:
+    """One key, or the keys of one group, also where it is off."""
+    held, path = kind, topic.split(".")
+    for depth, name in enumerate(path):
+        groups = {key: group_in(hint) for key, hint in hints_of(held).items()}
+        if name in values and not groups.get(name) and name == path[-1]:
+            yield from _lines(held, {name: values[name]})
+            return
+        if not groups.get(name):
+            known = ", ".join(".".join([*path[:depth], key]) for key, one in groups.items() if one)
+            there_are = f"There are {known}." if known else "Nothing is below it."
+            raise UserError(f"--help {topic}: there is no such group of keys. {there_are}")
+        held, below = groups[name], values.get(name)
+        values = below if isinstance(below, Mapping) else defaults_of(held)
+    yield _wrapped(f"{topic}: {_summary(held)}")
+    yield ""
+    yield from _lines(held, values)
 
 
 def is_ignored(kind: type, key: str) -> bool:
@@ -53,13 +85,22 @@ def _lines(kind: type, values: Mapping[str, Any], indent: str = "") -> Iterator[
     for name, value in values.items():
         group = group_in(hints.get(name))
         if group and isinstance(value, Mapping):
+            if not indent:
+                yield ""
             yield from _commented(f"{indent}{name}:", meaning_of(kind, name) or _summary(group))
             yield from _lines(group, value, indent + "  ")
         else:
-            known = " | ".join(words(hints[name])) if name in hints else ""
-            meaning = meaning_of(kind, name) if name in hints else ""
-            meaning = "; ".join(filter(None, (known, meaning)))
-            yield from _commented(f"{indent}{name}: {_in_yaml(value)}", meaning)
+            yield from _commented(f"{indent}{name}: {_in_yaml(value)}", _comment(kind, name))
+
+
+def _comment(kind: type, name: str) -> str:
+    """The words or the range that a key takes, and what it means."""
+    if not (hint := hints_of(kind).get(name)):
+        return ""
+    group = group_in(hint)
+    known = "" if group else " | ".join(filter(None, (range_of(hint), *words(hint))))
+    meaning = meaning_of(kind, name) or (_summary(group) if group else "")
+    return "; ".join(filter(None, (known, meaning)))
 
 
 def _commented(line: str, meaning: str) -> Iterator[str]:

@@ -129,6 +129,8 @@ def parsed_flags(arguments: Sequence[str], command: str) -> Namespace:
     Raises:
         UserError: a flag that there is not, such as a setting that is typed as one.
     """
+    topics = [word[len("--help=") :] for word in arguments if word.startswith("--help=")]
+    arguments = ["--help" if word.startswith("--help=") else word for word in arguments]
     parser = get_args_parser()
     parser.allow_abbrev = False
     parser.error = _refuse  # type: ignore[method-assign]
@@ -140,6 +142,10 @@ def parsed_flags(arguments: Sequence[str], command: str) -> Namespace:
             + listing([_without_dashes(word, arguments, command) for word in foreign])
         )
     flags = parser.parse_intermixed_args(arguments)
+    if flags.help:  # --help adapter
+        topics += [word for word in flags.overrides if "=" not in word]
+        flags.overrides = [word for word in flags.overrides if "=" in word]
+    flags.topic = topics[0] if topics else None
     if flags.config_path or flags.experimental_rerun or flags.shell_completion:
         raise UserError(
             "--config-path, --experimental-rerun and --shell-completion are not used: "

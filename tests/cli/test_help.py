@@ -32,8 +32,8 @@ def test_what_is_typed_stands_there_with_what_it_means(
 ) -> None:
     assert line("train", "--help", "adapter=adalora", "data.mix=[{weight: 1, path: x}]") == 0
     shown = " ".join(capsys.readouterr().out.replace("#", " ").split())
-    assert "rank: 16 inner dimension of B·A" in shown
-    assert "initial_rank: null of every layer; null: one and a half times adapter.rank" in shown
+    assert "rank: 16 1 or more; inner dimension of B·A" in shown
+    assert "initial_rank: null 1 or more; of every layer; null: one and a half times adapter.rank" in shown
     assert "mix: [{path: x, weight: 1}]" in shown
 
 
@@ -74,3 +74,45 @@ def test_a_commands_name_is_guessed_and_help_is_a_word(
     assert exit_code_of(main) == exit_code
     shown = capsys.readouterr()
     assert found in shown.out + shown.err
+
+
+@pytest.mark.parametrize("words", [["adapter"], ["--help=adapter"], ["adapter", "adapter=dora"]])
+def test_one_group_alone(words: list[str], line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line("train", "--help", *words) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= COLUMNS
+    assert "rank: 16                          # 1 or more; inner dimension of B·A" in shown
+    assert "learning_rate" not in shown
+    assert ("kind: dora" in shown) == ("adapter=dora" in words)
+
+
+@pytest.mark.parametrize(
+    ("topic", "found"),
+    [
+        ("augmentation.noise", "share: ???                        # 0 … 1; of the windows"),
+        ("training.averaging", "count: ???                        # 2 or more"),
+        ("seed", "seed: 1                           # 0 … 4294967295"),
+        ("adapter.rank", "rank: 16"),
+        ("data.columns", "speaker: null                     # who speaks"),
+    ],
+)
+def test_what_is_off_and_single_keys_are_explained_too(
+    topic: str, found: str, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", "--help", topic) == 0
+    assert found in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("topic", "answer"),
+    [
+        ("adaptr", "There are model, quantization, adapter, data"),
+        ("data.colums", "There are data.columns, data.mix."),
+        ("adapter.rank.x", "There are adapter."),
+    ],
+)
+def test_a_wrong_group_is_answered_with_those_that_are(
+    topic: str, answer: str, line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("train", "--help", topic) == 2
+    assert answer in capsys.readouterr().err
