@@ -77,7 +77,7 @@ def run(evaluation: EvaluationPlan) -> int:
     with processes.entered_by_main(locked(folder.path)):
         sets = load_sets(plan.sets, plan.settings.max_utterances, plan.seed)
         announce(plan, sets)
-        device = new_accelerator(plan.contenders[0].precision).device
+        device = new_accelerator(plan.entries[0].precision).device
         evaluator = Evaluator(plan, sets, folder.evaluation, device)
         evaluator.carry_out()
         if processes.is_main():

@@ -32,7 +32,7 @@ from lora_whisper.config import (
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.models import Contender, contenders_of_run, merged_of
+from lora_whisper.evaluation.models import ModelEntry, entries_of_run, merged_of
 from lora_whisper.evaluation.results import Json, ParityResult
 from lora_whisper.evaluation.run_summary import merged_recipe, read_summary
 from lora_whisper.evaluation.test_sets import data_to_score
@@ -96,9 +96,9 @@ class Source:
             return model
         return dataclasses.replace(model, checkpoint=self.given, revision=None)
 
-    def contenders(self) -> Sequence[Contender]:
+    def entries(self) -> Sequence[ModelEntry]:
         if self.trained is not None:
-            return contenders_of_run(str(self.folder.path), self.given)
+            return entries_of_run(str(self.folder.path), self.given)
         return [merged_of(self.folder)]
 
 
@@ -375,11 +375,11 @@ def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
     tried = [name for name, reason in reasons.items() if not reason]
     if not tried:
         return True
-    contenders = source.contenders()
-    device = new_accelerator(contenders[0].precision).device
+    entries = source.entries()
+    device = new_accelerator(entries[0].precision).device
     usual = sample.settings.padding
     paddings = {padding_in(name, sample.base, usual) for name in tried}
-    heard = hear_models(contenders, sample, device, paddings)
+    heard = hear_models(entries, sample, device, paddings)
     found = {}
     for name in tried:
         try:

@@ -16,7 +16,7 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import Listening, weights_of
-from lora_whisper.evaluation.models import Contender
+from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.plan import Plan
 from lora_whisper.evaluation.results import (
     Comparison,
@@ -97,7 +97,7 @@ def load_sets(sets: Sequence[TestSet], most: int | None, seed: int) -> list[Load
 
 def announce(plan: Plan, sets: Sequence[LoadedSet]) -> None:
     """What is about to be heard by whom."""
-    for one in plan.contenders:
+    for one in plan.entries:
         storage = "" if one.quantization.kind == "none" else f", {one.quantization.kind}"
         kind = "" if one.kind == one.name else f"{one.kind} "
         log.info("model       %s: %s%s%s", one.name, kind, one.what, storage)
@@ -129,20 +129,20 @@ class Evaluator:
         """Evaluate the models one after the other; a broken one does not stop the others."""
         from lora_whisper.evaluation.decoding.decoder import BrokenModel
 
-        for contender in self.plan.contenders:
+        for entry in self.plan.entries:
             try:
-                if contender.broken:
-                    self.storage[contender.name] = UNKNOWN
-                    raise BrokenModel(contender.broken)
-                self._evaluate(contender)
+                if entry.broken:
+                    self.storage[entry.name] = UNKNOWN
+                    raise BrokenModel(entry.broken)
+                self._evaluate(entry)
             except BrokenModel as error:
-                log.error("%-11s %s", contender.name, error)
-                self.failed[contender.name] = str(error)
+                log.error("%-11s %s", entry.name, error)
+                self.failed[entry.name] = str(error)
         self._compare()
 
-    def _evaluate(self, contender: Contender) -> None:
-        model = Listening(contender, self.plan.dtype, self.device, self.plan.more.cache)
-        self.storage[contender.name] = processes.from_main(lambda: model.storage)
+    def _evaluate(self, entry: ModelEntry) -> None:
+        model = Listening(entry, self.plan.dtype, self.device, self.plan.more.cache)
+        self.storage[entry.name] = processes.from_main(lambda: model.storage)
         try:
             self._evaluate_loaded(model)
         finally:
@@ -157,7 +157,7 @@ class Evaluator:
             for condition in self.plan.conditions:
                 self._score_in(condition, model, one, utterances)
         self._test_without_speech(model, tests[0][1])
-        if model.contender.adapter is not None:
+        if model.entry.adapter is not None:
             self._scale(model, sets)
 
     def _scored(
@@ -173,14 +173,14 @@ class Evaluator:
         from lora_whisper.evaluation.provenance import provenance
         from lora_whisper.evaluation.score import judge
 
-        seed, name = self.plan.seed, model.contender.name
+        seed, name = self.plan.seed, model.entry.name
         part = "" if scale == 1.0 else f" × {scale:g}"
         where = one.name if condition == CLEAN else f"{one.name}, {condition}"
         title = f"scoring {name}{part} on {where}"
         heard, is_known = model.hear(title, utterances, settings, seed, condition, scale)
         if condition == CLEAN and scale == 1.0:
             report_bad_audio(heard.bad, one.set.data)
-        vocabulary, weights = model.vocabulary, weights_of(model.contender, scale)
+        vocabulary, weights = model.vocabulary, weights_of(model.entry, scale)
         score, rows = processes.from_main(
             lambda: judge(utterances, heard, vocabulary, settings, seed)
         )
@@ -196,7 +196,7 @@ class Evaluator:
             keyword_recall,
         )
 
-        name, plan = model.contender.name, self.plan
+        name, plan = model.entry.name, self.plan
         # Groups are of the test sets, and there of those that have the column.
         asked = plan.settings.group_by if one.role == "test" else ()
         known = tuple(group for group in asked if has_group(utterances, group))
@@ -219,7 +219,7 @@ class Evaluator:
         """Score the set in another condition, beside the clean one."""
         from lora_whisper.evaluation.robustness import settings_in
 
-        name, settings = model.contender.name, settings_in(condition, self._ungrouped)
+        name, settings = model.entry.name, settings_in(condition, self._ungrouped)
         score, rows = self._scored(model, one, utterances, settings, condition)
         write_scored(score, rows, self.folder / name / f"{one.name}-{condition}")
         conditions = self.conditions.setdefault(one.name, {})
@@ -233,7 +233,7 @@ class Evaluator:
         clips, first, seed = self.plan.more.probe_clips, utterances[0], self.plan.seed
         if not clips:
             return
-        language, name = first.language_token or first.language, model.contender.name
+        language, name = first.language_token or first.language, model.entry.name
         probes = make_probes(clips, model.window_seconds, language, first.task, seed)
         heard, _ = model.hear(f"probing {name}", probes, self._ungrouped, seed)
         self.no_speech[name] = probed(probes, heard.texts)
@@ -246,13 +246,13 @@ class Evaluator:
             for one, utterances in held_out:
                 score, _ = self._scored(model, one, utterances, self._ungrouped, scale=scale)
                 scores[one.name] = score.brief()
-            self.scales.setdefault(model.contender.name, []).append(ScalePoint(scale, scores))
+            self.scales.setdefault(model.entry.name, []).append(ScalePoint(scale, scores))
 
     def _compare(self) -> None:
         """Every model with the first one, utterance by utterance."""
         from lora_whisper.evaluation.significance import compare
 
-        first, *others = [one.name for one in self.plan.contenders]
+        first, *others = [one.name for one in self.plan.entries]
         for name, of_models in self.utterances.items():
             for other in others:
                 if {first, other} <= of_models.keys():
@@ -270,10 +270,10 @@ class Evaluator:
             asked: what was typed and decides on it.
         """
         plan, leaks = self.plan, self._leaks()
-        models = [one.name for one in plan.contenders]
+        models = [one.name for one in plan.entries]
         return EvaluationResults(
             name=name,
-            models=tuple(self._about_model(one) for one in plan.contenders),
+            models=tuple(self._about_model(one) for one in plan.entries),
             against=models[0],
             sets=tuple(_about_set(one, leaks[one.name]) for one in self.sets),
             scores={
@@ -294,21 +294,21 @@ class Evaluator:
             asked=dict(asked),
         )
 
-    def _about_model(self, contender: Contender) -> EvaluatedModel:
+    def _about_model(self, entry: ModelEntry) -> EvaluatedModel:
         return EvaluatedModel(
-            name=contender.name,
-            what=below_home(contender.what),
-            kind=contender.kind,
-            quantization=contender.quantization.kind,
-            failed=self.failed.get(contender.name),
-            **self.storage[contender.name],
+            name=entry.name,
+            what=below_home(entry.what),
+            kind=entry.kind,
+            quantization=entry.quantization.kind,
+            failed=self.failed.get(entry.name),
+            **self.storage[entry.name],
         )
 
     def _leaks(self) -> dict[str, list[Leaks]]:
         """By set, what each run among the models knows of it; of a training sample nobody asks."""
         held_out = {one.name: one.corpus.utterances for one in self.sets if one.role != "training"}
         found: dict[str, list[Leaks]] = {one.name: [] for one in self.sets}
-        runs = {one.run.path: one.run for one in self.plan.contenders if one.run is not None}
+        runs = {one.run.path: one.run for one in self.plan.entries if one.run is not None}
         for path, run in runs.items():
             learnt = learnt_speech(path.name, read_config(run))
             if learnt is not None:

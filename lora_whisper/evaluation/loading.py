@@ -19,7 +19,7 @@ from lora_whisper.config import (
 )
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.models import Contender
+from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -52,42 +52,42 @@ if TYPE_CHECKING:
 ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
 
-def identity(contender: Contender, asked: Dtype, device: torch.device) -> str:
+def identity(entry: ModelEntry, asked: Dtype, device: torch.device) -> str:
     """Name all that decides what a model writes: weights, their storage, and the device."""
     import torch
 
     from lora_whisper.model.device import choose_attention
 
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    if contender.folder is not None:
-        return " ".join((sha256(*_files(contender.folder)), asked, where))
-    base, dtype = base_of(contender), dtype_of(contender, asked, device)
-    assert contender.model is not None
+    if entry.folder is not None:
+        return " ".join((sha256(*_files(entry.folder)), asked, where))
+    base, dtype = base_of(entry), dtype_of(entry, asked, device)
+    assert entry.model is not None
     files = _files(snapshot(base.checkpoint), SMALL_FILES)  # suppressed tokens, the tokenizer
-    adapter = [contender.adapter / name for name in ADAPTER_FILES] if contender.adapter else []
+    adapter = [entry.adapter / name for name in ADAPTER_FILES] if entry.adapter else []
     parts = (
         fingerprint(base.checkpoint),
         sha256(*files, *adapter),
-        *vars(contender.quantization).values(),
+        *vars(entry.quantization).values(),
         dtype,
-        choose_attention(contender.model.attention, dtype, device),
+        choose_attention(entry.model.attention, dtype, device),
         where,
     )
     return " ".join(map(str, parts))
 
 
-def weights_of(contender: Contender, scale: float = 1.0) -> dict[str, str | float]:
+def weights_of(entry: ModelEntry, scale: float = 1.0) -> dict[str, str | float]:
     """What names the weights exactly wherever they lie, as scores keep it."""
-    if contender.folder is not None:
-        return {"checkpoint": sha256(contender.folder / "model.bin")}
+    if entry.folder is not None:
+        return {"checkpoint": sha256(entry.folder / "model.bin")}
     found: dict[str, str | float] = {
-        "checkpoint": weights_sha256(base_of(contender).checkpoint),
-        "quantization": contender.quantization.kind,
+        "checkpoint": weights_sha256(base_of(entry).checkpoint),
+        "quantization": entry.quantization.kind,
     }
-    if contender.adapter is not None and scale:
-        found |= adapter_hashes(contender.adapter)
-    if contender.kind == "merged" and contender.model is not None:
-        found |= merged_hashes(local_path(contender.model.checkpoint))
+    if entry.adapter is not None and scale:
+        found |= adapter_hashes(entry.adapter)
+    if entry.kind == "merged" and entry.model is not None:
+        found |= merged_hashes(local_path(entry.model.checkpoint))
     return found | ({"scale": scale} if scale not in (0.0, 1.0) else {})
 
 
@@ -96,38 +96,38 @@ def _files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
     return sorted(found)
 
 
-def require_files(contender: Contender) -> None:
-    """See that a contender's checkpoint is there.
+def require_files(entry: ModelEntry) -> None:
+    """See that a model entry's checkpoint is there.
 
     Raises:
         UserError: it is not; or CTranslate2 is not installed.
     """
-    if contender.model is not None:
-        key = "base" if contender.kind in ("base", "adapter") else "models"
-        locate(contender.model, key=key, named_in=contender.named_in)
+    if entry.model is not None:
+        key = "base" if entry.kind in ("base", "adapter") else "models"
+        locate(entry.model, key=key, named_in=entry.named_in)
         return
     from lora_whisper.evaluation.decoding.ctranslate2 import require_package
 
     require_package()
-    vocabulary_of(contender)
+    vocabulary_of(entry)
 
 
-def vocabulary_of(contender: Contender) -> Vocabulary:
-    """The tokens of a contender, read without its weights."""
-    if contender.folder is None:
-        return base_of(contender).vocabulary
+def vocabulary_of(entry: ModelEntry) -> Vocabulary:
+    """The tokens of a model entry, read without its weights."""
+    if entry.folder is None:
+        return base_of(entry).vocabulary
     from lora_whisper.evaluation.decoding.ctranslate2 import read_exported
 
-    return read_exported(contender.folder).vocabulary
+    return read_exported(entry.folder).vocabulary
 
 
-def base_of(contender: Contender) -> Base:
-    """Everything about a contender's checkpoint but its weights."""
-    assert contender.model is not None, "CTranslate2 has files of its own"
-    return read_base(contender.model)
+def base_of(entry: ModelEntry) -> Base:
+    """Everything about a model entry's checkpoint but its weights."""
+    assert entry.model is not None, "CTranslate2 has files of its own"
+    return read_base(entry.model)
 
 
-def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.dtype:
+def dtype_of(entry: ModelEntry, asked: Dtype, device: torch.device) -> torch.dtype:
     """Of the weights: as a run trained on them, else as asked, else a checkpoint's own.
 
     A CPU computes in float16 many times slower than in float32, which holds the same weights.
@@ -137,12 +137,12 @@ def dtype_of(contender: Contender, asked: Dtype, device: torch.device) -> torch.
     from lora_whisper.model.base import load_config
     from lora_whisper.model.device import choose_dtype
 
-    assert contender.model is not None
-    if contender.kind in ("base", "adapter"):
-        trained = contender.model.dtype
-        is_open = trained == contender.precision == "auto"
-        return choose_dtype(asked if is_open else trained, contender.precision)
-    own = load_config(base_of(contender).checkpoint).dtype
+    assert entry.model is not None
+    if entry.kind in ("base", "adapter"):
+        trained = entry.model.dtype
+        is_open = trained == entry.precision == "auto"
+        return choose_dtype(asked if is_open else trained, entry.precision)
+    own = load_config(base_of(entry).checkpoint).dtype
     dtype = own if isinstance(own, torch.dtype) else torch.float32
     if asked != "auto":
         return choose_dtype(asked, "auto")
@@ -249,10 +249,10 @@ def scoring_batch_for_width(width: int) -> int:
 
 
 class Listening:
-    """A contender, in memory from the first time that it has to decode until `close`."""
+    """A model entry, in memory from the first time that it has to decode until `close`."""
 
-    def __init__(self, contender: Contender, asked: Dtype, device: torch.device, reuse: bool):
-        self.contender, self.asked, self.device, self.reuse = contender, asked, device, reuse
+    def __init__(self, entry: ModelEntry, asked: Dtype, device: torch.device, reuse: bool):
+        self.entry, self.asked, self.device, self.reuse = entry, asked, device, reuse
         self._model: PeftModel | None = None  # of an adapter
         self._recognizer: Recognizer | None = None
         self._scale: float | None = None
@@ -260,21 +260,21 @@ class Listening:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return vocabulary_of(self.contender)
+        return vocabulary_of(self.entry)
 
     @property
     def window_seconds(self) -> float:
         """Of the audio that the model hears at once."""
-        if self.contender.folder is None:
-            return base_of(self.contender).window_seconds
+        if self.entry.folder is None:
+            return base_of(self.entry).window_seconds
         from lora_whisper.evaluation.decoding.ctranslate2 import read_exported
 
-        return read_exported(self.contender.folder).window_seconds
+        return read_exported(self.entry.folder).window_seconds
 
     @property
     def storage(self) -> dict[str, str]:
         """The weights' dtype, and what names them exactly."""
-        one = self.contender
+        one = self.entry
         if one.folder is not None:
             return {
                 "dtype": self.asked,
@@ -316,9 +316,9 @@ class Listening:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # for CTranslate2, which has an allocator of its own
 
-    def _at(self, scale: float) -> Contender:
+    def _at(self, scale: float) -> ModelEntry:
         """Nothing of an adapter is its base."""
-        return self.contender if scale else dataclasses.replace(self.contender, adapter=None)
+        return self.entry if scale else dataclasses.replace(self.entry, adapter=None)
 
     def _loaded(self, scale: float) -> Recognizer:
         if self._recognizer is None:
@@ -342,7 +342,7 @@ class Listening:
             raise BrokenModel(str(error)) from error
 
     def _new_recognizer(self) -> Recognizer:
-        one = self.contender
+        one = self.entry
         if one.folder is not None:
             from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
 
@@ -358,18 +358,18 @@ class Listening:
 
 
 def load_model(
-    contender: Contender, asked: Dtype, device: torch.device
+    entry: ModelEntry, asked: Dtype, device: torch.device
 ) -> WhisperForConditionalGeneration:
-    """The checkpoint of a contender, or the base of its adapter; see `dtype_of`."""
-    assert contender.model is not None
+    """The checkpoint of a model entry, or the base of its adapter; see `dtype_of`."""
+    assert entry.model is not None
     from lora_whisper.model.quantization import is_quantized, prepare_for_training
 
-    dtype = cast(Dtype, str(dtype_of(contender, asked, device)).removeprefix("torch."))
+    dtype = cast(Dtype, str(dtype_of(entry, asked, device)).removeprefix("torch."))
     whisper = load_whisper(
-        base_of(contender),
-        dataclasses.replace(contender.model, dtype=dtype),
-        contender.quantization,
-        contender.precision,
+        base_of(entry),
+        dataclasses.replace(entry.model, dtype=dtype),
+        entry.quantization,
+        entry.precision,
         device,
     )
     if is_quantized(whisper):  # as its adapter is heard on it

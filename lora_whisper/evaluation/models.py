@@ -34,7 +34,7 @@ BASE = "base"  # in models=[…]: of the first run or adapter beside it
 
 
 @dataclass(frozen=True)
-class Contender:
+class ModelEntry:
     """One of the models that are scored side by side."""
 
     name: str  # of its folder below evaluation/, and in every table
@@ -50,7 +50,7 @@ class Contender:
     broken: str = ""  # why it cannot be scored, known before anything is loaded
 
 
-def contenders_of_run(path: str, base: str | None = None) -> list[Contender]:
+def entries_of_run(path: str, base: str | None = None) -> list[ModelEntry]:
     """The base, the adapter and, where it was merged, the merged model of a complete run.
 
     Args:
@@ -65,13 +65,13 @@ def contenders_of_run(path: str, base: str | None = None) -> list[Contender]:
     return [*found, merged_of(run)] if run.merged.is_dir() else found
 
 
-def merged_of(run: RunFolder) -> Contender:
+def merged_of(run: RunFolder) -> ModelEntry:
     """A run's merged folder, loaded in its own dtype as whoever deploys it will."""
     model = as_it_is(str(run.merged.absolute()))
-    return Contender("merged", str(run.merged), "merged", model, run=run)
+    return ModelEntry("merged", str(run.merged), "merged", model, run=run)
 
 
-def on_base(adapter: Contender, base: str | None) -> Contender:
+def on_base(adapter: ModelEntry, base: str | None) -> ModelEntry:
     """With its base where it lies now, if that was typed."""
     if base is None or adapter.model is None or adapter.kind != "adapter":
         return adapter
@@ -79,9 +79,9 @@ def on_base(adapter: Contender, base: str | None) -> Contender:
     return replace(adapter, model=model, named_in="")
 
 
-def find_contenders(
+def find_entries(
     given: Sequence[str], allow_pickle: bool = False, base: str | None = None
-) -> list[Contender]:
+) -> list[ModelEntry]:
     """What each name of `models=[…]` stands for, in their order; an unsound adapter says so itself.
 
     Args:
@@ -90,14 +90,14 @@ def find_contenders(
     Raises:
         UserError: names all that stand for nothing, or for the same folder of results.
     """
-    found: list[Contender | None] = []
+    found: list[ModelEntry | None] = []
     problems = []
     for name in given:
         try:
             one = None if name == BASE else _found(name, allow_pickle, base)
             found.append(one and on_base(one, base))
         except UnsoundAdapter as error:
-            found.append(Contender(Path(name).name, name, "adapter", None, broken=str(error)))
+            found.append(ModelEntry(Path(name).name, name, "adapter", None, broken=str(error)))
         except UserError as error:
             problems.append(f"{name}: {error}")
     adapters = [one for one in found if one is not None and one.kind == "adapter" and one.model]
@@ -109,7 +109,7 @@ def find_contenders(
     return _with_own_names([_base_of(adapters[0]) if one is None else one for one in found])
 
 
-def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
+def _found(name: str, allow_pickle: bool, base: str | None) -> ModelEntry:
     from lora_whisper.evaluation.decoding.ctranslate2 import is_ctranslate2
 
     path = local_path(name)
@@ -119,7 +119,7 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
     if (path / CONFIG_FILE).is_file() or (not path.exists() and is_adapter_on_hub(name)):
         return _of_adapter(find_adapter(name, "models", allow_pickle), name, allow_pickle, base)
     if is_ctranslate2(path):
-        return Contender(path.name, name, "ctranslate2", None, folder=path)
+        return ModelEntry(path.name, name, "ctranslate2", None, folder=path)
     parent = RunFolder(path.parent)
     if path == parent.merged and parent.is_run():
         return replace(merged_of(existing_run(str(parent.path))), what=name)
@@ -139,10 +139,10 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> Contender:
             else (f", and as a checkpoint: {reason}")
         )
         raise UserError(f"no run, no adapter, no folder of CTranslate2{reason}") from error
-    return Contender(path.name, name, "checkpoint", model)
+    return ModelEntry(path.name, name, "checkpoint", model)
 
 
-def _of_run(run: RunFolder, name: str, what: str) -> Contender:
+def _of_run(run: RunFolder, name: str, what: str) -> ModelEntry:
     require_trained_adapter(run)
     config = read_config(run)
     # The kernel that it was trained with may be missing here.
@@ -151,9 +151,9 @@ def _of_run(run: RunFolder, name: str, what: str) -> Contender:
     return replace(trained(here, name, run.adapter), what=what, run=run, named_in=named_in)
 
 
-def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
+def trained(config: TrainConfig, name: str, adapter: Path | None) -> ModelEntry:
     """The adapter of a run, or without one its base, as it is stored while it trains."""
-    return Contender(
+    return ModelEntry(
         name,
         config.model.checkpoint,
         "adapter" if adapter else "base",
@@ -164,7 +164,7 @@ def trained(config: TrainConfig, name: str, adapter: Path | None) -> Contender:
     )
 
 
-def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -> Contender:
+def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -> ModelEntry:
     """An adapter alone; its own file says on which base it was trained."""
     run = RunFolder(folder.parent)
     if folder == run.adapter and run.is_run() and is_trained_adapter(run):
@@ -173,24 +173,24 @@ def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -
     model = as_it_is(*((base, None) if base else named_base(saved)), allow_pickle=allow_pickle)
     name = local_path(what).name
     named_in = "" if base else f"{CONFIG_FILE} of {name}"
-    return Contender(name, what, "adapter", model, adapter=folder, named_in=named_in)
+    return ModelEntry(name, what, "adapter", model, adapter=folder, named_in=named_in)
 
 
-def _base_of(adapter: Contender) -> Contender:
+def _base_of(adapter: ModelEntry) -> ModelEntry:
     assert adapter.model is not None
     return replace(
         adapter, name=BASE, what=adapter.model.checkpoint, kind="base", adapter=None, run=None
     )
 
 
-def _with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
+def _with_own_names(entries: Sequence[ModelEntry]) -> list[ModelEntry]:
     """Names that are folders; those of the same last part get the one before it as well."""
-    names = [one.name for one in contenders]
+    names = [one.name for one in entries]
     named = [
         replace(one, name=plain_name("-".join(Path(one.what).parts[-2:])))
         if names.count(one.name) > 1 or (one.name == BASE and one.kind != "base")
         else replace(one, name=plain_name(one.name))
-        for one in contenders
+        for one in entries
     ]
     own = [one.name for one in named]
     twice = sorted({name for name in own if own.count(name) > 1})

@@ -18,7 +18,7 @@ from lora_whisper.config import (
 from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import base_of, require_files, vocabulary_of
-from lora_whisper.evaluation.models import Contender, contenders_of_run, find_contenders
+from lora_whisper.evaluation.models import ModelEntry, entries_of_run, find_entries
 from lora_whisper.evaluation.test_sets import TestSet, group_labels, has_group, read_test_sets
 from lora_whisper.lora.recipe import require_current
 from lora_whisper.paths import local_path
@@ -32,7 +32,7 @@ log = logging.getLogger("lora_whisper")
 class Plan:
     """What was asked for, as far as it can be known before anything is decoded."""
 
-    contenders: Sequence[Contender]
+    entries: Sequence[ModelEntry]
     sets: Sequence[TestSet]
     settings: EvaluationConfig
     more: RescoringConfig
@@ -53,31 +53,31 @@ def make_plan(config: EvaluateConfig) -> Plan:
     """
     from lora_whisper.evaluation.robustness import chosen_conditions
 
-    contenders = (
-        contenders_of_run(config.run, config.base)
+    entries = (
+        entries_of_run(config.run, config.base)
         if config.run
-        else find_contenders(config.models, config.allow_pickle, config.base)
+        else find_entries(config.models, config.allow_pickle, config.base)
     )
-    for contender in contenders:
-        if not contender.broken:
-            require_files(contender)
-        run = contender.run  # whose merged model says, but for older versions, what it is made of
-        if run is not None and contender.kind == "merged" and (run.merged / RECIPE_FILE).is_file():
+    for entry in entries:
+        if not entry.broken:
+            require_files(entry)
+        run = entry.run  # whose merged model says, but for older versions, what it is made of
+        if run is not None and entry.kind == "merged" and (run.merged / RECIPE_FILE).is_file():
             require_current(run)
-    contenders = [_opened(one, config.base is not None) for one in contenders]
-    if all(one.broken or one.kind == "base" for one in contenders):
-        raise UserError("\n".join(one.broken for one in contenders if one.broken))
-    trained = _only_run(contenders)
+    entries = [_opened(one, config.base is not None) for one in entries]
+    if all(one.broken or one.kind == "base" for one in entries):
+        raise UserError("\n".join(one.broken for one in entries if one.broken))
+    trained = _only_run(entries)
     settings = settings_for(config, trained)
     usual_seed = trained.seed if trained else USUAL_SEED
     seed = usual_seed if config.seed is None else config.seed
     sets = read_test_sets(config, trained, settings, seed)
     _require_groups(config.evaluation.group_by, sets)
-    for contender in contenders:
-        if not contender.broken:
-            _require_able(contender, config, settings, sets)
+    for entry in entries:
+        if not entry.broken:
+            _require_able(entry, config, settings, sets)
     return Plan(
-        contenders=contenders,
+        entries=entries,
         sets=sets,
         settings=settings,
         more=config.evaluation,
@@ -88,7 +88,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     )
 
 
-def _opened(contender: Contender, has_other_base: bool) -> Contender:
+def _opened(entry: ModelEntry, has_other_base: bool) -> ModelEntry:
     """With the reason where its adapter is unsound: the others are scored all the same.
 
     Raises:
@@ -100,23 +100,23 @@ def _opened(contender: Contender, has_other_base: bool) -> Contender:
     from lora_whisper.lora.validation import require_shapes
     from lora_whisper.model.base import load_config
 
-    if contender.adapter is None or contender.broken:
-        return contender
-    checkpoint = base_of(contender).checkpoint
+    if entry.adapter is None or entry.broken:
+        return entry
+    checkpoint = base_of(entry).checkpoint
     try:
-        saved = open_adapter(contender.adapter)
+        saved = open_adapter(entry.adapter)
         require_shapes(saved, layer_shapes(load_config(checkpoint)))
     except UserError as error:
-        return dataclasses.replace(contender, broken=str(error))
+        return dataclasses.replace(entry, broken=str(error))
     if has_other_base:
         named = dataclasses.replace(checkpoint, key="base")
-        require_base(saved, contender.name, named, "Type base=… with the base that it was made on.")
-    return contender
+        require_base(saved, entry.name, named, "Type base=… with the base that it was made on.")
+    return entry
 
 
-def _only_run(contenders: Sequence[Contender]) -> TrainConfig | None:
+def _only_run(entries: Sequence[ModelEntry]) -> TrainConfig | None:
     """The configuration of the run that is scored; of several, nobody knows whose is meant."""
-    runs = {one.run.path: one.run for one in contenders if one.run is not None}
+    runs = {one.run.path: one.run for one in entries if one.run is not None}
     return read_config(*runs.values()) if len(runs) == 1 else None
 
 
@@ -136,7 +136,7 @@ def _keywords(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[st
 
 
 def _require_able(
-    contender: Contender,
+    entry: ModelEntry,
     config: EvaluateConfig,
     settings: EvaluationConfig,
     sets: Sequence[TestSet],
@@ -151,16 +151,16 @@ def _require_able(
 
     try:
         for one in sets:
-            with_codes(Corpus(one.rows, {}), vocabulary_of(contender))
-        if config.evaluation.adapter_scales and contender.adapter is not None:
-            require_sum(read_saved(contender.adapter))
-        if settings.temperature_fallback and contender.folder is not None:
+            with_codes(Corpus(one.rows, {}), vocabulary_of(entry))
+        if config.evaluation.adapter_scales and entry.adapter is not None:
+            require_sum(read_saved(entry.adapter))
+        if settings.temperature_fallback and entry.folder is not None:
             raise UserError(
                 "CTranslate2 cannot draw the same tokens twice, so that no score could be "
                 "repeated. Type evaluation.temperature_fallback=false"
             )
     except UserError as error:
-        raise UserError(f"{contender.name}: {error}") from error
+        raise UserError(f"{entry.name}: {error}") from error
 
 
 def settings_for(config: EvaluateConfig, trained: TrainConfig | None) -> EvaluationConfig:

@@ -27,7 +27,7 @@ from lora_whisper.evaluation.loading import (
     whisper_inside,
     with_batch_size,
 )
-from lora_whisper.evaluation.models import Contender
+from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.results import (
     Score,
     ScoredUtterance,
@@ -58,14 +58,14 @@ log = logging.getLogger("lora_whisper")
 
 
 def is_decoded(
-    contender: Contender, device: torch.device, utterances: Utterances, config: TrainConfig
+    entry: ModelEntry, device: torch.device, utterances: Utterances, config: TrainConfig
 ) -> bool:
     """Whether `score_model` would find what it needs decoded already."""
     from lora_whisper.evaluation.decoding.cache import hypotheses_key, read_hypotheses
 
     settings, seed = config.evaluation, config.seed
     chosen = sample(utterances, settings.max_utterances, seed)
-    model = identity(contender, "auto", device)
+    model = identity(entry, "auto", device)
 
     def known() -> bool:
         key = hypotheses_key(model, chosen, settings, CLEAN, seed)
@@ -125,7 +125,7 @@ def report_bad_audio(bad: Sequence[BadAudio], data: DataConfig) -> None:
 
 
 def score_model(
-    contender: Contender,
+    entry: ModelEntry,
     whisper: WhisperForConditionalGeneration,
     utterances: Utterances,
     base: Base,
@@ -142,8 +142,8 @@ def score_model(
     settings = config.evaluation
     chosen = sample(utterances, settings.max_utterances, config.seed)
     found, is_known = hear(
-        f"scoring {contender.name}",
-        identity(contender, "auto", whisper.device),
+        f"scoring {entry.name}",
+        identity(entry, "auto", whisper.device),
         lambda: recognizer_of(whisper, base),
         chosen,
         settings,
@@ -154,13 +154,13 @@ def score_model(
         lambda: judge(chosen, found, base.vocabulary, settings, config.seed)
     )
     of = processes.from_main(
-        lambda: provenance(weights_of(contender), chosen, base.vocabulary, settings, config.seed)
+        lambda: provenance(weights_of(entry), chosen, base.vocabulary, settings, config.seed)
     )
     score = dataclasses.replace(score, of=of, cached=is_known)
     write_scored(score, rows, folder)
     first, second = both_rates(score.leading)
     log.info(
-        f"{contender.name:11} {rate_name(score, first)} {percent(score.rate(first))} "
+        f"{entry.name:11} {rate_name(score, first)} {percent(score.rate(first))} "
         f"(95 % interval {interval(score.ci95(first))}), "
         f"{rate_name(score, second)} {percent(score.rate(second))}"
         f", {'decoded before' if is_known else f'{found.decode_seconds / len(chosen):.2g} s each'}"
@@ -179,14 +179,14 @@ def write_scored(score: Score, rows: Sequence[ScoredUtterance], folder: Path) ->
 
 
 def earlier_score(
-    contender: Contender, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
+    entry: ModelEntry, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
 ) -> Score | None:
     """The score that an interrupted run had written already, unless it is of something else."""
-    return processes.from_main(lambda: _earlier(contender, utterances, base, config, folder))
+    return processes.from_main(lambda: _earlier(entry, utterances, base, config, folder))
 
 
 def _earlier(
-    contender: Contender, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
+    entry: ModelEntry, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
 ) -> Score | None:
     from lora_whisper.evaluation.provenance import between, is_of, provenance
 
@@ -196,11 +196,11 @@ def _earlier(
         return None
     if score.of is None:  # older versions did not say what it is of
         return None
-    settings, weights = config.evaluation, weights_of(contender)
+    settings, weights = config.evaluation, weights_of(entry)
     chosen = sample(utterances, settings.max_utterances, config.seed)
     of = provenance(weights, chosen, base.vocabulary, settings, config.seed)
     changed = between(score.of, of) + ["other weights"] * (not is_of(score, weights))
     if not changed:
         return score
-    log.warning("%-11s is scored anew: its score was of %s", contender.name, ", ".join(changed))
+    log.warning("%-11s is scored anew: its score was of %s", entry.name, ", ".join(changed))
     return None

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.dataset import Utterance, Utterances
 from lora_whisper.evaluation.loading import Listening, weights_of
-from lora_whisper.evaluation.models import Contender
+from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.results import OtherPadding, ParityResult, Score
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import sha256
@@ -89,7 +89,7 @@ def greedily(settings: EvaluationConfig) -> EvaluationConfig:
 
 
 def hear_models(
-    contenders: Sequence[Contender],
+    entries: Sequence[ModelEntry],
     sample: Sample,
     device: torch.device,
     paddings: Collection[Padding],
@@ -100,7 +100,7 @@ def hear_models(
         paddings: of the programs; the base, which may take long, is heard with no other.
     """
     heard: dict[Padding, dict[str, Heard]] = {padding: {} for padding in PADDINGS}
-    for one in contenders:
+    for one in entries:
         listening = Listening(one, "auto", device, reuse=True)
         try:
             for padding in PADDINGS if one.name in (ADAPTER, MERGED) else paddings:
@@ -327,13 +327,13 @@ def unusual_in(base: Base) -> str:
 def adapter_consumer(folder: Path, base: ModelConfig, device: torch.device) -> Consumer:
     """Stock PEFT, which puts the exported adapter on the base in full precision."""
     from lora_whisper.evaluation.loading import Listening
-    from lora_whisper.evaluation.models import Contender
+    from lora_whisper.evaluation.models import ModelEntry
 
     model = dataclasses.replace(base, dtype="float32")
-    contender = Contender("adapter", str(folder), "adapter", model, adapter=folder)
+    entry = ModelEntry("adapter", str(folder), "adapter", model, adapter=folder)
 
     def hear(utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int) -> Hypotheses:
-        listening = Listening(contender, "float32", device, reuse=False)
+        listening = Listening(entry, "float32", device, reuse=False)
         try:
             return listening.hear("hearing in PEFT", utterances, settings, seed)[0]
         finally:

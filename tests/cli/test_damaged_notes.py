@@ -12,7 +12,7 @@ import pytest
 
 from lora_whisper.cli.app import _of_another_process
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.models import find_contenders
+from lora_whisper.evaluation.models import find_entries
 from lora_whisper.evaluation.run_summary import merged_recipe
 from lora_whisper.run_folder import HOLDERS, MARKER, MERGED_FILES, RunFolder, as_written
 from tests.cli.conftest import QUICK, Line, World
@@ -206,7 +206,7 @@ def test_an_adapter_called_base_is_not_taken_for_the_base(trained: Path) -> None
     place = trained.parent / "base"
     place.symlink_to(trained)
     try:
-        names = [one.name for one in find_contenders([str(place)], False, None)]
+        names = [one.name for one in find_entries([str(place)], False, None)]
     finally:
         place.unlink()
     assert names == ["outputs-base"]

@@ -10,7 +10,7 @@ import torch
 
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import dtype_of, identity
-from lora_whisper.evaluation.models import contenders_of_run, find_contenders
+from lora_whisper.evaluation.models import entries_of_run, find_entries
 from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.run_folder import write_json
 from tests.cli.conftest import Line, World
@@ -31,9 +31,9 @@ def runs(tmp_path: Path) -> Path:
 
 def test_a_run_stands_for_its_base_its_adapter_and_what_was_merged(runs: Path) -> None:
     path = runs / "outputs/a"
-    assert [one.name for one in contenders_of_run(str(path))] == ["base", "adapter"]
+    assert [one.name for one in entries_of_run(str(path))] == ["base", "adapter"]
     (path / "merged").mkdir()
-    base, adapter, merged = contenders_of_run(str(path))
+    base, adapter, merged = entries_of_run(str(path))
     assert (base.kind, base.what, base.adapter) == ("base", "openai/whisper-small", None)
     assert (adapter.kind, adapter.adapter) == ("adapter", path / "adapter")
     assert (merged.kind, merged.model.checkpoint) == ("merged", str(path / "merged"))
@@ -44,7 +44,7 @@ def test_models_side_by_side_keep_their_order_and_have_names_of_folders(
 ) -> None:
     monkeypatch.chdir(runs)
     given = ["base", "outputs/a", "outputs/b", "alone", str(world.checkpoint)]
-    found = find_contenders(given)
+    found = find_entries(given)
     assert [(one.name, one.kind) for one in found] == [
         ("base", "base"),
         ("a", "adapter"),
@@ -61,7 +61,7 @@ def test_the_same_last_name_twice_brings_the_one_before_it(
     monkeypatch.chdir(runs)
     for name in ("a", "b"):
         (runs / "outputs" / name / "merged").mkdir()
-    found = find_contenders(["outputs/a/merged", "outputs/b/merged", "outputs/a/adapter"])
+    found = find_entries(["outputs/a/merged", "outputs/b/merged", "outputs/a/adapter"])
     assert [one.name for one in found] == ["a-merged", "b-merged", "a"]
 
 
@@ -80,7 +80,7 @@ def test_what_stands_for_nothing_is_named(
     monkeypatch.chdir(runs)
     toy_run(runs / "outputs/unfinished")
     with pytest.raises(UserError, match=message):
-        find_contenders(given)
+        find_entries(given)
 
 
 def test_what_is_wrong_with_several_models_stands_below_each(
@@ -90,7 +90,7 @@ def test_what_is_wrong_with_several_models_stands_below_each(
     for name in "xy":
         write_json(runs / name / "config.json", {"model_type": "llama"})
     with pytest.raises(UserError) as raised:
-        find_contenders(["x", "y", "a/b/c"])
+        find_entries(["x", "y", "a/b/c"])
     first, *lines = str(raised.value).splitlines()
     assert first == "models=[x,y,a/b/c] cannot be used:"
     tops = [line for line in lines if line.startswith("  - ")]
@@ -104,7 +104,7 @@ def test_an_adapter_that_names_no_base_is_named(runs: Path) -> None:
     config = runs / "alone" / "adapter_config.json"
     config.write_text(config.read_text().replace('"openai/whisper-small"', "null"))
     with pytest.raises(UserError, match="names no base"):
-        find_contenders([str(runs / "alone")])
+        find_entries([str(runs / "alone")])
 
 
 def test_hypotheses_are_of_weights_storage_and_adapter(world: World, line: Line) -> None:
@@ -114,11 +114,11 @@ def test_hypotheses_are_of_weights_storage_and_adapter(world: World, line: Line)
         assert line("train", *world.arguments(name, *short, *filter(None, [more]))) == 0
     names = {}
     for name in "abc":
-        for one in contenders_of_run(f"outputs/{name}"):
+        for one in entries_of_run(f"outputs/{name}"):
             names[name, one.name] = identity(one, "auto", CPU)
     assert names["a", "base"] == names["b", "base"]
     assert len(set(names.values())) == 5
-    checkpoint = find_contenders([str(world.checkpoint)])[0]
+    checkpoint = find_entries([str(world.checkpoint)])[0]
     assert identity(checkpoint, "auto", CPU) == names["a", "base"]
     assert identity(checkpoint, "bfloat16", CPU) != names["a", "base"]
 
@@ -131,7 +131,7 @@ def test_a_half_precision_checkpoint_is_computed_in_float32_on_a_cpu(
         shutil.copytree(world.checkpoint, folder)
         config = folder / "config.json"
         config.write_text(config.read_text().replace('"float32"', f'"{stored}"'))
-        (found,) = find_contenders([str(folder)])
+        (found,) = find_entries([str(folder)])
         assert dtype_of(found, "auto", CPU) == computed
         assert dtype_of(found, "float32", CPU) == torch.float32
 
@@ -145,8 +145,8 @@ def test_hypotheses_are_of_the_tokenizer_and_the_suppressed_tokens_too(
         shutil.copytree(world.checkpoint, folder)
         file = "generation_config.json" if name == "suppressed" else "tokenizer.json"
         (folder / file).write_text((folder / file).read_text() + change)
-        (found,) = find_contenders([str(folder)])
+        (found,) = find_entries([str(folder)])
         names.add(identity(found, "auto", CPU))
     assert len(names) == 3
-    (found,) = find_contenders([str(world.checkpoint)])
+    (found,) = find_entries([str(world.checkpoint)])
     assert identity(found, "auto", CPU) in names
