@@ -50,7 +50,7 @@ from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingResult, DecodingTask
 from lora_whisper.evaluation.decoding.transcribe import transcribe
-from lora_whisper.evaluation.decoding.whisper import Rule, WhisperRecognizer
+from lora_whisper.evaluation.decoding.whisper import Rule, WhisperDecoder
 from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
@@ -293,7 +293,7 @@ def piped(
     return side
 
 
-class GivenLengthRecognizer(WhisperRecognizer):
+class GivenLengthRecognizer(WhisperDecoder):
     """Ours, but that texts are as long as they are said to be."""
 
     lengths: dict[int, int]  # by the checksum of a row's name, of which a task's seed is made
@@ -318,15 +318,15 @@ def ours(model: WhisperForConditionalGeneration, processor: WhisperProcessor) ->
     config = model.config
     vocabulary = read_vocabulary(processor.tokenizer, model.generation_config, config)
     features = LogMel(config.num_mel_bins, window_seconds(config))
-    recognizer = GivenLengthRecognizer(model, processor, vocabulary, features)
+    decoder = GivenLengthRecognizer(model, processor, vocabulary, features)
     batch_size = scoring_batch_for_width(config.d_model)
     settings = dataclasses.replace(train_config().evaluation, batch_size=batch_size)
 
     def side(clips: Sequence[Clip]) -> list[str]:
-        recognizer.lengths = {
+        decoder.lengths = {
             zlib.crc32(clip.utterance.row.encode()): clip.text_tokens for clip in clips
         }
-        found = transcribe(recognizer, [clip.utterance for clip in clips], settings)
+        found = transcribe(decoder, [clip.utterance for clip in clips], settings)
         assert not found.bad, found.bad
         return list(found.texts)
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.results import write_result
 from lora_whisper.evaluation.results import ScoredUtterance
-from lora_whisper.evaluation.score import score, scored_row
+from lora_whisper.evaluation.score import score, score_utterance
 from lora_whisper.evaluation.significance import (
     SIGNIFICANCE,
     bootstrap_interval,
@@ -87,7 +87,7 @@ def made_up(generator: np.random.Generator, rate: float) -> list[ScoredUtterance
     """Rows with words wrong by chance; the utterances of a speaker come one after the other."""
     reference = " ".join(["nyumba"] * WORDS)
     return [
-        scored_row(
+        score_utterance(
             f"made-up:{number}",
             "sw",
             reference,

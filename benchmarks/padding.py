@@ -25,8 +25,8 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import load_corpus, with_codes
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
-from lora_whisper.evaluation.score import judge
-from lora_whisper.export.parity import greedily, load_consumer
+from lora_whisper.evaluation.score import score_transcriptions
+from lora_whisper.export.parity import greedily, load_runtime
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.run_folder import RunFolder, read_json
 
@@ -147,10 +147,12 @@ class Test:
 
     def by_faster_whisper(self, folder: Path) -> float:
         """The WER of an export in faster-whisper itself, greedily."""
-        consumer = load_consumer("ctranslate2", folder, self.base, torch.device("cpu"))
+        runtime = load_runtime("ctranslate2", folder, self.base, torch.device("cpu"))
         settings, seed = greedily(self.config.evaluation), self.config.seed
-        found = consumer.hear(self.utterances, settings, seed)
-        score, _ = judge(self.utterances, found, self.base.vocabulary, settings, seed)
+        found = runtime.transcribe(self.utterances, settings, seed)
+        score, _ = score_transcriptions(
+            self.utterances, found, self.base.vocabulary, settings, seed
+        )
         return score.wer
 
 

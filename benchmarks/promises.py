@@ -179,12 +179,12 @@ def in_transformers(given: Given) -> dict[str, Any]:
     from transformers import pipeline
 
     run = RunFolder(OUTPUTS / "lora")
-    recognizer: Any = pipeline("automatic-speech-recognition", model=str(run.merged))
+    decoder: Any = pipeline("automatic-speech-recognition", model=str(run.merged))
     said = {"language": given.language, "task": "transcribe", "num_beams": 1, "do_sample": False}
     rows = read_jsonl(run.evaluation / "merged" / "test" / HYPOTHESES)
     sounds = [{"raw": one, "sampling_rate": SAMPLING_RATE} for one in sounds_of(given, rows)]
-    heard = [recognizer(dict(one), generate_kwargs=said)["text"].strip() for one in sounds]
-    timed = recognizer(dict(sounds[0]), return_timestamps=True, generate_kwargs=said)
+    heard = [decoder(dict(one), generate_kwargs=said)["text"].strip() for one in sounds]
+    timed = decoder(dict(sounds[0]), return_timestamps=True, generate_kwargs=said)
     same = sum(map(str.__eq__, heard, (row["hypothesis"] for row in rows)))
     return {"texts_the_same": [same, len(rows)], "timestamps": timed["chunks"]}
 

@@ -26,15 +26,15 @@ from benchmarks.results import FOLDER, write_result
 from lora_whisper.config import Padding, QuantizationConfig, as_it_is
 from lora_whisper.data.audio import read_audio
 from lora_whisper.evaluation.decoding.decoder import (
+    Decoder,
     DecodingOptions,
     DecodingTask,
-    Recognizer,
     most_letters,
     text_of,
 )
 from lora_whisper.evaluation.decoding.long_form import SILENCE_PROBABILITY, is_silence, token_limit
-from lora_whisper.evaluation.loading import load_whisper, recognizer_of
-from lora_whisper.evaluation.robustness import make_probes
+from lora_whisper.evaluation.loading import decoder_of, load_whisper
+from lora_whisper.evaluation.robustness import no_speech_clips
 from lora_whisper.export.parity import PUBLISHED_SECONDS
 from lora_whisper.model.base import read_base
 from lora_whisper.model.published import SAMPLING_RATE
@@ -92,18 +92,18 @@ def heard_by(folder: Path, language: str, speech: Sequence[np.ndarray]) -> dict[
     base = read_base(config)
     plain = QuantizationConfig("none", False, "auto")
     whisper = load_whisper(base, config, plain, "fp32", torch.device("cpu"))
-    recognizer = recognizer_of(whisper, base)
+    decoder = decoder_of(whisper, base)
     start = base.vocabulary.start(language, "transcribe")
     silent = silence(base.window_seconds)
     return {
-        "silence": asdict(decoded(recognizer, silent, start, "sound")),
-        "silence_log_mel": asdict(decoded(recognizer, silent, start, "log-mel")),
-        "speech": asdict(decoded(recognizer, speech, start, "sound")),
+        "silence": asdict(decoded(decoder, silent, start, "sound")),
+        "silence_log_mel": asdict(decoded(decoder, silent, start, "log-mel")),
+        "speech": asdict(decoded(decoder, speech, start, "sound")),
     }
 
 
 def silence(window_seconds: float) -> list[np.ndarray]:
-    probes = make_probes(CLIPS, window_seconds, None, "transcribe", SEED)
+    probes = no_speech_clips(CLIPS, window_seconds, None, "transcribe", SEED)
     return [read_audio(one.audio) for one in probes]
 
 
@@ -113,24 +113,24 @@ def spoken(manifest: Path, count: int) -> list[np.ndarray]:
 
 
 def decoded(
-    recognizer: Recognizer, clips: Sequence[np.ndarray], start: Sequence[int], padding: Padding
+    decoder: Decoder, clips: Sequence[np.ndarray], start: Sequence[int], padding: Padding
 ) -> Heard:
     """Decode clips with their probabilities, and count."""
     results = []
     for first in range(0, len(clips), BATCH):
         tasks = [
             DecodingTask(
-                recognizer.features.clip(torch.from_numpy(samples), padding),
+                decoder.features.clip(torch.from_numpy(samples), padding),
                 tuple(start),
-                token_limit(recognizer.vocabulary, len(samples), len(start)),
+                token_limit(decoder.vocabulary, len(samples), len(start)),
                 (0, 0),
                 most_letters(len(samples) / SAMPLING_RATE, None),
             )
             for samples in clips[first : first + BATCH]
         ]
-        with recognizer.listening():
-            results += recognizer.decode(tasks, OPTIONS)
-    texts = [text_of(recognizer, one.tokens) for one in results]
+        with decoder.inference():
+            results += decoder.decode(tasks, OPTIONS)
+    texts = [text_of(decoder, one.tokens) for one in results]
     is_text = [any(map(str.isalnum, text)) for text in texts]
     chances = [one.no_speech_probability or 0.0 for one in results]
     return Heard(

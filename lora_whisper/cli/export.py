@@ -37,10 +37,10 @@ from lora_whisper.evaluation.results import Json, ParityResult
 from lora_whisper.evaluation.run_summary import merged_recipe, read_summary
 from lora_whisper.evaluation.test_sets import data_to_score
 from lora_whisper.export.parity import (
-    adapter_consumer,
+    adapter_runtime,
     is_program,
-    load_consumer,
-    load_engine,
+    load_backend,
+    load_runtime,
     module_of,
     padding_in,
     require_packages,
@@ -71,7 +71,7 @@ from lora_whisper.terminal import console, megabytes
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.export.parity import Heard, Sample
+    from lora_whisper.export.parity import Sample, ScoredSet
     from lora_whisper.hub import HubBase
 
 log = logging.getLogger("lora_whisper")
@@ -363,8 +363,8 @@ def _size(folder: Path) -> int:
 
 
 def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
-    """Hear the sample by all; return whether every export that could be tried is close enough."""
-    from lora_whisper.export.parity import PARITY_FILE, hear_models
+    """Try every export; return whether those that could be tried are close enough."""
+    from lora_whisper.export.parity import PARITY_FILE, transcribe_by_models
     from lora_whisper.model.device import new_accelerator
     from lora_whisper.reports.parity import show_parity
 
@@ -379,7 +379,7 @@ def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
     device = new_accelerator(entries[0].precision).device
     usual = sample.settings.padding
     paddings = {padding_in(name, sample.base, usual) for name in tried}
-    heard = hear_models(entries, sample, device, paddings)
+    heard = transcribe_by_models(entries, sample, device, paddings)
     found = {}
     for name in tried:
         try:
@@ -400,19 +400,19 @@ def _try(
     name: str,
     config: ExportConfig,
     source: Source,
-    heard: Mapping[Padding, Mapping[str, Heard]],
+    heard: Mapping[Padding, Mapping[str, ScoredSet]],
     sample: Sample,
     device: torch.device,
 ) -> ParityResult:
-    """Hear one export, and write what was found beside it."""
+    """Transcribe one export, and write what was found beside it."""
     from lora_whisper.export.parity import ADAPTER, MERGED, PARITY_FILE, compare
 
     place, dtype = source.folder.export / name, config.dtype_for(name)
     sample = sample.padded(padding_in(name, sample.base, sample.settings.padding))
-    consumer = (
-        adapter_consumer(place, source.base, device)
+    runtime = (
+        adapter_runtime(place, source.base, device)
         if name == "adapter"
-        else load_consumer(name, place, sample.base, device)
+        else load_runtime(name, place, sample.base, device)
     )
     title, tolerance = f"{name} {dtype}", config.parity.tolerance
     made_of = merged_recipe(source.folder)
@@ -420,10 +420,10 @@ def _try(
     # Of an adapter that was merged in part, or into other weights, the merged model is another one.
     is_of_adapter = name == "adapter" and not is_whole(made_of)
     reference = ADAPTER if is_of_adapter else MERGED
-    parity = compare(title, consumer, place, heard, sample, tolerance, reference)
+    parity = compare(title, runtime, place, heard, sample, tolerance, reference)
     if not parity.is_within and is_program(name, sample.base):
-        engine = load_engine(name, place, sample.base, device)
-        below = compare(title, engine, place, heard, sample, tolerance, reference)
+        backend = load_backend(name, place, sample.base, device)
+        below = compare(title, backend, place, heard, sample, tolerance, reference)
         parity = dataclasses.replace(parity, below=below)
     write_json(place / PARITY_FILE, _made(name, dtype, source) | parity.to_json())
     return parity

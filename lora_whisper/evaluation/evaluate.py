@@ -15,7 +15,7 @@ from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.loading import Listening, weights_of
+from lora_whisper.evaluation.loading import Transcriber, weights_of
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.plan import Plan
 from lora_whisper.evaluation.results import (
@@ -141,14 +141,14 @@ class Evaluator:
         self._compare()
 
     def _evaluate(self, entry: ModelEntry) -> None:
-        model = Listening(entry, self.plan.dtype, self.device, self.plan.more.cache)
+        model = Transcriber(entry, self.plan.dtype, self.device, self.plan.more.cache)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
         try:
             self._evaluate_loaded(model)
         finally:
             model.close()
 
-    def _evaluate_loaded(self, model: Listening) -> None:
+    def _evaluate_loaded(self, model: Transcriber) -> None:
         sets = [(one, with_codes(one.corpus, model.vocabulary).utterances) for one in self.sets]
         for one, utterances in sets:
             self._score(model, one, utterances)
@@ -162,7 +162,7 @@ class Evaluator:
 
     def _scored(
         self,
-        model: Listening,
+        model: Transcriber,
         one: LoadedSet,
         utterances: Utterances,
         settings: EvaluationConfig,
@@ -171,25 +171,25 @@ class Evaluator:
     ) -> tuple[Score, list[ScoredUtterance]]:
         """Decode a set, or take what was decoded before, and score it."""
         from lora_whisper.evaluation.provenance import provenance
-        from lora_whisper.evaluation.score import judge
+        from lora_whisper.evaluation.score import score_transcriptions
 
         seed, name = self.plan.seed, model.entry.name
         part = "" if scale == 1.0 else f" × {scale:g}"
         where = one.name if condition == CLEAN else f"{one.name}, {condition}"
         title = f"scoring {name}{part} on {where}"
-        heard, is_known = model.hear(title, utterances, settings, seed, condition, scale)
+        heard, is_known = model.transcribe(title, utterances, settings, seed, condition, scale)
         if condition == CLEAN and scale == 1.0:
             report_bad_audio(heard.bad, one.set.data)
         vocabulary, weights = model.vocabulary, weights_of(model.entry, scale)
         score, rows = processes.from_main(
-            lambda: judge(utterances, heard, vocabulary, settings, seed)
+            lambda: score_transcriptions(utterances, heard, vocabulary, settings, seed)
         )
         of = processes.from_main(
             lambda: provenance(weights, utterances, vocabulary, settings, seed, condition)
         )
         return dataclasses.replace(score, of=of, cached=is_known), rows
 
-    def _score(self, model: Listening, one: LoadedSet, utterances: Utterances) -> None:
+    def _score(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
         from lora_whisper.evaluation.diagnostics import (
             analyse_errors,
             find_hallucination,
@@ -214,7 +214,7 @@ class Evaluator:
     # ── beyond the average ───────────────────────────────────────────────────────────────────
 
     def _score_in(
-        self, condition: str, model: Listening, one: LoadedSet, utterances: Utterances
+        self, condition: str, model: Transcriber, one: LoadedSet, utterances: Utterances
     ) -> None:
         """Score the set in another condition, beside the clean one."""
         from lora_whisper.evaluation.robustness import settings_in
@@ -226,19 +226,19 @@ class Evaluator:
         _put(conditions, CLEAN, name, self.scores[one.name][name].brief())
         _put(conditions, condition, name, score.brief())
 
-    def _test_without_speech(self, model: Listening, utterances: Utterances) -> None:
+    def _test_without_speech(self, model: Transcriber, utterances: Utterances) -> None:
         """Decode sound without speech, told the language and task of the first utterance."""
-        from lora_whisper.evaluation.robustness import make_probes, probed
+        from lora_whisper.evaluation.robustness import no_speech_clips, no_speech_tests
 
         clips, first, seed = self.plan.more.probe_clips, utterances[0], self.plan.seed
         if not clips:
             return
         language, name = first.language_token or first.language, model.entry.name
-        probes = make_probes(clips, model.window_seconds, language, first.task, seed)
-        heard, _ = model.hear(f"probing {name}", probes, self._ungrouped, seed)
-        self.no_speech[name] = probed(probes, heard.texts)
+        probes = no_speech_clips(clips, model.window_seconds, language, first.task, seed)
+        heard, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
+        self.no_speech[name] = no_speech_tests(probes, heard.texts)
 
-    def _scale(self, model: Listening, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
+    def _scale(self, model: Transcriber, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
         """Score parts of the adapter: what is gained on the tests, what is lost elsewhere."""
         held_out = [(one, utterances) for one, utterances in sets if one.role != "training"]
         for scale in self.plan.more.adapter_scales:

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
-    from lora_whisper.evaluation.decoding.decoder import Recognizer
-    from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+    from lora_whisper.evaluation.decoding.decoder import Decoder
+    from lora_whisper.evaluation.decoding.transcribe import Transcriptions
     from lora_whisper.model.tokenizer import Vocabulary
 
 
@@ -177,28 +177,28 @@ def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:
     return cast("WhisperForConditionalGeneration", model.get_base_model())
 
 
-def recognizer_of(whisper: WhisperForConditionalGeneration, base: Base) -> Recognizer:
-    from lora_whisper.evaluation.decoding.whisper import WhisperRecognizer
+def decoder_of(whisper: WhisperForConditionalGeneration, base: Base) -> Decoder:
+    from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 
-    return WhisperRecognizer(whisper, base.processor, base.vocabulary, base.features)
+    return WhisperDecoder(whisper, base.processor, base.vocabulary, base.features)
 
 
-def hear(
+def transcribe_or_reuse(
     title: str,
     model: str,
-    recognizer: Callable[[], Recognizer],
+    decoder: Callable[[], Decoder],
     utterances: Sequence[Utterance],
     settings: EvaluationConfig,
     seed: int,
     *,
     condition: str = CLEAN,
     reuse: bool = True,
-) -> tuple[Hypotheses, bool]:
+) -> tuple[Transcriptions, bool]:
     """Decode utterances with a progress bar, or take what was decoded before.
 
     Args:
         model: names the model exactly, see `identity`.
-        recognizer: called where something has to be decoded.
+        decoder: called where something has to be decoded.
         reuse: whether what was decoded before may be taken.
 
     Returns:
@@ -206,21 +206,23 @@ def hear(
     """
     from lora_whisper.evaluation.decoding.cache import (
         decoded_by_one,
-        hypotheses_key,
-        read_hypotheses,
-        write_hypotheses_of,
+        read_transcriptions,
+        transcriptions_key,
+        write_transcriptions,
     )
     from lora_whisper.evaluation.decoding.transcribe import transcribe
     from lora_whisper.evaluation.robustness import change_for
 
-    key = processes.from_main(lambda: hypotheses_key(model, utterances, settings, condition, seed))
+    key = processes.from_main(
+        lambda: transcriptions_key(model, utterances, settings, condition, seed)
+    )
     # The points of a sweep that run side by side come to their base at the same time.
     alone = decoded_by_one(key) if reuse else nullcontext()
     with processes.entered_by_main(alone):
-        known = processes.from_main(lambda: read_hypotheses(key)) if reuse else None
+        known = processes.from_main(lambda: read_transcriptions(key)) if reuse else None
         if known is not None:
             return known, True
-        listener = recognizer()
+        listener = decoder()
         with work(title, len(utterances)) as bar:
             found = transcribe(
                 listener,
@@ -231,16 +233,16 @@ def hear(
                 on_progress=lambda done, total: bar.update(done),
             )
         if processes.is_main():
-            write_hypotheses_of(key, found)
+            write_transcriptions(key, found)
         return found, False
 
 
-def with_batch_size(settings: EvaluationConfig, recognizer: Recognizer) -> EvaluationConfig:
+def with_batch_size(settings: EvaluationConfig, decoder: Decoder) -> EvaluationConfig:
     """With what null stands for: by the model's width."""
 
     if settings.batch_size is not None:
         return settings
-    return dataclasses.replace(settings, batch_size=scoring_batch_for_width(recognizer.width))
+    return dataclasses.replace(settings, batch_size=scoring_batch_for_width(decoder.width))
 
 
 def scoring_batch_for_width(width: int) -> int:
@@ -248,13 +250,13 @@ def scoring_batch_for_width(width: int) -> int:
     return 16 if width < MEDIUM_WIDTH else 4
 
 
-class Listening:
+class Transcriber:
     """A model entry, in memory from the first time that it has to decode until `close`."""
 
     def __init__(self, entry: ModelEntry, asked: Dtype, device: torch.device, reuse: bool):
         self.entry, self.asked, self.device, self.reuse = entry, asked, device, reuse
         self._model: PeftModel | None = None  # of an adapter
-        self._recognizer: Recognizer | None = None
+        self._decoder: Decoder | None = None
         self._scale: float | None = None
         self._scaled = ExitStack()
 
@@ -283,7 +285,7 @@ class Listening:
         dtype = str(dtype_of(one, self.asked, self.device)).removeprefix("torch.")
         return {"dtype": dtype, "fingerprint": fingerprint(base_of(one).checkpoint)}
 
-    def hear(
+    def transcribe(
         self,
         title: str,
         utterances: Sequence[Utterance],
@@ -291,11 +293,11 @@ class Listening:
         seed: int,
         condition: str = CLEAN,
         scale: float = 1.0,
-    ) -> tuple[Hypotheses, bool]:
-        """As `hear`, of this model with so much of its adapter."""
+    ) -> tuple[Transcriptions, bool]:
+        """As `transcribe_or_reuse`, of this model with so much of its adapter."""
         model = identity(self._at(scale), self.asked, self.device)
         name = model if scale in (0.0, 1.0) else f"{model} scale {scale:g}"
-        return hear(
+        return transcribe_or_reuse(
             title,
             name,
             lambda: self._loaded(scale),
@@ -311,7 +313,7 @@ class Listening:
         import torch
 
         self._scaled.close()
-        self._model = self._recognizer = None
+        self._model = self._decoder = None
         gc.collect()  # PEFT's layers refer to each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # for CTranslate2, which has an allocator of its own
@@ -320,9 +322,9 @@ class Listening:
         """Nothing of an adapter is its base."""
         return self.entry if scale else dataclasses.replace(self.entry, adapter=None)
 
-    def _loaded(self, scale: float) -> Recognizer:
-        if self._recognizer is None:
-            self._recognizer = self._load()
+    def _loaded(self, scale: float) -> Decoder:
+        if self._decoder is None:
+            self._decoder = self._load()
         if self._model is not None and scale != self._scale:
             from lora_whisper.lora.adapter import merged_in_place, scaled
 
@@ -331,30 +333,30 @@ class Listening:
                 self._scaled.enter_context(scaled(self._model, scale))
             self._scaled.enter_context(merged_in_place(self._model))
             self._scale = scale
-        return self._recognizer
+        return self._decoder
 
-    def _load(self) -> Recognizer:
+    def _load(self) -> Decoder:
         from lora_whisper.evaluation.decoding.decoder import BrokenModel
 
         try:
-            return self._new_recognizer()
+            return self._new_decoder()
         except UserError as error:  # such as weights that are missing: the others are scored
             raise BrokenModel(str(error)) from error
 
-    def _new_recognizer(self) -> Recognizer:
+    def _new_decoder(self) -> Decoder:
         one = self.entry
         if one.folder is not None:
-            from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
+            from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 
             kind = "default" if self.asked == "auto" else self.asked
-            return CTranslate2Recognizer.load(one.folder, str(self.device), kind)
+            return CTranslate2Decoder.load(one.folder, str(self.device), kind)
         whisper = load_model(one, self.asked, self.device)
         if one.adapter is not None:
             from lora_whisper.lora.adapter import load_adapter
 
             self._model = load_adapter(whisper, one.adapter)
             whisper = whisper_inside(self._model)
-        return recognizer_of(whisper, base_of(one))
+        return decoder_of(whisper, base_of(one))
 
 
 def load_model(

@@ -115,7 +115,7 @@ SHORTEST_SHARE = 0.2  # of a window; the lengths are spread from here to a whole
 SHOWN_TEXTS = 5
 
 
-def make_probes(
+def no_speech_clips(
     clips: int, window_seconds: float, language: str | None, task: str, seed: int
 ) -> list[Utterance]:
     """So many clips of each kind, from a fifth of a window to a whole one; always the same.
@@ -157,7 +157,7 @@ def _wav(kind: str, seconds: float, seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def probed(probes: Sequence[Utterance], texts: Sequence[str]) -> dict[str, NoSpeechTest]:
+def no_speech_tests(probes: Sequence[Utterance], texts: Sequence[str]) -> dict[str, NoSpeechTest]:
     """By kind, in how many clips a model heard anything; punctuation alone is nothing."""
     found = {}
     for kind in KINDS:

@@ -220,7 +220,7 @@ def _are_parts(adapters: Any) -> bool:
     )
 
 
-def hypotheses_of(folder: RunFolder, model: str, score: Score) -> list[ScoredUtterance]:
+def scored_utterances_of(folder: RunFolder, model: str, score: Score) -> list[ScoredUtterance]:
     """The lines behind a score of the run's own test set; none where they are gone, or of others.
 
     An evaluation that was killed has left new lines beside the summary of the one before. Lines of

@@ -12,7 +12,7 @@ from typing import Any
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.dataset import Utterance, written_language
 from lora_whisper.data.sources.rows import USUAL_NAMES
-from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from lora_whisper.evaluation.metrics import (
     Counts,
     character_error_counts,
@@ -30,7 +30,7 @@ from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, Vocabulary
 Align = Callable[[str, str], Counts]
 
 
-def scored_row(
+def score_utterance(
     row: str,
     language: str | None,
     reference: str,
@@ -71,9 +71,9 @@ def hypotheses_jsonl(rows: Iterable[ScoredUtterance]) -> bytes:
     return "".join(lines).encode()
 
 
-def judge(
+def score_transcriptions(
     utterances: Sequence[Utterance],
-    heard: Hypotheses,
+    heard: Transcriptions,
     vocabulary: Vocabulary,
     settings: EvaluationConfig,
     seed: int,
@@ -90,7 +90,7 @@ def judge(
     """
     reasons = {bad.row: bad.reason for bad in heard.bad}
     rows = [
-        scored_row(
+        score_utterance(
             utterance.row,
             written_language(vocabulary, utterance),
             utterance.text,

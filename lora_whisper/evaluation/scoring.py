@@ -20,9 +20,9 @@ from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.loading import (
-    hear,
+    decoder_of,
     identity,
-    recognizer_of,
+    transcribe_or_reuse,
     weights_of,
     whisper_inside,
     with_batch_size,
@@ -61,15 +61,15 @@ def is_decoded(
     entry: ModelEntry, device: torch.device, utterances: Utterances, config: TrainConfig
 ) -> bool:
     """Whether `score_model` would find what it needs decoded already."""
-    from lora_whisper.evaluation.decoding.cache import hypotheses_key, read_hypotheses
+    from lora_whisper.evaluation.decoding.cache import read_transcriptions, transcriptions_key
 
     settings, seed = config.evaluation, config.seed
     chosen = sample(utterances, settings.max_utterances, seed)
     model = identity(entry, "auto", device)
 
     def known() -> bool:
-        key = hypotheses_key(model, chosen, settings, CLEAN, seed)
-        return read_hypotheses(key) is not None
+        key = transcriptions_key(model, chosen, settings, CLEAN, seed)
+        return read_transcriptions(key) is not None
 
     return processes.from_main(known)
 
@@ -87,13 +87,13 @@ def validation_wer(
 ) -> float:
     """The WER on the validation sample, by decoding it."""
     from lora_whisper.evaluation.decoding.transcribe import transcribe
-    from lora_whisper.evaluation.score import judge
+    from lora_whisper.evaluation.score import score_transcriptions
     from lora_whisper.lora.adapter import merged_in_place
 
     # Groups are for the test set, whose columns the validation set need not have.
     settings = dataclasses.replace(config.evaluation, group_by=())
     with merged_in_place(model), work("validating", len(utterances)) as bar:
-        listener = recognizer_of(whisper_inside(model), base)
+        listener = decoder_of(whisper_inside(model), base)
         found = transcribe(
             listener,
             utterances,
@@ -103,7 +103,7 @@ def validation_wer(
         )
     report_bad_audio(found.bad, config.data)
     score, _ = processes.from_main(
-        lambda: judge(utterances, found, base.vocabulary, settings, config.seed)
+        lambda: score_transcriptions(utterances, found, base.vocabulary, settings, config.seed)
     )
     return score.wer
 
@@ -137,21 +137,21 @@ def score_model(
     `evaluation.max_utterances` draws the same sample for every model of a run.
     """
     from lora_whisper.evaluation.provenance import provenance
-    from lora_whisper.evaluation.score import judge
+    from lora_whisper.evaluation.score import score_transcriptions
 
     settings = config.evaluation
     chosen = sample(utterances, settings.max_utterances, config.seed)
-    found, is_known = hear(
+    found, is_known = transcribe_or_reuse(
         f"scoring {entry.name}",
         identity(entry, "auto", whisper.device),
-        lambda: recognizer_of(whisper, base),
+        lambda: decoder_of(whisper, base),
         chosen,
         settings,
         config.seed,
     )
     report_bad_audio(found.bad, config.data)
     score, rows = processes.from_main(
-        lambda: judge(chosen, found, base.vocabulary, settings, config.seed)
+        lambda: score_transcriptions(chosen, found, base.vocabulary, settings, config.seed)
     )
     of = processes.from_main(
         lambda: provenance(weights_of(entry), chosen, base.vocabulary, settings, config.seed)

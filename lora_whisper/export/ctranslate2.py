@@ -1,6 +1,6 @@
 """The folder that CTranslate2 loads, with its relatives; and faster-whisper, which hears it.
 
-Models of other windows and vocabularies than the published ones go to `evaluation`'s recognizer for
+Models of other windows and vocabularies than the published ones go to `evaluation`'s decoder for
 CTranslate2, which has no faster-whisper around it.
 """
 
@@ -89,8 +89,8 @@ class FasterWhisperProgram:
         self.model = model
         # Otherwise the prompt is <|startoftranscript|> <|notimestamps|>: without language and task.
         self.prompts_with_language = bool(model.model.is_multilingual)
-        engine = version("ctranslate2")
-        self.name = f"faster-whisper {version('faster-whisper')} (CTranslate2 {engine})"
+        backend = version("ctranslate2")
+        self.name = f"faster-whisper {version('faster-whisper')} (CTranslate2 {backend})"
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> FasterWhisperProgram:
@@ -116,7 +116,7 @@ class FasterWhisperProgram:
             raise UserError(f"{folder} does not load in faster-whisper: {error}") from None
         return cls(model)
 
-    def hear(self, samples: np.ndarray, language: str | None, task: str) -> str:
+    def transcribe(self, samples: np.ndarray, language: str | None, task: str) -> str:
         """The text of mono audio at 16 kHz in float32.
 
         Args:

@@ -54,7 +54,7 @@ def write_model(
     Args:
         weights: of the model, one after the other, in the order of `shapes` and in `dtype`.
         checkpoint: that everything else is taken from.
-        notes: JSON files that no consumer reads, by their names.
+        notes: JSON files that no runtime reads, by their names.
     """
     processor = load_processor(checkpoint)
     with written_whole(folder) as aside:

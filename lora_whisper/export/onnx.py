@@ -270,7 +270,7 @@ NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 ERRORS_ONLY = 3  # of ONNX Runtime's levels; below are its remarks on its own optimizations
 
 
-class OnnxEngine:
+class OnnxBackend:
     """Encoder and decoder on the CPU; `evaluation.decoding.stepwise` decodes with them.
 
     Keys and values stay ONNX Runtime's, from call to call.
@@ -285,7 +285,7 @@ class OnnxEngine:
         self.past: dict[str, Any] = {}
 
     @classmethod
-    def load(cls, folder: Path) -> OnnxEngine:
+    def load(cls, folder: Path) -> OnnxBackend:
         """Load encoder.onnx and decoder.onnx.
 
         Raises:
@@ -305,7 +305,7 @@ class OnnxEngine:
         except Exception as error:  # ONNX Runtime's have no class of their own in common
             raise UserError(f"{folder} does not load as an ONNX Whisper: {error}") from None
 
-    def hear(self, features: Tensor) -> None:
+    def encode(self, features: Tensor) -> None:
         """Encode a window: log-mel (mel bins, frames) in float32 on the CPU."""
         window = _value(features[None].numpy())
         outputs = self.encoder.run_with_ort_values(self.heard, {"input_features": window})

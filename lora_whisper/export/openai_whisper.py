@@ -187,10 +187,10 @@ def write(checkpoint: Path, folder: Path, dtype: str) -> None:
 # ── openai-whisper: the program, and the model below it ───────────────────────────────────────────
 
 
-class OpenAIWhisperEngine:
+class OpenAIWhisperBackend:
     """OpenAI's own module in float32, for windows and vocabularies of any size.
 
-    See `Engine` of evaluation/decoding/stepwise.py.
+    See `Backend` of evaluation/decoding/stepwise.py.
     """
 
     def __init__(self, model: Any):
@@ -199,7 +199,7 @@ class OpenAIWhisperEngine:
         self.cache, _ = model.install_kv_cache_hooks()
 
     @classmethod
-    def load(cls, folder: Path) -> OpenAIWhisperEngine:
+    def load(cls, folder: Path) -> OpenAIWhisperBackend:
         """Load the model.pt of a folder onto the CPU.
 
         Raises:
@@ -207,13 +207,13 @@ class OpenAIWhisperEngine:
         """
         return cls(load_model(folder, "cpu"))
 
-    def hear(self, features: Tensor) -> None:
-        """See `Engine`."""
+    def encode(self, features: Tensor) -> None:
+        """See `Backend`."""
         self.encoded = self.model.encoder(features[None])
         self.cache.clear()
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
-        """See `Engine`."""
+        """See `Backend`."""
         # With keys of earlier tokens, its attention is right for one token at a time only.
         parts = [[token] for token in tokens] if self.cache else [tokens]
         for part in parts:
@@ -246,7 +246,7 @@ class OpenAIWhisperProgram:
         """
         return cls(load_model(folder, device), device)
 
-    def hear(self, samples: np.ndarray, language: str | None, task: str) -> str:
+    def transcribe(self, samples: np.ndarray, language: str | None, task: str) -> str:
         """The text of mono audio at 16 kHz in float32.
 
         Args:

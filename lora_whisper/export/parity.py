@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.dataset import Utterance, Utterances
-from lora_whisper.evaluation.loading import Listening, weights_of
+from lora_whisper.evaluation.loading import Transcriber, weights_of
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.results import OtherPadding, ParityResult, Score
 from lora_whisper.model.base import Base
@@ -33,8 +33,8 @@ from lora_whisper.terminal import work
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.evaluation.decoding.decoder import Recognizer
-    from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+    from lora_whisper.evaluation.decoding.decoder import Decoder
+    from lora_whisper.evaluation.decoding.transcribe import Transcriptions
     from lora_whisper.evaluation.results import ScoredUtterance
 
 
@@ -45,7 +45,7 @@ PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
 @dataclass(frozen=True)
-class Heard:
+class ScoredSet:
     """What one model made of the utterances."""
 
     score: Score
@@ -66,14 +66,14 @@ class Sample:
             self, settings=dataclasses.replace(self.settings, padding=padding)
         )
 
-    def judged(self, found: Hypotheses, weights: Mapping[str, Any]) -> Heard:
+    def scored(self, found: Transcriptions, weights: Mapping[str, Any]) -> ScoredSet:
         from lora_whisper.evaluation.provenance import provenance
-        from lora_whisper.evaluation.score import judge
+        from lora_whisper.evaluation.score import score_transcriptions
 
         given = (self.base.vocabulary, self.settings, self.seed)
-        score, rows = judge(self.utterances, found, *given)
+        score, rows = score_transcriptions(self.utterances, found, *given)
         of = provenance(weights, self.utterances, *given)
-        return Heard(dataclasses.replace(score, of=of), rows)
+        return ScoredSet(dataclasses.replace(score, of=of), rows)
 
 
 def greedily(settings: EvaluationConfig) -> EvaluationConfig:
@@ -88,52 +88,54 @@ def greedily(settings: EvaluationConfig) -> EvaluationConfig:
     )
 
 
-def hear_models(
+def transcribe_by_models(
     entries: Sequence[ModelEntry],
     sample: Sample,
     device: torch.device,
     paddings: Collection[Padding],
-) -> dict[Padding, dict[str, Heard]]:
+) -> dict[Padding, dict[str, ScoredSet]]:
     """Base, adapter and merged model, by name; what they said before is taken from the cache.
 
     Args:
-        paddings: of the programs; the base, which may take long, is heard with no other.
+        paddings: of the programs; the base, which may take long, is transcribed with no other.
     """
-    heard: dict[Padding, dict[str, Heard]] = {padding: {} for padding in PADDINGS}
+    scored: dict[Padding, dict[str, ScoredSet]] = {padding: {} for padding in PADDINGS}
     for one in entries:
-        listening = Listening(one, "auto", device, reuse=True)
+        transcriber = Transcriber(one, "auto", device, reuse=True)
         try:
             for padding in PADDINGS if one.name in (ADAPTER, MERGED) else paddings:
                 padded = sample.padded(padding)
                 title = f"hearing {one.name}, padded {padding}"
-                found, _ = listening.hear(title, padded.utterances, padded.settings, padded.seed)
-                heard[padding][one.name] = padded.judged(found, weights_of(one))
+                found, _ = transcriber.transcribe(
+                    title, padded.utterances, padded.settings, padded.seed
+                )
+                scored[padding][one.name] = padded.scored(found, weights_of(one))
         finally:
-            listening.close()
-    return heard
+            transcriber.close()
+    return scored
 
 
 def compare(
     name: str,
-    consumer: Consumer,
+    runtime: Runtime,
     place: Path,
-    heard: Mapping[Padding, Mapping[str, Heard]],
+    scored: Mapping[Padding, Mapping[str, ScoredSet]],
     sample: Sample,
     tolerance: float,
     reference: str = MERGED,
 ) -> ParityResult:
-    """Hear the export, and compare it with the model that it has to agree with.
+    """Transcribe the export, and compare it with the model that it has to agree with.
 
     Args:
         place: the export's folder.
         sample: padded as the program pads it.
         reference: the model that it has to agree with.
     """
-    found = consumer.hear(sample.utterances, sample.settings, sample.seed)
+    found = runtime.transcribe(sample.utterances, sample.settings, sample.seed)
     files = [one for one in place.rglob("*") if one.is_file() and one.name != PARITY_FILE]
-    export = sample.judged(found, {"export": sha256(*sorted(files))})
+    export = sample.scored(found, {"export": sha256(*sorted(files))})
     padding = sample.settings.padding
-    models = heard[padding]
+    models = scored[padding]
     measured = models[reference]
     rate = measured.score.leading
     difference = export.score.rate(rate) - measured.score.rate(rate)
@@ -143,11 +145,11 @@ def compare(
         for ours, theirs in _differing(measured, export)
     ]
     (other,) = (one for one in PADDINGS if one != padding)
-    otherwise = heard[other][reference]
+    otherwise = scored[other][reference]
     return ParityResult(
-        consumer=consumer.name,
-        skipped=consumer.skipped,
-        unusual=consumer.unusual,
+        consumer=runtime.name,
+        skipped=runtime.skipped,
+        unusual=runtime.unusual,
         padding=padding,
         utterances=len(export.rows),
         reference=reference,
@@ -167,7 +169,7 @@ def compare(
     )
 
 
-def _differing(one: Heard, other: Heard) -> list[tuple[ScoredUtterance, ScoredUtterance]]:
+def _differing(one: ScoredSet, other: ScoredSet) -> list[tuple[ScoredUtterance, ScoredUtterance]]:
     """Utterances of which two models wrote different texts."""
     pairs = zip(one.rows, other.rows, strict=True)
     return [(ours, theirs) for ours, theirs in pairs if ours.hypothesis != theirs.hypothesis]
@@ -178,30 +180,30 @@ def _differing(one: Heard, other: Heard) -> list[tuple[ScoredUtterance, ScoredUt
 PUBLISHED_SIZES = (51864, 51865, 51866)  # vocabularies of .en, of all before large-v3, and of it
 PUBLISHED_SECONDS = 30.0
 
-Hear = Callable[[Sequence[Utterance], EvaluationConfig, int], "Hypotheses"]
+Transcribe = Callable[[Sequence[Utterance], EvaluationConfig, int], "Transcriptions"]
 
 
 @dataclass(frozen=True)
-class Consumer:
+class Runtime:
     """A program with an export in it."""
 
     name: str  # with its version
-    hear: Hear
+    transcribe: Transcribe
     skipped: str = ""  # the program that this is below, where the model is unusual
     unusual: str = ""  # in what
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Where a format's consumer is found: the module of `export`, and what stands in it."""
+    """Where a format's runtime is found: the module of `export`, and what stands in it."""
 
     shown: str
-    engine_shown: str  # what lies below it
+    backend_shown: str  # what lies below it
     package: str  # whose version is told
     padding: Padding  # of the program, behind clips that are shorter than its window
     module: str  # of `export`
     program: str | None  # class in it; None: what lies below knows of no Whisper
-    engine: str | None  # None: `evaluation` has it
+    backend: str | None  # None: `evaluation` has it
 
 
 KINDS = {
@@ -212,7 +214,7 @@ KINDS = {
         "log-mel",
         "ctranslate2",
         program="FasterWhisperProgram",
-        engine=None,
+        backend=None,
     ),
     "ggml": Kind(
         "whisper.cpp",
@@ -221,7 +223,7 @@ KINDS = {
         "sound",
         "whisper_cpp",
         program="WhisperCppProgram",
-        engine="WhisperCppEngine",
+        backend="WhisperCppBackend",
     ),
     "onnx": Kind(
         "ONNX Runtime",
@@ -230,7 +232,7 @@ KINDS = {
         "sound",
         "onnx",
         program=None,  # it runs graphs
-        engine="OnnxEngine",
+        backend="OnnxBackend",
     ),
     "openai": Kind(
         "openai-whisper",
@@ -239,7 +241,7 @@ KINDS = {
         "log-mel",
         "openai_whisper",
         program="OpenAIWhisperProgram",
-        engine="OpenAIWhisperEngine",
+        backend="OpenAIWhisperBackend",
     ),
 }
 
@@ -264,7 +266,7 @@ def require_packages(name: str) -> None:
         module_of(name).require_package()
 
 
-def load_consumer(name: str, folder: Path, base: Base, device: torch.device) -> Consumer:
+def load_runtime(name: str, folder: Path, base: Base, device: torch.device) -> Runtime:
     """Load the export of a format in `folder` as its users do, if the model is one of theirs.
 
     Args:
@@ -277,8 +279,8 @@ def load_consumer(name: str, folder: Path, base: Base, device: torch.device) -> 
     if is_program(name, base):
         assert kind.program is not None
         program = getattr(module_of(name), kind.program).load(folder, str(device))
-        return Consumer(program.name, lambda *given: _by_program(program, base, *given))
-    below = load_engine(name, folder, base, device)
+        return Runtime(program.name, lambda *given: _by_program(program, base, *given))
+    below = load_backend(name, folder, base, device)
     is_skipped = kind.program is not None
     return dataclasses.replace(below, skipped=kind.shown, unusual=unusual) if is_skipped else below
 
@@ -288,10 +290,10 @@ def is_program(name: str, base: Base) -> bool:
     return name in KINDS and KINDS[name].program is not None and not unusual_in(base)
 
 
-def load_engine(name: str, folder: Path, base: Base, device: torch.device) -> Consumer:
+def load_backend(name: str, folder: Path, base: Base, device: torch.device) -> Runtime:
     """Load the export into what lies below its program: the same weights, prompts of ours."""
-    engine = f"{KINDS[name].engine_shown} {_version(name)}"
-    return Consumer(engine, _by_engine(name, folder, base, device))
+    backend = f"{KINDS[name].backend_shown} {_version(name)}"
+    return Runtime(backend, _by_backend(name, folder, base, device))
 
 
 def _version(name: str) -> str:
@@ -324,22 +326,24 @@ def unusual_in(base: Base) -> str:
     return " and ".join(found)
 
 
-def adapter_consumer(folder: Path, base: ModelConfig, device: torch.device) -> Consumer:
+def adapter_runtime(folder: Path, base: ModelConfig, device: torch.device) -> Runtime:
     """Stock PEFT, which puts the exported adapter on the base in full precision."""
-    from lora_whisper.evaluation.loading import Listening
+    from lora_whisper.evaluation.loading import Transcriber
     from lora_whisper.evaluation.models import ModelEntry
 
     model = dataclasses.replace(base, dtype="float32")
     entry = ModelEntry("adapter", str(folder), "adapter", model, adapter=folder)
 
-    def hear(utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int) -> Hypotheses:
-        listening = Listening(entry, "float32", device, reuse=False)
+    def transcribe_all(
+        utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int
+    ) -> Transcriptions:
+        transcriber = Transcriber(entry, "float32", device, reuse=False)
         try:
-            return listening.hear("hearing in PEFT", utterances, settings, seed)[0]
+            return transcriber.transcribe("hearing in PEFT", utterances, settings, seed)[0]
         finally:
-            listening.close()
+            transcriber.close()
 
-    return Consumer(f"PEFT {version('peft')}", hear)
+    return Runtime(f"PEFT {version('peft')}", transcribe_all)
 
 
 # ── the program ──────────────────────────────────────────────────────────────────────────────
@@ -351,12 +355,12 @@ def _by_program(
     utterances: Sequence[Utterance],
     settings: EvaluationConfig,
     seed: int,
-) -> Hypotheses:
+) -> Transcriptions:
     """One utterance after the other, as a program hears files."""
     from lora_whisper.data.audio import AudioError, read_audio
     from lora_whisper.data.dataset import token_language
     from lora_whisper.data.windows import BadAudio
-    from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+    from lora_whisper.evaluation.decoding.transcribe import Transcriptions
     from lora_whisper.model.published import SAMPLING_RATE
 
     started, texts, seconds, bad = time.perf_counter(), [], [], []
@@ -367,7 +371,7 @@ def _by_program(
                 if done == 1 and hasattr(program, "try_out"):
                     program.try_out(samples)
                 language = token_language(base.vocabulary, one)
-                texts.append(program.hear(samples, language, one.task).strip())
+                texts.append(program.transcribe(samples, language, one.task).strip())
                 seconds.append(len(samples) / SAMPLING_RATE)
             except AudioError as error:
                 texts.append("")
@@ -376,42 +380,44 @@ def _by_program(
             bar.update(done)
     nothing = ((),) * len(texts)
     taken = time.perf_counter() - started
-    return Hypotheses(tuple(texts), tuple(seconds), nothing, tuple(bad), taken)
+    return Transcriptions(tuple(texts), tuple(seconds), nothing, tuple(bad), taken)
 
 
 # ── what lies below it ───────────────────────────────────────────────────────────────────────
 
 
-def _by_engine(name: str, folder: Path, base: Base, device: torch.device) -> Hear:
-    recognizer = _recognizer(name, folder, base, device)
+def _by_backend(name: str, folder: Path, base: Base, device: torch.device) -> Transcribe:
+    decoder = _decoder(name, folder, base, device)
 
-    def hear(utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int) -> Hypotheses:
+    def transcribe_all(
+        utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int
+    ) -> Transcriptions:
         from lora_whisper.evaluation.decoding.transcribe import transcribe
         from lora_whisper.evaluation.loading import with_batch_size
 
         with work(f"hearing in {KINDS[name].shown}", len(utterances)) as bar:
             return transcribe(
-                recognizer,
+                decoder,
                 utterances,
-                with_batch_size(settings, recognizer),
+                with_batch_size(settings, decoder),
                 seed,
                 on_progress=lambda done, total: bar.update(done),
             )
 
-    return hear
+    return transcribe_all
 
 
-def _recognizer(name: str, folder: Path, base: Base, device: torch.device) -> Recognizer:
-    engine = KINDS[name].engine
-    if engine is None:
-        from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
+def _decoder(name: str, folder: Path, base: Base, device: torch.device) -> Decoder:
+    backend = KINDS[name].backend
+    if backend is None:
+        from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 
-        return CTranslate2Recognizer.load(folder, str(device))
-    from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+        return CTranslate2Decoder.load(folder, str(device))
+    from lora_whisper.evaluation.decoding.stepwise import StepwiseDecoder
     from lora_whisper.model.base import load_generation_config
 
-    return StepwiseRecognizer(
-        getattr(module_of(name), engine).load(folder),
+    return StepwiseDecoder(
+        getattr(module_of(name), backend).load(folder),
         base.processor.tokenizer,
         load_generation_config(base.checkpoint),
         base.vocabulary,

@@ -195,10 +195,10 @@ FUNCTIONS = {  # result, arguments
 }
 
 
-class WhisperCppEngine:
+class WhisperCppBackend:
     """Encoder and decoder with all logits, for windows and vocabularies of any size.
 
-    See `Engine` of evaluation/decoding/stepwise.py. Logits are near the checkpoint's, not equal
+    See `Backend` of evaluation/decoding/stepwise.py. Logits are near the checkpoint's, not equal
     to them. The flash attention that whisper.cpp uses unless told otherwise also looks at positions
     of zeros behind the window, of which it fills up 1500 to 1536. Of the embedded nano's logits,
     whose standard deviation is 1.4, the largest difference was 0.28; without it 0.015, which is
@@ -206,7 +206,7 @@ class WhisperCppEngine:
     """
 
     def __init__(self, library: Library, context: int):
-        """`context`: as `Library.load` gives it; it is freed with the engine."""
+        """`context`: as `Library.load` gives it; it is freed with the backend."""
         self.library, self.context = library, context
         call = library.functions
         self.width = call.whisper_model_n_audio_state(self.context)
@@ -215,7 +215,7 @@ class WhisperCppEngine:
         self.given_tokens = 0
 
     @classmethod
-    def load(cls, folder: Path) -> WhisperCppEngine:
+    def load(cls, folder: Path) -> WhisperCppBackend:
         """Load the ggml-model.bin of a folder.
 
         Raises:
@@ -224,8 +224,8 @@ class WhisperCppEngine:
         library = load_library()
         return cls(library, library.load(model_file(folder, library)))
 
-    def hear(self, features: Tensor) -> None:
-        """See `Engine`."""
+    def encode(self, features: Tensor) -> None:
+        """See `Backend`."""
         mel_bins, frames = features.shape
         values = np.ascontiguousarray(features.numpy(), np.float32)
         call = self.library.functions
@@ -235,7 +235,7 @@ class WhisperCppEngine:
         self.given_tokens = 0
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
-        """See `Engine`."""
+        """See `Backend`."""
         call, count = self.library.functions, len(tokens)
         array = (ctypes.c_int32 * count)(*tokens)
         self._check(
@@ -262,7 +262,7 @@ class WhisperCppProgram:
 
     Greedy, one window after the other, without timestamps, previous text, fallback and thresholds.
     It ends a window's text after 220 tokens (half of what the decoder has room for, less 4).
-    Flash attention, which it uses unless told otherwise, is less exact: see `WhisperCppEngine`.
+    Flash attention, which it uses unless told otherwise, is less exact: see `WhisperCppBackend`.
     """
 
     def __init__(self, model: Any, library: Library):
@@ -290,7 +290,7 @@ class WhisperCppProgram:
             raise UserError(f"{path} does not load in whisper.cpp: {library.complaints[0]}")
         return cls(model, library)
 
-    def hear(self, samples: np.ndarray, language: str | None, task: str) -> str:
+    def transcribe(self, samples: np.ndarray, language: str | None, task: str) -> str:
         """The text of mono audio at 16 kHz in float32.
 
         Args:

@@ -26,7 +26,7 @@ from lora_whisper.evaluation.results import (
     ScoredUtterance,
     rate_name,
 )
-from lora_whisper.evaluation.run_summary import hypotheses_of
+from lora_whisper.evaluation.run_summary import scored_utterances_of
 from lora_whisper.evaluation.significance import compare
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
@@ -274,7 +274,7 @@ def anonymous(text: str) -> str:
 def hypotheses(point: Point, model: str) -> list[ScoredUtterance]:
     """What was heard of the run's own test set; empty where the file is gone."""
     score = point.score if model == "adapter" else point.base
-    return hypotheses_of(RunFolder(point.folder), model, score) if score else []
+    return scored_utterances_of(RunFolder(point.folder), model, score) if score else []
 
 
 def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtterance]]) -> None:

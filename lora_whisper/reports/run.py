@@ -16,7 +16,7 @@ from lora_whisper.evaluation.results import (
     groups_of,
     rate_name,
 )
-from lora_whisper.evaluation.run_summary import RunSummary, hypotheses_of, write_summary
+from lora_whisper.evaluation.run_summary import RunSummary, scored_utterances_of, write_summary
 from lora_whisper.paths import below_home
 from lora_whisper.reports.charts import SERIES, Chart, Scale, course, is_steep
 from lora_whisper.reports.html import render
@@ -172,7 +172,8 @@ def _samples(folder: RunFolder, summary: RunSummary) -> list[Sample]:
     heard = {
         model: found
         for model in MODELS
-        if (score := summary.scores[model]) and (found := hypotheses_of(folder, model, score))
+        if (score := summary.scores[model])
+        and (found := scored_utterances_of(folder, model, score))
     }
     if not {"base", "adapter"} <= heard.keys() or len({*map(len, heard.values())}) > 1:
         return []

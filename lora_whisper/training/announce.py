@@ -20,7 +20,7 @@ from lora_whisper.data.loader import TrainingWindows, shares
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.text import cleaning_report
 from lora_whisper.errors import listing
-from lora_whisper.evaluation.decoding.whisper import Pace, WhisperRecognizer, measured_pace
+from lora_whisper.evaluation.decoding.whisper import Pace, WhisperDecoder, measured_pace
 from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.evaluation.scoring import validation_sample
 from lora_whisper.lora.adapter import TableRow, adapter_table, parameter_counts
@@ -277,8 +277,8 @@ def scoring_pace(
     """Of decoding on this machine, all processes at once; nothing where nothing is decoded."""
     if speech.test is None and speech.validation is None:
         return Pace(0.0, 0.0)
-    recognizer = WhisperRecognizer(whisper, base.processor, base.vocabulary, base.features)
-    paces = processes.gather([measured_pace(recognizer, scoring_batch(config, whisper))])
+    decoder = WhisperDecoder(whisper, base.processor, base.vocabulary, base.features)
+    paces = processes.gather([measured_pace(decoder, scoring_batch(config, whisper))])
     slowest = (max(getattr(pace, name) for pace in paces) for name in vars(paces[0]))
     return Pace(*(seconds / len(paces) for seconds in slowest))
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import decoding
 from benchmarks.decoding import compared, measured, ours, read_clips
 from lora_whisper.model.tokenizer import text_tokens
-from tests.evaluation.toy_listener import GENERAL, general_speech, nano
+from tests.evaluation.toy_decoder import GENERAL, general_speech, nano
 
 
 def manifest(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from lora_whisper.__main__ import carry_out
 from lora_whisper.evaluation.decoding import transcribe
 from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
-from tests.evaluation.toy_listener import NANO
+from tests.evaluation.toy_decoder import NANO
 from tests.launched import command_line, together
 from tests.toy_speech import write_manifest
 
@@ -156,9 +156,9 @@ def test_the_points_of_a_sweep_pay_for_their_base_once(
     heard: list[int] = []
     decode = transcribe.transcribe
 
-    def counted(recognizer: Any, utterances: Sequence[Any], *more: Any, **named: Any) -> Any:
+    def counted(decoder: Any, utterances: Sequence[Any], *more: Any, **named: Any) -> Any:
         heard.append(len(utterances))
-        return decode(recognizer, utterances, *more, **named)
+        return decode(decoder, utterances, *more, **named)
 
     monkeypatch.setattr(transcribe, "transcribe", counted)
     few = ("training.max_steps=1", "training.validate_every_steps=null", "adapter.rank=1,2")

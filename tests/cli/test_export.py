@@ -15,7 +15,7 @@ import pytest
 from lora_whisper.cli import export
 from lora_whisper.cli.export import _show_quantizer
 from lora_whisper.config import EXPORT_DTYPES
-from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from lora_whisper.export import adapter, ctranslate2
 from lora_whisper.export import parity as parity_module
 from lora_whisper.export.whisper_cpp import quantize_command
@@ -98,11 +98,13 @@ def test_a_program_that_hears_otherwise_is_told_from_weights_that_do(
 ) -> None:
     """As faster-whisper may do with a model of a published size: here it hears what nobody said."""
 
-    def babble(utterances: Sequence[Any], *_: object) -> Hypotheses:
+    def babble(utterances: Sequence[Any], *_: object) -> Transcriptions:
         count = len(utterances)
-        return Hypotheses(("no such word " * 9,) * count, (1.0,) * count, ((),) * count, (), 1.0)
+        return Transcriptions(
+            ("no such word " * 9,) * count, (1.0,) * count, ((),) * count, (), 1.0
+        )
 
-    monkeypatch.setattr(export, "load_consumer", lambda *_: parity_module.Consumer("mad 1", babble))
+    monkeypatch.setattr(export, "load_runtime", lambda *_: parity_module.Runtime("mad 1", babble))
     monkeypatch.setattr(export, "is_program", lambda *_: True)
     monkeypatch.setattr(parity_module, "is_program", lambda *_: True)
     assert line("export", "run=outputs/a", "format=ctranslate2", "dtype=float32") == 1
@@ -269,5 +271,5 @@ def test_the_table_of_dtypes_is_that_of_the_writers(name: str) -> None:
 def test_consumers_are_where_the_table_says(name: str) -> None:
     kind, module = parity_module.KINDS[name], parity_module.module_of(name)
     assert callable(module.require_package)
-    for place in filter(None, (kind.program, kind.engine)):
+    for place in filter(None, (kind.program, kind.backend)):
         assert callable(getattr(module, place).load)

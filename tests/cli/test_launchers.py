@@ -14,10 +14,10 @@ import pytest
 from lora_whisper.cli.workers import Workers
 from lora_whisper.evaluation.decoding.cache import (
     decoded_by_one,
-    read_hypotheses,
-    write_hypotheses_of,
+    read_transcriptions,
+    write_transcriptions,
 )
-from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from tests.cli.conftest import World
 from tests.cli.light_command import light, real
 from tests.cli.test_sweeping import short_run
@@ -139,12 +139,12 @@ def test_what_two_processes_want_decoded_is_decoded_by_one(tmp_path: Path) -> No
 
 def _decode(log: Path) -> None:
     with decoded_by_one("key"):
-        if read_hypotheses("key") is not None:
+        if read_transcriptions("key") is not None:
             return
         with log.open("a") as file:
             file.write("decoded\n")
         time.sleep(0.5)
-        write_hypotheses_of("key", Hypotheses((), (), (), (), 0.0))
+        write_transcriptions("key", Transcriptions((), (), (), (), 0.0))
 
 
 def test_whoever_decodes_next_does_it_when_the_first_one_was_killed(tmp_path: Path) -> None:

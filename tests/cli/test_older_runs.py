@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lora_whisper.cli import adapters
-from lora_whisper.evaluation.run_summary import hypotheses_of, read_summary
+from lora_whisper.evaluation.run_summary import read_summary, scored_utterances_of
 from lora_whisper.lora.provenance import is_trained_adapter, lineage_of, read_record
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
@@ -43,7 +43,7 @@ def test_its_scores_record_and_base_are_known(outputs: Path) -> None:
         score = summary.scores[model]
         assert score is not None
         assert score.wer == written[model]["wer"]
-        assert len(hypotheses_of(run, model, score)) == score.utterances == 100
+        assert len(scored_utterances_of(run, model, score)) == score.utterances == 100
     assert read_config(run).adapter.rank == 1
     assert is_trained_adapter(run)
     record = read_record(run.adapter)

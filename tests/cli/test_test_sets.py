@@ -16,7 +16,7 @@ from lora_whisper.evaluation.test_sets import TestSet, data_to_score, group_labe
 from lora_whisper.schema import from_values
 from tests.cli.conftest import World
 from tests.composed import train_values
-from tests.evaluation.toy_listener import utterance
+from tests.evaluation.toy_decoder import utterance
 
 
 def trained(world: World, *more: str) -> TrainConfig:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lora_whisper.evaluation.results import EvaluationResults, ScoredUtterance, from_json
-from lora_whisper.evaluation.score import scored_row
+from lora_whisper.evaluation.score import score_utterance
 
 REFERENCES = (
     "Take two tablets of tramadol.",
@@ -28,7 +28,7 @@ def row(
     number: int, reference: str, heard: str, language: str = "en", **more: Any
 ) -> ScoredUtterance:
     """A line of hypotheses.jsonl."""
-    found = scored_row(f"test.jsonl:{number}", language, reference, heard, seconds=2.5)
+    found = score_utterance(f"test.jsonl:{number}", language, reference, heard, seconds=2.5)
     return replace(found, **more)
 
 

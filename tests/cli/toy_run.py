@@ -13,7 +13,7 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.results import to_json
 from lora_whisper.evaluation.run_summary import RunSummary
-from lora_whisper.evaluation.score import hypotheses_jsonl, score, scored_row
+from lora_whisper.evaluation.score import hypotheses_jsonl, score, score_utterance
 from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_config import write_config
@@ -82,7 +82,7 @@ def _scored(run: RunFolder, model: str, heard: Sequence[Heard]) -> dict[str, Any
     folder = run.evaluation / model / "test"
     folder.mkdir(parents=True)
     rows = [
-        scored_row(
+        score_utterance(
             f"test.jsonl:{number}", one.language, one.reference, text, bad_audio=one.bad_audio
         )
         for number, (one, text) in enumerate(zip(heard, texts, strict=True), start=1)

@@ -23,7 +23,7 @@ from lora_whisper.evaluation.diagnostics import (
     wilson_interval,
 )
 from lora_whisper.evaluation.results import KeywordRecall, ScoredUtterance, from_json, to_json
-from lora_whisper.evaluation.score import scored_row
+from lora_whisper.evaluation.score import score_utterance
 from tests.evaluation.toy_rows import rows_of
 
 FLUENT = (
@@ -52,7 +52,7 @@ def test_the_same_words_four_times_in_a_row_are_a_loop(text: str, expected: bool
 def row(
     reference: str, hypothesis: str, seconds: float = 10.0, language: str = "en"
 ) -> ScoredUtterance:
-    return scored_row("a.jsonl:1", language, reference, hypothesis, seconds=seconds)
+    return score_utterance("a.jsonl:1", language, reference, hypothesis, seconds=seconds)
 
 
 def test_whispers_own_threshold_finds_what_repeats_itself() -> None:
@@ -88,7 +88,7 @@ def test_text_where_nobody_speaks() -> None:
 def test_utterances_are_counted_once_whatever_they_show() -> None:
     heard = {"one": "one", "": "so " * 60, "two words": "two words words words words"}
     rows = [
-        scored_row(f"a.jsonl:{number}", "en", said, text, seconds=60.0)
+        score_utterance(f"a.jsonl:{number}", "en", said, text, seconds=60.0)
         for number, (said, text) in enumerate(heard.items())
     ]
     found = find_hallucination(rows)

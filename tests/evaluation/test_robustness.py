@@ -15,12 +15,12 @@ from lora_whisper.evaluation.robustness import (
     SOUNDS,
     change_for,
     chosen_conditions,
-    make_probes,
-    probed,
+    no_speech_clips,
+    no_speech_tests,
     settings_in,
 )
 from lora_whisper.model.published import SAMPLING_RATE
-from tests.evaluation.toy_listener import GREEDY, utterance
+from tests.evaluation.toy_decoder import GREEDY, utterance
 
 SPOKEN = utterance(Path("a.wav"), 2.0)
 
@@ -131,10 +131,10 @@ def test_the_other_padding_is_a_condition_and_the_own_is_none() -> None:
 
 
 def test_each_kind_is_made_at_lengths_up_to_a_window_and_always_the_same() -> None:
-    probes = make_probes(3, 5.0, "sw", "transcribe", seed=1)
+    probes = no_speech_clips(3, 5.0, "sw", "transcribe", seed=1)
     assert len(probes) == 3 * len(KINDS)
     assert [round(one.duration_seconds, 2) for one in probes[:3]] == [1.0, 3.0, 5.0]
-    again = make_probes(3, 5.0, "sw", "transcribe", seed=1)
+    again = no_speech_clips(3, 5.0, "sw", "transcribe", seed=1)
     for one, other in zip(probes, again, strict=True):
         heard = read_audio(one.audio)
         assert np.array_equal(heard, read_audio(other.audio))
@@ -143,7 +143,7 @@ def test_each_kind_is_made_at_lengths_up_to_a_window_and_always_the_same() -> No
 
 
 def test_they_sound_as_they_are_called() -> None:
-    probes = make_probes(1, 4.0, "en", "transcribe", seed=1)
+    probes = no_speech_clips(1, 4.0, "en", "transcribe", seed=1)
     sound = {one.columns["kind"]: read_audio(one.audio) for one in probes}
     assert not sound["silence"].any()
     spectra = {
@@ -156,9 +156,9 @@ def test_they_sound_as_they_are_called() -> None:
 
 
 def test_what_was_written_is_counted_by_kind_and_punctuation_is_nothing() -> None:
-    probes = make_probes(2, 2.0, "en", "transcribe", seed=1)
+    probes = no_speech_clips(2, 2.0, "en", "transcribe", seed=1)
     texts = ["Thank you.", "...", "", "", "♪", "la la", "", ""]
-    found = probed(probes, texts)
+    found = no_speech_tests(probes, texts)
     assert {kind: (one.clips, one.with_text) for kind, one in found.items()} == {
         "silence": (2, 1),
         "white": (2, 0),

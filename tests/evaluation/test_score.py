@@ -11,11 +11,17 @@ import pytest
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from lora_whisper.evaluation.normalizers import normalizer_for
 from lora_whisper.evaluation.results import ScoredUtterance
-from lora_whisper.evaluation.score import Score, hypotheses_jsonl, judge, score, scored_row
-from tests.evaluation.toy_listener import GREEDY, IN_BATCHES, Toy, make_toy, utterance
+from lora_whisper.evaluation.score import (
+    Score,
+    hypotheses_jsonl,
+    score,
+    score_transcriptions,
+    score_utterance,
+)
+from tests.evaluation.toy_decoder import GREEDY, IN_BATCHES, Toy, make_toy, utterance
 from tests.evaluation.toy_rows import rows_of, with_errors
 from tests.toy_speech import write_clip
 
@@ -115,9 +121,9 @@ def test_a_model_that_generates_nothing(language: str) -> None:
 
 def test_bad_audio_and_hours_are_counted_in_groups_too() -> None:
     rows = [
-        scored_row("a:1", "sw", "moja", "moja", seconds=2.5),
-        scored_row("a:2", "sw", "mbili", "", bad_audio="no such file"),
-        scored_row("a:3", "sw", "tatu", "tatu", seconds=1.5),
+        score_utterance("a:1", "sw", "moja", "moja", seconds=2.5),
+        score_utterance("a:2", "sw", "mbili", "", bad_audio="no such file"),
+        score_utterance("a:3", "sw", "tatu", "tatu", seconds=1.5),
     ]
     result = score(rows, 10, seed=0, groups={"voice": ["f", "f", "m"]})
     assert (result.wer, result.bad_audio, result.audio_seconds) == (1 / 3, 1, 4.0)
@@ -199,13 +205,13 @@ def judged(toy: Toy) -> Judged:
         group_by: tuple[str, ...] = (),
     ) -> tuple[Score, list[ScoredUtterance]]:
         settings = dataclasses.replace(GREEDY, group_by=group_by)
-        return judge(rows, heard(texts, bad), toy.vocabulary, settings, seed=0)
+        return score_transcriptions(rows, heard(texts, bad), toy.vocabulary, settings, seed=0)
 
     return judge_texts
 
 
-def heard(texts: Sequence[str], bad: Sequence[BadAudio] = ()) -> Hypotheses:
-    return Hypotheses(
+def heard(texts: Sequence[str], bad: Sequence[BadAudio] = ()) -> Transcriptions:
+    return Transcriptions(
         texts=tuple(texts),
         seconds=(2.0,) * len(texts),
         segments=((),) * len(texts),
@@ -316,7 +322,9 @@ def test_hypotheses_file_has_a_line_a_row(judged: Judged) -> None:
 def test_the_whole_way(toy: Toy, tmp_path: Path) -> None:
     clips = [write_clip(tmp_path / f"{index}.wav", 0.4 + index / 10) for index in range(3)]
     rows = [utterance(clip, 0.4, text="Hello there.", row=clip.name) for clip in clips]
-    result, scored = judge(rows, toy.hear(rows, IN_BATCHES), toy.vocabulary, IN_BATCHES, seed=0)
+    result, scored = score_transcriptions(
+        rows, toy.transcribe(rows, IN_BATCHES), toy.vocabulary, IN_BATCHES, seed=0
+    )
     assert [one.row for one in scored] == ["0.wav", "1.wav", "2.wav"]
     assert result.reference_words == 6
     assert result.audio_seconds == pytest.approx(0.4 + 0.5 + 0.6)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from lora_whisper.evaluation.normalizers import normalizer_for
-from lora_whisper.evaluation.score import score, scored_row
+from lora_whisper.evaluation.score import score, score_utterance
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def test_there_are_enough_scripts() -> None:
 
 @pytest.mark.parametrize("sentence", SENTENCES, ids=lambda one: f"{one.script}-{one.language}")
 def test_errors_are_those_counted_by_hand(sentence: Misheard) -> None:
-    row = scored_row("a:1", sentence.language, sentence.reference, sentence.hypothesis)
+    row = score_utterance("a:1", sentence.language, sentence.reference, sentence.hypothesis)
     assert (row.substitutions, row.insertions, row.deletions) == sentence.edits
     assert row.reference_words == sentence.words
     result = score([row], 10, seed=0)
@@ -180,7 +180,7 @@ def test_a_sentence_is_itself(sentence: Misheard) -> None:
     """Normalizing changes nothing more the second time, and a sentence beside itself is right."""
     normalize = normalizer_for(sentence.language)
     assert normalize(normalize(sentence.reference)) == normalize(sentence.reference)
-    row = scored_row("a:1", sentence.language, sentence.reference, sentence.reference)
+    row = score_utterance("a:1", sentence.language, sentence.reference, sentence.reference)
     result = score([row], 10, seed=0)
     rates = (result.wer, result.cer, result.wer_orthographic, result.cer_orthographic)
     assert rates == (0, 0, 0, 0)
@@ -191,7 +191,7 @@ def test_which_rate_leads_and_what_words_are() -> None:
     told = {
         one.language: (result.leading, result.units, result.normalizer)
         for one in SENTENCES
-        for result in [score([scored_row("a:1", one.language, one.reference, "")], 10, seed=0)]
+        for result in [score([score_utterance("a:1", one.language, one.reference, "")], 10, seed=0)]
     }
     assert {code for code, (leading, *_) in told.items() if leading == "cer"} == {
         *("zh", "yue", "ja", "th", "lo", "km", "my")

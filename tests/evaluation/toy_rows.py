@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lora_whisper.evaluation.results import ScoredUtterance
-from lora_whisper.evaluation.score import scored_row
+from lora_whisper.evaluation.score import score_utterance
 
 
 def rows_of(
@@ -17,7 +17,7 @@ def rows_of(
     speakers: Sequence[str | None] | None = None,
 ) -> list[ScoredUtterance]:
     return [
-        scored_row(f"a.jsonl:{number}", language, reference, hypothesis, speaker=speaker)
+        score_utterance(f"a.jsonl:{number}", language, reference, hypothesis, speaker=speaker)
         for number, (reference, hypothesis, speaker) in enumerate(
             zip(references, hypotheses, speakers or [None] * len(references), strict=True), start=1
         )

@@ -14,11 +14,11 @@ import pytest
 
 from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Recognizer
+from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import ctranslate2
 from lora_whisper.export.ctranslate2 import FasterWhisperProgram
-from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano
+from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
 
 
@@ -35,9 +35,9 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Merged:
 
 @pytest.mark.parametrize("dtype", ctranslate2.DTYPES)
 def test_nano_hears_what_the_checkpoint_hears(tmp_path: Path, dtype: str) -> None:
-    recognizer = CTranslate2Recognizer.load(exported(NANO, tmp_path / "out", dtype))
+    decoder = CTranslate2Decoder.load(exported(NANO, tmp_path / "out", dtype))
     clips, settings = general_speech(6), dataclasses.replace(GREEDY, batch_size=6)
-    assert transcribe(recognizer, clips, settings).texts == nano().hear(clips, settings).texts
+    assert transcribe(decoder, clips, settings).texts == nano().transcribe(clips, settings).texts
 
 
 @pytest.mark.parametrize("dtype", ctranslate2.DTYPES)
@@ -72,7 +72,7 @@ def test_the_program_hears_what_the_checkpoint_hears(
     assert program.name.startswith("faster-whisper 1.")
     assert program.prompts_with_language
     clip = general_speech(1)[0]
-    text = program.hear(whole_window(clip), "en", "transcribe")
+    text = program.transcribe(whole_window(clip), "en", "transcribe")
     assert text == narrow.text(clip) != ""
 
 
@@ -82,7 +82,7 @@ def test_the_program_runs_the_genuine_tiny(tmp_path: Path) -> None:
     folder = exported(merged.folder, tmp_path / "out", "float16")
     heads = json.loads((folder / "config.json").read_text())["alignment_heads"]
     assert heads == [[2, 2], [3, 0], [3, 2], [3, 3], [3, 4], [3, 5]]
-    text = FasterWhisperProgram.load(folder).hear(whole_window(clip), "en", "transcribe")
+    text = FasterWhisperProgram.load(folder).transcribe(whole_window(clip), "en", "transcribe")
     assert text == merged.text(clip) != ""
 
 
@@ -90,7 +90,7 @@ def test_language_and_task_reach_the_prompt(narrow: Merged, tmp_path: Path) -> N
     program = FasterWhisperProgram.load(exported(narrow.folder, tmp_path / "out", "float32"))
     samples = read_audio(general_speech(1)[0].audio)
     asked = [("en", "transcribe"), ("yue", "transcribe"), ("en", "translate")]
-    assert len({program.hear(samples, *request) for request in asked}) == 3
+    assert len({program.transcribe(samples, *request) for request in asked}) == 3
 
 
 def test_a_small_vocabulary_is_taken_for_english(tmp_path: Path) -> None:

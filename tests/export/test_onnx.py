@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.stepwise import StepwiseDecoder
 from lora_whisper.evaluation.decoding.transcribe import transcribe
-from lora_whisper.export.onnx import DECODER, ENCODER, OnnxEngine, write
+from lora_whisper.export.onnx import DECODER, ENCODER, OnnxBackend, write
 from lora_whisper.model.published import shape
-from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano
+from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
 
 PROMPT = [50258, 50259, 50360, 50364]  # whatever they mean
 STEPS = 6
@@ -113,14 +113,14 @@ def borders(values: Any) -> dict[str, list[str | int]]:
 def test_texts_are_those_of_transformers(graphs: Path, timestamps: bool) -> None:
     clips, settings = general_speech(10), dataclasses.replace(GREEDY, timestamps=timestamps)
     known = nano()
-    recognizer = StepwiseRecognizer(
-        OnnxEngine.load(graphs),
+    decoder = StepwiseDecoder(
+        OnnxBackend.load(graphs),
         known.processor.tokenizer,
         known.model.generation_config,
         known.vocabulary,
         known.features,
     )
-    found, expected = transcribe(recognizer, clips, settings), known.hear(clips, settings)
+    found, expected = transcribe(decoder, clips, settings), known.transcribe(clips, settings)
     assert (found.texts, found.segments) == (expected.texts, expected.segments)
     assert any(found.texts)
 
@@ -167,17 +167,17 @@ def test_genuine_shapes_in_float16_step_by_step(
     capfd.readouterr()
     graphs = exported(checkpoint, tmp_path / "graphs", "float16")
     assert not heard(capfd), "of the exporter's remarks"
-    engine = OnnxEngine.load(graphs)
+    backend = OnnxBackend.load(graphs)
     for name in (ENCODER, DECODER):
         onnx.checker.check_model(onnx.load(graphs / name), full_check=True)
     model = WhisperForConditionalGeneration.from_pretrained(checkpoint).eval()
-    assert engine.width == model.config.d_model
+    assert backend.width == model.config.d_model
     assert_whole_and_in_parts(graphs, model, 3, NEAR_IN_FLOAT16)
     for seed in (1, 2):  # the second window begins anew
         features = torch.randn(
             model.config.num_mel_bins, 3000, generator=torch.Generator().manual_seed(seed)
         )
-        assert_step_by_step(engine, model, features)
+        assert_step_by_step(backend, model, features)
 
 
 def random_checkpoint(name: str, changes: dict[str, Any], folder: Path) -> Path:
@@ -196,13 +196,13 @@ def heard(capfd: pytest.CaptureFixture[str]) -> list[str]:
 
 
 @torch.no_grad()
-def assert_step_by_step(engine: OnnxEngine, model: Any, features: Tensor) -> None:
-    """Engine and model agree on the logits of each token that follows the prompt, greedily."""
-    engine.hear(features)
+def assert_step_by_step(backend: OnnxBackend, model: Any, features: Tensor) -> None:
+    """Backend and model agree on the logits of each token that follows the prompt, greedily."""
+    backend.encode(features)
     encoded = model.model.encoder(features[None])
     given, new = list(PROMPT), list(PROMPT)
     for _ in range(STEPS):
-        found = engine.logits(new)
+        found = backend.logits(new)
         output = model(encoder_outputs=encoded, decoder_input_ids=torch.tensor([given]))
         expected = output.logits[0, -1]
         torch.testing.assert_close(found, expected, atol=NEAR_IN_FLOAT16, rtol=0)
@@ -213,17 +213,17 @@ def assert_step_by_step(engine: OnnxEngine, model: Any, features: Tensor) -> Non
 
 def test_what_does_not_load_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"encoder\.onnx: missing"):
-        OnnxEngine.load(NANO)
+        OnnxBackend.load(NANO)
     for name in (ENCODER, DECODER):
         (tmp_path / name).write_bytes(b"no graph")
     shutil.copyfile(NANO / "config.json", tmp_path / "config.json")
     with pytest.raises(UserError, match="does not load as an ONNX Whisper"):
-        OnnxEngine.load(tmp_path)
+        OnnxBackend.load(tmp_path)
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    for call in (lambda: write(NANO, tmp_path, "float32"), lambda: OnnxEngine.load(NANO)):
+    for call in (lambda: write(NANO, tmp_path, "float32"), lambda: OnnxBackend.load(NANO)):
         with pytest.raises(UserError, match=r"pip install 'lora-whisper\[onnx\]'") as caught:
             call()
         assert "\n" not in str(caught.value)

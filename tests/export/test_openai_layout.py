@@ -15,7 +15,7 @@ from whisper.model import ModelDimensions, Whisper
 from lora_whisper.errors import UserError
 from lora_whisper.export import ctranslate2, openai_whisper, whisper_cpp
 from lora_whisper.export.openai_whisper import converted, openai_name, read_dimensions, read_tensors
-from tests.evaluation.toy_listener import NANO
+from tests.evaluation.toy_decoder import NANO
 
 
 def edited(folder: Path, **changes: object) -> Path:

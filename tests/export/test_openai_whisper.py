@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.stepwise import StepwiseDecoder
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import openai_whisper
 from lora_whisper.export.openai_whisper import (
-    OpenAIWhisperEngine,
+    OpenAIWhisperBackend,
     OpenAIWhisperProgram,
     read_tensors,
 )
-from tests.evaluation.toy_listener import GREEDY, NANO, Toy, general_speech, nano
+from tests.evaluation.toy_decoder import GREEDY, NANO, Toy, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
 
 
@@ -27,10 +27,10 @@ def exported(checkpoint: Path, folder: Path, dtype: str = "float32") -> Path:
     return folder
 
 
-def stepwise(folder: Path, toy: Toy) -> StepwiseRecognizer:
-    engine = OpenAIWhisperEngine.load(folder)
+def stepwise(folder: Path, toy: Toy) -> StepwiseDecoder:
+    backend = OpenAIWhisperBackend.load(folder)
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
-    return StepwiseRecognizer(engine, tokenizer, config, toy.vocabulary, toy.features)
+    return StepwiseDecoder(backend, tokenizer, config, toy.vocabulary, toy.features)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def test_weights_are_the_checkpoints_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", openai_whisper.DTYPES)
 def test_nano_hears_what_the_checkpoint_hears(tmp_path: Path, dtype: str) -> None:
     folder, toy, clips = exported(NANO, tmp_path / "out", dtype), nano(), general_speech(6)
-    recognizer = stepwise(folder, toy)
-    assert recognizer.width == toy.model.config.d_model
-    assert transcribe(recognizer, clips, GREEDY).texts == toy.hear(clips).texts
+    decoder = stepwise(folder, toy)
+    assert decoder.width == toy.model.config.d_model
+    assert transcribe(decoder, clips, GREEDY).texts == toy.transcribe(clips).texts
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 0.1)])
@@ -59,16 +59,16 @@ def test_logits_with_large_v3s_bins_and_tokens(
     narrow: Merged, tmp_path: Path, dtype: str, tolerance: float
 ) -> None:
     """Of a standard deviation of 3."""
-    engine = OpenAIWhisperEngine.load(exported(narrow.folder, tmp_path / "out", dtype))
+    backend = OpenAIWhisperBackend.load(exported(narrow.folder, tmp_path / "out", dtype))
     window = narrow.window(general_speech(1)[0])
     tokens = [*narrow.toy.vocabulary.start("yue", "translate"), 5, 6, 7, 8]
     with torch.inference_mode():
-        engine.hear(window)
+        backend.encode(window)
         expected = narrow.logits(window, tokens)
         for new in (tokens[:4], tokens[4:5], tokens[5:]):
             position = tokens.index(new[-1])
             torch.testing.assert_close(
-                engine.logits(new), expected[position], atol=tolerance, rtol=0
+                backend.logits(new), expected[position], atol=tolerance, rtol=0
             )
 
 
@@ -76,7 +76,7 @@ def test_the_program_hears_what_the_checkpoint_hears(narrow: Merged, tmp_path: P
     program = OpenAIWhisperProgram.load(exported(narrow.folder, tmp_path / "out"))
     assert program.name.startswith("openai-whisper 20")
     clip = general_speech(1)[0]
-    text = program.hear(whole_window(clip), "en", "transcribe")
+    text = program.transcribe(whole_window(clip), "en", "transcribe")
     assert text == narrow.text(clip) != ""
 
 
@@ -84,7 +84,7 @@ def test_the_program_hears_what_the_checkpoint_hears(narrow: Merged, tmp_path: P
 def test_the_program_runs_the_genuine_tiny(tmp_path: Path) -> None:
     merged, clip = tiny(tmp_path / "tiny"), general_speech(1)[0]
     program = OpenAIWhisperProgram.load(exported(merged.folder, tmp_path / "out", "float16"))
-    text = program.hear(whole_window(clip), "en", "transcribe")
+    text = program.transcribe(whole_window(clip), "en", "transcribe")
     assert text == merged.text(clip) != ""
 
 

@@ -17,12 +17,12 @@ import torch
 
 from lora_whisper.data.audio import read_audio
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.stepwise import StepwiseDecoder
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import whisper_cpp
 from lora_whisper.export.openai_whisper import read_tensors
-from lora_whisper.export.whisper_cpp import WhisperCppEngine, WhisperCppProgram, load_library
-from tests.evaluation.toy_listener import GREEDY, NANO, general_speech, nano
+from lora_whisper.export.whisper_cpp import WhisperCppBackend, WhisperCppProgram, load_library
+from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny
 
 
@@ -42,7 +42,7 @@ class ContextSettings(ctypes.Structure):
     )
 
 
-def exact(folder: Path) -> WhisperCppEngine:
+def exact(folder: Path) -> WhisperCppBackend:
     """Without flash attention, which looks at positions of zeros."""
     library = load_library()
     settings = library.functions.whisper_context_default_params
@@ -51,7 +51,7 @@ def exact(folder: Path) -> WhisperCppEngine:
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ContextSettings]
     given = settings()
     given.flash_attn = False
-    return WhisperCppEngine(library, load(str(folder / whisper_cpp.FILE).encode(), given))
+    return WhisperCppBackend(library, load(str(folder / whisper_cpp.FILE).encode(), given))
 
 
 def exported(checkpoint: Path, folder: Path, dtype: str = "f16") -> Path:
@@ -77,30 +77,30 @@ def narrow_folder(narrow: Merged, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_nano_hears_what_the_checkpoint_hears(nano_folder: Path) -> None:
     """A window of 5 seconds and 1,382 tokens, which the program itself has no prompt for."""
-    engine, toy, clips = WhisperCppEngine.load(nano_folder), nano(), general_speech(6)
+    backend, toy, clips = WhisperCppBackend.load(nano_folder), nano(), general_speech(6)
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
-    recognizer = StepwiseRecognizer(engine, tokenizer, config, toy.vocabulary, toy.features)
-    assert recognizer.width == toy.model.config.d_model
-    assert transcribe(recognizer, clips, GREEDY).texts == toy.hear(clips).texts
+    decoder = StepwiseDecoder(backend, tokenizer, config, toy.vocabulary, toy.features)
+    assert decoder.width == toy.model.config.d_model
+    assert transcribe(decoder, clips, GREEDY).texts == toy.transcribe(clips).texts
 
 
 def test_logits_with_large_v3s_bins_and_tokens(narrow: Merged, narrow_folder: Path) -> None:
     """Of a standard deviation of 3; found: 0.04 at most."""
-    engine = exact(narrow_folder)
+    backend = exact(narrow_folder)
     window = narrow.window(general_speech(1)[0])
     tokens = [*narrow.toy.vocabulary.start("yue", "translate"), 5, 6, 7, 8]
     expected = narrow.logits(window, tokens)
-    engine.hear(window)
+    backend.encode(window)
     for new in (tokens[:4], tokens[4:5], tokens[5:]):
         position = tokens.index(new[-1])
-        torch.testing.assert_close(engine.logits(new), expected[position], atol=0.1, rtol=0)
+        torch.testing.assert_close(backend.logits(new), expected[position], atol=0.1, rtol=0)
 
 
 def test_the_program_hears_what_the_checkpoint_hears(narrow: Merged, narrow_folder: Path) -> None:
     program = WhisperCppProgram.load(narrow_folder, flash_attention=False)
     assert program.name.startswith("whisper.cpp 1.")
     clip = general_speech(1)[0]
-    text = program.hear(read_audio(clip.audio), "en", "transcribe")
+    text = program.transcribe(read_audio(clip.audio), "en", "transcribe")
     assert text == narrow.text(clip) != ""
 
 
@@ -108,12 +108,12 @@ def test_the_program_as_it_is_hears_what_the_library_hears(
     narrow: Merged, narrow_folder: Path
 ) -> None:
     """With flash attention, which is another thing for random weights."""
-    program, engine = WhisperCppProgram.load(narrow_folder), WhisperCppEngine.load(narrow_folder)
+    program, backend = WhisperCppProgram.load(narrow_folder), WhisperCppBackend.load(narrow_folder)
     toy, clip = narrow.toy, general_speech(1)[0]
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
-    recognizer = StepwiseRecognizer(engine, tokenizer, config, toy.vocabulary, toy.features)
-    expected = transcribe(recognizer, [clip], GREEDY).texts[0]
-    assert program.hear(read_audio(clip.audio), "en", "transcribe") == expected != ""
+    decoder = StepwiseDecoder(backend, tokenizer, config, toy.vocabulary, toy.features)
+    expected = transcribe(decoder, [clip], GREEDY).texts[0]
+    assert program.transcribe(read_audio(clip.audio), "en", "transcribe") == expected != ""
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_the_program_runs_the_genuine_tiny(tmp_path: Path) -> None:
     merged, clip = tiny(tmp_path / "tiny"), general_speech(1)[0]
     folder = exported(merged.folder, tmp_path / "out")
     program = WhisperCppProgram.load(folder, flash_attention=False)
-    text = program.hear(read_audio(clip.audio), "en", "transcribe")
+    text = program.transcribe(read_audio(clip.audio), "en", "transcribe")
     assert text == merged.text(clip) != ""
 
 
@@ -129,7 +129,7 @@ def test_language_and_task_reach_the_prompt(narrow: Merged, narrow_folder: Path)
     program, clip = WhisperCppProgram.load(narrow_folder), general_speech(1)[0]
     samples = read_audio(clip.audio)
     asked = [("en", "transcribe"), ("yue", "transcribe"), ("en", "translate")]
-    assert len({program.hear(samples, *request) for request in asked}) == 3
+    assert len({program.transcribe(samples, *request) for request in asked}) == 3
 
 
 def test_words_are_the_bytes_that_the_tokenizer_decodes_to(narrow: Merged) -> None:
@@ -198,24 +198,24 @@ def test_float32_loads_but_is_not_computed_by_older_versions(tmp_path: Path) -> 
     folder, library = exported(NANO, tmp_path / "out", "f32"), load_library()
     library.functions.whisper_free(library.load(folder / whisper_cpp.FILE))
     if library.computes("f32"):
-        WhisperCppEngine.load(folder)
+        WhisperCppBackend.load(folder)
         return
-    for kind in (WhisperCppEngine, WhisperCppProgram):
+    for kind in (WhisperCppBackend, WhisperCppProgram):
         with pytest.raises(UserError, match=r"in f32, .* since 1\.9\.2; 1\..* dtype=f16"):
             kind.load(folder)
 
 
 def test_what_does_not_load_is_said(nano_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no ggml-model\.bin; export it: format=ggml"):
-        WhisperCppEngine.load(tmp_path)
+        WhisperCppBackend.load(tmp_path)
     file = tmp_path / whisper_cpp.FILE
     for content in (b"", b"no model at all, and longer than a head of 12 numbers"):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"is no file of whisper\.cpp"):
-            WhisperCppEngine.load(tmp_path)
+            WhisperCppBackend.load(tmp_path)
     shutil.copyfile(nano_folder / whisper_cpp.FILE, file)
     file.write_bytes(file.read_bytes()[:2_000_000])
-    for kind in (WhisperCppEngine, WhisperCppProgram):
+    for kind in (WhisperCppBackend, WhisperCppProgram):
         with pytest.raises(UserError, match=r"does not load in whisper\.cpp: .*not all tensors"):
             kind.load(tmp_path)
 

@@ -21,7 +21,7 @@ from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import read_vocabulary
-from tests.evaluation.toy_listener import Toy
+from tests.evaluation.toy_decoder import Toy
 from tests.merged import write_merged_folder
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper"
@@ -46,7 +46,7 @@ class Merged:
 
     def text(self, clip: Utterance) -> str:
         """What Transformers hears, greedily."""
-        return self.toy.hear([clip]).texts[0]
+        return self.toy.transcribe([clip]).texts[0]
 
     def window(self, clip: Utterance) -> Tensor:
         """Features of a clip, (mel bins, frames)."""

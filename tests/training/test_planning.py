@@ -178,15 +178,15 @@ def test_probing_leaves_the_run_as_it_would_have_been(monkeypatch: pytest.Monkey
     windows = micro_batches(toy_windows(4), 4)
     plain = toy_trainer(toy_adapter(dropout=0.5), global_batch=8)
     train_step(plain, 0, windows)
-    probed = toy_trainer(toy_adapter(dropout=0.5), global_batch=8)
-    assert fitting_micro_batch(probed) == 2
+    no_speech_tests = toy_trainer(toy_adapter(dropout=0.5), global_batch=8)
+    assert fitting_micro_batch(no_speech_tests) == 2
     assert sizes(tried) == [8, 4, 3, 2]
     assert all(inputs.decoder_input.shape[1] == 64 for inputs in tried)
     assert all(inputs.features.shape[2] == 200 for inputs in tried), "two seconds"
-    assert all(value.grad is None for value in probed.parameters.values())
-    train_step(probed, 0, windows)
+    assert all(value.grad is None for value in no_speech_tests.parameters.values())
+    train_step(no_speech_tests, 0, windows)
     for name, value in plain.parameters.items():
-        assert torch.equal(value, probed.parameters[name])
+        assert torch.equal(value, no_speech_tests.parameters[name])
 
 
 def test_timing_leaves_the_run_as_it_would_have_been() -> None:

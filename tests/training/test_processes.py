@@ -23,7 +23,7 @@ from lora_whisper.model.device import join_processes, take_from_main
 from lora_whisper.training.loop import StepResult, mean_loss, train_step
 from lora_whisper.training.optim import new_optimizer
 from lora_whisper.training.stopping import Stopped, StopRequest
-from tests.evaluation.toy_listener import IN_BATCHES, make_toy, utterance
+from tests.evaluation.toy_decoder import IN_BATCHES, make_toy, utterance
 from tests.launched import together
 from tests.toy_speech import write_clip
 from tests.training.parts import (
@@ -183,7 +183,7 @@ def hear(folder: Path) -> tuple[tuple[str, ...], list[str], list[tuple[int, int]
         join_processes()
     toy, progress = make_toy(), list[tuple[int, int]]()
     found = transcribe(
-        toy.recognizer,
+        toy.decoder,
         [utterance(folder / f"{index}.wav", 0.4 + index / 5) for index in range(5)],
         IN_BATCHES,
         on_progress=lambda done, total: progress.append((done, total)),
@@ -209,7 +209,7 @@ def refused(folder: Path, broken_in: int) -> str:
         toy.model.model.decoder.layers[0].fc1.weight[0, 0] = float("nan")
     rows = [utterance(folder / f"{index}.wav", 0.4 + index / 5) for index in range(5)]
     with pytest.raises(BrokenModel) as failure:
-        transcribe(toy.recognizer, rows, IN_BATCHES)
+        transcribe(toy.decoder, rows, IN_BATCHES)
     return str(failure.value)
 
 

@@ -1,4 +1,4 @@
-"""Hypotheses that were decoded before: the same model, speech and decoding give the same texts.
+"""Transcriptions that were decoded before: the same model, speech and decoding give the same texts.
 
 So the points of a sweep pay for their base once, and a report is made again in seconds. Files lie
 beside the tables of `data.dataset`, are small, and may be deleted.
@@ -25,7 +25,7 @@ from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.dataset import Utterance, published
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.decoding.long_form import Segment
-from lora_whisper.evaluation.decoding.transcribe import Hypotheses
+from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
@@ -34,7 +34,7 @@ SOURCES = ("evaluation", "data", "lora", "model")  # packages whose code does
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "ctranslate2", "soxr", "scipy", "av")
 
 
-def hypotheses_key(
+def transcriptions_key(
     model: str,
     utterances: Sequence[Utterance],
     settings: EvaluationConfig,
@@ -56,11 +56,11 @@ def hypotheses_key(
     return digest.hexdigest()
 
 
-def read_hypotheses(key: str) -> Hypotheses | None:
+def read_transcriptions(key: str) -> Transcriptions | None:
     """What was decoded before; None if nothing was, or the file is damaged."""
     try:
         found = json.loads(_path(key).read_text(encoding="utf-8"))
-        return Hypotheses(
+        return Transcriptions(
             texts=tuple(found["texts"]),
             seconds=tuple(found["seconds"]),
             segments=tuple(tuple(Segment(**one) for one in some) for some in found["segments"]),
@@ -74,7 +74,7 @@ def read_hypotheses(key: str) -> Hypotheses | None:
         return None
 
 
-def write_hypotheses_of(key: str, found: Hypotheses) -> None:
+def write_transcriptions(key: str, found: Transcriptions) -> None:
     """Keep them; a cache that cannot be written is done without."""
     text = json.dumps(dataclasses.asdict(found), ensure_ascii=False)
     try:

@@ -62,7 +62,7 @@ def is_ctranslate2(folder: Path) -> bool:
     return has_vocabulary and (folder / WEIGHTS).is_file()
 
 
-class CTranslate2Recognizer:
+class CTranslate2Decoder:
     """Hears windows by greedy search or by beams."""
 
     threads = 1  # it has its own
@@ -78,7 +78,7 @@ class CTranslate2Recognizer:
     @classmethod
     def load(
         cls, folder: Path, device: str = "cpu", compute_type: str = "default"
-    ) -> CTranslate2Recognizer:
+    ) -> CTranslate2Decoder:
         """Load a folder with model.bin, config.json, the vocabulary and tokenizer.json.
 
         Args:
@@ -104,13 +104,13 @@ class CTranslate2Recognizer:
         features = LogMel(model.n_mels, exported.window_seconds).to(device)
         return cls(model, exported, features)
 
-    def listening(self) -> AbstractContextManager[None]:
+    def inference(self) -> AbstractContextManager[None]:
         return torch.inference_mode()
 
     def decode(
         self, tasks: Sequence[DecodingTask], options: DecodingOptions
     ) -> list[DecodingResult]:
-        """See `Recognizer`. Suppressed tokens are those of the folder's config.json."""
+        """See `Decoder`. Suppressed tokens are those of the folder's config.json."""
         assert options.temperature == 0, "draws_by_seed says that there is no drawing"
         from ctranslate2 import StorageView
 

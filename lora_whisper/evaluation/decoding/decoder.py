@@ -70,7 +70,7 @@ class DecodingResult:
     no_speech_probability: float | None  # of <|nospeech|> after <|startoftranscript|>
 
 
-class Recognizer(Protocol):
+class Decoder(Protocol):
     """A model with all that it takes to hear windows."""
 
     vocabulary: Vocabulary
@@ -90,15 +90,15 @@ class Recognizer(Protocol):
         """
         ...
 
-    def listening(self) -> AbstractContextManager[None]:
+    def inference(self) -> AbstractContextManager[None]:
         """In which `decode` is called: gradients and dropout are off."""
         ...
 
 
-def text_of(recognizer: Recognizer, tokens: Sequence[int]) -> str:
+def text_of(decoder: Decoder, tokens: Sequence[int]) -> str:
     """The text of tokens; timestamps and special tokens are none of it."""
-    spoken = [token for token in tokens if token < recognizer.vocabulary.eot]
-    text: str = recognizer.tokenizer.decode(spoken, clean_up_tokenization_spaces=False)
+    spoken = [token for token in tokens if token < decoder.vocabulary.eot]
+    text: str = decoder.tokenizer.decode(spoken, clean_up_tokenization_spaces=False)
     return text.strip()
 
 

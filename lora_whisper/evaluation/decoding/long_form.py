@@ -18,10 +18,10 @@ from torch import Tensor
 
 from lora_whisper.config import Padding
 from lora_whisper.evaluation.decoding.decoder import (
+    Decoder,
     DecodingOptions,
     DecodingResult,
     DecodingTask,
-    Recognizer,
     text_of,
 )
 from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE, SECONDS_PER_TIMESTAMP
@@ -46,14 +46,14 @@ class Segment:
     text: str
 
 
-class Listening(Protocol):
+class DecodingState(Protocol):
     """An utterance that is being heard."""
 
     @property
     def is_done(self) -> bool: ...
 
     @property
-    def is_judged(self) -> bool:
+    def needs_probabilities(self) -> bool:
         """Whether it has to know the probabilities of what is heard."""
         ...
 
@@ -77,57 +77,57 @@ class Clip:
 
     def __init__(
         self,
-        recognizer: Recognizer,
+        decoder: Decoder,
         samples: Tensor,
         prompt: Sequence[int],
-        is_judged: bool,
+        needs_probabilities: bool,
         seed: tuple[int, ...],
         padding: Padding,
         most_letters: float = math.inf,
     ):
         """`samples`: (samples,) float32 at 16 kHz, no more than a window's.
 
-        With `is_judged`, what seems to be silence has no text.
+        With `needs_probabilities`, what seems to be silence has no text.
         """
         self.most_letters = most_letters
-        self.recognizer, self.prompt, self.seed = recognizer, tuple(prompt), seed
-        self.is_judged = is_judged
+        self.decoder, self.prompt, self.seed = decoder, tuple(prompt), seed
+        self.needs_probabilities = needs_probabilities
         self.samples = len(samples)
-        self.features = recognizer.features.clip(samples, padding)
+        self.features = decoder.features.clip(samples, padding)
         self.tokens: tuple[int, ...] = ()
         self.is_done = False
 
     def task(self) -> DecodingTask:
-        most = token_limit(self.recognizer.vocabulary, self.samples, len(self.prompt))
+        most = token_limit(self.decoder.vocabulary, self.samples, len(self.prompt))
         return DecodingTask(self.features, self.prompt, most, self.seed, self.most_letters)
 
     def take(self, result: DecodingResult) -> None:
-        self.tokens = () if self.is_judged and is_silence(result) else result.tokens
+        self.tokens = () if self.needs_probabilities and is_silence(result) else result.tokens
         self.is_done = True
 
     def text(self) -> str:
-        return text_of(self.recognizer, self.tokens)
+        return text_of(self.decoder, self.tokens)
 
     def segments(self) -> tuple[Segment, ...]:
         """Its finished segments, and what follows them up to the clip's end."""
-        vocabulary = self.recognizer.vocabulary
+        vocabulary = self.decoder.vocabulary
         if self.prompt[-1] == vocabulary.no_timestamps:
             return ()
         pieces, rest = split_at_timestamps(self.tokens, vocabulary.timestamp_begin)
         pieces += [rest] if rest else []
         seconds = self.samples / SAMPLING_RATE
-        found = [_segment(self.recognizer, piece, 0.0, seconds) for piece in pieces]
+        found = [_segment(self.decoder, piece, 0.0, seconds) for piece in pieces]
         return tuple(segment for segment in found if segment.text)
 
 
 class Recording:
     """A recording longer than a window, on the way from its beginning to its end."""
 
-    is_judged = True
+    needs_probabilities = True
 
     def __init__(
         self,
-        recognizer: Recognizer,
+        decoder: Decoder,
         samples: Tensor,
         start: Sequence[int],
         previous_text: bool,
@@ -135,11 +135,11 @@ class Recording:
         padding: Padding,
     ):
         """`start`: what the decoder is given before the first timestamp."""
-        self.recognizer, self.start, self.seed = recognizer, tuple(start), seed
+        self.decoder, self.start, self.seed = decoder, tuple(start), seed
         self.previous_text = previous_text
-        self.features = recognizer.features.recording(samples, padding)
+        self.features = decoder.features.recording(samples, padding)
         self.frames = len(samples) // HOP_SAMPLES
-        self.window_frames = recognizer.features.window_samples // HOP_SAMPLES
+        self.window_frames = decoder.features.window_samples // HOP_SAMPLES
         self.seek_frames = 0  # where the next window begins
         self.tokens: list[int] = []  # of all segments, with their timestamps
         self.prompt_since = 0  # the first of them that may be in a prompt
@@ -155,7 +155,7 @@ class Recording:
         window = self.features[:, self.seek_frames : self.seek_frames + self.window_frames]
         prompt = (*self._prompt(), *self.start)
         samples = self._frames_here() * HOP_SAMPLES
-        most = token_limit(self.recognizer.vocabulary, samples, len(prompt))
+        most = token_limit(self.decoder.vocabulary, samples, len(prompt))
         return DecodingTask(window, prompt, most, (*self.seed, self.seek_frames))
 
     def take(self, result: DecodingResult) -> None:
@@ -163,7 +163,7 @@ class Recording:
         if is_silence(result):
             self.seek_frames += self._frames_here()
             return
-        begin = self.recognizer.vocabulary.timestamp_begin
+        begin = self.decoder.vocabulary.timestamp_begin
         pieces, rest = split_at_timestamps(result.tokens, begin)
         self._add(pieces or [list(result.tokens)])
         if not self.previous_text or result.temperature > HIGHEST_PROMPT_TEMPERATURE:
@@ -172,7 +172,7 @@ class Recording:
         self.seek_frames += finished or self._frames_here()
 
     def text(self) -> str:
-        return text_of(self.recognizer, self.tokens)
+        return text_of(self.decoder, self.tokens)
 
     def segments(self) -> tuple[Segment, ...]:
         return tuple(self.found)
@@ -183,7 +183,7 @@ class Recording:
 
     def _prompt(self) -> list[int]:
         """Half of what the decoder has room for, at most."""
-        vocabulary = self.recognizer.vocabulary
+        vocabulary = self.decoder.vocabulary
         previous = self.tokens[self.prompt_since :][-(vocabulary.max_tokens // 2 - 1) :]
         return [vocabulary.previous, *previous] if previous else []
 
@@ -192,7 +192,7 @@ class Recording:
         offset = self.seek_frames / FRAMES_PER_SECOND
         end = offset + self._frames_here() / FRAMES_PER_SECOND
         for piece in pieces:
-            segment = _segment(self.recognizer, piece, offset, end)
+            segment = _segment(self.decoder, piece, offset, end)
             if segment.text and segment.start_seconds < segment.end_seconds:
                 self.found.append(segment)
                 self.tokens += piece
@@ -222,17 +222,17 @@ def split_at_timestamps(
 
 
 def _segment(
-    recognizer: Recognizer, piece: Sequence[int], offset_seconds: float, window_end_seconds: float
+    decoder: Decoder, piece: Sequence[int], offset_seconds: float, window_end_seconds: float
 ) -> Segment:
     """A piece with its times; one without an end lasts to the end of what was heard."""
-    begin = recognizer.vocabulary.timestamp_begin
+    begin = decoder.vocabulary.timestamp_begin
     times = [
         offset_seconds + (one - begin) * SECONDS_PER_TIMESTAMP for one in piece if one >= begin
     ]
     is_open = len(times) < 2
     start = times[0] if times else offset_seconds
     end = window_end_seconds if is_open else times[-1]
-    return Segment(round(start, 2), round(end, 2), text_of(recognizer, piece))
+    return Segment(round(start, 2), round(end, 2), text_of(decoder, piece))
 
 
 # ── temperature fallback: what a model seems to have failed on is decoded again, by drawing ──
@@ -246,19 +246,19 @@ SILENCE_PROBABILITY = 0.6  # of <|nospeech|>
 
 
 def decode_with_fallback(
-    recognizer: Recognizer, tasks: Sequence[DecodingTask], options: DecodingOptions
+    decoder: Decoder, tasks: Sequence[DecodingTask], options: DecodingOptions
 ) -> list[DecodingResult]:
     """Decode all tasks; those that fail again at rising temperatures, until they do not.
 
     The text at the last temperature stands, as in openai/whisper.
     """
-    results = dict(enumerate(recognizer.decode(tasks, options)))
+    results = dict(enumerate(decoder.decode(tasks, options)))
     for temperature in TEMPERATURES:
-        failed = [index for index, result in results.items() if _has_failed(recognizer, result)]
+        failed = [index for index, result in results.items() if _has_failed(decoder, result)]
         if not failed:
             break
         again = [tasks[index] for index in failed]
-        drawn = recognizer.decode(again, replace(options, temperature=temperature))
+        drawn = decoder.decode(again, replace(options, temperature=temperature))
         results |= zip(failed, drawn, strict=True)
     return [results[index] for index in range(len(tasks))]
 
@@ -275,10 +275,10 @@ def compression_ratio(text: str) -> float:
     return len(written) / len(zlib.compress(written))
 
 
-def _has_failed(recognizer: Recognizer, result: DecodingResult) -> bool:
+def _has_failed(decoder: Decoder, result: DecodingResult) -> bool:
     if is_silence(result):
         return False
-    repeats = compression_ratio(text_of(recognizer, result.tokens)) > LARGEST_COMPRESSION_RATIO
+    repeats = compression_ratio(text_of(decoder, result.tokens)) > LARGEST_COMPRESSION_RATIO
     return repeats or not _is_probable(result)
 
 

@@ -27,55 +27,55 @@ from lora_whisper.model.features import LogMel
 from lora_whisper.model.tokenizer import Vocabulary
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """Encoder and decoder, wherever they are computed."""
 
     width: int  # of the model
 
-    def hear(self, features: Tensor) -> None:
+    def encode(self, features: Tensor) -> None:
         """Encode a window: log-mel (mel bins, frames) in float32 on the CPU. No token is given."""
         ...
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """Give the decoder more tokens of the same window: (vocabulary,) in float32, of the next.
 
-        What it was given since `hear` stands before them.
+        What it was given since `encode` stands before them.
         """
         ...
 
 
-class StepwiseRecognizer:
-    """Hears windows one after the other, greedily; see `Recognizer`."""
+class StepwiseDecoder:
+    """Hears windows one after the other, greedily; see `Decoder`."""
 
     threads = 1
     draws_by_seed = False
 
     def __init__(
         self,
-        engine: Engine,
+        backend: Backend,
         tokenizer: Any,
         generation_config: Any,
         vocabulary: Vocabulary,
         features: LogMel,
     ):
         """`generation_config`: of Transformers; its suppressed tokens are not decoded."""
-        self.engine, self.tokenizer, self.config = engine, tokenizer, generation_config
-        self.vocabulary, self.features, self.width = vocabulary, features, engine.width
+        self.backend, self.tokenizer, self.config = backend, tokenizer, generation_config
+        self.vocabulary, self.features, self.width = vocabulary, features, backend.width
         self.letters = letters_of(tokenizer, vocabulary.size)
 
-    def listening(self) -> AbstractContextManager[None]:
+    def inference(self) -> AbstractContextManager[None]:
         return torch.inference_mode()
 
     def decode(
         self, tasks: Sequence[DecodingTask], options: DecodingOptions
     ) -> list[DecodingResult]:
-        """See `Recognizer`."""
+        """See `Decoder`."""
         assert (options.beams, options.temperature) == (1, 0.0), "greedy is what can be compared"
         assert not options.probabilities, "of recordings over a window, which are not compared"
         return [DecodingResult(self._tokens(task), 0.0, None, None) for task in tasks]
 
     def _tokens(self, task: DecodingTask) -> tuple[int, ...]:
-        self.engine.hear(task.features)
+        self.backend.encode(task.features)
         rules: list[Rule] = [
             Suppressed(
                 self.config.suppress_tokens or [],
@@ -87,7 +87,7 @@ class StepwiseRecognizer:
         ]
         given, new = [*task.prompt], list(task.prompt)
         while len(given) - len(task.prompt) < task.most_tokens:
-            scores = self.engine.logits(new)[None].clone()
+            scores = self.backend.logits(new)[None].clone()
             for rule in rules:
                 scores = rule(torch.tensor([given]), scores)
             highest, likeliest = scores[0].max(dim=-1)

@@ -1,4 +1,4 @@
-"""Hypotheses for a set of utterances, by real autoregressive decoding on padded windows."""
+"""Transcriptions for a set of utterances, by real autoregressive decoding on padded windows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.decoder import DecodingOptions, Recognizer, most_letters
+from lora_whisper.evaluation.decoding.decoder import Decoder, DecodingOptions, most_letters
 from lora_whisper.evaluation.decoding.long_form import (
     Clip,
-    Listening,
+    DecodingState,
     Recording,
     Segment,
     decode_with_fallback,
@@ -37,7 +37,7 @@ Change = Callable[[np.ndarray, Utterance], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcription:
     """One utterance: its text and length, or why there is none."""
 
     text: str = ""
@@ -47,7 +47,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Hypotheses:
+class Transcriptions:
     """What was heard, in the order of the utterances."""
 
     texts: tuple[str, ...]  # "" where the audio did not decode
@@ -62,14 +62,14 @@ class Hypotheses:
 
 
 def transcribe(
-    recognizer: Recognizer,
+    decoder: Decoder,
     utterances: Sequence[Utterance],
     settings: EvaluationConfig,
     seed: int = 0,
     *,
     change: Change | None = None,
     on_progress: Progress | None = None,
-) -> Hypotheses:
+) -> Transcriptions:
     """Decode utterances of any length.
 
     Audio is read and turned into log-mels as its turn comes, the longest first: memory is short at
@@ -84,75 +84,58 @@ def transcribe(
         BrokenModel: the model gives values that are not finite numbers.
     """
     started = time.perf_counter()
-    _check(recognizer, utterances, settings)
-    listener = _Listener(recognizer, settings, seed, change)
+    _check(decoder, utterances, settings)
+    assert settings.batch_size is not None, "null is for whoever knows the model's width"
+    threads = min(decoder.threads, settings.batch_size)  # they share a batch's size
+    in_batches = _InBatches(decoder, settings, seed, change, settings.batch_size // threads)
     mine = _longest_first(utterances)[processes.rank() :: processes.count()]
-    heard: dict[int, Heard] = {}
+    by_row: dict[int, Transcription] = {}
     failure: UserError | None = None
     try:
-        with recognizer.listening():
-            for row, found in _hear(listener, utterances, mine):
-                heard[row] = found
+        with decoder.inference():
+            decoded = side_by_side(threads, lambda rows: in_batches.decode(utterances, rows), mine)
+            for row, transcription in decoded:
+                by_row[row] = transcription
                 if on_progress is not None:  # the other processes are about as far
-                    done = min(len(heard) * processes.count(), len(utterances))
+                    done = min(len(by_row) * processes.count(), len(utterances))
                     on_progress(done, len(utterances))
     except UserError as error:  # the others would wait for this process for ever
         failure = error
-    return _together(_gathered(heard, failure), time.perf_counter() - started)
-
-
-def _gathered(heard: dict[int, Heard], failure: UserError | None) -> list[Heard]:
-    """What all processes heard, in the order of the rows; raises what failed in any of them."""
-    parts = processes.gather([(heard, failure)])
-    for _, failed in parts:
+    for others, failed in processes.gather([(by_row, failure)]):
         if failed is not None:
             raise failed
-    by_row = {row: found for part, _ in parts for row, found in part.items()}
-    return [by_row[row] for row in range(len(by_row))]
-
-
-def _together(heard: Sequence[Heard], decode_seconds: float) -> Hypotheses:
-    return Hypotheses(
-        texts=tuple(one.text for one in heard),
-        seconds=tuple(one.seconds for one in heard),
-        segments=tuple(one.segments for one in heard),
-        bad=tuple(one.bad for one in heard if one.bad is not None),
-        decode_seconds=decode_seconds,
-    )
-
-
-def _hear(
-    listener: _Listener, utterances: Sequence[Utterance], rows: Sequence[int]
-) -> Iterator[tuple[int, Heard]]:
-    """Hear rows in as many threads as the recognizer works with; they share a batch's size."""
-    batch_size = listener.settings.batch_size
-    assert batch_size is not None, "null is for whoever knows the model's width"
-    threads = min(listener.recognizer.threads, batch_size)
-    return side_by_side(
-        threads, lambda part: listener.hear(utterances, part, batch_size // threads), rows
+        by_row |= others
+    in_order = [by_row[row] for row in range(len(by_row))]
+    return Transcriptions(
+        texts=tuple(one.text for one in in_order),
+        seconds=tuple(one.seconds for one in in_order),
+        segments=tuple(one.segments for one in in_order),
+        bad=tuple(one.bad for one in in_order if one.bad is not None),
+        decode_seconds=time.perf_counter() - started,
     )
 
 
 @dataclass(frozen=True)
-class _Listener:
-    """Everything that stays the same from utterance to utterance."""
+class _InBatches:
+    """Decoding of utterances, each of which takes its place in a batch when another is done."""
 
-    recognizer: Recognizer
+    decoder: Decoder
     settings: EvaluationConfig
     seed: int
     change: Change | None
+    batch_size: int
 
-    def hear(
-        self, utterances: Sequence[Utterance], rows: Iterable[int], batch_size: int
-    ) -> Iterator[tuple[int, Heard]]:
-        """Yield each row as it is done; the next one takes its place in the batch."""
+    def decode(
+        self, utterances: Sequence[Utterance], rows: Iterable[int]
+    ) -> Iterator[tuple[int, Transcription]]:
+        """Yield each row as it is done."""
         waiting = iter(rows)
-        active: dict[int, tuple[float, Listening]] = {}
+        active: dict[int, tuple[float, DecodingState]] = {}
         while True:
-            while len(active) < batch_size and (row := next(waiting, None)) is not None:
+            while len(active) < self.batch_size and (row := next(waiting, None)) is not None:
                 samples = self._read(utterances[row])
                 if isinstance(samples, BadAudio):
-                    yield row, Heard(bad=samples)
+                    yield row, Transcription(bad=samples)
                     continue
                 seconds = len(samples) / SAMPLING_RATE
                 active[row] = seconds, self._begin(samples, utterances[row])
@@ -161,7 +144,7 @@ class _Listener:
             self._decode([one for _, one in active.values()])
             for row in [row for row, (_, one) in active.items() if one.is_done]:
                 seconds, one = active.pop(row)
-                yield row, Heard(one.text(), seconds, one.segments())
+                yield row, Transcription(one.text(), seconds, one.segments())
 
     def _read(self, utterance: Utterance) -> np.ndarray | BadAudio:
         try:
@@ -170,61 +153,59 @@ class _Listener:
             return BadAudio(utterance.row, str(error))
         return samples if self.change is None else self.change(samples, utterance)
 
-    def _begin(self, samples: np.ndarray, utterance: Utterance) -> Listening:
+    def _begin(self, samples: np.ndarray, utterance: Utterance) -> DecodingState:
         """Prompt and features of an utterance."""
-        recognizer, settings = self.recognizer, self.settings
-        vocabulary = recognizer.vocabulary
+        decoder, settings = self.decoder, self.settings
+        vocabulary = decoder.vocabulary
         language = token_language(vocabulary, utterance)
-        waveform = torch.from_numpy(samples).to(recognizer.features.hann.device)
+        waveform = torch.from_numpy(samples).to(decoder.features.hann.device)
         # The row's name stays the same in a sample of the test set, where its number does not.
         seed = (self.seed, zlib.crc32(utterance.row.encode()))
-        if len(samples) > recognizer.features.window_samples:
+        if len(samples) > decoder.features.window_samples:
             start = vocabulary.start(language, utterance.task, timestamps=True)
             return Recording(
-                recognizer, waveform, start, settings.previous_text, seed, settings.padding
+                decoder, waveform, start, settings.previous_text, seed, settings.padding
             )
         prompt = vocabulary.start(language, utterance.task, settings.timestamps)
         # By a loop, temperature fallback sees that a text has failed.
-        is_judged = settings.temperature_fallback
+        needs_probabilities = settings.temperature_fallback
         seconds = len(samples) / SAMPLING_RATE
-        most = math.inf if is_judged else most_letters(seconds, language)
-        return Clip(recognizer, waveform, prompt, is_judged, seed, settings.padding, most)
+        most = math.inf if needs_probabilities else most_letters(seconds, language)
+        return Clip(decoder, waveform, prompt, needs_probabilities, seed, settings.padding, most)
 
-    def _decode(self, active: Sequence[Listening]) -> None:
-        """Decode a window of each: those together that a recognizer can decode together."""
+    def _decode(self, active: Sequence[DecodingState]) -> None:
+        """Decode a window of each: those together that a decoder can decode together."""
         tasks = [one.task() for one in active]
         groups: dict[tuple[int, bool], list[int]] = {}
         for index, task in enumerate(tasks):
-            has_timestamps = task.prompt[-1] != self.recognizer.vocabulary.no_timestamps
+            has_timestamps = task.prompt[-1] != self.decoder.vocabulary.no_timestamps
             groups.setdefault((len(task.prompt), has_timestamps), []).append(index)
         fallback = self.settings.temperature_fallback
         for group in groups.values():
             options = DecodingOptions(
                 self.settings.beams,
-                probabilities=fallback or any(active[index].is_judged for index in group),
+                probabilities=fallback or any(active[index].needs_probabilities for index in group),
             )
             of_group = [tasks[index] for index in group]
             results = (
-                decode_with_fallback(self.recognizer, of_group, options)
+                decode_with_fallback(self.decoder, of_group, options)
                 if fallback
-                else self.recognizer.decode(of_group, options)
+                else self.decoder.decode(of_group, options)
             )
             for index, result in zip(group, results, strict=True):
                 active[index].take(result)
 
 
-def _check(
-    recognizer: Recognizer, utterances: Iterable[Utterance], settings: EvaluationConfig
-) -> None:
+def _check(decoder: Decoder, utterances: Iterable[Utterance], settings: EvaluationConfig) -> None:
     """Complain before the first batch, not after an hour."""
-    if settings.temperature_fallback and not recognizer.draws_by_seed:
+    if settings.temperature_fallback and not decoder.draws_by_seed:
         raise UserError(
             "evaluation.temperature_fallback=true draws tokens, and this kind of model cannot draw "
             "the same ones twice, so that no score could be repeated. Type "
             "evaluation.temperature_fallback=false, or score the checkpoint it was converted from."
         )
     for utterance in utterances:
-        token_language(recognizer.vocabulary, utterance)
+        token_language(decoder.vocabulary, utterance)
 
 
 def _longest_first(utterances: Sequence[Utterance]) -> list[int]:

@@ -254,7 +254,7 @@ class Finite(LogitsProcessor):
         return scores
 
 
-class WhisperRecognizer:
+class WhisperDecoder:
     """Hears windows by greedy search, by beams or by drawing."""
 
     draws_by_seed = True
@@ -274,7 +274,7 @@ class WhisperRecognizer:
         self.threads = 1 if alone else min(MOST_THREADS, torch.get_num_threads())
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
         """Switch gradients and dropout off; afterwards each module is as it was."""
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
@@ -288,7 +288,7 @@ class WhisperRecognizer:
     def decode(
         self, tasks: Sequence[DecodingTask], options: DecodingOptions
     ) -> list[DecodingResult]:
-        """See `Recognizer`. A text is the same in a batch as on its own, but for near ties."""
+        """See `Decoder`. A text is the same in a batch as on its own, but for near ties."""
         encoded = self.encode([task.features for task in tasks])
         if options.beams == 1 or options.temperature > 0:
             return self._greedy(tasks, encoded, options)
@@ -429,18 +429,18 @@ class Pace:
         return windows * self.window_seconds + tokens * self.token_seconds
 
 
-def measured_pace(recognizer: WhisperRecognizer, batch_size: int) -> Pace:
+def measured_pace(decoder: WhisperDecoder, batch_size: int) -> Pace:
     """Encode a window, and decode some tokens in a batch as it is on the mean.
 
     Threads that hear side by side are timed side by side, since they share the processor.
     """
-    threads = min(recognizer.threads, batch_size)
+    threads = min(decoder.threads, batch_size)
     rows = max(1, round(SHARE_BUSY * batch_size / threads))
 
     def in_thread(_: Sequence[int]) -> Iterator[Pace]:
-        yield _pace(recognizer, rows)
+        yield _pace(decoder, rows)
 
-    with recognizer.listening():
+    with decoder.inference():
         paces = list(side_by_side(threads, in_thread, range(threads)))
     return Pace(
         sum(pace.window_seconds for pace in paces) / threads**2,
@@ -448,14 +448,14 @@ def measured_pace(recognizer: WhisperRecognizer, batch_size: int) -> Pace:
     )
 
 
-def _pace(recognizer: WhisperRecognizer, rows: int) -> Pace:
+def _pace(decoder: WhisperDecoder, rows: int) -> Pace:
     """Of one thread. A CPU encodes one window after another, a GPU all of a batch at once."""
-    device = recognizer.device
+    device = decoder.device
     at_once = 1 if device.type == "cpu" else rows
-    silence = torch.zeros(at_once, recognizer.features.window_samples, device=device)
+    silence = torch.zeros(at_once, decoder.features.window_samples, device=device)
 
     def begun() -> GreedySearch:
-        search = _search(recognizer, silence)
+        search = _search(decoder, silence)
         search.forward()
         return search
 
@@ -466,12 +466,12 @@ def _pace(recognizer: WhisperRecognizer, rows: int) -> Pace:
     return Pace(window_seconds / at_once, steps_seconds / STEPS / rows)
 
 
-def _search(recognizer: WhisperRecognizer, silence: torch.Tensor) -> GreedySearch:
+def _search(decoder: WhisperDecoder, silence: torch.Tensor) -> GreedySearch:
     count, device = len(silence), silence.device
-    sot = recognizer.vocabulary.sot
+    sot = decoder.vocabulary.sot
     rows = Rows(
-        recognizer.encode(list(recognizer.features(silence))),
+        decoder.encode(list(decoder.features(silence))),
         torch.full((count, PROMPT_TOKENS), sot, device=device),
         torch.full((count,), STEPS, device=device),
     )
-    return GreedySearch(recognizer.base, recognizer.vocabulary, rows, rules=[])
+    return GreedySearch(decoder.base, decoder.vocabulary, rows, rules=[])

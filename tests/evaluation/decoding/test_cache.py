@@ -10,16 +10,16 @@ import pytest
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.decoding.cache import (
-    hypotheses_key,
-    read_hypotheses,
-    write_hypotheses_of,
+    read_transcriptions,
+    transcriptions_key,
+    write_transcriptions,
 )
 from lora_whisper.evaluation.decoding.long_form import Segment
-from lora_whisper.evaluation.decoding.transcribe import Hypotheses
-from tests.evaluation.toy_listener import GREEDY, utterance
+from lora_whisper.evaluation.decoding.transcribe import Transcriptions
+from tests.evaluation.toy_decoder import GREEDY, utterance
 from tests.toy_speech import write_clip
 
-FOUND = Hypotheses(
+FOUND = Transcriptions(
     texts=("größe\u2028zwei", ""),
     seconds=(1.5, 0.0),
     segments=((Segment(0.0, 1.5, "größe"),), ()),
@@ -32,23 +32,23 @@ def key(clip: Path, condition: str = "clean", seed: int = 1, model: str = "m", *
     settings = dataclasses.replace(
         GREEDY, **{name: changes.pop(name) for name in [*changes] if hasattr(GREEDY, name)}
     )
-    return hypotheses_key(model, [utterance(clip, 1.0, **changes)], settings, condition, seed)
+    return transcriptions_key(model, [utterance(clip, 1.0, **changes)], settings, condition, seed)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     name = key(write_clip(tmp_path / "a.wav", 1.0))
-    assert read_hypotheses(name) is None
-    write_hypotheses_of(name, FOUND)
-    assert read_hypotheses(name) == FOUND
+    assert read_transcriptions(name) is None
+    write_transcriptions(name, FOUND)
+    assert read_transcriptions(name) == FOUND
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"texts": []}'])
 def test_a_damaged_file_is_as_none(content: str, tmp_path: Path) -> None:
     name = key(write_clip(tmp_path / "a.wav", 1.0))
-    write_hypotheses_of(name, FOUND)
+    write_transcriptions(name, FOUND)
     (path,) = Path(__import__("os").environ["LORA_WHISPER_CACHE"]).rglob(f"{name}.json")
     path.write_text(content)
-    assert read_hypotheses(name) is None
+    assert read_transcriptions(name) is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_audio_that_changed_is_other_audio(tmp_path: Path) -> None:
     assert key(write_clip(tmp_path / "a.wav", 1.0, frequency=550.0)) != first
     inside = [EncodedAudio("set train:1", lambda data=data: data) for data in (b"a", b"a", b"b")]
     names = [
-        hypotheses_key(
+        transcriptions_key(
             "m", [dataclasses.replace(utterance(Path("x"), 1.0), audio=one)], GREEDY, "clean", 1
         )
         for one in inside

@@ -15,14 +15,14 @@ from ctranslate2.converters import TransformersConverter
 
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.ctranslate2 import (
-    CTranslate2Recognizer,
+    CTranslate2Decoder,
     is_ctranslate2,
     read_exported,
     read_shapes,
 )
 from lora_whisper.evaluation.decoding.decoder import BrokenModel, DecodingOptions, DecodingTask
 from lora_whisper.evaluation.decoding.transcribe import transcribe
-from tests.evaluation.toy_listener import (
+from tests.evaluation.toy_decoder import (
     GREEDY,
     NANO,
     Toy,
@@ -61,9 +61,9 @@ def exported_toy(toy: Toy, folder: Path) -> Path:
 
 
 def test_the_folder_tells_all_that_the_checkpoint_tells(nano_folder: Path) -> None:
-    hearing, recognizer = nano(), CTranslate2Recognizer.load(nano_folder)
-    assert recognizer.vocabulary == hearing.vocabulary
-    assert recognizer.features.window_samples == hearing.features.window_samples
+    hearing, decoder = nano(), CTranslate2Decoder.load(nano_folder)
+    assert decoder.vocabulary == hearing.vocabulary
+    assert decoder.features.window_samples == hearing.features.window_samples
     shapes = read_shapes(nano_folder / "model.bin")
     assert shapes["decoder/embeddings/weight"] == (1382, 160)
 
@@ -72,20 +72,20 @@ def test_texts_are_those_of_the_checkpoint(nano_folder: Path, tmp_path: Path) ->
     """Short and long, with and without timestamps, in batches of other sizes."""
     hearing, clips = nano(), general_speech(11)
     rows = [*clips, joined(clips[:4], tmp_path / "long.wav")]
-    recognizer = CTranslate2Recognizer.load(nano_folder)
+    decoder = CTranslate2Decoder.load(nano_folder)
     for settings in (IN_BATCHES, dataclasses.replace(IN_BATCHES, timestamps=True)):
-        expected = hearing.hear(rows, dataclasses.replace(settings, batch_size=3))
-        found = transcribe(recognizer, rows, settings)
+        expected = hearing.transcribe(rows, dataclasses.replace(settings, batch_size=3))
+        found = transcribe(decoder, rows, settings)
         assert found.texts == expected.texts
         assert found.segments == expected.segments
         assert found.seconds == expected.seconds
 
 
 def test_beams_find_what_is_more_probable(tmp_path: Path) -> None:
-    recognizer = CTranslate2Recognizer.load(exported_toy(make_toy(), tmp_path))
+    decoder = CTranslate2Decoder.load(exported_toy(make_toy(), tmp_path))
     means = []
     for beams in (1, 4):
-        found = recognizer.decode(tasks(make_toy()), DecodingOptions(beams, probabilities=True))
+        found = decoder.decode(tasks(make_toy()), DecodingOptions(beams, probabilities=True))
         means.append(np.mean([result.mean_log_probability for result in found]))
     assert means[1] > means[0]
 
@@ -104,12 +104,12 @@ def test_probabilities_are_those_of_the_checkpoint(tmp_path: Path, speaks: bool)
     if not speaks:
         always_say(toy, "<|endoftext|>")
         toy.model.generation_config.begin_suppress_tokens = []
-    recognizer = CTranslate2Recognizer.load(exported_toy(toy, tmp_path))
+    decoder = CTranslate2Decoder.load(exported_toy(toy, tmp_path))
     asked, options = tasks(toy), DecodingOptions(beams=1, probabilities=True)
-    with toy.recognizer.listening():
-        expected = toy.recognizer.decode(asked, options)
+    with toy.decoder.inference():
+        expected = toy.decoder.decode(asked, options)
     assert any(result.tokens for result in expected) is speaks
-    for one, other in zip(recognizer.decode(asked, options), expected, strict=True):
+    for one, other in zip(decoder.decode(asked, options), expected, strict=True):
         assert one.tokens == other.tokens
         if len(one.tokens) < asked[0].most_tokens:  # CTranslate2 goes on to see what would follow
             assert one.mean_log_probability == pytest.approx(other.mean_log_probability, abs=1e-4)
@@ -119,28 +119,28 @@ def test_probabilities_are_those_of_the_checkpoint(tmp_path: Path, speaks: bool)
 def test_every_row_ends_at_its_own_limit(tmp_path: Path) -> None:
     toy = make_toy()
     always_say(toy, "a")
-    recognizer = CTranslate2Recognizer.load(exported_toy(toy, tmp_path))
+    decoder = CTranslate2Decoder.load(exported_toy(toy, tmp_path))
     limits = [7, 59, 30]
     asked = [
         dataclasses.replace(task, most_tokens=most)
         for task, most in zip(tasks(toy), limits, strict=True)
     ]
-    found = recognizer.decode(asked, DecodingOptions(beams=1))
+    found = decoder.decode(asked, DecodingOptions(beams=1))
     assert [len(result.tokens) for result in found] == limits
 
 
 def test_a_model_of_no_numbers_is_refused(tmp_path: Path) -> None:
     toy = make_toy()
     toy.model.model.decoder.layers[0].fc1.weight[0, 0] = float("nan")
-    recognizer = CTranslate2Recognizer.load(exported_toy(toy, tmp_path))
+    decoder = CTranslate2Decoder.load(exported_toy(toy, tmp_path))
     with pytest.raises(BrokenModel):
-        recognizer.decode(tasks(toy), DecodingOptions(beams=1))
+        decoder.decode(tasks(toy), DecodingOptions(beams=1))
 
 
 def test_fallback_is_refused_before_anything_is_heard(nano_folder: Path) -> None:
     settings = dataclasses.replace(GREEDY, temperature_fallback=True)
     with pytest.raises(UserError, match=r"Type evaluation\.temperature_fallback=false"):
-        transcribe(CTranslate2Recognizer.load(nano_folder), general_speech(1), settings)
+        transcribe(CTranslate2Decoder.load(nano_folder), general_speech(1), settings)
 
 
 def test_exported_folders_and_checkpoints_are_told_apart(nano_folder: Path) -> None:
@@ -154,7 +154,7 @@ def test_what_is_missing_is_named(nano_folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "vocabulary.json").unlink()
     with pytest.raises(UserError) as refused:
-        CTranslate2Recognizer.load(folder)
+        CTranslate2Decoder.load(folder)
     for name in ("tokenizer.json: missing", "vocabulary.json or vocabulary.txt: missing"):
         assert name in str(refused.value)
 
@@ -166,18 +166,18 @@ def test_weights_that_are_none(nano_folder: Path, tmp_path: Path, content: bytes
     weights = folder / "model.bin"
     weights.write_bytes(weights.read_bytes()[:200_000] if content is None else content)
     with pytest.raises(UserError, match="does not load as a CTranslate2 Whisper"):
-        CTranslate2Recognizer.load(folder)
+        CTranslate2Decoder.load(folder)
 
 
 def test_an_unknown_compute_type(nano_folder: Path) -> None:
     with pytest.raises(UserError, match=r"does not load as a CTranslate2 Whisper.*int3"):
-        CTranslate2Recognizer.load(nano_folder, compute_type="int3")
+        CTranslate2Decoder.load(nano_folder, compute_type="int3")
 
 
 def test_the_missing_package_is_named(nano_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ctranslate2.models", None)
     with pytest.raises(UserError, match=r"pip install 'lora-whisper\[ctranslate2\]'"):
-        CTranslate2Recognizer.load(nano_folder)
+        CTranslate2Decoder.load(nano_folder)
 
 
 @pytest.mark.parametrize("key", ["suppress_ids", "lang_ids"])

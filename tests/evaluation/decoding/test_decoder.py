@@ -17,7 +17,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     most_letters,
     without_endless_loop,
 )
-from tests.evaluation.toy_listener import Toy, make_toy, prefer
+from tests.evaluation.toy_decoder import Toy, make_toy, prefer
 from tests.toy_tokenizers import toy_tokenizer
 from tests.toys import toy_inputs
 
@@ -80,7 +80,7 @@ def test_scripts_without_spaces_have_fewer_letters_a_second() -> None:
 def looping() -> Toy:
     """Writes one word for ever, which the room for tokens ends."""
     toy = make_toy()
-    (word,) = toy.recognizer.tokenizer("a", add_special_tokens=False).input_ids[:1]
+    (word,) = toy.decoder.tokenizer("a", add_special_tokens=False).input_ids[:1]
     prefer(toy.model, [word], 1000.0)
     return toy
 
@@ -96,13 +96,13 @@ def tasks(toy: Toy, limits: list[float]) -> list[DecodingTask]:
 
 def test_each_row_is_cut_by_its_own_time_and_the_others_go_on(looping: Toy) -> None:
     asked = tasks(looping, [10.0, math.inf, 20.0])
-    with looping.recognizer.listening():
-        found = looping.recognizer.decode(asked, GREEDY)
-        whole = looping.recognizer.decode(
+    with looping.decoder.inference():
+        found = looping.decoder.decode(asked, GREEDY)
+        whole = looping.decoder.decode(
             [replace(one, most_letters=math.inf) for one in asked], GREEDY
         )
     assert [len(one.tokens) for one in whole] == [40, 40, 40]
-    letters = looping.recognizer.letters
+    letters = looping.decoder.letters
     for one, task, uncut in zip(found, asked, whole, strict=True):
         assert one.tokens == tuple(without_endless_loop(uncut.tokens, letters, task.most_letters))
     assert [len(one.tokens) for one in found] == [16, 40, 24]
@@ -113,6 +113,6 @@ def test_texts_of_another_search_are_not_cut(looping: Toy) -> None:
     """Those that beams found are only gone through for their probabilities."""
     asked = tasks(looping, [10.0])
     options = DecodingOptions(beams=2, probabilities=True)
-    with looping.recognizer.listening():
-        (found,) = looping.recognizer.decode(asked, options)
+    with looping.decoder.inference():
+        (found,) = looping.decoder.decode(asked, options)
     assert len(found.tokens) == 40

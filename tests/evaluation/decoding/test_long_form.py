@@ -25,7 +25,7 @@ from lora_whisper.evaluation.decoding.long_form import (
 )
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.model.features import LogMel
-from tests.evaluation.toy_listener import (
+from tests.evaluation.toy_decoder import (
     GREEDY,
     IN_BATCHES,
     Toy,
@@ -103,14 +103,14 @@ def test_equal_to_transformers_own_long_form(
 ) -> None:
     hearing = fond_of_timestamps()
     settings = dataclasses.replace(GREEDY, previous_text=previous_text)
-    found = hearing.hear(recordings, settings)
+    found = hearing.transcribe(recordings, settings)
     theirs = [by_transformers(hearing, one, monkeypatch, previous_text) for one in recordings]
     assert list(found.texts) == [text for text, _ in theirs]
     for segments, (_, ends) in zip(found.segments, theirs, strict=True):
         assert [segment.end_seconds for segment in segments] == pytest.approx(ends, abs=0.011)
     assert max(map(len, found.segments)) > 4
     if previous_text:
-        assert found.texts != hearing.hear(recordings).texts
+        assert found.texts != hearing.transcribe(recordings).texts
 
 
 @pytest.mark.parametrize("previous_text", [False, True])
@@ -120,8 +120,8 @@ def test_recordings_are_heard_the_same_together_and_among_short_clips(
     hearing = fond_of_timestamps()
     settings = dataclasses.replace(GREEDY, previous_text=previous_text)
     mixed = [*recordings[:2], *general_speech(3), *recordings[2:]]
-    alone = hearing.hear(mixed, settings)
-    together = hearing.hear(mixed, dataclasses.replace(settings, batch_size=6))
+    alone = hearing.transcribe(mixed, settings)
+    together = hearing.transcribe(mixed, dataclasses.replace(settings, batch_size=6))
     assert together.texts == alone.texts
     assert together.segments == alone.segments
     assert [bool(segments) for segments in alone.segments] == [True] * 2 + [False] * 3 + [True] * 2
@@ -130,7 +130,7 @@ def test_recordings_are_heard_the_same_together_and_among_short_clips(
 
 def test_words_of_the_whole_recording_are_heard(recordings: list[Utterance]) -> None:
     """A third; nano, which has learnt single sentences, leaves out the rest of most windows."""
-    for one, text in zip(recordings, nano().hear(recordings).texts, strict=True):
+    for one, text in zip(recordings, nano().transcribe(recordings).texts, strict=True):
         words, heard = one.text.split(), text.split()
         for third in range(3):
             part = words[third * len(words) // 3 : (third + 1) * len(words) // 3]
@@ -143,10 +143,10 @@ def test_a_slice_of_a_recording_is_heard_as_that_slice_alone(tmp_path: Path) -> 
     whole = write_clip(tmp_path / "whole.wav", 9.0, frequency=330.0)
     cut = write_clip(tmp_path / "cut.wav", 4.4, frequency=330.0)
     part = utterance(whole, 4.4, start_seconds=2.0, end_seconds=6.4)
-    found, expected = toy.hear([part]), toy.hear([utterance(cut, 4.4)])
+    found, expected = toy.transcribe([part]), toy.transcribe([utterance(cut, 4.4)])
     assert found.texts == expected.texts
     assert found.seconds == (4.4,)
-    assert toy.hear([part], dataclasses.replace(GREEDY, beams=2)).bad == ()
+    assert toy.transcribe([part], dataclasses.replace(GREEDY, beams=2)).bad == ()
 
 
 BEGIN = 100  # of the timestamps; what is below is text
@@ -178,7 +178,7 @@ def toy() -> Toy:
 def recording(toy: Toy, seconds: float, previous_text: bool = False) -> Recording:
     start = toy.vocabulary.start("en", "transcribe", timestamps=True)
     samples = torch.randn(round(16_000 * seconds), generator=torch.Generator().manual_seed(0))
-    return Recording(toy.recognizer, samples, start, previous_text, (0, 0), "sound")
+    return Recording(toy.decoder, samples, start, previous_text, (0, 0), "sound")
 
 
 def said(
@@ -213,7 +213,7 @@ def test_the_next_window_begins_where_the_last_finished_segment_ends(toy: Toy) -
 
 
 def test_every_window_takes_the_recording_forward(toy: Toy) -> None:
-    """Also where a recognizer breaks the rules and ends a segment where it began."""
+    """Also where a decoder breaks the rules and ends a segment where it began."""
     one = recording(toy, 5.0)
     one.take(said(toy, 0.0, "a", 0.0, 0.0, "b"))
     assert one.seek_frames == 200
@@ -255,7 +255,7 @@ def test_without_previous_text_there_is_no_prompt(toy: Toy) -> None:
 
 def test_an_unfinished_segment_of_a_clip_lasts_to_its_end(toy: Toy) -> None:
     start = toy.vocabulary.start("en", "transcribe", timestamps=True)
-    one = Clip(toy.recognizer, torch.zeros(24_000), start, False, (0, 0), "sound")
+    one = Clip(toy.decoder, torch.zeros(24_000), start, False, (0, 0), "sound")
     one.take(said(toy, 0.0, "a", 0.7, 0.8, "b"))
     assert one.text() == "ab"
     found = [(part.start_seconds, part.end_seconds, part.text) for part in one.segments()]
@@ -268,7 +268,7 @@ def test_progress_counts_recordings_and_not_windows(toy: Toy, tmp_path: Path) ->
         for seconds in (5.0, 1.0, 3.0)
     ]
     seen: list[int] = []
-    transcribe(toy.recognizer, clips, IN_BATCHES, on_progress=lambda done, total: seen.append(done))
+    transcribe(toy.decoder, clips, IN_BATCHES, on_progress=lambda done, total: seen.append(done))
     assert seen == [1, 2, 3]
 
 
@@ -304,7 +304,7 @@ class Scripted:
         tokens = self.tokenizer(text, add_special_tokens=False).input_ids
         return DecodingResult(tuple(tokens), temperature, log_probability, no_speech)
 
-    def listening(self) -> AbstractContextManager[None]:
+    def inference(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -313,7 +313,7 @@ def named(count: int) -> list[DecodingTask]:
 
 
 def test_only_what_failed_is_decoded_again_until_it_does_not() -> None:
-    recognizer = Scripted(
+    decoder = Scripted(
         {
             0: {0.0: (FINE, -0.5, 0.0)},
             1: {0.0: (REPEATED, -0.1, 0.0), 0.2: (REPEATED, -0.2, 0.9), 0.4: (FINE, -0.9, 0.0)},
@@ -321,16 +321,16 @@ def test_only_what_failed_is_decoded_again_until_it_does_not() -> None:
             3: {0.0: (FINE, -1.1, 0.7)},  # nobody speaks
         }
     )
-    results = decode_with_fallback(recognizer, named(4), GREEDILY)
-    assert recognizer.asked == [(0.0, [0, 1, 2, 3]), (0.2, [1, 2]), (0.4, [1])]
+    results = decode_with_fallback(decoder, named(4), GREEDILY)
+    assert decoder.asked == [(0.0, [0, 1, 2, 3]), (0.2, [1, 2]), (0.4, [1])]
     assert [result.temperature for result in results] == [0.0, 0.4, 0.2, 0.0]
 
 
 def test_the_last_temperature_stands() -> None:
     bad = {step / 5: (REPEATED, -step / 10, 0.0) for step in range(6)}
-    recognizer = Scripted({0: bad})
-    (result,) = decode_with_fallback(recognizer, named(1), GREEDILY)
-    assert [temperature for temperature, _ in recognizer.asked] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    decoder = Scripted({0: bad})
+    (result,) = decode_with_fallback(decoder, named(1), GREEDILY)
+    assert [temperature for temperature, _ in decoder.asked] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert (result.temperature, result.mean_log_probability) == (1.0, -0.5)
 
 
@@ -362,16 +362,16 @@ def test_fallback_on_a_toy_is_the_same_in_any_batch_and_another_for_another_seed
         for index, seconds in enumerate([0.5, 1.9, 0.2, 1.1, 0.8])
     ]
     settings = dataclasses.replace(GREEDY, temperature_fallback=True)
-    alone = toy.hear(clips, settings)
-    assert alone.texts != toy.hear(clips).texts
+    alone = toy.transcribe(clips, settings)
+    assert alone.texts != toy.transcribe(clips).texts
     assert (
-        toy.hear(clips[::-1], dataclasses.replace(settings, batch_size=5)).texts[::-1]
+        toy.transcribe(clips[::-1], dataclasses.replace(settings, batch_size=5)).texts[::-1]
         == alone.texts
     )
-    assert toy.hear(clips[3:], settings).texts == alone.texts[3:]
-    assert toy.hear(clips, settings, seed=1).texts != alone.texts
+    assert toy.transcribe(clips[3:], settings).texts == alone.texts[3:]
+    assert toy.transcribe(clips, settings, seed=1).texts != alone.texts
     renamed = [dataclasses.replace(one, row=f"{one.row[:-1]}2") for one in clips]
-    other = toy.hear(renamed, settings).texts
+    other = toy.transcribe(renamed, settings).texts
     assert all(one != text for one, text in zip(other, alone.texts, strict=True))
 
 
@@ -379,9 +379,9 @@ def test_what_fallback_takes_for_silence_has_no_text(tmp_path: Path) -> None:
     toy = make_toy()
     clip = utterance(write_clip(tmp_path / "a.wav", 1.0), 1.0)
     settings = dataclasses.replace(GREEDY, temperature_fallback=True)
-    assert toy.hear([clip], settings).texts != ("",)
+    assert toy.transcribe([clip], settings).texts != ("",)
     bias = torch.zeros(toy.vocabulary.size)
     bias[toy.vocabulary.no_speech] = 50.0  # which the suppressed tokens of the toy do not hold
     toy.model.generation_config.suppress_tokens.append(toy.vocabulary.no_speech)
     toy.model.proj_out.bias += bias
-    assert toy.hear([clip], settings).texts == ("",)
+    assert toy.transcribe([clip], settings).texts == ("",)

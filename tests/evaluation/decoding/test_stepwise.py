@@ -1,4 +1,4 @@
-"""The checkpoint itself as an engine, a token at a time: its texts are those of the batches."""
+"""The checkpoint itself as a backend, a token at a time: its texts are those of the batches."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from lora_whisper.evaluation.decoding.decoder import BrokenModel
-from lora_whisper.evaluation.decoding.stepwise import StepwiseRecognizer
+from lora_whisper.evaluation.decoding.stepwise import StepwiseDecoder
 from lora_whisper.evaluation.decoding.transcribe import transcribe
-from tests.evaluation.toy_listener import GREEDY, general_speech, nano
+from tests.evaluation.toy_decoder import GREEDY, general_speech, nano
 
 
 class Checkpoint:
-    """Transformers' Whisper as an `Engine`, without a cache."""
+    """Transformers' Whisper as a `Backend`, without a cache."""
 
     def __init__(self, model: Any):
         self.model, self.width = model, model.config.d_model
 
-    def hear(self, features: Tensor) -> None:
+    def encode(self, features: Tensor) -> None:
         self.encoded, self.given = self.model.model.encoder(features[None]), []
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
@@ -38,9 +38,9 @@ class Broken(Checkpoint):
         return super().logits(tokens) * torch.nan
 
 
-def stepwise(kind: type[Checkpoint] = Checkpoint) -> StepwiseRecognizer:
-    known = nano().recognizer
-    return StepwiseRecognizer(
+def stepwise(kind: type[Checkpoint] = Checkpoint) -> StepwiseDecoder:
+    known = nano().decoder
+    return StepwiseDecoder(
         kind(known.base),
         known.tokenizer,
         known.base.generation_config,
@@ -54,7 +54,7 @@ def test_texts_are_those_of_a_batch(timestamps: bool) -> None:
     clips = general_speech(5)
     settings = dataclasses.replace(GREEDY, batch_size=3, timestamps=timestamps)
     found = transcribe(stepwise(), clips, settings)
-    expected = nano().hear(clips, settings)
+    expected = nano().transcribe(clips, settings)
     assert (found.texts, found.segments) == (expected.texts, expected.segments)
     assert any(found.texts)
 

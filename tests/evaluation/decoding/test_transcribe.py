@@ -29,7 +29,7 @@ from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import locate
 from tests.configs import adapter_config, model_config
-from tests.evaluation.toy_listener import (
+from tests.evaluation.toy_decoder import (
     GREEDY,
     IN_BATCHES,
     Toy,
@@ -65,18 +65,18 @@ def test_batching_does_not_change_the_text(
     toy: Toy, utterances: list[Utterance], beams: int
 ) -> None:
     settings = dataclasses.replace(GREEDY, beams=beams)
-    alone = toy.hear(utterances, settings)
-    together = toy.hear(utterances, dataclasses.replace(settings, batch_size=2))
+    alone = toy.transcribe(utterances, settings)
+    together = toy.transcribe(utterances, dataclasses.replace(settings, batch_size=2))
     assert together.texts == alone.texts
     assert len(set(alone.texts)) == len(utterances)
-    backwards = toy.hear(utterances[::-1], dataclasses.replace(settings, batch_size=5))
+    backwards = toy.transcribe(utterances[::-1], dataclasses.replace(settings, batch_size=5))
     assert backwards.texts[::-1] == alone.texts
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_threads_do_not_change_the_text(toy: Toy, utterances: list[Utterance], beams: int) -> None:
     settings = dataclasses.replace(GREEDY, beams=beams, batch_size=4)
-    one, two = toy.recognizer, toy.recognizer
+    one, two = toy.decoder, toy.decoder
     one.threads, two.threads = 1, 2
     expected, found = (transcribe(each, utterances * 4, settings) for each in (one, two))
     assert found.texts == expected.texts
@@ -92,7 +92,7 @@ def whispers_own(toy: Toy, one: Utterance, **settings: object) -> str:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_equal_to_whispers_own_generate(toy: Toy, utterances: list[Utterance], beams: int) -> None:
-    texts = toy.hear(utterances, dataclasses.replace(GREEDY, beams=beams)).texts
+    texts = toy.transcribe(utterances, dataclasses.replace(GREEDY, beams=beams)).texts
     theirs = [
         whispers_own(toy, one, language=one.language, task=one.task, num_beams=beams)
         for one in utterances
@@ -108,7 +108,7 @@ def test_language_and_task_reach_the_decoder(toy: Toy, utterances: list[Utteranc
         dataclasses.replace(one, language="zh"),
         dataclasses.replace(one, task="translate"),
     ]
-    texts = toy.hear(variants, IN_BATCHES).texts
+    texts = toy.transcribe(variants, IN_BATCHES).texts
     assert texts[0] == texts[1]
     assert len(set(texts)) == 3
 
@@ -116,31 +116,31 @@ def test_language_and_task_reach_the_decoder(toy: Toy, utterances: list[Utteranc
 def test_a_language_that_the_checkpoint_lacks(toy: Toy, utterances: list[Utterance]) -> None:
     for language in ("sw", None):
         with pytest.raises(UserError, match=r"data\.language"):
-            toy.hear([dataclasses.replace(utterances[0], language=language)])
+            toy.transcribe([dataclasses.replace(utterances[0], language=language)])
 
 
 def test_english_only_checkpoints_take_neither(utterances: list[Utterance]) -> None:
     toy = make_toy(multilingual=False)
     english = [dataclasses.replace(one, language=None) for one in utterances]
-    alone, together = toy.hear(english), toy.hear(english, IN_BATCHES)
+    alone, together = toy.transcribe(english), toy.transcribe(english, IN_BATCHES)
     assert together.texts == alone.texts
     assert list(alone.texts) == [whispers_own(toy, one) for one in english]
 
 
 def test_suppressed_tokens_are_not_heard(toy: Toy, utterances: list[Utterance]) -> None:
     ids = toy.processor.tokenizer.get_vocab()
-    spoken = "".join(toy.hear(utterances).texts)
+    spoken = "".join(toy.transcribe(utterances).texts)
     letter = next(letter for letter in spoken if letter in ids)
     toy.model.generation_config.suppress_tokens.append(ids[letter])
-    assert letter not in "".join(toy.hear(utterances).texts)
+    assert letter not in "".join(toy.transcribe(utterances).texts)
 
 
 def test_the_first_token_obeys_begin_suppress_tokens(toy: Toy, utterances: list[Utterance]) -> None:
     """Where eot is the likeliest token everywhere, only the first place resists."""
     prefer(toy.model, [toy.vocabulary.eot], 100.0)
-    assert all(len(text) <= 1 for text in toy.hear(utterances, IN_BATCHES).texts)
+    assert all(len(text) <= 1 for text in toy.transcribe(utterances, IN_BATCHES).texts)
     toy.model.generation_config.begin_suppress_tokens = None
-    assert set(toy.hear(utterances, IN_BATCHES).texts) == {""}
+    assert set(toy.transcribe(utterances, IN_BATCHES).texts) == {""}
 
 
 def test_the_limit_follows_the_duration_and_the_decoder(toy: Toy) -> None:
@@ -160,8 +160,8 @@ def test_a_hallucination_ends_at_its_own_limit(toy: Toy, utterances: list[Uttera
         for one in utterances
     ]
     beams = dataclasses.replace(IN_BATCHES, beams=2)
-    assert [text.count("a") for text in toy.hear(utterances, beams).texts] == limits
-    lengths = [len(text) for text in toy.hear(utterances, IN_BATCHES).texts]
+    assert [text.count("a") for text in toy.transcribe(utterances, beams).texts] == limits
+    lengths = [len(text) for text in toy.transcribe(utterances, IN_BATCHES).texts]
     for length, limit, one in zip(lengths, limits, utterances, strict=True):
         said = FREE_LETTERS + LETTERS_PER_SECOND * one.duration_seconds
         assert length == limit or said - 1 < length <= said + LOOKS_EVERY_TOKENS
@@ -172,7 +172,7 @@ def test_timestamps_and_special_tokens_are_no_text(toy: Toy, utterances: list[Ut
     ids = toy.processor.tokenizer.get_vocab()
     prefer(toy.model, [ids["<|0.40|>"]], 1200.0)
     prefer(toy.model, [ids["<|de|>"], ids["<|nocaptions|>"]], 200.0)
-    assert set(toy.hear(utterances, IN_BATCHES).texts) == {""}
+    assert set(toy.transcribe(utterances, IN_BATCHES).texts) == {""}
 
 
 def test_bad_audio_is_reported_and_heard_as_nothing(
@@ -186,8 +186,8 @@ def test_bad_audio_is_reported_and_heard_as_nothing(
         utterances[1],
         utterance(tmp_path / "absent.wav", 1.5, row="a.jsonl:4"),
     ]
-    found = toy.hear(mixed, IN_BATCHES)
-    whole = toy.hear(utterances[:2], IN_BATCHES)
+    found = toy.transcribe(mixed, IN_BATCHES)
+    whole = toy.transcribe(utterances[:2], IN_BATCHES)
     assert found.texts == (whole.texts[0], "", whole.texts[1], "")
     assert found.seconds == (0.5, 0.0, 1.9, 0.0)
     reasons = {bad.row: bad.reason for bad in found.bad}
@@ -195,14 +195,14 @@ def test_bad_audio_is_reported_and_heard_as_nothing(
     assert "no such file" in reasons["a.jsonl:4"]
     assert found.audio_seconds == pytest.approx(0.5 + 1.9)
     many = [utterance(broken, 3.0, row=f"a.jsonl:{number}") for number in range(5)]
-    assert toy.hear([*many, utterances[0]], IN_BATCHES).texts == ("",) * 5 + found.texts[:1]
-    assert toy.hear(mixed[1:2]).texts == ("",)
+    assert toy.transcribe([*many, utterances[0]], IN_BATCHES).texts == ("",) * 5 + found.texts[:1]
+    assert toy.transcribe(mixed[1:2]).texts == ("",)
 
 
 def test_slices_are_decoded_apart(toy: Toy, tmp_path: Path) -> None:
     long = write_clip(tmp_path / "long.wav", 4.0)
     part = utterance(long, 1.0, start_seconds=2.5, end_seconds=3.5)
-    found = toy.hear([part])
+    found = toy.transcribe([part])
     assert found.bad == ()
     assert found.audio_seconds == pytest.approx(1.0)
 
@@ -210,7 +210,7 @@ def test_slices_are_decoded_apart(toy: Toy, tmp_path: Path) -> None:
 def test_progress_counts_up_to_all(toy: Toy, utterances: list[Utterance]) -> None:
     seen: list[tuple[int, int]] = []
     transcribe(
-        toy.recognizer,
+        toy.decoder,
         utterances,
         IN_BATCHES,
         on_progress=lambda done, total: seen.append((done, total)),
@@ -228,15 +228,15 @@ def adapted(toy: Toy) -> PeftModel:
 
 
 def test_an_adapter_is_heard_without_its_dropout(toy: Toy, utterances: list[Utterance]) -> None:
-    base = toy.hear(utterances, IN_BATCHES).texts
+    base = toy.transcribe(utterances, IN_BATCHES).texts
     model = adapted(toy).train()
     wrapped = dataclasses.replace(toy, model=model)
-    heard = wrapped.hear(utterances, IN_BATCHES).texts
+    heard = wrapped.transcribe(utterances, IN_BATCHES).texts
     assert heard != base
-    assert wrapped.hear(utterances, IN_BATCHES).texts == heard
+    assert wrapped.transcribe(utterances, IN_BATCHES).texts == heard
     assert all(module.training for module in model.modules())
     with model.disable_adapter():
-        assert wrapped.hear(utterances, IN_BATCHES).texts == base
+        assert wrapped.transcribe(utterances, IN_BATCHES).texts == base
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
@@ -249,14 +249,14 @@ def test_training_goes_on_after_decoding(
     base = load_base(checkpoint, quantization, torch.float32, torch.device("cpu"))
     lora = adapter_config(rank=2, alpha=4.0, targets="attention-qv")
     model = attach(base, lora, quantization, gradient_checkpointing=True, seed=0).train()
-    dataclasses.replace(toy, model=model).hear(utterances, IN_BATCHES)
+    dataclasses.replace(toy, model=model).transcribe(utterances, IN_BATCHES)
     model(**toy_inputs()).logits.float().logsumexp(-1).sum().backward()
     assert all(matrix.grad is not None for matrix in adapter_parameters(model).values())
 
 
 def test_half_precision_weights(toy: Toy, utterances: list[Utterance]) -> None:
     toy.model.to(torch.bfloat16)
-    assert len(set(toy.hear(utterances, IN_BATCHES).texts)) > 1
+    assert len(set(toy.transcribe(utterances, IN_BATCHES).texts)) > 1
 
 
 def test_no_warning_reaches_the_user(
@@ -266,8 +266,8 @@ def test_no_warning_reaches_the_user(
     root = logging.getLogger("transformers")
     root.addHandler(caplog.handler)
     try:
-        toy.hear(utterances, IN_BATCHES)
-        toy.hear(utterances, dataclasses.replace(IN_BATCHES, beams=2))
+        toy.transcribe(utterances, IN_BATCHES)
+        toy.transcribe(utterances, dataclasses.replace(IN_BATCHES, beams=2))
     finally:
         root.removeHandler(caplog.handler)
     assert [record.getMessage() for record in caplog.records] == []
@@ -279,7 +279,7 @@ def test_a_language_that_whisper_lacks_is_heard_under_its_borrowed_token(
     lent = [dataclasses.replace(one, language="de") for one in utterances]
     luo = [dataclasses.replace(one, language="luo", language_token="german") for one in utterances]
     english = [dataclasses.replace(one, language="en") for one in utterances]
-    assert toy.hear(luo).texts == toy.hear(lent).texts != toy.hear(english).texts
+    assert toy.transcribe(luo).texts == toy.transcribe(lent).texts != toy.transcribe(english).texts
 
 
 def generated_one_by_one(nano: Toy, clips: list[Utterance]) -> list[str]:
@@ -302,7 +302,7 @@ def test_identical_to_transformers_one_by_one_on_speech() -> None:
     assert sum(text == clip.text for text, clip in zip(expected, clips, strict=True)) > 5
     for batch_size in (1, 7, 21):
         settings = dataclasses.replace(GREEDY, batch_size=batch_size)
-        assert list(hearing.hear(clips, settings).texts) == expected
+        assert list(hearing.transcribe(clips, settings).texts) == expected
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -312,7 +312,7 @@ def test_a_model_of_no_numbers_is_refused(
 ) -> None:
     toy.model.model.decoder.layers[1].fc1.weight[0, 0] = value
     with pytest.raises(BrokenModel, match=r"not finite numbers.*lower optimizer\.learning_rate"):
-        toy.hear(utterances, dataclasses.replace(IN_BATCHES, beams=beams))
+        toy.transcribe(utterances, dataclasses.replace(IN_BATCHES, beams=beams))
 
 
 def test_a_model_that_says_nothing_is_heard_as_nothing(
@@ -325,7 +325,7 @@ def test_a_model_that_says_nothing_is_heard_as_nothing(
             settings = dataclasses.replace(
                 IN_BATCHES, beams=beams, temperature_fallback=fallback, timestamps=fallback
             )
-            found = toy.hear(utterances, settings)
+            found = toy.transcribe(utterances, settings)
             assert set(found.texts) == {""}
             assert set(found.segments) == {()}
             assert found.bad == ()
@@ -340,11 +340,11 @@ def test_a_change_is_heard_instead_of_the_clip(toy: Toy, tmp_path: Path) -> None
         seen.append(one.row)
         return samples[::2].copy()
 
-    found = transcribe(toy.recognizer, [utterance(low, 1.0)], GREEDY, change=twice_as_fast)
+    found = transcribe(toy.decoder, [utterance(low, 1.0)], GREEDY, change=twice_as_fast)
     assert (
         found.texts
-        == toy.hear([utterance(high, 0.5)]).texts
-        != toy.hear([utterance(low, 1.0)]).texts
+        == toy.transcribe([utterance(high, 0.5)]).texts
+        != toy.transcribe([utterance(low, 1.0)]).texts
     )
     assert found.seconds == (0.5,)
     assert seen == ["low.wav:1"]
@@ -352,18 +352,16 @@ def test_a_change_is_heard_instead_of_the_clip(toy: Toy, tmp_path: Path) -> None
 
 def test_a_change_may_make_a_clip_longer_than_the_window(toy: Toy, tmp_path: Path) -> None:
     clip = utterance(write_clip(tmp_path / "a.wav", 1.5), 1.5)
-    found = transcribe(
-        toy.recognizer, [clip], GREEDY, change=lambda samples, _: np.tile(samples, 3)
-    )
+    found = transcribe(toy.decoder, [clip], GREEDY, change=lambda samples, _: np.tile(samples, 3))
     assert found.seconds == (4.5,)
     assert found.bad == ()
 
 
 def test_segments_have_the_words_of_the_text_and_their_times() -> None:
     hearing, clips = nano(), general_speech(6)
-    plain = hearing.hear(clips, IN_BATCHES)
+    plain = hearing.transcribe(clips, IN_BATCHES)
     assert set(plain.segments) == {()}
-    found = hearing.hear(clips, dataclasses.replace(IN_BATCHES, timestamps=True))
+    found = hearing.transcribe(clips, dataclasses.replace(IN_BATCHES, timestamps=True))
     for text, segments, seconds in zip(found.texts, found.segments, found.seconds, strict=True):
         assert " ".join(segment.text for segment in segments) == text
         times = [time for one in segments for time in (one.start_seconds, one.end_seconds)]
@@ -372,7 +370,7 @@ def test_segments_have_the_words_of_the_text_and_their_times() -> None:
 
 
 def test_hypotheses_are_plain_values(toy: Toy, utterances: list[Utterance]) -> None:
-    found = toy.hear(utterances, dataclasses.replace(IN_BATCHES, timestamps=True))
+    found = toy.transcribe(utterances, dataclasses.replace(IN_BATCHES, timestamps=True))
     again = json.loads(json.dumps(dataclasses.asdict(found)))
     assert tuple(again["texts"]) == found.texts
     assert len(again["segments"]) == len(again["seconds"]) == len(utterances)

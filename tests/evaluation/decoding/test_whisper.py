@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
-from lora_whisper.evaluation.decoding import whisper as pace_module
+from lora_whisper.evaluation.decoding import whisper
 from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingTask
 from lora_whisper.evaluation.decoding.whisper import (
     Pace,
     TokenLimit,
-    WhisperRecognizer,
+    WhisperDecoder,
     drawn,
     measured_pace,
     timestamp_rules,
 )
-from tests.evaluation.toy_listener import Toy, make_toy, prefer
+from tests.evaluation.toy_decoder import Toy, make_toy, prefer
 from tests.toys import toy_inputs
 
 MOST_TOKENS = (5, 30, 12, 40, 3, 21)
@@ -46,10 +46,10 @@ def allow_timestamps(toy: Toy) -> None:
 
 def generated(toy: Toy, asked: list[DecodingTask]) -> Any:
     """Sequences and scores of Transformers' own loop, under its own timestamp rules."""
-    recognizer, eot = toy.recognizer, toy.vocabulary.eot
+    decoder, eot = toy.decoder, toy.vocabulary.eot
     prompt = asked[0].prompt
     limit = TokenLimit(torch.tensor([task.most_tokens for task in asked]), len(prompt), eot)
-    rules = [*timestamp_rules(recognizer.vocabulary, prompt), limit]
+    rules = [*timestamp_rules(decoder.vocabulary, prompt), limit]
     return GenerationMixin.generate(
         toy.model,
         torch.stack([task.features for task in asked]),
@@ -70,8 +70,8 @@ def test_tokens_and_their_probability_are_those_of_generate(toy: Toy, timestamps
     if timestamps:
         allow_timestamps(toy)
     asked = tasks(toy, timestamps)
-    with toy.recognizer.listening():
-        found = toy.recognizer.decode(asked, WITH_PROBABILITIES)
+    with toy.decoder.inference():
+        found = toy.decoder.decode(asked, WITH_PROBABILITIES)
         theirs = generated(toy, asked)
     scores = toy.model.compute_transition_scores(
         theirs.sequences, theirs.scores, normalize_logits=True
@@ -89,8 +89,8 @@ def test_tokens_and_their_probability_are_those_of_generate(toy: Toy, timestamps
 
 def test_no_speech_is_asked_for_right_after_sot(toy: Toy) -> None:
     asked = tasks(toy, timestamps=False)
-    with toy.recognizer.listening():
-        found = toy.recognizer.decode(asked, WITH_PROBABILITIES)
+    with toy.decoder.inference():
+        found = toy.decoder.decode(asked, WITH_PROBABILITIES)
         logits = toy.model(
             input_features=torch.stack([task.features for task in asked]),
             decoder_input_ids=torch.tensor([[toy.vocabulary.sot]] * len(asked)),
@@ -102,10 +102,10 @@ def test_no_speech_is_asked_for_right_after_sot(toy: Toy) -> None:
 def test_beams_have_the_probability_of_their_text(toy: Toy) -> None:
     """A text that beams found is no less probable than the greedy one, but for its length."""
     asked = tasks(toy, timestamps=False)
-    with toy.recognizer.listening():
-        greedy = toy.recognizer.decode(asked, WITH_PROBABILITIES)
-        beams = toy.recognizer.decode(asked, DecodingOptions(beams=3, probabilities=True))
-        plain = toy.recognizer.decode(asked, DecodingOptions(beams=3))
+    with toy.decoder.inference():
+        greedy = toy.decoder.decode(asked, WITH_PROBABILITIES)
+        beams = toy.decoder.decode(asked, DecodingOptions(beams=3, probabilities=True))
+        plain = toy.decoder.decode(asked, DecodingOptions(beams=3))
     assert [one.tokens for one in beams] == [one.tokens for one in plain]
     same = [
         (one.mean_log_probability, other.mean_log_probability)
@@ -119,23 +119,23 @@ def test_beams_have_the_probability_of_their_text(toy: Toy) -> None:
     assert np.mean(means[1]) > np.mean(means[0])
 
 
-def hear_drawn(recognizer: WhisperRecognizer, asked: list[DecodingTask]) -> list[tuple[int, ...]]:
-    with recognizer.listening():
-        found = recognizer.decode(asked, DecodingOptions(beams=3, temperature=0.8))
+def hear_drawn(decoder: WhisperDecoder, asked: list[DecodingTask]) -> list[tuple[int, ...]]:
+    with decoder.inference():
+        found = decoder.decode(asked, DecodingOptions(beams=3, temperature=0.8))
     return [one.tokens for one in found]
 
 
 def test_draws_depend_on_the_seed_and_on_nothing_else(toy: Toy) -> None:
-    recognizer, asked = toy.recognizer, tasks(toy, timestamps=False)
-    together = hear_drawn(recognizer, asked)
+    decoder, asked = toy.decoder, tasks(toy, timestamps=False)
+    together = hear_drawn(decoder, asked)
     torch.manual_seed(3)
-    assert [hear_drawn(recognizer, [task])[0] for task in asked] == together
-    assert hear_drawn(recognizer, asked[::-1])[::-1] == together
+    assert [hear_drawn(decoder, [task])[0] for task in asked] == together
+    assert hear_drawn(decoder, asked[::-1])[::-1] == together
     other = [
         DecodingTask(task.features, task.prompt, task.most_tokens, (8, *task.seed[1:]))
         for task in asked
     ]
-    assert hear_drawn(recognizer, other) != together
+    assert hear_drawn(decoder, other) != together
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
@@ -156,12 +156,12 @@ def test_the_ends_of_the_draw_are_tokens_that_may_be() -> None:
 
 
 def test_each_part_takes_its_time() -> None:
-    recognizer = make_toy().recognizer
-    recognizer.model.train()
-    found = measured_pace(recognizer, 4)
+    decoder = make_toy().decoder
+    decoder.model.train()
+    found = measured_pace(decoder, 4)
     assert found.window_seconds > 0
     assert found.token_seconds > 0
-    assert recognizer.model.training, "as it was"
+    assert decoder.model.training, "as it was"
 
 
 def test_windows_and_tokens_add_up() -> None:
@@ -181,10 +181,10 @@ def test_threads_share_the_batch_and_the_time(
             widths.append(len(value[0]))
         return 1.0, value
 
-    monkeypatch.setattr(pace_module, "timed", timed)
-    recognizer: WhisperRecognizer = make_toy().recognizer
-    recognizer.threads = threads
-    found = measured_pace(recognizer, 16)
+    monkeypatch.setattr(whisper, "timed", timed)
+    decoder: WhisperDecoder = make_toy().decoder
+    decoder.threads = threads
+    found = measured_pace(decoder, 16)
     assert widths == [rows] * threads
     assert found.window_seconds == pytest.approx(1 / threads)
-    assert found.token_seconds == pytest.approx(1 / pace_module.STEPS / rows / threads)
+    assert found.token_seconds == pytest.approx(1 / whisper.STEPS / rows / threads)

@@ -18,8 +18,8 @@ import lora_whisper
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
-from lora_whisper.evaluation.decoding.transcribe import Hypotheses, transcribe
-from lora_whisper.evaluation.decoding.whisper import WhisperRecognizer
+from lora_whisper.evaluation.decoding.transcribe import Transcriptions, transcribe
+from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
@@ -52,14 +52,14 @@ class Toy:
     vocabulary: Vocabulary
     features: LogMel
 
-    def hear(
+    def transcribe(
         self, utterances: list[Utterance], settings: EvaluationConfig = GREEDY, seed: int = 0
-    ) -> Hypotheses:
-        return transcribe(self.recognizer, utterances, settings, seed)
+    ) -> Transcriptions:
+        return transcribe(self.decoder, utterances, settings, seed)
 
     @property
-    def recognizer(self) -> WhisperRecognizer:
-        return WhisperRecognizer(self.model, self.processor, self.vocabulary, self.features)
+    def decoder(self) -> WhisperDecoder:
+        return WhisperDecoder(self.model, self.processor, self.vocabulary, self.features)
 
 
 def prefer(model: WhisperForConditionalGeneration, tokens: Iterable[int], logits: float) -> None:
