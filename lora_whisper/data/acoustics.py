@@ -51,9 +51,9 @@ def _colored(samples: int, rng: np.random.Generator, exponent: float) -> np.ndar
     """Noise whose power falls as 1/f^exponent: white noise, shaped in the frequency domain."""
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     frequencies = np.fft.rfftfreq(samples, 1 / SAMPLING_RATE)
-    heard = frequencies >= LOWEST_FREQUENCY
-    spectrum[heard] *= frequencies[heard] ** (-exponent / 2)
-    spectrum[~heard] = 0.0
+    audible = frequencies >= LOWEST_FREQUENCY
+    spectrum[audible] *= frequencies[audible] ** (-exponent / 2)
+    spectrum[~audible] = 0.0
     return np.fft.irfft(spectrum, samples)
 
 

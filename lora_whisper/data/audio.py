@@ -381,8 +381,8 @@ def _by_libsndfile(
         while missing:
             channels = file.read(min(missing, block_frames), dtype="float32", always_2d=True)
             if not len(channels):
-                found = (first_frame + frames - missing) / header.rate
-                raise CutOff(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
+                reached_seconds = (first_frame + frames - missing) / header.rate
+                raise CutOff(f"cut off at {reached_seconds:.2f} s of {header.seconds:.2f} s")
             pieces.append(mix.mono(channels.T))
             missing -= len(channels)
     return np.concatenate(pieces), header.rate
@@ -394,11 +394,13 @@ def _by_ffmpeg(
     """The same. What reaches to the end is decoded to the end, which may not be as stated."""
     whole = end_seconds >= header.seconds
     mono, rate = containers.decode(source, start_seconds, None if whole else end_seconds, mix)
-    found = start_seconds + len(mono) / rate
-    if found < end_seconds - END_TOLERANCE_SECONDS:
-        raise CutOff(f"cut off at {found:.2f} s of {header.seconds:.2f} s")
-    if found > end_seconds + END_TOLERANCE_SECONDS:
-        raise Damaged(f"goes on to {found:.2f} s, where its header says {header.seconds:.2f} s")
+    reached_seconds = start_seconds + len(mono) / rate
+    if reached_seconds < end_seconds - END_TOLERANCE_SECONDS:
+        raise CutOff(f"cut off at {reached_seconds:.2f} s of {header.seconds:.2f} s")
+    if reached_seconds > end_seconds + END_TOLERANCE_SECONDS:
+        raise Damaged(
+            f"goes on to {reached_seconds:.2f} s, where its header says {header.seconds:.2f} s"
+        )
     return mono, rate
 
 
@@ -438,7 +440,7 @@ def serve() -> None:
 
 def _answer(request: Fields, content: bytes, allow: Allow) -> Answer:
     try:
-        return _found(request, content, allow)
+        return _result(request, content, allow)
     except Damaged as error:
         return {"damaged": str(error), "is_cut_off": isinstance(error, CutOff)}, None
     except MemoryError:
@@ -447,7 +449,7 @@ def _answer(request: Fields, content: bytes, allow: Allow) -> Answer:
         return {"damaged": f"does not decode ({reason(error)})", "is_cut_off": False}, None
 
 
-def _found(request: Fields, content: bytes, allow: Allow) -> Answer:
+def _result(request: Fields, content: bytes, allow: Allow) -> Answer:
     source: Source = content if request["path"] is None else request["path"]
     size_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     seconds = HEADER_SECONDS + size_bytes / HEADER_BYTES_A_SECOND

@@ -256,7 +256,7 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
     """
     if folder is None:
         return None
-    place, found, problems = local_path(folder), [], []
+    place, recordings, problems = local_path(folder), [], []
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
         try:
             seconds = read_header(path).seconds
@@ -266,15 +266,15 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
             if seconds < SHORTEST_SECONDS:
                 problems.append(f"{path}: shorter than {SHORTEST_SECONDS} s")
             else:
-                found.append((path, seconds))
-    if not found:
+                recordings.append((path, seconds))
+    if not recordings:
         what = "no recordings" if place.is_dir() else "no such folder"
         message = (
             f"augmentation.{step}.folder={folder}: {what}; "
             f"give a folder of sound files, or null for generated {step}\n{listing(problems)}"
         )
         raise UserError(message.rstrip())
-    paths, lengths = zip(*found, strict=True)
+    paths, lengths = zip(*recordings, strict=True)
     log.info(
         "%-11s %d recordings in %s, %.1f h; %d files without sound or shorter than %g s",
         *(step, len(paths), place, sum(lengths) / 3600, len(problems), SHORTEST_SECONDS),

@@ -78,11 +78,11 @@ def row_hashes(
 
 def _values(utterances: Utterances, name: str) -> list[Any]:
     """Languages by code, whichever checkpoint has read them: those for English alone have none."""
-    found = utterances.column(name).to_pylist()
+    values = utterances.column(name).to_pylist()
     if name != "language":
-        return found
-    codes = {one: code_of(one or "en") for one in set(found)}
-    return [codes[one] for one in found]
+        return values
+    codes = {one: code_of(one or "en") for one in set(values)}
+    return [codes[one] for one in values]
 
 
 def _short_hash(values: object) -> int:
@@ -92,7 +92,7 @@ def _short_hash(values: object) -> int:
 
 def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
     """Of each row, its recording's name and what it counts by; each file is looked at once."""
-    found = np.empty(len(utterances), object)
+    sounds = np.empty(len(utterances), object)
     for table, indices, rows in utterances.by_table():
         paths = table.column("audio").take(pa.array(rows)).to_pylist()
         if table.audio_of is None:
@@ -100,16 +100,16 @@ def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
             with ThreadPoolExecutor() as pool:
                 values = pool.map(_hash_of_file if sound == "bytes" else _size_of, names)
                 states = dict(zip(names, values, strict=True))
-            found[indices] = [f"{Path(path).name} {states[path]}" for path in paths]
+            sounds[indices] = [f"{Path(path).name} {states[path]}" for path in paths]
         else:
             audio = (table.audio(row, path) for row, path in zip(rows.tolist(), paths, strict=True))
-            found[indices] = [
+            sounds[indices] = [
                 _hash_of_bytes(one.load())
                 if sound == "bytes" and isinstance(one, EncodedAudio)
                 else one.name
                 for one in audio
             ]
-    return found.tolist()
+    return sounds.tolist()
 
 
 def _size_of(path: str) -> str:

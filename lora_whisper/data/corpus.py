@@ -100,16 +100,16 @@ def _by_kind(
 
 def _warn_of_leftovers(utterances: Utterances, split: str) -> None:
     """Say that texts hold what nobody says; they stay as they are."""
-    found = {}
+    lines = {}
     for index in np.flatnonzero(suspects(utterances.column("text")).to_numpy()).tolist():
         one = utterances[index]
         language = code_of(one.language) if one.language else None
         if what := leftovers(one.text, language):
-            found[f"{one.row}: {', '.join(what)}"] = True
-    if found:
+            lines[f"{one.row}: {', '.join(what)}"] = True
+    if lines:
         _warn_once(
-            f"{split:<11} {len(found)} texts that are no transcripts are used as they are "
-            f"(check lists them):\n{listing(list(found), 3)}"
+            f"{split:<11} {len(lines)} texts that are no transcripts are used as they are "
+            f"(check lists them):\n{listing(list(lines), 3)}"
         )
 
 
@@ -225,13 +225,13 @@ def _split(
     undecoded: dict[int, str] = {}
     cut = partial(_pieces, utterances, window_seconds=window_seconds, by_pauses=by_pauses)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # no more: each holds a decoded clip
-        for index, found in zip(indices, pool.map(cut, indices), strict=True):
-            if isinstance(found, AudioError):
-                undecoded[index] = str(found)
-            elif not found:
+        for index, parts in zip(indices, pool.map(cut, indices), strict=True):
+            if isinstance(parts, AudioError):
+                undecoded[index] = str(parts)
+            elif not parts:
                 unsplit[index] = _clip(utterances[index])
             else:
-                pieces[index] = found
+                pieces[index] = parts
     count = sum(map(len, pieces.values()))
     if pieces:
         log.info(
@@ -255,8 +255,8 @@ def _without_marks(
     """Texts that hold timestamps, as Whisper writes them, without: they are not spoken."""
     marked = np.zeros(len(utterances), bool)
     for name in ("text", "previous_text"):
-        found = pc.match_substring_regex(utterances.column(name), TIMESTAMP.pattern)
-        marked |= pc.fill_null(found, False).to_numpy()
+        matches = pc.match_substring_regex(utterances.column(name), TIMESTAMP.pattern)
+        marked |= pc.fill_null(matches, False).to_numpy()
     pieces: dict[int, Sequence[Utterance]] = {}
     for index in (index for index in np.flatnonzero(marked).tolist() if index not in handled):
         one = utterances[index]

@@ -3,6 +3,9 @@ again in no time.
 
 A reader of `data/sources` yields `Row`s; a `Table` holds them, memory-mapped from the disk where
 they are many; `Utterances` makes an `Utterance` of a row when somebody asks for it.
+
+`datasets.Dataset` in the place of `Table` took 49 µs to read a row (here 17), 10 s to take in 200,000
+(here 0.5), and 0.6 s to be imported, on one core in November 2026.
 """
 
 from __future__ import annotations
@@ -353,8 +356,8 @@ class Utterances(Sequence[Utterance]):
         if name == "language":
             for called, code in self.defaults.codes.items():
                 if called is not None and called != code:
-                    found = pc.fill_null(pc.equal(whole, called), False)
-                    whole = pc.if_else(found, pa.scalar(code, pa.string()), whole)
+                    is_called_so = pc.fill_null(pc.equal(whole, called), False)
+                    whole = pc.if_else(is_called_so, pa.scalar(code, pa.string()), whole)
         return whole
 
     def row(self, index: int) -> Row:

@@ -261,13 +261,13 @@ def absent(path: str | Path) -> str:
     try:
         if os.path.islink(name):
             return f", but a link to {os.readlink(name)}, which is not there"
-        found = _backslashes(name) or _variables(name)
-        if not found:
+        reason = _backslashes(name) or _variables(name)
+        if not reason:
             there, why = _resolved(name)
-            found = f"there is {there}, {why}" if there else _elsewhere(name)
+            reason = f"there is {there}, {why}" if there else _elsewhere(name)
     except (OSError, ValueError):  # a folder that may not be read, a name with a NUL
         return ""
-    return f"; {found}" if found else ""
+    return f"; {reason}" if reason else ""
 
 
 def _backslashes(name: str) -> str:
@@ -316,8 +316,8 @@ def _folder(name: str) -> tuple[str, str]:
     head, tail = os.path.split(name)
     if head == name or not tail:
         return "", ""
-    found, why = _inside(*_folder(head), tail)
-    return (found, why) if os.path.isdir(found) else ("", "")
+    there, why = _inside(*_folder(head), tail)
+    return (there, why) if os.path.isdir(there) else ("", "")
 
 
 def _inside(folder: str, why: str, name: str) -> tuple[str, str]:
@@ -327,9 +327,9 @@ def _inside(folder: str, why: str, name: str) -> tuple[str, str]:
     if os.path.exists(os.path.join(folder, name)):
         return os.path.join(folder, name), why
     for (fold, difference), names in zip(FOLDS, _names(folder), strict=True):
-        found = names.get(fold(name))
-        if found is not None:
-            return os.path.join(folder, found), difference
+        meant = names.get(fold(name))
+        if meant is not None:
+            return os.path.join(folder, meant), difference
     return "", ""
 
 

@@ -262,9 +262,9 @@ def serve(answer: Callable[[Fields, bytes, Allow], Answer]) -> None:
     with contextlib.suppress(BrokenPipeError):
         _write(answers, {})
         for fields, content in _requests(requests):
-            found, samples = answer(fields, content, allow)
+            result, samples = answer(fields, content, allow)
             limits.lift()
-            _write(answers, found, b"" if samples is None else samples.data, unit=4)
+            _write(answers, result, b"" if samples is None else samples.data, unit=4)
 
 
 def _requests(pipe: int) -> Iterator[tuple[Fields, bytes]]:

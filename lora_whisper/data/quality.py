@@ -48,20 +48,20 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
     """Every finding, in the order of MEANINGS, also those that found nothing."""
     limit = rules.vocabulary.max_tokens
     masks = {name: _masks(one.records, window_seconds, limit) for name, one in splits.items()}
-    found = {
+    findings = {
         key: Finding(
             key, splits, {name: np.flatnonzero(masks[name][key]) for name in splits}, detail
         )
         for key, detail in _details(rules, window_seconds).items()
     }
-    found["split_badly"] = _with_characters(found["split_badly"], rules)
-    found["scored_words"] = scored_words(splits)
-    found["duplicates"] = duplicates(splits)
-    found["contradicted"] = contradicted(splits)
-    found["rate_outliers"] = rate_outliers(splits)
-    found |= {key: shared(splits, key, field) for key, field in SHARED_FIELDS.items()}
-    found["shared_audio"] = _with_overlaps(found["shared_audio"])
-    return [found[key] for key in MEANINGS]
+    findings["split_badly"] = _with_characters(findings["split_badly"], rules)
+    findings["scored_words"] = scored_words(splits)
+    findings["duplicates"] = duplicates(splits)
+    findings["contradicted"] = contradicted(splits)
+    findings["rate_outliers"] = rate_outliers(splits)
+    findings |= {key: shared(splits, key, field) for key, field in SHARED_FIELDS.items()}
+    findings["shared_audio"] = _with_overlaps(findings["shared_audio"])
+    return [findings[key] for key in MEANINGS]
 
 
 # ── one row at a time ────────────────────────────────────────────────────────────────────────
@@ -465,9 +465,9 @@ def _tally(names: list[str], codes: np.ndarray, seconds: np.ndarray) -> dict[str
 
 def _counts(values: np.ndarray) -> dict[int, int]:
     """How often each value occurs, most frequent first."""
-    found, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return dict(zip(found[order].tolist(), counts[order].tolist(), strict=True))
+    return dict(zip(distinct[order].tolist(), counts[order].tolist(), strict=True))
 
 
 def settings(window_seconds: float, max_tokens: int) -> dict[str, float]:

@@ -240,14 +240,14 @@ def require_repairable(
             )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"fix={folder} is a file. Type fix=FOLDER with a new folder.")
-    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     ours = {LEFT_OUT, *(f"{split}.jsonl" for split in SPLITS)}
-    if found and (LEFT_OUT not in found or not ours >= set(found)):
+    if there and (LEFT_OUT not in there or not ours >= set(there)):
         raise UserError(
-            f"fix={folder} holds other things, which are left alone:\n{listing(found, 5)}\n"
+            f"fix={folder} holds other things, which are left alone:\n{listing(there, 5)}\n"
             "Type fix=FOLDER with a new folder."
         )
-    if found and not overwrite:
+    if there and not overwrite:
         raise UserError(
             f"fix={folder} exists. Type overwrite=true to replace it, or another fix=FOLDER."
         )

@@ -263,10 +263,10 @@ def script(letter: str) -> str | None:
 
 def mixed_scripts(text: str) -> list[str]:
     """The scripts of a text's letters where it has more than one language would write with."""
-    found = {name for name in map(script, text) if name}
-    if len(found) < 2 or any(found <= together for together in WRITTEN_TOGETHER):
+    scripts = {name for name in map(script, text) if name}
+    if len(scripts) < 2 or any(scripts <= together for together in WRITTEN_TOGETHER):
         return []
-    return sorted(found, key=lambda name: [script(one) for one in text].index(name))
+    return sorted(scripts, key=lambda name: [script(one) for one in text].index(name))
 
 
 CountWords = Callable[[str, str | None], tuple[int, int]]  # of a text in a language

@@ -78,13 +78,13 @@ def read_inputs(model: ModelConfig, data: DataConfig, earlier: Inputs | None = N
         return earlier
     # All rows first, since reading the checkpoint takes seconds.
     streamed = ("train",) if data.streaming else ()
-    found = {split: read_split(data, split) for split in SPLITS if split not in streamed}
+    rows = {split: read_split(data, split) for split in SPLITS if split not in streamed}
     mixes = [resolved(data, mix) for mix in data.mix]
     mixed = [train_rows(config) for config in mixes]
     base = read_base(model)
     corpora = {
         split: usable(utterances, split, data, base)
-        for split, utterances in found.items()
+        for split, utterances in rows.items()
         if utterances is not None
     }
     speech = DatasetSplits(

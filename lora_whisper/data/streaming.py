@@ -166,9 +166,9 @@ class StreamDataset(Dataset[list[Batch]]):
         # Augmentation draws from random states that all threads of a process share.
         threads = self.threads if self.maker.augmenter is None else 1
         with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(make, range(self.rank, self.global_batch, self.world)))
-        _require_usable(found, step)
-        return found
+            windows = list(pool.map(make, range(self.rank, self.global_batch, self.world)))
+        _require_usable(windows, step)
+        return windows
 
     def _speech_before(self, step: int) -> int:
         """Rows that the steps before this one take; the other windows have no speech."""
@@ -179,23 +179,23 @@ class StreamDataset(Dataset[list[Batch]]):
         self, rows: pa.Table, reader: RowReader, step: int, place: int
     ) -> Window | BadAudio:
         """Window `place` of the global batch: the rows come first, what has no speech follows."""
-        found = _utterance(rows, place % len(rows), reader, self.config)
-        if isinstance(found, BadAudio):
-            return found
-        seconds = _seconds(found, self.maker)
+        utterance = _utterance(rows, place % len(rows), reader, self.config)
+        if isinstance(utterance, BadAudio):
+            return utterance
+        seconds = _seconds(utterance, self.maker)
         if isinstance(seconds, BadAudio):
             return seconds
         if place < len(rows):
-            return self.maker.of([found], key=(step, 0, place))
+            return self.maker.of([utterance], key=(step, 0, place))
         return self.maker.no_speech(
-            WindowSource([found], alone(np.array([seconds]))), 0, step, place
+            WindowSource([utterance], alone(np.array([seconds]))), 0, step, place
         )
 
 
-def _require_usable(found: list[Window | BadAudio], step: int) -> None:
+def _require_usable(windows: list[Window | BadAudio], step: int) -> None:
     """Some bad rows are an accident; nothing but bad ones are a wrong column or language."""
-    bad = [one for one in found if isinstance(one, BadAudio)]
-    if len(bad) == len(found) >= ROWS_OF_NO_ACCIDENT:
+    bad = [one for one in windows if isinstance(one, BadAudio)]
+    if len(bad) == len(windows) >= ROWS_OF_NO_ACCIDENT:
         by_reason = {one.reason: f"{one.row}: {one.reason}" for one in reversed(bad)}
         examples = listing(list(by_reason.values()))
         raise UserError(
@@ -297,14 +297,14 @@ class _Rows:
         """Rows first … end - 1; cheap if they follow the last ones that were asked for."""
         if first != self._next_row:
             self._rest, self._tables = pa.table({}), _endless(self.stream, first)
-        found, missing = [], end - first
+        pieces, missing = [], end - first
         while missing:
             table = self._rest if len(self._rest) else next(self._tables)
-            found.append(table.slice(0, missing))
-            self._rest = table.slice(len(found[-1]))
-            missing -= len(found[-1])
+            pieces.append(table.slice(0, missing))
+            self._rest = table.slice(len(pieces[-1]))
+            missing -= len(pieces[-1])
         self._next_row = end
-        return pa.concat_tables(found)
+        return pa.concat_tables(pieces)
 
 
 def _end_epochs_at_once() -> None:

@@ -253,10 +253,10 @@ def leftovers(text: str, language: str | None = None) -> list[str]:
     Args:
         language: Whisper's code, for words that are a language's own.
     """
-    return list(_found(text.strip(), language))
+    return list(_signs(text.strip(), language))
 
 
-def _found(text: str, language: str | None) -> Iterator[str]:
+def _signs(text: str, language: str | None) -> Iterator[str]:
     if text in NO_VALUE and not (text == "null" and language in ZERO_IS_NULL):
         yield f"{text!r}, for no value"
     if FILE_NAME.fullmatch(text):

@@ -297,14 +297,14 @@ def _decode(
     for stretch in _stretches(utterances, gaps_seconds):
         before_samples = sum(map(len, samples))
         try:
-            found = _read(stretch, window_samples - before_samples)
+            sound = _read(stretch, window_samples - before_samples)
         except AudioError as error:
             bad += [BadAudio(one.row, str(error)) for one in stretch]
             continue
-        seconds = len(found.samples) / SAMPLING_RATE
+        seconds = len(sound.samples) / SAMPLING_RATE
         places += _places(stretch, before_samples / SAMPLING_RATE, seconds)
-        samples.append(found.samples)
-        remarks += [(stretch[0].row, remark) for remark in found.remarks]
+        samples.append(sound.samples)
+        remarks += [(stretch[0].row, remark) for remark in sound.remarks]
     return _Decoded(np.concatenate(samples), tuple(places), tuple(bad), tuple(remarks))
 
 

@@ -125,8 +125,8 @@ def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | N
         if split == "train":
             _warn_of_other_parts(parts, config, place)
         return _own_rows(named, split_name(given or split), config)
-    found = _rows_by_column(config, split, parts[0], place) if not parts[0].name else None
-    if found is None and given is not None and (place / given).is_dir():
+    rows = _rows_by_column(config, split, parts[0], place) if not parts[0].name else None
+    if rows is None and given is not None and (place / given).is_dir():
         inner = PARTS[config.source](place / given, config)
         if len(inner) > 1:
             names = ", ".join(part.name for part in inner)
@@ -134,9 +134,9 @@ def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | N
                 f"The folder {place / given} has several manifests, {names}. Name one of them."
             )
         return _own_rows(inner[0], split_name(given), config)
-    if found is None and (given is not None or split == "train"):
+    if rows is None and (given is not None or split == "train"):
         raise UserError(_unknown_split(config, split, parts, place))
-    return found
+    return rows
 
 
 def _warn_of_other_parts(parts: Sequence[Part], config: DataConfig, place: Path) -> None:
@@ -207,10 +207,10 @@ def _own_rows(part: Part, split: str, config: DataConfig) -> Utterances:
     """What is given for a split: the rows that name it, and those that name none."""
     table = _table(part)
     mask = pc.fill_null(pc.equal(table.column("split"), split), True)
-    found = _chosen(table, config, mask)
-    if not found:
+    rows = _chosen(table, config, mask)
+    if not rows:
         raise UserError(_no_rows(part.place, split, table))
-    return found
+    return rows
 
 
 @lru_cache(maxsize=8)  # the splits of a source are asked for one after the other

@@ -93,8 +93,8 @@ def row_reader(
     """
     from datasets import ClassLabel, Value
 
-    found = _found_columns(features, HUB_NAMES.chosen(columns), columns, place)
-    audio = found.pop("audio")
+    chosen = _columns_by_part(features, HUB_NAMES.chosen(columns), columns, place)
+    audio = chosen.pop("audio")
     values = tuple(
         name
         for name, feature in features.items()
@@ -104,19 +104,19 @@ def row_reader(
         place,
         folder,
         audio,
-        found.pop("text"),
-        found,
+        chosen.pop("text"),
+        chosen,
         values,
         {name: tuple(features[name].names) for name in values if _is_label(features[name])},
         _is_text(features[audio]),
     )
 
 
-def _found_columns(
+def _columns_by_part(
     features: Features, names: Names, columns: ColumnsConfig, place: str
 ) -> dict[str, str]:
     """The column of each part that has one."""
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     problems = []
     for part, fits, expected in PARTS:
         column = next(iter(matching(tuple(features), getattr(names, part))), None)
@@ -127,7 +127,7 @@ def _found_columns(
             tried = ", ".join(getattr(names, part))
             problems.append(f"no column holds the {part} (tried {tried})")
         elif column is not None and fits(features[column]):
-            found[part] = column
+            chosen[part] = column
         elif column is not None and (wanted is not None or part in ("audio", "text")):
             problems.append(f"column {column} is {_dtype(features[column])}, expected {expected}")
     if problems:
@@ -137,7 +137,7 @@ def _found_columns(
             f"It has the columns {there}.\n"
             "Say which one it is: data.columns.audio=… data.columns.text=…"
         )
-    return found
+    return chosen
 
 
 def _dtype(feature: Any) -> str:

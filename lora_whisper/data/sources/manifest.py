@@ -214,9 +214,9 @@ def audiofolder_parts(folder: Path, config: DataConfig) -> list[Part]:
 
 def _metadata(folder: Path) -> list[Path]:
     beside = sorted(each for each in folder.iterdir() if each.is_dir())
-    found = [[each / name for name in METADATA if (each / name).is_file()] for each in beside]
+    inner = [[each / name for name in METADATA if (each / name).is_file()] for each in beside]
     own = [folder / name for name in METADATA if (folder / name).is_file()]
-    files = [path for each in (own, *found) for path in each]
+    files = [path for each in (own, *inner) for path in each]
     if not files:
         parquet = "; metadata.parquet is not read" if (folder / "metadata.parquet").exists() else ""
         raise UserError(
@@ -224,7 +224,7 @@ def _metadata(folder: Path) -> list[Path]:
             "Write one with the columns file_name and text, or for another file type "
             "data=manifest data.path=FILE."
         )
-    if max(len(own), *map(len, found), 1) > 1 or (own and len(files) > len(own)):
+    if max(len(own), *map(len, inner), 1) > 1 or (own and len(files) > len(own)):
         names = ", ".join(path.relative_to(folder).as_posix() for path in files)
         raise UserError(f"The folder {folder} has metadata twice: {names}. Keep one of them.")
     return files

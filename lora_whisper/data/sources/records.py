@@ -24,10 +24,10 @@ from lora_whisper.data.sources.rows import (
     USUAL_NAMES,
     Problems,
     RowError,
+    excerpt,
     is_encodable,
     listed,
     matching,
-    shown,
     trimmed,
     why_no_columns,
 )
@@ -121,9 +121,9 @@ def is_json(path: Path, file: TextIO) -> bool:
 
 def first_character(file: TextIO) -> str:
     """The first character that is no space; the file is wound back. "\\n" where there is none."""
-    found = next((line.lstrip()[0] for line in file if line.strip()), "\n")
+    first = next((line.lstrip()[0] for line in file if line.strip()), "\n")
     file.seek(0)
-    return found
+    return first
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────
@@ -188,22 +188,22 @@ def line_records(lines: Iterable[str], problems: Problems) -> Iterator[Record]:
 def parsed(line: str) -> dict[str, Any]:
     """The object in a line of JSON."""
     if not line.isascii() and not is_encodable(line):
-        raise RowError(f"found {_shown_bytes(line)}, {EXPECTED_ENCODING}")
+        raise RowError(f"found {_excerpt_around_bytes(line)}, {EXPECTED_ENCODING}")
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         advice = AS_ESCAPED if "escape" in error.msg else ""
-        found = f"found {shown(line.strip())}, expected JSON ({error.msg})"
+        found = f"found {excerpt(line.strip())}, expected JSON ({error.msg})"
         raise RowError(found + advice) from None
     except (ValueError, RecursionError):  # numbers of thousands of digits, brackets without end
-        raise RowError(f"found {shown(line.strip())}, expected JSON of a sane size") from None
+        raise RowError(f"found {excerpt(line.strip())}, expected JSON of a sane size") from None
     return _object(values)
 
 
 def array_records(text: str, problems: Problems) -> Iterator[Record]:
     """The objects of one JSON array, over any number of lines; they are counted, not the lines."""
     if not is_encodable(text):
-        problems.add(1, f"found {_shown_bytes(text)}, {EXPECTED_ENCODING}")
+        problems.add(1, f"found {_excerpt_around_bytes(text)}, {EXPECTED_ENCODING}")
         return
     try:
         items = json.loads(text)
@@ -219,18 +219,18 @@ def array_records(text: str, problems: Problems) -> Iterator[Record]:
 
 def _object(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise RowError(f"found {shown(values)}, expected an object in braces")
+        raise RowError(f"found {excerpt(values)}, expected an object in braces")
     return values
 
 
-def _shown_bytes(text: str) -> str:
+def _excerpt_around_bytes(text: str) -> str:
     """What is around the first byte that is no UTF-8."""
     content = text.encode("utf-8", "surrogateescape")
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         content = content[max(0, error.start - 20) : error.start + 20]
-    return shown(content)
+    return excerpt(content)
 
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────
@@ -271,9 +271,9 @@ class TableFile:
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice or not all(map(is_encodable, header)):
             wrong = f"names {listed(twice)} twice" if twice else "is no UTF-8"
-            found = listed(header)
+            columns = listed(header)
             raise UserError(
-                f"{self.path}: the header {wrong}; found {found}{why_no_columns(header)}. "
+                f"{self.path}: the header {wrong}; found {columns}{why_no_columns(header)}. "
                 "Rename the columns; where this is a row already, put a line of names on top."
             )
         return header
@@ -294,12 +294,12 @@ class TableFile:
             if len(cells) != len(self.header):
                 if any(cells):  # a row of nothing is what spreadsheets leave at the end
                     found = f"found {len(cells)} cells, expected {len(self.header)}"
-                    problems.add(line, f"{found}: {shown(cells)}{self._why_more(cells)}")
+                    problems.add(line, f"{found}: {excerpt(cells)}{self._why_more(cells)}")
                 continue
             values = dict(zip(self.header, cells, strict=True))
             text = to_json(values)
             if not text.isascii() and not is_encodable(text):
-                found = _shown_bytes(self._delimiter.join(cells))
+                found = _excerpt_around_bytes(self._delimiter.join(cells))
                 problems.add(line, f"found {found}, {EXPECTED_ENCODING}")
             elif any(cells):
                 yield line, {k: v for k, v in values.items() if v or k in always}, text
@@ -324,7 +324,7 @@ class TableFile:
         """
         lines = LINE_END.split(self._delimiter.join(cells))
         rows = [line for line in lines if self._is_row(line)]
-        return f"what looks like {len(rows)} rows, the last {shown(rows[-1])}" if rows[1:] else ""
+        return f"what looks like {len(rows)} rows, the last {excerpt(rows[-1])}" if rows[1:] else ""
 
     def _is_row(self, line: str) -> bool:
         cells = line.split(self._delimiter)
@@ -402,8 +402,8 @@ def what_it_is(path: Path, beginning: bytes, expected: str) -> str | None:
             return f"{path} is {what}. {advice}"
     if beginning.startswith(b"PK\x03\x04"):
         return f"{path} is {_zip(path)}"
-    found = stand_in(path.name, beginning)
-    return f"{path} {found}" if found else None
+    problem = stand_in(path.name, beginning)
+    return f"{path} {problem}" if problem else None
 
 
 def _zip(path: Path) -> str:
@@ -424,17 +424,17 @@ def _zip(path: Path) -> str:
 def other_json(path: Path, text: str) -> str | None:
     """How the rows of a file stand in its JSON where that is not one object a line; None if not."""
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return _objects_over_lines(path, text)
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return None
-    if _is_row(found):
+    if _is_row(content):
         return _objects_over_lines(path, text)
-    lists = [key for key, value in found.items() if _is_rows(value)]
+    lists = [key for key, value in content.items() if _is_rows(value)]
     if lists:
         return _rows_below(path, lists)
-    if len(found) > 1 and all(isinstance(value, dict | list) for value in found.values()):
+    if len(content) > 1 and all(isinstance(value, dict | list) for value in content.values()):
         return (
             f"{path} is one JSON object of columns, and not of rows. In pandas, write it with "
             "to_json(FILE, orient='records', lines=True)."

@@ -187,7 +187,7 @@ class RowMaker:
         if path is None:
             raise RowError(_lacking(values, self.names.audio))
         if not _is_text(path) or not path.strip():
-            raise RowError(f"found {key} {shown(path)}{_flaw(path)}, expected a path")
+            raise RowError(f"found {key} {excerpt(path)}{_flaw(path)}, expected a path")
         if path.lower().startswith("file:/"):
             path = unquote(urlsplit(path).path)
         head, separator, tail = path.rpartition("/")
@@ -204,7 +204,7 @@ class RowMaker:
         if text is None:
             raise RowError(_lacking(values, self.names.text))
         if not _is_text(text):
-            raise RowError(f"found {key} {shown(text)}{_flaw(text)}, expected text")
+            raise RowError(f"found {key} {excerpt(text)}{_flaw(text)}, expected text")
         return str(text)
 
     def _times(
@@ -222,20 +222,20 @@ class RowMaker:
             end = None if duration is None else start + duration
         if end is not None and end <= (start or 0.0):
             expected = f"more than start {start or 0.0:g}" if key in ends else "more than 0"
-            raise RowError(f"found {key} {shown(values[key])}, expected {expected}")
+            raise RowError(f"found {key} {excerpt(values[key])}, expected {expected}")
         return start, end
 
     def _seconds(
         self, values: Mapping[str, Any], keys: tuple[str, ...]
     ) -> tuple[str, float | None]:
-        key, found = _first(values, keys)
-        if found is None:
+        key, value = _first(values, keys)
+        if value is None:
             return key, None
-        seconds: Any = _number(found) if isinstance(found, str) else found
+        seconds: Any = _number(value) if isinstance(value, str) else value
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if is_number and 0 <= seconds < LONGEST_SECONDS:  # no for NaN, too
             return key, float(seconds)
-        raise RowError(f"found {key} {shown(found)}, expected seconds from 0 on{_as(found)}")
+        raise RowError(f"found {key} {excerpt(value)}, expected seconds from 0 on{_as(value)}")
 
 
 @cache  # once for all tables that are alike
@@ -282,9 +282,9 @@ def why_no_columns(keys: tuple[str, ...]) -> str:
     return ""
 
 
-def _as(found: Any) -> str:
+def _as(value: Any) -> str:
     """How a time that is written in another way would be, for the message."""
-    text = found.strip() if isinstance(found, str) else ""
+    text = value.strip() if isinstance(value, str) else ""
     if DECIMAL_COMMA.fullmatch(text):
         return f": with a decimal point, {text.replace(',', '.')}"
     if clock := CLOCK.fullmatch(text):
@@ -312,14 +312,14 @@ def _optional(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     if text is None:
         return None
     if not _is_text(text):
-        raise RowError(f"found {key} {shown(text)}{_flaw(text)}, expected text or null")
+        raise RowError(f"found {key} {excerpt(text)}{_flaw(text)}, expected text or null")
     return text.strip() or None
 
 
 def _task(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     key, task = _first(values, keys)
     if task is not None and task not in TASKS:
-        raise RowError(f"found {key} {shown(task)}, expected {' or '.join(TASKS)}")
+        raise RowError(f"found {key} {excerpt(task)}, expected {' or '.join(TASKS)}")
     return task
 
 
@@ -328,7 +328,7 @@ def _speaker(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     if type(speaker) is int:
         return str(speaker)
     if speaker is not None and not _is_text(speaker):
-        raise RowError(f"found {key} {shown(speaker)}{_flaw(speaker)}, expected text")
+        raise RowError(f"found {key} {excerpt(speaker)}{_flaw(speaker)}, expected text")
     return speaker or None
 
 
@@ -379,12 +379,12 @@ def _lacking(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 def listed(keys: Iterable[str]) -> str:
     """For messages: the columns, but no more than fit on a few lines."""
-    names = [shown(key) for key in keys]
+    names = [excerpt(key) for key in keys]
     more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
     return ", ".join([*names[:SHOWN], *more]) or "nothing"
 
 
-def shown(value: Any) -> str:
+def excerpt(value: Any) -> str:
     """For messages: what was found, on one line and not too much of it."""
     text = ascii(value) if isinstance(value, bytes) else repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

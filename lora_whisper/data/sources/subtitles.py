@@ -26,8 +26,8 @@ from lora_whisper.data.sources.rows import (
     Part,
     Problems,
     RowError,
+    excerpt,
     is_encodable,
-    shown,
 )
 from lora_whisper.errors import UserError, listing
 
@@ -358,14 +358,14 @@ def _cues(first: int, block: list[str]) -> list[Cue]:
     if not timings:
         if (first == 1 and block[0].startswith("WEBVTT")) or block[0].split()[0] in NO_CUES:
             return []
-        raise RowError(f"found {shown(block[0])} outside of any cue, expected {EXAMPLE} above it")
+        raise RowError(f"found {excerpt(block[0])} outside of any cue, expected {EXAMPLE} above it")
     if len(timings) > 1:
         raise RowError(f"found {len(timings)} timings in one cue, expected a blank line between")
     if timings[0] > 1:  # one line above may be the cue's number or name
-        raise RowError(f"found {shown(block[1])} above the timing, expected a blank line between")
+        raise RowError(f"found {excerpt(block[1])} above the timing, expected a blank line between")
     text = "\n".join(block[timings[0] + 1 :])
     if not is_encodable(text) or "\0" in text:
-        found = shown(text.encode("utf-8", "surrogateescape"))
+        found = excerpt(text.encode("utf-8", "surrogateescape"))
         raise RowError(f"found {found}, expected text in UTF-8")
     return [Cue(first + timings[0], *_times(block[timings[0]]), text)]
 
@@ -373,10 +373,10 @@ def _cues(first: int, block: list[str]) -> list[Cue]:
 def _times(timing: str) -> tuple[float, float]:
     match = TIMING.fullmatch(timing)
     if match is None:
-        raise RowError(f"found {shown(timing)}, expected {EXAMPLE}")
+        raise RowError(f"found {excerpt(timing)}, expected {EXAMPLE}")
     start, end = _seconds(*match.groups()[:3]), _seconds(*match.groups()[3:])
     if end <= start:
-        raise RowError(f"found {shown(timing)}, expected an end after the start")
+        raise RowError(f"found {excerpt(timing)}, expected an end after the start")
     return start, end
 
 
