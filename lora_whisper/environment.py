@@ -6,6 +6,7 @@ Texts are searched for them before they are sent, as they are or escaped in JSON
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import importlib.metadata
@@ -98,8 +99,12 @@ def own_names(public: Collection[str] = ()) -> list[str]:
             everybody who may see what is sent.
     """
     known = {word.lower() for name in public for word in re.split(r"[\W_]+", name)}
-    host = socket.gethostname()
-    found = {_user(), *_users_of_home(), host, host.partition(".")[0]}
+    host, home = socket.gethostname(), Path.home()
+    found = {host, host.partition(".")[0]}
+    with contextlib.suppress(OSError, KeyError):  # a container's user without an entry
+        found.add(getpass.getuser())
+    if home.parent.name in ("home", "Users"):  # `su` and containers keep it under another user
+        found.add(home.name)
     return sorted(
         name
         for name in found
@@ -107,25 +112,14 @@ def own_names(public: Collection[str] = ()) -> list[str]:
     )
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without an entry
-        return ""
-
-
-def _users_of_home() -> Iterator[str]:
-    """Of a home folder such as /home/anna, which `su` and containers keep under another user."""
-    home = Path.home()
-    if home.parent.name in ("home", "Users"):
-        yield home.name
-
-
 def findings(
     text: str, folders: Collection[str], names: Collection[str]
 ) -> Iterator[tuple[int, str]]:
     """What must not be published, such as `the path /home/anna`, each with its line's number."""
-    searched = _unescaped(text).replace(HUB_ADDRESS, "")
+    # With the letters that JSON has escaped: a home folder may be /home/andr\u00e9.
+    plain = text.replace("\\/", "/")
+    plain = re.sub(r"(?:\\u[0-9a-fA-F]{4})+", lambda escapes: _unescaped(escapes[0]), plain)
+    searched = plain.replace(HUB_ADDRESS, "")
     for hit in _pattern(tuple(folders), tuple(names)).finditer(searched):
         number = searched.count("\n", 0, hit.start()) + 1
         if hit["token"]:  # its end is not shown: the message may go into a log
@@ -147,12 +141,6 @@ def _pattern(folders: tuple[str, ...], names: tuple[str, ...]) -> re.Pattern[str
     return re.compile("|".join(kinds))
 
 
-def _unescaped(text: str) -> str:
-    """With the letters that JSON has escaped: a home folder may be /home/andr\\u00e9."""
-    plain = text.replace("\\/", "/")
-    return re.sub(r"(?:\\u[0-9a-fA-F]{4})+", lambda hit: _decoded(hit[0]), plain)
-
-
-def _decoded(escapes: str) -> str:
-    decoded: str = json.loads(f'"{escapes}"')
-    return decoded if decoded.isprintable() else escapes
+def _unescaped(escapes: str) -> str:
+    letters: str = json.loads(f'"{escapes}"')
+    return letters if letters.isprintable() else escapes

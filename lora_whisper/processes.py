@@ -100,17 +100,17 @@ def from_main(function: Callable[[], Value]) -> Value:
     Raises:
         UserError: in all processes, if it raised one.
     """
-    value, failure = share(_tried(function) if is_main() else (None, None))
+    value: Value | None = None
+    failure: UserError | None = None
+    if is_main():
+        try:
+            value = function()
+        except UserError as error:
+            failure = error
+    value, failure = share((value, failure))
     if failure is not None:
         raise failure
     return value  # type: ignore[return-value]
-
-
-def _tried(function: Callable[[], Value]) -> tuple[Value | None, UserError | None]:
-    try:
-        return function(), None
-    except UserError as error:
-        return None, error
 
 
 @contextmanager

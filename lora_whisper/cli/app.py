@@ -80,7 +80,12 @@ def run_command(command: AnyCommand, arguments: Sequence[str]) -> int:
         flags = parsed_flags(command.as_keys(arguments), command.name)
         require_current_folder()
         with hydra_over(command.name, flags.config_dir) as hydra:
-            overrides = _overrides(command, hydra, flags)
+            overrides: list[str] = []
+            if not flags.hydra_help:
+                meant = [
+                    key for typed in flags.overrides for key in as_meant(command, hydra, typed)
+                ]
+                overrides = readable_overrides(meant, sweeps=flags.multirun)
             primary = flags.config_name or command.name
             if flags.hydra_help or flags.help or flags.info or flags.cfg:
                 _answer(command, hydra, primary, flags, overrides)
@@ -149,13 +154,6 @@ def _of_another_process(error: Exception) -> str | None:
         "It says why itself, unless it was killed, as it is where memory runs out. Type the same "
         "command again; a training goes on with resume=auto."
     )
-
-
-def _overrides(command: AnyCommand, hydra: Hydra, flags: Namespace) -> list[str]:
-    if flags.hydra_help:
-        return []
-    meant = [one for typed in flags.overrides for one in as_meant(command, hydra, typed)]
-    return readable_overrides(meant, sweeps=flags.multirun)
 
 
 def _answer(

@@ -13,27 +13,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import numpy as np
 
 from lora_whisper import terminal
 from lora_whisper.cli.command import Command
 from lora_whisper.config import SPLITS, CheckConfig, DataConfig
-from lora_whisper.data.dataset import Utterances
+from lora_whisper.data.audio import read_audio
+from lora_whisper.data.augmentation import Augmenter, write_examples
+from lora_whisper.data.corpus import require_language
+from lora_whisper.data.dataset import Utterance, Utterances
+from lora_whisper.data.quality import inspect, over_window, sound_is_whole
+from lora_whisper.data.quality_findings import (
+    Finding,
+    Repaired,
+    SplitLong,
+    require_repairable,
+    write_repaired,
+)
+from lora_whisper.data.quality_measures import Measured, TextRules, measure
+from lora_whisper.data.segmentation import split_long
 from lora_whisper.data.sources import read_split, resolved
 from lora_whisper.data.speech import train_rows
+from lora_whisper.data.text import cleaning_report, require_cleanable
 from lora_whisper.errors import UserError
-from lora_whisper.model.base import read_base
+from lora_whisper.evaluation.scored_words import words_of
+from lora_whisper.model.base import Base, read_base
+from lora_whisper.model.tokenizer import code_of
 from lora_whisper.paths import local_path
+from lora_whisper.reports import data_check
 from lora_whisper.run_folder import contents, write_whole, written_whole
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from lora_whisper.data.augmentation import Augmenter
-    from lora_whisper.data.dataset import Utterance
-    from lora_whisper.data.quality_findings import Finding, Repaired
-    from lora_whisper.data.quality_measures import Measured, TextRules
-    from lora_whisper.model.base import Base
 
 Split = TypeVar("Split")
 
@@ -66,12 +76,18 @@ def prepare(config: CheckConfig, folder: Path) -> CheckPlan:
         )
     splits = read_splits(config.data)
     if config.fix is not None:
-        _require_repairable(config.fix, folder, splits, config.overwrite)
+        repaired = local_path(config.fix)
+        if repaired.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"fix={config.fix} lies in the report's own folder, which is replaced as a whole. "
+                "Type fix=FOLDER with another one."
+            )
+        require_repairable(repaired, splits, config.overwrite)
     base = read_base(config.model, False)
     _tell_of_language(base, splits)
     _require_cleanable(config.data, splits)
     if config.listen:
-        _augmenter(config, base)
+        Augmenter(config.augmentation, base.window_seconds, base.mel_bins)
     return CheckPlan(config, folder, base, splits)
 
 
@@ -92,24 +108,9 @@ def refuse_replacing(folder: Path, overwrite: bool) -> None:
 
 def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
     """A `data.language` that is none is a finding where rows are in it, else `train` refuses it."""
-    from lora_whisper.data.corpus import require_language
-
     for rows in splits.values():
         if rows.defaults.language not in rows.column("language").unique().to_pylist():
             require_language(rows.defaults, base.vocabulary)
-
-
-def _require_repairable(
-    fix: str, folder: Path, splits: dict[str, Utterances], overwrite: bool
-) -> None:
-    from lora_whisper.data.quality_findings import require_repairable
-
-    if local_path(fix).resolve().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"fix={fix} lies in the report's own folder, which is replaced as a whole. "
-            "Type fix=FOLDER with another one."
-        )
-    require_repairable(local_path(fix), splits, overwrite)
 
 
 def read_splits(data: DataConfig) -> dict[str, Utterances]:
@@ -124,15 +125,11 @@ def read_splits(data: DataConfig) -> dict[str, Utterances]:
 
 def run(plan: CheckPlan) -> int:
     """Measure everything, and write and show what was found."""
-    from lora_whisper.data.quality import inspect
-    from lora_whisper.data.quality_measures import TextRules
-    from lora_whisper.evaluation.scored_words import words_of
-    from lora_whisper.reports import data_check
-
     config, folder, base = plan.config, plan.folder, plan.base
     refuse_replacing(folder, config.overwrite)
     rules = TextRules(base.processor.tokenizer, base.vocabulary, words_of)
-    measured = _measured(plan.splits, rules)
+    with terminal.work("listening", sum(map(len, plan.splits.values()))) as work:
+        measured = measure(plan.splits, rules, work.update)
     findings = inspect(measured, rules, base.window_seconds)
     report = data_check.summary(config, base, measured, findings)
     report["cleaning"] = _cleaning(config.data, measured, rules)
@@ -144,23 +141,14 @@ def run(plan: CheckPlan) -> int:
         page = data_check.page(report, measured, findings)
         write_whole(aside / PAGE, page.encode())
         if config.listen:
-            _write_examples(config, base, measured["train"], aside / EXAMPLES)
+            examples = drawn(measured["train"], config.listen, config.seed, base.window_seconds)
+            augmenter = Augmenter(config.augmentation, base.window_seconds, base.mel_bins)
+            write_examples(examples, augmenter, aside / EXAMPLES, config.seed)
     data_check.show(folder, report, findings)
     return int(config.strict and any(finding.count for finding in findings))
 
 
-def _measured(splits: dict[str, Utterances], rules: TextRules) -> dict[str, Measured]:
-    from lora_whisper.data.quality_measures import measure
-
-    total = sum(map(len, splits.values()))
-    with terminal.work("listening", total) as work:
-        return measure(splits, rules, work.update)
-
-
 def _require_cleanable(data: DataConfig, splits: dict[str, Utterances]) -> None:
-    from lora_whisper.data.text import require_cleanable
-    from lora_whisper.model.tokenizer import code_of
-
     named = {
         language
         for rows in _trained_on(splits)
@@ -178,8 +166,6 @@ def _cleaning(
     data: DataConfig, measured: dict[str, Measured], rules: TextRules
 ) -> dict[str, object] | None:
     """What `data.clean` will change in the training texts; None where it is empty."""
-    from lora_whisper.data.text import cleaning_report
-
     if not data.clean:
         return None
     texts = (
@@ -193,8 +179,6 @@ def _cleaning(
 def _fix(
     config: CheckConfig, base: Base, measured: dict[str, Measured], findings: list[Finding]
 ) -> Repaired:
-    from lora_whisper.data.quality_findings import SplitLong, write_repaired
-
     assert config.fix is not None
     cut: SplitLong | None = None
     if config.data.long_audio == "split":
@@ -204,43 +188,19 @@ def _fix(
 
 def _cut(utterance: Utterance, split: str, window_seconds: float) -> list[Utterance] | None:
     """As `train` does: at pauses, where a cut is likely right and not certain, only to learn."""
-    from lora_whisper.data.segmentation import split_long
-
     return split_long(utterance, window_seconds, by_pauses=split == "train")
 
 
-# ── examples to hear ─────────────────────────────────────────────────────────────────────────
-
-
-def _augmenter(config: CheckConfig, base: Base) -> Augmenter:
-    from lora_whisper.data.augmentation import Augmenter
-
-    return Augmenter(config.augmentation, base.window_seconds, base.mel_bins)
-
-
-def _write_examples(config: CheckConfig, base: Base, train: Measured, folder: Path) -> None:
-    """Draw training utterances, and write each before and after augmentation."""
-    from lora_whisper.data.augmentation import write_examples
-
-    examples = _drawn(train, config.listen, config.seed, base.window_seconds)
-    write_examples(examples, _augmenter(config, base), folder, config.seed)
-
-
-def _drawn(
+def drawn(
     train: Measured, count: int, seed: int, window_seconds: float
 ) -> Iterator[tuple[str, np.ndarray]]:
     """At most `count` utterances whose sound is whole and fits the window, with their row."""
-    import numpy as np
-
-    from lora_whisper.data.audio import read_audio
-    from lora_whisper.data.quality import over_window, sound_is_whole
-
     fits = sound_is_whole(train.records) & ~over_window(train.records, window_seconds)
     usable = np.flatnonzero(fits)
     chosen = np.random.default_rng(seed).permutation(usable)[:count]
     for index in sorted(chosen.tolist()):
-        one: Utterance = train.utterances[index]
-        yield one.row, read_audio(one.audio, one.start_seconds, one.end_seconds)
+        clip: Utterance = train.utterances[index]
+        yield clip.row, read_audio(clip.audio, clip.start_seconds, clip.end_seconds)
 
 
 def with_name(arguments: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ from rich.table import Table
 from lora_whisper.cli.command import Command
 from lora_whisper.config import (
     UNSUPPORTED,
-    AdapterConfig,
     ModelConfig,
     PlanConfig,
     QuantizationConfig,
@@ -29,8 +29,10 @@ from lora_whisper.config import (
 )
 from lora_whisper.environment import CHECKOUT
 from lora_whisper.errors import UserError
+from lora_whisper.lora.targets import target_ranks
+from lora_whisper.model import published
 from lora_whisper.paths import local_path
-from lora_whisper.terminal import console, gigabytes, megabytes, print_result, work
+from lora_whisper.terminal import Work, console, gigabytes, megabytes, print_result, work
 
 if TYPE_CHECKING:
     from transformers import WhisperConfig
@@ -63,8 +65,6 @@ def prepare(config: PlanConfig, path: Path) -> PlanConfig:
     Raises:
         UserError: it is not, or has not.
     """
-    from lora_whisper.lora.targets import target_ranks
-
     if config.model is not None:
         target_ranks(config.adapter, shape_of(config.model))
     return config
@@ -108,21 +108,20 @@ def shape_of(config: ModelConfig) -> WhisperConfig:
     """
     from lora_whisper.model.base import load_config, load_shape
     from lora_whisper.model.checkpoint import locate
-    from lora_whisper.model.published import shape, shape_names
 
     folder = local_path(config.checkpoint)
     if (folder / "config.json").is_file():
         return load_shape(config)
     name = config.checkpoint.removeprefix("openai/whisper-")
-    if not folder.exists() and name in shape_names():
-        return shape(name)
+    if not folder.exists() and name in published.shape_names():
+        return published.shape(name)
     try:
         return load_config(locate(config, with_weights=False))
     except UserError:
-        named = [one for one in shape_names() if f"whisper-{one}" in config.checkpoint]
+        named = [one for one in published.shape_names() if f"whisper-{one}" in config.checkpoint]
         if not named or folder.exists():
             raise
-        return shape(max(named, key=len))  # whisper-large-v3-turbo-sw holds three of them
+        return published.shape(max(named, key=len))  # whisper-large-v3-turbo-sw holds three of them
 
 
 # ── one checkpoint ───────────────────────────────────────────────────────────────────────────
@@ -268,36 +267,29 @@ def _steps_down(
     config: PlanConfig, shape: WhisperConfig
 ) -> Iterator[tuple[str, PlanConfig, WhisperConfig]]:
     """What to type next, with the configuration that then holds."""
-    from lora_whisper.model.published import shape as published
-
     one = config
     is_plain = quantization_of(config).kind != "nf4"
     if is_plain and (config.adapter.kind, "nf4") not in UNSUPPORTED:
         one = dataclasses.replace(one, quantization=_quantization("nf4"))
         yield "quantization=nf4", one, shape
-    for name, value in _smaller_adapter(config.adapter):
+    smaller: dict[str, Any] = {}
+    if config.adapter.targets != "attention-qv":
+        smaller["targets"] = "attention-qv"
+    if config.adapter.rank > 8 and config.adapter.kind != "adalora":
+        smaller["rank"] = 8
+    for name, value in smaller.items():
         adapter = dataclasses.replace(one.adapter, **{name: value})
         one = dataclasses.replace(one, adapter=adapter)
         yield f"adapter.{name}={value}", one, shape
     for name in SMALLER:
-        if published(name).d_model < shape.d_model or (
+        if published.shape(name).d_model < shape.d_model or (
             name == "large-v3-turbo" and shape.decoder_layers > 4 and shape.d_model == 1280
         ):
             assert one.model is not None
-            one = dataclasses.replace(one, adapter=_all_layers(one.adapter))
-            yield f"model={name}", one, published(name)
-
-
-def _smaller_adapter(adapter: AdapterConfig) -> Iterator[tuple[str, Any]]:
-    if adapter.targets != "attention-qv":
-        yield "targets", "attention-qv"
-    if adapter.rank > 8 and adapter.kind != "adalora":
-        yield "rank", 8
-
-
-def _all_layers(adapter: AdapterConfig) -> AdapterConfig:
-    """A smaller model may not have the layers that were asked for."""
-    return dataclasses.replace(adapter, encoder_layers=None, decoder_layers=None)
+            # It may not have the layers that were asked for.
+            adapter = dataclasses.replace(one.adapter, encoder_layers=None, decoder_layers=None)
+            one = dataclasses.replace(one, adapter=adapter)
+            yield f"model={name}", one, published.shape(name)
 
 
 def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> Plan:
@@ -309,10 +301,8 @@ def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> P
 
 def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
     """Windows in the largest micro-batch of a default run, and whether it is checkpointed."""
-    from lora_whisper.model.published import shape
-
     config = PlanConfig(quantization=_quantization(quantization))
-    row = _row(config, shape(model), memory)
+    row = _row(config, published.shape(model), memory)
     return row["micro_batch"], row["gradient_checkpointing"]
 
 
@@ -321,8 +311,6 @@ def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
 
 def table_rows(config: PlanConfig, memory: int | None) -> Iterator[dict[str, Any]]:
     """One row for each checkpoint and quantization."""
-    from lora_whisper.model.published import shape
-
     kinds = [config.quantization] if config.quantization else []
     kinds = kinds or [_quantization(kind) for kind in ("none", "int8", "nf4")]
     pairs = [(name, one) for name in CHECKPOINTS for one in kinds]
@@ -332,7 +320,7 @@ def table_rows(config: PlanConfig, memory: int | None) -> Iterator[dict[str, Any
             reason = UNSUPPORTED.get((config.adapter.kind, quantization.kind))
             if reason is None:
                 one = dataclasses.replace(config, quantization=quantization)
-                row |= _row(one, shape(name), memory)
+                row |= _row(one, published.shape(name), memory)
             else:
                 row["refused"] = reason
             yield row
@@ -340,10 +328,6 @@ def table_rows(config: PlanConfig, memory: int | None) -> Iterator[dict[str, Any
 
 
 def _quiet() -> Any:
-    from contextlib import nullcontext
-
-    from lora_whisper.terminal import Work
-
     class Quiet(Work):
         def update(self, done: int, figures: str = "") -> None:
             pass

@@ -98,7 +98,10 @@ def run_sweep(command: AnyCommand, hydra: Hydra, primary: str, overrides: list[s
             failed = _launch(_Point(command, workers, latest), hydra, master, waiting)
     if command.report_sweep is not None:
         command.report_sweep([point.folder for point in points])
-    return int(any(not _is_carried_out(point.folder) for point in failed))
+    # Whether another process came to a result meanwhile; an older one, which a failed attempt left
+    # as it was, does not count.
+    runs = [RunFolder(point.folder) for point in failed]
+    return int(any(run.failure.is_file() or not run.is_complete() for run in runs))
 
 
 # ── which points there are ───────────────────────────────────────────────────────────────────
@@ -171,7 +174,9 @@ def _check_points(
                 require_outside_runs(folder)
                 try:
                     latest = command.prepared(config, folder, latest)
-                    points.append(_point(command, folder, overrides, latest))
+                    is_finished = command.is_finished is not None and command.is_finished(latest)
+                    place = command.place(latest) if command.place else folder
+                    points.append(PointPlan(folder, tuple(overrides), is_finished, place))
                 except InUse:  # by whoever carries it out already
                     points.append(PointPlan(folder, tuple(overrides), False, folder))
         for problem in found.found:  # said once of all points, where their names alone differ
@@ -184,12 +189,6 @@ def _check_points(
     if problems:
         raise UserError("The sweep cannot be started:\n" + _named(problems, len(combinations)))
     return points, latest
-
-
-def _point(command: AnyCommand, folder: Path, overrides: list[str], plan: Any) -> PointPlan:
-    is_finished = command.is_finished is not None and command.is_finished(plan)
-    place = command.place(plan) if command.place else folder
-    return PointPlan(folder, tuple(overrides), is_finished, place)
 
 
 def sweep_folder(composed: DictConfig) -> Path:
@@ -284,7 +283,8 @@ def _launched(task: _Point, launcher: Launcher, batch: Sequence[PointPlan]) -> l
     it. The points that then have no result are run again, each on its own.
     """
     try:
-        results = launcher.launch([_with_folder(point) for point in batch], initial_job_idx=0)
+        jobs = [[*point.overrides, f"hydra.sweep.subdir='{point.folder.name}'"] for point in batch]
+        results = launcher.launch(jobs, initial_job_idx=0)
         # What `_Point` returned; Hydra's own property would raise what it could not catch.
         outcomes = [result._return_value for result in results]
         for outcome in outcomes:
@@ -301,11 +301,6 @@ def _launched(task: _Point, launcher: Launcher, batch: Sequence[PointPlan]) -> l
             if task.workers.are_of_joblib:
                 _note_failure(task.command, point.folder, f"its process ended: {error}")
         return left
-
-
-def _with_folder(point: PointPlan) -> list[str]:
-    """The overrides of a point, and where Hydra puts what it writes."""
-    return [*point.overrides, f"hydra.sweep.subdir='{point.folder.name}'"]
 
 
 @dataclass
@@ -362,9 +357,3 @@ def _note_failure(command: AnyCommand, folder: Path, why: str) -> None:
 
 def _forget_failure(folder: Path) -> None:
     RunFolder(folder).failure.unlink(missing_ok=True)
-
-
-def _is_carried_out(folder: Path) -> bool:
-    """Whether there is a result, and not an older one that a failed attempt left as it was."""
-    run = RunFolder(folder)
-    return run.is_complete() and not run.failure.is_file()

@@ -12,12 +12,19 @@ from pathlib import Path
 
 from lora_whisper import processes, terminal
 from lora_whisper.cli.command import Command
-from lora_whisper.config import DataConfig, EvaluationConfig, TrainConfig, TrainingConfig
-from lora_whisper.data.corpus import Corpus
+from lora_whisper.config import DataConfig, TrainConfig, TrainingConfig
+from lora_whisper.data.contents import speech_hashes
+from lora_whisper.data.corpus import Corpus, sample
 from lora_whisper.data.loader import new_augmenter, training_windows
 from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
 from lora_whisper.errors import Problems, UserError
+from lora_whisper.evaluation.run_summary import read_as_written
+from lora_whisper.evaluation.test_sets import group_labels
+from lora_whisper.lora.validation import final_steps, require_adalora, require_possible
+from lora_whisper.model.base import load_config
 from lora_whisper.paths import local_path
+from lora_whisper.reports.summary import show_summary
+from lora_whisper.reports.sweep import show_sweep
 from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
 from lora_whisper.run_folder import (
     RunFolder,
@@ -26,12 +33,16 @@ from lora_whisper.run_folder import (
     require_free,
     rerun_rule,
 )
+from lora_whisper.training.defaults import total_steps
 from lora_whisper.training.init_from import require_start, saved_start, trained_tokens
 from lora_whisper.training.resume import (
+    changes,
     has_other_length,
     require_checkpoint,
     require_same,
     require_same_speech,
+    rows_of,
+    say_changed_since,
 )
 from lora_whisper.training.stopping import ended_by_signals, failures_explained
 from lora_whisper.training.tracking import require_packages
@@ -69,7 +80,12 @@ def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> 
     with problems.noted():
         require_packages(config.tracking.trackers)
     with problems.noted():
-        _require_language_token(config)
+        if config.adapter.train_language_token and config.data.language_token is None:
+            raise UserError(
+                "adapter.train_language_token=true re-learns the token of data.language_token, but "
+                "that is not given. Type data.language_token=CODE, the language whose token is "
+                "borrowed, or adapter.train_language_token=false."
+            )
     with problems.noted():
         _check_arithmetic(config)
     saved = None
@@ -105,15 +121,6 @@ def _start(config: TrainConfig, folder: RunFolder) -> Start:
     return start
 
 
-def _require_language_token(config: TrainConfig) -> None:
-    if config.adapter.train_language_token and config.data.language_token is None:
-        raise UserError(
-            "adapter.train_language_token=true re-learns the token of data.language_token, but "
-            "that is not given. Type data.language_token=CODE, the language whose token is "
-            "borrowed, or adapter.train_language_token=false."
-        )
-
-
 def _check_arithmetic(config: TrainConfig) -> None:
     """See that this machine has it; only who asks for it has to wait for torch so early.
 
@@ -136,46 +143,31 @@ def _check_arithmetic(config: TrainConfig) -> None:
 
 
 def _check_speech(config: TrainConfig, inputs: Inputs) -> None:
-    speech = inputs.speech
+    """See that it can be augmented, and that what is asked of the scores can be had."""
+    from lora_whisper.evaluation.diagnostics import read_keywords
+
+    speech, evaluation = inputs.speech, config.evaluation
     new_augmenter(config.augmentation, inputs.base)
     _require_borrowers(config.data, speech)
     if speech.validation is None:
         _refuse_validating(config.training)
-    if speech.test is not None:
-        _check_scoring(config.evaluation, speech.test)
+    if speech.test is not None:  # hours before they are scored
+        group_labels(speech.test.utterances, evaluation.group_by)
+        if evaluation.keywords is not None:
+            read_keywords(local_path(evaluation.keywords))
 
 
 def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
     """See that the checkpoint can get the adapter, and that the run is long enough for it."""
-    from lora_whisper.lora.validation import final_steps, require_adalora, require_possible
-    from lora_whisper.model.base import load_config
-
     require_possible(config.adapter, load_config(inputs.base.checkpoint))
     if config.data.language_token is not None:  # else that is what is wrong
         trained_tokens(config, inputs.base)
     if config.adapter.kind == "adalora":
-        steps = _planned_steps(config, inputs)
+        settings, windows = config.training, None  # counted where its length depends on them
+        if settings.max_steps is None or settings.max_epochs is not None:
+            windows = training_windows(config, inputs.base, inputs.speech).per_epoch
+        steps = total_steps(windows, settings)
         final_steps(require_adalora(config.adapter), steps)
-
-
-def _planned_steps(config: TrainConfig, inputs: Inputs) -> int:
-    """Of the run; windows are only counted where its length depends on them."""
-    from lora_whisper.training.defaults import total_steps
-
-    settings = config.training
-    is_known = settings.max_steps is not None and settings.max_epochs is None
-    windows = None if is_known else training_windows(config, inputs.base, inputs.speech).per_epoch
-    return total_steps(windows, settings)
-
-
-def _check_scoring(settings: EvaluationConfig, test: Corpus) -> None:
-    """See that what is asked of the scores can be had, hours before they are."""
-    from lora_whisper.evaluation.diagnostics import read_keywords
-    from lora_whisper.evaluation.test_sets import group_labels
-
-    group_labels(test.utterances, settings.group_by)
-    if settings.keywords is not None:
-        read_keywords(local_path(settings.keywords))
 
 
 def _refuse_validating(settings: TrainingConfig) -> None:
@@ -208,8 +200,6 @@ def _require_borrowers(data: DataConfig, speech: DatasetSplits) -> None:
 
 def run(plan: RunPlan) -> None:
     """Carry out the run, or go on with it, or say that it is complete."""
-    from lora_whisper.reports.summary import show_summary
-
     config, folder = plan.config, plan.folder
     with processes.entered_by_main(locked(folder.path)):
         start = processes.from_main(lambda: _start(config, folder))  # now that nobody else is there
@@ -234,8 +224,6 @@ def run(plan: RunPlan) -> None:
 
 def _say_what_changed(plan: RunPlan) -> None:
     """Say of a complete run in what its speech is not what it was; where it is gone, that it is."""
-    from lora_whisper.training.resume import changes, rows_of, say_changed_since
-
     config, folder = plan.config, plan.folder
     try:
         speech = read_inputs(config.model, config.data, plan.inputs).speech
@@ -252,10 +240,6 @@ def _say_what_changed(plan: RunPlan) -> None:
 
 def is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
     """Whether the adapter's score is of the test set as it is now, up to date by `evaluate`."""
-    from lora_whisper.data.contents import speech_hashes
-    from lora_whisper.data.corpus import sample
-    from lora_whisper.evaluation.run_summary import read_as_written
-
     score = read_as_written(folder).adapter
     now = speech_hashes(sample(test.utterances, config.evaluation.max_utterances, config.seed))
     of = score.of if score else None  # which older scores lack
@@ -263,8 +247,6 @@ def is_scored_on(config: TrainConfig, folder: RunFolder, test: Corpus) -> bool:
 
 
 def report_sweep(folders: list[Path]) -> None:
-    from lora_whisper.reports.sweep import show_sweep
-
     show_sweep(folders)
 
 

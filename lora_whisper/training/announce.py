@@ -342,19 +342,10 @@ def estimate_lines(
     yield f"  training  {about(time.training_seconds)}"
     if time.utterances:
         yield f"  adapter   {about(time.scoring_seconds)} to score"
-    yield from _shorter(time, left)
-
-
-def _shorter(time: Estimate, left: Left) -> Iterator[str]:
-    """What to type for less; the length of a resumed run is given."""
     if time.utterances > SAMPLE_UTTERANCES:
-        share = SAMPLE_UTTERANCES / time.utterances
-        yield (
-            f"  shorter   evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample in "
-            f"{about(share * time.scoring_seconds)}"
-        )
-    if left.steps.start == 0 and len(left.steps) > 1:
-        yield (
-            f"  shorter   training.max_steps={len(left.steps) // 2} trains for "
-            f"{about(time.training_seconds / 2)}"
-        )
+        takes = about(SAMPLE_UTTERANCES / time.utterances * time.scoring_seconds)
+        sample_of = f"evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample"
+        yield f"  shorter   {sample_of} in {takes}"
+    if left.steps.start == 0 and len(left.steps) > 1:  # the length of a resumed run is given
+        half = about(time.training_seconds / 2)
+        yield f"  shorter   training.max_steps={len(left.steps) // 2} trains for {half}"

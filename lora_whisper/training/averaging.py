@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
 from lora_whisper.evaluation.run_summary import Averaging
-from lora_whisper.lora.delta_weights import PlainAdapter, cut, mean, plain_of
+from lora_whisper.lora.delta_weights import PlainAdapter, cut, mean, plain_of, write_plain
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_folder import RunFolder, remove_folder, step_of, written_whole
 from lora_whisper.terminal import percent
@@ -94,8 +94,6 @@ def write_average(
         parameters: of the adapter in `model`, which are overwritten.
         initial: PiSSA's start, see `lora.delta_weights.plain_of`.
     """
-    from lora_whisper.lora.delta_weights import write_plain
-
     if settings is None:
         return None
     paths = to_average(checkpoints, settings)

@@ -24,7 +24,7 @@ import math
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,22 +228,22 @@ class Checkpoints:
         tensors: dict[str, Tensor],
         optimizer: dict[str, Any] | None,
     ) -> None:
-        if isinstance(state, Best) and self._is_surpassed(state):
-            return
+        if isinstance(state, Best):
+            better = [best for best, _ in self.bests() if not best.is_beaten_by(state)]
+            if len(better) >= self.keep_best:
+                return
         with written_whole(path) as aside:
             files = {ADAPTER: safetensors_bytes(tensors)}
             if optimizer is not None:
-                files[OPTIMIZER] = _pickled(optimizer)
+                buffer = io.BytesIO()  # writing a file itself, PyTorch does not say of a full disk
+                torch.save(optimizer, buffer)
+                files[OPTIMIZER] = buffer.getvalue()
             for name, data in files.items():
                 write_synced(aside / name, data)
             hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
             values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
             write_json(aside / STATE, values | {SHA256: hashes | {STATE: _hash_of(values, hashes)}})
         self._remove_old()
-
-    def _is_surpassed(self, best: Best) -> bool:
-        better = [one for one, _ in self.bests() if not one.is_beaten_by(best)]
-        return len(better) >= self.keep_best
 
     def _remove_old(self) -> None:
         """Keep the last ones, and the best of all as well as of those before each of the last.
@@ -365,20 +365,24 @@ class Checkpoints:
         if found.path is not None:
             state = self.load(found.path, parameters, optimizer, scaler, rank_schedule)
         if self.is_writer:
-            self._say(found)
-            self._set_aside(found.damaged)
+            self._set_aside(found)
             self._forget_after(state)
         if found.path is not None and (anew or found.best_is_lost):
             state = without_validations(state)
             self.save(state, parameters, optimizer, scaler, rank_schedule)
             self.finish()
-            self._forget_bests()
+            for path in best_folders(self.folder) if self.is_writer else []:
+                remove_folder(path)
         return state
 
-    def _say(self, found: Found) -> None:
-        """Name what is damaged, what that costs, and what is left alone."""
+    def _set_aside(self, found: Found) -> None:
+        """Name what is damaged and set it aside; name what that costs, and what is left alone."""
         for path, why in found.damaged.items():
-            log.warning("checkpoint  %s; kept as %s", why, _aside(path))
+            aside = path.with_name(f"{ASIDE}{path.name}")
+            log.warning("checkpoint  %s; kept as %s", why, aside.name)
+            if aside.exists():
+                remove_folder(aside)
+            path.rename(aside)
         last = max(
             (step_of(path) for path in found.damaged if not BEST.match(path.name)), default=0
         )
@@ -396,17 +400,6 @@ class Checkpoints:
             log.warning(
                 "checkpoint  in %s and none of the run's, left alone: %s", self.folder, names
             )
-
-    def _forget_bests(self) -> None:
-        for path in best_folders(self.folder) if self.is_writer else []:
-            remove_folder(path)
-
-    def _set_aside(self, paths: Iterable[Path]) -> None:
-        for path in paths:
-            aside = path.with_name(_aside(path))
-            if aside.exists():
-                remove_folder(aside)
-            path.rename(aside)
 
     def load(
         self,
@@ -462,10 +455,6 @@ def without_validations(state: TrainingState) -> TrainingState:
 
 def best_folders(folder: Path) -> list[Path]:
     return [path for path in folder.glob("best-*") if BEST.fullmatch(path.name) and path.is_dir()]
-
-
-def _aside(path: Path) -> str:
-    return f"{ASIDE}{path.name}"
 
 
 def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -585,10 +574,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_copied(one) for one in value)
     return value
-
-
-def _pickled(value: dict[str, Any]) -> bytes:
-    """In memory: PyTorch writing a file itself does not say that a disk is full."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()

@@ -28,7 +28,8 @@ from lora_whisper.lora.validation import (
     require_fit,
     require_same_base,
 )
-from lora_whisper.model.base import Base
+from lora_whisper.model.base import FRAMES_PER_POSITION, Base, load_config
+from lora_whisper.model.tokenizer import language_code
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
 
@@ -64,8 +65,6 @@ def require_start(config: TrainConfig, saved: SavedAdapter, inputs: Inputs) -> N
         UserError: it is of another base, has no room in this run's adapter, or has heard the
             validation or test set.
     """
-    from lora_whisper.model.base import load_config
-
     base, speech = inputs.base, inputs.speech
     languages, tokens = base.vocabulary.languages, trained_tokens(config, base)
     require_fit(saved, config.adapter, load_config(base.checkpoint), languages, tokens)
@@ -111,8 +110,6 @@ def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:
     Raises:
         UserError: the checkpoint has no tokens of languages.
     """
-    from lora_whisper.model.tokenizer import language_code
-
     if not config.adapter.train_language_token:
         return ()
     code = language_code(base.vocabulary, config.data.language_token)
@@ -132,7 +129,6 @@ def watched_windows(
         UserError: it is not said how many.
     """
     from lora_whisper.lora.initialization import WatchedWindow
-    from lora_whisper.model.base import FRAMES_PER_POSITION
     from lora_whisper.model.features import frames_with_sound
 
     wanted = require_eva(config.adapter)

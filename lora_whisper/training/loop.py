@@ -98,7 +98,10 @@ def train_step(
     accelerator, ranks = trainer.accelerator, trainer.rank_schedule
     rate = learning_rate(step, trainer.total_steps, trainer.peak_learning_rate, trainer.schedule)
     set_rate(trainer.optimizer, rate)
-    counts = _global_counts(accelerator, micro_batches)
+    tokens = sum(batch.target_tokens for batch in micro_batches)
+    audio_seconds = sum(batch.audio_seconds for batch in micro_batches)
+    bad_audio = sum(len(batch.bad) for batch in micro_batches)
+    counts = _sum_of(accelerator, [tokens, audio_seconds, bad_audio])
     loss = _accumulate(trainer, step, micro_batches, counts[0])
     sums = _sum_over_processes(trainer, loss, stop)
     if ranks is not None:  # of the adapter alone: once, not for each process or micro-batch
@@ -208,29 +211,29 @@ def _name_skipped(
     micro_batches: list[Batch],
     saved_step: int,
 ) -> None:
-    """Say what was in a skipped step; after several in a row, that going on would be in vain."""
+    """Say what was in a skipped step; after several in a row, that going on would be in vain.
+
+    Raises:
+        Diverged: with likely causes.
+    """
     found = f"loss {result.loss:g}, gradient norm {result.gradient_norm:g}"
     rows = processes.gather([row for batch in micro_batches for row in batch.rows])
     listed = listing(rows, len(rows))  # any of them may be the one with the broken sound
     log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, found, listed)
     if state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+        peak = trainer.peak_learning_rate
+        causes = [
+            f"too high a rate ({peak:.2g}): overwrite=true optimizer.learning_rate={peak / 2:.2g}"
+        ]
+        if trainer.accelerator.mixed_precision == "fp16" or trainer.whisper.dtype == torch.float16:
+            causes.append("fp16, which ends at 65504: overwrite=true training.precision=bf16")
+        causes.append("broken sound in the rows above, which train.log has too: lora-whisper check")
         last = f"The last checkpoint, of step {saved_step}, is sound." if saved_step else ""
         raise Diverged(
             f"Step {state.step} is the third in a row without a finite loss or gradient (it has "
             f"{found}), so training stops. {last}\n"
-            f"Likely causes, and what to type:\n{listing(_likely_causes(trainer))}"
+            f"Likely causes, and what to type:\n{listing(causes)}"
         )
-
-
-def _likely_causes(trainer: Trainer) -> list[str]:
-    peak = trainer.peak_learning_rate
-    causes = [
-        f"too high a rate ({peak:.2g}): overwrite=true optimizer.learning_rate={peak / 2:.2g}"
-    ]
-    if trainer.accelerator.mixed_precision == "fp16" or trainer.whisper.dtype == torch.float16:
-        causes.append("fp16, which ends at 65504: overwrite=true training.precision=bf16")
-    causes.append("broken sound in the rows above, which train.log has too: lora-whisper check")
-    return causes
 
 
 @dataclass
@@ -247,16 +250,6 @@ class _Clock:
 
 
 # ── the parts of a step ──────────────────────────────────────────────────────────────────────
-
-
-def _global_counts(accelerator: Accelerator, micro_batches: list[Batch]) -> Tensor:
-    """Target tokens, audio seconds and bad clips of all processes; (3,), on the device."""
-    mine = [
-        sum(batch.target_tokens for batch in micro_batches),
-        sum(batch.audio_seconds for batch in micro_batches),
-        sum(len(batch.bad) for batch in micro_batches),
-    ]
-    return _sum_of(accelerator, mine)
 
 
 def _sum_of(accelerator: Accelerator, mine: list[float]) -> Tensor:

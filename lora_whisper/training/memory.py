@@ -30,28 +30,31 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def split(batches: Iterable[Batch], windows: int) -> list[Batch]:
-    """The same windows in batches of at most `windows`, in the same order."""
-    return [part for batch in batches for part in _parts(batch, windows)]
+    """The same windows in batches of at most `windows`, in the same order.
 
-
-def _parts(batch: Batch, windows: int) -> list[Batch]:
-    """What is told of the whole batch, such as its seconds, stays with the first part."""
-    if len(batch.labels) <= windows:
-        return [batch]
-    slices = [slice(first, first + windows) for first in range(0, len(batch.labels), windows)]
-    parts = [
-        dataclasses.replace(
-            batch,
-            waveforms=batch.waveforms[part],
-            decoder_input=batch.decoder_input[part],
-            labels=batch.labels[part],
-            masks=batch.masks[part],
-            ends=batch.ends[part],
-        )
-        for part in slices
-    ]
-    others = [dataclasses.replace(part, audio_seconds=0.0, bad=()) for part in parts[1:]]
-    return [parts[0], *others]
+    What is told of a whole batch, such as its seconds, stays with its first part.
+    """
+    parts: list[Batch] = []
+    for batch in batches:
+        count = len(batch.labels)
+        if count <= windows:
+            parts.append(batch)
+            continue
+        for first in range(0, count, windows):
+            part = slice(first, first + windows)
+            parts.append(
+                dataclasses.replace(
+                    batch,
+                    waveforms=batch.waveforms[part],
+                    decoder_input=batch.decoder_input[part],
+                    labels=batch.labels[part],
+                    masks=batch.masks[part],
+                    ends=batch.ends[part],
+                    audio_seconds=batch.audio_seconds if first == 0 else 0.0,
+                    bad=batch.bad if first == 0 else (),
+                )
+            )
+    return parts
 
 
 @dataclass

@@ -138,24 +138,21 @@ class _Watch(TorchDispatchMode):
 
     def _keep_peak(self) -> None:
         """Unless another instant of this moment has as much of both."""
+        moment = LOSS if self.growing[LOGITS] else ENCODER
+        if moment == ENCODER and any(
+            size and isinstance(owner, tuple) and owner[0] == DECODER
+            for owner, size in self.growing.items()
+        ):
+            moment = DECODER
         now = Peak(
-            self._moment(),
+            moment,
             self.fixed.total(),
             self.growing.total() - self.growing[LOGITS],
             self.growing[LOGITS],
         )
-        known = self.peaks.setdefault(now.moment, [])
+        known = self.peaks.setdefault(moment, [])
         if not any(_covers(peak, now) for peak in known):
             known[:] = [peak for peak in known if not _covers(now, peak)] + [now]
-
-    def _moment(self) -> str:
-        if self.growing[LOGITS]:
-            return LOSS
-        holds_decoder = any(
-            size and isinstance(owner, tuple) and owner[0] == DECODER
-            for owner, size in self.growing.items()
-        )
-        return DECODER if holds_decoder else ENCODER
 
 
 def _covers(one: Peak, other: Peak) -> bool:
@@ -223,21 +220,20 @@ class FakeStep:
     def peaks(self, tokens: int) -> list[Peak]:
         """What a micro-batch needs, with all layers, for any number of windows."""
         watch = _Watch(self.short.shape.vocab_size)
+        as_on_device = nullcontext() if self.device == "cpu" else _as_on_cuda(self.precision)
+        # As accelerate has it on a GPU.
+        autocast = torch.autocast("cpu", DTYPES[self.precision], self.precision != "fp32")
         with self.mode:
             watch.ignore([*self.model.parameters(), *self.model.buffers()])
             watch.ignore(value.grad for value in self.model.parameters() if value.grad is not None)
-            with watch, _owned(watch, self.whisper), self._as_on_device():
-                with _autocast(self.precision):
-                    loss = _loss(self.whisper, MANY_WINDOWS, tokens)
+            with watch, _owned(watch, self.whisper), as_on_device:
+                loss = _loss(self.whisper, MANY_WINDOWS, tokens, autocast)
                 kept = dict(watch.fixed), dict(watch.growing)
                 watch.in_forward = False
                 loss.backward()
         return [
             self._with_all_layers(peak, *kept) for peaks in watch.peaks.values() for peak in peaks
         ]
-
-    def _as_on_device(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.device == "cpu" else _as_on_cuda(self.precision)
 
     def _with_all_layers(
         self, peak: Peak, fixed: Mapping[Any, int], growing: Mapping[Any, int]
@@ -355,18 +351,20 @@ def _flops(
     step = fake_step(setup, gradient_checkpointing, short)
     step.whisper.set_attn_implementation("eager")  # matrix products, which are counted
     with step.mode, FlopCounterMode(display=False) as counter:
-        _loss(step.whisper, windows, tokens).backward()
+        _loss(step.whisper, windows, tokens, nullcontext()).backward()
     return int(counter.get_total_flops())
 
 
-def _loss(whisper: Any, windows: int, tokens: int) -> Tensor:
+def _loss(
+    whisper: Any, windows: int, tokens: int, autocast: AbstractContextManager[object]
+) -> Tensor:
     """Of so many full windows with `tokens` targets each."""
     shape = whisper.config
     frames = FRAMES_PER_POSITION * shape.max_source_positions
     features = torch.empty(windows, shape.num_mel_bins, frames, dtype=whisper.dtype)
     sequences = torch.empty(windows, tokens, dtype=torch.int64)
     positions = torch.empty(windows * tokens, dtype=torch.int64)
-    return loss_sum(whisper, Inputs(features, sequences, positions, positions))
+    return loss_sum(whisper, Inputs(features, sequences, positions, positions), autocast)
 
 
 def _make_fake(model: nn.Module) -> None:
@@ -389,16 +387,6 @@ def _fake_of(tensor: Tensor) -> Tensor:
     if tensor.requires_grad:
         parameter.grad = torch.empty_like(fake)
     return parameter
-
-
-@contextmanager
-def _autocast(precision: str) -> Iterator[None]:
-    """As accelerate has it on a GPU."""
-    if precision == "fp32":
-        yield
-        return
-    with torch.autocast("cpu", DTYPES[precision]):
-        yield
 
 
 @contextmanager

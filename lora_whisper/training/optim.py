@@ -23,8 +23,11 @@ def new_optimizer(
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in parameters.items():
-        rate_factor = config.lora_plus_ratio if _is_fast(name) else 1.0
-        weight_decay = 0.0 if _replaces_the_base(name) else config.weight_decay
+        is_magnitude = "lora_magnitude_vector" in name  # DoRA's, with B: as PEFT has it for LoRA+
+        rate_factor = config.lora_plus_ratio if "lora_B" in name or is_magnitude else 1.0
+        # What stands in for a part of the base is not to decay towards zero.
+        is_of_base = is_magnitude or is_token_embedding(name)
+        weight_decay = 0.0 if is_of_base else config.weight_decay
         groups.setdefault((rate_factor, weight_decay), []).append(value)
     described: list[dict[str, Any]] = [
         {"params": values, "rate_factor": rate_factor, "weight_decay": weight_decay}
@@ -37,21 +40,6 @@ def set_rate(optimizer: Any, rate: float) -> None:
     """Give every group its share of the schedule's `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
-
-
-def _is_fast(name: str) -> bool:
-    """B, and DoRA's magnitudes with it, as PEFT's `create_loraplus_optimizer` has it."""
-    return "lora_B" in name or _is_magnitude(name)
-
-
-def _replaces_the_base(name: str) -> bool:
-    """What stands in for a part of the base is not to decay towards zero."""
-    return is_token_embedding(name) or _is_magnitude(name)
-
-
-def _is_magnitude(name: str) -> bool:
-    """Of DoRA: the norms of the weights' rows."""
-    return "lora_magnitude_vector" in name
 
 
 def learning_rate(step: int, total_steps: int, peak: float, config: OptimizerConfig) -> float:

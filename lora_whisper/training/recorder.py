@@ -139,7 +139,9 @@ class Recorder:
             "learning_rate": last.learning_rate,
             # Not finite where fp16's loss scaler skipped the step; JSON has no infinity.
             "gradient_norm": last.gradient_norm if math.isfinite(last.gradient_norm) else None,
-            "target_tokens": _target_tokens(steps),
+            "target_tokens": sum(
+                step.result.target_tokens for step in steps if not step.result.skipped
+            ),
             "skipped_steps": state.skipped_steps,
             "audio_seconds": round(state.audio_seconds, 3),
             "audio_seconds_per_second": audio_seconds_per_second(steps),
@@ -174,7 +176,11 @@ class Recorder:
         self._write(line)
         is_best = state.best is None or state.best.is_beaten_by(found)
         log.info("step %d: %s%s", state.step, _told(line), ", the best so far" if is_best else "")
-        self._keep_if_good(state, found, is_best)
+        # The best adapters stay on disk; which these are is the checkpoints' business.
+        self.checkpoints.save_best(found, self.trainer.parameters)
+        state.validations_without_gain = 0 if is_best else state.validations_without_gain + 1
+        if is_best:
+            state.best = found
         self._warn_while_running(state, seconds)
         if self.on_validated is not None:
             self.on_validated(state)
@@ -199,13 +205,6 @@ class Recorder:
             "loss_gap_per_token": None if training_loss is None else found.loss - training_loss,
             "validation_seconds": round(seconds, 3),
         }
-
-    def _keep_if_good(self, state: TrainingState, found: Best, is_best: bool) -> None:
-        """The best adapters stay on disk; which these are is the checkpoints' business."""
-        self.checkpoints.save_best(found, self.trainer.parameters)
-        state.validations_without_gain = 0 if is_best else state.validations_without_gain + 1
-        if is_best:
-            state.best = found
 
     # ── warnings ─────────────────────────────────────────────────────────────────────────────
 
@@ -293,10 +292,6 @@ def loss_per_token(steps: Iterable[TimedStep]) -> float | None:
     done = [step.result for step in steps if not step.result.skipped]
     tokens = sum(result.target_tokens for result in done)
     return sum(result.loss * result.target_tokens for result in done) / tokens if tokens else None
-
-
-def _target_tokens(steps: Iterable[TimedStep]) -> int:
-    return sum(step.result.target_tokens for step in steps if not step.result.skipped)
 
 
 def audio_seconds_per_second(steps: Iterable[TimedStep]) -> float:

@@ -11,13 +11,14 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.run_summary import RunSummary
-from lora_whisper.lora.saved import adapter_hashes
+from lora_whisper.lora.saved import adapter_hashes, shipped_ranks
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import (
     fingerprint,
     weights_bytes,
     weights_sha256,
 )
+from lora_whisper.model.tokenizer import code_of
 from lora_whisper.run_folder import (
     SUMMARY_FORMAT,
     RunFolder,
@@ -41,7 +42,6 @@ def new_summary(
         counts: of the parameters that were trained, and of all.
     """
     from lora_whisper.lora.adapter import adapter_bytes
-    from lora_whisper.lora.saved import shipped_ranks
     from lora_whisper.model.device import choose_dtype
     from lora_whisper.training.loop import is_out_of_patience
     from lora_whisper.training.recorder import memory_peaks
@@ -95,8 +95,6 @@ def new_summary(
 
 def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str]:
     """What `generate` is to be told; an English-only checkpoint is told nothing."""
-    from lora_whisper.model.tokenizer import code_of
-
     named = [name for name in (data.language_token, data.language, *languages) if name]
     known = [code for code in map(code_of, named) if code in base.vocabulary.languages]
     return {"language": known[0], "task": data.task} if known else {}
