@@ -50,8 +50,7 @@ def run(plan: ReportPlan) -> None:
     """Read, write, and say what was found."""
     from lora_whisper.paths import short
     from lora_whisper.reports.comparison import failed, never_begun, read_report, without_adapter
-    from lora_whisper.reports.comparison_page import page
-    from lora_whisper.reports.comparison_tables import csv_text, found, markdown
+    from lora_whisper.reports.comparison_page import csv_text, found, markdown, page
 
     folder = plan.folder
     report = read_report(folder.absolute().name, plan.runs, not plan.is_sweep)

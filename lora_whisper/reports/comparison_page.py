@@ -1,26 +1,42 @@
-"""The page of a report: runs side by side, and how the best of them still fails."""
+"""The files of a report: its page with charts, its table as Markdown, and all figures as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, rate_name
+from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison as data
-from lora_whisper.reports import comparison_plots as plots
-from lora_whisper.reports import comparison_tables as tables
+from lora_whisper.reports.charts import LIGHT, SERIES, Chart, Scale, course, is_steep, shorten
 from lora_whisper.reports.comparison import Effect, Entry, Report
 from lora_whisper.reports.evaluation_page import badness
+from lora_whisper.reports.evaluation_words import p_value, points
 from lora_whisper.reports.html import render
 from lora_whisper.reports.run import Sample, texts
+from lora_whisper.reports.sweep import NO_GAIN, Point, differing_keys, ordered, pareto_front
+from lora_whisper.reports.tables import Cell, Column, Table, escaped
 from lora_whisper.run_folder import read_jsonl
-from lora_whisper.terminal import megabytes, percent
+from lora_whisper.terminal import clock, megabytes, percent
+
+TOLD_KEYS = 3  # beside the name of a run
+FRONT = "●"  # on the Pareto front
+SHOWN_CURVES = 6  # in colours of their own; the others are grey
+SHOWN_POINTS = 200  # of a curve; of a longer one, the means of neighbours
+NAMED_DOTS = 12  # up to here each dot is named, beyond it those of the front
+WIDE = 6  # numbers that reach this many times as far are drawn on a logarithmic scale
+STYLES = ("-", "--", ":")
+HOLLOW: Any = {"markerfacecolor": "none"}
+
+Line = Mapping[str, Any]  # of metrics.jsonl
 
 
 def page(report: Report) -> str:
     """The whole page. Whatever comes from the runs is escaped."""
     lines = {one.label: read_jsonl(one.point.folder / "metrics.jsonl") for one in report.entries}
-    shown = tables.columns(report)
-    keys, differences = data.config_differences(report)
     return render(
         "comparison.html.j2",
         script="comparison.js",
@@ -28,20 +44,18 @@ def page(report: Report) -> str:
         about=data.about(report),
         key_figures=_key_figures(report),
         remarks=data.remarks(report),
-        columns=shown,
-        rows=[_row(report, entry, cells) for entry, cells in tables.rows(report, shown)],
+        runs=run_table(report),
         method=data.method(report) if report.best else "",
         best_name=report.best_name,
         costs=_costs(report),
-        curves=plots.curves(report, lines),
-        hidden=max(len(report.scored) - plots.SHOWN_CURVES, 0),
-        effects=[_effect(report, one) for one in data.effects(report)],
+        curves=curves(report, lines),
+        hidden=max(len(report.scored) - SHOWN_CURVES, 0),
+        effects=[_drawn(report, one) for one in data.effects(report)],
         worst=_worst(report),
         failed=_told(report, "failed"),
         unfinished=_told(report, "unfinished"),
-        keys=keys,
-        differences=differences,
-        markdown=tables.markdown(report),
+        differences=_differences(report),
+        markdown=markdown(report),
     )
 
 
@@ -65,33 +79,34 @@ def _key_figures(report: Report) -> dict[str, str]:
     return figures
 
 
-def _row(report: Report, entry: Entry, cells: Sequence[tables.Cell]) -> dict[str, Any]:
-    is_best = report.best is not None and entry.point is report.best.point
-    return {"cells": cells, "class": "best" if is_best else entry.point.state}
-
-
 def _costs(report: Report) -> list[tuple[str, str]]:
     base = data.base_rates(report)
     beside = f"; the base has {base}" if base else ""
     drawn = {
-        f"{report.rate} against adapter size{beside}": plots.against_size(report),
-        f"{report.rate} against training time": plots.against_time(report),
+        f"{report.rate} against adapter size{beside}": against_size(report),
+        f"{report.rate} against training time": against_time(report),
     }
     return [(caption, plot) for caption, plot in drawn.items() if plot]
 
 
-def _effect(report: Report, one: Effect) -> dict[str, Any]:
-    rows = []
+@dataclass(frozen=True)
+class DrawnEffect:
+    """A key with its chart, and the means of values that were tried more than once."""
+
+    key: str
+    chart: str
+    means: Table
+    is_crossed: bool
+
+
+def _drawn(report: Report, one: Effect) -> DrawnEffect:
+    headings = [f"mean {report.rate}", "lowest – highest", "runs"]
+    means = Table([Column("value", is_text=True), *map(Column, headings)])
     for value, some in one.entries.items() if one.has_means else ():
         rates = [entry.point.rate or 0 for entry in some]
         spread = f"{percent(min(rates))} – {percent(max(rates))}" if len(rates) > 1 else ""
-        rows.append([value, percent(sum(rates) / len(rates)), spread, str(len(rates))])
-    return {
-        "key": one.key,
-        "rows": rows,
-        "is_crossed": one.is_crossed,
-        "plot": plots.effect(report, one),
-    }
+        means.add(value, percent(sum(rates) / len(rates)), spread, str(len(rates)))
+    return DrawnEffect(one.key, effect(report, one), means, one.is_crossed)
 
 
 def _worst(report: Report) -> list[dict[str, Any]]:
@@ -129,3 +144,383 @@ def _told(report: Report, state: str) -> list[tuple[str, str]]:
         for entry in report.entries
         if entry.point.state == state
     ]
+
+
+def _differences(report: Report) -> Table:
+    """All keys that differ, and each run's values of them; no rows where none do."""
+    keys, runs = data.config_differences(report)
+    table = Table([Column("run", is_text=True), *(Column(key, True, is_code=True) for key in keys)])
+    for name, values in runs if keys else ():
+        table.add(name, *values)
+    return table
+
+
+# ── the runs as a table ──────────────────────────────────────────────────────────────────────
+
+Read = Callable[[Entry], Cell]
+
+
+def run_table(report: Report) -> Table:
+    """What tells the runs apart, what they cost, and what they gave; a row a run."""
+    columns = list(_columns(report))
+    table = Table([column for column, _ in columns])
+    for entry in report.entries:
+        is_best = report.best is not None and entry.point is report.best.point
+        kind = "best" if is_best else entry.point.state
+        table.add(*(read(entry) for _, read in columns), kind=kind)
+    return table
+
+
+def _columns(report: Report) -> Iterator[tuple[Column, Read]]:
+    first, second = both_rates(report.leading)
+    keys = data.short_keys(report.keys)
+    if report.has_folder_names and len(keys) > TOLD_KEYS:  # the page has them in a table of theirs
+        keys = {}
+    if report.is_numbered:  # what the plots call a run
+        numbers = {entry.label: number for number, entry in enumerate(report.entries, start=1)}
+        yield (
+            Column("no."),
+            lambda entry: Cell(str(numbers[entry.label]), order=numbers[entry.label]),
+        )
+    # Runs that never began have nothing but their folders' names.
+    has_nameless = not report.keys or any(not entry.shown for entry in report.entries)
+    if report.has_folder_names or has_nameless:
+        yield (
+            Column("run", is_text=True),
+            lambda entry: Cell(entry.label if report.has_folder_names or not entry.shown else ""),
+        )
+    for key, short in keys.items():
+        yield _of_key(report, key, short)
+    yield Column(rate_name(report.score, first)), lambda entry: _rate(entry, first)
+    yield Column(rate_name(report.score, second)), lambda entry: _rate(entry, second)
+    if not report.has_one_base:
+        yield Column("base"), lambda entry: _known(entry.point.base_rate, percent)
+    yield (
+        Column("Pareto"),
+        lambda entry: Cell(FRONT, order=0.0) if entry.is_on_front else Cell(),
+    )
+    yield from _of_adapter(report)
+    yield Column("points above the best", is_text=True), lambda entry: _against(report, entry)
+
+
+def _of_key(report: Report, key: str, heading: str) -> tuple[Column, Read]:
+    known = [entry.point.config.get(key) for entry in report.entries]
+    values = sorted({repr(value): value for value in known}.values(), key=ordered)  # no sets: lists
+    place = {repr(value): float(number) for number, value in enumerate(values)}
+    numeric = all(isinstance(value, int | float | None) for value in values)
+
+    def cell(entry: Entry) -> Cell:
+        order = place[repr(entry.point.config.get(key))] if entry.shown else None
+        return Cell(entry.shown.get(key, "–"), order=order)
+
+    return Column(heading, is_text=not numeric), cell
+
+
+def _of_adapter(report: Report) -> Iterator[tuple[Column, Read]]:
+    """What each adapter is and cost; what a key or the line above the table says is left out."""
+    told = {key.removeprefix("adapter.") for key in report.keys}
+    if "rank" not in told and len(data.known(report, "rank")) != 1:
+        yield Column("rank"), _rank
+    if not told & {"targets", "stack"} and len(data.known(report, "targets")) != 1:
+        yield Column("targets", is_text=True), lambda entry: Cell(entry.point.targets or "–")
+    yield Column("adapter"), lambda entry: _known(entry.point.adapter_bytes, megabytes)
+    yield Column("trained for"), lambda entry: _known(entry.point.train_seconds, clock)
+    yield (
+        Column("parameters"),
+        lambda entry: _known(
+            entry.point.trainable_parameters,
+            lambda count: f"{count:,}" if count < 100_000 else f"{count / 1e6:.2f} M",
+        ),
+    )
+
+
+def _known(value: Any, text: Callable[[Any], str]) -> Cell:
+    return Cell("–") if value is None else Cell(text(value), order=value)
+
+
+def _rank(entry: Entry) -> Cell:
+    ranks = entry.point.summary.adapter_ranks if entry.point.summary else None
+    return Cell(entry.point.rank or "–", order=ranks[1] if ranks else None)
+
+
+def _rate(entry: Entry, rate: Rate) -> Cell:
+    score = entry.point.score
+    if score is None:
+        return Cell("–" if entry.point.state == "complete" else entry.point.state)
+    return Cell(percent(score.rate(rate)), interval(score.ci95(rate)), score.rate(rate))
+
+
+def _against(report: Report, entry: Entry) -> Cell:
+    if report.best is not None and entry.point is report.best.point:
+        return Cell("the best" if len(report.scored) > 1 else "", order=-1.0)
+    found = entry.beside_best
+    if found is None:
+        return Cell(data.why_unjudged(report, entry))
+    small = f"{points(found).replace(' points', '')}, {p_value(found.p_value)}"
+    return Cell(found.verdict, small, found.difference)
+
+
+# ── Markdown and CSV ─────────────────────────────────────────────────────────────────────────
+
+
+def markdown(report: Report) -> str:
+    """A heading, what was found, the table, and what failed."""
+    failed = [
+        f"- {escaped(entry.label)}: {escaped(data.anonymous(entry.point.reason))}"
+        for entry in report.entries
+        if entry.point.state == "failed"
+    ]
+    absent, lost = data.never_begun(report), data.without_adapter(report)
+    parts = [
+        f"# {escaped(report.name)}",
+        f"{escaped(data.about(report))}.",
+        *([escaped(found(report))] if report.best else []),
+        run_table(report).markdown(),
+        *([escaped(data.method(report))] if report.best else []),
+        *(["Failed:", "\n".join(failed)] if failed else []),
+        *(escaped(f"{capitalized(told)}.") for told in (absent, lost) if told),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def found(report: Report) -> str:
+    """Which run is the best, and which smaller one is as good as far as can be shown."""
+    best, small = report.best, data.smallest_as_good(report)
+    assert best is not None
+    assert best.point.interval is not None
+    assert best.point.rate is not None
+    base = data.base_rates(report)
+    said = (
+        (f"{capitalized(NO_GAIN)}. The lowest: " if report.none_beats_base else "Best: ")
+        + f"{best.label}, {report.rate} {percent(best.point.rate)} "
+        f"({interval(best.point.interval)})"
+        + (f"; the base has {base}" if base else "")
+        + f". Its adapter has {megabytes(best.point.adapter_bytes or 0)}."
+        + (f" {report.caution}." if report.caution else "")
+    )
+    if small is None or small.point is best.point:
+        return said
+    return (
+        f"{said} Not shown to be worse, and the smallest: {small.label}, "
+        f"{percent(small.point.rate or 0)} with "
+        f"{megabytes(small.point.adapter_bytes or 0)}."
+    )
+
+
+def capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def csv_text(report: Report) -> str:
+    """A row a run, with the units in the headings; what is not known is empty."""
+    keys = differing_keys([entry.point for entry in report.entries])
+    rows = [_figures(entry, keys) for entry in report.entries]
+    table = Table([Column(title) for title in rows[0]])
+    for row in rows:
+        table.add(*("" if value is None else str(value) for value in row.values()))
+    return table.csv()
+
+
+def _figures(entry: Entry, keys: Sequence[str]) -> dict[str, object]:
+    point, beside = entry.point, entry.beside_best
+    summary, score, base = point.summary, point.score, point.base
+    lowest, highest = (summary and summary.adapter_ranks) or (None, None)
+    return {
+        "run": point.name,
+        "state": point.state,
+        "reason": " ".join(data.anonymous(point.reason).split()),
+        **{key: _csv_value(point, key) for key in keys},
+        "base": file_name(summary.checkpoint) if summary else "",
+        "quantization": summary.quantization if summary else None,
+        "targets": point.targets,
+        "lowest_rank": lowest,
+        "highest_rank": highest,
+        "trainable_parameters": point.trainable_parameters,
+        "adapter_bytes": point.adapter_bytes,
+        "train_seconds": point.train_seconds,
+        "steps": summary.steps if summary else None,
+        "test_utterances": score.utterances if score else None,
+        "leading_rate": score.leading if score else None,
+        "base_wer_percent": _percent(base.wer if base else None),
+        "base_cer_percent": _percent(base.cer if base else None),
+        **_csv_rates(score),
+        "on_pareto_front": int(entry.is_on_front),
+        "wer_above_best_points": _percent(beside.difference if beside else None),
+        "p_value_against_best": beside.p_value if beside else None,
+    }
+
+
+def _csv_rates(score: Score | None) -> dict[str, float | None]:
+    found = {}
+    rates: tuple[Rate, ...] = ("wer", "cer")
+    for rate in rates:
+        low, high = score.ci95(rate) if score else (None, None)
+        found[f"{rate}_percent"] = _percent(score.rate(rate) if score else None)
+        found[f"{rate}_ci95_low_percent"] = _percent(low)
+        found[f"{rate}_ci95_high_percent"] = _percent(high)
+    return found
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)
+
+
+def _csv_value(point: Point, key: str) -> str:
+    value = point.config.get(key)
+    if not point.config or value is None:
+        return ""
+    return repr(value) if isinstance(value, float) else data.value_text(value)
+
+
+# ── rates against cost ───────────────────────────────────────────────────────────────────────
+
+
+def against_size(report: Report) -> str:
+    """The leading rate over the adapter's megabytes."""
+    return _over_cost(report, lambda entry: (entry.point.adapter_bytes or 0) / 1e6, "adapter, MB")
+
+
+def against_time(report: Report) -> str:
+    """The leading rate over the time of training, in the unit that suits."""
+    longest = max((entry.point.train_seconds or 0 for entry in report.scored), default=0)
+    unit, seconds = next(
+        (unit, seconds)
+        for unit, seconds in (("hours", 3600), ("minutes", 60), ("seconds", 1))
+        if longest >= 2 * seconds or seconds == 1
+    )
+    return _over_cost(
+        report, lambda entry: (entry.point.train_seconds or 0) / seconds, f"training, {unit}"
+    )
+
+
+def _over_cost(report: Report, cost: Callable[[Entry], float], label: str) -> str:
+    """Each run's rate with its interval; filled and joined: the Pareto front of this plot."""
+    entries = sorted(report.scored, key=lambda entry: (cost(entry), entry.point.rate or 0))
+    if len(entries) < 2:
+        return ""
+    costs = np.array([cost(entry) for entry in entries])
+    rated = np.array([_rated(entry) for entry in entries])
+    front = np.array(pareto_front(list(costs), list(rated[:, 0])))
+    named = front | (len(entries) <= NAMED_DOTS)
+    chart = Chart(3.2, _cost_scale(costs, label), _rate_scale(report, rated))
+    if not front.all():
+        look: Any = {"colour": LIGHT["grey"], "elinewidth": 1} | HOLLOW
+        chart.dots(costs[~front], rated[~front], "other runs", **look)
+    chart.dots(costs[front], rated[front], "Pareto front", elinewidth=1)
+    steps: Any = {"drawstyle": "steps-post", "linewidth": 0.8, "marker": ""}
+    chart.line(costs[front], rated[front, 0], **steps)
+    if report.base_rate is not None:
+        chart.level(100 * report.base_rate, "base")
+    marks = [entry.mark for entry, is_named in zip(entries, named, strict=True) if is_named]
+    chart.names(costs[named], rated[named, 0], marks)
+    return chart.svg()
+
+
+def _rated(entry: Entry) -> tuple[float, float, float]:
+    """In percent: the leading rate and the ends of its interval."""
+    assert entry.point.rate is not None
+    assert entry.point.interval is not None
+    low, high = entry.point.interval
+    return 100 * entry.point.rate, 100 * low, 100 * high
+
+
+def _rate_scale(report: Report, rated: np.ndarray) -> Scale:
+    """From zero, unless all there is to see would be squeezed into the upper half."""
+    return Scale(report.rate, unit=" %", from_zero=rated[:, 1].min() < 0.5 * rated[:, 2].max())
+
+
+def _cost_scale(values: np.ndarray, label: str) -> Scale:
+    """With room on the right, where names stand."""
+    if values.min() > 0 and values.max() >= WIDE * values.min():
+        return Scale(label, is_log=True)
+    room = 0.08 * (values.max() - values.min() or values.max() or 1)
+    limits = (max(values.min() - room, 0), values.max() + 2 * room)
+    return Scale(label, most_ticks=6, limits=limits)
+
+
+# ── learning curves ──────────────────────────────────────────────────────────────────────────
+
+
+def curves(report: Report, lines: Mapping[str, Sequence[Line]]) -> list[tuple[str, str]]:
+    """Loss of training, WER and loss of validation: each plot as its caption and its SVG.
+
+    Args:
+        lines: label → metrics.jsonl.
+    """
+    shown = {
+        "Training: loss per token": "loss_per_token",
+        f"Validation: {rate_name(report.score, 'wer')}": "validation_wer",
+        "Validation: loss per token": "validation_loss_per_token",
+    }
+    drawn = ((caption, _courses(report, lines, key)) for caption, key in shown.items())
+    return [(caption, plot) for caption, plot in drawn if plot]
+
+
+def _courses(report: Report, lines: Mapping[str, Sequence[Line]], key: str) -> str:
+    courses = {label: course(some, key, SHOWN_POINTS) for label, some in lines.items()}
+    known = {label: points for label, points in courses.items() if len(points[0])}
+    if not known:
+        return ""
+    is_rate = key.endswith("wer")
+    is_log = not is_rate and is_steep(np.concatenate([values for _, values in known.values()]))
+    chart = Chart(
+        3.0 + 0.18 * ((min(len(known), SHOWN_CURVES + 1) - 1) // 3),
+        Scale("steps", most_ticks=6, is_whole=True, from_zero=True),
+        Scale(unit=" %" if is_rate else "", is_log=is_log, from_zero=not is_log),
+    )
+    coloured = _coloured(report)
+    marker: Any = {"marker": "o", "markersize": 3} if "validation" in key else {}
+    for label, (steps, values) in sorted(known.items(), key=lambda one: one[0] in coloured):
+        look = coloured.get(label, {"colour": LIGHT["grey"], "linewidth": 0.6, "alpha": 0.6})
+        if len(known) == 1:
+            look = look | {"label": ""}
+        chart.line(steps, (100 if is_rate else 1) * values, **look, **marker)
+    return chart.svg()
+
+
+def _coloured(report: Report) -> dict[str, dict[str, Any]]:
+    """The best runs by label, each with its colour and its name, in the order of the table."""
+    best = sorted(report.scored, key=lambda entry: entry.point.rate or 0)[:SHOWN_CURVES]
+    chosen = best or report.entries[:SHOWN_CURVES]
+    labels = {entry.label for entry in chosen}
+    entries = [entry for entry in report.entries if entry.label in labels]
+    return {
+        entry.label: {
+            "colour": SERIES[number % len(SERIES)],
+            "linestyle": STYLES[number % len(STYLES)],
+            "label": shorten(entry.mark),
+        }
+        for number, entry in enumerate(entries)
+    }
+
+
+# ── the effect of a key ──────────────────────────────────────────────────────────────────────
+
+
+def effect(report: Report, one: Effect) -> str:
+    """Every run's rate over the key's value, and a line through the means of values tried."""
+    numbers = one.numbers
+    xs = np.array(range(len(one.entries)) if numbers is None else numbers, float)
+    rates = [np.array([_rated(entry) for entry in some]) for some in one.entries.values()]
+    every = np.concatenate(rates)
+    chart = Chart(2.6, _value_scale(xs, one), _rate_scale(report, every))
+    across = np.repeat(xs, [len(some) for some in rates])
+    chart.dots(across, every, colour=LIGHT["grey"], elinewidth=0.8, alpha=0.6)
+    if not one.is_scattered:
+        means = [some[:, 0].mean() for some in rates]
+        look: Any = {"linestyle": "none" if numbers is None else "-"}
+        look |= {"marker": "_" if one.has_means else "", "markersize": 14, "markeredgewidth": 2}
+        chart.line(xs, means, **look)
+    if report.base_rate is not None:
+        chart.level(100 * report.base_rate, "base")
+    return chart.svg()
+
+
+def _value_scale(xs: np.ndarray, one: Effect) -> Scale:
+    """Ticks at the values that were tried; a learning rate is always on a logarithmic scale."""
+    if one.numbers is None:
+        return Scale(one.key, names=list(one.entries))
+    is_learning_rate = one.key.endswith("learning_rate")
+    is_log = xs.min() > 0 and (is_learning_rate or xs.max() >= WIDE * xs.min())
+    ticks = None if one.is_scattered else dict(zip(xs, one.entries, strict=True))
+    return Scale(one.key, is_log=bool(is_log), ticks=ticks)

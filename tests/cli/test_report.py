@@ -23,8 +23,7 @@ from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.reports import comparison
 from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.comparison import anonymous, effects, read_report, smallest_as_good
-from lora_whisper.reports.comparison_plots import against_size, curves, effect
-from lora_whisper.reports.comparison_tables import columns
+from lora_whisper.reports.comparison_page import against_size, curves, effect, run_table
 from lora_whisper.reports.sweep import (
     FAILURE_FILE,
     NO_GAIN,
@@ -570,7 +569,7 @@ def test_what_is_too_long_beside_a_dot_has_a_number(
     assert report.is_numbered
     assert [entry.mark for entry in report.entries] == ["1", "2"]
     assert report.entries[0].label == "rank 4, alpha 8, dropout 0"
-    assert columns(report)[0].heading == "no."
+    assert run_table(report).columns[0].title == "no."
     report = read_report("ranks", point_folders(SWEEP), has_folder_names=True)
     assert [entry.mark for entry in report.entries] == ["0", "1"]
 
