@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -50,8 +50,16 @@ AUDIO_SUFFIXES = frozenset(
 # What JSON and other texts make of one backslash and the letter behind it.
 ESCAPED = {"\n": "/n", "\t": "/t", "\r": "/r", "\b": "/b", "\f": "/f"}
 ESCAPES = frozenset(ESCAPED)
-# One row's slice: its number in the table, path, start and end, and what was known of it.
-Slice = tuple[int, str, float | None, float | None, tuple[float, int, int, bool]]
+
+
+class Slice(NamedTuple):
+    """One row's part of a recording, and what was known of it."""
+
+    row: int  # in the table
+    path: str
+    start: float | None
+    end: float | None
+    known: tuple[float, int, int, bool]  # as KNOWN
 
 
 class Durations(NamedTuple):
@@ -75,8 +83,7 @@ def measure(utterances: Utterances) -> Durations:
             unknown = np.isnan(seconds[indices])
             indices, rows = indices[unknown], rows[unknown]
             durations = _TableDurations(table)
-            found, reasons = durations.of(rows, advance)
-            seconds[indices] = found
+            seconds[indices], reasons = durations.of(rows, advance)
             problems |= {int(index): reasons[row] for index, row in _among(indices, rows, reasons)}
             remarks |= {
                 index: durations.remarks[row]
@@ -102,14 +109,13 @@ class _TableDurations:
         problems: dict[int, AudioError] = {}
         portions = np.array_split(rows, len(rows) // ROWS_AT_A_TIME + 1)
         with ThreadPoolExecutor() as pool:  # libsndfile waits for the disk without holding the GIL
-            for portion, found in zip(portions, pool.map(self._measure, portions), strict=True):
-                problems |= found
+            for portion, of_them in zip(portions, pool.map(self._measure, portions), strict=True):
+                problems |= of_them
                 advance(len(portion))
         if self.is_new and self.file is not None:
             _write(self.file, self.known)
-        return np.where(
-            np.isin(rows, list(problems)), np.nan, self.known["seconds"][rows]
-        ), problems
+        is_bad = np.isin(rows, list(problems))
+        return np.where(is_bad, np.nan, self.known["seconds"][rows]), problems
 
     def _measure(self, rows: np.ndarray) -> dict[int, AudioError]:
         problems: dict[int, AudioError] = {}
@@ -117,26 +123,23 @@ class _TableDurations:
             self.table.column(name).take(pa.array(rows)).to_pylist()
             for name in ("audio", "start", "end")
         )
-        slices: Iterator[Slice] = zip(
-            rows.tolist(), *columns, self.known[rows].tolist(), strict=True
-        )
+        slices = map(Slice, rows.tolist(), *columns, self.known[rows].tolist())
         # A file is opened once for all slices of it that stand together.
-        recording = itemgetter(1 if self.table.audio_of is None else 0)
+        recording = attrgetter("path" if self.table.audio_of is None else "row")
         for _, group in groupby(slices, key=recording):
             problems |= self._measure_recording(list(group))
         return problems
 
     def _measure_recording(self, slices: list[Slice]) -> dict[int, AudioError]:
-        number, path, *_ = slices[0]
-        audio = self.table.audio(number, path)
+        audio = self.table.audio(slices[0].row, slices[0].path)
         state = _state(audio)
-        slices = [one for one in slices if one[4][1:] != (*state, True)]
+        slices = [one for one in slices if one.known[1:] != (*state, True)]
         if not slices:
             return {}
         try:
             header = read_header(audio)
         except AudioError as error:
-            return dict.fromkeys((row for row, *_ in slices), error)
+            return dict.fromkeys((one.row for one in slices), error)
         problems = {}
         for row, _, start, end, _ in slices:
             try:
