@@ -23,10 +23,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError
@@ -37,6 +39,9 @@ console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
 LABEL_COLUMNS = 12  # of a line of the log, before its text
 LONG_SECONDS = 60  # work that will take longer says so as soon as that can be known
+# Parts, such as batches, that a time left is told from. The first is not one of them: it waits for
+# what starts up, and in decoding it has the longest windows.
+TIMED_PARTS = 2
 
 
 # ── streams ──────────────────────────────────────────────────────────────────────────────────
@@ -255,19 +260,27 @@ class Work:
         raise NotImplementedError
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """Nothing until it can be told."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.fields["parts"] > TIMED_PARTS else Text("-:--")
+
+
 class _LiveWork(Work):
     def __init__(self, progress: Progress, title: str, total: int, done: int):
-        self._progress = progress
-        self._task = progress.add_task(title, total=total, completed=done, figures="")
+        self._progress, self._parts = progress, 0
+        self._task = progress.add_task(title, total=total, completed=done, figures="", parts=0)
 
     def update(self, done: int, figures: str = "") -> None:
-        self._progress.update(self._task, completed=done, figures=figures)
+        self._parts += 1
+        self._progress.update(self._task, completed=done, figures=figures, parts=self._parts)
 
 
 class _PlainWork(Work):
     def __init__(self, title: str, total: int, done: int):
         self._title, self._total, self._start = title, total, time.monotonic()
-        self._begun = done
+        self._parts, self._first, self._first_seconds = 0, done, 0.0
         self._shown = self._share(done)
         self._is_announced = False
 
@@ -276,13 +289,19 @@ class _PlainWork(Work):
 
     def update(self, done: int, figures: str = "") -> None:
         seconds = time.monotonic() - self._start
-        left = seconds * (self._total - done) / max(1, done - self._begun)
-        is_news = not self._is_announced and done > self._begun and left > LONG_SECONDS
+        self._parts += 1
+        if self._parts == 1:
+            self._first, self._first_seconds = done, seconds
+        left = None
+        if self._parts > TIMED_PARTS and self._first < done < self._total:
+            each = (seconds - self._first_seconds) / (done - self._first)
+            left = each * (self._total - done)
+        is_news = not self._is_announced and left is not None and left > LONG_SECONDS
         if self._share(done) > self._shown or is_news:
-            self._is_announced = True
+            self._is_announced = self._is_announced or left is not None
             self._shown = self._share(done)
-            told = clock(seconds) + (f" left {clock(left)}" if done < self._total else "")
-            line = f"{self._title} {done}/{self._total} {figures} {told}"
+            times = clock(seconds) + (f" left {clock(left)}" if left is not None else "")
+            line = f"{self._title} {done}/{self._total} {figures} {times}"
             console.print(" ".join(line.split()), markup=False)
 
 
@@ -299,9 +318,15 @@ def work(title: str, total: int, done: int = 0) -> Iterator[Work]:
         TextColumn("{task.fields[figures]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(compact=True),
+        _TimeLeft(compact=True),
     )
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        expand=True,
+        speed_estimate_period=3600.0,  # of rich's half minute, slow batches would leave nothing
+    ) as progress:
         yield _LiveWork(progress, title, total, done)
 
 

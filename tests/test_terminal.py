@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from lora_whisper import terminal
@@ -49,18 +50,47 @@ def test_long_work_is_about_ten_plain_lines(written: io.StringIO) -> None:
     assert lines[-1].startswith("scoring 250/250")
 
 
-def test_long_work_says_how_long_with_its_first_part(
+def test_long_work_says_how_long_as_soon_as_it_can_know(
     written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     with terminal.work("scoring base", 231) as work:
         for done in range(1, 25):
-            now[0] += 3
+            now[0] += 60 if done == 1 else 3  # what starts up is no measure of the others
             work.update(done)
     first, second = written.getvalue().splitlines()
-    assert first == "scoring base 1/231 0:03 left 11:30", "not only after a tenth"
-    assert second == "scoring base 24/231 1:12 left 10:21"
+    assert first == "scoring base 3/231 1:06 left 11:24", "not only after a tenth"
+    assert second == "scoring base 24/231 2:09 left 10:21"
+
+
+def test_few_parts_that_take_long_tell_no_time_before_it_is_known(
+    written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.work("scoring base", 8) as work:
+        for done, seconds in enumerate((70, 20, 20, 10), 1):
+            now[0] += seconds
+            work.update(done)
+    assert written.getvalue().splitlines() == [
+        "scoring base 1/8 1:10",
+        "scoring base 2/8 1:30",
+        "scoring base 3/8 1:50 left 1:40",
+        "scoring base 4/8 2:00 left 1:07",
+    ]
+
+
+def test_a_bar_tells_no_time_before_it_is_known() -> None:
+    now = [0.0]
+    progress = Progress(get_time=lambda: now[0], speed_estimate_period=3600.0)
+    column, work = terminal._TimeLeft(compact=True), terminal._LiveWork(progress, "scoring", 8, 0)
+    shown = []
+    for done in range(1, 5):
+        now[0] += 40  # slower than rich's own half minute
+        work.update(done)
+        shown.append(str(column.render(progress.tasks[0])))
+    assert shown == ["-:--", "-:--", "03:20", "02:40"]
 
 
 def test_the_logs_file_has_levels_and_how_it_ended(tmp_path: Path) -> None:

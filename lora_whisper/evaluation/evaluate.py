@@ -34,6 +34,7 @@ from lora_whisper.evaluation.results import (
     Score,
     ScoredUtterance,
 )
+from lora_whisper.evaluation.robustness import KINDS
 from lora_whisper.evaluation.scoring import report_bad_audio, write_scored
 from lora_whisper.evaluation.test_sets import (
     TestSet,
@@ -104,6 +105,27 @@ def announce(plan: Plan, sets: Sequence[LoadedSet]) -> None:
     for each in sets:
         utterances = counted(len(each.corpus.utterances), "utterance")
         log.info("%-11s %s: %s, %.2f h", each.role, each.name, utterances, each.corpus.hours)
+    for line in further_decoding(plan, sets):
+        log.info("%s", line)
+
+
+def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
+    """What each model decodes beside the sets, and how much it is in all."""
+    tests = sum(len(each.corpus.utterances) for each in sets if each.role == "test")
+    held_out = sum(len(each.corpus.utterances) for each in sets if each.role != "training")
+    conditions, scales = plan.conditions, plan.more.adapter_scales
+    clips = plan.more.probe_clips * len(KINDS)
+    if conditions:
+        yield f"conditions  {', '.join(conditions)}: each test utterance again in each of them"
+    if clips:
+        yield f"no speech   {clips} clips without any: what does a model write there?"
+    adapters = sum(entry.adapter is not None for entry in plan.entries)
+    if scales and adapters:
+        yield f"scales      {', '.join(f'{scale:g}' for scale in scales)} of each adapter"
+    each_model = sum(len(each.corpus.utterances) for each in sets) + clips
+    each_model += len(conditions) * tests
+    in_all = len(plan.entries) * each_model + adapters * len(scales) * held_out
+    yield f"to decode   {counted(in_all, 'utterance')} in all, without those that were before"
 
 
 class Evaluator:

@@ -1,10 +1,11 @@
-"""What a run says before it begins: null and auto by what they have become."""
+"""What is said before a run or an evaluation begins: null and auto by what they have become."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.evaluation.evaluate import further_decoding
 from lora_whisper.schema import from_values
 from lora_whisper.training.announce import course
 
@@ -52,3 +53,22 @@ def test_how_many_utterances_are_scored_and_how_many_at_once() -> None:
     assert "scoring     231 utterances, 16 at once" in announced(384, utterances=231)
     assert "scoring     20 utterances, 4 at once" in announced(1024, utterances=20)
     assert "scoring" not in announced(384)
+
+
+def test_an_evaluation_says_what_each_model_will_decode() -> None:
+    def loaded(role: str, utterances: int) -> SimpleNamespace:
+        return SimpleNamespace(role=role, corpus=SimpleNamespace(utterances=range(utterances)))
+
+    sets = [loaded("test", 100), loaded("training", 40), loaded("retention", 10)]
+    more = SimpleNamespace(probe_clips=3, adapter_scales=(0.5, 0.75))
+    entries = [SimpleNamespace(adapter=None), SimpleNamespace(adapter="outputs/a/adapter")]
+    plan = SimpleNamespace(conditions=("noise", "telephone"), more=more, entries=entries)
+    assert list(further_decoding(plan, sets)) == [
+        "conditions  noise, telephone: each test utterance again in each of them",
+        "no speech   12 clips without any: what does a model write there?",
+        "scales      0.5, 0.75 of each adapter",
+        "to decode   944 utterances in all, without those that were before",
+    ]
+    plan.conditions, more.probe_clips, more.adapter_scales = (), 0, ()
+    (line,) = further_decoding(plan, sets[:1])
+    assert line.startswith("to decode   200 utterances in all")
