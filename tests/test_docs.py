@@ -416,3 +416,24 @@ def test_a_file_is_transcribed_by_stock_programs(
         by_peft = by_peft.replace(shown, toy)
     exec(by_peft, {})
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_notebooks_lines_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the embedded model and speech, but for one step and few utterances."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block.text for block in pages.blocks("python") if "lw.train" in block.text)
+    short = {
+        'training={"max_epochs": 4}': 'training={"max_steps": 1}, evaluation={"max_utterances": 4}',
+        '"conditions":': '"probe_clips": 0, "training_utterances": 0, "conditions":',
+    }
+    for shown, shorter in short.items():
+        assert shown in code
+        code = code.replace(shown, shorter)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert scope["run"].summary.adapter.utterances == 4
+    assert len(scope["results"].conditions["test"]) == 2
+    assert scope["model"].config.d_model == 160
+    assert len(re.findall(r"^\d\.\d+", capsys.readouterr().out, re.MULTILINE)) == 2

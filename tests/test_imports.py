@@ -21,7 +21,11 @@ BELOW = {
     "hub": {"reports", "evaluation", "lora", "data", "model", "ground"},
 }
 BELOW["cli"] = set(BELOW)
-TOP = {"hub": "hub", "__main__": "cli"}  # files beside the folders that are not of the ground
+TOP = {
+    "hub": "hub",
+    "__main__": "cli",
+    "api": "cli",
+}  # files beside the folders that are not of the ground
 FOREIGN = {  # what only some parts may import
     "hydra": {"cli"},
     "omegaconf": {"cli"},
