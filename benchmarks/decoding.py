@@ -293,7 +293,7 @@ def piped(
     return side
 
 
-class GivenLengthRecognizer(WhisperDecoder):
+class GivenLengthDecoder(WhisperDecoder):
     """Ours, but that texts are as long as they are said to be."""
 
     lengths: dict[int, int]  # by the checksum of a row's name, of which a task's seed is made
@@ -318,7 +318,7 @@ def ours(model: WhisperForConditionalGeneration, processor: WhisperProcessor) ->
     config = model.config
     vocabulary = read_vocabulary(processor.tokenizer, model.generation_config, config)
     features = LogMel(config.num_mel_bins, window_seconds(config))
-    decoder = GivenLengthRecognizer(model, processor, vocabulary, features)
+    decoder = GivenLengthDecoder(model, processor, vocabulary, features)
     batch_size = scoring_batch_for_width(config.d_model)
     settings = dataclasses.replace(train_config().evaluation, batch_size=batch_size)
 

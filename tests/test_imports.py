@@ -32,10 +32,7 @@ FOREIGN = {  # what only some parts may import
     "torch": BELOW.keys() - {"ground"},
     "transformers": BELOW.keys() - {"ground"},
 }
-# Still to be parted: a merged model's record and its score.
-NOT_YET = {("lora.recipe", "evaluation.run_summary")} | {
-    ("environment", "torch")  # whose version and devices it tells
-}
+NOT_YET = {("environment", "torch")}  # whose version and devices it tells
 
 
 def module_name(path: Path, package: Path) -> str:

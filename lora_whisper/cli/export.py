@@ -34,7 +34,7 @@ from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import ModelEntry, entries_of_run, merged_of
 from lora_whisper.evaluation.results import Json, ParityResult
-from lora_whisper.evaluation.run_summary import merged_recipe, read_summary
+from lora_whisper.evaluation.run_summary import is_unfinished, merged_recipe, read_summary
 from lora_whisper.evaluation.test_sets import data_to_score
 from lora_whisper.export.parity import (
     adapter_runtime,
@@ -208,7 +208,7 @@ def _require_sound(config: ExportConfig, source: Source) -> None:
     saved = open_adapter(source.folder.adapter)
     with _written_without_its_base(config):
         if _is_to_be_merged(config, source):
-            read_recipe(_merging(source))
+            read_recipe(_merging(source), is_unfinished)
         elif config.parity.utterances:
             named_in = "" if source.given else str(source.folder.config)
             checkpoint = locate(source.base, key="base", named_in=named_in)

@@ -25,9 +25,14 @@ from lora_whisper.data.speech import usable
 from lora_whisper.evaluation.loading import load_model, weights_of
 from lora_whisper.evaluation.models import merged_of
 from lora_whisper.evaluation.results import Score
-from lora_whisper.evaluation.run_summary import merged_recipe, read_as_written, write_summary
+from lora_whisper.evaluation.run_summary import (
+    is_unfinished,
+    merged_recipe,
+    read_as_written,
+    write_summary,
+)
 from lora_whisper.evaluation.scoring import score_model
-from lora_whisper.lora.recipe import Recipe, is_unfinished, read_recipe
+from lora_whisper.lora.recipe import Recipe, read_recipe
 from lora_whisper.lora.resolve import given_run
 from lora_whisper.model.base import read_base
 from lora_whisper.paths import program
@@ -65,7 +70,7 @@ def prepare(config: MergeConfig, path: Path | None = None) -> MergePlan:
     """
     if config.run:
         read_split(read_config(given_run(config.run, "merge")).data, "test")
-    return MergePlan(config, read_recipe(config))
+    return MergePlan(config, read_recipe(config, is_unfinished))
 
 
 def run(plan: MergePlan) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import differences, is_of, texts_hash
 from lora_whisper.evaluation.results import Json, Score, ScoredUtterance, from_json, to_json
 from lora_whisper.lora.provenance import is_trained_adapter
+from lora_whisper.lora.recipe import Recipe, has_other_weights, is_same, merged_recipe
 from lora_whisper.lora.saved import adapter_hashes
 from lora_whisper.model.checkpoint import merged_hashes
 from lora_whisper.paths import program, short
@@ -23,9 +23,7 @@ from lora_whisper.run_folder import (
     HYPOTHESES,
     MODELS,
     OWN_SET,
-    RECIPE_FILE,
     RunFolder,
-    as_written,
     damaged_summary,
     read_jsonl,
     read_whole_summary,
@@ -152,7 +150,7 @@ def read_summary(folder: RunFolder) -> RunSummary:
     or scores of different test sets. Such a score is left out, and that is said.
     """
     summary = read_as_written(folder)
-    is_merged_by_others = has_other_weights(folder, summary)
+    is_merged_by_others = _has_other_weights(folder, summary)
     for model in ("adapter", "merged"):
         if summary.scores[model] and not _is_of_what_is_there(folder, summary, model):
             place = getattr(folder, model)
@@ -166,18 +164,9 @@ def read_summary(folder: RunFolder) -> RunSummary:
     return with_one_test_set(folder, summary)
 
 
-def has_other_weights(folder: RunFolder, summary: RunSummary) -> bool:
-    """Whether the recipe in merged/ is that of the score, and the weights beside it are not.
-
-    With another recipe, a merge was killed before it could forget the score of the one before.
-    """
-    recipe = merged_recipe(folder)
-    if recipe is None or recipe != summary.merge:
-        return False
-    # Which older scores lack, or have in part.
-    known = summary.merged.of.weights if summary.merged and summary.merged.of else {}
-    there = merged_hashes(folder.merged)
-    return any(known[key] != there.get(key) for key in known.keys() & {"checkpoint", "settings"})
+def _has_other_weights(folder: RunFolder, summary: RunSummary) -> bool:
+    of = summary.merged.of if summary.merged else None  # which older scores lack
+    return has_other_weights(folder, summary.merge, of.weights if of else {})
 
 
 def _is_of_what_is_there(folder: RunFolder, summary: RunSummary, model: str) -> bool:
@@ -192,32 +181,17 @@ def _is_of_what_is_there(folder: RunFolder, summary: RunSummary, model: str) -> 
     return merged_recipe(folder) in (None, summary.merge)
 
 
-def merged_recipe(folder: RunFolder) -> Json | None:
-    """What merged/ says that it was made of; None: it says nothing, or is not there.
-
-    Raises:
-        UserError: what it says was damaged or edited since; what to type.
-    """
-    path = folder.merged / RECIPE_FILE
-    if not path.is_file():
-        return None
-    recipe = as_written(path, {"adapters"})
-    if recipe is not None and _are_parts(recipe["adapters"]):
-        return recipe
-    raise UserError(f"{path} is not what was written there.\nType {merge_again(folder)}")
-
-
-def merge_again(folder: RunFolder) -> str:
-    """What brings back a merged folder."""
-    if not folder.is_run():
-        return "the merge command that made it, and overwrite=true"
-    return f"{program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
-
-
-def _are_parts(adapters: Any) -> bool:
-    return isinstance(adapters, list) and all(
-        isinstance(one, dict) and "sha256" in one for one in adapters
-    )
+def is_unfinished(recipe: Recipe) -> bool:
+    """Whether merged/ is just what is asked for, and a killed process had not scored it."""
+    run = recipe.place
+    made_of = merged_recipe(run) if run.is_complete() else None
+    if made_of is None or not is_same(made_of, recipe.to_dict()):
+        return False
+    if _has_other_weights(run, read_as_written(run)):
+        return False
+    summary = read_summary(run)
+    is_known = is_same(summary.merge or {}, recipe.to_dict())
+    return not is_known or (summary.adapter is not None and summary.merged is None)
 
 
 def scored_utterances_of(folder: RunFolder, model: str, score: Score) -> list[ScoredUtterance]:

@@ -6,20 +6,13 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lora_whisper.config import MergeConfig, ModelConfig, as_it_is
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.run_summary import (
-    has_other_weights,
-    merge_again,
-    merged_recipe,
-    read_as_written,
-    read_summary,
-)
 from lora_whisper.lora.provenance import (
     named_base,
     require_base,
@@ -32,15 +25,18 @@ from lora_whisper.lora.validation import require_shapes, shapes_of_weights
 from lora_whisper.model.checkpoint import (
     fingerprint,
     locate,
+    merged_hashes,
     weight_files,
 )
 from lora_whisper.model.weights import TIED, read_shapes
-from lora_whisper.paths import file_name, plain_name
+from lora_whisper.paths import file_name, plain_name, program
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
     MERGED_FILES,
     RECIPE_FILE,
     RunFolder,
+    as_written,
+    read_whole_summary,
     require_own_place,
 )
 
@@ -89,8 +85,11 @@ class Recipe:
         }
 
 
-def read_recipe(config: MergeConfig) -> Recipe:
+def read_recipe(config: MergeConfig, is_unfinished: Callable[[Recipe], bool]) -> Recipe:
     """Find the adapters and their base, and see that they belong together.
+
+    Args:
+        is_unfinished: whether what lies in merged/ only waits for its score.
 
     Raises:
         UserError: something is not there, is of another base, or does not fit; or a merged folder
@@ -113,6 +112,54 @@ def read_recipe(config: MergeConfig) -> Recipe:
     return recipe
 
 
+def merged_recipe(folder: RunFolder) -> dict[str, Any] | None:
+    """What merged/ says that it was made of; None: it says nothing, or is not there.
+
+    Raises:
+        UserError: what it says was damaged or edited since; what to type.
+    """
+    path = folder.merged / RECIPE_FILE
+    if not path.is_file():
+        return None
+    recipe = as_written(path, {"adapters"})
+    if recipe is not None and _are_parts(recipe["adapters"]):
+        return recipe
+    raise UserError(f"{path} is not what was written there.\nType {merge_again(folder)}")
+
+
+def merge_again(folder: RunFolder) -> str:
+    """What brings back a merged folder."""
+    if not folder.is_run():
+        return "the merge command that made it, and overwrite=true"
+    return f"{program()} merge {shlex.quote(f'run={folder.path}')} overwrite=true"
+
+
+def has_other_weights(
+    folder: RunFolder, scored: Mapping[str, Any] | None, weights: Mapping[str, Any]
+) -> bool:
+    """Whether the recipe in merged/ is the one that was scored, and the weights beside it are not.
+
+    With another recipe, a merge was killed before it could forget the score of the one before.
+
+    Args:
+        scored: the recipe, as summary.json has it.
+        weights: hashes of what was scored, which older scores lack, or have in part.
+    """
+    recipe = merged_recipe(folder)
+    if recipe is None or recipe != scored:
+        return False
+    there = merged_hashes(folder.merged)
+    return any(
+        weights[key] != there.get(key) for key in weights.keys() & {"checkpoint", "settings"}
+    )
+
+
+def _are_parts(adapters: Any) -> bool:
+    return isinstance(adapters, list) and all(
+        isinstance(one, dict) and "sha256" in one for one in adapters
+    )
+
+
 def require_current(folder: RunFolder) -> None:
     """See that a run's merged model was made of the adapter beside it.
 
@@ -120,7 +167,9 @@ def require_current(folder: RunFolder) -> None:
         UserError: it was made of another, or by a version that did not say of which; or other
             weights were put there since.
     """
-    if has_other_weights(folder, read_as_written(folder)):
+    summary = read_whole_summary(folder)
+    score = summary.get("merged") or {}
+    if has_other_weights(folder, summary.get("merge"), score.get("of", {}).get("weights", {})):
         raise UserError(
             f"{folder.merged} is not the model that was merged and scored there.\n"
             f"Type {merge_again(folder)}"
@@ -155,20 +204,7 @@ def require_whole_merged(folder: RunFolder) -> None:
         raise UserError(f"{merged} {what}.\nType {merge_again(folder)}")
 
 
-def is_unfinished(recipe: Recipe) -> bool:
-    """Whether merged/ is just what is asked for, and a killed process had not scored it."""
-    run = recipe.place
-    made_of = merged_recipe(run) if run.is_complete() else None
-    if made_of is None or not _is_same(made_of, recipe.to_dict()):
-        return False
-    if has_other_weights(run, read_as_written(run)):
-        return False
-    summary = read_summary(run)
-    is_known = _is_same(summary.merge or {}, recipe.to_dict())
-    return not is_known or (summary.adapter is not None and summary.merged is None)
-
-
-def _is_same(written: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
+def is_same(written: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
     """Whether what stands in a file is this recipe; older files say nothing of settings."""
     known = written.get("adapters", [])
     if not all("settings_sha256" in part for part in known):

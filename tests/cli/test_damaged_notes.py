@@ -13,7 +13,7 @@ import pytest
 from lora_whisper.cli.app import _of_another_process
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import find_entries
-from lora_whisper.evaluation.run_summary import merged_recipe
+from lora_whisper.lora.recipe import merged_recipe
 from lora_whisper.run_folder import HOLDERS, MARKER, MERGED_FILES, RunFolder, as_written
 from tests.cli.conftest import QUICK, Line, World
 
