@@ -85,7 +85,9 @@ class Recipe:
         }
 
 
-def read_recipe(config: MergeConfig, is_unfinished: Callable[[Recipe], bool]) -> Recipe:
+def read_recipe(
+    config: MergeConfig, is_unfinished: Callable[[Recipe], bool] = lambda _: False
+) -> Recipe:
     """Find the adapters and their base, and see that they belong together.
 
     Args:
