@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def find_hallucination(rows: Sequence[ScoredUtterance]) -> Hallucination:
 def signs(row: ScoredUtterance) -> list[str]:
     """The names of the signs that a hypothesis shows and its reference does not."""
     said, heard = row.reference_normalized, row.hypothesis_normalized
+    letters, letters_said = (len("".join(text.split())) for text in (heard, said))
     rules = {
         "looping": loops(heard) and not loops(said),
         "compression": (
@@ -66,7 +67,7 @@ def signs(row: ScoredUtterance) -> list[str]:
             > LARGEST_COMPRESSION_RATIO
             >= compression_ratio(row.reference)
         ),
-        "too_long": len("".join(heard.split())) > _most_letters(row),
+        "too_long": letters > max(most_letters(row.seconds, row.language), letters_said),
         "on_silence": bool(heard) and not said,
     }
     return [name for name, holds in rules.items() if holds]
@@ -75,11 +76,8 @@ def signs(row: ScoredUtterance) -> list[str]:
 def loops(normalized: str) -> bool:
     """Whether some words stand there `LOOP_REPEATS` times in a row."""
     words = normalized.split()
-    return any(_longest_run(words, length) >= LOOP_REPEATS for length in _loop_lengths(words))
-
-
-def _loop_lengths(words: Sequence[str]) -> Iterable[int]:
-    return range(1, min(LONGEST_LOOP, len(words) // LOOP_REPEATS) + 1)
+    lengths = range(1, min(LONGEST_LOOP, len(words) // LOOP_REPEATS) + 1)
+    return any(_longest_run(words, length) >= LOOP_REPEATS for length in lengths)
 
 
 def _longest_run(words: Sequence[str], length: int) -> int:
@@ -89,11 +87,6 @@ def _longest_run(words: Sequence[str], length: int) -> int:
         equal = equal + 1 if word == later else 0
         longest = max(longest, equal)
     return longest // length + 1
-
-
-def _most_letters(row: ScoredUtterance) -> float:
-    said = len("".join(row.reference_normalized.split()))
-    return max(most_letters(row.seconds, row.language), said)
 
 
 # ── recall on a word list: of the words that matter, how many are there? ─────────────────────
@@ -112,8 +105,12 @@ def read_keywords(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            why = f"it is not UTF-8 (byte {error.start})"
+        else:
+            why = (error.strerror or str(error)).lower()
         raise UserError(
-            f"evaluation.keywords={path}: {_why(error)}. "
+            f"evaluation.keywords={path}: {why}. "
             "Expected a text file in UTF-8 with a word or a phrase a line."
         ) from None
     words = [line.strip() for line in lines if line.strip()]
@@ -122,12 +119,6 @@ def read_keywords(path: Path) -> tuple[str, ...]:
             f"evaluation.keywords={path}: found no word in it. Write a word or a phrase a line."
         )
     return tuple(dict.fromkeys(words))
-
-
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"it is not UTF-8 (byte {error.start})"
-    return (error.strerror or str(error)).lower()
 
 
 def keyword_recall(
@@ -160,6 +151,7 @@ def keyword_recall(
         per_row[:, index] = expected.total(), both.total()
     units = sampling_units([row.speaker for row in rows])
     said_by, found_by = map(units.sums, per_row)
+    words = [(word, count, found[word]) for word, count in said.items()]
     return KeywordRecall(
         recall=found.total() / said.total() if said else None,
         ci95=_interval(found_by[said_by > 0], said_by[said_by > 0], samples, seed)
@@ -170,7 +162,7 @@ def keyword_recall(
         written=written,
         precision=found.total() / written if written else None,
         resampled=units.resampled,
-        words=_most_missed_first(said, found),
+        words=tuple(sorted(words, key=lambda word: (word[2] - word[1], word[0]))),
     )
 
 
@@ -214,12 +206,6 @@ def wilson_interval(found: int, said: int) -> Interval:
     middle = share + spread / 2
     half = math.sqrt(spread * (share * (1 - share) + spread / 4))
     return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
-
-
-def _most_missed_first(said: Counter[str], found: Counter[str]) -> tuple[tuple[str, int, int], ...]:
-    """Those that were said."""
-    words = [(word, count, found[word]) for word, count in said.items()]
-    return tuple(sorted(words, key=lambda word: (word[2] - word[1], word[0])))
 
 
 # ── words taken for others, words lost, words made up ────────────────────────────────────────

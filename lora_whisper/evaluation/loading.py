@@ -295,7 +295,9 @@ class Transcriber:
         scale: float = 1.0,
     ) -> tuple[Transcriptions, bool]:
         """As `transcribe_or_reuse`, of this model with so much of its adapter."""
-        model = identity(self._at(scale), self.asked, self.device)
+        # Nothing of an adapter is its base.
+        entry = self.entry if scale else dataclasses.replace(self.entry, adapter=None)
+        model = identity(entry, self.asked, self.device)
         name = model if scale in (0.0, 1.0) else f"{model} scale {scale:g}"
         return transcribe_or_reuse(
             title,
@@ -317,10 +319,6 @@ class Transcriber:
         gc.collect()  # PEFT's layers refer to each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # for CTranslate2, which has an allocator of its own
-
-    def _at(self, scale: float) -> ModelEntry:
-        """Nothing of an adapter is its base."""
-        return self.entry if scale else dataclasses.replace(self.entry, adapter=None)
 
     def _loaded(self, scale: float) -> Decoder:
         if self._decoder is None:

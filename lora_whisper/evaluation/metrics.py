@@ -12,7 +12,7 @@ counting takes a moment beside the decoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -149,24 +149,17 @@ def align(reference: str, hypothesis: str, language: str | None) -> list[Stretch
         language: Whisper's code of what the texts are in; `None` for an English-only model.
     """
     normalize = normalizer_for(language)
-    found = jiwer.process_words(normalize(reference), normalize(hypothesis))
-    space = separator(language)
-    return [
-        _stretch(chunk, found.references[0], found.hypotheses[0], space)
-        for chunk in found.alignments[0]
-    ]
+    aligned = jiwer.process_words(normalize(reference), normalize(hypothesis))
+    space, stretches = separator(language), []
+    for chunk in aligned.alignments[0]:
+        expected = aligned.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
+        written = aligned.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
+        edit = cast(Edit, chunk.type)
+        errors = 0 if edit == "equal" else max(len(expected), len(written))
+        stretches.append(Stretch(edit, space.join(expected), space.join(written), errors))
+    return stretches
 
 
 def separator(language: str | None) -> str:
     """What stands between two words of a text."""
     return "" if language in SPACELESS_LANGUAGES else " "
-
-
-def _stretch(
-    chunk: jiwer.AlignmentChunk, reference: Sequence[str], hypothesis: Sequence[str], space: str
-) -> Stretch:
-    expected = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-    heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
-    edit = cast(Edit, chunk.type)
-    errors = 0 if edit == "equal" else max(len(expected), len(heard))
-    return Stretch(edit, space.join(expected), space.join(heard), errors)

@@ -74,7 +74,9 @@ def normalizer_for(language: str | None) -> Normalizer:
         # Late: names of normalizers are asked for by commands that answer within a second.
         from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-        whispers = EnglishTextNormalizer(_english_spelling())
+        # British to American spelling, OpenAI's own table (licence beside it).
+        table = resources.files("lora_whisper.evaluation") / "english_spelling.json"
+        whispers = EnglishTextNormalizer(json.loads(table.read_text(encoding="utf-8")))
         return Normalizer("whisper-english", functools.partial(_english, whispers))
     if language in TURKIC_LANGUAGES:
         return Normalizer("multilingual-turkic", _multilingual_turkic)
@@ -150,9 +152,3 @@ def as_written(text: str, language: str | None) -> str:
 def characters_of(units: str, language: str | None) -> str:
     """Units parted by spaces as the text that CER is of: without the spaces that it has not."""
     return units.replace(" ", "") if language in SPACELESS_LANGUAGES else units
-
-
-def _english_spelling() -> dict[str, str]:
-    """British to American spelling, OpenAI's own table (licence beside it)."""
-    table = resources.files("lora_whisper.evaluation") / "english_spelling.json"
-    return json.loads(table.read_text(encoding="utf-8"))

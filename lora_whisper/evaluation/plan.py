@@ -67,7 +67,9 @@ def make_plan(config: EvaluateConfig) -> Plan:
     entries = [_opened(one, config.base is not None) for one in entries]
     if all(one.broken or one.kind == "base" for one in entries):
         raise UserError("\n".join(one.broken for one in entries if one.broken))
-    trained = _only_run(entries)
+    # Of several runs, nobody knows whose settings and test set are meant.
+    runs = {one.run.path: one.run for one in entries if one.run is not None}
+    trained = read_config(*runs.values()) if len(runs) == 1 else None
     settings = settings_for(config, trained)
     usual_seed = trained.seed if trained else USUAL_SEED
     seed = usual_seed if config.seed is None else config.seed
@@ -112,12 +114,6 @@ def _opened(entry: ModelEntry, has_other_base: bool) -> ModelEntry:
         named = dataclasses.replace(checkpoint, key="base")
         require_base(saved, entry.name, named, "Type base=… with the base that it was made on.")
     return entry
-
-
-def _only_run(entries: Sequence[ModelEntry]) -> TrainConfig | None:
-    """The configuration of the run that is scored; of several, nobody knows whose is meant."""
-    runs = {one.run.path: one.run for one in entries if one.run is not None}
-    return read_config(*runs.values()) if len(runs) == 1 else None
 
 
 def _keywords(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[str]:

@@ -34,18 +34,14 @@ def provenance(
     hashes = speech_hashes(utterances)
     is_drawn = settings.temperature_fallback or condition != CLEAN
     decoding = {name: getattr(settings, name) for name in DECODING}
+    normalized = (normalizer_for(written_language(vocabulary, one))(one.text) for one in utterances)
     return Provenance(
         weights=dict(weights),
         rows=hashes.rows,
         texts=hashes.texts,
-        references=_references(utterances, vocabulary),  # the texts as they are compared
+        references=texts_hash(normalized),  # the texts as they are compared
         decoding=decoding | {"condition": condition, "seed": seed if is_drawn else None},
     )
-
-
-def _references(utterances: Utterances, vocabulary: Vocabulary) -> str:
-    normalized = (normalizer_for(written_language(vocabulary, one))(one.text) for one in utterances)
-    return texts_hash(normalized)
 
 
 def texts_hash(texts: Iterable[str]) -> str:

@@ -39,14 +39,6 @@ def _noisy(snr_db: float, samples: np.ndarray, rng: np.random.Generator) -> np.n
     return mixed(samples, generated_noise(NOISE, len(samples), rng), snr_db)
 
 
-def _reverberant(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return reverberant(samples, generated_response(RT60_SECONDS, rng))
-
-
-def _telephone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return through_telephone(samples, CODECS[LINE])
-
-
 def _narrow(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """As recorded at 8 kHz: nothing above 4 kHz, and no codec."""
     narrow = soxr.resample(samples, SAMPLING_RATE, TELEPHONE_RATE, quality="HQ")
@@ -54,16 +46,15 @@ def _narrow(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.pad(wide, (0, len(samples) - len(wide)))
 
 
-def _at_speed(speed: float, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return at_speed(samples, speed)
-
-
 SOUNDS: dict[str, Sound] = {
     **{f"noise-{snr_db}db": partial(_noisy, float(snr_db)) for snr_db in (20, 10, 5, 0)},
-    "reverberation": _reverberant,
-    "telephone": _telephone,
+    "reverberation": lambda samples, rng: reverberant(
+        samples, generated_response(RT60_SECONDS, rng)
+    ),
+    "telephone": lambda samples, _: through_telephone(samples, CODECS[LINE]),
     "8khz": _narrow,
-    **{f"speed-{speed}": partial(_at_speed, speed) for speed in (0.9, 1.1)},
+    "speed-0.9": lambda samples, _: at_speed(samples, 0.9),
+    "speed-1.1": lambda samples, _: at_speed(samples, 1.1),
 }
 NEED_SCIPY = ("reverberation", "telephone")
 PADDINGS: dict[str, Padding] = {"padded-sound": "sound", "padded-log-mel": "log-mel"}

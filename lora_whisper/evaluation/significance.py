@@ -164,7 +164,9 @@ def randomization_p_value(differences: np.ndarray, seed: int) -> float:
     found = abs(telling.sum())
     as_far, ways = 0, 0
     for flipped in _flips(len(telling), seed):
-        as_far += int(np.count_nonzero(_sums(telling, flipped) >= found))
+        # Exact, since all are whole numbers.
+        sums = np.abs(telling.sum() - 2 * (flipped.astype(float) @ telling))
+        as_far += int(np.count_nonzero(sums >= found))
         ways += len(flipped)
     return as_far / ways
 
@@ -219,8 +221,3 @@ def _flips(units: int, seed: int) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(seed)
     for rows in chunks(FLIPS, units):
         yield generator.integers(2, size=(rows, units), dtype=np.int8)
-
-
-def _sums(differences: np.ndarray, flipped: np.ndarray) -> np.ndarray:
-    """(units,), (ways, units) → (ways,) distances from 0; exact, since all are whole numbers."""
-    return np.abs(differences.sum() - 2 * (flipped.astype(float) @ differences))

@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -140,14 +140,10 @@ def _audio_identity(audio: Path | EncodedAudio) -> tuple[object, ...]:
 def _code() -> str:
     """Of what decodes: our own modules by content, others by version."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in _modules():
+    package = Path(lora_whisper.__file__).parent
+    for path in sorted(path for name in SOURCES for path in (package / name).rglob("*.py")):
         digest.update(path.read_bytes())
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # some are extras
             digest.update(f"{name} {importlib.metadata.version(name)}".encode())
     return digest.hexdigest()
-
-
-def _modules() -> Iterable[Path]:
-    package = Path(lora_whisper.__file__).parent
-    return sorted(path for name in SOURCES for path in (package / name).rglob("*.py"))
