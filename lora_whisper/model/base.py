@@ -47,6 +47,12 @@ if TYPE_CHECKING:
     from lora_whisper.model.features import LogMel
     from lora_whisper.model.tokenizer import Vocabulary
 
+log = logging.getLogger("lora_whisper")
+
+FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
+FRAMES_PER_SECOND = 100  # 16,000 samples a second, 160 a frame
+SMALL_FILES = (".json", ".txt")  # tokenizer and configurations, beside the weights
+
 
 @dataclass(frozen=True)
 class Base:
@@ -60,7 +66,6 @@ class Base:
     window_seconds: float
 
 
-@lru_cache(maxsize=4)  # models that are scored side by side
 def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
     """Find the checkpoint and read its tokenizer and configurations.
 
@@ -70,6 +75,13 @@ def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
         UserError: it is not there, or its files do not belong together.
     """
     checkpoint = locate(config, with_weights)
+    small = sorted(path for path in snapshot(checkpoint).iterdir() if path.suffix in SMALL_FILES)
+    stats = [path.stat() for path in small if path.is_file()]
+    return _read(checkpoint, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+@lru_cache(maxsize=4)  # models that are scored side by side, as long as their files stay the same
+def _read(checkpoint: Checkpoint, states: tuple[tuple[int, int], ...]) -> Base:
     from lora_whisper.model.features import LogMel
     from lora_whisper.model.tokenizer import read_vocabulary
 
@@ -79,15 +91,6 @@ def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
     seconds = window_seconds(shape)
     mel_bins = shape.num_mel_bins
     return Base(checkpoint, processor, vocabulary, LogMel(mel_bins, seconds), mel_bins, seconds)
-
-
-log = logging.getLogger("lora_whisper")
-
-
-FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
-
-
-FRAMES_PER_SECOND = 100  # 16,000 samples a second, 160 a frame
 
 
 def load_processor(checkpoint: Checkpoint) -> WhisperProcessor:

@@ -23,6 +23,7 @@ from lora_whisper.model.base import (
     load_generation_config,
     load_processor,
     model_bytes,
+    read_base,
     window_seconds,
 )
 from lora_whisper.model.checkpoint import Checkpoint, locate
@@ -113,6 +114,15 @@ def test_an_incomplete_folder_is_named_with_what_it_lacks(copy, removed, named):
     (copy / removed).unlink()
     with pytest.raises(UserError, match=rf"{named}.*: missing; found .*json"):
         locate(given(copy))
+
+
+def test_a_base_is_read_again_when_a_file_of_it_changed(copy):
+    base = read_base(given(copy))
+    assert read_base(given(copy)) is base
+    path = copy / "generation_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"max_length": 7}))
+    assert read_base(given(copy)) is not base
 
 
 def test_a_folder_without_weights_suffices_where_none_are_wanted(copy):
