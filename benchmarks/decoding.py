@@ -55,7 +55,7 @@ from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.model.tokenizer import read_vocabulary, text_tokens
+from lora_whisper.model.tokenizer import read_special_tokens, text_tokens
 
 LONGEST_SECONDS = 30.0
 PROMPT_TOKENS = 4  # of a multilingual model: sot, language, task, <|notimestamps|>
@@ -316,7 +316,7 @@ class GivenLengthDecoder(WhisperDecoder):
 
 def ours(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> Side:
     config = model.config
-    vocabulary = read_vocabulary(processor.tokenizer, model.generation_config, config)
+    vocabulary = read_special_tokens(processor.tokenizer, model.generation_config, config)
     features = LogMel(config.num_mel_bins, window_seconds(config))
     decoder = GivenLengthDecoder(model, processor, vocabulary, features)
     batch_size = scoring_batch_for_width(config.d_model)

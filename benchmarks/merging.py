@@ -31,7 +31,7 @@ from benchmarks.random_checkpoint import write_random_checkpoint
 from benchmarks.results import write_result
 from lora_whisper.cli.merge import write_merged
 from lora_whisper.config import MergeConfig, PartConfig
-from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
+from lora_whisper.lora.delta_weights import DeltaWeights, write_delta_weights
 from lora_whisper.lora.merge import is_linear
 from lora_whisper.lora.recipe import read_recipe
 from lora_whisper.model.checkpoint import Checkpoint
@@ -108,7 +108,7 @@ def write_adapter(folder: Path, base: Path) -> None:
         for name, shape in shapes.items()
         if is_linear(name)
     }
-    write_plain(PlainAdapter(matrices, {}), folder, Checkpoint(str(base), None, str(base)))
+    write_delta_weights(DeltaWeights(matrices, {}), folder, Checkpoint(str(base), None, str(base)))
 
 
 def copied(base: Path, place: Path) -> float:

@@ -22,7 +22,7 @@ from lora_whisper.config import PushConfig
 from lora_whisper.environment import findings, own_folders, own_names
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
-from lora_whisper.lora.provenance import read_record
+from lora_whisper.lora.provenance import read_metadata
 from lora_whisper.lora.recipe import require_current
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
 from lora_whisper.model.weights import weight_names
@@ -37,7 +37,7 @@ from lora_whisper.reports.model_card import (
     merged_card,
 )
 from lora_whisper.reports.record import adapter_record
-from lora_whisper.run_folder import RECORD_FILE, RunFolder, read_json
+from lora_whisper.run_folder import METADATA_FILE, RunFolder, read_json
 from lora_whisper.terminal import is_live
 
 if TYPE_CHECKING:
@@ -157,7 +157,9 @@ def _adapter_uploads(
     return [
         Upload(prefix + WEIGHTS_FILE, folder / WEIGHTS_FILE),
         Upload(prefix + CONFIG_FILE, folder / CONFIG_FILE, _peft_config(folder, base)),
-        Upload(prefix + RECORD_FILE, folder / RECORD_FILE, _json(record_of(run, summary, base))),
+        Upload(
+            prefix + METADATA_FILE, folder / METADATA_FILE, _json(record_of(run, summary, base))
+        ),
         Upload(
             prefix + CARD_FILE,
             folder / CARD_FILE,
@@ -175,7 +177,7 @@ def _peft_config(folder: Path, base: HubBase) -> str:
 
 def record_of(run: RunFolder, summary: RunSummary, base: HubBase) -> dict[str, Any]:
     """The adapter's record, with the base as others find it."""
-    record = read_record(run.adapter) or adapter_record(run, summary)  # which older runs lack
+    record = read_metadata(run.adapter) or adapter_record(run, summary)  # which older runs lack
     record["base"] |= {"name": base.name}
     if base.is_given:
         record["base"] |= {"commit": base.revision}

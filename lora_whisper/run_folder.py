@@ -45,7 +45,7 @@ SUMMARY_FORMAT = 2  # raised when a key of summary.json changes its meaning
 SUMMARY_KEYS = {"checkpoint", "base", "adapter"}  # that every version wrote
 RESULTS_KEYS = {"models", "scores"}  # of evaluation.json
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
-RECORD_FILE = "lora_whisper.json"  # in an adapter's folder: what it is, and was worth
+METADATA_FILE = "lora_whisper.json"  # in an adapter's folder: what it is, and was worth
 RECIPE_FILE = "merge.json"  # in a merged folder: what it was made from
 SEARCH_FILE = "search.json"  # what is searched, which makes a folder a search's
 PLAN_FILE = "sweep.json"  # {"points": […]}: the names of all points that a sweep has
@@ -151,7 +151,7 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Take away what a complete run says of an adapter that is going to be another one."""
-        for file in (self.summary, self.adapter / RECORD_FILE):
+        for file in (self.summary, self.adapter / METADATA_FILE):
             file.unlink(missing_ok=True)
         scores = (self.evaluation / name for name in ("merged", "adapter"))
         for path in (self.merged, self.export, *scores):

@@ -72,7 +72,7 @@ ALLOWED = {
     "export/onnx.py": {"write": INTO_WHOLE},
     "export/openai_whisper.py": {"write": INTO_WHOLE},
     "lora/adapter.py": {"save_adapter": INTO_WHOLE},
-    "lora/delta_weights.py": {"write_plain": INTO_WHOLE},
+    "lora/delta_weights.py": {"write_delta_weights": INTO_WHOLE},
     "training/checkpoints.py": {"_set_aside": "a damaged checkpoint gets another name"},
     "training/resume.py": {"write_rows": IN_MEMORY},
 }

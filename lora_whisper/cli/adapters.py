@@ -23,7 +23,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.provenance import is_trained_adapter, read_record
+from lora_whisper.lora.provenance import is_trained_adapter, read_metadata
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -115,7 +115,7 @@ def _listed(folder: Path, path: str) -> Listed:
         found = f"; found {', '.join(others)}, which is not read" if others else ""
         raise UserError(f"{WEIGHTS_FILE} is missing{found}")
     saved = read_saved(folder)
-    record, run = read_record(folder), RunFolder(folder.parent)
+    record, run = read_metadata(folder), RunFolder(folder.parent)
     is_of_run = folder == run.adapter and run.is_run()
     is_unfinished = is_of_run and not run.is_complete()
     is_complete = is_of_run and run.is_complete()

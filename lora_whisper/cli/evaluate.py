@@ -24,7 +24,7 @@ from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.plan import Plan, make_plan
 from lora_whisper.evaluation.results import Json, Score
-from lora_whisper.lora.resolve import given_run
+from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
@@ -96,7 +96,7 @@ def results_folder(config: EvaluateConfig, path: Path) -> RunFolder:
         UserError: something else lies there.
     """
     if config.run and config.name == OWN_NAME:
-        return given_run(config.run, "evaluate")
+        return resolve_run(config.run, "evaluate")
     folder = RunFolder(path)
     ours = {folder.evaluation.name}  # all that there is where a report was broken off
     is_free = not path.exists() or (path.is_dir() and contents(path) <= ours)

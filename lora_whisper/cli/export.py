@@ -48,7 +48,7 @@ from lora_whisper.export.parity import (
 )
 from lora_whisper.lora.provenance import require_base, require_trained_adapter
 from lora_whisper.lora.recipe import is_whole, read_recipe, require_current, require_whole_merged
-from lora_whisper.lora.resolve import given_run
+from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
 from lora_whisper.model.base import read_base
 from lora_whisper.model.checkpoint import at_hand, locate, sha256
@@ -57,7 +57,7 @@ from lora_whisper.paths import local_path, short
 from lora_whisper.reports.model_card import CARD_FILE
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import (
-    RECORD_FILE,
+    METADATA_FILE,
     RunFolder,
     as_written,
     existing_run,
@@ -177,7 +177,7 @@ def _source(config: ExportConfig) -> Source:
                 "format=adapter takes the run."
             )
         return Source(folder, None, None)
-    return Source(given_run(config.run, "export"), None, None)  # says what is there
+    return Source(resolve_run(config.run, "export"), None, None)  # says what is there
 
 
 def _place_of_base(config: ExportConfig, trained: TrainConfig) -> str | None:
@@ -341,7 +341,7 @@ def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: st
         log.warning("vLLM        does not serve it: %s", obstacle)
     weights, record = folder / WEIGHTS_FILE, record_of(run, summary, base)
     record["adapter"] |= {"sha256": sha256(weights), "bytes": weights.stat().st_size}
-    write_json(folder / RECORD_FILE, record)
+    write_json(folder / METADATA_FILE, record)
     write_whole(folder / CARD_FILE, card_of(run, summary, base, "adapter").encode())
 
 

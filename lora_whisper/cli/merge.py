@@ -33,7 +33,7 @@ from lora_whisper.evaluation.run_summary import (
 )
 from lora_whisper.evaluation.scoring import score_model
 from lora_whisper.lora.recipe import Recipe, read_recipe
-from lora_whisper.lora.resolve import given_run
+from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.model.base import read_base
 from lora_whisper.paths import program
 from lora_whisper.run_config import read_config
@@ -69,7 +69,7 @@ def prepare(config: MergeConfig, path: Path | None = None) -> MergePlan:
         UserError: see `read_recipe`; or the run's test set is gone.
     """
     if config.run:
-        read_split(read_config(given_run(config.run, "merge")).data, "test")
+        read_split(read_config(resolve_run(config.run, "merge")).data, "test")
     return MergePlan(config, read_recipe(config, is_unfinished))
 
 

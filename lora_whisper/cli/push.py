@@ -35,7 +35,7 @@ from lora_whisper.hub import (
     uploads_of,
 )
 from lora_whisper.lora.provenance import require_trained_adapter
-from lora_whisper.lora.resolve import given_run
+from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.run_folder import RunFolder, locked
 from lora_whisper.terminal import console, megabytes
 
@@ -58,7 +58,7 @@ def prepare(config: PushConfig, path: Path) -> PushPlan:
         UserError: no complete run, or another adapter in it; files are missing or name this
             machine; or there is no token.
     """
-    run = given_run(config.run, "push")
+    run = resolve_run(config.run, "push")
     require_trained_adapter(run)
     base = hub_base(config.base, read_summary(run))
     require_nothing_private(uploads_of(config, run, base), run, _public(config))

@@ -25,7 +25,13 @@ from lora_whisper.data.text import clean as clean_text
 from lora_whisper.data.text import leftovers, require_cleanable, suspects
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.model.tokenizer import Vocabulary, check_task, code_of, language_code, text_tokens
+from lora_whisper.model.tokenizer import (
+    SpecialTokens,
+    check_task,
+    code_of,
+    language_code,
+    text_tokens,
+)
 
 log = logging.getLogger("lora_whisper")
 
@@ -116,7 +122,7 @@ def _warn_of_leftovers(utterances: Utterances, split: str) -> None:
 def keep_what_fits(
     corpus: Corpus,
     tokenizer: Any,
-    vocabulary: Vocabulary,
+    vocabulary: SpecialTokens,
     config: DataConfig,
     clean: Sequence[str] = (),
 ) -> Corpus:
@@ -150,7 +156,7 @@ def keep_what_fits(
     return dataclasses.replace(sieve.corpus(config, "corpus"), remarks=corpus.remarks)
 
 
-def with_codes(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:
+def with_codes(corpus: Corpus, vocabulary: SpecialTokens) -> Corpus:
     """The same with languages named by code.
 
     Raises:
@@ -275,7 +281,7 @@ def _clip(utterance: Utterance) -> str:
 # ── languages and texts ──────────────────────────────────────────────────────────────────────
 
 
-def _with_codes(utterances: Utterances, vocabulary: Vocabulary) -> Utterances:
+def _with_codes(utterances: Utterances, vocabulary: SpecialTokens) -> Utterances:
     """Languages by Whisper's code, but for one that borrows another's token.
 
     Raises:
@@ -306,7 +312,7 @@ def _with_codes(utterances: Utterances, vocabulary: Vocabulary) -> Utterances:
     return utterances.with_codes(codes, token)
 
 
-def require_language(defaults: Defaults, vocabulary: Vocabulary) -> None:
+def require_language(defaults: Defaults, vocabulary: SpecialTokens) -> None:
     """See that `data.language` is one, also where every row names its own.
 
     Raises:
@@ -343,7 +349,7 @@ def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
-def _written_languages(utterances: Utterances, vocabulary: Vocabulary) -> set[str | None]:
+def _written_languages(utterances: Utterances, vocabulary: SpecialTokens) -> set[str | None]:
     """What the texts are written in, asked of one utterance of each language and task."""
     columns = (utterances.column(name).to_pylist() for name in ("language", "task"))
     of_kind = {kind: index for index, kind in enumerate(zip(*columns, strict=True))}

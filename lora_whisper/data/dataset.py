@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 
 from lora_whisper.config import SPLITS, DataConfig
 from lora_whisper.data.audio import EncodedAudio
-from lora_whisper.model.tokenizer import Vocabulary, code_of, language_code
+from lora_whisper.model.tokenizer import SpecialTokens, code_of, language_code
 from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
@@ -61,7 +61,7 @@ class Utterance:
     language_token: str | None = None  # language whose token stands for `language`; None: its own
 
 
-def token_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+def token_language(vocabulary: SpecialTokens, utterance: Utterance) -> str | None:
     """Code of the language whose token the decoder is given; None for English-only checkpoints.
 
     A language that Whisper lacks borrows the token of another, its `language_token`.
@@ -72,7 +72,7 @@ def token_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
     return language_code(vocabulary, utterance.language_token or utterance.language)
 
 
-def written_language(vocabulary: Vocabulary, utterance: Utterance) -> str | None:
+def written_language(vocabulary: SpecialTokens, utterance: Utterance) -> str | None:
     """Code of the language that the text is in, which decides on spaces and normalization.
 
     A translation is English text, whatever was spoken. Under a borrowed token the language is the

@@ -42,7 +42,7 @@ from lora_whisper.data.durations import other_unit
 from lora_whisper.data.text import leftovers
 from lora_whisper.errors import UserError
 from lora_whisper.model.tokenizer import (
-    Vocabulary,
+    SpecialTokens,
     check_task,
     code_of,
     text_tokens,
@@ -277,7 +277,7 @@ class TextRules:
     """What a checkpoint's tokenizer and vocabulary say of a text."""
 
     tokenizer: Any
-    vocabulary: Vocabulary
+    vocabulary: SpecialTokens
     words_of: CountWords | None = None  # how many are written and scored; None: nobody asks
     _tokens: dict[str, int] = field(default_factory=dict)  # of a character
     _problems: dict[tuple[str | None, ...], str] = field(default_factory=dict)  # of a language

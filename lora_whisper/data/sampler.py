@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from lora_whisper.data.dataset import Utterances, written_language
 from lora_whisper.data.text import clean as clean_text
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.model.tokenizer import Vocabulary, text_tokens
+from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
 
 CHUNK_BATCHES = 50  # global batches that are cut from windows sorted by length together
 
@@ -56,7 +56,7 @@ class Plan:
 def plan(
     utterances: Utterances,
     tokenizer: Any,
-    vocabulary: Vocabulary,
+    vocabulary: SpecialTokens,
     window_seconds: float,
     windows: str,
     clean: Sequence[str] = (),
@@ -129,7 +129,7 @@ class _Limits:
         self,
         utterances: Utterances,
         tokenizer: Any,
-        vocabulary: Vocabulary,
+        vocabulary: SpecialTokens,
         window_seconds: float,
         clean: Sequence[str],
         continues: np.ndarray,

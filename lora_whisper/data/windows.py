@@ -26,7 +26,7 @@ from lora_whisper.data.dataset import Utterance, token_language, written_languag
 from lora_whisper.data.sampler import TIMESTAMPS_A_TEXT, Plan
 from lora_whisper.data.text import clean
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.model.tokenizer import Vocabulary, text_tokens
+from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
 
 if TYPE_CHECKING:
     from lora_whisper.data.augmentation import Augmenter, Mask
@@ -74,7 +74,7 @@ class Segment:
 
 
 def token_sequence(
-    vocabulary: Vocabulary,
+    vocabulary: SpecialTokens,
     segments: Sequence[Segment],
     language: str | None,
     task: str,
@@ -102,13 +102,13 @@ def token_sequence(
     return [*prompt, *tokens[:-1]], [IGNORED] * len(prompt) + tokens[1:]
 
 
-def fits_with_timestamps(vocabulary: Vocabulary, segments: Sequence[Segment]) -> bool:
+def fits_with_timestamps(vocabulary: SpecialTokens, segments: Sequence[Segment]) -> bool:
     """Whether the decoder has room for a pair of timestamps around each text."""
     tokens = sum(len(segment.tokens) + TIMESTAMPS_A_TEXT for segment in segments if segment.tokens)
     return tokens <= vocabulary.room_tokens
 
 
-def _timestamped(vocabulary: Vocabulary, segments: Sequence[Segment]) -> list[int]:
+def _timestamped(vocabulary: SpecialTokens, segments: Sequence[Segment]) -> list[int]:
     """Each text between its two timestamps, which never run backwards."""
     tokens: list[int] = []
     latest = vocabulary.timestamp(0.0)
@@ -119,13 +119,13 @@ def _timestamped(vocabulary: Vocabulary, segments: Sequence[Segment]) -> list[in
     return tokens
 
 
-def _prompt(vocabulary: Vocabulary, previous: Sequence[int], room: int) -> list[int]:
+def _prompt(vocabulary: SpecialTokens, previous: Sequence[int], room: int) -> list[int]:
     """<|startofprev|> and the last tokens of the previous text; decoders give it half at most."""
     tokens = min(room, vocabulary.max_tokens // 2 - 1) - 1
     return [vocabulary.previous, *previous[-tokens:]] if previous and tokens > 0 else []
 
 
-def window_tokens(utterance: Utterance, tokenizer: Any, vocabulary: Vocabulary) -> list[int]:
+def window_tokens(utterance: Utterance, tokenizer: Any, vocabulary: SpecialTokens) -> list[int]:
     """The plain sequence of one utterance, sot to eot; one less has to fit into the decoder."""
     language = token_language(vocabulary, utterance)
     text = text_tokens(tokenizer, utterance.text, written_language(vocabulary, utterance))
@@ -146,7 +146,7 @@ class WindowMaker:
     """Makes windows, each a pure function of `seed` and of which window of which epoch it is."""
 
     tokenizer: Any
-    vocabulary: Vocabulary
+    vocabulary: SpecialTokens
     window_seconds: float
     timestamps_share: float = 0.0  # of the windows
     previous_text_share: float = 0.0  # of the windows that have some

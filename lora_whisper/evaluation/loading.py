@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from lora_whisper.evaluation.decoding.decoder import Decoder
     from lora_whisper.evaluation.decoding.transcribe import Transcriptions
-    from lora_whisper.model.tokenizer import Vocabulary
+    from lora_whisper.model.tokenizer import SpecialTokens
 
 
 ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
@@ -112,7 +112,7 @@ def require_files(entry: ModelEntry) -> None:
     vocabulary_of(entry)
 
 
-def vocabulary_of(entry: ModelEntry) -> Vocabulary:
+def vocabulary_of(entry: ModelEntry) -> SpecialTokens:
     """The tokens of a model entry, read without its weights."""
     if entry.folder is None:
         return base_of(entry).vocabulary
@@ -261,7 +261,7 @@ class Transcriber:
         self._scaled = ExitStack()
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> SpecialTokens:
         return vocabulary_of(self.entry)
 
     @property

@@ -16,7 +16,12 @@ from lora_whisper.config import (
 )
 from lora_whisper.errors import UserError, listing
 from lora_whisper.lora.provenance import is_trained_adapter, named_base, require_trained_adapter
-from lora_whisper.lora.resolve import adapters_below, find_adapter, given_run, is_adapter_on_hub
+from lora_whisper.lora.resolve import (
+    adapters_below,
+    is_adapter_on_hub,
+    resolve_adapter,
+    resolve_run,
+)
 from lora_whisper.lora.saved import (
     CONFIG_FILE,
     UnsoundAdapter,
@@ -59,7 +64,7 @@ def entries_of_run(path: str, base: str | None = None) -> list[ModelEntry]:
     Raises:
         UserError: there is no such run, it is unfinished, or another adapter lies in it.
     """
-    run = given_run(path, "evaluate")
+    run = resolve_run(path, "evaluate")
     adapter = on_base(_of_run(run, "adapter", path), base)
     found = [_base_of(adapter), adapter]
     return [*found, merged_of(run)] if run.merged.is_dir() else found
@@ -117,7 +122,7 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> ModelEntry:
     if run.is_run():
         return _of_run(existing_run(name), path.name, name)
     if (path / CONFIG_FILE).is_file() or (not path.exists() and is_adapter_on_hub(name)):
-        return _of_adapter(find_adapter(name, "models", allow_pickle), name, allow_pickle, base)
+        return _of_adapter(resolve_adapter(name, "models", allow_pickle), name, allow_pickle, base)
     if is_ctranslate2(path):
         return ModelEntry(path.name, name, "ctranslate2", None, folder=path)
     parent = RunFolder(path.parent)

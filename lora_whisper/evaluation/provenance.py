@@ -15,7 +15,7 @@ from lora_whisper.data.contents import speech_hashes
 from lora_whisper.data.dataset import Utterances, written_language
 from lora_whisper.evaluation.normalizers import normalizer_for
 from lora_whisper.evaluation.results import Provenance, Score
-from lora_whisper.model.tokenizer import Vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens
 
 Weights = Mapping[str, Any]  # sha256 of "checkpoint" and "adapter", and how they are stored
 
@@ -25,7 +25,7 @@ BEFORE = {"padding": "sound"}  # what older versions did, and had no name for
 def provenance(
     weights: Weights,
     utterances: Utterances,
-    vocabulary: Vocabulary,
+    vocabulary: SpecialTokens,
     settings: EvaluationConfig,
     seed: int,
     condition: str = CLEAN,

@@ -25,7 +25,7 @@ from lora_whisper.evaluation.results import Interval, Score, ScoredUtterance, to
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
 from lora_whisper.evaluation.significance import Units, bootstrap_interval, sampling_units
 from lora_whisper.evaluation.test_sets import group_labels
-from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, Vocabulary
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, SpecialTokens
 
 Align = Callable[[str, str], Counts]
 
@@ -74,7 +74,7 @@ def hypotheses_jsonl(rows: Iterable[ScoredUtterance]) -> bytes:
 def score_transcriptions(
     utterances: Sequence[Utterance],
     heard: Transcriptions,
-    vocabulary: Vocabulary,
+    vocabulary: SpecialTokens,
     settings: EvaluationConfig,
     seed: int,
 ) -> tuple[Score, list[ScoredUtterance]]:

@@ -9,7 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.delta_weights import AUTO_MAPPING, PlainAdapter, plain_from, write_plain
+from lora_whisper.lora.delta_weights import (
+    AUTO_MAPPING,
+    DeltaWeights,
+    delta_weights_from,
+    write_delta_weights,
+)
 from lora_whisper.lora.saved import WEIGHTS_FILE, SavedAdapter, open_adapter, vllm_obstacles
 from lora_whisper.lora.variants import config_of_saved
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
@@ -47,11 +52,11 @@ def write(
     if saved.is_dora:
         _write_dora(saved, folder, base, precision)
     else:
-        write_plain(_rounded(plain_from(saved), precision), folder, base)
+        write_delta_weights(_rounded(delta_weights_from(saved), precision), folder, base)
     return vllm_obstacles(folder)
 
 
-def _rounded(plain: PlainAdapter, dtype: torch.dtype) -> PlainAdapter:
+def _rounded(plain: DeltaWeights, dtype: torch.dtype) -> DeltaWeights:
     """In the type that it is to be written in."""
     matrices = {
         path: (_in_range(path, a, dtype), _in_range(path, b, dtype))
@@ -60,7 +65,7 @@ def _rounded(plain: PlainAdapter, dtype: torch.dtype) -> PlainAdapter:
     rows = {
         token: _in_range(f"token {token}", row, dtype) for token, row in plain.embeddings.items()
     }
-    return PlainAdapter(matrices, rows)
+    return DeltaWeights(matrices, rows)
 
 
 def _in_range(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -26,12 +26,12 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
-from lora_whisper.lora.delta_weights import plain_of, token_rows, write_plain
+from lora_whisper.lora.delta_weights import delta_weights_of, token_rows, write_delta_weights
 from lora_whisper.lora.initialization import (
     WatchedWindow,
+    initialize_from_components,
     input_directions,
     principal_components,
-    start_from_components,
 )
 from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter
 from lora_whisper.lora.targets import ATTENTION, target_ranks
@@ -99,7 +99,7 @@ def _start(
     for path, rows in directions.items():
         layers[path].lora_A[ADAPTER].weight.copy_(rows)
     if kind == "pissa":
-        start_from_components(model, initial or principal_components(model))
+        initialize_from_components(model, initial or principal_components(model))
     if kind == "dora":
         measure_magnitudes(model)
 
@@ -149,7 +149,7 @@ def save_adapter(
     """
     config = model.peft_config[ADAPTER]
     if initial is not None or isinstance(config, AdaLoraConfig):
-        write_plain(plain_of(model, initial), folder, base)
+        write_delta_weights(delta_weights_of(model, initial), folder, base)
         return
     config.base_model_name_or_path = base.path
     config.revision = base.revision

@@ -1,4 +1,4 @@
-"""What an adapter adds to the weights, whatever its kind: read, written, averaged, cut.
+"""What an adapter adds to the weights, whatever its kind: read, written, averaged, truncated.
 
 ΔW = B·A for each layer. Every kind but DoRA comes down to this, and sums of it are exact: the sum
 of two such products is the product of their matrices side by side.
@@ -41,7 +41,7 @@ AUTO_MAPPING = {
 
 
 @dataclass(frozen=True)
-class PlainAdapter:
+class DeltaWeights:
     """What an adapter adds to the weights of each layer: ΔW = B·A, with its scale in B."""
 
     matrices: Mapping[str, tuple[Tensor, Tensor]]  # by the layer's path, such as
@@ -53,7 +53,7 @@ class PlainAdapter:
         return {path: len(a) for path, (a, _) in self.matrices.items()}
 
 
-def plain_of(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> PlainAdapter:
+def delta_weights_of(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> DeltaWeights:
     """A copy of the adapter in `model`; layers of which AdaLoRA left no rank are left out.
 
     Args:
@@ -72,10 +72,10 @@ def plain_of(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> P
             a, b = torch.cat([a, a0]), torch.cat([b, -layer.scaling[ADAPTER] * b0], dim=1)
         if len(a) > 0:
             matrices[path] = (_copied(a), _copied(b))
-    return PlainAdapter(matrices, _embeddings(model))
+    return DeltaWeights(matrices, _embeddings(model))
 
 
-def read_plain(folder: Path) -> PlainAdapter:
+def read_delta_weights(folder: Path) -> DeltaWeights:
     """The adapter in a folder of stock PEFT's.
 
     Raises:
@@ -83,10 +83,10 @@ def read_plain(folder: Path) -> PlainAdapter:
     """
     saved = open_adapter(folder)
     require_sum(saved)
-    return plain_from(saved)
+    return delta_weights_from(saved)
 
 
-def plain_from(saved: SavedAdapter) -> PlainAdapter:
+def delta_weights_from(saved: SavedAdapter) -> DeltaWeights:
     """The matrices of an adapter that was opened; of DoRA, all but its lengths.
 
     Raises:
@@ -105,10 +105,10 @@ def plain_from(saved: SavedAdapter) -> PlainAdapter:
     if beyond:
         raise UnsoundAdapter(saved.folder, beyond)
     rows = tensors[TOKENS_KEY].unbind() if saved.tokens else ()
-    return PlainAdapter(matrices, dict(zip(saved.tokens, rows, strict=True)))
+    return DeltaWeights(matrices, dict(zip(saved.tokens, rows, strict=True)))
 
 
-def write_plain(plain: PlainAdapter, folder: Path, base: Checkpoint) -> None:
+def write_delta_weights(plain: DeltaWeights, folder: Path, base: Checkpoint) -> None:
     """Write a folder that stock PEFT loads as a LoRA adapter of `base`.
 
     alpha equals the rank, in each layer: the scale is 1 for who reads it layer by layer and for who
@@ -141,7 +141,7 @@ def write_plain(plain: PlainAdapter, folder: Path, base: Checkpoint) -> None:
     open_to_readers(folder)
 
 
-def mean(adapters: Sequence[PlainAdapter]) -> PlainAdapter:
+def mean(adapters: Sequence[DeltaWeights]) -> DeltaWeights:
     """The mean of what the adapters add, exactly; their ranks add up.
 
     The mean of the A's times the mean of the B's would be something else. A layer that one of them
@@ -158,10 +158,10 @@ def mean(adapters: Sequence[PlainAdapter]) -> PlainAdapter:
         token: torch.stack([one.embeddings[token] for one in adapters]).mean(dim=0)
         for token in adapters[0].embeddings
     }
-    return PlainAdapter(matrices, rows)
+    return DeltaWeights(matrices, rows)
 
 
-def cut(plain: PlainAdapter, rank: int) -> tuple[PlainAdapter, float]:
+def truncate_rank(plain: DeltaWeights, rank: int) -> tuple[DeltaWeights, float]:
     """The nearest adapter of at most this rank, and how far it is.
 
     Returns:
@@ -176,7 +176,7 @@ def cut(plain: PlainAdapter, rank: int) -> tuple[PlainAdapter, float]:
         lost += values[rank:].square().sum().item()
         whole += values.square().sum().item()
     error = (lost / whole) ** 0.5 if whole > 0 else 0.0
-    return PlainAdapter(matrices, plain.embeddings), error
+    return DeltaWeights(matrices, plain.embeddings), error
 
 
 def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.delta_weights import read_plain, token_rows
+from lora_whisper.lora.delta_weights import read_delta_weights, token_rows
 from lora_whisper.lora.targets import sees_sound
 from lora_whisper.lora.validation import require_components, require_directions
 from lora_whisper.lora.variants import ADAPTER, lora_layers
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def start_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()) -> None:
+def initialize_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()) -> None:
     """Let a fresh LoRA adapter begin with what the one in `folder` adds to the weights.
 
     It is to fit, as `require_fit` says. The scale of `model`'s layers goes into their B.
@@ -47,7 +47,7 @@ def start_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()) -> 
     Raises:
         UserError: no adapter is there, or one that is more than a sum with the weights.
     """
-    plain, layers = read_plain(folder), lora_layers(model)
+    plain, layers = read_delta_weights(folder), lora_layers(model)
     for path, (a, b) in plain.matrices.items():
         layer, rank = layers[path], len(a)
         layer.lora_A[ADAPTER].weight[:rank] = a
@@ -127,7 +127,7 @@ def principal_components(model: PeftModel) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def start_from_components(model: PeftModel, initial: Mapping[str, Tensor]) -> None:
+def initialize_from_components(model: PeftModel, initial: Mapping[str, Tensor]) -> None:
     """Set A and B to A0 and B0, and take these out of the base's weights."""
     for path, layer in lora_layers(model).items():
         name_a, name_b = _names(path)

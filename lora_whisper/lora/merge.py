@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.delta_weights import PlainAdapter, plain_from
+from lora_whisper.lora.delta_weights import DeltaWeights, delta_weights_from
 from lora_whisper.lora.saved import MAGNITUDE_SUFFIX, PREFIX, WEIGHTS_FILE, open_adapter
 from lora_whisper.lora.targets import PRESETS
 from lora_whisper.model.quantization import Nf4, read_back
@@ -50,7 +50,7 @@ def read_change(parts: Sequence[tuple[Path, float]]) -> Change:
             than 1.
     """
     adapters = [(open_adapter(folder), weight) for folder, weight in parts]
-    change = weighted([(plain_from(saved), weight) for saved, weight in adapters])
+    change = weighted([(delta_weights_from(saved), weight) for saved, weight in adapters])
     scaling = [saved for saved, _ in adapters if saved.is_dora]
     if not scaling:
         return change
@@ -66,7 +66,7 @@ def read_change(parts: Sequence[tuple[Path, float]]) -> Change:
     return Change(change.matrices, change.embeddings, magnitudes)
 
 
-def weighted(adapters: Sequence[tuple[PlainAdapter, float]]) -> Change:
+def weighted(adapters: Sequence[tuple[DeltaWeights, float]]) -> Change:
     """The sum of what adapters add, each times its weight; their ranks add up.
 
     A token's embedding goes as far from the base's as the weights say.

@@ -32,7 +32,7 @@ from lora_whisper.model.checkpoint import (
 )
 from lora_whisper.paths import EMBEDDED, is_line, is_plain_name
 from lora_whisper.run_folder import (
-    RECORD_FILE,
+    METADATA_FILE,
     RunFolder,
     as_written,
     read_json,
@@ -61,7 +61,7 @@ def trained_hashes(run: RunFolder) -> dict[str, str]:
         if "adapter" in known:
             return {key: str(known[key]) for key in TRAINED if key in known}
     with suppress(UserError):
-        if (record := read_record(run.adapter)) is not None:
+        if (record := read_metadata(run.adapter)) is not None:
             return {"adapter": str(record["adapter"]["sha256"])}
     return {}
 
@@ -111,7 +111,7 @@ def require_trained_adapter(run: RunFolder) -> None:
     )
 
 
-RECORD_FORMAT = 1  # raised when a key changes its meaning
+METADATA_FORMAT = 1  # raised when a key changes its meaning
 MAX_BYTES = 1_000_000  # of which a record needs about 2,000
 
 WITHOUT = "Take the file away, if you trust the adapter: it can be used without it."
@@ -122,14 +122,14 @@ SCORED = ("base", "adapter", "merged")
 Rule = Callable[[Any], bool]
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_metadata(folder: Path) -> dict[str, Any] | None:
     """The record in an adapter's folder; None where there is none.
 
     Raises:
         UserError: it cannot be read, it was written by a newer version, or values in it are not
             what they have to be.
     """
-    path = folder / RECORD_FILE
+    path = folder / METADATA_FILE
     if not path.is_file():
         return None
     try:
@@ -137,10 +137,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path} cannot be used: {error}.\n{WITHOUT}") from error
     number = record.get("format")
-    if isinstance(number, int) and number > RECORD_FORMAT:
+    if isinstance(number, int) and number > METADATA_FORMAT:
         raise UserError(
             f"{path} is of format {number}, and this version of lora_whisper reads up to "
-            f"{RECORD_FORMAT}.\nType pip install --upgrade lora-whisper, or take the file away: "
+            f"{METADATA_FORMAT}.\nType pip install --upgrade lora-whisper, or take the file away: "
             "the adapter can be used without it."
         )
     problems = list(_problems(record))
@@ -258,7 +258,7 @@ def named_base(saved: SavedAdapter) -> tuple[str, str | None]:
     Raises:
         UserError: neither file names one.
     """
-    base, revision, record = saved.base, saved.revision, read_record(saved.folder)
+    base, revision, record = saved.base, saved.revision, read_metadata(saved.folder)
     if record is not None and base and Path(base).is_absolute() and not Path(base).exists():
         base, revision = record["base"]["name"], record["base"]["revision"]
     if base is None:
@@ -275,7 +275,7 @@ Verdict = Literal["same", "another", "unknown"]
 
 
 @dataclass(frozen=True)
-class Lineage:
+class BaseProvenance:
     """What names the weights that an adapter was trained on; None where it does not say."""
 
     commit: str | None  # on the hub
@@ -299,7 +299,7 @@ def require_base(
     Raises:
         UserError: it is of others.
     """
-    lineage = lineage_of(saved.folder)
+    lineage = provenance_of(saved.folder)
     verdict, found = compared(lineage, checkpoint)
     known = str(lineage)
     if verdict == "unknown":
@@ -363,7 +363,7 @@ def _compared_by_name(saved: SavedAdapter, checkpoint: Checkpoint) -> tuple[Verd
     return ("another" if both_of_hub else "unknown"), f"{name} ({revision})", found
 
 
-def lineage_of(adapter: Path) -> Lineage:
+def provenance_of(adapter: Path) -> BaseProvenance:
     """What the adapter's record, or the run that it lies in, says of its base.
 
     Of weights that were put there since, neither says anything.
@@ -371,26 +371,26 @@ def lineage_of(adapter: Path) -> Lineage:
     Raises:
         UserError: its record is broken.
     """
-    record, weights = read_record(adapter), adapter / WEIGHTS_FILE
+    record, weights = read_metadata(adapter), adapter / WEIGHTS_FILE
     if record is not None:
         if weights.is_file() and sha256(weights) != record["adapter"]["sha256"]:
-            return Lineage(None, None)
-        return Lineage(record["base"]["commit"], record["base"]["sha256"])
+            return BaseProvenance(None, None)
+        return BaseProvenance(record["base"]["commit"], record["base"]["sha256"])
     run = RunFolder(adapter.parent)
     if adapter != run.adapter or not run.is_complete() or not is_trained_adapter(run):
-        return Lineage(None, None)
+        return BaseProvenance(None, None)
     summary = as_written(run.summary, {"checkpoint_fingerprint"}) or read_whole_summary(run)
     kind, _, value = summary.get("checkpoint_fingerprint", "").partition(":")
-    return Lineage(value if kind == "commit" else None, value if kind == "sha256" else None)
+    return BaseProvenance(value if kind == "commit" else None, value if kind == "sha256" else None)
 
 
-def compared(lineage: Lineage, checkpoint: Checkpoint) -> tuple[Verdict, str]:
+def compared(lineage: BaseProvenance, checkpoint: Checkpoint) -> tuple[Verdict, str]:
     """Whether `checkpoint` has these weights, and what was found there, if that was looked at.
 
     The commit is compared where both are of the hub: it is known without reading gigabytes. Another
     commit may hold the same weights.
     """
-    if lineage == Lineage(None, None):
+    if lineage == BaseProvenance(None, None):
         return "unknown", ""
     kind, _, value = fingerprint(checkpoint).partition(":")
     if kind == "commit" and lineage.commit == value:

@@ -19,7 +19,7 @@ from lora_whisper.lora.provenance import (
     require_trained_adapter,
     trained_hashes,
 )
-from lora_whisper.lora.resolve import find_adapter, given_run, name_of
+from lora_whisper.lora.resolve import name_of, resolve_adapter, resolve_run
 from lora_whisper.lora.saved import CONFIG_FILE, adapter_hashes, open_adapter, read_saved
 from lora_whisper.lora.validation import require_shapes, shapes_of_weights
 from lora_whisper.model.checkpoint import (
@@ -225,7 +225,7 @@ def is_whole(made_of: Mapping[str, Any]) -> bool:
 
 def _of_run(config: MergeConfig) -> Recipe:
     assert config.run is not None
-    run = given_run(config.run, "merge")
+    run = resolve_run(config.run, "merge")
     require_trained_adapter(run)
     trained = read_config(run)
     kind = trained.quantization.kind
@@ -246,7 +246,7 @@ def _of_adapters(config: MergeConfig) -> Recipe:
     parts = [
         Part(
             name_of(one.path),
-            find_adapter(one.path, "adapter", config.allow_pickle),
+            resolve_adapter(one.path, "adapter", config.allow_pickle),
             config.scale * (1 / count if one.weight is None else one.weight),
         )
         for one in config.adapters

@@ -24,8 +24,8 @@ from lora_whisper.paths import (
     program,
 )
 from lora_whisper.run_folder import (
+    METADATA_FILE,
     RECIPE_FILE,
-    RECORD_FILE,
     RunFolder,
     existing_run,
     run_around,
@@ -37,7 +37,7 @@ Asking = Literal["merge", "evaluate", "export", "push"]
 ADAPTER, MERGED, MODEL = "an adapter", "a merged model without its run", "a whole model"
 
 
-def given_run(given: str, command: Asking) -> RunFolder:
+def resolve_run(given: str, command: Asking) -> RunFolder:
     """The complete run that was typed as run=….
 
     Raises:
@@ -90,7 +90,7 @@ def _other_command(what: str, folder: Path, command: Asking) -> str:
 PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
 
 
-def find_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
+def resolve_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
     """The folder of the adapter that `given` stands for: a run, an adapter's folder, or a hub id.
 
     What lies on the hub is downloaded at first use, no more than the adapter's own files.
@@ -167,7 +167,7 @@ def _downloaded(given: str, key: str, allow_pickle: bool) -> Path:
     """The cached snapshot of an adapter on the hub; a copy that is there is used as it is."""
     from huggingface_hub import snapshot_download
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, *([PICKLED] if allow_pickle else [])]
+    files = [CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE, *([PICKLED] if allow_pickle else [])]
     for local in (True, False):
         try:
             folder = Path(snapshot_download(given, allow_patterns=files, local_files_only=local))
@@ -205,7 +205,7 @@ def _unpickled(folder: Path) -> Path:
         with written_whole(place) as aside:
             whole = {name: value.clone().contiguous() for name, value in tensors.items()}
             save_file(whole, aside / WEIGHTS_FILE, metadata={"format": "pt"})
-            for name in (CONFIG_FILE, RECORD_FILE):
+            for name in (CONFIG_FILE, METADATA_FILE):
                 if (folder / name).is_file():
                     shutil.copyfile(folder / name, aside / name)
     return place

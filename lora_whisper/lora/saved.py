@@ -355,7 +355,7 @@ def _count_not_finite(numbers: np.ndarray, dtype: str) -> int:
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
 
 
-def shipped_ranks(folder: Path) -> tuple[int, int]:
+def exported_ranks(folder: Path) -> tuple[int, int]:
     """The lowest and the highest rank of a layer."""
     ranks = read_saved(folder).ranks.values()
     return min(ranks), max(ranks)
@@ -363,7 +363,7 @@ def shipped_ranks(folder: Path) -> tuple[int, int]:
 
 def vllm_max_rank(folder: Path) -> int:
     """What vLLM's --max-lora-rank has to be for this adapter, if vLLM serves it."""
-    return next(rank for rank in VLLM_RANKS if rank >= shipped_ranks(folder)[1])
+    return next(rank for rank in VLLM_RANKS if rank >= exported_ranks(folder)[1])
 
 
 def vllm_obstacles(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from lora_whisper.lora.adapter_config import (
     targeted,
 )
 from lora_whisper.lora.provenance import require_base
-from lora_whisper.lora.resolve import find_adapter
+from lora_whisper.lora.resolve import resolve_adapter
 from lora_whisper.lora.saved import CONFIG_FILE, PREFIX, WEIGHTS_FILE, SavedAdapter, UnsoundAdapter
 from lora_whisper.lora.targets import PRESETS, layer_shapes, target_ranks
 from lora_whisper.model.checkpoint import Checkpoint
@@ -180,9 +180,9 @@ def _by(shape: Shape) -> str:
 STACKS = ("encoder", "decoder")
 
 
-def find_start(given: str, allow_pickle: bool = False) -> Path:
-    """The folder of the adapter to start from; see `find_adapter`."""
-    return find_adapter(given, "adapter.init_from", allow_pickle)
+def resolve_initial(given: str, allow_pickle: bool = False) -> Path:
+    """The folder of the adapter to start from; see `resolve_adapter`."""
+    return resolve_adapter(given, "adapter.init_from", allow_pickle)
 
 
 def require_same_base(saved: SavedAdapter, checkpoint: Checkpoint) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
 
     from lora_whisper.model.features import LogMel
-    from lora_whisper.model.tokenizer import Vocabulary
+    from lora_whisper.model.tokenizer import SpecialTokens
 
 log = logging.getLogger("lora_whisper")
 
@@ -60,7 +60,7 @@ class Base:
 
     checkpoint: Checkpoint
     processor: WhisperProcessor
-    vocabulary: Vocabulary
+    vocabulary: SpecialTokens
     features: LogMel
     mel_bins: int
     window_seconds: float
@@ -83,11 +83,11 @@ def read_base(config: ModelConfig, with_weights: bool = True) -> Base:
 @lru_cache(maxsize=4)  # models that are scored side by side, as long as their files stay the same
 def _read(checkpoint: Checkpoint, states: tuple[tuple[int, int], ...]) -> Base:
     from lora_whisper.model.features import LogMel
-    from lora_whisper.model.tokenizer import read_vocabulary
+    from lora_whisper.model.tokenizer import read_special_tokens
 
     shape, processor = load_config(checkpoint), load_processor(checkpoint)
     generation = load_generation_config(checkpoint)
-    vocabulary = read_vocabulary(processor.tokenizer, generation, shape)
+    vocabulary = read_special_tokens(processor.tokenizer, generation, shape)
     seconds = window_seconds(shape)
     mel_bins = shape.num_mel_bins
     return Base(checkpoint, processor, vocabulary, LogMel(mel_bins, seconds), mel_bins, seconds)

@@ -29,7 +29,7 @@ SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "km", "yue"})
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SpecialTokens:
     """The special tokens of one checkpoint and the sizes that bound a token sequence."""
 
     size: int  # rows of the decoder's embedding
@@ -65,7 +65,9 @@ class Vocabulary:
         return self.timestamp_begin + round(seconds / SECONDS_PER_TIMESTAMP)
 
 
-def read_vocabulary(tokenizer: Any, generation_config: Any | None, model_config: Any) -> Vocabulary:
+def read_special_tokens(
+    tokenizer: Any, generation_config: Any | None, model_config: Any
+) -> SpecialTokens:
     """Read the ids from the tokenizer and check them against the configurations.
 
     `generation_config` may be None: not every folder has one.
@@ -90,7 +92,7 @@ def read_vocabulary(tokenizer: Any, generation_config: Any | None, model_config:
     by_size = model_config.vocab_size != ENGLISH_ONLY_SIZE
     multilingual = by_size if declared is None else declared
     languages = _languages(ids, generation_config) if multilingual else {}
-    return Vocabulary(
+    return SpecialTokens(
         size=model_config.vocab_size,
         sot=ids["<|startoftranscript|>"],
         eot=ids["<|endoftext|>"],
@@ -150,7 +152,7 @@ def _languages(ids: Mapping[str, int], generation_config: Any | None) -> dict[st
     return {match[1]: ids[token] for match, token in matches if match}
 
 
-def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
+def language_code(vocabulary: SpecialTokens, language: str | None) -> str | None:
     """Whisper's code for a language given by code, locale or name, in any case.
 
     Returns None for English-only checkpoints, which have no language token.
@@ -177,7 +179,7 @@ def language_code(vocabulary: Vocabulary, language: str | None) -> str | None:
     return code
 
 
-def check_task(vocabulary: Vocabulary, task: str) -> None:
+def check_task(vocabulary: SpecialTokens, task: str) -> None:
     """Raise UserError when the checkpoint has not learnt `task`."""
     if task != "transcribe" and task not in vocabulary.tasks:
         raise UserError(
@@ -186,7 +188,7 @@ def check_task(vocabulary: Vocabulary, task: str) -> None:
         )
 
 
-def _unknown_language(vocabulary: Vocabulary, language: str, code: str) -> str:
+def _unknown_language(vocabulary: SpecialTokens, language: str, code: str) -> str:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     if code in NO_LANGUAGE:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_whisper.config import TrainConfig
 from lora_whisper.evaluation.results import Json, Score, to_json
 from lora_whisper.evaluation.run_summary import RunSummary
-from lora_whisper.lora.provenance import RECORD_FILE, RECORD_FORMAT
+from lora_whisper.lora.provenance import METADATA_FILE, METADATA_FORMAT
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import file_name
@@ -24,17 +24,17 @@ RATES = ("wer", "wer_ci95", "cer", "cer_ci95")
 
 def write_record(folder: RunFolder, summary: RunSummary) -> None:
     """Write the record beside the adapter of a run that is complete but for the summary's file."""
-    write_json(folder.adapter / RECORD_FILE, adapter_record(folder, summary))
+    write_json(folder.adapter / METADATA_FILE, adapter_record(folder, summary))
 
 
 def adapter_record(folder: RunFolder, summary: RunSummary) -> Json:
-    """What `lora.provenance.read_record` reads."""
-    from lora_whisper.lora.saved import shipped_ranks
+    """What `lora.provenance.read_metadata` reads."""
+    from lora_whisper.lora.saved import exported_ranks
 
     config = read_config(folder)
-    lowest, highest = shipped_ranks(folder.adapter)
+    lowest, highest = exported_ranks(folder.adapter)
     return {
-        "format": RECORD_FORMAT,
+        "format": METADATA_FORMAT,
         "name": Path(summary.name).name,  # a point of a sweep has its folder's in it
         "date": _date(folder, summary),
         "base": _base(config, summary),

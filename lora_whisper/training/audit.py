@@ -27,7 +27,7 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED, BadAudio, LeftOut
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.scoring import report_bad_audio
-from lora_whisper.model.tokenizer import Vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens
 
 log = logging.getLogger("lora_whisper")
 
@@ -103,7 +103,7 @@ def _all_zero(tensors: Iterable[Tensor | None]) -> list[bool]:
 
 
 def checked_start(
-    steps: Iterable[list[Batch]], tokenizer: Any, vocabulary: Vocabulary
+    steps: Iterable[list[Batch]], tokenizer: Any, vocabulary: SpecialTokens
 ) -> Iterator[list[Batch]]:
     """Pass on what is trained on; check the tokens of the first steps, and show some of them."""
     for number, batches in enumerate(steps):
@@ -114,7 +114,7 @@ def checked_start(
         yield batches
 
 
-def require_right_tokens(batches: Iterable[Batch], vocabulary: Vocabulary) -> None:
+def require_right_tokens(batches: Iterable[Batch], vocabulary: SpecialTokens) -> None:
     """See that the decoder is given, and learns, what Whisper was trained with.
 
     Raises:
@@ -126,7 +126,7 @@ def require_right_tokens(batches: Iterable[Batch], vocabulary: Vocabulary) -> No
             assert not problems, f"window {window} of {batch.rows}: {'; '.join(problems)}"
 
 
-def token_problems(given: list[int], learnt: list[int], vocabulary: Vocabulary) -> Iterator[str]:
+def token_problems(given: list[int], learnt: list[int], vocabulary: SpecialTokens) -> Iterator[str]:
     """What is wrong with one window's decoder input and labels, both without padding."""
     sot = vocabulary.sot
     if given.count(sot) != 1:

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
 from lora_whisper.evaluation.run_summary import Averaging
-from lora_whisper.lora.delta_weights import PlainAdapter, cut, mean, plain_of, write_plain
+from lora_whisper.lora.delta_weights import (
+    DeltaWeights,
+    delta_weights_of,
+    mean,
+    truncate_rank,
+    write_delta_weights,
+)
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_folder import RunFolder, remove_folder, step_of, written_whole
 from lora_whisper.terminal import percent
@@ -51,21 +57,21 @@ def average(
     parameters: Mapping[str, nn.Parameter],
     initial: Mapping[str, Tensor] | None,
     rank: int | None,
-) -> tuple[PlainAdapter, Average]:
+) -> tuple[DeltaWeights, Average]:
     """Average the checkpoints at `paths`, loading one after the other into `model`.
 
     Args:
         parameters: of the adapter in `model`; they are left as the last checkpoint has them.
-        initial: PiSSA's start, see `plain_of`.
+        initial: PiSSA's start, see `delta_weights_of`.
         rank: to which the mean is cut; None for the exact one, whose rank is the sum of theirs.
     """
     adapters = []
     for path in paths:
         load_parameters(path, parameters)
-        adapters.append(plain_of(model, initial))
+        adapters.append(delta_weights_of(model, initial))
     found, error = mean(adapters), 0.0
     if rank is not None:
-        found, error = cut(found, rank)
+        found, error = truncate_rank(found, rank)
     return found, Average(tuple(map(step_of, paths)), max(found.ranks.values()), error)
 
 
@@ -92,7 +98,7 @@ def write_average(
 
     Args:
         parameters: of the adapter in `model`, which are overwritten.
-        initial: PiSSA's start, see `lora.delta_weights.plain_of`.
+        initial: PiSSA's start, see `lora.delta_weights.delta_weights_of`.
     """
     if settings is None:
         return None
@@ -107,7 +113,7 @@ def write_average(
         return None
     mean, found = average(paths, model, parameters, initial, settings.rank)
     with written_whole(average_folder(folder)) as aside:
-        write_plain(mean, aside, base)
+        write_delta_weights(mean, aside, base)
     return found
 
 

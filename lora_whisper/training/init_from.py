@@ -23,10 +23,10 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
 from lora_whisper.lora.validation import (
-    find_start,
     require_eva,
     require_fit,
     require_same_base,
+    resolve_initial,
 )
 from lora_whisper.model.base import FRAMES_PER_POSITION, Base, load_config
 from lora_whisper.model.tokenizer import language_code
@@ -47,7 +47,7 @@ def saved_start(config: TrainConfig, path: Path) -> SavedAdapter | None:
     """
     if config.adapter.init_from is None:
         return None
-    folder = find_start(config.adapter.init_from, config.model.allow_pickle)
+    folder = resolve_initial(config.adapter.init_from, config.model.allow_pickle)
     if folder.is_relative_to(path.absolute()):
         raise UserError(
             f"adapter.init_from={folder} is of the run that overwrite=true replaces.\n"
@@ -101,7 +101,9 @@ def _earlier_runs(folder: Path) -> Iterator[TrainConfig]:
     config = read_config(run)
     yield config
     if config.adapter.init_from is not None:
-        yield from _earlier_runs(find_start(config.adapter.init_from, config.model.allow_pickle))
+        yield from _earlier_runs(
+            resolve_initial(config.adapter.init_from, config.model.allow_pickle)
+        )
 
 
 def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:

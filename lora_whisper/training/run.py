@@ -38,11 +38,11 @@ from lora_whisper.lora.adapter import (
 )
 from lora_whisper.lora.initialization import (
     INITIAL_FILE,
+    initialize_from,
     read_initial,
-    start_from,
     write_initial,
 )
-from lora_whisper.lora.validation import find_start
+from lora_whisper.lora.validation import resolve_initial
 from lora_whisper.model.device import new_accelerator, take_from_main
 from lora_whisper.reports.run import write_results
 from lora_whisper.run_config import config_hash, write_config
@@ -238,8 +238,8 @@ class Run:
             read_initial(self._initial) if config.resume else None,
         )
         if config.adapter.init_from is not None and not self.is_resuming:
-            start = find_start(config.adapter.init_from, config.model.allow_pickle)
-            start_from(model, start, tokens)
+            start = resolve_initial(config.adapter.init_from, config.model.allow_pickle)
+            initialize_from(model, start, tokens)
         return model
 
     @property

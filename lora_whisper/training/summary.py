@@ -11,7 +11,7 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.run_summary import RunSummary
-from lora_whisper.lora.saved import adapter_hashes, shipped_ranks
+from lora_whisper.lora.saved import adapter_hashes, exported_ranks
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import (
     fingerprint,
@@ -66,7 +66,7 @@ def new_summary(
         adapter_bytes=adapter_bytes(folder.adapter),
         adapter_sha256=hashes["adapter"],
         adapter_settings_sha256=hashes.get("adapter_settings"),
-        adapter_ranks=shipped_ranks(folder.adapter),
+        adapter_ranks=exported_ranks(folder.adapter),
         model_bytes=weights_bytes(base.checkpoint),
         trainable_parameters=trainable,
         total_parameters=total,

@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
+from lora_whisper.lora.delta_weights import DeltaWeights, write_delta_weights
 from lora_whisper.lora.saved import B_SUFFIX, CONFIG_FILE, MAGNITUDE_SUFFIX, WEIGHTS_FILE
 from lora_whisper.model.base import load_config, load_generation_config
 from lora_whisper.model.checkpoint import Checkpoint
@@ -179,7 +179,9 @@ def test_the_code_on_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(shape, generator=generator) for shape in ((4, 160), (640, 4)))
-    write_plain(PlainAdapter({"model.encoder.layers.0.fc1": (a, 0.1 * b)}, {}), run.adapter, BASE)
+    write_delta_weights(
+        DeltaWeights({"model.encoder.layers.0.fc1": (a, 0.1 * b)}, {}), run.adapter, BASE
+    )
     load, merge = code_of(ModelCard(adapter_card(run, summary)))
     known = {"samples": clip()}
     adapted = said(load.replace("path/to/this/folder", str(run.adapter)), known)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from lora_whisper.lora.delta_weights import read_plain
+from lora_whisper.lora.delta_weights import read_delta_weights
 from lora_whisper.training import run
 from tests.cli.conftest import Line, World
 
@@ -33,7 +33,7 @@ def hypotheses(name: str) -> list[str]:
 
 
 def deltas(name: str) -> dict[str, Tensor]:
-    matrices = read_plain(RUNS / name / "adapter").matrices
+    matrices = read_delta_weights(RUNS / name / "adapter").matrices
     return {path: b @ a for path, (a, b) in matrices.items()}
 
 
@@ -158,7 +158,7 @@ def test_the_mean_ships_unless_a_single_adapter_was_better(
     found = summary("mean")["averaging"]
     assert (found["steps"], found["validation_wer"], found["ships"]) == ([2, 4], wer, ships)
     assert found["validation_wer_of_best"] == 0.5
-    ranks = {len(a) for a, _ in read_plain(RUNS / "mean/adapter").matrices.values()}
+    ranks = {len(a) for a, _ in read_delta_weights(RUNS / "mean/adapter").matrices.values()}
     assert ranks == {4 if ships else 2}
     assert not (RUNS / "mean/checkpoints/average").exists()
 

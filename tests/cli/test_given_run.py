@@ -9,7 +9,7 @@ import pytest
 
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.run_summary import write_summary
-from lora_whisper.lora.resolve import Asking, given_run
+from lora_whisper.lora.resolve import Asking, resolve_run
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
 from tests.cli.conftest import Line, World
 from tests.cli.test_merge import adapter
@@ -54,7 +54,7 @@ def test_what_lies_there_is_named_with_what_to_type(
     given: str, command: Asking, said: str, folders: None
 ) -> None:
     with pytest.raises(UserError) as raised:
-        given_run(given, command)
+        resolve_run(given, command)
     assert f"run={given}: " in str(raised.value)
     assert said in str(raised.value)
 
@@ -64,8 +64,8 @@ def test_from_inside_a_run_it_is_named_in_full(
 ) -> None:
     monkeypatch.chdir("outputs/a/adapter")
     with pytest.raises(UserError, match=f"Type run={tmp_path}/outputs/a$"):
-        given_run(".", "merge")
-    assert given_run("..", "merge").path == Path("..")
+        resolve_run(".", "merge")
+    assert resolve_run("..", "merge").path == Path("..")
 
 
 def test_every_command_says_so_and_what_it_says_works(

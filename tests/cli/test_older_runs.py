@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from lora_whisper.cli import adapters
 from lora_whisper.evaluation.run_summary import read_summary, scored_utterances_of
-from lora_whisper.lora.provenance import is_trained_adapter, lineage_of, read_record
+from lora_whisper.lora.provenance import is_trained_adapter, provenance_of, read_metadata
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
 from tests.cli.conftest import Line
@@ -46,10 +46,10 @@ def test_its_scores_record_and_base_are_known(outputs: Path) -> None:
         assert len(scored_utterances_of(run, model, score)) == score.utterances == 100
     assert read_config(run).adapter.rank == 1
     assert is_trained_adapter(run)
-    record = read_record(run.adapter)
+    record = read_metadata(run.adapter)
     assert record is not None
     assert record["scores"]["adapter"]["wer"] == written["adapter"]["wer"]
-    assert lineage_of(run.adapter).sha256 == written["adapter"]["of"]["weights"]["checkpoint"]
+    assert provenance_of(run.adapter).sha256 == written["adapter"]["of"]["weights"]["checkpoint"]
 
 
 def test_it_is_listed_and_reported(

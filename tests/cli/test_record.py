@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_whisper.evaluation.run_summary import read_summary
-from lora_whisper.lora.provenance import read_record
+from lora_whisper.lora.provenance import read_metadata
 from lora_whisper.reports.record import adapter_record
 from lora_whisper.reports.run import write_results
 from tests.cli.toy_run import Heard, toy_run
@@ -20,7 +20,7 @@ def test_the_folder_alone_says_what_the_run_said(tmp_path: Path) -> None:
     write_results(run, summary)
     copied = shutil.copytree(run.adapter, tmp_path / "copied")
     shutil.rmtree(run.path)
-    record = read_record(copied)
+    record = read_metadata(copied)
     assert record is not None
     assert (record["name"], record["date"]) == ("toy", "2026-01-31")
     assert record["base"] == {
@@ -58,9 +58,9 @@ def test_a_merge_adds_its_score_and_changes_nothing_else(tmp_path: Path) -> None
     heard = [Heard("moja mbili", "moja", "moja mbili", merged="moja mbili")]
     run, summary = toy_run(tmp_path / "toy", heard=heard)
     write_results(run, replace(summary, merged=None))
-    before = read_record(run.adapter)
+    before = read_metadata(run.adapter)
     write_results(run, replace(read_summary(run), merged=summary.merged))
-    after = read_record(run.adapter)
+    after = read_metadata(run.adapter)
     assert before is not None
     assert after is not None
     assert after["scores"].pop("merged")["wer"] == 0.0
@@ -71,7 +71,7 @@ def test_a_merge_adds_its_score_and_changes_nothing_else(tmp_path: Path) -> None
 def test_a_run_without_test_set_and_a_stream(tmp_path: Path) -> None:
     run, summary = toy_run(tmp_path / "toy", heard=(), train_audio_seconds=0.0, utterances={})
     write_results(run, summary)
-    record = read_record(run.adapter)
+    record = read_metadata(run.adapter)
     assert record is not None
     assert record["scores"] is None
     assert record["data"]["hours"] is None
@@ -90,7 +90,7 @@ def test_no_path_and_no_name_of_the_machine(tmp_path: Path) -> None:
     local = {"checkpoint": f"{home}/models/mine", "checkpoint_fingerprint": f"sha256:{'b' * 64}"}
     run, summary = toy_run(tmp_path / "toy", *given, **local)
     write_results(run, summary)
-    record = read_record(run.adapter)
+    record = read_metadata(run.adapter)
     assert record is not None
     assert record["base"]["name"] == "mine"
     assert record["base"]["sha256"] == "b" * 64

@@ -14,7 +14,7 @@ from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.results import to_json
 from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.evaluation.score import hypotheses_jsonl, score, score_utterance
-from lora_whisper.lora.delta_weights import PlainAdapter, write_plain
+from lora_whisper.lora.delta_weights import DeltaWeights, write_delta_weights
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_config import write_config
 from lora_whisper.run_folder import RunFolder, append_jsonl
@@ -69,7 +69,7 @@ def toy_run(
         f"model.encoder.layers.{number}.fc1": (torch.ones(rank, 8), torch.ones(8, rank))
         for number, rank in enumerate(ranks)
     }
-    write_plain(PlainAdapter(matrices, {}), run.adapter, BASE)
+    write_delta_weights(DeltaWeights(matrices, {}), run.adapter, BASE)
     scores = {model: _scored(run, model, heard) for model in ("base", "adapter", "merged")}
     return run, toy_summary(ranks, **(scores | changes))
 

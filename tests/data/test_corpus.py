@@ -21,7 +21,7 @@ from lora_whisper.data.audio import AudioError
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, sample
 from lora_whisper.data.dataset import Defaults, Table, Utterance, Utterances
 from lora_whisper.errors import UserError
-from lora_whisper.model.tokenizer import Vocabulary, text_tokens
+from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
 from tests.configs import data_config
 from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_speech import tone, write_clip
@@ -126,7 +126,7 @@ def small_corpus(folder: Path, **columns: Any) -> Corpus:
     return corpus_of(folder, rows, FAIL)
 
 
-def short_decoder(max_tokens: int) -> Vocabulary:
+def short_decoder(max_tokens: int) -> SpecialTokens:
     return dataclasses.replace(toy_vocabulary(), max_tokens=max_tokens)
 
 

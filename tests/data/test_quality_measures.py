@@ -28,7 +28,7 @@ from lora_whisper.data.quality_measures import (
 )
 from lora_whisper.data.windows import window_tokens
 from lora_whisper.errors import UserError
-from lora_whisper.model.tokenizer import read_vocabulary
+from lora_whisper.model.tokenizer import read_special_tokens
 from tests.toy_speech import tone, write_clip
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toy_utterances import toy_row
@@ -59,7 +59,7 @@ def written(path: Path, samples: np.ndarray, rate: int = 16_000) -> Path:
 def rules() -> TextRules:
     tokenizer = toy_tokenizer(window_seconds=2)
     generation = toy_generation_config(tokenizer)
-    return TextRules(tokenizer, read_vocabulary(tokenizer, generation, toy_config()))
+    return TextRules(tokenizer, read_special_tokens(tokenizer, generation, toy_config()))
 
 
 def test_the_level_of_a_sine(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lora_whisper.data.sampler import (
     windows_per_epoch,
 )
 from lora_whisper.data.windows import Segment, token_sequence
-from lora_whisper.model.tokenizer import read_vocabulary, text_tokens
+from lora_whisper.model.tokenizer import read_special_tokens, text_tokens
 from tests.model.test_tokenizer import model_config
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toy_utterances import toy_utterances
@@ -131,7 +131,7 @@ def test_each_of_a_million_windows_is_there_once() -> None:
 
 
 TOKENIZER = toy_tokenizer(window_seconds=30)
-VOCABULARY = read_vocabulary(
+VOCABULARY = read_special_tokens(
     TOKENIZER, toy_generation_config(TOKENIZER), model_config(len(TOKENIZER))
 )
 WINDOW_SECONDS = 30.0

@@ -33,7 +33,7 @@ from lora_whisper.data.windows import (
     token_sequence,
     window_tokens,
 )
-from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens, read_special_tokens
 from tests.model.test_tokenizer import GENUINE, model_config, needs_genuine
 from tests.toy_speech import tone, write_clip
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
@@ -44,7 +44,7 @@ LAYOUTS = {
     51865: {"languages": 99, "window_seconds": 30, "text_tokens": 50257},
     51866: {"languages": 100, "window_seconds": 30, "text_tokens": 50257},
 }
-Tokens = tuple[WhisperTokenizer, Vocabulary]
+Tokens = tuple[WhisperTokenizer, SpecialTokens]
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def toy(size: int) -> Tokens:
     tokenizer = toy_tokenizer(**layout)
     generation = toy_generation_config(tokenizer, layout.get("multilingual", True))
     assert len(tokenizer) == size
-    return tokenizer, read_vocabulary(tokenizer, generation, model_config(size))
+    return tokenizer, read_special_tokens(tokenizer, generation, model_config(size))
 
 
 @functools.cache
@@ -62,7 +62,9 @@ def genuine(name: str) -> Tokens:
     tokenizer = WhisperTokenizer.from_pretrained(folder)
     has_generation = (folder / "generation_config.json").exists()
     generation = GenerationConfig.from_pretrained(folder) if has_generation else None
-    return tokenizer, read_vocabulary(tokenizer, generation, WhisperConfig.from_pretrained(folder))
+    return tokenizer, read_special_tokens(
+        tokenizer, generation, WhisperConfig.from_pretrained(folder)
+    )
 
 
 def vocabularies(*toys: int) -> Any:
@@ -249,7 +251,7 @@ SMALL = {"languages": 3, "window_seconds": 5.0}
 
 def maker(**changes: Any) -> WindowMaker:
     tokenizer = toy_tokenizer(**SMALL)
-    vocabulary = read_vocabulary(
+    vocabulary = read_special_tokens(
         tokenizer, toy_generation_config(tokenizer), model_config(len(tokenizer))
     )
     return WindowMaker(tokenizer, vocabulary, **({"window_seconds": 5.0} | changes))

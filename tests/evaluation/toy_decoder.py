@@ -23,7 +23,7 @@ from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens, read_special_tokens
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 from tests.toys import MEL_BINS, WINDOW_SECONDS, toy_config
 
@@ -49,7 +49,7 @@ class Toy:
 
     model: WhisperForConditionalGeneration
     processor: WhisperProcessor
-    vocabulary: Vocabulary
+    vocabulary: SpecialTokens
     features: LogMel
 
     def transcribe(
@@ -79,7 +79,7 @@ def make_toy(multilingual: bool = True) -> Toy:
         torch.default_generator.manual_seed(1)
         model = WhisperForConditionalGeneration(config).requires_grad_(False).eval()
     model.generation_config = toy_generation_config(tokenizer, multilingual)
-    vocabulary = read_vocabulary(tokenizer, model.generation_config, config)
+    vocabulary = read_special_tokens(tokenizer, model.generation_config, config)
     prefer(model, [vocabulary.eot], 4.0)  # texts of 3 to 18 tokens
     prefer(model, range(vocabulary.timestamp_begin, vocabulary.size), -1000.0)
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)
@@ -104,7 +104,7 @@ GENERAL = NANO.parent / "speech" / "general"
 def nano() -> Toy:
     model = WhisperForConditionalGeneration.from_pretrained(NANO).requires_grad_(False).eval()
     processor = WhisperProcessor.from_pretrained(NANO)
-    vocabulary = read_vocabulary(processor.tokenizer, model.generation_config, model.config)
+    vocabulary = read_special_tokens(processor.tokenizer, model.generation_config, model.config)
     features = LogMel(model.config.num_mel_bins, window_seconds(model.config))
     return Toy(model, processor, vocabulary, features)
 

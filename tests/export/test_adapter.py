@@ -16,7 +16,7 @@ from torch import Tensor
 from lora_whisper.errors import UserError
 from lora_whisper.export.adapter import DTYPES, write
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
-from lora_whisper.lora.saved import shipped_ranks
+from lora_whisper.lora.saved import exported_ranks
 from lora_whisper.model.checkpoint import Checkpoint
 from tests.configs import adapter_config
 from tests.toys import toy_inputs, toy_model
@@ -77,7 +77,7 @@ def test_stock_peft_gives_the_logits_of_what_was_trained(
     assert (expected - logits(toy_model())).abs().max() > 0.1
     weights = load_file(tmp_path / "served" / "adapter_model.safetensors")
     assert {str(value.dtype) for value in weights.values()} == {f"torch.{dtype}"}
-    assert shipped_ranks(tmp_path / "served") == shipped_ranks(tmp_path / "adapter")
+    assert exported_ranks(tmp_path / "served") == exported_ranks(tmp_path / "adapter")
     assert len(left) == len(LEFT.get(name, []))
     assert all(map(str.startswith, left, LEFT.get(name, [])))
 

@@ -20,7 +20,7 @@ from lora_whisper.model.base import load_generation_config
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.model.tokenizer import read_vocabulary
+from lora_whisper.model.tokenizer import read_special_tokens
 from tests.evaluation.toy_decoder import Toy
 from tests.merged import write_merged_folder
 
@@ -90,7 +90,7 @@ def merged(folder: Path, name: str, changes: dict[str, float]) -> Merged:
     write_companions(base, config, GENUINE / name, processor.tokenizer)
     checkpoint = Checkpoint(str(base), None, name)
     generation = load_generation_config(checkpoint)
-    vocabulary = read_vocabulary(processor.tokenizer, generation, config)
+    vocabulary = read_special_tokens(processor.tokenizer, generation, config)
     speak(model, vocabulary.eot)
     write_merged_folder(model, checkpoint, folder / "merged")
     model.generation_config = generation

@@ -16,12 +16,12 @@ from transformers import WhisperForConditionalGeneration
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, load_adapter
 from lora_whisper.lora.delta_weights import (
-    PlainAdapter,
-    cut,
+    DeltaWeights,
+    delta_weights_of,
     mean,
-    plain_of,
-    read_plain,
-    write_plain,
+    read_delta_weights,
+    truncate_rank,
+    write_delta_weights,
 )
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import Checkpoint, locate
@@ -67,7 +67,7 @@ def adalora() -> PeftModel:
     return model
 
 
-def deltas(plain: PlainAdapter) -> dict[str, Tensor]:
+def deltas(plain: DeltaWeights) -> dict[str, Tensor]:
     return {path: b @ a for path, (a, b) in plain.matrices.items()}
 
 
@@ -109,7 +109,7 @@ def loaded(checkpoint: Checkpoint, folder: Path) -> PeftModel:
 def test_a_delta_is_what_peft_merges_from_the_model_and_from_its_folder(settings, tmp_path):
     model = stock(**settings)
     model.save_pretrained(tmp_path, save_embedding_layers=False)
-    for plain in (plain_of(model), read_plain(tmp_path)):
+    for plain in (delta_weights_of(model), read_delta_weights(tmp_path)):
         close(deltas(plain), stock_deltas(model))
         assert tuple(plain.embeddings) == tuple(settings.get("trainable_token_indices", ()))
         assert all(
@@ -120,7 +120,7 @@ def test_a_delta_is_what_peft_merges_from_the_model_and_from_its_folder(settings
 @pytest.mark.parametrize("settings", STOCK.values(), ids=STOCK)
 def test_a_written_folder_gives_the_model_s_logits_in_stock_peft(settings, checkpoint, tmp_path):
     model = stock(**settings)
-    write_plain(plain_of(model), tmp_path, checkpoint)
+    write_delta_weights(delta_weights_of(model), tmp_path, checkpoint)
     stocked = loaded(checkpoint, tmp_path)
     torch.testing.assert_close(logits(stocked), logits(model), atol=1e-5, rtol=0)
     assert (logits(stocked) - logits(toy_model())).abs().max() > 0.1
@@ -132,18 +132,18 @@ def test_a_written_folder_gives_the_model_s_logits_in_stock_peft(settings, check
 
 def test_what_was_read_from_a_model_stays_when_the_model_is_trained_on():
     model = stock(**STOCK["tokens"])
-    plain, before = plain_of(model), copy.deepcopy(plain_of(model))
+    plain, before = delta_weights_of(model), copy.deepcopy(delta_weights_of(model))
     filled(model, seed=1)
     for path, pair in plain.matrices.items():
         assert all(map(torch.equal, pair, before.matrices[path]))
     assert all(torch.equal(plain.embeddings[token], before.embeddings[token]) for token in TOKENS)
-    assert not torch.equal(deltas(plain)[FIRST], deltas(plain_of(model))[FIRST])
+    assert not torch.equal(deltas(plain)[FIRST], deltas(delta_weights_of(model))[FIRST])
 
 
 def test_what_is_written_is_read_back_to_the_bit(checkpoint, tmp_path):
-    plain = plain_of(stock(**STOCK["patterns"] | STOCK["tokens"]))
-    write_plain(plain, tmp_path, checkpoint)
-    again = read_plain(tmp_path)
+    plain = delta_weights_of(stock(**STOCK["patterns"] | STOCK["tokens"]))
+    write_delta_weights(plain, tmp_path, checkpoint)
+    again = read_delta_weights(tmp_path)
     assert again.ranks == plain.ranks
     for path, pair in plain.matrices.items():
         assert all(map(torch.equal, again.matrices[path], pair))
@@ -157,21 +157,21 @@ def test_a_written_folder_loads_on_a_quantized_base(quantization, checkpoint, tm
     config = LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "fc1", "fc2"])
     base = load_base(checkpoint, quantization, torch.float32, CPU)
     model = filled(get_peft_model(base, config))
-    write_plain(plain_of(model), tmp_path, checkpoint)
+    write_delta_weights(delta_weights_of(model), tmp_path, checkpoint)
     again = load_adapter(load_base(checkpoint, quantization, torch.float32, CPU), tmp_path)
     torch.testing.assert_close(logits(again), logits(model), atol=1e-4, rtol=0)
 
 
 def test_adalora_comes_as_the_ranks_that_are_left(checkpoint, tmp_path):
     model = adalora()
-    plain = plain_of(model)
+    plain = delta_weights_of(model)
     gone = "model.encoder.layers.1.fc2"
     expected = stock_deltas(model)
     assert not expected.pop(gone).any()
     close(deltas(plain), expected)
     assert plain.ranks[FIRST] == 3
     assert set(plain.ranks.values()) == {3, 4}
-    write_plain(plain, tmp_path, checkpoint)
+    write_delta_weights(plain, tmp_path, checkpoint)
     torch.testing.assert_close(
         logits(loaded(checkpoint, tmp_path)), logits(model), atol=1e-5, rtol=0
     )
@@ -184,18 +184,20 @@ def test_pissa_comes_as_the_difference_to_its_start(checkpoint, tmp_path):
     )
     model = get_peft_model(toy_model(), config).eval()
     start = {name: value.detach().clone() for name, value in adapter_parameters(model).items()}
-    assert max(delta.abs().max() for delta in deltas(plain_of(model, start)).values()) < 1e-5
+    assert (
+        max(delta.abs().max() for delta in deltas(delta_weights_of(model, start)).values()) < 1e-5
+    )
     filled(model)
-    plain = plain_of(model, start)
+    plain = delta_weights_of(model, start)
     assert set(plain.ranks.values()) == {8}
-    write_plain(plain, tmp_path, checkpoint)
+    write_delta_weights(plain, tmp_path, checkpoint)
     torch.testing.assert_close(
         logits(loaded(checkpoint, tmp_path)), logits(model), atol=1e-5, rtol=0
     )
 
 
 def test_the_mean_is_that_of_the_deltas_and_not_of_the_matrices():
-    first, second = (plain_of(stock(seed, **STOCK["tokens"])) for seed in (1, 2))
+    first, second = (delta_weights_of(stock(seed, **STOCK["tokens"])) for seed in (1, 2))
     found = mean([first, second])
     expected = {path: (delta + deltas(second)[path]) / 2 for path, delta in deltas(first).items()}
     close(deltas(found), expected)
@@ -208,7 +210,7 @@ def test_the_mean_is_that_of_the_deltas_and_not_of_the_matrices():
 
 
 def test_a_layer_that_one_adapter_lacks_counts_as_nothing_there():
-    whole = plain_of(stock())
+    whole = delta_weights_of(stock())
     part = replace(whole, matrices={FIRST: whole.matrices[FIRST]})
     found = deltas(mean([whole, part]))
     expected = {path: delta / 2 for path, delta in deltas(whole).items()}
@@ -217,8 +219,8 @@ def test_a_layer_that_one_adapter_lacks_counts_as_nothing_there():
 
 
 def test_the_mean_of_one_adapter_twice_is_that_adapter_cut_to_its_own_rank():
-    one = plain_of(stock())
-    back, error = cut(mean([one, one]), 4)
+    one = delta_weights_of(stock())
+    back, error = truncate_rank(mean([one, one]), 4)
     assert set(back.ranks.values()) == {4}
     assert error < 1e-6
     close(deltas(back), deltas(one))
@@ -227,8 +229,10 @@ def test_the_mean_of_one_adapter_twice_is_that_adapter_cut_to_its_own_rank():
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_a_cut_is_the_best_that_its_rank_allows(rank):
     """As the SVD of the full matrices has it (Eckart and Young 1936)."""
-    plain = mean([plain_of(stock(seed)) for seed in (1, 2, 3)])  # rank 12; the widths are 16 and 32
-    found, error = cut(plain, rank)
+    plain = mean(
+        [delta_weights_of(stock(seed)) for seed in (1, 2, 3)]
+    )  # rank 12; the widths are 16 and 32
+    found, error = truncate_rank(plain, rank)
     lost = whole = 0.0
     for path, delta in deltas(plain).items():
         u, values, v = torch.linalg.svd(delta.double(), full_matrices=False)
@@ -241,16 +245,16 @@ def test_a_cut_is_the_best_that_its_rank_allows(rank):
 
 
 def test_a_cut_that_takes_nothing_changes_no_bit():
-    plain = plain_of(stock(**STOCK["patterns"]))
-    found, error = cut(plain, 4)
+    plain = delta_weights_of(stock(**STOCK["patterns"]))
+    found, error = truncate_rank(plain, 4)
     assert error == 0
     for path, pair in plain.matrices.items():
         assert all(map(torch.equal, found.matrices[path], pair))
 
 
 def test_what_adds_nothing_is_cut_without_error():
-    nothing = plain_of(get_peft_model(toy_model(), LoraConfig(r=4, target_modules=["fc1"])))
-    found, error = cut(nothing, 2)
+    nothing = delta_weights_of(get_peft_model(toy_model(), LoraConfig(r=4, target_modules=["fc1"])))
+    found, error = truncate_rank(nothing, 2)
     assert error == 0
     assert all(not delta.any() for delta in deltas(found).values())
     assert all(matrix.isfinite().all() for pair in found.matrices.values() for matrix in pair)
@@ -270,13 +274,13 @@ def test_what_is_no_plain_lora_is_refused_with_the_reason(settings, reason, tmp_
     model = get_peft_model(toy_model(), config)
     model.save_pretrained(tmp_path, save_embedding_layers=False)
     with pytest.raises(UserError, match=reason):
-        read_plain(tmp_path)
+        read_delta_weights(tmp_path)
 
 
 def test_other_kinds_of_adapters_are_refused(tmp_path):
     adalora().save_pretrained(tmp_path, save_embedding_layers=False)
     with pytest.raises(UserError, match=r'(?s)expected LORA, found "ADALORA".*merge_and_unload'):
-        read_plain(tmp_path)
+        read_delta_weights(tmp_path)
 
 
 def test_a_damaged_folder_is_named(tmp_path):
@@ -285,18 +289,20 @@ def test_a_damaged_folder_is_named(tmp_path):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
     with pytest.raises(UserError, match="expected safetensors"):
-        read_plain(tmp_path)
+        read_delta_weights(tmp_path)
     weights.write_bytes(whole)
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match="expected JSON"):
-        read_plain(tmp_path)
+        read_delta_weights(tmp_path)
     weights.unlink()
     with pytest.raises(UserError, match=r"holds no adapter: expected adapter_model\.safetensors"):
-        read_plain(tmp_path)
+        read_delta_weights(tmp_path)
 
 
 def test_the_folder_names_its_base_and_revision(tmp_path):
-    write_plain(plain_of(stock()), tmp_path, Checkpoint("owner/toy", "v2", "owner/toy"))
+    write_delta_weights(
+        delta_weights_of(stock()), tmp_path, Checkpoint("owner/toy", "v2", "owner/toy")
+    )
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/toy", "v2")
     assert config["auto_mapping"]["base_model_class"] == "WhisperForConditionalGeneration"

@@ -11,11 +11,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
-from lora_whisper.lora.delta_weights import plain_of
-from lora_whisper.lora.initialization import start_from
+from lora_whisper.lora.delta_weights import delta_weights_of
+from lora_whisper.lora.initialization import initialize_from
 from lora_whisper.lora.resolve import name_of
 from lora_whisper.lora.saved import read_saved
-from lora_whisper.lora.validation import find_start, require_fit, require_same_base
+from lora_whisper.lora.validation import require_fit, require_same_base, resolve_initial
 from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.configs import adapter_config, model_config
@@ -55,10 +55,10 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def test_training_begins_with_what_was_saved(kind, source, tmp_path):
     before = saved(tmp_path, targets="attention" if source == "dropped" else "all-linear")
     model = fresh(config(kind))
-    start_from(model, tmp_path)
+    initialize_from(model, tmp_path)
     torch.testing.assert_close(logits(model), logits(before), atol=1e-5, rtol=0)
     assert (logits(model) - logits(toy_model())).abs().max() > 0.1
-    found, expected = deltas(plain_of(model)), deltas(plain_of(before))
+    found, expected = deltas(delta_weights_of(model)), deltas(delta_weights_of(before))
     assert not any(delta.any() for path, delta in found.items() if path not in expected)
     close({path: found[path] for path in expected}, expected)
 
@@ -67,7 +67,7 @@ def test_the_other_rows_stay_as_they_were_drawn_and_their_columns_zero(tmp_path)
     """They add nothing yet, and can learn: what was drawn for A is not zero."""
     saved(tmp_path)
     model, untouched = fresh(config()), adapter_parameters(fresh(config()))
-    start_from(model, tmp_path)
+    initialize_from(model, tmp_path)
     for name, value in adapter_parameters(model).items():
         if "lora_A" in name:
             assert torch.equal(value[4:], untouched[name][4:])
@@ -80,7 +80,7 @@ def test_the_other_rows_stay_as_they_were_drawn_and_their_columns_zero(tmp_path)
 def test_a_start_of_the_same_shape_and_scale_is_taken_to_the_bit(tmp_path):
     before = adapter_parameters(saved(tmp_path, rank=6, alpha=12))
     model = fresh(config())
-    start_from(model, tmp_path)
+    initialize_from(model, tmp_path)
     for name, value in adapter_parameters(model).items():
         assert torch.equal(value, before[name])
 
@@ -88,8 +88,8 @@ def test_a_start_of_the_same_shape_and_scale_is_taken_to_the_bit(tmp_path):
 def test_token_embeddings_are_taken_too(tmp_path):
     before = saved(tmp_path, tokens=TOKENS[1:])
     model = fresh(config(), TOKENS)
-    start_from(model, tmp_path, TOKENS)
-    start, end = (plain_of(one).embeddings for one in (before, model))
+    initialize_from(model, tmp_path, TOKENS)
+    start, end = (delta_weights_of(one).embeddings for one in (before, model))
     assert torch.equal(end[265], start[265])
     assert torch.equal(end[264], toy_model().proj_out.weight[264])
 
@@ -99,7 +99,7 @@ def test_an_adapter_that_stock_peft_saved_with_patterns_is_a_start(tmp_path):
     before = stock(lora_alpha=6, rank_pattern={path: 3}, alpha_pattern={path: 5})
     before.save_pretrained(tmp_path)
     model = fresh(config())
-    start_from(model, tmp_path)
+    initialize_from(model, tmp_path)
     torch.testing.assert_close(logits(model), logits(before), atol=1e-5, rtol=0)
 
 
@@ -183,7 +183,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_a_run_and_its_adapter_are_the_same_start(run):
-    assert find_start(str(run.path)) == find_start(str(run.adapter)) == run.adapter
+    assert resolve_initial(str(run.path)) == resolve_initial(str(run.adapter)) == run.adapter
 
 
 def test_a_start_is_named_without_its_place(run):
@@ -192,12 +192,12 @@ def test_a_start_is_named_without_its_place(run):
 
 def test_what_is_no_start_is_named(run, tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
-        find_start(str(tmp_path / "nowhere"))
+        resolve_initial(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="holds no adapter"):
-        find_start(str(tmp_path))
+        resolve_initial(str(tmp_path))
     run.summary.unlink()
     with pytest.raises(UserError, match="this run is unfinished"):
-        find_start(str(run.path))
+        resolve_initial(str(run.path))
 
 
 def test_a_run_s_base_is_known_by_its_weights_wherever_they_lie(run, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.lora import provenance
-from lora_whisper.lora.provenance import Lineage, compared, lineage_of
+from lora_whisper.lora.provenance import BaseProvenance, compared, provenance_of
 from lora_whisper.model.checkpoint import Checkpoint, locate, weights_sha256
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.configs import model_config
@@ -36,13 +36,13 @@ def of_hub(monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> Checkpoint:
 @pytest.mark.parametrize(
     ("known", "sha256", "verdict"),
     [
-        (Lineage(THIS, HASH), None, "same"),
-        (Lineage(THIS, None), None, "same"),
-        (Lineage(OTHER, None), None, "another"),
-        (Lineage(OTHER, HASH), HASH, "same"),  # a commit that changed the card alone
-        (Lineage(OTHER, HASH), "d" * 64, "another"),
-        (Lineage(None, HASH), HASH, "same"),  # it was trained on a folder
-        (Lineage(None, None), None, "unknown"),
+        (BaseProvenance(THIS, HASH), None, "same"),
+        (BaseProvenance(THIS, None), None, "same"),
+        (BaseProvenance(OTHER, None), None, "another"),
+        (BaseProvenance(OTHER, HASH), HASH, "same"),  # a commit that changed the card alone
+        (BaseProvenance(OTHER, HASH), "d" * 64, "another"),
+        (BaseProvenance(None, HASH), HASH, "same"),  # it was trained on a folder
+        (BaseProvenance(None, None), None, "unknown"),
     ],
 )
 def test_a_base_of_the_hub(known, sha256, verdict, monkeypatch):
@@ -51,24 +51,29 @@ def test_a_base_of_the_hub(known, sha256, verdict, monkeypatch):
 
 def test_a_base_in_a_folder(checkpoint):
     own = weights_sha256(checkpoint)
-    assert compared(Lineage(THIS, own), checkpoint) == ("same", f"sha256:{own}")
-    assert compared(Lineage(None, HASH), checkpoint) == ("another", f"sha256:{own}")
-    assert compared(Lineage(THIS, None), checkpoint)[0] == "unknown", "a folder has no commit"
+    assert compared(BaseProvenance(THIS, own), checkpoint) == ("same", f"sha256:{own}")
+    assert compared(BaseProvenance(None, HASH), checkpoint) == ("another", f"sha256:{own}")
+    assert compared(BaseProvenance(THIS, None), checkpoint)[0] == "unknown", (
+        "a folder has no commit"
+    )
 
 
 @pytest.mark.parametrize(
     ("fingerprint", "expected"),
-    [(f"commit:{THIS}", Lineage(THIS, None)), (f"sha256:{HASH}", Lineage(None, HASH))],
+    [
+        (f"commit:{THIS}", BaseProvenance(THIS, None)),
+        (f"sha256:{HASH}", BaseProvenance(None, HASH)),
+    ],
 )
 def test_a_run_knows_its_base_by_its_summary(fingerprint, expected, tmp_path):
     run = RunFolder(tmp_path)
     run.adapter.mkdir()
-    assert lineage_of(run.adapter) == Lineage(None, None)
+    assert provenance_of(run.adapter) == BaseProvenance(None, None)
     run.config.write_text(MARKER)
     write_json(run.summary, {"checkpoint_fingerprint": fingerprint})
-    assert lineage_of(run.adapter) == expected
+    assert provenance_of(run.adapter) == expected
 
 
 def test_what_is_known_can_be_shown():
-    assert str(Lineage(THIS, HASH)) == f"commit:{THIS} sha256:{HASH}"
-    assert str(Lineage(None, None)) == ""
+    assert str(BaseProvenance(THIS, HASH)) == f"commit:{THIS} sha256:{HASH}"
+    assert str(BaseProvenance(None, None)) == ""

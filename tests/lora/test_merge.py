@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter, save_adapter, scaled
-from lora_whisper.lora.delta_weights import mean, plain_of, write_plain
+from lora_whisper.lora.delta_weights import delta_weights_of, mean, write_delta_weights
 from lora_whisper.lora.merge import EMBEDDINGS, is_linear
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.base import load_base
@@ -101,8 +101,8 @@ def test_what_stock_peft_saved_is_merged_as_peft_merges_it(settings, checkpoint,
 
 
 def test_an_average_of_checkpoints_is_merged_as_peft_merges_it(checkpoint, tmp_path):
-    plain = mean([plain_of(stock(seed, **STOCK["tokens"])) for seed in (1, 2, 3)])
-    write_plain(plain, tmp_path, checkpoint)
+    plain = mean([delta_weights_of(stock(seed, **STOCK["tokens"])) for seed in (1, 2, 3)])
+    write_delta_weights(plain, tmp_path, checkpoint)
     require_peft_s(merged_weights(checkpoint, tmp_path), on_base(tmp_path, checkpoint))
 
 
@@ -123,7 +123,7 @@ def test_trained_tokens_take_their_rows_and_the_output_projection_is_left_to_the
     model = saved(ours("lora", TOKENS), tmp_path, checkpoint)
     weights = merged_weights(checkpoint, tmp_path)
     assert TIED not in weights
-    rows = plain_of(model).embeddings
+    rows = delta_weights_of(model).embeddings
     before = toy_model().proj_out.weight
     for token, row in enumerate(weights[EMBEDDINGS]):
         assert torch.equal(row, rows.get(token, before[token]))
@@ -210,7 +210,7 @@ def test_embeddings_of_several_go_as_far_as_their_weights_say(checkpoint, tmp_pa
     for name, tokens in (("a", TOKENS), ("b", TOKENS[1:])):
         model = filled(ours("lora", tokens), seed=ord(name))
         save_adapter(model, tmp_path / name, checkpoint)
-        rows.append(plain_of(model).embeddings)
+        rows.append(delta_weights_of(model).embeddings)
     found = merged_weights(checkpoint, (tmp_path / "a", 0.25), (tmp_path / "b", 0.5))[EMBEDDINGS]
     base = toy_model().proj_out.weight
     first, second = TOKENS

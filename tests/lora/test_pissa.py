@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
-from lora_whisper.lora.delta_weights import plain_of
+from lora_whisper.lora.delta_weights import delta_weights_of
 from lora_whisper.lora.initialization import INITIAL_FILE, read_initial
 from lora_whisper.lora.saved import read_saved
 from lora_whisper.lora.variants import lora_layers
@@ -87,7 +87,7 @@ def test_there_is_no_start_where_none_was_written(tmp_path: Path) -> None:
 
 def test_an_untrained_adapter_adds_nothing(tmp_path: Path) -> None:
     model = pissa()
-    matrices = plain_of(model, start_of(model, tmp_path)).matrices
+    matrices = delta_weights_of(model, start_of(model, tmp_path)).matrices
     assert max((b @ a).abs().max().item() for a, b in matrices.values()) < 1e-5
 
 

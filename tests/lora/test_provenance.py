@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lora_whisper.errors import UserError
-from lora_whisper.lora.provenance import read_record
-from lora_whisper.run_folder import RECORD_FILE
+from lora_whisper.lora.provenance import read_metadata
+from lora_whisper.run_folder import METADATA_FILE
 
 SCORE = {"wer": 0.5, "wer_ci95": [0.4, 0.6], "cer": 0.2, "cer_ci95": [0.1, 0.3]}
 RECORD: dict[str, Any] = {
@@ -50,7 +50,7 @@ RECORD: dict[str, Any] = {
 
 
 def written(folder: Path, record: Any) -> Path:
-    (folder / RECORD_FILE).write_text(json.dumps(record), encoding="utf-8")
+    (folder / METADATA_FILE).write_text(json.dumps(record), encoding="utf-8")
     return folder
 
 
@@ -65,10 +65,10 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    assert read_record(tmp_path) is None
-    assert read_record(written(tmp_path, RECORD)) == RECORD
+    assert read_metadata(tmp_path) is None
+    assert read_metadata(written(tmp_path, RECORD)) == RECORD
     more = RECORD | {"note": "of a later version", "scores": None}
-    assert read_record(written(tmp_path, more)) == more
+    assert read_metadata(written(tmp_path, more)) == more
 
 
 @pytest.mark.parametrize(
@@ -102,21 +102,21 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 )
 def test_what_is_not_as_it_has_to_be_is_named(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(UserError) as error:
-        read_record(written(tmp_path, changed(key, value)))
+        read_metadata(written(tmp_path, changed(key, value)))
     assert f"- {key}" in str(error.value)
     assert "\x1b" not in str(error.value)
 
 
 def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        read_record(written(tmp_path, changed("name", "a/b") | {"date": 1}))
+        read_metadata(written(tmp_path, changed("name", "a/b") | {"date": 1}))
     assert "- name: expected a name without a path, found 'a/b'" in str(error.value)
     assert "- date: expected" in str(error.value)
 
 
 def test_a_newer_format_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"format 2.*reads up to 1[^$]*pip install --upgrade"):
-        read_record(written(tmp_path, {"format": 2}))
+        read_metadata(written(tmp_path, {"format": 2}))
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_a_newer_format_says_what_to_type(tmp_path: Path) -> None:
 def test_what_is_no_record_is_named_with_the_way_on(
     tmp_path: Path, text: str, complaint: str
 ) -> None:
-    (tmp_path / RECORD_FILE).write_text(text)
+    (tmp_path / METADATA_FILE).write_text(text)
     with pytest.raises(UserError, match=complaint) as raised:
-        read_record(tmp_path)
+        read_metadata(tmp_path)
     assert str(raised.value).endswith(
         "Take the file away, if you trust the adapter: it can be used without it."
     )

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import load_adapter
-from lora_whisper.lora.delta_weights import read_plain
+from lora_whisper.lora.delta_weights import read_delta_weights
 from lora_whisper.lora.provenance import named_base
-from lora_whisper.lora.resolve import PICKLED, find_adapter, is_adapter_on_hub, name_of
+from lora_whisper.lora.resolve import PICKLED, is_adapter_on_hub, name_of, resolve_adapter
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, read_saved
 from lora_whisper.model.checkpoint import is_hub_id
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
@@ -58,11 +58,11 @@ def test_a_run_and_a_folder_stand_for_their_adapter(adapter, tmp_path):
     shutil.copytree(adapter, run.adapter)
     run.config.write_text(MARKER)
     with pytest.raises(UserError, match=r"adapter=.*unfinished"):
-        find_adapter(str(run.path), "adapter")
+        resolve_adapter(str(run.path), "adapter")
     write_json(run.summary, {})
-    assert find_adapter(str(run.path), "adapter") == run.adapter
-    assert find_adapter(str(run.adapter), "adapter") == run.adapter
-    assert find_adapter(str(adapter), "adapter") == adapter
+    assert resolve_adapter(str(run.path), "adapter") == run.adapter
+    assert resolve_adapter(str(run.adapter), "adapter") == run.adapter
+    assert resolve_adapter(str(adapter), "adapter") == adapter
     assert [name_of(str(one)) for one in (run.path, run.adapter, adapter)] == ["run", "run", "mine"]
 
 
@@ -73,19 +73,19 @@ def test_a_folder_in_a_run_is_answered_with_the_run(below, tmp_path, monkeypatch
     (run.path / below).mkdir(parents=True)
     run.config.write_text(MARKER)
     with pytest.raises(UserError, match=r"It lies in a run: type adapter=outputs/a$"):
-        find_adapter(f"outputs/a/{below}", "adapter")
+        resolve_adapter(f"outputs/a/{below}", "adapter")
 
 
 @pytest.mark.parametrize("given", ["gone", "a/b/c", "owner/gone"])
 def test_what_is_nowhere_is_answered_with_what_to_type(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"models={given}: .*no such folder") as raised:
-        find_adapter(given, "models")
+        resolve_adapter(given, "models")
     assert ("hf download" in str(raised.value)) == is_hub_id(given)
 
 
 def test_an_adapter_in_the_hub_s_cache_needs_no_network(cached):
-    assert find_adapter("owner/adapter", "adapter") == cached
+    assert resolve_adapter("owner/adapter", "adapter") == cached
     assert is_adapter_on_hub("owner/adapter")
     assert not is_adapter_on_hub("owner/other")
     assert name_of("owner/adapter") == "owner/adapter"
@@ -94,27 +94,27 @@ def test_an_adapter_in_the_hub_s_cache_needs_no_network(cached):
 def test_a_model_on_the_hub_that_is_no_adapter_is_named(cached):
     (cached / CONFIG_FILE).unlink()
     with pytest.raises(UserError, match=r"not an adapter of the hub"):
-        find_adapter("owner/adapter", "adapter")
+        resolve_adapter("owner/adapter", "adapter")
 
 
 def test_a_folder_is_taken_before_a_hub_id_of_the_same_name(cached, adapter, tmp_path, monkeypatch):
     shutil.copytree(adapter, tmp_path / "owner" / "adapter")
     monkeypatch.chdir(tmp_path)
-    assert find_adapter("owner/adapter", "adapter") == tmp_path / "owner" / "adapter"
+    assert resolve_adapter("owner/adapter", "adapter") == tmp_path / "owner" / "adapter"
 
 
 # ── pickled weights ──────────────────────────────────────────────────────────────────────────
 
 
 def test_a_pickled_adapter_is_taken_where_it_is_allowed(cached):
-    expected = read_plain(cached)
+    expected = read_delta_weights(cached)
     pickled(cached / WEIGHTS_FILE, PICKLED)
     with pytest.raises(UserError, match=r"owner/adapter: the weights are pickled"):
-        find_adapter("owner/adapter", "adapter")
-    found = find_adapter("owner/adapter", "adapter", allow_pickle=True)
+        resolve_adapter("owner/adapter", "adapter")
+    found = resolve_adapter("owner/adapter", "adapter", allow_pickle=True)
     assert [path.name for path in sorted(found.iterdir())] == [CONFIG_FILE, WEIGHTS_FILE]
-    assert find_adapter("owner/adapter", "adapter", allow_pickle=True) == found
-    again = read_plain(found)
+    assert resolve_adapter("owner/adapter", "adapter", allow_pickle=True) == found
+    again = read_delta_weights(found)
     for path, pair in expected.matrices.items():
         assert all(map(torch.equal, again.matrices[path], pair))
 
@@ -122,7 +122,7 @@ def test_a_pickled_adapter_is_taken_where_it_is_allowed(cached):
 def test_a_pickled_adapter_that_would_run_something_runs_nothing(adapter, tmp_path):
     pickled(adapter / WEIGHTS_FILE, PICKLED, touching=tmp_path / "ran")
     with pytest.raises(UserError, match="holds more than weights"):
-        find_adapter(str(adapter), "adapter", allow_pickle=True)
+        resolve_adapter(str(adapter), "adapter", allow_pickle=True)
     assert not (tmp_path / "ran").exists()
 
 
@@ -131,7 +131,7 @@ def test_a_pickle_beside_safetensors_is_not_opened(adapter, tmp_path):
     shutil.copyfile(adapter / WEIGHTS_FILE, tmp_path / "kept")
     pickled(adapter / WEIGHTS_FILE, PICKLED, touching=tmp_path / "ran")
     shutil.copyfile(tmp_path / "kept", adapter / WEIGHTS_FILE)
-    found = find_adapter(str(adapter), "adapter")
+    found = resolve_adapter(str(adapter), "adapter")
     after = logits(load_adapter(toy_model(), found))
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     assert not (tmp_path / "ran").exists()
@@ -178,10 +178,10 @@ def test_no_code_that_it_names_is_imported(named, adapter, tmp_path, monkeypatch
         with pytest.raises(UserError, match="megatron_config"):
             load_adapter(toy_model(), adapter)
         with pytest.raises(UserError, match="megatron_config"):
-            read_plain(adapter)
+            read_delta_weights(adapter)
     else:
         load_adapter(toy_model(), adapter)
-        read_plain(adapter)
+        read_delta_weights(adapter)
     assert not (tmp_path / "ran").exists()
 
 

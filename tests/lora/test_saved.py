@@ -26,7 +26,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora import adapter_config
 from lora_whisper.lora.adapter import load_adapter
 from lora_whisper.lora.adapter_config import FOLDABLE, targeted
-from lora_whisper.lora.delta_weights import read_plain
+from lora_whisper.lora.delta_weights import read_delta_weights
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter, read_saved
 from lora_whisper.lora.validation import require_shapes, shapes_of_weights
 from lora_whisper.model.base import load_base
@@ -432,7 +432,7 @@ def mutations(config: dict[str, Any], weights: bytes, seed: int) -> Iterator[tup
 def test_whatever_is_in_a_folder_it_is_read_or_refused(adapter, base):
     """Seeded; what is let through is what stock PEFT would add, or another name for its base."""
     config, weights = json.loads((adapter / CONFIG_FILE).read_text()), adapter / WEIGHTS_FILE
-    expected, refusals = read_plain(adapter), 0
+    expected, refusals = read_delta_weights(adapter), 0
     some = itertools.islice(mutations(config, weights.read_bytes(), seed=14), 200)
     for text, tensors in some:
         (adapter / CONFIG_FILE).write_bytes(text)
@@ -440,7 +440,7 @@ def test_whatever_is_in_a_folder_it_is_read_or_refused(adapter, base):
         started = time.monotonic()
         try:
             through(adapter, base)
-            found = read_plain(adapter)
+            found = read_delta_weights(adapter)
             assert found.ranks == expected.ranks
             assert all(bool(b.isfinite().all()) for _, b in found.matrices.values())
         except UserError:

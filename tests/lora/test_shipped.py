@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from lora_whisper.lora.adapter import attach, save_adapter
-from lora_whisper.lora.delta_weights import PlainAdapter, plain_of, read_plain, write_plain
+from lora_whisper.lora.delta_weights import (
+    DeltaWeights,
+    delta_weights_of,
+    read_delta_weights,
+    write_delta_weights,
+)
 from lora_whisper.lora.saved import (
     VLLM_RANKS,
-    shipped_ranks,
+    exported_ranks,
     vllm_is_to_be_compared,
     vllm_max_rank,
     vllm_obstacles,
@@ -60,8 +65,8 @@ def test_a_plain_adapter_of_many_ranks_is_served(tmp_path: Path) -> None:
     """Its scale is 1 in every layer, which is what vLLM takes for all of them."""
     config = adapter_config(rank=8, **PER_STACK)
     model = attach(toy_model(), config, "none", False, 0)
-    write_plain(plain_of(model), tmp_path, BASE)
-    assert shipped_ranks(tmp_path) == (4, 8)
+    write_delta_weights(delta_weights_of(model), tmp_path, BASE)
+    assert exported_ranks(tmp_path) == (4, 8)
     assert vllm_obstacles(tmp_path) == []
 
 
@@ -78,7 +83,7 @@ def test_layers_that_see_sound_are_not_vouched_for(tmp_path: Path) -> None:
     assert vllm_is_to_be_compared(encoder)
     assert vllm_is_to_be_compared(decoder)
     text = saved(tmp_path / "text", stack="decoder", targets="attention-qv")
-    plain = read_plain(text)
+    plain = read_delta_weights(text)
     kept = {path: pair for path, pair in plain.matrices.items() if "encoder_attn" not in path}
-    write_plain(PlainAdapter(kept, {}), text, BASE)
+    write_delta_weights(DeltaWeights(kept, {}), text, BASE)
     assert not vllm_is_to_be_compared(text)

@@ -11,7 +11,7 @@ import pytest
 from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import is_trained_adapter, require_trained_adapter, trained_sha256
 from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.run_folder import MARKER, RECORD_FILE, RunFolder, write_json
+from lora_whisper.run_folder import MARKER, METADATA_FILE, RunFolder, write_json
 
 OWN = hashlib.sha256(b"own").hexdigest()
 SCORE = {"of": {"weights": {"adapter": OWN}}}
@@ -34,7 +34,7 @@ def test_another_file_is_refused_and_both_are_named(
 ) -> None:
     """The record does not count: it lies in the folder that is copied."""
     run = run_of(tmp_path / "own", summary, b"own")
-    (run.adapter / RECORD_FILE).write_text("{}")
+    (run.adapter / METADATA_FILE).write_text("{}")
     assert trained_sha256(run) == OWN
     require_trained_adapter(run)
     (run.adapter / WEIGHTS_FILE).write_bytes(b"another")

@@ -10,7 +10,12 @@ from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 
 from lora_whisper.data.dataset import Utterance, token_language, written_language
 from lora_whisper.errors import UserError
-from lora_whisper.model.tokenizer import Vocabulary, language_code, read_vocabulary, text_tokens
+from lora_whisper.model.tokenizer import (
+    SpecialTokens,
+    language_code,
+    read_special_tokens,
+    text_tokens,
+)
 from tests.toy_tokenizers import toy_generation_config, toy_tokenizer
 
 GENUINE = Path("../shared/whisper")
@@ -21,28 +26,28 @@ def model_config(size: int, **ids: int) -> Any:
     return SimpleNamespace(vocab_size=size, max_target_positions=448, **ids)
 
 
-def toy_vocabulary(**layout: Any) -> Vocabulary:
+def toy_vocabulary(**layout: Any) -> SpecialTokens:
     tokenizer = toy_tokenizer(**layout)
     config = toy_generation_config(tokenizer, layout.get("multilingual", True))
-    return read_vocabulary(tokenizer, config, model_config(len(tokenizer)))
+    return read_special_tokens(tokenizer, config, model_config(len(tokenizer)))
 
 
 @pytest.fixture(scope="module")
-def english_only() -> Vocabulary:
+def english_only() -> SpecialTokens:
     return toy_vocabulary(multilingual=False, languages=99, window_seconds=30, text_tokens=50256)
 
 
 @pytest.fixture(scope="module")
-def multilingual() -> Vocabulary:
+def multilingual() -> SpecialTokens:
     return toy_vocabulary(languages=99, window_seconds=30, text_tokens=50257)
 
 
 @pytest.fixture(scope="module")
-def large_v3() -> Vocabulary:
+def large_v3() -> SpecialTokens:
     return toy_vocabulary(languages=100, window_seconds=30, text_tokens=50257)
 
 
-def test_51864_has_neither_language_nor_task(english_only: Vocabulary) -> None:
+def test_51864_has_neither_language_nor_task(english_only: SpecialTokens) -> None:
     assert english_only.size == 51864
     assert english_only.start(None, "transcribe") == [50257, 50362]
     assert (english_only.eot, english_only.previous, english_only.no_speech) == (
@@ -55,7 +60,7 @@ def test_51864_has_neither_language_nor_task(english_only: Vocabulary) -> None:
     assert english_only.tasks == {}
 
 
-def test_51865(multilingual: Vocabulary) -> None:
+def test_51865(multilingual: SpecialTokens) -> None:
     assert multilingual.size == 51865
     assert multilingual.start("sw", "transcribe") == [50258, 50318, 50359, 50363]
     assert multilingual.start("en", "translate") == [50258, 50259, 50358, 50363]
@@ -68,7 +73,7 @@ def test_51865(multilingual: Vocabulary) -> None:
     assert len(multilingual.languages) == 99
 
 
-def test_51866_has_one_language_more_and_shifts_what_follows(large_v3: Vocabulary) -> None:
+def test_51866_has_one_language_more_and_shifts_what_follows(large_v3: SpecialTokens) -> None:
     assert large_v3.size == 51866
     assert large_v3.start("sw", "transcribe") == [50258, 50318, 50360, 50364]
     assert large_v3.start("yue", "translate") == [50258, 50358, 50359, 50364]
@@ -91,7 +96,7 @@ def test_genuine_files_give_the_same_ids(
 ) -> None:
     folder = GENUINE / name
     has_generation_config = (folder / "generation_config.json").exists()
-    found = read_vocabulary(
+    found = read_special_tokens(
         WhisperTokenizer.from_pretrained(folder),
         GenerationConfig.from_pretrained(folder) if has_generation_config else None,
         WhisperConfig.from_pretrained(folder),
@@ -101,7 +106,7 @@ def test_genuine_files_give_the_same_ids(
 
 def test_english_only_by_its_size_when_there_is_no_generation_config() -> None:
     tokenizer = toy_tokenizer(False, languages=99, window_seconds=30, text_tokens=50256)
-    assert not read_vocabulary(tokenizer, None, model_config(51864)).multilingual
+    assert not read_special_tokens(tokenizer, None, model_config(51864)).multilingual
 
 
 def test_a_small_vocabulary_has_its_own_ids() -> None:
@@ -117,7 +122,7 @@ def test_every_disagreement_is_named_at_once() -> None:
     config.no_timestamps_token_id = 7
     config.lang_to_id = {"<|en|>": 263, "<|sw|>": 265}
     with pytest.raises(UserError) as error:
-        read_vocabulary(tokenizer, config, model_config(300, decoder_start_token_id=261))
+        read_special_tokens(tokenizer, config, model_config(300, decoder_start_token_id=261))
     message = str(error.value)
     assert "<|notimestamps|>: 7 in generation_config.json, 270 in the tokenizer" in message
     assert "<|sw|>: 265 in generation_config.json, not in the tokenizer" in message
@@ -132,27 +137,27 @@ def test_a_tokenizer_that_is_not_whispers() -> None:
             return {"<|endoftext|>": 0}
 
     with pytest.raises(UserError, match=r"<\|startofprev\|>: not in the tokenizer"):
-        read_vocabulary(Bare(), None, model_config(10))
+        read_special_tokens(Bare(), None, model_config(10))
 
 
 @pytest.mark.parametrize("language", ["sw", "SW", "swahili", " Swahili "])
-def test_language_by_code_or_name(multilingual: Vocabulary, language: str) -> None:
+def test_language_by_code_or_name(multilingual: SpecialTokens, language: str) -> None:
     assert language_code(multilingual, language) == "sw"
 
 
-def test_a_misspelt_language_is_answered_with_the_nearest(multilingual: Vocabulary) -> None:
+def test_a_misspelt_language_is_answered_with_the_nearest(multilingual: SpecialTokens) -> None:
     with pytest.raises(UserError, match=r"'swahilli'.*swahili"):
         language_code(multilingual, "swahilli")
     with pytest.raises(UserError, match=r"data\.language"):
         language_code(multilingual, "cantonese")  # in large-v3 only
 
 
-def test_a_multilingual_checkpoint_must_be_told_the_language(multilingual: Vocabulary) -> None:
+def test_a_multilingual_checkpoint_must_be_told_the_language(multilingual: SpecialTokens) -> None:
     with pytest.raises(UserError, match=r"data\.language=sw"):
         language_code(multilingual, None)
 
 
-def test_an_english_only_checkpoint_takes_no_other_language(english_only: Vocabulary) -> None:
+def test_an_english_only_checkpoint_takes_no_other_language(english_only: SpecialTokens) -> None:
     assert language_code(english_only, None) is None
     assert language_code(english_only, "English") is None
     with pytest.raises(UserError, match="reads English only"):
@@ -195,7 +200,7 @@ def test_ordinary_text_is_tokenized_as_the_tokenizer_does(name: str) -> None:
     assert max(ids) < tokenizer.get_vocab()["<|endoftext|>"]
 
 
-def test_the_record_cannot_be_changed(multilingual: Vocabulary) -> None:
+def test_the_record_cannot_be_changed(multilingual: SpecialTokens) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         multilingual.sot = 0  # type: ignore[misc]
 
@@ -219,14 +224,14 @@ def spoken(language: str | None, token: str | None = None, task: str = "transcri
     ],
 )
 def test_the_token_s_language_and_the_text_s(
-    multilingual: Vocabulary, utterance: Utterance, token: str, written: str
+    multilingual: SpecialTokens, utterance: Utterance, token: str, written: str
 ) -> None:
     assert token_language(multilingual, utterance) == token
     assert written_language(multilingual, utterance) == written
 
 
 def test_without_a_borrowed_token_an_unknown_language_names_the_way_out(
-    multilingual: Vocabulary,
+    multilingual: SpecialTokens,
 ) -> None:
     for rule in (token_language, written_language):
         with pytest.raises(UserError, match=r"data\.language_token=CODE"):
@@ -235,7 +240,7 @@ def test_without_a_borrowed_token_an_unknown_language_names_the_way_out(
         token_language(multilingual, spoken("luo", token="xx"))
 
 
-def test_english_only_has_no_token(english_only: Vocabulary) -> None:
+def test_english_only_has_no_token(english_only: SpecialTokens) -> None:
     assert token_language(english_only, spoken("en")) is None
     assert written_language(english_only, spoken(None)) is None
 

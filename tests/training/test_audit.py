@@ -21,7 +21,7 @@ from lora_whisper.data.batches import Batch, collate
 from lora_whisper.data.windows import IGNORED, Segment, Window, token_sequence
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import attach
-from lora_whisper.model.tokenizer import Vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens
 from lora_whisper.training.audit import (
     GradientAudit,
     SoundAudit,
@@ -197,7 +197,7 @@ def test_what_is_wrong_is_said(name: str) -> None:
     assert message in "; ".join(token_problems(*break_it(*made), vocabulary))
 
 
-def window(vocabulary: Vocabulary, texts: list[list[int]], previous: list[int]) -> Window:
+def window(vocabulary: SpecialTokens, texts: list[list[int]], previous: list[int]) -> Window:
     segments = [Segment(text, 0.0, 1.0) for text in texts]
     made = token_sequence(vocabulary, segments, "sw", "transcribe", True, previous)
     return Window(("a:1",), np.zeros(16_000, np.float32), *made)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lora_whisper.config import AveragingConfig
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter
-from lora_whisper.lora.delta_weights import write_plain
+from lora_whisper.lora.delta_weights import write_delta_weights
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.training.averaging import average, to_average
 from lora_whisper.training.checkpoints import (
@@ -78,7 +78,7 @@ def test_the_mean_is_that_of_the_merged_weights(kind: str, tmp_path: Path) -> No
     paths = checkpoints_of(tmp_path, parameters).lasts()[1:]
     initial = start if kind == "pissa" else None
     found, facts = average(paths, model, parameters, initial, None)
-    write_plain(found, tmp_path / "mean", BASE)
+    write_delta_weights(found, tmp_path / "mean", BASE)
     shipped = load_adapter(toy_model(), tmp_path / "mean")
     expected = with_mean_of_merged_weights(kind, paths)
     torch.testing.assert_close(logits(shipped), logits(expected), atol=2e-5, rtol=0)

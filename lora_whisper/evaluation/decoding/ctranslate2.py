@@ -41,7 +41,7 @@ from lora_whisper.json_files import (
 from lora_whisper.model.base import load_tokenizer
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
-from lora_whisper.model.tokenizer import Vocabulary, read_vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens, read_special_tokens
 
 if TYPE_CHECKING:
     from ctranslate2.models import Whisper
@@ -136,7 +136,7 @@ class ExportedFolder:
     """What an exported model's files say, read without its package and its weights."""
 
     tokenizer: Any
-    vocabulary: Vocabulary
+    vocabulary: SpecialTokens
     width: int
     window_seconds: float
 
@@ -159,7 +159,7 @@ def read_exported(folder: Path) -> ExportedFolder:
     shape = SimpleNamespace(vocab_size=size, max_target_positions=most_tokens)
     return ExportedFolder(
         tokenizer,
-        read_vocabulary(tokenizer, None, shape),
+        read_special_tokens(tokenizer, None, shape),
         width,
         positions * FRAMES_PER_POSITION * HOP_SAMPLES / SAMPLING_RATE,
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lora_whisper.errors import UserError
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, Vocabulary
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, SpecialTokens
 
 # Of a window, Whisper's own decoding lets the text begin in its first second.
 LATEST_START_STEPS = 50  # timestamps after <|0.00|>
@@ -73,7 +73,7 @@ class DecodingResult:
 class Decoder(Protocol):
     """A model with all that it takes to hear windows."""
 
-    vocabulary: Vocabulary
+    vocabulary: SpecialTokens
     tokenizer: Any
     features: LogMel  # on the device where `decode` wants its windows
     width: int  # of the model, which says how many windows memory has room for

@@ -25,7 +25,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     text_of,
 )
 from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE, SECONDS_PER_TIMESTAMP
-from lora_whisper.model.tokenizer import Vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens
 
 # A hypothesis may have 20 tokens and 50 more a second. Read Swahili has 6 a second at most; fast
 # speech in scripts that Whisper's vocabulary spells byte by byte (Burmese, Amharic, Georgian: three
@@ -198,7 +198,7 @@ class Recording:
                 self.tokens += piece
 
 
-def token_limit(vocabulary: Vocabulary, samples: int, prompt_tokens: int) -> int:
+def token_limit(vocabulary: SpecialTokens, samples: int, prompt_tokens: int) -> int:
     """Tokens that audio of this length may have after a prompt; eot comes after them."""
     room = vocabulary.max_tokens - prompt_tokens - 1
     spoken = math.ceil(TOKENS_PER_SECOND * samples / SAMPLING_RATE)

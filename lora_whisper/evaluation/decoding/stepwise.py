@@ -24,7 +24,7 @@ from lora_whisper.evaluation.decoding.decoder import (
 )
 from lora_whisper.evaluation.decoding.whisper import Rule, Suppressed, timestamp_rules
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.tokenizer import Vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens
 
 
 class Backend(Protocol):
@@ -55,7 +55,7 @@ class StepwiseDecoder:
         backend: Backend,
         tokenizer: Any,
         generation_config: Any,
-        vocabulary: Vocabulary,
+        vocabulary: SpecialTokens,
         features: LogMel,
     ):
         """`generation_config`: of Transformers; its suppressed tokens are not decoded."""

@@ -35,7 +35,7 @@ from lora_whisper.evaluation.decoding.decoder import (
 from lora_whisper.evaluation.decoding.transcribe import side_by_side
 from lora_whisper.model.device import timed
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.tokenizer import Vocabulary
+from lora_whisper.model.tokenizer import SpecialTokens
 
 # Rows leave when so many of them are done: to copy the others' keys and values takes two steps.
 SHARE_DONE = 0.25
@@ -61,7 +61,7 @@ class Suppressed:
         return scores.index_fill_(1, self.first, -math.inf)
 
 
-def timestamp_rules(vocabulary: Vocabulary, prompt: Sequence[int]) -> list[Rule]:
+def timestamp_rules(vocabulary: SpecialTokens, prompt: Sequence[int]) -> list[Rule]:
     """Timestamps come in pairs, do not go back, and one where their sum is likeliest."""
     if prompt[-1] == vocabulary.no_timestamps:
         return []
@@ -102,7 +102,7 @@ class GreedySearch:
     def __init__(
         self,
         whisper: Any,
-        vocabulary: Vocabulary,
+        vocabulary: SpecialTokens,
         rows: Rows,
         rules: Sequence[Rule],
         temperature: float = 0.0,
@@ -259,7 +259,9 @@ class WhisperDecoder:
 
     draws_by_seed = True
 
-    def __init__(self, model: nn.Module, processor: Any, vocabulary: Vocabulary, features: LogMel):
+    def __init__(
+        self, model: nn.Module, processor: Any, vocabulary: SpecialTokens, features: LogMel
+    ):
         self.model = model
         # Adapters are layers inside the base model; PEFT's wrapper is not needed to run them.
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
