@@ -16,9 +16,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
 from lora_whisper.cli.command import Command
 from lora_whisper.config import (
     UNSUPPORTED,
@@ -32,6 +29,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model import published
 from lora_whisper.paths import local_path
+from lora_whisper.reports.tables import PLAIN, Column, Table
 from lora_whisper.terminal import Work, console, gigabytes, megabytes, print_result, work
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def run(config: PlanConfig) -> None:
         if config.json:
             print_result(json.dumps({"gpu_memory_bytes": memory, "rows": rows}, indent=2))
         else:
-            console.print(overview(rows, memory, config.training.global_batch))
+            console.print(overview(rows, memory, config.training.global_batch).terminal())
             _print_notes(config)
         return
     answer = plan_of(config, memory)
@@ -363,13 +361,14 @@ def overview(rows: Sequence[dict[str, Any]], memory: int | None, most: int) -> T
     title = "training on one GPU: what a window of 30 s needs"
     if memory is not None:
         title = f"training on {gigabytes(memory)}: windows in the largest micro-batch, up to {most}"
-    table = _table(title)
-    for name in ("model", "quantized", "fits"):
-        table.add_column(name, no_wrap=True)
-    for name in ("micro-batch", "checkpointed", "needs"):
-        table.add_column(name, justify="right")
+    names = [
+        Column(name, is_text=True, layout={"no_wrap": True})
+        for name in ("model", "quantized", "fits")
+    ]
+    figures = map(Column, ("micro-batch", "checkpointed", "needs"))
+    table = Table([*names, *figures], title, layout=PLAIN)
     for row in rows:
-        table.add_row(row["model"], row["quantization"], *_row_cells(row))
+        table.add(row["model"], row["quantization"], *_row_cells(row))
     return table
 
 
@@ -387,17 +386,16 @@ def show(answer: dict[str, Any]) -> None:
     """Print the plan of one checkpoint."""
     windows, used = answer["micro_batch"], answer["memory_bytes"]
     how = "with" if answer["gradient_checkpointing"] else "without"
-    table = _table(
+    table = Table(
+        [Column("part", is_text=True), Column("memory"), Column(is_text=True)],
         f"{answer['checkpoint']}, quantization {answer['quantization']}, "
-        f"{answer['precision']}, micro-batch {windows} {how} checkpointing"
+        f"{answer['precision']}, micro-batch {windows} {how} checkpointing",
+        layout=PLAIN,
     )
-    table.add_column("part")
-    table.add_column("memory", justify="right")
-    table.add_column("")
     for name, meaning in MEANINGS.items():
-        table.add_row(name, megabytes(used[name]), meaning)
-    table.add_row("total", gigabytes(used["total"]), _verdict(answer), style="bold")
-    console.print(table)
+        table.add(name, megabytes(used[name]), meaning)
+    table.add("total", gigabytes(used["total"]), _verdict(answer), style="bold")
+    console.print(table.terminal())
     for line in _lines(answer):
         console.print(line, markup=False)
 
@@ -437,12 +435,6 @@ def _print_notes(config: PlanConfig) -> None:
         "benchmarks/gpu_memory.py holds against a GPU's own counters.",
         style="dim",
     )
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.show_edge = False
-    return table
 
 
 COMMAND = Command("plan", PlanConfig, prepare, run)

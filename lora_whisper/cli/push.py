@@ -14,9 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
 from lora_whisper import __version__
 from lora_whisper.cli.command import Command
 from lora_whisper.config import PushConfig
@@ -36,6 +33,7 @@ from lora_whisper.hub import (
 )
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.resolve import resolve_run
+from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_folder import RunFolder, locked
 from lora_whisper.terminal import console, megabytes
 
@@ -76,7 +74,7 @@ def run(plan: PushPlan) -> None:
             base = _pinned(base, summary)
         uploads = uploads_of(config, folder, base)
         require_nothing_private(uploads, folder, _public(config))
-        console.print(upload_table(uploads, config.repo))
+        console.print(upload_table(uploads, config.repo).terminal())
         _say_who_sees_it(config)
         if config.dry_run:
             log.info("dry run     nothing was sent; without dry_run=true it is")
@@ -94,12 +92,11 @@ def run(plan: PushPlan) -> None:
 
 def upload_table(uploads: Sequence[Upload], repo: str) -> Table:
     """Each file with its size, and all of them."""
-    table = Table(title=Text(repo, "bold"), title_justify="left", show_footer=True)
     total = sum(upload.size_bytes for upload in uploads)
-    table.add_column("file", f"{len(uploads)} files", overflow="fold")
-    table.add_column("size", _size(total), justify="right")
+    files = Column("file", is_text=True, footer=f"{len(uploads)} files")
+    table = Table([files, Column("size", footer=_size(total))], repo)
     for upload in uploads:
-        table.add_row(Text(upload.path), _size(upload.size_bytes))
+        table.add(upload.path, _size(upload.size_bytes))
     return table
 
 

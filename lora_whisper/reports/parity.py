@@ -22,7 +22,7 @@ def show_parity(found: Sequence[ParityResult], quantization: str) -> None:
         heard = counted(found[0].utterances, "utterance")
         title = f"{heard}, heard greedily, padded {padding}"
         console.print()
-        console.print(score_table(title, scores, quantization))
+        console.print(score_table(title, scores, quantization).terminal())
     skipped = dict.fromkeys(one.skipped for one in found if one.skipped)
     if skipped:
         unusual = next(one.unusual for one in found if one.unusual)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from lora_whisper.evaluation.results import (
     ScoredUtterance,
     both_rates,
     groups_of,
+    leading,
     rate_name,
+    units_of,
 )
 from lora_whisper.evaluation.run_summary import RunSummary, scored_utterances_of, write_summary
 from lora_whisper.paths import below_home
@@ -31,6 +33,7 @@ from lora_whisper.reports.summary import (
     score_headings,
     speakers_line,
 )
+from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_folder import MODELS, RunFolder, read_jsonl, write_whole
 from lora_whisper.terminal import clock, megabytes, percent
 
@@ -50,8 +53,7 @@ def read_report(folder: RunFolder, summary: RunSummary) -> Report:
         about=_about(summary),
         key_figures=_key_figures(summary),
         remarks=remarks(summary),
-        headings=_headings(summary.adapter) if summary.adapter else [],
-        scores=list(_score_rows(summary)),
+        scores=_score_table(summary),
         scored=_scored(summary.adapter) if summary.adapter else "",
         lines=read_jsonl(folder.metrics),
         kept_step=None if summary.shipped_mean else summary.adapter_step,
@@ -61,7 +63,7 @@ def read_report(folder: RunFolder, summary: RunSummary) -> Report:
             "Speech": _speech(summary),
             "Environment": _environment(summary),
         },
-        changes=changes(config, below_home),
+        changes=_change_table(changes(config, below_home)),
         config=below_home(config),
     )
 
@@ -97,25 +99,31 @@ def _seconds(summary: RunSummary) -> float:
     return summary.train_audio_seconds or summary.train_audio_seconds_seen
 
 
-def _score_rows(summary: RunSummary) -> Iterator[tuple[bool, list[str]]]:
-    for model in MODELS:
-        score = summary.scores[model]
-        if score is None:
-            continue
-        rate = score.leading
-        yield False, [model_name(model, summary.quantization), *_cells(score, rate)]
-        for name, group in groups_of(score):
-            yield True, [name, *_cells(group, rate)]
-
-
-def _headings(score: Score) -> list[str]:
-    name = rate_name(score, score.leading)
-    return [*score_headings(score), score.units, f"{name} as written"]
+def _score_table(summary: RunSummary) -> Table:
+    """A row a model and a group of its; no rows where nothing was scored."""
+    adapter = summary.adapter
+    name = rate_name(adapter, leading(adapter))
+    headings = [*score_headings(adapter), units_of(adapter), f"{name} as written"]
+    table = Table([Column(is_text=True), *map(Column, headings)])
+    for model, score in summary.scores.items():
+        if score is not None:
+            table.add(model_name(model, summary.quantization), *_cells(score, score.leading))
+            for label, group in groups_of(score):
+                table.add(label, *_cells(group, score.leading), kind="group")
+    return table
 
 
 def _cells(score: Score, rate: Rate) -> list[str]:
     words, written = f"{score.reference_words:,}", percent(getattr(score, f"{rate}_orthographic"))
     return [*score_cells(score, rate), words, written]
+
+
+def _change_table(changed: Sequence[tuple[str, str, str]]) -> Table:
+    codes = [Column(title, is_text=True, is_code=True) for title in ("value", "default")]
+    table = Table([Column("not as by default", is_text=True), *codes])
+    for line in changed:
+        table.add(*line)
+    return table
 
 
 def _scored(score: Score) -> str:
@@ -231,14 +239,13 @@ class Report:
     about: str
     key_figures: dict[str, str]
     remarks: list[tuple[str, str]]  # "warning" or "note", and its text
-    headings: list[str]  # of the columns of scores, but for the first
-    scores: list[tuple[bool, list[str]]]  # whether it is of a group, and its cells
+    scores: Table
     scored: str  # how they came about
     lines: Sequence[Line]
     kept_step: int | None  # None: what was kept is a mean of several
     samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
     facts: dict[str, dict[str, str]]
-    changes: list[tuple[str, str, str]]  # key, value, what it is by default
+    changes: Table
     config: str  # YAML
 
 

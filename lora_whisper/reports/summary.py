@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
-from rich.table import Table
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.evaluation.results import (
@@ -26,6 +25,7 @@ from lora_whisper.model.checkpoint import (
     EMBEDDED,
 )
 from lora_whisper.paths import mapped, program, short
+from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_config import flat
 from lora_whisper.run_folder import (
     RunFolder,
@@ -48,7 +48,8 @@ def show_summary(folder: RunFolder, base: str | None = None) -> None:
     """
     summary = read_summary(folder)
     console.print()
-    console.print(_scores(summary))
+    scores = _scores(summary)
+    console.print(scores if isinstance(scores, str) else scores.terminal())
     said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]
     for line in said:
         console.print(line, markup=False)
@@ -59,18 +60,14 @@ def show_summary(folder: RunFolder, base: str | None = None) -> None:
 
 def score_table(title: str, scores: Mapping[str, Score | None], quantization: str) -> Table:
     """Both rates, with the interval of the leading one; of each model and each of its groups."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
     known = {model: score for model, score in scores.items() if score is not None}
-    for heading in score_headings(next(iter(known.values()), None)):
-        table.add_column(heading, justify="right")
+    headings = score_headings(next(iter(known.values()), None))
+    table = Table([Column(is_text=True), *map(Column, headings)], title)
     for model, score in known.items():
-        table.add_section()
-        table.add_row(
-            model_name(model, quantization), *score_cells(score, score.leading), style="bold"
-        )
+        cells = score_cells(score, score.leading)
+        table.add(model_name(model, quantization), *cells, style="bold", starts_section=True)
         for name, group in groups_of(score):
-            table.add_row(f"  {name}", *score_cells(group, score.leading))
+            table.add(f"  {name}", *score_cells(group, score.leading), kind="group")
     return table
 
 

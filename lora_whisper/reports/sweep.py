@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from rich import box
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
@@ -24,6 +23,7 @@ from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, l
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
+from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_config import FREE_TO_CHANGE, flat
 from lora_whisper.run_folder import (
     PLAN_FILE,
@@ -333,14 +333,14 @@ FRONT_NOTE = (
 
 
 @dataclass(frozen=True)
-class Column:
+class Figure:
     """One figure of every point; one that is the same for all is said once, below the table."""
 
     heading: str
     cells: tuple[str, ...]
     unit: str = ""  # where it stands alone
     is_needed: bool = False
-    is_figure: bool = True
+    is_number: bool = True
 
     @property
     def said(self) -> str | None:
@@ -355,39 +355,30 @@ def show_sweep(folders: Sequence[Path]) -> None:
     console.print()
     for line in _bases(points):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(sweep_table(short(folders[0].parent), points))
+    console.print(sweep_table(short(folders[0].parent), points).terminal())
     for line in _notes(points):
         console.print(line, markup=False, soft_wrap=True)
 
 
 def sweep_table(title: str, points: Sequence[Point]) -> Table:
     """Sizes, times and rates; columns that do not tell points apart are left out."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
     shown = [
-        column
-        for column in _columns(points)
-        if column.is_needed or (column.said is None and any(column.cells))
+        figure
+        for figure in _figures(points)
+        if figure.is_needed or (figure.said is None and any(figure.cells))
     ]
-    for column in shown:
-        table.add_column(
-            column.heading,
-            justify="right" if column.is_figure else "left",
-            overflow="fold",  # cut short, points would look alike
-            no_wrap=column.is_figure,
-        )
-    for row in zip(*(column.cells for column in shown), strict=True):
-        table.add_row(*row)
+    columns = [
+        Column(figure.heading, is_text=not figure.is_number, layout={"no_wrap": figure.is_number})
+        for figure in shown
+    ]
+    layout = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(columns, title, layout=layout)
+    for cells in zip(*(figure.cells for figure in shown), strict=True):
+        table.add(*cells)
     return table
 
 
-def _columns(points: Sequence[Point]) -> list[Column]:
+def _figures(points: Sequence[Point]) -> list[Figure]:
     scores = [point.score for point in points]
     known = next(filter(None, scores), None)
     first, second = both_rates(leading(known))
@@ -397,24 +388,24 @@ def _columns(points: Sequence[Point]) -> list[Column]:
     heading, labels, keys = _labels(points)
     ranks = tuple((point.rank or "").replace(" ", "") for point in points)
     targets = tuple(point.targets or "" for point in points)
-    columns = [
-        Column(heading, labels, is_needed=True, is_figure=False),
-        Column("rank", ranks, "rank {}"),
-        Column("targets", targets, "{}", is_figure=False),
-        Column("trained", tuple(map(_parameters, points)), "{} parameters trained"),
-        Column("MB", tuple(map(_megabytes, points)), "adapters of {} MB"),
-        Column("time", tuple(map(_time, points)), is_needed=True),
-        Column(f"{named[first]} %", tuple(map(_rate, points)), is_needed=True),
-        Column("interval", tuple(map(_interval, points)), is_needed=True),
-        Column(f"{named[second]} %", others, is_needed=True),
-        Column("", tuple(FRONT if is_on else "" for is_on in front), is_needed=True),
+    figures = [
+        Figure(heading, labels, is_needed=True, is_number=False),
+        Figure("rank", ranks, "rank {}"),
+        Figure("targets", targets, "{}", is_number=False),
+        Figure("trained", tuple(map(_parameters, points)), "{} parameters trained"),
+        Figure("MB", tuple(map(_megabytes, points)), "adapters of {} MB"),
+        Figure("time", tuple(map(_time, points)), is_needed=True),
+        Figure(f"{named[first]} %", tuple(map(_rate, points)), is_needed=True),
+        Figure("interval", tuple(map(_interval, points)), is_needed=True),
+        Figure(f"{named[second]} %", others, is_needed=True),
+        Figure("", tuple(FRONT if is_on else "" for is_on in front), is_needed=True),
     ]
     told = {"targets"} if {"adapter.targets", "adapter.stack"} & set(keys) else set()
     is_said = (rank in ("", label) for rank, label in zip(ranks, labels, strict=True))
     if keys == ["adapter.rank"] and all(is_said):
         told.add("rank")
-        columns[0] = replace(columns[0], is_figure=True)
-    return [column for column in columns if column.heading not in told or column.is_needed]
+        figures[0] = replace(figures[0], is_number=True)
+    return [figure for figure in figures if figure.heading not in told or figure.is_needed]
 
 
 def _labels(points: Sequence[Point]) -> tuple[str, tuple[str, ...], list[str]]:
@@ -506,9 +497,9 @@ def _rates(base: Score) -> str:
 
 def _notes(points: Sequence[Point]) -> Iterator[str]:
     same = [
-        column.unit.format(column.said)
-        for column in _columns(points)
-        if column.unit and column.said
+        figure.unit.format(figure.said)
+        for figure in _figures(points)
+        if figure.unit and figure.said
     ]
     if same:
         yield f"all points: {', '.join(same)}"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import score_table
+from lora_whisper.reports.tables import Column, Table
 from lora_whisper.search.study import REASON, Study, shown, typed_values, with_values
 from lora_whisper.terminal import console, percent
 
@@ -31,23 +31,22 @@ COLUMNS = {  # as narrow as 80 columns ask for
 
 def show_trials(study: Study, train: TrainConfig) -> None:
     """A row a trial, the best first; below it what went wrong."""
-    table = Table(box=SIMPLE_HEAD)
-    searched = list(typed_values(study.space, train))
-    for name in ("trial", *(COLUMNS[key] for key in searched)):
-        table.add_column(name, justify="right")
-    table.add_column("WER", justify="right")
-    table.add_column("state", overflow="fold")
+    searched = [COLUMNS[key] for key in typed_values(study.space, train)]
+    table = Table(
+        [*map(Column, ("trial", *searched, "WER")), Column("state", is_text=True)],
+        layout={"box": SIMPLE_HEAD},
+    )
     trials = sorted(study.trials(), key=_order)
     for trial in trials:
         values = [""] * len(study.space)
         if trial.params.keys() == study.space.keys():  # else it has just begun
             drawn = typed_values(study.space, with_values(train, trial.params))
             values = [shown(value) for value in drawn.values()]
-        table.add_row(str(trial.number), *values, *_outcome(trial))
+        table.add(str(trial.number), *values, *_outcome(trial))
     console.print()
     title = f"{short(study.folder)}: WER on the validation set"
     console.print(title, markup=False, style="bold", soft_wrap=True)
-    console.print(table)
+    console.print(table.terminal())
     for trial in trials:
         if trial.state.name == "FAIL":
             reason = f"trial-{trial.number}: {trial.user_attrs.get(REASON, 'failed')}"
@@ -86,7 +85,7 @@ def show_best(study: Study, train: TrainConfig, summary: RunSummary | None) -> N
     if summary is not None:
         known = {"base": summary.base, "adapter": summary.adapter}
         title = f"trial-{best.number} on the test set, which no trial was chosen by"
-        console.print(score_table(title, known, summary.quantization))
+        console.print(score_table(title, known, summary.quantization).terminal())
     for line in [f"best        {place}", f"adapter     {short(Path(place) / 'adapter')}"]:
         console.print(line, markup=False)
     for line in _next(study, train, best, place):

@@ -45,8 +45,7 @@ def cells(*sets: tuple[list[ScoredUtterance], dict[str, list[str]]]) -> tuple[li
         for number, (rows, groups) in enumerate(sets, start=1)
     }
     table = score_table("test", {"none": None, **scores}, "none")
-    first = [str(cell) for cell in table.columns[0].cells]
-    return [str(column.header) for column in table.columns], first
+    return [column.title for column in table.columns], [row.cells[0].text for row in table.rows]
 
 
 def test_the_wer_stands_first_and_groups_below_it_the_worst_first() -> None:
