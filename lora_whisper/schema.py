@@ -7,6 +7,7 @@ in our words, all at once, each with what the key means.
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,9 @@ def problems_of(kind: type, error: ValidationError) -> list[str]:
                 path, meaning = f"{group}.{reason.at}".lstrip("."), ""
             text = f"{path}: {reason}"
         else:
-            text = f"{path}: {_problem(path, hint, found['type'], found['input'])}"
+            # Which of several names or numbers it is says the value; one may stand there alone.
+            key = path if group_in(hint) else re.sub(r"\[\d+\]$", "", path)
+            text = f"{key}: {_problem(key, hint, found['type'], found['input'])}"
         if meaning:
             text += "\n" + textwrap.fill(meaning, 76)
         if not any(other.startswith(f"{path}[") for other in problems):

@@ -69,6 +69,7 @@ def test_all_problems_are_named_at_once() -> None:
         ("data.test_share", 0.95, "with validation_share below 1"),
         ("data.streaming", True, "only hub data sets"),
         ("data.clean", ["case", "vowels"], "punctuation or digits, found 'vowels'"),
+        ("data.clean", "vowels", "data.clean: expected annotations or case or"),
         ("data.mix", [{"weight": 1.0}], "expected a train=… or a path=…, found neither"),
         ("data.mix", [{"train": "b.jsonl"}], "data.mix[0].weight: missing"),
         ("data.mix", "b.jsonl", "expected a list"),
