@@ -16,11 +16,11 @@ from tests.toy_speech import write_clip
 OPTIONAL = ("language", "task", "start", "end", "speaker", "previous_text", "split")
 
 
-def toy_row(number: int = 1, **columns: Any) -> Row:
+def toy_row(number: int = 1, place: str | None = None, **columns: Any) -> Row:
     """Row `number` of a.jsonl; what is not given is as plain as can be."""
     values = {"audio": f"/absent/{number}.wav", "text": "hi"} | columns
     return Row(
-        place=f"a.jsonl:{number}",
+        place=place or f"a.jsonl:{number}",
         audio=str(values["audio"]),
         text=values["text"],
         columns=json.dumps(columns, default=str),
