@@ -1,26 +1,45 @@
 """adapter.init_from: what was saved is what training begins with, and nothing is lost unsaid."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.lora.delta_weights import delta_weights_of
-from lora_whisper.lora.initialization import initialize_from
+from lora_whisper.lora.initialization import (
+    INITIAL_FILE,
+    WatchedWindow,
+    initialize_from,
+    read_initial,
+)
 from lora_whisper.lora.resolve import name_of
 from lora_whisper.lora.saved import read_saved
 from lora_whisper.lora.validation import require_fit, require_same_base, resolve_initial
+from lora_whisper.lora.variants import lora_layers
 from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
 from lora_whisper.run_folder import MARKER, RunFolder, write_json
 from tests.configs import adapter_config, model_config
 from tests.lora.test_delta_weights import close, deltas, filled, stock
-from tests.toys import toy_checkpoint, toy_config, toy_inputs, toy_model
+from tests.toys import (
+    MEL_BINS,
+    POSITIONS_PER_SECOND,
+    WINDOW_SECONDS,
+    toy_checkpoint,
+    toy_config,
+    toy_inputs,
+    toy_model,
+)
 
 TOKENS = (264, 265)
 LANGUAGES = {"zh": 264, "de": 265}
@@ -237,3 +256,195 @@ def test_the_headers_alone_say_what_is_saved(tmp_path):
         for name in ("q_proj", "v_proj")
     }
     assert found.config == json.loads((tmp_path / "adapter_config.json").read_text())
+
+
+# ── EVA ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+RANK, POSITIONS = 4, WINDOW_SECONDS * POSITIONS_PER_SECOND
+SOUND = ("encoder.layers.1.fc1", "decoder.layers.0.encoder_attn.k_proj")
+TEXT = ("decoder.layers.1.fc2", "decoder.layers.0.self_attn.q_proj")
+
+
+def windows(count: int = 12, seed: int = 0, silence: float = 0.0) -> list[WatchedWindow]:
+    """Clips of very unequal lengths; `silence` is what stands behind the sound."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for number in range(count):
+        positions = 20 + 6 * number
+        features = torch.randn(MEL_BINS, 2 * POSITIONS, generator=generator)
+        features[:, 2 * positions :] = silence
+        tokens = torch.randint(0, 256, (8 + 3 * number,), generator=generator)
+        found.append(WatchedWindow(features, tokens, positions))
+    return found
+
+
+def started(found: list[WatchedWindow], of: str = "eva", **changes: Any) -> dict[str, Tensor]:
+    """The rows of A that the adapter starts with, by layer."""
+    config = adapter_config(of, **({"rank": RANK} | changes))
+    model = attach(toy_model(), config, "none", False, 0, inputs=lambda: found)
+    return {path: layer.lora_A["default"].weight for path, layer in lora_layers(model).items()}
+
+
+def inputs_of(path: str, found: list[WatchedWindow]) -> Tensor:
+    """All inputs (rows, inputs) of a layer, one window at a time and without what is padded."""
+    model, rows = toy_model(), []
+    layer = model.model.get_submodule(path)
+    layer.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][0]))
+    for window in found:
+        with torch.no_grad():
+            model(
+                input_features=window.features[None],
+                decoder_input_ids=window.decoder_input[None],
+                use_cache=False,
+            )
+        if path in SOUND:
+            rows[-1] = rows[-1][: window.positions]
+    return torch.cat(rows)
+
+
+def explained(inputs: Tensor, directions: Tensor) -> float:
+    """Share of the inputs' variance that lies in the span of these rows."""
+    centred = inputs - inputs.mean(dim=0)
+    return float((centred @ directions.T).square().sum() / centred.square().sum())
+
+
+@pytest.mark.parametrize("path", [*SOUND, *TEXT])
+def test_the_rows_of_a_explain_as_much_as_any_can(path: str) -> None:
+    found = windows()
+    inputs = inputs_of(path, found)
+    _, _, best = torch.linalg.svd(inputs - inputs.mean(dim=0), full_matrices=False)
+    rows = started(found)[f"model.{path}"].detach()
+    torch.testing.assert_close(rows @ rows.T, torch.eye(RANK), atol=1e-4, rtol=0)
+    assert explained(inputs, rows) > 0.97 * explained(inputs, best[:RANK])
+    random_rows, _ = torch.linalg.qr(torch.randn(rows.shape[1], RANK))
+    assert explained(inputs, rows) > explained(inputs, random_rows.T) + 0.1
+
+
+def test_every_layer_starts_from_directions_and_keeps_its_rank() -> None:
+    drawn = started([], of="lora")
+    for path, rows in started(windows(), encoder_rank=2).items():
+        assert len(rows) == (2 if ".encoder." in path else RANK)
+        assert not torch.equal(rows, drawn[path][: len(rows)])
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-4, rtol=0)
+
+
+def test_the_same_windows_give_the_same_start() -> None:
+    first, second = started(windows()), started(windows())
+    assert all(torch.equal(rows, second[path]) for path, rows in first.items())
+
+
+def test_without_windows_it_starts_as_lora_does() -> None:
+    """As a run does that goes on: its matrices come from a checkpoint."""
+    model = attach(toy_model(), adapter_config("eva", rank=RANK), "none", False, 0)
+    drawn = started([], of="lora")
+    for path, layer in lora_layers(model).items():
+        assert torch.equal(layer.lora_A["default"].weight, drawn[path])
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "message"),
+    [
+        (1, 8, r"needs 16 tokens of text, found 8 in 1 windows.*adapter\.eva\.windows"),
+        (0, 4, "found 0 in 0 windows"),
+        (12, 9, r"up to 8 directions.*rank is 9.*adapter\.rank"),
+    ],
+)
+def test_too_little_for_the_rank_says_what_to_type(count: int, rank: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        started(windows(count), rank=rank)
+
+
+def test_windows_are_not_asked_for_by_other_kinds() -> None:
+    def never() -> Iterator[WatchedWindow]:
+        raise AssertionError("decoding audio for nothing")
+
+    attach(toy_model(), adapter_config(rank=RANK), "none", False, 0, inputs=never)
+
+
+# ── PiSSA ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pissa(initial: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    config = adapter_config("pissa", rank=RANK, alpha=6.0)
+    return attach(toy_model().to(dtype), config, "none", False, 0, initial=initial).eval()
+
+
+def start_of(model: PeftModel, folder: Path) -> dict[str, Tensor]:
+    """The start, written and read."""
+    start = {name: value.detach() for name, value in adapter_parameters(model).items()}
+    save_file(start, folder / INITIAL_FILE)
+    found = read_initial(folder / INITIAL_FILE)
+    assert found is not None
+    return found
+
+
+def test_the_start_is_peft_s() -> None:
+    config = LoraConfig(
+        r=RANK, lora_alpha=6, target_modules=["fc1", "q_proj"], init_lora_weights="pissa"
+    )
+    stock, ours = lora_layers(get_peft_model(toy_model(), config)), lora_layers(pissa())
+    for path, layer in stock.items():
+        for name, value in layer.named_parameters():
+            found = ours[path].get_parameter(name)
+            torch.testing.assert_close(found, value, atol=1e-6, rtol=0, msg=f"{path} {name}")
+
+
+def test_a_bfloat16_base_starts_off_by_the_rounding_of_the_rest_alone() -> None:
+    """Half a unit in the last of bfloat16's 8 binary digits."""
+    whole = dict(toy_model().bfloat16().named_modules())
+    for path, layer in lora_layers(pissa(dtype=torch.bfloat16)).items():
+        weight = whole[path].weight.float()
+        rest, taken = layer.get_base_layer().weight.float(), layer.get_delta_weight("default")
+        allowed = (weight - taken).abs() * 2**-8 + 1e-6
+        assert ((rest + taken - weight).abs() <= allowed).all()
+
+
+def test_the_largest_singular_values_are_trained_and_the_others_are_frozen() -> None:
+    whole = dict(toy_model().named_modules())
+    for path, layer in lora_layers(pissa()).items():
+        values = torch.linalg.svdvals(whole[path].weight)
+        trained = torch.linalg.svdvals(layer.get_delta_weight("default"))[:RANK]
+        frozen = torch.linalg.svdvals(layer.get_base_layer().weight)
+        torch.testing.assert_close(trained, values[:RANK], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(frozen[: len(values) - RANK], values[RANK:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_run_that_goes_on_has_the_same_weights_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    first = pissa(dtype=dtype)
+    initial = start_of(first, tmp_path)
+    monkeypatch.setattr(torch.linalg, "svd", None)  # another machine's may differ
+    second = pissa(initial, dtype).state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.state_dict().items())
+
+
+def test_there_is_no_start_where_none_was_written(tmp_path: Path) -> None:
+    assert read_initial(tmp_path / INITIAL_FILE) is None
+
+
+def test_an_untrained_adapter_adds_nothing(tmp_path: Path) -> None:
+    model = pissa()
+    matrices = delta_weights_of(model, start_of(model, tmp_path)).matrices
+    assert max((b @ a).abs().max().item() for a, b in matrices.values()) < 1e-5
+
+
+def test_the_change_ships_at_twice_the_rank_and_fits_the_whole_base(tmp_path: Path) -> None:
+    model = pissa()
+    initial = start_of(model, tmp_path)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in adapter_parameters(model).values():
+            value.add_(0.05 * torch.randn(value.shape, generator=generator))
+        trained = model(**toy_inputs()).logits
+        save_adapter(model, tmp_path, BASE, initial)
+        shipped = PeftModel.from_pretrained(toy_model(), tmp_path)(**toy_inputs()).logits
+    assert set(read_saved(tmp_path).ranks.values()) == {2 * RANK}
+    torch.testing.assert_close(shipped, trained, atol=1e-5, rtol=0)
+
+
+def test_a_rank_over_the_number_of_components_says_what_to_type() -> None:
+    with pytest.raises(UserError, match=r"has 16 components.*rank is 17.*adapter\.rank"):
+        attach(toy_model(), adapter_config("pissa", rank=17), "none", False, 0)
