@@ -31,7 +31,7 @@ from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.device import choose_dtype, choose_precision, new_accelerator
 from lora_whisper.model.published import shape, shape_names
 from lora_whisper.training.loop import train_step
-from lora_whisper.training.memory_plan import Setup
+from lora_whisper.training.memory_estimator import Setup
 from lora_whisper.training.planning import Plan, make_plan, worst_batch
 
 SHAPES = ("tiny", "small", "large-v3", "large-v3-turbo")

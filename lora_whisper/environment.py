@@ -28,8 +28,8 @@ CHECKOUT = Path(__file__).parents[1]  # of the repository, where the package is 
 
 def versions() -> dict[str, str]:
     """Of lora_whisper, Python and the libraries that could change a result."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"lora_whisper": __version__, "python": platform.python_version(), **found}
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"lora_whisper": __version__, "python": platform.python_version(), **libraries}
 
 
 def environment() -> dict[str, Any]:
@@ -87,8 +87,8 @@ def own_folders(run: Path) -> list[str]:
     """Folders of this machine that nobody else has: the longest first."""
     caches = [Path(os.environ[name]) for name in CACHES if os.environ.get(name)]
     given = [run, Path.home(), Path.cwd(), CHECKOUT, *caches]
-    found = {str(path) for each in given for path in (each.absolute(), each.resolve())}
-    return sorted((path for path in found if path != "/"), key=len, reverse=True)
+    folders = {str(path) for each in given for path in (each.absolute(), each.resolve())}
+    return sorted((path for path in folders if path != "/"), key=len, reverse=True)
 
 
 def own_names(public: Collection[str] = ()) -> list[str]:
@@ -100,14 +100,14 @@ def own_names(public: Collection[str] = ()) -> list[str]:
     """
     known = {word.lower() for name in public for word in re.split(r"[\W_]+", name)}
     host, home = socket.gethostname(), Path.home()
-    found = {host, host.partition(".")[0]}
+    names = {host, host.partition(".")[0]}
     with contextlib.suppress(OSError, KeyError):  # a container's user without an entry
-        found.add(getpass.getuser())
+        names.add(getpass.getuser())
     if home.parent.name in ("home", "Users"):  # `su` and containers keep it under another user
-        found.add(home.name)
+        names.add(home.name)
     return sorted(
         name
-        for name in found
+        for name in names
         if len(name) >= SHORTEST_NAME and name.lower() not in NOBODYS | known | set(public)
     )
 

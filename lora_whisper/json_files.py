@@ -24,8 +24,8 @@ def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
         ValueError: there is none; says in one line what was found.
     """
     data = read_bytes(path, most_bytes)
-    if found := in_place_of("JSON", path.name, data[:BEGINNING_BYTES]):
-        raise ValueError(found)
+    if problem := in_place_of("JSON", path.name, data[:BEGINNING_BYTES]):
+        raise ValueError(problem)
     try:
         text = data.decode("utf-8")
         values = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)

@@ -166,8 +166,8 @@ class RunFolder:
 
 def step_folders(checkpoints: Path) -> list[Path]:
     """The checkpoints after so many steps, the last one last; what else lies there is none."""
-    found = (path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
-    return sorted((path for path in found if path.is_dir()), key=step_of)
+    named = (path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+    return sorted((path for path in named if path.is_dir()), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -226,7 +226,7 @@ def require_outside_runs(path: Path) -> None:
     Raises:
         UserError: it is.
     """
-    around = next((one for one in path.parents if RunFolder(one).is_run()), None)
+    around = next((folder for folder in path.parents if RunFolder(folder).is_run()), None)
     if around is not None:
         raise UserError(f"{path} lies in the run {around}. Type another name=…")
 
@@ -286,7 +286,7 @@ def run_around(given: str) -> Path | None:
     """The run that a folder lies in, such as its checkpoint, as it would be typed; or None."""
     path = Path(given).expanduser()
     above = (*path.parents, *path.absolute().parents)
-    return next((one for one in above if RunFolder(one).is_run()), None)
+    return next((folder for folder in above if RunFolder(folder).is_run()), None)
 
 
 def read_whole_summary(folder: RunFolder) -> dict[str, Any]:
@@ -450,7 +450,7 @@ def no_room(error: Exception, path: Path | None = None, size_bytes: int | None =
 
 
 def _existing(path: Path) -> Path:
-    return next(one for one in (path, *path.absolute().parents) if one.exists())
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def is_disk_full(error: Exception) -> bool:
@@ -471,8 +471,8 @@ def _refusal(error: Exception) -> int | None:
         return None
     if "database or disk is full" in f"{error} {error.__cause__}":
         return errno.ENOSPC
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found is not None and int(found[1]) in NO_ROOM else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match is not None and int(match[1]) in NO_ROOM else None
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -585,14 +585,14 @@ def tidy_run(path: Path) -> None:
 
 def leftover_of(path: Path) -> str | None:
     """The name that a killed process was writing or removing, where this is what it left."""
-    found = LEFTOVER.fullmatch(path.name)
-    return found and found[1]
+    match = LEFTOVER.fullmatch(path.name)
+    return match and match[1]
 
 
 def contents(path: Path) -> set[str]:
     """The names in a folder, if there is one, without what a killed process left."""
     names = path.iterdir() if path.is_dir() else ()
-    return {one.name for one in names if leftover_of(one) is None}
+    return {entry.name for entry in names if leftover_of(entry) is None}
 
 
 def _beside(path: Path, end: str) -> Path:

@@ -16,8 +16,8 @@ def in_place_of(expected: str, name: str, beginning: bytes) -> str | None:
     """What was expected, what the file is in its place, and what to do, or None."""
     if not beginning:
         return f"expected {expected}, found an empty file. Download or copy it again"
-    found = stand_in(name, beginning)
-    return found and f"expected {expected}; the file {found}"
+    what_it_is = stand_in(name, beginning)
+    return what_it_is and f"expected {expected}; the file {what_it_is}"
 
 
 def stand_in(name: str, beginning: bytes) -> str | None:

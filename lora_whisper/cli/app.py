@@ -146,11 +146,11 @@ def _of_the_disk(error: Exception) -> str | None:
 
 def _of_another_process(error: Exception) -> str | None:
     """The message where another process of this command has ended, and this one waited for it."""
-    said = " ".join(str(error).split())
-    if not isinstance(error, RuntimeError) or not re.search(CONNECTION_LOST, said):
+    reason = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError) or not re.search(CONNECTION_LOST, reason):
         return None
     return (
-        f"error: another process of this command has ended ({textwrap.shorten(said, 100)}).\n"
+        f"error: another process of this command has ended ({textwrap.shorten(reason, 100)}).\n"
         "It says why itself, unless it was killed, as it is where memory runs out. Type the same "
         "command again; a training goes on with resume=auto."
     )

@@ -97,10 +97,10 @@ def refuse_replacing(folder: Path, overwrite: bool) -> None:
     Raises:
         UserError: there is something, and it stays.
     """
-    found = contents(folder)
-    if folder.exists() and (not folder.is_dir() or found - {REPORT, PAGE, EXAMPLES}):
+    names = contents(folder)
+    if folder.exists() and (not folder.is_dir() or names - {REPORT, PAGE, EXAMPLES}):
         raise UserError(f"{folder} exists and is no report of check. Type another name=…")
-    if found and not overwrite:
+    if names and not overwrite:
         raise UserError(
             f"The report {folder} exists. Type overwrite=true to replace it, or another name=…"
         )
@@ -115,8 +115,8 @@ def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
 
 def read_splits(data: DataConfig) -> dict[str, Utterances]:
     """The rows of every split that there is, and of what is mixed in, as "mix 1", "mix 2", …"""
-    found = {split: read_split(data, split) for split in SPLITS}
-    splits = {split: rows for split, rows in found.items() if rows is not None}
+    read = {split: read_split(data, split) for split in SPLITS}
+    splits = {split: rows for split, rows in read.items() if rows is not None}
     mixes = {
         f"mix {number}": train_rows(resolved(data, mix)) for number, mix in enumerate(data.mix, 1)
     }
@@ -170,8 +170,8 @@ def _cleaning(
         return None
     texts = (
         (utterance.text, rules.written(utterance))
-        for one in _trained_on(measured)
-        for utterance in one.utterances
+        for split in _trained_on(measured)
+        for utterance in split.utterances
     )
     return vars(cleaning_report(texts, data.clean)) | {"steps": list(data.clean)}
 

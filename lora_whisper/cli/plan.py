@@ -35,7 +35,7 @@ from lora_whisper.terminal import Work, console, gigabytes, megabytes, print_res
 if TYPE_CHECKING:
     from transformers import WhisperConfig
 
-    from lora_whisper.training.memory_plan import Setup
+    from lora_whisper.training.memory_estimator import Setup
     from lora_whisper.training.planning import Memory, Plan
 
 CHECKPOINTS = ("tiny", "base", "small", "medium", "large-v2", "large-v3", "large-v3-turbo")
@@ -128,7 +128,7 @@ def shape_of(config: ModelConfig) -> WhisperConfig:
 def plan_of(config: PlanConfig, memory: int | None) -> dict[str, Any]:
     """All that is printed of one checkpoint, as JSON has it."""
     from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
-    from lora_whisper.training.memory_plan import step_flops
+    from lora_whisper.training.memory_estimator import step_flops
     from lora_whisper.training.planning import adapter_file_bytes, even_shares, make_plan
 
     assert config.model is not None
@@ -177,7 +177,7 @@ def setup_of(config: PlanConfig, shape: WhisperConfig, quantization: Quantizatio
     import torch
 
     from lora_whisper.model.device import DTYPES
-    from lora_whisper.training.memory_plan import Setup
+    from lora_whisper.training.memory_estimator import Setup
 
     precision = config.training.precision
     precision = "bf16" if precision == "auto" else precision
@@ -265,29 +265,29 @@ def _steps_down(
     config: PlanConfig, shape: WhisperConfig
 ) -> Iterator[tuple[str, PlanConfig, WhisperConfig]]:
     """What to type next, with the configuration that then holds."""
-    one = config
+    reduced = config
     is_plain = quantization_of(config).kind != "nf4"
     if is_plain and (config.adapter.kind, "nf4") not in UNSUPPORTED:
-        one = dataclasses.replace(one, quantization=_quantization("nf4"))
-        yield "quantization=nf4", one, shape
+        reduced = dataclasses.replace(reduced, quantization=_quantization("nf4"))
+        yield "quantization=nf4", reduced, shape
     smaller: dict[str, Any] = {}
     if config.adapter.targets != "attention-qv":
         smaller["targets"] = "attention-qv"
     if config.adapter.rank > 8 and config.adapter.kind != "adalora":
         smaller["rank"] = 8
     for name, value in smaller.items():
-        adapter = dataclasses.replace(one.adapter, **{name: value})
-        one = dataclasses.replace(one, adapter=adapter)
-        yield f"adapter.{name}={value}", one, shape
+        adapter = dataclasses.replace(reduced.adapter, **{name: value})
+        reduced = dataclasses.replace(reduced, adapter=adapter)
+        yield f"adapter.{name}={value}", reduced, shape
     for name in SMALLER:
         if published.shape(name).d_model < shape.d_model or (
             name == "large-v3-turbo" and shape.decoder_layers > 4 and shape.d_model == 1280
         ):
-            assert one.model is not None
+            assert reduced.model is not None
             # It may not have the layers that were asked for.
-            adapter = dataclasses.replace(one.adapter, encoder_layers=None, decoder_layers=None)
-            one = dataclasses.replace(one, adapter=adapter)
-            yield f"model={name}", one, published.shape(name)
+            adapter = dataclasses.replace(reduced.adapter, encoder_layers=None, decoder_layers=None)
+            reduced = dataclasses.replace(reduced, adapter=adapter)
+            yield f"model={name}", reduced, published.shape(name)
 
 
 def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> Plan:
@@ -414,10 +414,11 @@ def _lines(answer: dict[str, Any]) -> Iterator[str]:
     if answer["gpu_memory_bytes"] is not None:
         plain, kept = answer["largest_micro_batch"].values()
         yield f"largest micro-batch: {plain or 'none'} without checkpointing, {kept or 'none'} with"
-    for one in answer["suggestions"]:
-        word = "fits" if one["fits"] else "not yet"
-        yield f"{word}, {gigabytes(one['total_bytes'])}: type {one['type']}"
-    if answer["fits"] is False and not any(one["fits"] for one in answer["suggestions"]):
+    for suggestion in answer["suggestions"]:
+        word = "fits" if suggestion["fits"] else "not yet"
+        yield f"{word}, {gigabytes(suggestion['total_bytes'])}: type {suggestion['type']}"
+    suggested = [suggestion["fits"] for suggestion in answer["suggestions"]]
+    if answer["fits"] is False and not any(suggested):
         yield "nothing fits: take a card with more memory, or train model=tiny on the CPU"
     yield (
         f"adapter: {answer['trained_parameters']:,} parameters, "

@@ -142,7 +142,11 @@ def _parsed(hydra: Hydra, primary: str, overrides: list[str]) -> list[Override]:
         return OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
     except HydraException as error:
         parser = OverridesParser.create()
-        problems = [unreadable(primary, one) for one in overrides if not is_readable(parser, one)]
+        problems = [
+            unreadable(primary, override)
+            for override in overrides
+            if not is_readable(parser, override)
+        ]
         raise UserError(f"The command line cannot be used:\n{listing(problems)}") from error
 
 
@@ -166,10 +170,10 @@ def _check_points(
     combinations, latest = _combinations(parsed), None
     for overrides in combinations:
         name = point_name(overrides, swept_keys(parsed))
-        found = Problems()
-        composed = compose_what_fits(hydra, primary, overrides, found)
+        faults = Problems()
+        composed = compose_what_fits(hydra, primary, overrides, faults)
         if composed is not None:  # else a misspelt key does not hide what is wrong beside it
-            with found.noted():
+            with faults.noted():
                 config, folder = plain_config(command, composed), sweep_folder(composed) / name
                 require_outside_runs(folder)
                 try:
@@ -179,7 +183,7 @@ def _check_points(
                     points.append(PointPlan(folder, tuple(overrides), is_finished, place))
                 except InUse:  # by whoever carries it out already
                     points.append(PointPlan(folder, tuple(overrides), False, folder))
-        for problem in found.found:  # said once of all points, where their names alone differ
+        for problem in faults.found:  # said once of all points, where their names alone differ
             problems.setdefault(problem.replace(f"/{name} ", "/… "), []).append(name)
     places = [point.place for point in points]
     for place in sorted({place for place in places if places.count(place) > 1}):
@@ -206,10 +210,12 @@ def _combinations(parsed: list[Override]) -> list[list[str]]:
         UserError: a sweep that has no end, such as over an interval, or no points.
     """
     try:
-        found = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+        combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         raise UserError(f"The sweep cannot be started: {error}") from error
-    points = [one for one in found if not any(PART.search(override) for override in one)]
+    points = [
+        point for point in combinations if not any(PART.search(override) for override in point)
+    ]
     if not points:
         raise UserError(f"The sweep has no points: {', '.join(swept_keys(parsed))} has no values.")
     return points
@@ -296,7 +302,7 @@ def _launched(task: _Point, launcher: Launcher, batch: Sequence[PointPlan]) -> l
         left = [point for point in batch if not RunFolder(point.folder).is_complete()]
         if task.workers.are_of_joblib and len(batch) > 1:
             log.info("the points without a result are run again, one by one")
-            return [one for point in left for one in _launched(task, launcher, [point])]
+            return [failed for point in left for failed in _launched(task, launcher, [point])]
         for point in left:
             if task.workers.are_of_joblib:
                 _note_failure(task.command, point.folder, f"its process ended: {error}")

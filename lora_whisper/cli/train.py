@@ -214,10 +214,10 @@ def run(plan: RunPlan) -> None:
                 failures_explained(folder, config.evaluation.batch_size),
             ):
                 inputs = read_inputs(config.model, config.data, plan.inputs)
-                one = Run(config, folder, inputs)  # loads the model: what fails here costs nothing
+                training = Run(config, folder, inputs)  # loads it all: failing here costs nothing
                 processes.from_main(lambda: begin(config, folder, start))
                 with terminal.log_to_file(folder.log):
-                    one.carry_out()
+                    training.carry_out()
     if processes.is_main():
         show_summary(folder)
 

@@ -35,7 +35,7 @@ from lora_whisper.training.defaults import (
     total_steps,
     validate_every,
 )
-from lora_whisper.training.memory_plan import Setup
+from lora_whisper.training.memory_estimator import Setup
 from lora_whisper.training.planning import Plan, decoding_bytes, make_plan
 
 log = logging.getLogger("lora_whisper")
@@ -287,7 +287,7 @@ def scoring_batch(config: TrainConfig, whisper: WhisperForConditionalGeneration)
     return config.evaluation.batch_size or scoring_batch_for_width(whisper.config.d_model)
 
 
-def memory_plan(
+def plan_memory(
     config: TrainConfig,
     whisper: WhisperForConditionalGeneration,
     device: torch.device,

@@ -94,9 +94,9 @@ def _layer(name: str) -> str:
 def _all_zero(tensors: Iterable[Tensor | None]) -> list[bool]:
     """Asked of all in one go, since every answer waits for the GPU."""
     none = torch.tensor(False)
-    found = [none if tensor is None else tensor.any() for tensor in tensors]
-    device = next((one.device for one in found if one is not none), none.device)
-    return torch.stack([one.to(device) for one in found]).logical_not().tolist()  # type: ignore[no-any-return]
+    flags = [none if tensor is None else tensor.any() for tensor in tensors]
+    device = next((flag.device for flag in flags if flag is not none), none.device)
+    return torch.stack([flag.to(device) for flag in flags]).logical_not().tolist()  # type: ignore[no-any-return]
 
 
 # ── tokens ───────────────────────────────────────────────────────────────────────────────────
@@ -121,48 +121,50 @@ def require_right_tokens(batches: Iterable[Batch], vocabulary: SpecialTokens) ->
         AssertionError: it is our mistake.
     """
     for batch in batches:
-        for window, (given, learnt) in enumerate(_sequences(batch)):
-            problems = list(token_problems(given, learnt, vocabulary))
+        for window, (inputs, labels) in enumerate(_sequences(batch)):
+            problems = list(token_problems(inputs, labels, vocabulary))
             assert not problems, f"window {window} of {batch.rows}: {'; '.join(problems)}"
 
 
-def token_problems(given: list[int], learnt: list[int], vocabulary: SpecialTokens) -> Iterator[str]:
+def token_problems(
+    inputs: list[int], labels: list[int], vocabulary: SpecialTokens
+) -> Iterator[str]:
     """What is wrong with one window's decoder input and labels, both without padding."""
     sot = vocabulary.sot
-    if given.count(sot) != 1:
-        yield f"<|startoftranscript|> stands {given.count(sot)} times in the decoder's input"
+    if inputs.count(sot) != 1:
+        yield f"<|startoftranscript|> stands {inputs.count(sot)} times in the decoder's input"
         return
-    start = given.index(sot)
-    if start > 0 and given[0] != vocabulary.previous:
+    start = inputs.index(sot)
+    if start > 0 and inputs[0] != vocabulary.previous:
         yield "the decoder's input begins with neither <|startoftranscript|> nor <|startofprev|>"
-    if set(learnt[:start]) - {IGNORED}:
+    if set(labels[:start]) - {IGNORED}:
         yield "the prompt before <|startoftranscript|> is learnt"
-    if learnt[start] == IGNORED or sot in learnt:
+    if labels[start] == IGNORED or sot in labels:
         yield "what follows <|startoftranscript|> is not learnt"
-    if learnt[-1] != vocabulary.eot or vocabulary.eot in learnt[:-1]:
+    if labels[-1] != vocabulary.eot or vocabulary.eot in labels[:-1]:
         yield "<|endoftext|> is not the last that is learnt, and only there"
     free = {IGNORED, vocabulary.no_speech}  # the latter is learnt, but never given
-    pairs = zip(learnt[:-1], given[1:], strict=True)
+    pairs = zip(labels[:-1], inputs[1:], strict=True)
     if any(label not in free and label != following for label, following in pairs):
         yield "a label is not the token that the decoder is given next"
 
 
 def _sequences(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
     """Decoder input and labels of each window; padding has no label, and ends every sequence."""
-    for given, learnt in zip(batch.decoder_input.tolist(), batch.labels.tolist(), strict=True):
-        length = 1 + max(index for index, label in enumerate(learnt) if label != IGNORED)
-        yield given[:length], learnt[:length]
+    for inputs, labels in zip(batch.decoder_input.tolist(), batch.labels.tolist(), strict=True):
+        length = 1 + max(index for index, label in enumerate(labels) if label != IGNORED)
+        yield inputs[:length], labels[:length]
 
 
 def as_text(step: list[Batch], tokenizer: Any) -> str:
     """A step's size, and what the decoder is given and learns in its first window."""
     windows = sum(len(batch.labels) for batch in step)
     seconds = sum(batch.audio_seconds for batch in step)
-    given, learnt = next(chain.from_iterable(map(_sequences, step)))
+    inputs, labels = next(chain.from_iterable(map(_sequences, step)))
     return (
         f"{windows} windows, {seconds:.1f} s of audio; the decoder of the first one\n"
-        f"{_titled('  reads', _decoded(given, tokenizer))}\n"
-        f"{_titled('  learns', _decoded(learnt, tokenizer))}"
+        f"{_titled('  reads', _decoded(inputs, tokenizer))}\n"
+        f"{_titled('  learns', _decoded(labels, tokenizer))}"
     )
 
 
@@ -174,7 +176,7 @@ def _decoded(tokens: list[int], tokenizer: Any) -> str:
         known = "" if is_ignored else tokenizer.backend_tokenizer.decode(stretch, False)
         text += f"({len(stretch)} not learnt)" if is_ignored else known
     # Nothing in a text may command the terminal that shows it.
-    return "".join(one if one.isprintable() else "�" for one in text)
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def _titled(title: str, text: str) -> str:

@@ -45,10 +45,10 @@ class Average:
 def to_average(checkpoints: Checkpoints, config: AveragingConfig) -> list[Path]:
     """The checkpoints that `config` asks for, or what there is of them, by their steps."""
     if config.of == "best":
-        found = [path for _, path in checkpoints.bests()[: config.count]]
+        paths = [path for _, path in checkpoints.bests()[: config.count]]
     else:
-        found = checkpoints.lasts()[-config.count :]
-    return sorted(found, key=step_of)
+        paths = checkpoints.lasts()[-config.count :]
+    return sorted(paths, key=step_of)
 
 
 def average(
@@ -69,10 +69,10 @@ def average(
     for path in paths:
         load_parameters(path, parameters)
         adapters.append(delta_weights_of(model, initial))
-    found, error = mean(adapters), 0.0
+    averaged, error = mean(adapters), 0.0
     if rank is not None:
-        found, error = truncate_rank(found, rank)
-    return found, Average(tuple(map(step_of, paths)), max(found.ranks.values()), error)
+        averaged, error = truncate_rank(averaged, rank)
+    return averaged, Average(tuple(map(step_of, paths)), max(averaged.ranks.values()), error)
 
 
 log = logging.getLogger("lora_whisper")
@@ -111,10 +111,10 @@ def write_average(
             MORE[settings.of],
         )
         return None
-    mean, found = average(paths, model, parameters, initial, settings.rank)
+    adapter, summary = average(paths, model, parameters, initial, settings.rank)
     with written_whole(average_folder(folder)) as aside:
-        write_delta_weights(mean, aside, base)
-    return found
+        write_delta_weights(adapter, aside, base)
+    return summary
 
 
 def put_in_place(folder: RunFolder, ships: bool) -> None:

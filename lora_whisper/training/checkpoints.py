@@ -181,7 +181,7 @@ class Checkpoints:
         if not self.is_writer:
             return
         states = {"optimizer": optimizer, "scaler": scaler, "rank_schedule": rank_schedule}
-        kept = {name: one.state_dict() for name, one in states.items() if one is not None}
+        kept = {name: part.state_dict() for name, part in states.items() if part is not None}
         self._write(f"step-{state.step:06d}", state, parameters, _copied(kept))
 
     def save_best(self, best: Best, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -276,8 +276,8 @@ class Checkpoints:
 
     def bests(self) -> list[tuple[Best, Path]]:
         """What was validated and kept, the best first; of equals, the earlier."""
-        found = [(_best(path), path) for path in best_folders(self.folder)]
-        return sorted(found, key=lambda one: (*one[0].worth, one[0].step))
+        pairs = [(_best(path), path) for path in best_folders(self.folder)]
+        return sorted(pairs, key=lambda pair: (*pair[0].worth, pair[0].step))
 
     def find(self, without_best: bool = False) -> Found:
         """Look for the last checkpoint from which the run can go on; nothing is changed.
@@ -306,13 +306,13 @@ class Checkpoints:
         return Found(usable, damaged, tuple(self._strange()), usable in lacking)
 
     def _damaged(self, paths: list[Path]) -> dict[Path, str]:
-        found = {}
+        reasons = {}
         for path in paths:
             try:
                 self._check(path)
             except Damaged as error:
-                found[path] = str(error)
-        return found
+                reasons[path] = str(error)
+        return reasons
 
     def _check(self, path: Path) -> None:
         """Raises Damaged: the checkpoint is not what was written there."""
@@ -329,7 +329,9 @@ class Checkpoints:
         best = self._read_state(path).best
         if best is None:
             return None
-        kept = next((one for one in best_folders(self.folder) if step_of(one) == best.step), None)
+        kept = next(
+            (folder for folder in best_folders(self.folder) if step_of(folder) == best.step), None
+        )
         if kept is None:
             return f"{path.name} needs the best adapter so far, best-{best.step:06d}: it is missing"
         if kept in damaged:
@@ -551,7 +553,7 @@ def _best(path: Path) -> Best:
 
 
 def _nothing_left(folder: Path, damaged: Mapping[Path, str], is_best_lost: bool) -> str:
-    told = listing([*damaged.values()])
+    reasons = listing([*damaged.values()])
     anyway = (
         "\nOr type resume=anyway: it goes on without that adapter, and the best one from here on "
         "ships."
@@ -559,7 +561,7 @@ def _nothing_left(folder: Path, damaged: Mapping[Path, str], is_best_lost: bool)
         else ""
     )
     return (
-        f"The run cannot go on: no checkpoint in {folder} is sound.\n{told}\n"
+        f"The run cannot go on: no checkpoint in {folder} is sound.\n{reasons}\n"
         "Bring one back from a copy, if you have one, and type the same command again; or type "
         f"overwrite=true instead of resume to begin anew.{anyway}"
     )
@@ -570,7 +572,7 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, dict):
-        return {key: _copied(one) for key, one in value.items()}
+        return {key: _copied(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_copied(one) for one in value)
+        return type(value)(_copied(part) for part in value)
     return value

@@ -216,10 +216,10 @@ def _name_skipped(
     Raises:
         Diverged: with likely causes.
     """
-    found = f"loss {result.loss:g}, gradient norm {result.gradient_norm:g}"
+    figures = f"loss {result.loss:g}, gradient norm {result.gradient_norm:g}"
     rows = processes.gather([row for batch in micro_batches for row in batch.rows])
     listed = listing(rows, len(rows))  # any of them may be the one with the broken sound
-    log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, found, listed)
+    log.warning("step %d skipped: %s; the adapter stays as it was\n%s", state.step, figures, listed)
     if state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
         peak = trainer.peak_learning_rate
         causes = [
@@ -231,7 +231,7 @@ def _name_skipped(
         last = f"The last checkpoint, of step {saved_step}, is sound." if saved_step else ""
         raise Diverged(
             f"Step {state.step} is the third in a row without a finite loss or gradient (it has "
-            f"{found}), so training stops. {last}\n"
+            f"{figures}), so training stops. {last}\n"
             f"Likely causes, and what to type:\n{listing(causes)}"
         )
 

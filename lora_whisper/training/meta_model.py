@@ -32,7 +32,7 @@ FIRST_TOKEN = 0  # stands for whichever token's embedding is trained
 ANY_STEPS = 10_000  # of the run, on which AdaLoRA's shapes do not depend
 
 
-class HollowLinear4bit(ReadLinear4bit):
+class MetaLinear4bit(ReadLinear4bit):
     """What `Linear4bit` stores of a layer, and the code that it runs on a GPU."""
 
     def __init__(self, layer: nn.Linear, compute_dtype: torch.dtype, double_quantization: bool):
@@ -72,7 +72,7 @@ class HollowLinear4bit(ReadLinear4bit):
         return out.to(x.dtype)
 
 
-class HollowLinear8bit(bitsandbytes.nn.Linear8bitLt):
+class MetaLinear8bit(bitsandbytes.nn.Linear8bitLt):
     """What `Linear8bitLt` stores of a layer, and the code that it runs on a GPU.
 
     But for outliers, of which nobody knows the number before; they are few.
@@ -96,7 +96,7 @@ class HollowLinear8bit(bitsandbytes.nn.Linear8bitLt):
         return out
 
 
-def hollow_model(
+def new_meta_model(
     shape: WhisperConfig,
     quantization: str,
     dtype: torch.dtype,
@@ -125,13 +125,13 @@ def _quantize(
     """Take stand-ins for the layers that `bitsandbytes_config` asks for, and cast the others."""
     for path, layer in list(model.model.named_modules()):
         if isinstance(layer, nn.Linear):
-            hollow: nn.Module = (
-                HollowLinear8bit(layer)
+            stand_in: nn.Module = (
+                MetaLinear8bit(layer)
                 if quantization == "int8"
-                else HollowLinear4bit(layer, compute_dtype, double_quantization)
+                else MetaLinear4bit(layer, compute_dtype, double_quantization)
             )
             parent, _, name = path.rpartition(".")
-            setattr(model.model.get_submodule(parent), name, hollow)
+            setattr(model.model.get_submodule(parent), name, stand_in)
     marked: Any = model
     marked.is_loaded_in_8bit, marked.is_loaded_in_4bit = (
         quantization == kind for kind in ("int8", "nf4")
@@ -139,7 +139,7 @@ def _quantize(
     prepare_for_training(model)
 
 
-def attach_hollow(
+def attach_to_meta(
     base: WhisperForConditionalGeneration,
     config: AdapterConfig,
     quantization: str,

@@ -1,9 +1,9 @@
 """What training an adapter needs of the memory: estimated part by part, and tried before it begins.
 
 Weights, adapter, gradients and the optimizer's moments are counted tensor by tensor. Activations
-come from the real step on fake tensors (`training.memory_plan`). What lies outside of the step's
-tensors is assumed, and said to be. From the estimate, or by trying the worst that can come, the
-micro-batch is chosen; what a window takes is measured beside it.
+come from the real step on fake tensors (`training.memory_estimator`). What lies outside of the
+step's tensors is assumed, and said to be. From the estimate, or by trying the worst that can come,
+the micro-batch is chosen; what a window takes is measured beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
 from lora_whisper.training.loop import Trainer
 from lora_whisper.training.loss import loss_sum
 from lora_whisper.training.memory import is_out_of_memory, memory_at_hand
-from lora_whisper.training.memory_plan import Peak, Setup, fake_step, fullest, weights_bytes
+from lora_whisper.training.memory_estimator import (
+    Peak,
+    Setup,
+    fullest,
+    new_estimator,
+    weights_bytes,
+)
 
 log = logging.getLogger("lora_whisper")
 
@@ -166,7 +172,7 @@ def make_plan(setup: Setup, tokens: int, checkpointing: Sequence[bool] = (False,
     Raises:
         UserError: a range of layers that the model does not have.
     """
-    step = fake_step(setup, gradient_checkpointing=False)
+    step = new_estimator(setup, gradient_checkpointing=False)
     peaks = {}
     for on in sorted(checkpointing):
         if on:

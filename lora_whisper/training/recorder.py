@@ -167,20 +167,21 @@ class Recorder:
         self.trainer.whisper.eval()
         try:
             loss = mean_loss(self.trainer, self._counted(self.validation))
-            found = Best(state.step, self.decode_validation(), loss)
+            validation = Best(state.step, self.decode_validation(), loss)
         finally:  # a signal may break it off
             self.trainer.whisper.train()
         seconds = time.monotonic() - started
         state.validation_seconds += seconds
-        line = self._validation_line(found, seconds)
+        line = self._validation_line(validation, seconds)
         self._write(line)
-        is_best = state.best is None or state.best.is_beaten_by(found)
-        log.info("step %d: %s%s", state.step, _told(line), ", the best so far" if is_best else "")
+        is_best = state.best is None or state.best.is_beaten_by(validation)
+        note = ", the best so far" if is_best else ""
+        log.info("step %d: %s%s", state.step, _validation_text(line), note)
         # The best adapters stay on disk; which these are is the checkpoints' business.
-        self.checkpoints.save_best(found, self.trainer.parameters)
+        self.checkpoints.save_best(validation, self.trainer.parameters)
         state.validations_without_gain = 0 if is_best else state.validations_without_gain + 1
         if is_best:
-            state.best = found
+            state.best = validation
         self._warn_while_running(state, seconds)
         if self.on_validated is not None:
             self.on_validated(state)
@@ -194,15 +195,15 @@ class Recorder:
             yield batches
         self._guessing_loss = guessing_loss(tokens)
 
-    def _validation_line(self, found: Best, seconds: float) -> Line:
-        training_loss = self.curves.training_loss()
+    def _validation_line(self, validation: Best, seconds: float) -> Line:
+        training_loss, loss = self.curves.training_loss(), validation.loss
         return {
-            "step": found.step,
-            "validation_wer": found.wer,
-            "validation_loss_per_token": found.loss,
+            "step": validation.step,
+            "validation_wer": validation.wer,
+            "validation_loss_per_token": loss,
             # Over the mean of training since the last validation, where dropout and augmentation
             # make it harder: it is how the gap changes that shows overfitting.
-            "loss_gap_per_token": None if training_loss is None else found.loss - training_loss,
+            "loss_gap_per_token": None if training_loss is None else loss - training_loss,
             "validation_seconds": round(seconds, 3),
         }
 
@@ -305,17 +306,17 @@ def audio_seconds_per_second(steps: Iterable[TimedStep]) -> float:
 
 def memory_bytes(device: torch.device) -> dict[str, int]:
     """What this process holds now, and the most that it has held of its GPU."""
-    found = {"resident_memory_bytes": psutil.Process().memory_info().rss}
+    held = {"resident_memory_bytes": psutil.Process().memory_info().rss}
     if device.type == "cuda":
-        found["gpu_memory_bytes"] = torch.cuda.max_memory_reserved(device)
-    return found
+        held["gpu_memory_bytes"] = torch.cuda.max_memory_reserved(device)
+    return held
 
 
 def _trained_seconds(state: TrainingState) -> float:
     return state.train_seconds - state.validation_seconds
 
 
-def _told(line: Line) -> str:
+def _validation_text(line: Line) -> str:
     wer, loss = percent(line["validation_wer"]), line["validation_loss_per_token"]
     gap = line["loss_gap_per_token"]
     beside = f" (training {loss - gap:.3f})" if gap is not None else ""
@@ -403,7 +404,7 @@ def overfits(validations: list[Line]) -> bool:
     wers = [line["validation_wer"] for line in validations]
     gaps = [line["loss_gap_per_token"] for line in validations[-count - 1 :]]
     has_gained = min(wers[-count:]) < min(wers[:-count])
-    grows = None not in gaps and all(one < other for one, other in itertools.pairwise(gaps))
+    grows = None not in gaps and all(earlier < later for earlier, later in itertools.pairwise(gaps))
     return grows and not has_gained
 
 
@@ -412,7 +413,7 @@ def guessing_loss(tokens: Counter[int]) -> float:
     count = tokens.total()
     if count < FEWEST_TOKENS:
         return math.inf
-    return -sum(one / count * math.log(one / count) for one in tokens.values())
+    return -sum(times / count * math.log(times / count) for times in tokens.values())
 
 
 def disagrees(validations: list[Line], guessing: float) -> bool:

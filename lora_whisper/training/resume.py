@@ -83,10 +83,10 @@ def changes(path: Path, rows: Rows) -> dict[str, Change]:
     if before is None:
         return {}
     none = np.zeros(0, "<u8")
-    found = {
+    differences = {
         name: change(before.get(name, none), rows.get(name, none)) for name in {**before, **rows}
     }
-    return {name: one for name, one in found.items() if one is not None}
+    return {name: difference for name, difference in differences.items() if difference is not None}
 
 
 def require_unchanged(
@@ -99,10 +99,10 @@ def require_unchanged(
     """
     if not changed:
         return
-    told = [_told(name, one, parts.get(name)) for name, one in changed.items()]
+    lines = [_described(name, difference, parts.get(name)) for name, difference in changed.items()]
     anyway = dict.fromkeys(AGAIN.get(name, LEARNT) for name in changed)
     raise UserError(
-        f"The speech of {folder} is not what it was when the run began:\n{listing(told)}\n"
+        f"The speech of {folder} is not what it was when the run began:\n{listing(lines)}\n"
         "Bring it back as it was, and type the same command again. Or type one of\n"
         f"  resume=anyway   to go on: {'; '.join(anyway)}\n"
         "  overwrite=true  instead of resume, to begin anew"
@@ -111,9 +111,11 @@ def require_unchanged(
 
 def say_changed(changed: Mapping[str, Change], parts: Mapping[str, Corpus]) -> None:
     """Of a run that goes on all the same."""
-    for name, one in changed.items():
+    for name, difference in changed.items():
         log.warning(
-            "changed     %s: %s", _told(name, one, parts.get(name)), AGAIN.get(name, LEARNT)
+            "changed     %s: %s",
+            _described(name, difference, parts.get(name)),
+            AGAIN.get(name, LEARNT),
         )
 
 
@@ -122,22 +124,22 @@ def say_changed_since(
 ) -> None:
     """Of a complete run: nothing of it is made anew unasked."""
     again = f"lora-whisper evaluate {shlex.quote(f'run={folder}')} overwrite=true"
-    for name, one in changed.items():
+    for name, difference in changed.items():
         log.warning(
             "changed     %s: %s was. Type %s",
-            _told(name, one, parts.get(name)),
+            _described(name, difference, parts.get(name)),
             SINCE.get(name, "the adapter was trained on what it"),
             again if name == "test" else "overwrite=true instead of resume to begin anew",
         )
 
 
-def _told(name: str, one: Change, corpus: Corpus | None) -> str:
+def _described(name: str, difference: Change, corpus: Corpus | None) -> str:
     """With the places of some rows that are not as they were."""
-    if corpus is None or not one.new:
-        return f"{name}: {one}"
-    some = [corpus.utterances.row(index).place for index in one.new[:SHOWN_ROWS]]
-    more = ", …" if len(one.new) > SHOWN_ROWS else ""
-    return f"{name}: {one} ({', '.join(some)}{more})"
+    if corpus is None or not difference.new:
+        return f"{name}: {difference}"
+    some = [corpus.utterances.row(index).place for index in difference.new[:SHOWN_ROWS]]
+    more = ", …" if len(difference.new) > SHOWN_ROWS else ""
+    return f"{name}: {difference} ({', '.join(some)}{more})"
 
 
 def require_same(folder: RunFolder, config: TrainConfig) -> None:

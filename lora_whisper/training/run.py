@@ -61,7 +61,7 @@ from lora_whisper.training.announce import (
     estimate,
     estimate_lines,
     memory_needed,
-    memory_plan,
+    plan_memory,
     scoring_pace,
     texts_of_windows,
 )
@@ -132,8 +132,8 @@ class Run:
         self.resumed_step: int | None = None
         if config.resume is not None:  # `overwrite` leaves old checkpoints be
             without_best = config.resume == "anyway"
-            found = processes.from_main(lambda: self.checkpoints.find(without_best)).path
-            self.resumed_step = None if found is None else step_of(found)
+            checkpoint = processes.from_main(lambda: self.checkpoints.find(without_best)).path
+            self.resumed_step = None if checkpoint is None else step_of(checkpoint)
         if self.resumed_step is not None:
             require_steps_left(folder, self.resumed_step, self.total_steps)
         self.model = self._load_model()
@@ -274,7 +274,7 @@ class Run:
         width = whisper.config.d_model
         checkpointing = checkpoints_activations(config.training, width)
         texts = texts_of_windows(config, self.base, self.speech, self.windows)
-        plan = cache(lambda: memory_plan(config, whisper, device, checkpointing, texts.longest))
+        plan = cache(lambda: plan_memory(config, whisper, device, checkpointing, texts.longest))
         self.model.train()
         self.micro_batch = choose_micro_batch(self.trainer, plan)
         for line in course(config, self.windows, width, self.micro_batch, self.scored):

@@ -49,8 +49,8 @@ def new_summary(
     trainable, total = counts
     dtype = choose_dtype(config.model.dtype, config.training.precision)
     hashes, memory = adapter_hashes(folder.adapter), memory_peaks(folder.metrics)
-    learnt = [corpus.utterances for corpus in speech.training]
-    languages = sorted(_named(learnt, "language") or {config.data.language or "en"})
+    training = [corpus.utterances for corpus in speech.training]
+    languages = sorted(_named(training, "language") or {config.data.language or "en"})
     speakers = _named([speech.test.utterances] if speech.test else [], "speaker")
     return RunSummary(
         format=SUMMARY_FORMAT,
@@ -74,8 +74,8 @@ def new_summary(
         prompt=_prompt(config.data, base, languages),
         utterances={name: len(corpus.utterances) for name, corpus in speech.splits.items()},
         test_speakers=len(speakers),
-        test_speakers_in_training=len(speakers & _named(learnt, "speaker")),
-        train_audio_seconds=round(sum(one.seconds for one in speech.training), 3),
+        test_speakers_in_training=len(speakers & _named(training, "speaker")),
+        train_audio_seconds=round(sum(corpus.seconds for corpus in speech.training), 3),
         train_audio_seconds_seen=round(state.audio_seconds, 3),
         train_seconds=round(state.train_seconds, 3),
         validation_seconds=round(state.validation_seconds, 3),

@@ -45,9 +45,9 @@ def require_packages(trackers: Sequence[str]) -> None:
         UserError: one is not.
     """
     for name in trackers:
-        found = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name)
         # A mere folder of that name has no origin; W&B leaves one where its scripts are run.
-        if found is None or found.origin is None:
+        if spec is None or spec.origin is None:
             raise UserError(
                 f"tracking={name} needs a package that is not installed.\n"
                 f"Type pip install 'lora-whisper[{name}]', or tracking=none: metrics.jsonl has "
@@ -235,6 +235,6 @@ def tracked_run(config: TrainConfig, folder: RunFolder) -> AbstractContextManage
 
 def track_scores(trackers: Trackers, step: int, scores: Mapping[str, Score | None]) -> None:
     """The WER of each model on the test set, where there is one."""
-    found = {f"test_wer_{name}": score.wer for name, score in scores.items() if score}
-    if found:
-        trackers.log({"step": step, **found})
+    wers = {f"test_wer_{name}": score.wer for name, score in scores.items() if score}
+    if wers:
+        trackers.log({"step": step, **wers})

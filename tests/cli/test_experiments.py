@@ -132,7 +132,7 @@ def test_its_head_has_an_estimate_that_fits_its_card(name: str) -> None:
 def test_the_estimate_is_that_of_plan(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_whisper.training.memory_plan.step_flops", lambda *_: 0)
+    monkeypatch.setattr("lora_whisper.training.memory_estimator.step_flops", lambda *_: 0)
     given = ["experiment=large-v3-8gb", "gpu_memory=8GB", "json=true"]
     assert carry_out("plan", given) == 0
     answer = json.loads(capsys.readouterr().out)

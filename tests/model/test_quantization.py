@@ -26,7 +26,7 @@ from lora_whisper.model.quantization import (
     read_back,
     settle,
 )
-from lora_whisper.training.meta_model import HollowLinear4bit
+from lora_whisper.training.meta_model import MetaLinear4bit
 from tests.configs import adapter_config, model_config
 from tests.launched import together
 from tests.lora.test_delta_weights import filled
@@ -107,7 +107,7 @@ def test_whoever_reads_nf4_reads_what_was_written(shape, double):
 
 def test_a_layer_without_weights_has_the_shape_of_what_is_read():
     with torch.device("meta"):
-        layer = HollowLinear4bit(torch.nn.Linear(160, 24), torch.bfloat16, True)
+        layer = MetaLinear4bit(torch.nn.Linear(160, 24), torch.bfloat16, True)
         weight = dequantize_module_weight(layer)
     assert (weight.shape, weight.dtype) == ((24, 160), torch.bfloat16)
 

@@ -13,7 +13,7 @@ from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import Checkpoint, locate, open_to_readers
 from lora_whisper.model.published import shape
 from lora_whisper.model.quantization import prepare_for_training
-from lora_whisper.training.meta_model import attach_hollow, hollow_model, stored_bytes
+from lora_whisper.training.meta_model import attach_to_meta, new_meta_model, stored_bytes
 from tests.configs import adapter_config, model_config
 from tests.toys import toy_checkpoint, toy_config, toy_model
 
@@ -59,19 +59,21 @@ def test_weights_are_as_large_as_real_ones(narrow: Checkpoint, kind: str, double
     base = load_base(narrow, kind, torch.bfloat16, torch.device("cpu"), double_quantization=double)
     if kind != "none":
         prepare_for_training(base)
-    hollow = hollow_model(base.config, kind, torch.bfloat16, double_quantization=double)
-    assert stored_bytes(hollow) == pytest.approx(real_bytes(base), rel=0.01)
-    assert {value.device.type for value in hollow.parameters()} == {"meta"}
+    meta = new_meta_model(base.config, kind, torch.bfloat16, double_quantization=double)
+    assert stored_bytes(meta) == pytest.approx(real_bytes(base), rel=0.01)
+    assert {value.device.type for value in meta.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "adalora", "pissa", "eva"])
 def test_adapters_have_the_parameters_of_real_ones(kind: str) -> None:
     config = adapter_config(kind, rank=4)
     real = attach(toy_model(), config, "none", False, seed=0, total_steps=100)
-    hollow = attach_hollow(hollow_model(toy_config(), "none", torch.float32), config, "none", False)
+    meta = attach_to_meta(
+        new_meta_model(toy_config(), "none", torch.float32), config, "none", False
+    )
     shapes = [
         {name: value.shape for name, value in adapter_parameters(model).items()}
-        for model in (real, hollow)
+        for model in (real, meta)
     ]
     assert shapes[0] == shapes[1]
 
@@ -83,7 +85,9 @@ def test_a_trained_token_is_counted() -> None:
         sum(
             value.numel()
             for value in adapter_parameters(
-                attach_hollow(hollow_model(toy_config(), "none", torch.float32), one, "none", False)
+                attach_to_meta(
+                    new_meta_model(toy_config(), "none", torch.float32), one, "none", False
+                )
             ).values()
         )
         for one in (plain, learnt)
@@ -92,7 +96,7 @@ def test_a_trained_token_is_counted() -> None:
 
 
 def test_the_output_projection_is_tied_and_stays_as_it_is(toy: Checkpoint) -> None:
-    model = hollow_model(toy_config(), "nf4", torch.bfloat16)
+    model = new_meta_model(toy_config(), "nf4", torch.bfloat16)
     assert model.proj_out.weight is model.model.decoder.embed_tokens.weight
     assert model.proj_out.weight.dtype == torch.float32
     assert Path(toy.path).is_dir()

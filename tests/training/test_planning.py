@@ -12,7 +12,7 @@ from lora_whisper.lora.adapter import adapter_bytes, adapter_parameters, attach,
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.training import planning
 from lora_whisper.training.loop import train_step
-from lora_whisper.training.memory_plan import Peak, Setup
+from lora_whisper.training.memory_estimator import Peak, Setup
 from lora_whisper.training.planning import (
     CPU_MEMORY_SHARE,
     CPU_MOST_WINDOWS,

@@ -13,20 +13,20 @@ from transformers import WhisperConfig
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.lora.adapter import adapter_parameters, attach
-from lora_whisper.training import memory_plan as fake_step_module
+from lora_whisper.training import memory_estimator as estimator_module
 from lora_whisper.training.loss import Inputs, loss_sum
-from lora_whisper.training.memory_plan import (
+from lora_whisper.training.memory_estimator import (
     LOSS,
     Setup,
     Shortened,
-    fake_step,
     fullest,
-    hollow_base,
+    meta_base,
+    new_estimator,
     shortened,
     step_flops,
     weights_bytes,
 )
-from lora_whisper.training.meta_model import attach_hollow, hollow_model, stored_bytes
+from lora_whisper.training.meta_model import attach_to_meta, new_meta_model, stored_bytes
 from tests.configs import adapter_config, quantization_config
 from tests.toys import toy_config, toy_model
 
@@ -68,8 +68,8 @@ def test_two_layers_tell_of_all(
 ) -> None:
     one = setup(deep(4), quantization, **changes)
     windows = 4
-    few = fake_step(one, checkpointing).peaks(TOKENS)
-    every = fake_step(one, checkpointing, whole(one)).peaks(TOKENS)
+    few = new_estimator(one, checkpointing).peaks(TOKENS)
+    every = new_estimator(one, checkpointing, whole(one)).peaks(TOKENS)
     expected = fullest(every, windows).total_bytes
     assert fullest(few, windows).total_bytes == pytest.approx(expected, rel=0.03)
 
@@ -79,10 +79,10 @@ def test_one_number_of_windows_tells_of_all(
     quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nine windows without telling which of their storages grow: the bytes that are there."""
-    step = fake_step(setup(deep(2), quantization), False)
+    step = new_estimator(setup(deep(2), quantization), False)
     told = fullest(step.peaks(TOKENS), 9).total_bytes
-    monkeypatch.setattr(fake_step_module, "MANY_WINDOWS", 9)
-    monkeypatch.setattr(fake_step_module, "divmod", lambda size, _: (size, 1), raising=False)
+    monkeypatch.setattr(estimator_module, "MANY_WINDOWS", 9)
+    monkeypatch.setattr(estimator_module, "divmod", lambda size, _: (size, 1), raising=False)
     there = max(peak.fixed_bytes for peak in step.peaks(TOKENS))
     assert told == pytest.approx(there, rel=0.02)  # sizes are rounded up to 512 bytes
 
@@ -111,7 +111,7 @@ def test_activations_are_what_autograd_keeps_in_a_real_step(device: str, dropout
         loss_sum(whisper, Inputs(features, sequences, positions, sequences.flatten()))
     setting = setup(toy_config(), precision="fp32")
     setting = dataclasses.replace(setting, adapter=adapter, device=device)
-    peaks = fake_step(setting, False, whole(setting)).peaks(TOKENS)
+    peaks = new_estimator(setting, False, whole(setting)).peaks(TOKENS)
     loss = fullest([peak for peak in peaks if peak.moment == LOSS], windows)
     logits_bytes = windows * TOKENS * toy_config().vocab_size * 4
     without_logits = sum(size for size in kept.values() if size != logits_bytes)
@@ -123,8 +123,8 @@ def test_activations_are_what_autograd_keeps_in_a_real_step(device: str, dropout
 
 def test_checkpointing_and_fewer_layers_need_less() -> None:
     shape = deep()
-    plain, again = (fake_step(setup(shape), on).peaks(TOKENS) for on in (False, True))
-    upper = fake_step(setup(shape, encoder_layers="4-"), False).peaks(TOKENS)
+    plain, again = (new_estimator(setup(shape), on).peaks(TOKENS) for on in (False, True))
+    upper = new_estimator(setup(shape, encoder_layers="4-"), False).peaks(TOKENS)
     totals = [fullest(peaks, 2).total_bytes for peaks in (plain, again, upper)]
     assert totals[1] < totals[2] < totals[0]
 
@@ -132,13 +132,14 @@ def test_checkpointing_and_fewer_layers_need_less() -> None:
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_weights_are_those_of_all_layers(quantization: str) -> None:
     one = setup(deep(5), quantization, encoder_layers="2-3")
-    assert weights_bytes(one) == stored_bytes(hollow_base(one, quantization))
+    assert weights_bytes(one) == stored_bytes(meta_base(one, quantization))
 
 
 def test_checkpointing_helps_int8_as_it_does_nf4() -> None:
     """bitsandbytes would keep the inputs of int8 layers, out of the sight of checkpointing."""
     int8, nf4 = (
-        fullest(fake_step(setup(deep(2), kind), True).peaks(TOKENS), 4) for kind in ("int8", "nf4")
+        fullest(new_estimator(setup(deep(2), kind), True).peaks(TOKENS), 4)
+        for kind in ("int8", "nf4")
     )
     assert int8.total_bytes < 1.2 * nf4.total_bytes
 
@@ -146,7 +147,7 @@ def test_checkpointing_helps_int8_as_it_does_nf4() -> None:
 def test_dora_on_nf4_needs_at_least_what_lora_does() -> None:
     """It was once planned on weights in bf16, whose activations are half as large."""
     lora, dora = (
-        fullest(fake_step(setup(deep(2), "nf4", kind=kind), True).peaks(TOKENS), 64)
+        fullest(new_estimator(setup(deep(2), "nf4", kind=kind), True).peaks(TOKENS), 64)
         for kind in ("lora", "dora")
     )
     assert dora.total_bytes >= lora.total_bytes
@@ -164,7 +165,7 @@ def test_operations_are_those_of_all_layers(monkeypatch: pytest.MonkeyPatch) -> 
     """With checkpointing, whose second forward pass they count as well."""
     one = setup(deep(4), encoder_layers="1-")
     few = step_flops(one, True, 1, TOKENS)
-    monkeypatch.setattr(fake_step_module, "shortened", lambda *_: whole(one))
+    monkeypatch.setattr(estimator_module, "shortened", lambda *_: whole(one))
     assert step_flops(one, True, 1, TOKENS) == few
 
 
@@ -185,7 +186,7 @@ def test_operations_are_those_of_a_real_step() -> None:
 
 def test_parameters_are_those_of_all_layers() -> None:
     one = setup(deep(6), encoder_layers="2-", decoder_rank=2)
-    model = attach_hollow(hollow_model(one.shape, "none", one.dtype), one.adapter, "none", False)
+    model = attach_to_meta(new_meta_model(one.shape, "none", one.dtype), one.adapter, "none", False)
     values = adapter_parameters(model).values()
     expected = (sum(value.numel() for value in values), len(values))
-    assert fake_step(one, False).trained() == expected
+    assert new_estimator(one, False).trained() == expected

@@ -3,7 +3,7 @@
 PyTorch's FakeTensorMode computes shapes instead of values, so that a forward and a backward pass of
 any size run in seconds on any machine. Every storage is followed from when it is made until it is
 freed. Layers of a stack that are alike keep alike amounts, so that two of them are run and the
-others counted (`tests/training/test_fake_step.py` holds it against all of them).
+others counted (`tests/training/test_memory_estimator.py` holds it against all of them).
 
 The passes run on CPU tensors; PyTorch has no fake GPU without a real one. Where a GPU computes
 otherwise, its way is taken unless a CPU is asked for: autocast computes layer norms in fp32, and
@@ -39,7 +39,7 @@ from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model.base import FRAMES_PER_POSITION
 from lora_whisper.model.device import DTYPES
 from lora_whisper.training.loss import Inputs, loss_sum
-from lora_whisper.training.meta_model import attach_hollow, hollow_model, stored_bytes
+from lora_whisper.training.meta_model import attach_to_meta, new_meta_model, stored_bytes
 
 ALLOCATED_IN_BYTES = 512  # PyTorch's CUDA allocator rounds up to a multiple of it
 MANY_WINDOWS = 1009  # of the micro-batch that is tried: a prime, which no width is a multiple of
@@ -204,7 +204,7 @@ def shortened(
 
 
 @dataclass(frozen=True)
-class FakeStep:
+class MemoryEstimator:
     """A model with its adapter, without weights, whose steps can be tried at any size."""
 
     model: PeftModel
@@ -261,8 +261,8 @@ class FakeStep:
         parameters = tensors = 0
         for name, value in adapter_parameters(self.model).items():
             times = 1
-            if found := re.search(r"\.(encoder|decoder)\.layers\.(\d+)\.", name):
-                times += self.short.left_out.get((found[1], int(found[2])), 0)
+            if layer := re.search(r"\.(encoder|decoder)\.layers\.(\d+)\.", name):
+                times += self.short.left_out.get((layer[1], int(layer[2])), 0)
             if value.requires_grad:
                 parameters, tensors = parameters + times * value.numel(), tensors + times
         return parameters, tensors
@@ -280,9 +280,9 @@ class Setup:
     device: str = "cuda"  # or cpu
 
 
-def fake_step(
+def new_estimator(
     setup: Setup, gradient_checkpointing: bool, short: Shortened | None = None
-) -> FakeStep:
+) -> MemoryEstimator:
     """A step on one GPU, or on a CPU, as `train` would make it.
 
     Args:
@@ -294,20 +294,20 @@ def fake_step(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 warns at each layer
     short = short or shortened(setup.shape, setup.adapter)
     kind = setup.quantization.kind
-    base = hollow_base(dataclasses.replace(setup, shape=short.shape), kind)
-    model = attach_hollow(base, short.adapter, kind, gradient_checkpointing)
+    base = meta_base(dataclasses.replace(setup, shape=short.shape), kind)
+    model = attach_to_meta(base, short.adapter, kind, gradient_checkpointing)
     mode = FakeTensorMode()
     with mode:
         _make_fake(model)
     if setup.device != "cpu":
         _compute_as_on_gpu(model, setup.precision)
     model.train()
-    return FakeStep(model, short, mode, setup.precision, setup.device)
+    return MemoryEstimator(model, short, mode, setup.precision, setup.device)
 
 
-def hollow_base(setup: Setup, kind: str) -> WhisperForConditionalGeneration:
+def meta_base(setup: Setup, kind: str) -> WhisperForConditionalGeneration:
     compute = setup.quantization.compute_dtype
-    return hollow_model(
+    return new_meta_model(
         setup.shape,
         kind,
         setup.dtype,
@@ -319,7 +319,7 @@ def hollow_base(setup: Setup, kind: str) -> WhisperForConditionalGeneration:
 def weights_bytes(setup: Setup) -> int:
     """Of the frozen base as it is stored, all layers."""
     short = shortened(setup.shape, setup.adapter)
-    base: Any = hollow_base(dataclasses.replace(setup, shape=short.shape), setup.quantization.kind)
+    base: Any = meta_base(dataclasses.replace(setup, shape=short.shape), setup.quantization.kind)
     return stored_bytes(base) + sum(
         count * stored_bytes(getattr(base.model, stack).layers[number])
         for (stack, number), count in short.left_out.items()
@@ -348,7 +348,7 @@ def _flops(
     """Of the layers that are run; in fp32, which saves the casts, since no dtype changes it."""
     plain = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
     setup = dataclasses.replace(setup, quantization=plain, dtype=torch.float32, precision="fp32")
-    step = fake_step(setup, gradient_checkpointing, short)
+    step = new_estimator(setup, gradient_checkpointing, short)
     step.whisper.set_attn_implementation("eager")  # matrix products, which are counted
     with step.mode, FlopCounterMode(display=False) as counter:
         _loss(step.whisper, windows, tokens, nullcontext()).backward()
