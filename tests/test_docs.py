@@ -397,14 +397,14 @@ def test_a_file_is_transcribed_by_stock_programs(
     line: Line,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The lines of README and of the page on exports, on a toy instead of Whisper."""
+    """The lines of README and of two pages, on a toy instead of Whisper."""
     assert line("train", *world.arguments("mine", "training.max_steps=1")) == 0
     assert line("merge", "run=outputs/mine") == 0
     clip = next((world.speech / "test").glob("*.wav"))
     shutil.copyfile(clip, "clip.wav")
     capsys.readouterr()
     by_pipeline, by_peft = (
-        block.text for block in pages.blocks("python") if "transformers" in block.text
+        block.text for block in pages.blocks("python") if "transformers import" in block.text
     )
     code = by_pipeline.replace("outputs/quickstart/merged", "outputs/mine/merged")
     scope: dict[str, Any] = {}
@@ -415,7 +415,16 @@ def test_a_file_is_transcribed_by_stock_programs(
         assert shown in by_peft
         by_peft = by_peft.replace(shown, toy)
     exec(by_peft, {})
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    (heard,) = capsys.readouterr().out.splitlines()
+    results, by_run = (
+        block.text for block in pages.blocks("python") if block.page.stem == "in-python"
+    )
+    scope = {}
+    exec(results.replace("evaluation={", 'evaluation={"probe_clips": 0, '), scope)
+    assert scope["results"].conditions["test"].keys() > {"telephone", "noise-5db"}
+    assert "adapter no difference shown" in capsys.readouterr().out
+    exec(by_run.replace('language="sw"', 'language="en"'), {})
+    assert capsys.readouterr().out.splitlines() == [heard]
 
 
 def test_the_notebooks_lines_run_as_they_stand(
@@ -423,7 +432,7 @@ def test_the_notebooks_lines_run_as_they_stand(
 ) -> None:
     """On the embedded model and speech, but for one step and few utterances."""
     monkeypatch.chdir(tmp_path)
-    (code,) = (block.text for block in pages.blocks("python") if "lw.train" in block.text)
+    (code,) = (block.text for block in pages.blocks("python") if "lw.train(" in block.text)
     short = {
         'training={"max_epochs": 4}': 'training={"max_steps": 1}, evaluation={"max_utterances": 4}',
         '"conditions":': '"probe_clips": 0, "training_utterances": 0, "conditions":',
