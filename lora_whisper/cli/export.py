@@ -71,7 +71,8 @@ from lora_whisper.terminal import console, megabytes
 if TYPE_CHECKING:
     import torch
 
-    from lora_whisper.export.parity import Sample, ScoredSet
+    from lora_whisper.evaluation.results import ScoredSet
+    from lora_whisper.export.parity import Sample
     from lora_whisper.hub import HubBase
 
 log = logging.getLogger("lora_whisper")

@@ -190,26 +190,22 @@ class Evaluator:
         settings: EvaluationConfig,
         condition: str = CLEAN,
         scale: float = 1.0,
-    ) -> tuple[Score, list[ScoredUtterance]]:
+    ) -> tuple[Score, Sequence[ScoredUtterance]]:
         """Decode a set, or take what was decoded before, and score it."""
-        from lora_whisper.evaluation.provenance import provenance
-        from lora_whisper.evaluation.score import score_transcriptions
+        from lora_whisper.evaluation.score import score_set
 
         seed, name = self.plan.seed, model.entry.name
         part = "" if scale == 1.0 else f" × {scale:g}"
         where = one.name if condition == CLEAN else f"{one.name}, {condition}"
         title = f"scoring {name}{part} on {where}"
-        heard, is_known = model.transcribe(title, utterances, settings, seed, condition, scale)
+        found, is_known = model.transcribe(title, utterances, settings, seed, condition, scale)
         if condition == CLEAN and scale == 1.0:
-            report_bad_audio(heard.bad, one.set.data)
-        vocabulary, weights = model.vocabulary, weights_of(model.entry, scale)
-        score, rows = processes.from_main(
-            lambda: score_transcriptions(utterances, heard, vocabulary, settings, seed)
+            report_bad_audio(found.bad, one.set.data)
+        given = (utterances, found, model.vocabulary, settings, seed)
+        scored = processes.from_main(
+            lambda: score_set(*given, weights_of(model.entry, scale), condition)
         )
-        of = processes.from_main(
-            lambda: provenance(weights, utterances, vocabulary, settings, seed, condition)
-        )
-        return dataclasses.replace(score, of=of, cached=is_known), rows
+        return dataclasses.replace(scored.score, cached=is_known), scored.utterances
 
     def _score(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
         from lora_whisper.evaluation.diagnostics import (

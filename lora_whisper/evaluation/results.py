@@ -201,6 +201,14 @@ class ScoredUtterance:
     columns: Mapping[str, Any] = field(default_factory=dict)  # of the manifest: no audio, no text
 
 
+@dataclass(frozen=True)
+class ScoredSet:
+    """A model's score on a set, and the utterances behind it."""
+
+    score: Score
+    utterances: Sequence[ScoredUtterance]
+
+
 # ── beyond the rate ──────────────────────────────────────────────────────────────────────────
 
 

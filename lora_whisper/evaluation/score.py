@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.config import EvaluationConfig
-from lora_whisper.data.dataset import Utterance, written_language
+from lora_whisper.config import CLEAN, EvaluationConfig
+from lora_whisper.data.dataset import Utterance, Utterances, written_language
 from lora_whisper.data.sources.rows import USUAL_NAMES
 from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from lora_whisper.evaluation.metrics import (
@@ -21,7 +21,8 @@ from lora_whisper.evaluation.metrics import (
     total,
 )
 from lora_whisper.evaluation.normalizers import as_written, characters_of, normalizer_for
-from lora_whisper.evaluation.results import Interval, Score, ScoredUtterance, to_json
+from lora_whisper.evaluation.provenance import Weights, provenance
+from lora_whisper.evaluation.results import Interval, Score, ScoredSet, ScoredUtterance, to_json
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
 from lora_whisper.evaluation.significance import Units, bootstrap_interval, sampling_units
 from lora_whisper.evaluation.test_sets import group_labels
@@ -105,6 +106,21 @@ def score_transcriptions(
     groups = group_labels(utterances, settings.group_by)
     result = score(rows, settings.bootstrap_samples, seed, groups)
     return dataclasses.replace(result, decode_seconds=heard.decode_seconds), rows
+
+
+def score_set(
+    utterances: Utterances,
+    transcriptions: Transcriptions,
+    vocabulary: SpecialTokens,
+    settings: EvaluationConfig,
+    seed: int,
+    weights: Weights,
+    condition: str = CLEAN,
+) -> ScoredSet:
+    """Score transcriptions, and say what the score is of; see `evaluation.provenance`."""
+    score, scored = score_transcriptions(utterances, transcriptions, vocabulary, settings, seed)
+    of = provenance(weights, utterances, vocabulary, settings, seed, condition)
+    return ScoredSet(dataclasses.replace(score, of=of), scored)
 
 
 def score(

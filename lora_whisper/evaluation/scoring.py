@@ -136,8 +136,7 @@ def score_model(
 
     `evaluation.max_utterances` draws the same sample for every model of a run.
     """
-    from lora_whisper.evaluation.provenance import provenance
-    from lora_whisper.evaluation.score import score_transcriptions
+    from lora_whisper.evaluation.score import score_set
 
     settings = config.evaluation
     chosen = sample(utterances, settings.max_utterances, config.seed)
@@ -150,14 +149,10 @@ def score_model(
         config.seed,
     )
     report_bad_audio(found.bad, config.data)
-    score, rows = processes.from_main(
-        lambda: score_transcriptions(chosen, found, base.vocabulary, settings, config.seed)
-    )
-    of = processes.from_main(
-        lambda: provenance(weights_of(entry), chosen, base.vocabulary, settings, config.seed)
-    )
-    score = dataclasses.replace(score, of=of, cached=is_known)
-    write_scored(score, rows, folder)
+    given = (chosen, found, base.vocabulary, settings, config.seed)
+    scored = processes.from_main(lambda: score_set(*given, weights_of(entry)))
+    score = dataclasses.replace(scored.score, cached=is_known)
+    write_scored(score, scored.utterances, folder)
     first, second = both_rates(score.leading)
     log.info(
         f"{entry.name:11} {rate_name(score, first)} {percent(score.rate(first))} "
@@ -168,13 +163,13 @@ def score_model(
     return score
 
 
-def write_scored(score: Score, rows: Sequence[ScoredUtterance], folder: Path) -> None:
+def write_scored(score: Score, utterances: Sequence[ScoredUtterance], folder: Path) -> None:
     """Write score.json and hypotheses.jsonl, both or none."""
     from lora_whisper.evaluation.score import hypotheses_jsonl
 
     if processes.is_main():
         with written_whole(folder) as aside:
-            write_synced(aside / HYPOTHESES, hypotheses_jsonl(rows))
+            write_synced(aside / HYPOTHESES, hypotheses_jsonl(utterances))
             write_json(aside / SCORE, to_json(score))
 
 

@@ -25,7 +25,7 @@ from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.dataset import Utterance, Utterances
 from lora_whisper.evaluation.loading import Transcriber, weights_of
 from lora_whisper.evaluation.models import ModelEntry
-from lora_whisper.evaluation.results import OtherPadding, ParityResult, Score
+from lora_whisper.evaluation.results import OtherPadding, ParityResult, ScoredSet
 from lora_whisper.model.base import Base
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.terminal import work
@@ -45,14 +45,6 @@ PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
 @dataclass(frozen=True)
-class ScoredSet:
-    """What one model made of the utterances."""
-
-    score: Score
-    rows: Sequence[ScoredUtterance]
-
-
-@dataclass(frozen=True)
 class Sample:
     """What everybody hears, and how."""
 
@@ -67,13 +59,10 @@ class Sample:
         )
 
     def scored(self, found: Transcriptions, weights: Mapping[str, Any]) -> ScoredSet:
-        from lora_whisper.evaluation.provenance import provenance
-        from lora_whisper.evaluation.score import score_transcriptions
+        from lora_whisper.evaluation.score import score_set
 
         given = (self.base.vocabulary, self.settings, self.seed)
-        score, rows = score_transcriptions(self.utterances, found, *given)
-        of = provenance(weights, self.utterances, *given)
-        return ScoredSet(dataclasses.replace(score, of=of), rows)
+        return score_set(self.utterances, found, *given, weights)
 
 
 def greedily(settings: EvaluationConfig) -> EvaluationConfig:
@@ -151,18 +140,18 @@ def compare(
         skipped=runtime.skipped,
         unusual=runtime.unusual,
         padding=padding,
-        utterances=len(export.rows),
+        utterances=len(export.utterances),
         reference=reference,
         rate=rate,
         difference=difference,
         tolerance=tolerance,
         is_within=abs(difference) <= tolerance,
-        identical=len(export.rows) - len(differing),
-        identical_share=1 - len(differing) / len(export.rows),
+        identical=len(export.utterances) - len(differing),
+        identical_share=1 - len(differing) / len(export.utterances),
         other_padding=OtherPadding(
             other,
             otherwise.score.rate(rate) - measured.score.rate(rate),
-            len(measured.rows) - len(_differing(measured, otherwise)),
+            len(measured.utterances) - len(_differing(measured, otherwise)),
         ),
         scores={model: one.score for model, one in models.items()} | {name: export.score},
         differing=tuple(differing[:SHOWN_TEXTS]),
@@ -171,7 +160,7 @@ def compare(
 
 def _differing(one: ScoredSet, other: ScoredSet) -> list[tuple[ScoredUtterance, ScoredUtterance]]:
     """Utterances of which two models wrote different texts."""
-    pairs = zip(one.rows, other.rows, strict=True)
+    pairs = zip(one.utterances, other.utterances, strict=True)
     return [(ours, theirs) for ours, theirs in pairs if ours.hypothesis != theirs.hypothesis]
 
 
