@@ -18,7 +18,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper.config import PushConfig
 from lora_whisper.environment import findings, own_folders, own_names
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
@@ -120,8 +119,8 @@ def require_base_name(base: HubBase, summary: RunSummary) -> str:
     return base.name
 
 
-def uploads_of(config: PushConfig, run: RunFolder, base: HubBase) -> list[Upload]:
-    """Everything that `config` asks for, as it is sent.
+def uploads_of(what: str, repo: str, run: RunFolder, base: HubBase) -> list[Upload]:
+    """Everything that is asked for, as it is sent to `repo`; `what`: adapter, merged or both.
 
     Where both are sent, the merged model lies at the root and the adapter in `adapter/`: beside a
     whole model, an `adapter_config.json` makes Transformers put the adapter on it a second time.
@@ -131,12 +130,12 @@ def uploads_of(config: PushConfig, run: RunFolder, base: HubBase) -> list[Upload
             the hub; files are missing.
     """
     summary, found = read_summary(run), []
-    if config.what in ("merged", "both"):
-        found += _merged_uploads(config, run, summary, base)
-    if config.what == "adapter":
-        found += _adapter_uploads(config, run, summary, base, "")
-    elif config.what == "both":
-        found += _adapter_uploads(config, run, summary, base, f"{SUBFOLDER}/")
+    if what in ("merged", "both"):
+        found += _merged_uploads(what, repo, run, summary, base)
+    if what == "adapter":
+        found += _adapter_uploads(what, repo, run, summary, base, "")
+    elif what == "both":
+        found += _adapter_uploads(what, repo, run, summary, base, f"{SUBFOLDER}/")
     return found
 
 
@@ -144,14 +143,14 @@ def uploads_of(config: PushConfig, run: RunFolder, base: HubBase) -> list[Upload
 
 
 def _adapter_uploads(
-    config: PushConfig, run: RunFolder, summary: RunSummary, base: HubBase, prefix: str
+    what: str, repo: str, run: RunFolder, summary: RunSummary, base: HubBase, prefix: str
 ) -> list[Upload]:
     require_base_name(base, summary)
     open_adapter(run.adapter)
     if summary.adapter is None and read_json(run.summary)["adapter"] is not None:
         raise UserError(
             f"{run.adapter} is not the adapter that was scored. Type {program()} evaluate "
-            f"{shlex.quote(f'run={config.run}')} overwrite=true"
+            f"{shlex.quote(f'run={run.path}')} overwrite=true"
         )
     folder = run.adapter
     return [
@@ -163,7 +162,7 @@ def _adapter_uploads(
         Upload(
             prefix + CARD_FILE,
             folder / CARD_FILE,
-            _card(config, run, summary, base, "adapter"),
+            _card(what, repo, run, summary, base, "adapter"),
         ),
     ]
 
@@ -192,12 +191,12 @@ def _json(values: Mapping[str, Any]) -> str:
 
 
 def _merged_uploads(
-    config: PushConfig, run: RunFolder, summary: RunSummary, base: HubBase
+    what: str, repo: str, run: RunFolder, summary: RunSummary, base: HubBase
 ) -> list[Upload]:
-    folder, given = run.merged, shlex.quote(f"run={config.run}")
+    folder, given = run.merged, shlex.quote(f"run={run.path}")
     merge, evaluate = (f"{program()} {one} {given}" for one in ("merge", "evaluate"))
     if not folder.is_dir():
-        raise UserError(f"what={config.what}: the run was not merged yet. Type {merge}")
+        raise UserError(f"what={what}: the run was not merged yet. Type {merge}")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     missing = [name for name in ("config.json",) if name not in names]
     if not any(name.endswith(".safetensors") for name in weight_names(names)):
@@ -214,7 +213,7 @@ def _merged_uploads(
             f"where that changes nothing, {evaluate} overwrite=true"
         )
     listed = [name for name in names if is_listed(name)]
-    card = _card(config, run, summary, base, "merged")
+    card = _card(what, repo, run, summary, base, "merged")
     return [
         *(Upload(name, folder / name) for name in listed),
         Upload(CARD_FILE, folder / CARD_FILE, card),
@@ -234,7 +233,7 @@ def is_model_weight(name: str) -> bool:
 
 
 def _card(
-    config: PushConfig, run: RunFolder, summary: RunSummary, base: HubBase, model: str
+    what: str, repo: str, run: RunFolder, summary: RunSummary, base: HubBase, model: str
 ) -> str:
     """The card with the repository's name.
 
@@ -242,11 +241,11 @@ def _card(
         model: adapter or merged.
     """
     text = card_of(run, summary, base, model)
-    if model == "merged" or config.what == "adapter":
-        text = text.replace(PLACE, config.repo)
+    if model == "merged" or what == "adapter":
+        text = text.replace(PLACE, repo)
     else:  # PEFT finds a folder inside a repository, vLLM does not
-        text = text.replace(f'"{PLACE}")', f'"{config.repo}", subfolder="{SUBFOLDER}")')
-    if model == "merged" and config.what == "both":
+        text = text.replace(f'"{PLACE}")', f'"{repo}", subfolder="{SUBFOLDER}")')
+    if model == "merged" and what == "both":
         text += f"\nThe adapter alone lies in [{SUBFOLDER}/](./{SUBFOLDER})."
         text += " Its card says how it is loaded.\n"
     return text

@@ -59,7 +59,7 @@ def prepare(config: PushConfig, path: Path) -> PushPlan:
     run = resolve_run(config.run, "push")
     require_trained_adapter(run)
     base = hub_base(config.base, read_summary(run))
-    require_nothing_private(uploads_of(config, run, base), run, _public(config))
+    require_nothing_private(uploads_of(config.what, config.repo, run, base), run, _public(config))
     if not config.dry_run:
         require_access()
     return PushPlan(config, run, base)
@@ -72,7 +72,7 @@ def run(plan: PushPlan) -> None:
         summary = read_summary(folder)
         if base.is_given and not config.dry_run:
             base = _pinned(base, summary)
-        uploads = uploads_of(config, folder, base)
+        uploads = uploads_of(config.what, config.repo, folder, base)
         require_nothing_private(uploads, folder, _public(config))
         console.print(upload_table(uploads, config.repo).terminal())
         _say_who_sees_it(config)

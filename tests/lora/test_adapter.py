@@ -30,11 +30,11 @@ from lora_whisper.lora.adapter import (
 )
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.base import load_base
-from lora_whisper.model.checkpoint import Checkpoint, locate
+from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.training.announce import layer_lines
 from lora_whisper.training.loss import Inputs, find_targets, loss_sum
-from tests.configs import adapter_config, model_config
-from tests.toys import LINEAR_NAMES, toy_checkpoint, toy_inputs, toy_model
+from tests.configs import adapter_config
+from tests.toys import LINEAR_NAMES, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
 RANK, ALPHA = 4, 6.0
@@ -61,12 +61,6 @@ def with_random_b(model: PeftModel, seed: int = 1) -> PeftModel:
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model(**toy_inputs()).logits
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    folder: Path = toy_checkpoint(tmp_path_factory.mktemp("toy"))
-    return locate(model_config(folder))
 
 
 def require_same_logits(

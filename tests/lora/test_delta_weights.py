@@ -24,9 +24,8 @@ from lora_whisper.lora.delta_weights import (
     write_delta_weights,
 )
 from lora_whisper.model.base import load_base
-from lora_whisper.model.checkpoint import Checkpoint, locate
-from tests.configs import model_config
-from tests.toys import toy_checkpoint, toy_inputs, toy_model
+from lora_whisper.model.checkpoint import Checkpoint
+from tests.toys import toy_inputs, toy_model
 
 CPU = torch.device("cpu")
 TOKENS = (264, 265)
@@ -92,11 +91,6 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float = 1
     assert found.keys() == expected.keys()
     for path, delta in expected.items():
         torch.testing.assert_close(found[path], delta, atol=atol, rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return locate(model_config(toy_checkpoint(tmp_path_factory.mktemp("toy"))))
 
 
 def loaded(checkpoint: Checkpoint, folder: Path) -> PeftModel:

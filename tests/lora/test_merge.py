@@ -40,11 +40,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return locate(model_config(toy_checkpoint(tmp_path_factory.mktemp("toy"))))
-
-
 def ours(kind: str, tokens: tuple[int, ...] = (), **changes: Any) -> PeftModel:
     """A trained adapter of ours on a toy, without the training."""
     config = adapter_config(kind, **({"rank": 4, "alpha": 6.0} | changes))

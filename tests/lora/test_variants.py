@@ -27,23 +27,18 @@ from lora_whisper.lora.adapter import (
 from lora_whisper.lora.targets import target_ranks
 from lora_whisper.lora.variants import lora_layers, peft_config
 from lora_whisper.model.base import load_base
-from lora_whisper.model.checkpoint import Checkpoint, locate
+from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.published import shape, shape_names
 from lora_whisper.model.quantization import prepare_for_training
-from tests.configs import adapter_config, model_config
+from tests.configs import adapter_config
 from tests.merged import merged_toy
-from tests.toys import toy_checkpoint, toy_config, toy_inputs, toy_model
+from tests.toys import toy_config, toy_inputs, toy_model
 
 CPU = torch.device("cpu")
 RANK, STEPS = 4, 4
 TOLERANCE = 1e-5  # fp32, on logits of magnitude 1
 KINDS = get_args(get_type_hints(AdapterConfig)["kind"])
 PAIRS = set(itertools.product(KINDS, get_args(get_type_hints(QuantizationConfig)["kind"])))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return locate(model_config(toy_checkpoint(tmp_path_factory.mktemp("toy"))))
 
 
 def base(checkpoint: Checkpoint, quantization: str, dtype: torch.dtype = torch.float32) -> Any:

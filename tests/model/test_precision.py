@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,14 +13,13 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from lora_whisper.data.batches import Batch
 from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.model.base import load_base
-from lora_whisper.model.checkpoint import Checkpoint, locate
+from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.device import new_accelerator
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import shape
 from lora_whisper.training.loop import Trainer, train_step
 from lora_whisper.training.optim import new_optimizer
-from tests.configs import adapter_config, model_config, optimizer_config
-from tests.toys import toy_checkpoint
+from tests.configs import adapter_config, optimizer_config
 from tests.training.parts import forward, micro_batches, toy_trainer, toy_windows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as accelerate chooses it
@@ -35,12 +33,6 @@ FLOATS = [  # dtype of the frozen weights, and arithmetic of the forward pass
     pytest.param("float16", "fp16", marks=[pytest.mark.gpu, NEEDS_GPU]),
 ]
 ENCODER_POSITIONS = 50  # a second of audio, where only the widths matter
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    folder: Path = toy_checkpoint(tmp_path_factory.mktemp("toy"))
-    return locate(model_config(folder))
 
 
 def trainer_on(checkpoint: Checkpoint, quantization: str, dtype: str, precision: str) -> Trainer:

@@ -2,7 +2,6 @@
 
 import os
 import weakref
-from pathlib import Path
 from typing import Any
 
 import bitsandbytes
@@ -16,7 +15,6 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter, save_adapter
 from lora_whisper.model.base import load_base
-from lora_whisper.model.checkpoint import Checkpoint, locate
 from lora_whisper.model.quantization import (
     FrozenLinear8bit,
     Nf4,
@@ -27,10 +25,10 @@ from lora_whisper.model.quantization import (
     settle,
 )
 from lora_whisper.training.meta_model import MetaLinear4bit
-from tests.configs import adapter_config, model_config
+from tests.configs import adapter_config
 from tests.launched import together
 from tests.lora.test_delta_weights import filled
-from tests.toys import toy_checkpoint, toy_inputs, toy_model
+from tests.toys import toy_inputs, toy_model
 
 CPU = torch.device("cpu")
 BLOCK = 64  # weights that share a scale in nf4
@@ -44,12 +42,6 @@ LEVELS = [
     0.24611230194568634 0.33791524171829224 0.44070982933044434 0.5626170039176941
     0.7229568362236023 1.0""".split()
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    folder: Path = toy_checkpoint(tmp_path_factory.mktemp("toy"))
-    return locate(model_config(folder))
 
 
 def linear_layers(model: WhisperForConditionalGeneration) -> dict[str, torch.nn.Module]:
