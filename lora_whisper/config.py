@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Le, Lt
 from pydantic import AfterValidator, model_validator
 
 from lora_whisper.paths import is_plain_name, local_path
@@ -106,49 +106,18 @@ class QuantizationConfig:
     kind: Literal["none", "int8", "nf4"] = Field(
         "none", description="int8: LLM.int8; nf4: 4 bits as in QLoRA, for large checkpoints"
     )
-    double_quantization: Flag = Field(
-        False, description="nf4: the scales of its blocks are quantized as well"
-    )
-    compute_dtype: Dtype = Field(
-        "auto", description="nf4: of the products with weights read back; auto: model.dtype"
-    )
-
-    @rule("double_quantization", "compute_dtype")
-    @classmethod
-    def _is_of_nf4(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = info.data.get("kind", "nf4")
-        is_usual = value in (False, "auto")
-        require(kind == "nf4" or is_usual, f"only nf4 has this, found quantization={kind}")
-        return value
 
 
 @group
 class AdaLoraConfig:
     """Ranks that are taken from where they matter least, until their mean is adapter.rank.
 
-    Zhang et al. 2023, https://arxiv.org/abs/2303.10512. Shares are of the run's steps.
+    Zhang et al. 2023, https://arxiv.org/abs/2303.10512.
     """
 
     initial_rank: Count | None = Field(
         None, description="of every layer; null: one and a half times adapter.rank"
     )
-    start_share: Share = Field(0.1, description="before it, every layer keeps its rank")
-    final_share: Annotated[Number, Ge(0)] = Field(
-        0.3, description="at the end, in which ranks stay as they are"
-    )
-    interval_steps: Count = Field(10, description="optimizer steps between two allocations")
-    orthogonality_weight: Annotated[Number, Ge(0)] = Field(
-        0.5, description="of the term that keeps the singular vectors orthogonal"
-    )
-
-    @rule("final_share")
-    @classmethod
-    def _leaves_some_steps(cls, share: float, info: ValidationInfo) -> float:
-        require(
-            info.data.get("start_share", 0) + share < 1,
-            "expected 0 or more, and with start_share below 1",
-        )
-        return share
 
 
 @group
@@ -492,27 +461,15 @@ class ReverberationConfig(AugmentedConfig):
 
 @group
 class TelephoneConfig(AugmentedConfig):
-    """300 to 3400 Hz at 8 kHz, through a telephone's codec."""
-
-    codecs: Listed[Text] = Field(description="drawn from for each window")
-
-    @rule("codecs")
-    @classmethod
-    def _has_some(cls, codecs: tuple[str, ...]) -> tuple[str, ...]:
-        require(bool(codecs), "expected at least one name, found none")
-        return codecs
+    """300 to 3400 Hz at 8 kHz, and one of a telephone's codecs for each window."""
 
 
 @group
 class SpecAugmentConfig(AugmentedConfig):
     """Stripes of the log-mel that the model does not see. Park et al. 2019, arXiv:1904.08779."""
 
-    time_masks: Amount = Field(description="in each window")
+    time_masks: Amount = Field(description="in each window, beside two in frequency")
     longest_time_mask_seconds: Positive = Field(description="and a fifth of the sound at most")
-    frequency_masks: Amount = Field(description="in each window")
-    widest_frequency_mask: Annotated[Number, Gt(0), Le(1)] = Field(
-        description="share of the mel bins"
-    )
 
 
 @group
@@ -544,11 +501,10 @@ class OptimizerConfig:
     weight_decay: Annotated[Number, Ge(0)] = Field(
         0.0, description="of the adapter's matrices, decoupled from the gradient"
     )
-    warmup_share: Share = Field(
-        0.1, description="share of all steps over which the learning rate rises from 0"
-    )
-    warmup_steps: Amount | None = Field(
-        None, description="the same in steps, which goes first; null: by the share"
+    warmup: Annotated[Number, Ge(0)] = Field(
+        0.1,
+        description="over which the learning rate rises from 0: below 1 a share of all steps, from "
+        "1 on so many steps; 0: none",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="what follows the warm-up: a fall to zero, or none"
@@ -556,6 +512,13 @@ class OptimizerConfig:
     max_gradient_norm: Positive = Field(
         1.0, description="gradients are scaled down to this L2 norm"
     )
+
+    @rule("warmup")
+    @classmethod
+    def _is_share_or_steps(cls, warmup: float) -> float:
+        is_either = warmup < 1 or warmup.is_integer()
+        require(is_either, f"expected a share below 1 or a whole number of steps, found {warmup}")
+        return warmup
 
 
 @group
@@ -602,7 +565,6 @@ class TrainingConfig:
     checkpoint_every_steps: Count = Field(
         100, description="optimizer steps after which a run that is stopped can go on"
     )
-    keep_checkpoints: Count = Field(2, description="how many of the last ones stay on disk")
     validate_every_steps: Count | None = Field(
         None, description="null: ten times in a run, or every 25 steps if that is rarer"
     )
@@ -861,10 +823,6 @@ class SearchingConfig:
         description="of trials, which are ended early: where the best validation WER so far is "
         "above the median of the others at that step; or not among the best third of them, at "
         "steps three times apart (Li et al. 2018, arXiv:1603.06560)",
-    )
-    pruning_after_trials: Count = Field(5, description="median: that were carried out to their end")
-    pruning_after_share: Share = Field(
-        0.3, description="of a trial's steps, before which it is not ended early"
     )
     space: SpaceConfig = Field(default_factory=SpaceConfig)
 
@@ -1279,15 +1237,6 @@ class PushConfig:
         None, description="hub id of the base, where it was trained from a folder"
     )
     dry_run: Flag = Field(False, description="print what would be sent, and send nothing")
-    message: Text | None = Field(
-        None, description="of the commit; null: what was sent, and of which run"
-    )
-
-    @rule("message")
-    @classmethod
-    def _says_something(cls, message: str | None) -> str | None:
-        require(message is None or bool(message.strip()), "expected a text")
-        return message
 
 
 @group

@@ -53,7 +53,7 @@ def composed(given: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(names, list | tuple) and (configuration_folder() / key).is_dir():
             options[key] = names
         else:
-            merge(values, _nested(key, value))
+            merge(values, nested(key, value))
     own: dict[str, Any] = {}
     for name in options.pop(EXPERIMENT, ()):
         chosen, changes = _experiment(name)
@@ -68,9 +68,9 @@ def composed(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _nested(path: str, value: Any) -> dict[str, Any]:
+def nested(path: str, value: Any) -> dict[str, Any]:
     group, dot, key = path.partition(".")
-    return {group: _nested(key, value) if dot else value}
+    return {group: nested(key, value) if dot else value}
 
 
 def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

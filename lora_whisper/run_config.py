@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import yaml
 
+from lora_whisper import older_keys
 from lora_whisper.config import (
     SPLITS,
     AugmentationConfig,
@@ -19,10 +21,12 @@ from lora_whisper.config import (
     TrainConfig,
 )
 from lora_whisper.errors import UserError
+from lora_whisper.options import merge, nested
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import MARKER, RunFolder, write_whole
 from lora_whisper.schema import defaults_of, from_values
 
+log = logging.getLogger("lora_whisper")
 LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
 
 # Keys in which a resumed run may differ from the one it continues: none changes the adapter.
@@ -32,7 +36,6 @@ FREE_TO_CHANGE = {
     "name",
     "data.bad_audio",  # a run that goes on without a file had not met it before it was stopped
     "training.checkpoint_every_steps",
-    "training.keep_checkpoints",
     "model.attention",  # kernels differ by rounding, and the next machine may lack one
     "model.allow_pickle",
     "training.micro_batch",  # accumulation is exact but for rounding
@@ -141,7 +144,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
             group, name = key.split(".")
             if isinstance(values.get(group), dict):
                 values[group] = {name: value} | values[group]
-        return from_values(TrainConfig, _completed(values, defaults_of(TrainConfig)))
+        return from_values(TrainConfig, _completed(as_called_now(values), defaults_of(TrainConfig)))
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{folder.config} is damaged: {error}\n"
@@ -161,9 +164,20 @@ def _completed(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[st
     return found
 
 
+def as_called_now(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values that an older version may have written; what is not followed is said."""
+    given = flat(values)
+    for one in older_keys.not_followed(given):
+        log.warning("settings    %s of an older version is no setting any more", one)
+    found: dict[str, Any] = {}
+    for key, value in older_keys.current(given).items():
+        merge(found, nested(key, value))
+    return found
+
+
 def config_hash(config: TrainConfig) -> str:
     """Of what a checkpoint must have in common with the run that goes on from it."""
-    free, values = free_to_change(config), flat(plain_values(config))
+    free, values = free_to_change(config), older_keys.earlier(flat(plain_values(config)))
     as_before = {key for key, default in ADDED.items() if values[key] == default}
     kept = {key: value for key, value in values.items() if key not in free | as_before}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
@@ -198,5 +212,4 @@ def free_to_change(config: TrainConfig) -> set[str]:
 
 def is_open_ended(config: OptimizerConfig) -> bool:
     """Whether no step's rate depends on how many there are: then a run can be made longer."""
-    warmup_is_fixed = config.warmup_steps is not None or config.warmup_share == 0
-    return config.schedule == "constant" and warmup_is_fixed
+    return config.schedule == "constant" and (config.warmup == 0 or config.warmup >= 1)

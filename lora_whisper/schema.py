@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationError, ValidationInfo
 from pydantic import field_validator as rule
 
+from lora_whisper import older_keys
 from lora_whisper.errors import UserError, listing
 
 __all__ = ["Field", "ValidationError", "ValidationInfo", "rule"]
@@ -171,7 +172,7 @@ EXAMPLES = {"run": "outputs/NAME", "repo": "owner/name"}  # of keys without a de
 
 def _problem(path: str, hint: Any, kind: str, value: Any) -> str:
     if kind in ("unexpected_keyword_argument", "invalid_key"):
-        return "unknown key"
+        return older_keys.answer(path) or "unknown key"
     if kind == "missing" or value == TO_BE_TYPED:
         return f"missing; type {path}={' or '.join(words(hint)) or EXAMPLES.get(path, '…')}"
     if kind == "string_type" and isinstance(value, bool):

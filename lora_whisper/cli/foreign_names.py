@@ -26,6 +26,7 @@ class Ours:
 
 _RANK = Ours("adapter.rank")
 _RATE = Ours("optimizer.learning_rate")
+_WARMUP = Ours("optimizer.warmup", "below 1 a share of all steps, from 1 on so many steps")
 _MICRO = Ours(
     "training.micro_batch", "windows in one forward pass; training.global_batch: in one step"
 )
@@ -81,8 +82,8 @@ FOREIGN = {
     "qlora": _NF4,
     "use_qlora": _NF4,
     "bnb_4bit_quant_type": _NF4,
-    "bnb_4bit_use_double_quant": Ours("quantization.double_quantization"),
-    "bnb_4bit_compute_dtype": Ours("quantization.compute_dtype"),
+    "bnb_4bit_use_double_quant": Ours(note="it is so already, with nf4"),
+    "bnb_4bit_compute_dtype": Ours(note="leave it out: it is model.dtype"),
     "load_in_8bit": _INT8,
     "use_8bit": _INT8,
     "torch_dtype": Ours("model.dtype"),
@@ -117,9 +118,9 @@ FOREIGN = {
     "accum_grad_steps": _ACCUMULATED,
     "grad_accum": _ACCUMULATED,
     "grad_accumulation_steps": _ACCUMULATED,
-    "warmup": Ours("optimizer.warmup_share=…", "of all steps, 0 … 1; or optimizer.warmup_steps=…"),
-    "warmup_ratio": Ours("optimizer.warmup_share"),
-    "num_warmup_steps": Ours("optimizer.warmup_steps"),
+    "warmup": _WARMUP,
+    "warmup_ratio": _WARMUP,
+    "num_warmup_steps": _WARMUP,
     "lr_scheduler_type": Ours("optimizer.schedule=…", "constant, linear or cosine"),
     "lr_scheduler": Ours("optimizer.schedule=…", "constant, linear or cosine"),
     "scheduler": Ours("optimizer.schedule=…", "constant, linear or cosine"),

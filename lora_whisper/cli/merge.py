@@ -127,7 +127,7 @@ def _nf4(recipe: Recipe) -> Nf4 | None:
         if stored
         else choose_dtype(config.model.dtype, config.training.precision)
     )
-    return Nf4(dtype, config.quantization.double_quantization)
+    return Nf4(dtype)
 
 
 def _name_older_exports(place: RunFolder, base: str | None) -> None:

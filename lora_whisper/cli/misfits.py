@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lora_whisper import older_keys
 from lora_whisper.cli.compose import COMMANDS, groups_of, options_of
 from lora_whisper.cli.foreign_names import FOREIGN_OPTIONS, ours_for
 from lora_whisper.config import CheckConfig, PlanConfig, TrainConfig
@@ -259,6 +260,8 @@ def unknown_key(key: str, value: str, primary: str) -> str:
     known = known_keys(primary)
     if key in known:
         return _switched_off(key, known)
+    if answer := older_keys.answer(key, value or "…"):
+        return f"{key}: {answer}"
     given = f"{key}: there is no such key or group."
     if owners := _owners(key, primary):
         return f"{key}: lora-whisper {primary} has no such key. {_has(owners)} it."

@@ -28,7 +28,6 @@ TEXT_KEYS = {
     "model.checkpoint",
     "repo",
     "base",
-    "message",
     "sweep",
     "gpu_memory",
     "model.revision",

@@ -192,7 +192,7 @@ def quantization_of(config: PlanConfig) -> QuantizationConfig:
 
 def _quantization(kind: str) -> QuantizationConfig:
     """`conf/quantization/KIND.yaml`"""
-    return QuantizationConfig(kind, double_quantization=kind == "nf4")  # type: ignore[arg-type]
+    return QuantizationConfig(kind)  # type: ignore[arg-type]
 
 
 def _rounded(memory: Memory) -> dict[str, int]:

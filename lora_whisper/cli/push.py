@@ -86,7 +86,7 @@ def run(plan: PushPlan) -> None:
             log.warning("replaced    %s of an earlier model is deleted there", name)
         if found.is_private and not config.private:
             log.warning("private     the repository exists and is private, and stays so")
-        message = config.message or _message(config, summary)
+        message = _message(config, summary)
         log.info("sent        %s", send(config.repo, uploads, stale, message))
 
 

@@ -166,8 +166,8 @@ def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
         settings, windows = config.training, None  # counted where its length depends on them
         if settings.max_steps is None or settings.max_epochs is not None:
             windows = training_windows(config, inputs.base, inputs.speech).per_epoch
-        steps = total_steps(windows, settings)
-        final_steps(require_adalora(config.adapter), steps)
+        require_adalora(config.adapter)
+        final_steps(total_steps(windows, settings))
 
 
 def _refuse_validating(settings: TrainingConfig) -> None:

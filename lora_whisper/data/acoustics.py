@@ -4,7 +4,7 @@ what a telephone leaves of speech: a narrow band at 8 kHz, and what its codec ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -134,18 +134,17 @@ CODECS = {
 }
 
 
-def require_codecs(names: Sequence[str]) -> None:
+def require_codecs() -> None:
     """See that every codec can be used here.
 
     Raises:
-        UserError: a codec that is unknown, or that the installed PyAV was built without.
+        UserError: the installed PyAV was built without one.
     """
-    available = [name for name, codec in CODECS.items() if _is_available(codec)]
-    missing = [name for name in names if name not in available]
+    missing = [name for name, codec in CODECS.items() if not _is_available(codec)]
     if missing:
         raise UserError(
-            f"augmentation.telephone.codecs: no codec {', '.join(missing)}; "
-            f"there are {', '.join(available)}"
+            f"augmentation=telephone: PyAV was built without {', '.join(missing)}; "
+            "type: pip install --force-reinstall av"
         )
 
 

@@ -55,6 +55,7 @@ PAUSE_DB = 30.0  # frames that are this far below the loudest are pauses
 WHITE_DB, BROWN_DB = 0.0, -6.0  # fall of generated noise's power an octave
 NOISE_FFT_SAMPLES = 1_024  # resolves 16 Hz; the library's default of 128 leaves the bass flat
 DIRECT_TO_REVERBERANT_DB = (0.0, 12.0)  # at a room's critical distance, and at a quarter of it
+FREQUENCY_MASKS, WIDEST_FREQUENCY_MASK = 2, 0.2  # in each window; of the mel bins
 LARGEST_TIME_MASK_SHARE = 0.2  # of the frames: p of Park et al. 2019, for short windows
 
 
@@ -124,14 +125,11 @@ class Augmenter:
             round(settings.longest_time_mask_seconds * SAMPLING_RATE / HOP_SAMPLES),
             int(LARGEST_TIME_MASK_SHARE * frames),
         )
-        widest = max(round(settings.widest_frequency_mask * self.mel_bins), 1)
+        widest = max(round(WIDEST_FREQUENCY_MASK * self.mel_bins), 1)
         times = range(settings.time_masks if longest else 0)
         return (
             *(_drawn_mask("time", longest, frames, rng) for _ in times),
-            *(
-                _drawn_mask("frequency", widest, self.mel_bins, rng)
-                for _ in range(settings.frequency_masks)
-            ),
+            *(_drawn_mask("frequency", widest, self.mel_bins, rng) for _ in range(FREQUENCY_MASKS)),
         )
 
     def _draw(self, name: str, seed: tuple[int, ...]) -> np.random.Generator | None:
@@ -171,8 +169,8 @@ def _steps(config: AugmentationConfig) -> dict[str, Step]:
         recordings = _recordings("noise", config.noise.folder)
         steps["noise"] = partial(_with_noise, config.noise, recordings)
     if config.telephone:
-        require_codecs(config.telephone.codecs)
-        steps["telephone"] = partial(_with_telephone, config.telephone.codecs)
+        require_codecs()
+        steps["telephone"] = _with_telephone
     return steps
 
 
@@ -368,10 +366,8 @@ def _with_colored_noise(samples: np.ndarray, snr_db: float, rng: np.random.Gener
         return noise(samples, SAMPLING_RATE)
 
 
-def _with_telephone(
-    codecs: tuple[str, ...], samples: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    return through_telephone(samples, CODECS[codecs[rng.integers(len(codecs))]])
+def _with_telephone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return through_telephone(samples, list(CODECS.values())[rng.integers(len(CODECS))])
 
 
 # ── SpecAugment ──────────────────────────────────────────────────────────────────────────────

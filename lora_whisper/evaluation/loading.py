@@ -160,15 +160,12 @@ def load_whisper(
     from lora_whisper.model.base import load_base
     from lora_whisper.model.device import choose_dtype
 
-    asked = quantization.compute_dtype
     return load_base(
         base.checkpoint,
         quantization.kind,
         choose_dtype(model.dtype, precision),
         device,
         attention=model.attention,
-        double_quantization=quantization.double_quantization,
-        compute_dtype=None if asked == "auto" else choose_dtype(asked, precision),
     )
 
 

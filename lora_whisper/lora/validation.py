@@ -68,6 +68,9 @@ def require_components(rank: int, width: int) -> None:
         )
 
 
+FINAL_SHARE = 0.3  # of the steps, at the end of a run, in which AdaLoRA's ranks stay as they are
+
+
 def require_adalora(config: AdapterConfig) -> AdaLoraConfig:
     """AdaLoRA's settings, which have to be there."""
     if config.adalora is None:
@@ -75,13 +78,13 @@ def require_adalora(config: AdapterConfig) -> AdaLoraConfig:
     return config.adalora
 
 
-def final_steps(settings: AdaLoraConfig, total_steps: int) -> int:
+def final_steps(total_steps: int) -> int:
     """Steps at the end of a run in which AdaLoRA's ranks stay as they are.
 
     Raises:
         UserError: the run has none before them in which ranks could be given out.
     """
-    steps = int(settings.final_share * total_steps)
+    steps = int(FINAL_SHARE * total_steps)
     if total_steps - steps < 2:  # what a layer is worth is known from the first step on
         raise UserError(
             f"adapter=adalora cannot give out ranks in {total_steps} steps, of which the last "

@@ -29,6 +29,10 @@ from lora_whisper.lora.validation import final_steps, require_adalora
 if TYPE_CHECKING:
     from peft import PeftModel
 
+# Of AdaLoRA, Zhang et al. 2023, as PEFT's examples have them.
+START_SHARE = 0.1  # of the run's steps, before which every layer keeps its rank
+INTERVAL_STEPS = 10  # between two allocations
+ORTHOGONALITY_WEIGHT = 0.5  # of the term that keeps the singular vectors orthogonal
 ADAPTER = "default"  # PEFT's name for a model's only adapter
 
 
@@ -141,10 +145,10 @@ def _adalora_config(
     return AdaLoraConfig(
         target_r=config.rank,
         init_r=settings.initial_rank or math.ceil(1.5 * config.rank),
-        tinit=int(settings.start_share * total_steps),
-        tfinal=final_steps(settings, total_steps),
-        deltaT=settings.interval_steps,
-        orth_reg_weight=settings.orthogonality_weight,
+        tinit=int(START_SHARE * total_steps),
+        tfinal=final_steps(total_steps),
+        deltaT=INTERVAL_STEPS,
+        orth_reg_weight=ORTHOGONALITY_WEIGHT,
         total_step=total_steps,
         **common,
     )

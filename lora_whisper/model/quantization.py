@@ -41,7 +41,7 @@ class Nf4:
     """How a base's linear layers were stored while its adapter was trained."""
 
     dtype: torch.dtype  # of the weights that were quantized
-    double_quantization: bool
+    double_quantization: bool = True
 
 
 def read_back(weight: Tensor, nf4: Nf4) -> Tensor:

@@ -26,7 +26,7 @@ from lora_whisper.model.checkpoint import (
 )
 from lora_whisper.paths import mapped, program, short
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.run_config import flat
+from lora_whisper.run_config import as_called_now, flat
 from lora_whisper.run_folder import (
     RunFolder,
 )
@@ -258,7 +258,7 @@ def changes(config: str, path: Callable[[str], str]) -> list[tuple[str, str, str
         config: YAML of the run.
         path: how a text that may be a path is shown, `below_home` or `file_name`.
     """
-    given, default = flat(yaml.safe_load(config)), flat(defaults_of(TrainConfig))
+    given, default = flat(as_called_now(yaml.safe_load(config))), flat(defaults_of(TrainConfig))
     return [
         (key, _shown(mapped(value, path)), _shown(default.get(key)))
         for key, value in given.items()

@@ -24,7 +24,7 @@ from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.run_config import FREE_TO_CHANGE, flat
+from lora_whisper.run_config import FREE_TO_CHANGE, as_called_now, flat
 from lora_whisper.run_folder import (
     PLAN_FILE,
     SEARCH_FILE,
@@ -302,7 +302,7 @@ def _read(run: RunFolder) -> Point:
 
 def _config(run: RunFolder) -> dict[str, Any]:
     """With today's defaults for keys that an older version had not."""
-    return flat(defaults_of(TrainConfig)) | flat(yaml.safe_load(run.config_text()))
+    return flat(defaults_of(TrainConfig)) | flat(as_called_now(yaml.safe_load(run.config_text())))
 
 
 def _failure(run: RunFolder) -> str | None:

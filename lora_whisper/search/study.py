@@ -40,6 +40,8 @@ log = logging.getLogger("lora_whisper")
 
 DATABASE = "study.db"
 REASON = "reason"  # attribute of a trial that came to no value
+PRUNING_AFTER_TRIALS = 5  # that were carried out to their end; by the median
+PRUNING_AFTER_SHARE = 0.3  # of a trial's steps, before which it is not ended early
 BUSY_SECONDS = 60.0  # that SQLite waits for another process's writing
 LOOK_AGAIN_SECONDS = 0.1
 
@@ -254,11 +256,11 @@ def _draw(trial: optuna.Trial, name: str, drawn: Range | Choice) -> Value:
 def _pruner(settings: SearchingConfig, total_steps: int) -> BasePruner:
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
-    first = max(1, round(settings.pruning_after_share * total_steps))
+    first = max(1, round(PRUNING_AFTER_SHARE * total_steps))
     if settings.pruning == "hyperband":
         return HyperbandPruner(min_resource=first, max_resource=total_steps, reduction_factor=3)
     if settings.pruning == "median":
-        return MedianPruner(settings.pruning_after_trials, n_warmup_steps=first)
+        return MedianPruner(PRUNING_AFTER_TRIALS, n_warmup_steps=first)
     return NopPruner()
 
 

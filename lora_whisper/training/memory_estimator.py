@@ -306,14 +306,7 @@ def new_estimator(
 
 
 def meta_base(setup: Setup, kind: str) -> WhisperForConditionalGeneration:
-    compute = setup.quantization.compute_dtype
-    return new_meta_model(
-        setup.shape,
-        kind,
-        setup.dtype,
-        None if compute == "auto" else getattr(torch, compute),
-        setup.quantization.double_quantization,
-    )
+    return new_meta_model(setup.shape, kind, setup.dtype)
 
 
 def weights_bytes(setup: Setup) -> int:
@@ -346,7 +339,7 @@ def _flops(
     setup: Setup, short: Shortened, gradient_checkpointing: bool, windows: int, tokens: int
 ) -> int:
     """Of the layers that are run; in fp32, which saves the casts, since no dtype changes it."""
-    plain = QuantizationConfig(kind="none", double_quantization=False, compute_dtype="auto")
+    plain = QuantizationConfig(kind="none")
     setup = dataclasses.replace(setup, quantization=plain, dtype=torch.float32, precision="fp32")
     step = new_estimator(setup, gradient_checkpointing, short)
     step.whisper.set_attn_implementation("eager")  # matrix products, which are counted

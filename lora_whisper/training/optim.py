@@ -48,9 +48,8 @@ def learning_rate(step: int, total_steps: int, peak: float, config: OptimizerCon
     It rises linearly over the warm-up and then stays (`constant`), or falls to zero in a straight
     line (`linear`) or half a cosine (`cosine`).
     """
-    warmup_steps = config.warmup_steps
-    if warmup_steps is None:
-        warmup_steps = round(config.warmup_share * total_steps)
+    warmup = config.warmup
+    warmup_steps = round(warmup * total_steps) if warmup < 1 else int(warmup)
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     done_share = (step - warmup_steps) / max(1, total_steps - warmup_steps)

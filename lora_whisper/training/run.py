@@ -98,6 +98,7 @@ from lora_whisper.training.summary import new_summary
 from lora_whisper.training.tracking import track_scores, tracked_run
 
 log = logging.getLogger("lora_whisper")
+KEPT_CHECKPOINTS = 2  # of the last ones, where no more are averaged
 
 Scored = Score | None  # None without a test set
 
@@ -205,7 +206,7 @@ class Run:
         return Checkpoints(
             self.folder.checkpoints,
             every_steps=settings.checkpoint_every_steps,
-            keep_last=max(settings.keep_checkpoints, averaged.get("last", 1)),
+            keep_last=max(KEPT_CHECKPOINTS, averaged.get("last", 1)),
             keep_best=averaged.get("best", 1),
             config_hash=config_hash(self.config),
             is_writer=processes.is_main(),

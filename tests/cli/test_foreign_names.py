@@ -20,7 +20,7 @@ EXAMPLES = {
     "adapter.targets": "attention",
     "adapter.decoder_layers": "6-",
     "model.attention": "sdpa",
-    "optimizer.warmup_share": "0.1",
+    "optimizer.warmup": "0.1",
     "optimizer.schedule": "cosine",
     "quantization": "int8",
     "tracking": "wandb",

@@ -33,8 +33,10 @@ def test_what_is_typed_stands_there_with_what_it_means(
     assert line("train", "--help", "adapter=adalora", "data.mix=[{weight: 1, path: x}]") == 0
     shown = " ".join(capsys.readouterr().out.replace("#", " ").split())
     assert "rank: 16 1 or more; inner dimension of B·A" in shown
-    rank = "initial_rank: null 1 or more; of every layer; null: one and a half times adapter.rank"
-    assert rank in shown
+    assert (
+        "initial_rank: null 1 or more; of every layer; null: one and a half times adapter.rank"
+        in shown
+    )
     assert "mix: [{path: x, weight: 1}]" in shown
 
 

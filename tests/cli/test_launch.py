@@ -145,7 +145,7 @@ def test_a_failure_of_one_process_ends_all_with_its_message(world: World, tmp_pa
 def test_a_signal_to_one_process_stops_both_and_one_alone_goes_on(
     world: World, line: Line, tmp_path: Path
 ) -> None:
-    open_end = ["optimizer.schedule=constant", "optimizer.warmup_steps=2"]
+    open_end = ["optimizer.schedule=constant", "optimizer.warmup=2"]
     steps = ["training.max_steps=300", "training.validate_every_steps=300"]
     unscored = ["data.validation=null", "data.test=null", "training.loader_workers=1"]
     given = arguments(world, "stopped", *open_end, *steps, *unscored)

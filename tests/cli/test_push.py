@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 
-from lora_whisper import environment
+from lora_whisper import __version__, environment
 from lora_whisper.cli import push
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import sha256
@@ -100,7 +100,7 @@ def test_an_adapter_arrives_and_nothing_else(
     tmp_path: Path, line: Line, hub: UploadHub, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished_run(tmp_path / "outputs" / "mine")
-    assert line("push", "run=outputs/mine", "repo=owner/name", "message=The first, at last") == 0
+    assert line("push", "run=outputs/mine", "repo=owner/name") == 0
     sent = files(hub)
     assert sent.keys() == ADAPTER
     weights = "adapter_model.safetensors"
@@ -116,7 +116,9 @@ def test_an_adapter_arrives_and_nothing_else(
     assert "path/to" not in card
     repository = hub.repositories["owner/name"]
     assert repository.is_private
-    assert [one["summary"] for one in repository.commits] == ["The first, at last"]
+    assert [one["summary"] for one in repository.commits] == [
+        f"Adapter toy, by lora_whisper {__version__}"
+    ]
     assert hub.created[0]["visibility"] == "private"
     shown = capsys.readouterr().out
     assert f"{hub.address}/owner/name/commit/" in shown

@@ -21,6 +21,7 @@ import yaml
 from safetensors.torch import load_file
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.lora import variants
 from lora_whisper.run_config import with_absolute_paths, write_config
 from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder, locked, write_json
 from lora_whisper.schema import from_values
@@ -33,7 +34,7 @@ from tests.composed import train_values
 
 STEPS, KILLS = 18, 3
 UNSCORED = ("data.test=null", "data.validation=null")
-OPEN_END = ["optimizer.schedule=constant", "optimizer.warmup_steps=2"]
+OPEN_END = ["optimizer.schedule=constant", "optimizer.warmup=2"]
 
 
 def adapter(name: str) -> dict[str, torch.Tensor]:
@@ -263,7 +264,7 @@ def written_run(arguments: list[str], steps: int = 12) -> None:
     ("settings", "reason"),
     [
         (["optimizer.schedule=linear"], "the learning rate of each step depends on it"),
-        (["optimizer.schedule=constant", "optimizer.warmup_share=0.1"], "a warm-up in steps"),
+        (["optimizer.schedule=constant", "optimizer.warmup=0.1"], "a warm-up in steps"),
         (["adapter=adalora", *OPEN_END], "adalora's ranks fall by a plan for the whole run"),
     ],
 )
@@ -304,7 +305,7 @@ def test_what_changes_no_step_may_be_changed(
 ) -> None:
     arguments = world.arguments("a")
     written_run(arguments)
-    free = ["training.log_every_steps=1", "training.keep_checkpoints=3", "tracking.project=other"]
+    free = ["training.log_every_steps=1", "tracking.project=other"]
     assert line("train", *arguments, "resume=auto", "seed=2", *free) == 2
     message = capsys.readouterr().err
     assert "seed: was 1, is 2" in message
@@ -345,7 +346,7 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
         # The start of PiSSA is kept beside the checkpoints, that of EVA is not looked for again.
         ["adapter=pissa", "data.windows=packed", "optimizer.lora_plus_ratio=4"],
         ["adapter=eva"],
-        ["adapter=adalora", "training.max_steps=8", "adapter.adalora.interval_steps=1"],
+        ["adapter=adalora", "training.max_steps=8"],
         ["adapter=dora", "quantization=nf4"],
     ],
     ids=lambda settings: settings[0].partition("=")[2],
@@ -353,6 +354,7 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 def test_each_kind_goes_on_to_the_same_adapter(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
+    monkeypatch.setattr(variants, "INTERVAL_STEPS", 1)
     arguments = world.arguments("a", *UNSCORED, "adapter.dropout=0.2", *settings)
     stopped_run(line, arguments, monkeypatch)
     assert line("train", *arguments, "resume=auto") == 0

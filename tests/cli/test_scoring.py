@@ -9,39 +9,21 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import load_whisper
 from lora_whisper.model.base import read_base
-from lora_whisper.schema import ValidationError, from_values
+from lora_whisper.schema import from_values
 from tests.cli.conftest import World
 from tests.composed import train_values
-from tests.configs import quantization_config
 
 
-@pytest.mark.parametrize(
-    ("given", "nested", "compute"),
-    [
-        ([], True, torch.bfloat16),
-        (["quantization.double_quantization=false"], False, torch.bfloat16),
-        (["quantization.compute_dtype=float16"], True, torch.float16),
-    ],
-)
-def test_the_knobs_of_nf4_reach_every_layer(
-    world: World, given: list[str], nested: bool, compute: torch.dtype
-) -> None:
-    more = ("quantization=nf4", "model.dtype=bfloat16", *given)
+def test_nf4_quantizes_its_scales_and_computes_in_the_models_dtype(world: World) -> None:
+    more = ("quantization=nf4", "model.dtype=bfloat16")
     config = from_values(TrainConfig, train_values(*world.arguments("x", *more)))
     base, precision = read_base(config.model), config.training.precision
     cpu = torch.device("cpu")
     whisper = load_whisper(base, config.model, config.quantization, precision, cpu)
     linear = [layer for layer in whisper.model.modules() if isinstance(layer, torch.nn.Linear)]
-    assert {layer.compute_dtype for layer in linear} == {compute}
-    assert {layer.weight.quant_state.nested for layer in linear} == {nested}
+    assert {layer.compute_dtype for layer in linear} == {torch.bfloat16}
+    assert {layer.weight.quant_state.nested for layer in linear} == {True}
     assert whisper.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("change", [{"double_quantization": True}, {"compute_dtype": "float16"}])
-@pytest.mark.parametrize("kind", ["none", "int8"])
-def test_a_knob_of_nf4_without_nf4_is_refused(kind: str, change: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match=f"only nf4 has this, found quantization={kind}"):
-        quantization_config(kind, **change)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float16", "bf16"), ("bfloat16", "fp16")])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import lora_whisper.search.study as study_module
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
@@ -81,8 +82,9 @@ def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run_module, "validation_wer", wer_by_rate)
-    pruning = ["search.pruning_after_trials=1", "search.pruning_after_share=0"]
-    arguments = arguments_of(world, "a", 3, *pruning, *ONLY_RATE, "optimizer.learning_rate=1e-3")
+    monkeypatch.setattr(study_module, "PRUNING_AFTER_TRIALS", 1)
+    monkeypatch.setattr(study_module, "PRUNING_AFTER_SHARE", 0)
+    arguments = arguments_of(world, "a", 3, *ONLY_RATE, "optimizer.learning_rate=1e-3")
     assert line("search", *arguments) == 0
     shown = capsys.readouterr().out
     first, *others = trials_of("a")

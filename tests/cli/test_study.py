@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import lora_whisper.search.study as study_module
 from lora_whisper.config import SearchConfig
 from lora_whisper.model.base import read_base
 from lora_whisper.schema import from_values
@@ -94,8 +95,11 @@ def test_a_study_goes_on_the_same_whoever_opens_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pruning", ["median", "hyperband", "none"])
-def test_who_is_behind_is_pruned_after_its_share_of_the_steps(tmp_path: Path, pruning: str) -> None:
-    study = study_in(tmp_path, f"search.pruning={pruning}", "search.pruning_after_trials=2")
+def test_who_is_behind_is_pruned_after_its_share_of_the_steps(
+    tmp_path: Path, pruning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "PRUNING_AFTER_TRIALS", 2)
+    study = study_in(tmp_path, f"search.pruning={pruning}")
     pruned = {}
     for wer in (0.2, 0.2, 0.2, 0.9):
         with study.claimed(may_begin=True) as claim:

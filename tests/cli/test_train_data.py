@@ -96,7 +96,7 @@ def test_one_file_without_splits_is_enough(world: World, line: Line) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("augmentation=telephone augmentation.telephone.codecs=[carrier-pigeon]", "carrier-pigeon"),
+        ("augmentation=telephone augmentation.telephone.codecs=[opus]", "is no setting any more"),
         ("augmentation=noise augmentation.noise.folder=empty", "empty"),
         ("data.mix=[{train: nowhere.jsonl, weight: 1}]", "nowhere.jsonl"),
         ("data.language=luo data.language_token=de", "no row of data.train is in luo, but in en"),

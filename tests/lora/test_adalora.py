@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from lora_whisper.lora import validation, variants
 from lora_whisper.lora.adalora import RankSchedule, rank_schedule_of
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.lora.saved import read_saved
@@ -24,13 +24,13 @@ RANK, LAYERS, STEPS = 2, 2 * 6 + 2 * 10, 12
 BASE = Checkpoint("owner/toy", None, "owner/toy")
 
 
-def adalora(**changes: Any) -> PeftModel:
+def adalora(**constants: float) -> PeftModel:
     """Three ranks a layer, going down to two on average, in allocations of every other step."""
     config = adapter_config("adalora", rank=RANK, alpha=6.0)
-    assert config.adalora is not None
-    settings = dataclasses.replace(config.adalora, **({"interval_steps": 2} | changes))
-    config = dataclasses.replace(config, adalora=settings)
-    return attach(toy_model(), config, "none", False, 0, total_steps=STEPS).train()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ({"INTERVAL_STEPS": 2} | constants).items():
+            patch.setattr(validation if name == "FINAL_SHARE" else variants, name, value)
+        return attach(toy_model(), config, "none", False, 0, total_steps=STEPS).train()
 
 
 class Run:
@@ -60,7 +60,7 @@ class Run:
 
 
 def test_the_regularization_is_what_peft_adds_to_a_loss_of_the_model() -> None:
-    model = adalora(orthogonality_weight=0.3)
+    model = adalora(ORTHOGONALITY_WEIGHT=0.3)
     schedule = rank_schedule_of(model)
     assert schedule is not None
     inputs = toy_inputs()
@@ -90,7 +90,7 @@ def test_ranks_fall_to_their_mean_and_stay() -> None:
     ids=["no final share", "the last allocation's step was skipped", "so was the next"],
 )
 def test_the_last_allocation_is_made(final_share: float, skipped: tuple[int, ...]) -> None:
-    run = Run(adalora(final_share=final_share, interval_steps=100))
+    run = Run(adalora(FINAL_SHARE=final_share, INTERVAL_STEPS=100))
     run.go(range(STEPS), skipped)
     assert run.totals[-1] == LAYERS * RANK
 

@@ -43,7 +43,7 @@ def toy_trainer(model: PeftModel, seed: int = 1, **changes: Any) -> Trainer:
     parameters, rate = adapter_parameters(model), changes.get("rate", 1e-2)
     accelerator = new_accelerator("fp32")
     schedule = optimizer_config(
-        warmup_share=0.0,
+        warmup=0.0,
         schedule="constant",
         max_gradient_norm=changes.get("max_gradient_norm", 1e9),
     )

@@ -429,7 +429,7 @@ def test_lora_plus_gives_b_its_own_rate() -> None:
     moved = {}
     for ratio in (1.0, 4.0):
         model = toy_adapter()
-        schedule = optimizer_config(lora_plus_ratio=ratio, warmup_steps=0, schedule="constant")
+        schedule = optimizer_config(lora_plus_ratio=ratio, warmup=0.0, schedule="constant")
         trainer = toy_trainer(model)
         optimizer = new_optimizer(trainer.parameters, schedule, 1e-2)
         trainer = dataclasses.replace(trainer, optimizer=optimizer, schedule=schedule)
