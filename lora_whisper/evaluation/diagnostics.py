@@ -58,17 +58,17 @@ def find_hallucination(rows: Sequence[ScoredUtterance]) -> Hallucination:
 
 def signs(row: ScoredUtterance) -> list[str]:
     """The names of the signs that a hypothesis shows and its reference does not."""
-    said, heard = row.reference_normalized, row.hypothesis_normalized
-    letters, letters_said = (len("".join(text.split())) for text in (heard, said))
+    reference, hypothesis = row.reference_normalized, row.hypothesis_normalized
+    spoken, written = (len("".join(text.split())) for text in (reference, hypothesis))
     rules = {
-        "looping": loops(heard) and not loops(said),
+        "looping": loops(hypothesis) and not loops(reference),
         "compression": (
             compression_ratio(row.hypothesis)
             > LARGEST_COMPRESSION_RATIO
             >= compression_ratio(row.reference)
         ),
-        "too_long": letters > max(most_letters(row.seconds, row.language), letters_said),
-        "on_silence": bool(heard) and not said,
+        "too_long": written > max(most_letters(row.seconds, row.language), spoken),
+        "on_silence": bool(hypothesis) and not reference,
     }
     return [name for name, holds in rules.items() if holds]
 
@@ -143,11 +143,11 @@ def keyword_recall(
         if row.language not in lists:
             lists[row.language] = KeywordList(keywords, row.language)
         expected = lists[row.language].count(row.reference_normalized)
-        heard = lists[row.language].count(row.hypothesis_normalized)
-        both = expected & heard
+        in_hypothesis = lists[row.language].count(row.hypothesis_normalized)
+        both = expected & in_hypothesis
         said.update(expected)
         found.update(both)
-        written += heard.total()
+        written += in_hypothesis.total()
         per_row[:, index] = expected.total(), both.total()
     units = sampling_units([row.speaker for row in rows])
     said_by, found_by = map(units.sums, per_row)
@@ -225,36 +225,36 @@ def analyse_errors(rows: Sequence[ScoredUtterance], most: int) -> ErrorAnalysis:
     lost: Counter[str] = Counter()
     inserted: Counter[str] = Counter()
     confusions: Counter[tuple[str, str]] = Counter()
-    for (word, heard), count in pairs.items():
+    for (word, instead), count in pairs.items():
         if word is None:
-            assert heard is not None
-            inserted[heard] += count
+            assert instead is not None
+            inserted[instead] += count
             continue
         said[word] += count
-        if word != heard:
+        if word != instead:
             lost[word] += count
-        if heard is not None and word != heard:
-            confusions[word, heard] += count
+        if instead is not None and word != instead:
+            confusions[word, instead] += count
     return ErrorAnalysis(
-        tuple((word, heard, count) for (word, heard), count in _most(confusions, most)),
+        tuple((word, instead, count) for (word, instead), count in _most(confusions, most)),
         tuple((word, count, said[word]) for word, count in _most(lost, most)),
         tuple(_most(inserted, most)),
     )
 
 
 def _aligned(row: ScoredUtterance) -> Iterator[tuple[str | None, str | None]]:
-    """Each word said beside the one heard in its place; None where there is none."""
+    """Words of the reference and the hypothesis in pairs; None where one has none."""
     found = jiwer.process_words(row.reference_normalized, row.hypothesis_normalized)
     reference, hypothesis = found.references[0], found.hypotheses[0]
     for chunk in found.alignments[0]:
-        said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-        heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        expected = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        written = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "delete":
-            yield from ((word, None) for word in said)
+            yield from ((word, None) for word in expected)
         elif chunk.type == "insert":
-            yield from ((None, word) for word in heard)
+            yield from ((None, word) for word in written)
         else:
-            yield from zip(said, heard, strict=True)
+            yield from zip(expected, written, strict=True)
 
 
 def _most(counts: Counter[Any], most: int) -> list[tuple[Any, int]]:

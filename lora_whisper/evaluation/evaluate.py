@@ -76,7 +76,7 @@ class LoadedSet:
 
 
 def load_sets(sets: Sequence[TestSet], most: int | None, seed: int) -> list[LoadedSet]:
-    """Look at the audio of all sets; recordings of any length are heard.
+    """Look at the audio of all sets; recordings of any length are decoded.
 
     Args:
         most: utterances of a set, drawn; None: all.
@@ -97,7 +97,7 @@ def load_sets(sets: Sequence[TestSet], most: int | None, seed: int) -> list[Load
 
 
 def announce(plan: Plan, sets: Sequence[LoadedSet]) -> None:
-    """What is about to be heard by whom."""
+    """What is about to be decoded by whom."""
     for one in plan.entries:
         storage = "" if one.quantization.kind == "none" else f", {one.quantization.kind}"
         kind = "" if one.kind == one.name else f"{one.kind} "
@@ -253,8 +253,8 @@ class Evaluator:
             return
         language, name = first.language_token or first.language, model.entry.name
         probes = no_speech_clips(clips, model.window_seconds, language, first.task, seed)
-        heard, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
-        self.no_speech[name] = no_speech_tests(probes, heard.texts)
+        found, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
+        self.no_speech[name] = no_speech_tests(probes, found.texts)
 
     def _scale(self, model: Transcriber, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
         """Score parts of the adapter: what is gained on the tests, what is lost elsewhere."""

@@ -219,12 +219,12 @@ def transcribe_or_reuse(
         known = processes.from_main(lambda: read_transcriptions(key)) if reuse else None
         if known is not None:
             return known, True
-        listener = decoder()
+        loaded = decoder()
         with work(title, len(utterances)) as bar:
             found = transcribe(
-                listener,
+                loaded,
                 utterances,
-                with_batch_size(settings, listener),
+                with_batch_size(settings, loaded),
                 seed,
                 change=change_for(condition, seed),
                 on_progress=lambda done, total: bar.update(done),
@@ -263,7 +263,7 @@ class Transcriber:
 
     @property
     def window_seconds(self) -> float:
-        """Of the audio that the model hears at once."""
+        """Of the audio that the model decodes at once."""
         if self.entry.folder is None:
             return base_of(self.entry).window_seconds
         from lora_whisper.evaluation.decoding.ctranslate2 import read_exported
@@ -369,6 +369,6 @@ def load_model(
         entry.precision,
         device,
     )
-    if is_quantized(whisper):  # as its adapter is heard on it
+    if is_quantized(whisper):  # as its adapter is decoded on it
         prepare_for_training(whisper)
     return whisper

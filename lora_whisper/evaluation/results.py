@@ -123,7 +123,7 @@ class Score(Rates):
     normalizer: str  # its name; several, joined by "+", where languages are mixed
     units: str = "words"  # or what stands for them in the texts: "graphemes and words"
     resampled: Resampled = "utterances"  # what is drawn for the intervals
-    bad_audio: int = 0  # utterances whose audio did not decode; scored as if nothing was heard
+    bad_audio: int = 0  # utterances whose audio did not decode; scored as an empty text
     written_words: int | None = None  # of the references as written: what was spoken
     emptied: int = 0  # references with a text of which nothing is left to score
     cer_unspaced: float | None = None  # of normalized characters without spaces, where words are
@@ -196,8 +196,8 @@ class ScoredUtterance:
     deletions: int
     reference_words: int  # normalized
     wer: float  # errors over reference words; of an empty reference, the number of insertions
-    seconds: float  # of audio that was heard
-    bad_audio: str | None  # why nothing could be heard
+    seconds: float  # of audio that was decoded
+    bad_audio: str | None  # why it did not decode
     columns: Mapping[str, Any] = field(default_factory=dict)  # of the manifest: no audio, no text
 
 

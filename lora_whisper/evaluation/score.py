@@ -44,8 +44,8 @@ def score_utterance(
 ) -> ScoredUtterance:
     """Normalize both texts by their language, and count. Either text may be empty."""
     normalize = normalizer_for(language)
-    expected, heard = normalize(reference), normalize(hypothesis)
-    counts = error_counts(expected, heard)
+    expected, written = normalize(reference), normalize(hypothesis)
+    counts = error_counts(expected, written)
     return ScoredUtterance(
         row=row,
         language=language,
@@ -53,7 +53,7 @@ def score_utterance(
         reference=reference,
         hypothesis=hypothesis,
         reference_normalized=expected,
-        hypothesis_normalized=heard,
+        hypothesis_normalized=written,
         errors=counts.errors,
         substitutions=counts.substitutions,
         insertions=counts.insertions,
@@ -74,22 +74,22 @@ def hypotheses_jsonl(rows: Iterable[ScoredUtterance]) -> bytes:
 
 def score_transcriptions(
     utterances: Sequence[Utterance],
-    heard: Transcriptions,
+    transcriptions: Transcriptions,
     vocabulary: SpecialTokens,
     settings: EvaluationConfig,
     seed: int,
 ) -> tuple[Score, list[ScoredUtterance]]:
-    """Score what was heard. The same hypotheses and seed give the same figures.
+    """Score transcriptions. The same ones and seed give the same figures.
 
     Audio that does not decode is counted in the score, and scored as if nothing was heard.
 
     Args:
-        heard: of these utterances, in their order.
+        transcriptions: of these utterances, in their order.
 
     Raises:
         UserError: no row has a column of `evaluation.group_by`.
     """
-    reasons = {bad.row: bad.reason for bad in heard.bad}
+    reasons = {bad.row: bad.reason for bad in transcriptions.bad}
     rows = [
         score_utterance(
             utterance.row,
@@ -101,11 +101,13 @@ def score_transcriptions(
             bad_audio=reasons.get(utterance.row),
             columns=_other_columns(utterance),
         )
-        for utterance, text, seconds in zip(utterances, heard.texts, heard.seconds, strict=True)
+        for utterance, text, seconds in zip(
+            utterances, transcriptions.texts, transcriptions.seconds, strict=True
+        )
     ]
     groups = group_labels(utterances, settings.group_by)
     result = score(rows, settings.bootstrap_samples, seed, groups)
-    return dataclasses.replace(result, decode_seconds=heard.decode_seconds), rows
+    return dataclasses.replace(result, decode_seconds=transcriptions.decode_seconds), rows
 
 
 def score_set(

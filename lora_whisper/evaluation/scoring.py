@@ -93,11 +93,11 @@ def validation_wer(
     # Groups are for the test set, whose columns the validation set need not have.
     settings = dataclasses.replace(config.evaluation, group_by=())
     with merged_in_place(model), work("validating", len(utterances)) as bar:
-        listener = decoder_of(whisper_inside(model), base)
+        decoder = decoder_of(whisper_inside(model), base)
         found = transcribe(
-            listener,
+            decoder,
             utterances,
-            with_batch_size(settings, listener),
+            with_batch_size(settings, decoder),
             config.seed,
             on_progress=lambda done, total: bar.update(done),
         )

@@ -341,13 +341,13 @@ def find_leaks(
 ) -> dict[str, Leaks]:
     """Look for each set's utterances in what a run was trained on."""
     recordings, texts = Recordings(learnt), Texts(learnt)
-    heard = set().union(*map(speakers, learnt))
+    seen = set().union(*map(speakers, learnt))
     return {
         name: Leaks(
             run=run,
             recordings=len(recordings.shared_with(utterances)),
             texts=len(texts.shared_with(utterances)),
-            speakers=len(speakers(utterances) & heard),
+            speakers=len(speakers(utterances) & seen),
         )
         for name, utterances in sets.items()
     }

@@ -71,7 +71,7 @@ class DecodingResult:
 
 
 class Decoder(Protocol):
-    """A model with all that it takes to hear windows."""
+    """A model with all that it takes to decode windows."""
 
     vocabulary: SpecialTokens
     tokenizer: Any

@@ -1,4 +1,4 @@
-"""From an utterance of any length to windows, and from what is heard in them to its text.
+"""From an utterance of any length to windows, and from their tokens to its text.
 
 What fits into a window is one. Longer recordings go through it by Whisper's sequential algorithm
 (openai/whisper, `transcribe`; Radford et al. 2022, section 4.5): timestamps are decoded, and the
@@ -47,14 +47,14 @@ class Segment:
 
 
 class DecodingState(Protocol):
-    """An utterance that is being heard."""
+    """How far the decoding of an utterance is."""
 
     @property
     def is_done(self) -> bool: ...
 
     @property
     def needs_probabilities(self) -> bool:
-        """Whether it has to know the probabilities of what is heard."""
+        """Whether it has to know the probabilities of its tokens."""
         ...
 
     def task(self) -> DecodingTask:
@@ -62,7 +62,7 @@ class DecodingState(Protocol):
         ...
 
     def take(self, result: DecodingResult) -> None:
-        """Note what was heard in it."""
+        """Note its tokens."""
         ...
 
     def text(self) -> str: ...
@@ -224,7 +224,7 @@ def split_at_timestamps(
 def _segment(
     decoder: Decoder, piece: Sequence[int], offset_seconds: float, window_end_seconds: float
 ) -> Segment:
-    """A piece with its times; one without an end lasts to the end of what was heard."""
+    """A piece with its times; one without an end lasts to the end of its audio."""
     begin = decoder.vocabulary.timestamp_begin
     times = [
         offset_seconds + (one - begin) * SECONDS_PER_TIMESTAMP for one in piece if one >= begin
@@ -264,7 +264,7 @@ def decode_with_fallback(
 
 
 def is_silence(result: DecodingResult) -> bool:
-    """Whether nobody speaks: <|nospeech|> is probable, and what was heard instead is not."""
+    """Whether nobody speaks: <|nospeech|> is probable, and the text is not."""
     assert result.no_speech_probability is not None
     return result.no_speech_probability > SILENCE_PROBABILITY and not _is_probable(result)
 

@@ -48,10 +48,10 @@ class Transcription:
 
 @dataclass(frozen=True)
 class Transcriptions:
-    """What was heard, in the order of the utterances."""
+    """Texts, in the order of the utterances."""
 
     texts: tuple[str, ...]  # "" where the audio did not decode
-    seconds: tuple[float, ...]  # of audio as it was heard, without padding; 0 where there is none
+    seconds: tuple[float, ...]  # of audio as it was decoded, without padding; 0 where there is none
     segments: tuple[tuple[Segment, ...], ...]  # where timestamps were decoded, else empty
     bad: tuple[BadAudio, ...]
     decode_seconds: float  # wall clock: reading audio, features and generation

@@ -225,7 +225,7 @@ def drawn(scores: Tensor, uniforms: Tensor) -> Tensor:
 
 # ── the decoder ──────────────────────────────────────────────────────────────────────────────
 
-MOST_THREADS = 2  # that hear at the same time on a CPU; a batch is divided among them
+MOST_THREADS = 2  # that decode at the same time on a CPU; a batch is divided among them
 
 
 class TokenLimit(LogitsProcessor):
@@ -434,7 +434,7 @@ class Pace:
 def measured_pace(decoder: WhisperDecoder, batch_size: int) -> Pace:
     """Encode a window, and decode some tokens in a batch as it is on the mean.
 
-    Threads that hear side by side are timed side by side, since they share the processor.
+    Threads that decode side by side are timed side by side, since they share the processor.
     """
     threads = min(decoder.threads, batch_size)
     rows = max(1, round(SHARE_BUSY * batch_size / threads))
