@@ -14,7 +14,7 @@ from lora_whisper.reports import comparison as data
 from lora_whisper.reports.charts import LIGHT, SERIES, Chart, Scale, course, is_steep, shorten
 from lora_whisper.reports.comparison import Effect, Entry, Report
 from lora_whisper.reports.evaluation_page import badness
-from lora_whisper.reports.evaluation_words import p_value, points
+from lora_whisper.reports.evaluation_tables import p_value, points
 from lora_whisper.reports.html import render
 from lora_whisper.reports.run import Sample, texts
 from lora_whisper.reports.sweep import NO_GAIN, Point, differing_keys, ordered, pareto_front

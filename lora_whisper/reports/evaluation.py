@@ -25,7 +25,7 @@ def write(
         players: sets whose sound the page plays.
     """
     from lora_whisper.reports.evaluation_page import page
-    from lora_whisper.reports.evaluation_table import markdown
+    from lora_whisper.reports.evaluation_tables import markdown
 
     write_json(folder.results, to_json(results))
     write_whole(folder.results.with_suffix(".md"), markdown(results).encode())
@@ -36,7 +36,7 @@ def write(
 def show(folder: RunFolder, results: EvaluationResults) -> None:
     """Print the tables, and where everything lies."""
     from lora_whisper.paths import short
-    from lora_whisper.reports.evaluation_table import show_evaluation
+    from lora_whisper.reports.evaluation_tables import show_evaluation
 
     show_evaluation(results)
     console.print()

@@ -5,41 +5,24 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from lora_whisper.evaluation.metrics import align, separator
 from lora_whisper.evaluation.results import (
     ErrorAnalysis,
     EvaluationResults,
     KeywordRecall,
-    NoSpeechTest,
     Rate,
     Rates,
-    Score,
     ScoredUtterance,
-    interval,
-    units_of,
 )
-from lora_whisper.reports import evaluation_plots as plots
-from lora_whisper.reports.evaluation_table import markdown
-from lora_whisper.reports.evaluation_words import (
-    ROLES,
-    against,
-    first_score,
-    last_model,
-    leading,
-    method,
-    points,
-    rates,
-    remarks,
-    sets_of,
-    share,
-    size,
-    speed,
-    verdicts,
-)
+from lora_whisper.reports import evaluation_tables as said
+from lora_whisper.reports.charts import MARKERS, SERIES, Chart, Scale, shorten
 from lora_whisper.reports.html import render
+from lora_whisper.reports.tables import Cell, Column, Table
 from lora_whisper.terminal import counted, percent
 
 SHOWN_UTTERANCES = 500  # of a set, the worst ones
@@ -47,6 +30,9 @@ SHOWN_CHARACTERS = 1_000_000  # of a set's texts: recordings of an hour are show
 PLAYERS = 50  # of a set, for the worst ones
 SHOWN_MISTAKES = 15  # of each kind
 SHOWN_KEYWORDS = 50  # the ones that are missed most
+SHOWN_GROUPS = 20  # of a column, the worst ones
+LINE_INCHES = 0.12  # of a chart's height, for one model
+GAP_INCHES = 0.14  # between two labels
 KEY_FIGURES = 4  # sets whose rates stand large at the top
 NARROW_LETTERS = 62  # beside each other in a table that stands beside its plot
 INTERVAL_LETTERS = 11  # of one of its columns
@@ -56,26 +42,22 @@ COLUMN_CHARACTERS = 40  # of what a column of the manifest says
 Row = ScoredUtterance
 Heard = Mapping[str, Sequence[Row]]  # model → its rows, in the order of the set
 Sound = Callable[[str, Row], bytes | None]  # set and row → an MP3 file
-Cell = str | tuple[str, str]  # a figure, and what stands below it in small
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table: its first column is text, all others are figures, except those in `texts`."""
+class Part:
+    """Of a section: a table, which may be empty, and its charts."""
 
-    headings: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    texts: frozenset[int] = field(default=frozenset({0}))
-    title: str = ""
-    below: str = ""
-    plots: Sequence[str] = ()  # SVG
+    table: Table
+    charts: Sequence[str] = ()  # SVG
 
     @property
     def is_narrow(self) -> bool:
-        """Whether it has room beside its plot."""
-        longest = max((len(str(row[0])) for row in self.rows), default=0)
-        letters = longest + INTERVAL_LETTERS * (len(self.headings) - 1)
-        return bool(self.rows) and len(self.plots) == 1 and letters <= NARROW_LETTERS
+        """Whether the table has room beside its chart."""
+        rows = self.table.rows
+        longest = max((len(row.cells[0].text) for row in rows), default=0)
+        letters = longest + INTERVAL_LETTERS * (len(self.table.columns) - 1)
+        return bool(rows) and len(self.charts) == 1 and letters <= NARROW_LETTERS
 
 
 def page(results: EvaluationResults, hypotheses: Mapping[str, Heard], sound: Sound) -> str:
@@ -85,7 +67,12 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Heard], sound: Sou
         hypotheses: set → model → its rows; models that failed are missing.
         sound: gives the audio of the worst utterances, `None` where there is none.
     """
-    sections = {title: grids for title, grids in _sections(results).items() if grids}
+    mistakes = list(_mistakes(results))
+    sections = {
+        title: parts
+        for title, parts in _sections(results).items()
+        if parts or (title == MISTAKES and mistakes)
+    }
     return render(
         "evaluation.html.j2",
         script="evaluation.js",
@@ -93,16 +80,16 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Heard], sound: Sou
         about=_about(results),
         verdicts=_verdicts(results),
         key_figures=_key_figures(results),
-        remarks=remarks(results),
+        remarks=said.remarks(results),
         sections=sections,
-        mistakes=MISTAKES,
+        mistakes=mistakes,
         examples=list(_examples(results)),
         heard=[
             _utterances(results, name, heard, sound) for name, heard in hypotheses.items() if heard
         ],
         facts=_facts(results),
-        markdown=markdown(results),
-        method=method(results),
+        markdown=said.markdown(results),
+        method=said.method(results),
     )
 
 
@@ -116,7 +103,7 @@ def _about(results: EvaluationResults) -> str:
 
 
 def _verdicts(results: EvaluationResults) -> list[dict[str, str]]:
-    retained = sets_of(results, "retention")
+    retained = said.sets_of(results, "retention")
     return [
         {
             "model": model,
@@ -124,17 +111,17 @@ def _verdicts(results: EvaluationResults) -> list[dict[str, str]]:
             "class": word.split()[0],
             "role": ", which must not get worse" if name in retained else "",
             "text": text,
-            "points": points(results.comparisons[name][model]),
+            "points": said.points(results.comparisons[name][model]),
         }
-        for model, name, word, text in verdicts(results)
+        for model, name, word, text in said.verdicts(results)
     ]
 
 
 def _key_figures(results: EvaluationResults) -> dict[str, str]:
     """The leading rate of the first sets, of the first model and of the last."""
     figures = {}
-    for name in (sets_of(results, "test") + sets_of(results, "retention"))[:KEY_FIGURES]:
-        found, rate = results.scored(name), leading(results, name)
+    for name in (said.sets_of(results, "test") + said.sets_of(results, "retention"))[:KEY_FIGURES]:
+        found, rate = results.scored(name), said.leading(results, name)
         models = list(dict.fromkeys([*list(found)[:1], *list(found)[-1:]]))
         if models:
             shown = " → ".join(percent(found[model].rate(rate)) for model in models)
@@ -145,257 +132,131 @@ def _key_figures(results: EvaluationResults) -> dict[str, str]:
 # ── sections ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _sections(results: EvaluationResults) -> dict[str, list[Any]]:
-    return {
-        "Scores": list(_score_grids(results)),
-        "Conditions": list(_condition_grids(results)),
-        "Adapter scale": list(_scale_grids(results)),
-        "Groups": list(_group_grids(results)),
-        MISTAKES: list(_mistakes(results)),
-        "Word list": list(_keyword_grids(results)),
-        "Hallucination": list(_hallucination_grids(results)),
-        "Overfitting": list(_overfitting_grids(results)),
-    }
-
-
-def _score_grids(results: EvaluationResults) -> Iterator[Grid]:
-    if sum(len(results.scored(name)) for name in results.scores) > 1:
-        yield Grid((), (), plots=[plots.models_and_sets(results)])
-    for one in results.sets:
-        name = one.name
-        first, second = rates(results, name)
-        role = f" ({ROLES[one.role]})" if ROLES[one.role] else ""
-        headings = ["", first.upper(), second.upper()]
-        if results.comparisons.get(name):
-            headings.append(f"against {results.against}")
-        headings.append(f"{first.upper()} · {second.upper()} as written")
-        headings += ["sub · ins · del", "in error", "RTFx"]
-        yield Grid(
-            headings,
-            [
-                [
-                    model,
-                    _with_interval(score, first),
-                    _with_interval(score, second),
-                    *_against(results, name, model),
-                    *_more_cells(score, first, second),
-                ]
-                if score
-                else [model, "failed", *[""] * (len(headings) - 2)]
-                for model, score in results.scores[name].items()
-            ],
-            title=f"{name}{role}",
-            below=size(results, one),
-        )
-
-
-def _more_cells(score: Score, first: Rate, second: Rate) -> list[Cell]:
-    edits = score.substitutions, score.insertions, score.deletions
-    return [
-        " · ".join(percent(getattr(score, f"{rate}_orthographic")) for rate in (first, second)),
-        " · ".join(f"{count:,}" for count in edits),
-        percent(score.sentence_error_rate),
-        speed(score),
-    ]
-
-
-def _with_interval(score: Rates | None, rate: Rate) -> Cell:
-    return (percent(score.rate(rate)), interval(score.ci95(rate))) if score else ""
-
-
-def _against(results: EvaluationResults, name: str, model: str) -> list[Cell]:
-    found = results.comparisons.get(name, {}).get(model)
-    if found:
-        return [(against(results, name, model), points(found))]
-    return [""] if results.comparisons.get(name) else []
-
-
-def _condition_grids(results: EvaluationResults) -> Iterator[Grid]:
-    for name, conditions in results.conditions.items():
-        rate, models = leading(results, name), list(results.scored(name))
-        yield Grid(
-            ["", *models],
-            [
-                [condition, *(_with_interval(found.get(model), rate) for model in models)]
-                for condition, found in conditions.items()
-            ],
-            title=f"{name}: {rate.upper()} by condition",
-            plots=[plots.by_condition(results, name)],
-        )
-
-
-def _scale_grids(results: EvaluationResults) -> Iterator[Grid]:
-    names = sets_of(results, "test", "retention")
-    for model, scales in results.scales.items():
-        yield Grid(
-            ["scale", *(f"{name} {leading(results, name).upper()}" for name in names)],
-            [
-                [
-                    f"{one.scale:g}",
-                    *(
-                        _with_interval(one.scores.get(name), leading(results, name))
-                        for name in names
-                    ),
-                ]
-                for one in scales
-            ],
-            title=model,
-            below="0 is the base, 1 the adapter as it was trained.",
-            plots=[plots.along_the_scale(results, model), plots.trade_off(results, model)],
-        )
-
-
-def _group_grids(results: EvaluationResults) -> Iterator[Grid]:
-    """The last model's worst groups first."""
-    for name in results.scores:
-        found, last = results.scored(name), last_model(results, name)
-        for column, groups in found[last].groups.items() if last else ():
-            yield _by_column(results, name, column, list(groups))
-
-
-def _by_column(results: EvaluationResults, name: str, column: str, labels: list[str]) -> Grid:
-    rate, found = leading(results, name), results.scored(name)
-    groups = {model: score.groups.get(column, {}) for model, score in found.items()}
-    last, noun = list(groups.values())[-1], units_of(first_score(results, name))
-    hidden = len(labels) - plots.SHOWN_GROUPS
-    return Grid(
-        ["", *groups, "utterances"],
-        [
-            [
-                label,
-                *(_with_interval(groups[model].get(label), rate) for model in groups),
-                (f"{last[label].utterances:,}", f"{last[label].reference_words:,} {noun}"),
-            ]
-            for label in labels[: plots.SHOWN_GROUPS]
+def _sections(results: EvaluationResults) -> dict[str, list[Part]]:
+    """Those that something was asked for of; its mistakes stand in a section of another form."""
+    sections = {
+        "Scores": list(_scores(results)),
+        "Conditions": [
+            Part(said.condition_table(results, name), [_by_condition(results, name)])
+            for name in results.conditions
         ],
-        title=f"{name}: {rate.upper()} by {column}",
-        below=f"… and {hidden:,} better ones, in evaluation.json" if hidden > 0 else "",
-        plots=[plots.by_group(results, name, column, labels)],
-    )
+        "Adapter scale": [
+            Part(
+                said.scale_table(results, model),
+                [_along_the_scale(results, model), _trade_off(results, model)],
+            )
+            for model in results.scales
+        ],
+        "Groups": [
+            Part(
+                said.group_table(results, name, column, SHOWN_GROUPS),
+                [_by_group(results, name, column)],
+            )
+            for name, column in said.group_columns(results)
+        ],
+        MISTAKES: [],
+        "Word list": list(_keywords(results)),
+        "Hallucination": list(_hallucination(results)),
+        "Overfitting": list(_overfitting(results)),
+    }
+    return sections
 
 
-def _keyword_grids(results: EvaluationResults) -> Iterator[Grid]:
+def _scores(results: EvaluationResults) -> Iterator[Part]:
+    if sum(len(results.scored(name)) for name in results.scores) > 1:
+        yield Part(Table([]), [_models_and_sets(results)])
+    for one in results.sets:
+        yield Part(said.score_table(results, one))
+
+
+def _keywords(results: EvaluationResults) -> Iterator[Part]:
     for name, found in results.keywords.items():
-        yield Grid(
-            ["", "recall", "found", "said", "precision"],
-            [
-                [
-                    model,
-                    (share(one.recall), interval(one.ci95) if one.ci95 else ""),
-                    f"{one.found:,}",
-                    f"{one.said:,}",
-                    share(one.precision),
-                ]
-                for model, one in found.items()
-            ],
-            title=f"{name}: all words of the list",
-            below="Precision: how many of those that the model wrote were said.",
-        )
+        yield Part(said.keyword_table(results, name))
         if any(one.words for one in found.values()):
-            yield _by_keyword(name, found)
+            yield Part(_by_keyword(name, found))
 
 
-def _by_keyword(name: str, found: Mapping[str, KeywordRecall]) -> Grid:
+def _by_keyword(name: str, found: Mapping[str, KeywordRecall]) -> Table:
     """The words that the last model misses most, first."""
     counts = {
-        model: {word: f"{hit} of {said}" for word, said, hit in one.words}
+        model: {word: f"{hit} of {times}" for word, times, hit in one.words}
         for model, one in found.items()
     }
     words = list(list(counts.values())[-1])
     hidden = len(words) - SHOWN_KEYWORDS
-    return Grid(
-        ["", *counts],
-        [[word, *(counts[model].get(word, "") for model in counts)] for word in words][
-            :SHOWN_KEYWORDS
-        ],
-        title=f"{name}: by word",
-        below=f"… and {hidden:,} more, in evaluation.json" if hidden > 0 else "",
-    )
+    below = f"… and {hidden:,} more, in evaluation.json" if hidden > 0 else ""
+    table = Table([Column(is_text=True), *map(Column, counts)], f"{name}: by word", below)
+    for word in words[:SHOWN_KEYWORDS]:
+        table.add(word, *(counts[model].get(word, "") for model in counts))
+    return table
 
 
-def _hallucination_grids(results: EvaluationResults) -> Iterator[Grid]:
+def _hallucination(results: EvaluationResults) -> Iterator[Part]:
+    kinds = {
+        "looping": "repeats itself",
+        "too_long": "longer than the audio allows",
+        "compression": "compresses over 2.4",
+        "on_silence": "text where nothing is said",
+    }
     for name, found in results.hallucination.items():
-        kinds = {
-            "looping": "repeats itself",
-            "too_long": "longer than the audio allows",
-            "compression": "compresses over 2.4",
-            "on_silence": "text where nothing is said",
-        }
-        yield Grid(
-            ["", "share", *kinds.values()],
-            [
-                [
-                    model,
-                    (
-                        percent(one.any / max(one.utterances, 1)),
-                        f"{one.any:,} of {one.utterances:,}",
-                    ),
-                    *(f"{getattr(one, kind):,}" for kind in kinds),
-                ]
-                for model, one in found.items()
-            ],
-            title=f"{name}: utterances with signs of it",
-        )
+        columns = [Column(is_text=True), *map(Column, ("share", *kinds.values()))]
+        table = Table(columns, f"{name}: utterances with signs of it")
+        for model, one in found.items():
+            of_all = percent(one.any / max(one.utterances, 1))
+            counts = (f"{getattr(one, kind):,}" for kind in kinds)
+            table.add(model, Cell(of_all, f"{one.any:,} of {one.utterances:,}"), *counts)
+        yield Part(table)
     if results.probes:
-        yield _probe_grid(results.probes)
+        yield Part(said.no_speech_table(results))
 
 
-def _probe_grid(probes: Mapping[str, Mapping[str, NoSpeechTest]]) -> Grid:
-    kinds = list(dict.fromkeys(kind for found in probes.values() for kind in found))
-    rows: list[list[Cell]] = [
-        [
-            model,
-            *(f"{found[kind].with_text} of {found[kind].clips}" for kind in kinds),
-        ]
-        for model, found in probes.items()
-    ]
-    return Grid(["", *kinds], rows, title="Clips without speech that were given a text")
-
-
-def _overfitting_grids(results: EvaluationResults) -> Iterator[Grid]:
-    names = sets_of(results, "training") + sets_of(results, "test")
-    if not sets_of(results, "training"):
+def _overfitting(results: EvaluationResults) -> Iterator[Part]:
+    learnt = said.sets_of(results, "training")
+    if not learnt:
         return
-    yield Grid(
-        ["", *names],
-        [
-            [
-                model.name,
-                *(
-                    _with_interval(results.scores[name].get(model.name), rate)
-                    for name, rate in ((name, leading(results, name)) for name in names)
-                ),
-            ]
-            for model in results.models
-            if not model.failed
-        ],
-        title="What was trained on beside what was not",
-    )
+    names = learnt + said.sets_of(results, "test")
+    title = "What was trained on beside what was not"
+    table = Table([Column(is_text=True), *map(Column, names)], title)
+    for model in results.models:
+        if not model.failed:
+            rates = {name: said.leading(results, name) for name in names}
+            scores = (
+                said.rated(results.scores[name].get(model.name), rate)
+                for name, rate in rates.items()
+            )
+            table.add(model.name, *scores)
+    yield Part(table)
 
 
-def _mistakes(results: EvaluationResults) -> Iterator[dict[str, Any]]:
-    """A set's and model's most frequent ones, as three small tables."""
+@dataclass(frozen=True)
+class Mistakes:
+    """A model's most frequent ones on a set, as small tables."""
+
+    set: str
+    model: str
+    tables: Sequence[Table]
+
+
+def _mistakes(results: EvaluationResults) -> Iterator[Mistakes]:
     for name, models in results.mistakes.items():
         for model, found in reversed([*models.items()]):
-            grids = [grid for grid in _mistake_grids(found) if grid.rows]
-            if grids:
-                yield {"set": name, "model": model, "grids": grids}
+            tables = [table for table in _mistake_tables(found) if table.rows]
+            if tables:
+                yield Mistakes(name, model, tables)
 
 
-def _mistake_grids(found: ErrorAnalysis) -> list[Grid]:
-    confusions, lost = found.confusions[:SHOWN_MISTAKES], found.lost[:SHOWN_MISTAKES]
-    inserted = found.inserted[:SHOWN_MISTAKES]
-    return [
-        Grid(
-            ["said", "heard", "times"],
-            [[said, heard, str(count)] for said, heard, count in confusions],
-            frozenset({0, 1}),
-        ),
-        Grid(
-            ["lost", "times", "said"], [[word, str(gone), str(said)] for word, gone, said in lost]
-        ),
-        Grid(["inserted", "times"], [[word, str(count)] for word, count in inserted]),
-    ]
+def _mistake_tables(found: ErrorAnalysis) -> list[Table]:
+    word, times = Column("said", is_text=True), Column("times")
+    confused = Table([word, Column("heard", is_text=True), times])
+    for reference, hypothesis, count in found.confusions[:SHOWN_MISTAKES]:
+        confused.add(reference, hypothesis, str(count))
+    lost = Table([Column("lost", is_text=True), times, Column("said")])
+    for text, gone, spoken in found.lost[:SHOWN_MISTAKES]:
+        lost.add(text, str(gone), str(spoken))
+    inserted = Table([Column("inserted", is_text=True), times])
+    for text, count in found.inserted[:SHOWN_MISTAKES]:
+        inserted.add(text, str(count))
+    return [confused, lost, inserted]
 
 
 def _examples(results: EvaluationResults) -> Iterator[dict[str, str]]:
@@ -408,6 +269,137 @@ def _examples(results: EvaluationResults) -> Iterator[dict[str, str]]:
         for kind, test in tests.items():
             for text in dict.fromkeys(test.texts):
                 yield {"where": model, "why": f"nobody speaks: {kind}", "text": text}
+
+
+# ── charts ───────────────────────────────────────────────────────────────────────────────────
+
+Rated = Mapping[str, Rates | None]  # model → its score, or what else has rates with intervals
+
+
+def _models_and_sets(results: EvaluationResults) -> str:
+    """Every model's leading rate on every set."""
+    rows = {
+        _with_rate(results, name): _rated(results.scored(name), said.leading(results, name))
+        for name in results.scores
+        if results.scored(name)
+    }
+    return _dots(results, rows, _axis(results)) if rows else ""
+
+
+def _by_condition(results: EvaluationResults, name: str) -> str:
+    """A set as it is, and as it was made harder; the models side by side."""
+    rate = said.leading(results, name)
+    rows = {condition: _rated(found, rate) for condition, found in results.conditions[name].items()}
+    return _dots(results, rows, rate.upper())
+
+
+def _by_group(results: EvaluationResults, name: str, column: str) -> str:
+    """The groups of a column, in the order of the last model's."""
+    rate, found = said.leading(results, name), results.scored(name)
+    labels = list(list(found.values())[-1].groups[column])
+    rows = {
+        label: _rated(
+            {model: score.groups.get(column, {}).get(label) for model, score in found.items()},
+            rate,
+        )
+        for label in labels[:SHOWN_GROUPS]
+    }
+    return _dots(results, rows, rate.upper())
+
+
+def _along_the_scale(results: EvaluationResults, model: str) -> str:
+    """Every set's rate over the adapter's scale, with its interval as a band."""
+    chart = Chart(2.9, Scale("adapter scale"), Scale(unit=" %", from_zero=True))
+    for number, name in enumerate(said.sets_of(results, "test", "retention")):
+        scales, rated = _along(results, model, name)
+        look: Any = {"colour": _colour(number), "marker": _marker(number)}
+        chart.line(scales, rated, shorten(_with_rate(results, name)), **look)
+    return chart.svg()
+
+
+def _trade_off(results: EvaluationResults, model: str) -> str:
+    """New speech against old: where each scale of the adapter stands; empty without both."""
+    tested, retained = said.sets_of(results, "test"), said.sets_of(results, "retention")
+    if not tested or not retained:
+        return ""
+    across_label = f"{tested[0]}, {said.leading(results, tested[0]).upper()}"
+    across_scale = Scale(across_label, unit=" %", from_zero=True)
+    chart = Chart(2.9, across_scale, Scale(", ".join(retained), unit=" %", from_zero=True))
+    scales, across = _along(results, model, tested[0])
+    for number, name in enumerate(retained, start=1):
+        _, up = _along(results, model, name)
+        label = shorten(_with_rate(results, name)) if len(retained) > 1 else ""
+        look: Any = {"colour": _colour(number), "elinewidth": 0.6, "fmt": f"{_marker(number)}-"}
+        chart.dots(across, up, label, **look)
+        chart.names(across[:, 0], up[:, 0], [f"{scale:g}" for scale in scales])
+    return chart.svg()
+
+
+def _along(results: EvaluationResults, model: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(scales,) and (scales, 3) percent: a set's rate and the two ends of its interval."""
+    rate = said.leading(results, name)
+    scales = [one for one in results.scales[model] if name in one.scores]
+    rated = [_percent(one.scores[name], rate) for one in scales]
+    return np.array([one.scale for one in scales]), np.array(rated).reshape(-1, 3)
+
+
+def _rated(found: Rated, rate: Rate) -> dict[str, tuple[float, float, float]]:
+    return {model: _percent(score, rate) for model, score in found.items() if score}
+
+
+def _percent(score: Rates, rate: Rate) -> tuple[float, float, float]:
+    low, high = score.ci95(rate)
+    return 100 * score.rate(rate), 100 * low, 100 * high
+
+
+def _dots(
+    results: EvaluationResults,
+    rows: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    label: str,
+) -> str:
+    """A line a label; on it a dot with its interval for every model, in the models' order."""
+    models = [one.name for one in results.models]
+    shown = [model for model in models if any(model in rated for rated in rows.values())]
+    if not shown:
+        return ""
+    pitch = LINE_INCHES * len(shown) + GAP_INCHES
+    across = Scale(label, unit=" %", most_ticks=5, from_zero=True)
+    chart = Chart(1.0 + pitch * len(rows), across, Scale(names=list(rows)))
+    for place, model in enumerate(shown):
+        at = [number for number, rated in enumerate(rows.values()) if model in rated]
+        values = np.array([rated[model] for rated in rows.values() if model in rated])
+        offset = (place - (len(shown) - 1) / 2) * LINE_INCHES / pitch
+        number = models.index(model)
+        chart.dots(
+            values,
+            np.array(at) + offset,
+            shorten(model) if len(shown) > 1 else "",
+            _colour(number),
+            fmt=_marker(number),
+            markersize=5,
+            clip_on=False,  # a rate of zero stands on the axis
+        )
+    chart.separators()
+    return chart.svg()
+
+
+def _marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]
+
+
+def _colour(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+def _with_rate(results: EvaluationResults, name: str) -> str:
+    """`test`, or where sets lead with different rates `test CER`."""
+    mixed = len({said.leading(results, other) for other in results.scores}) > 1
+    return f"{name} {said.leading(results, name).upper()}" if mixed else name
+
+
+def _axis(results: EvaluationResults) -> str:
+    found = {said.leading(results, name).upper() for name in results.scores}
+    return found.pop() if len(found) == 1 else "error rate"
 
 
 # ── utterances ───────────────────────────────────────────────────────────────────────────────
@@ -494,10 +486,10 @@ def _lines(row: Mapping[str, Row]) -> Iterator[dict[str, Any]]:
 
 def _about_row(row: Row) -> str:
     """Its length and its columns."""
-    said = [f"{row.seconds:.1f} s"] if row.seconds else []
+    facts = [f"{row.seconds:.1f} s"] if row.seconds else []
     columns = {name: value for name, value in row.columns.items() if name != "duration"}
     known = [(name, value) for name, value in columns.items() if value not in (None, "")]
-    return " · ".join(said + [f"{name} {_cut(str(value))}" for name, value in known])
+    return " · ".join(facts + [f"{name} {_cut(str(value))}" for name, value in known])
 
 
 def _cut(text: str) -> str:

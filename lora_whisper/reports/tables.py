@@ -58,6 +58,7 @@ class Table:
     columns: Sequence[Column]
     title: str = ""
     below: str = ""  # what a page says of it below its title
+    terminal_title: str = ""  # where that is another
     layout: Mapping[str, Any] = field(default_factory=dict)  # in the terminal, as rich calls it
     rows: list[Row] = field(default_factory=list)
 
@@ -71,7 +72,7 @@ class Table:
 
     def terminal(self) -> TerminalTable:
         """To be printed; small print is left out where its column does not say where it goes."""
-        title = Text(self.title, "bold") if self.title else None
+        title = Text(self.terminal_title or self.title, "bold") if self.title else None
         has_footer = any(column.footer for column in self.columns)
         shown = TerminalTable(
             title=title, title_justify="left", show_footer=has_footer, **self.layout
@@ -121,4 +122,4 @@ def _line(texts: Sequence[str]) -> str:
 
 def escaped(text: str) -> str:
     """Text as Markdown shows it: no cell of its own, no tag, no emphasis."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]>|#~]|<(?=[\w/!?]))", r"\\\1", " ".join(text.split()))

@@ -13,9 +13,14 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lora_whisper.evaluation.results import Comparison, from_json
-from lora_whisper.reports import evaluation_table
-from lora_whisper.reports.evaluation_table import SHOWN_GROUPS, markdown, show_evaluation
-from lora_whisper.reports.evaluation_words import p_value, verdict
+from lora_whisper.reports import evaluation_tables
+from lora_whisper.reports.evaluation_tables import (
+    SHOWN_GROUPS,
+    markdown,
+    p_value,
+    show_evaluation,
+    verdict,
+)
 from tests.cli.toy_evaluation import (
     asked_for,
     compared,
@@ -35,7 +40,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def show(results: dict[str, Any]) -> list[str]:
         written = io.StringIO()
-        monkeypatch.setattr(evaluation_table, "console", Console(file=written, width=80))
+        monkeypatch.setattr(evaluation_tables, "console", Console(file=written, width=80))
         show_evaluation(typed(results))
         return written.getvalue().splitlines()
 

@@ -1,0 +1,490 @@
+"""What is said of an evaluation, in words and tables: the same on the page and in the terminal.
+
+And the table for a model card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from lora_whisper.evaluation import results as stored
+from lora_whisper.evaluation.results import (
+    Comparison,
+    ErrorAnalysis,
+    EvaluatedSet,
+    EvaluationResults,
+    Rate,
+    Rates,
+    Score,
+    Verdict,
+    both_rates,
+    interval,
+    units_of,
+)
+from lora_whisper.reports.tables import Cell, Column, Table
+from lora_whisper.terminal import console, counted, percent
+
+SMALLEST_P = 0.001
+ROLES = {
+    "test": "",
+    "retention": "must not get worse",
+    "training": "a sample of what was trained on",
+}
+SHOWN_GROUPS = 8  # of a column, the worst ones
+SHOWN_MISTAKES = 5  # of each kind
+SIGNS = {  # as evaluation.json calls them, and people
+    "looping": "loops",
+    "too_long": "too long",
+    "compression": "repetitive",
+    "on_silence": "on silence",
+}
+COLOURS = {"better": "green", "worse": "red"}
+INTERVAL = "95 % interval"
+
+
+# ── what stands where ────────────────────────────────────────────────────────────────────────
+
+
+def sets_of(results: EvaluationResults, *roles: str) -> list[str]:
+    """Names of the sets in these roles, in order."""
+    return [one.name for one in results.sets if one.role in roles]
+
+
+def first_score(results: EvaluationResults, name: str) -> Score | None:
+    """What all scores of a set have in common stands in the first."""
+    return next(iter(results.scored(name).values()), None)
+
+
+def leading(results: EvaluationResults, name: str) -> Rate:
+    """`wer` or `cer`: the rate that comes first on this set."""
+    return stored.leading(first_score(results, name))
+
+
+def rates(results: EvaluationResults, name: str) -> tuple[Rate, Rate]:
+    """Both rates, the leading one first."""
+    return stored.both_rates(leading(results, name))
+
+
+def last_model(results: EvaluationResults, name: str) -> str | None:
+    """The model that a set's tables and utterances are sorted by."""
+    return next(reversed(results.scored(name)), None)
+
+
+def speed(score: Score) -> str:
+    """RTFx, seconds of audio a second; empty where it is not known."""
+    if not score.decode_seconds or score.audio_seconds is None:
+        return ""
+    rtfx = score.audio_seconds / score.decode_seconds
+    return f"{rtfx:.1f}" + (" (cached)" if score.cached else "")
+
+
+# ── wording ──────────────────────────────────────────────────────────────────────────────────
+
+
+def p_value(probability: float) -> str:
+    """`p < 0.001`, `p = 0.043` or `p = 0.62`"""
+    if probability < SMALLEST_P:
+        return f"p < {SMALLEST_P}"
+    return f"p = {probability:.{3 if probability < 0.1 else 2}f}"
+
+
+def verdict(comparison: Comparison) -> str:
+    """`better (p < 0.001)`, `no difference shown (p = 0.62)`, `too few utterances to tell`"""
+    if comparison.verdict == "too few to tell":
+        return f"too few {comparison.resampled} to tell"
+    return f"{comparison.verdict} ({p_value(comparison.p_value)})"
+
+
+def points(comparison: Comparison) -> str:
+    """`-4.1 points (-6.0 to -2.2)`: the difference of the WER and its interval."""
+    difference = f"{100 * comparison.difference:+.1f} points"
+    if comparison.ci95 is None:
+        return difference
+    low, high = comparison.ci95
+    return f"{difference} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def against(results: EvaluationResults, name: str, model: str) -> str:
+    """The verdict on a model; empty for the one that the others are compared with."""
+    found = results.comparisons.get(name, {}).get(model)
+    return verdict(found) if found else ""
+
+
+def sentence(results: EvaluationResults, name: str, model: str) -> str:
+    """`13.5 % WER against 103.2 % of base`"""
+    rate, found = leading(results, name), results.scored(name)
+    own, others = percent(found[model].rate(rate)), percent(found[results.against].rate(rate))
+    return f"{own} {rate.upper()} against {others} of {results.against}"
+
+
+def size(results: EvaluationResults, one: EvaluatedSet) -> str:
+    """`100 utterances of 12 speakers, 412 words, 0.07 h, normalizer whisper-english,
+    padded sound`
+    """
+    speakers = f" of {counted(one.speakers, 'speaker')}" if one.speakers else ""
+    facts = [f"{counted(one.utterances, 'utterance')}{speakers}"]
+    score = first_score(results, one.name)
+    if score:
+        facts.append(f"{score.reference_words:,} {score.units}")
+    facts.append(f"{one.hours:.2f} h")
+    if score:
+        facts += [f"normalizer {score.normalizer}", f"padded {score.padding}"]
+    return ", ".join(facts)
+
+
+def method(results: EvaluationResults) -> str:
+    """How text was normalized, and what the intervals and verdicts are made of."""
+    all_scores = [score for name in results.scores for score in results.scored(name).values()]
+    normalizers = _listed(score.normalizer for score in all_scores)
+    drawn = _listed(score.resampled for score in all_scores)
+    padded = _listed(score.padded_as for score in all_scores)
+    said = (
+        f"Text is normalized by {normalizers}; {padded}. "
+        f"95 % intervals are by drawing {drawn} anew."
+    )
+    if any(results.comparisons.values()):
+        said += (
+            " Verdicts and the intervals of differences are by approximate randomization, paired "
+            "and two-sided, at 5 %."
+        )
+    if any(score.leading == "cer" for score in all_scores):
+        said += " Where CER comes first, WER and verdicts are of graphemes."
+    return said
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(names))
+
+
+def share(part: float | None) -> str:
+    """`12.3 %`, or a dash where there was nothing to divide by."""
+    return "–" if part is None else percent(part)
+
+
+# ── what has to be said beside the scores ────────────────────────────────────────────────────
+
+
+def remarks(results: EvaluationResults) -> list[tuple[str, str]]:
+    """A "warning" or a "note", and its text."""
+    warnings = [*_failures(results), *results.warnings, *_leaks(results), *cautions_of(results)]
+    notes = [*_unheard(results), *_left_out(results)]
+    return [("warning", text) for text in warnings] + [("note", text) for text in notes]
+
+
+def _failures(results: EvaluationResults) -> Iterator[str]:
+    for model in results.models:
+        if model.failed:
+            yield f"the model {model.name} failed: {model.failed}"
+
+
+def cautions_of(results: EvaluationResults) -> Iterator[str]:
+    """Sets whose scored words are not those that were spoken."""
+    from lora_whisper.evaluation.scored_words import cautions
+
+    for name in results.scores:
+        if text := cautions(results.scored(name)):
+            yield f"{name}: {text}"
+
+
+def _leaks(results: EvaluationResults) -> Iterator[str]:
+    for one in results.sets:
+        for leaks in one.leaks:
+            counts = {
+                "recording": leaks.recordings,
+                "text": leaks.texts,
+                "speaker": leaks.speakers,
+            }
+            found = [counted(count, noun) for noun, count in counts.items() if count]
+            if found:
+                occur = "occurs" if sum(counts.values()) == 1 else "occur"
+                yield f"{' and '.join(found)} of {one.name} {occur} in what {leaks.run} learnt from"
+
+
+def _unheard(results: EvaluationResults) -> Iterator[str]:
+    for one in results.sets:
+        score = first_score(results, one.name)
+        if score and score.bad_audio:
+            audio = counted(score.bad_audio, "utterance")
+            yield f"{audio} of {one.name} did not decode: scored as if nothing was heard"
+        if score and score.no_reference:
+            texts = counted(score.no_reference, "reference")
+            yield f"{texts} of {one.name} without a word: what was heard there is inserted"
+
+
+def _left_out(results: EvaluationResults) -> Iterator[str]:
+    for one in results.sets:
+        if one.left_out:
+            reasons = (f"{count:,} {reason}" for reason, count in one.left_out.items())
+            yield f"left out of {one.name}: {'; '.join(reasons)}"
+
+
+def verdicts(results: EvaluationResults) -> list[tuple[str, str, Verdict, str]]:
+    """Model, set, verdict's word and the whole sentence; of test sets first, then retention."""
+    return [
+        (model, name, found.verdict, f"{sentence(results, name, model)}: {verdict(found)}")
+        for name in sets_of(results, "test") + sets_of(results, "retention")
+        for model, found in results.comparisons.get(name, {}).items()
+    ]
+
+
+def losses(results: EvaluationResults) -> list[tuple[str, str]]:
+    """Forgetting, and models that are worse at what they were made for."""
+    retained = sets_of(results, "retention")
+    return [
+        ("warning", f"{'forgetting' if name in retained else 'a loss'}: {model} on {name}, {text}")
+        for model, name, word, text in verdicts(results)
+        if word == "worse"
+    ]
+
+
+# ── tables ───────────────────────────────────────────────────────────────────────────────────
+
+
+def figure(title: str, **more: Any) -> Column:
+    """A column of them, which is not so narrow in the terminal that they would break."""
+    return Column(title, layout={"min_width": 7}, **more)
+
+
+def rated(score: Rates | None, rate: Rate) -> Cell:
+    """A rate with its interval; empty where nothing was scored."""
+    return Cell(percent(score.rate(rate)), interval(score.ci95(rate))) if score else Cell()
+
+
+def score_table(results: EvaluationResults, one: EvaluatedSet) -> Table:
+    """A row a model: the leading rate with its interval, the other rate, and the verdict."""
+    name = one.name
+    first, second = rates(results, name)
+    title = f"{name} ({ROLES[one.role]})" if ROLES[one.role] else name
+    columns = [
+        Column(is_text=True),
+        figure(first.upper(), small_title=INTERVAL),
+        figure(second.upper()),
+    ]
+    is_compared = bool(results.comparisons.get(name))
+    if is_compared:
+        columns.append(Column(f"against {results.against}", layout={"justify": "left"}))
+    as_written = f"{first.upper()} · {second.upper()} as written"
+    for heading in (as_written, "sub · ins · del", "in error", "RTFx"):
+        columns.append(Column(heading, is_of_page=True))
+    how = size(results, one)
+    table = Table(columns, title, below=how, terminal_title=f"{title}: {how}")
+    for model, score in results.scores[name].items():
+        if score is None:
+            empty = [Cell()] * (len(columns) - 2)
+            table.add(model, Cell("failed", style="red"), *empty)
+            continue
+        edits = score.substitutions, score.insertions, score.deletions
+        written = [getattr(score, f"{rate}_orthographic") for rate in (first, second)]
+        table.add(
+            model,
+            rated(score, first),
+            rated(score, second),
+            *[_verdict(results, name, model)] * is_compared,
+            " · ".join(map(percent, written)),
+            " · ".join(f"{count:,}" for count in edits),
+            percent(score.sentence_error_rate),
+            speed(score),
+        )
+    return table
+
+
+def _verdict(results: EvaluationResults, name: str, model: str) -> Cell:
+    found = results.comparisons.get(name, {}).get(model)
+    if found is None:
+        return Cell()
+    return Cell(verdict(found), points(found), style=COLOURS.get(found.verdict, ""))
+
+
+def condition_table(results: EvaluationResults, name: str) -> Table:
+    """A set as it is, and as it was made harder."""
+    rate, models = leading(results, name), list(results.scored(name))
+    title = f"{name}: {rate.upper()} by condition"
+    table = Table([Column(is_text=True), *map(figure, models)], title)
+    for condition, found in results.conditions[name].items():
+        table.add(condition, *(rated(found.get(model), rate) for model in models))
+    return table
+
+
+def scale_table(results: EvaluationResults, model: str) -> Table:
+    """Every set's rate with more and with less of the adapter."""
+    names = sets_of(results, "test", "retention")
+    headings = [f"{name} {leading(results, name).upper()}" for name in names]
+    table = Table(
+        [Column("scale", is_text=True), *map(figure, headings)],
+        model,
+        below="0 is the base, 1 the adapter as it was trained.",
+        terminal_title=f"{model}: by scale",
+    )
+    for one in results.scales[model]:
+        cells = (rated(one.scores.get(name), leading(results, name)) for name in names)
+        table.add(f"{one.scale:g}", *cells)
+    return table
+
+
+def group_columns(results: EvaluationResults) -> Iterator[tuple[str, str]]:
+    """Each set, and a column that it is broken down by."""
+    for one in results.sets:
+        last = last_model(results, one.name)
+        for column in results.scored(one.name)[last].groups if last else ():
+            yield one.name, column
+
+
+def group_table(results: EvaluationResults, name: str, column: str, shown: int) -> Table:
+    """The last model's worst groups first; the rest are counted."""
+    rate, noun = leading(results, name), units_of(first_score(results, name))
+    groups = {model: score.groups.get(column, {}) for model, score in results.scored(name).items()}
+    last = list(groups.values())[-1]
+    hidden = len(last) - shown
+    title = f"{name}: {rate.upper()} by {column}"
+    rest = f", the worst {shown} of {len(last)}" if hidden > 0 else ", worst first"
+    table = Table(
+        [Column(is_text=True), *map(figure, groups), figure("utterances")],
+        title,
+        below=f"… and {hidden:,} better ones, in evaluation.json" if hidden > 0 else "",
+        terminal_title=f"{title}{rest}",
+    )
+    for label in list(last)[:shown]:
+        size_cell = Cell(f"{last[label].utterances:,}", f"{last[label].reference_words:,} {noun}")
+        table.add(label, *(rated(found.get(label), rate) for found in groups.values()), size_cell)
+    return table
+
+
+def keyword_table(results: EvaluationResults, name: str) -> Table:
+    """How many of the listed words were recognized."""
+    table = Table(
+        [
+            Column(is_text=True),
+            figure("recall", small_title=INTERVAL),
+            *map(figure, ("found", "said", "precision")),
+        ],
+        f"{name}: all words of the list",
+        below="Precision: how many of those that the model wrote were said.",
+        terminal_title=f"{name}: words of the list",
+    )
+    for model, one in results.keywords[name].items():
+        recall = Cell(share(one.recall), interval(one.ci95) if one.ci95 else "")
+        table.add(model, recall, f"{one.found:,}", f"{one.said:,}", share(one.precision))
+    return table
+
+
+def no_speech_table(results: EvaluationResults) -> Table:
+    """How many clips without speech were given a text."""
+    kinds = list(dict.fromkeys(kind for tests in results.probes.values() for kind in tests))
+    table = Table(
+        [Column(is_text=True), *map(figure, kinds)],
+        "Clips without speech that were given a text",
+        terminal_title="Text where nobody speaks, in clips",
+    )
+    for model, tests in results.probes.items():
+        table.add(model, *(f"{tests[kind].with_text} of {tests[kind].clips}" for kind in kinds))
+    return table
+
+
+# ── the terminal ─────────────────────────────────────────────────────────────────────────────
+
+
+def show_evaluation(results: EvaluationResults) -> None:
+    """Print everything that was asked for, and nothing else."""
+    for part in _parts(results):
+        console.print()
+        console.print(part.terminal() if isinstance(part, Table) else part)
+
+
+def _parts(results: EvaluationResults) -> Iterator[Table | RenderableType]:
+    """Tables and lines; what matters most comes last, where a terminal stops."""
+    for name in results.conditions:
+        yield condition_table(results, name)
+    for model in results.scales:
+        yield scale_table(results, model)
+    for name, column in group_columns(results):
+        yield group_table(results, name, column, SHOWN_GROUPS)
+    for name in results.keywords:
+        yield keyword_table(results, name)
+    if results.hallucination:
+        yield _hallucination(results)
+    if results.probes:
+        yield no_speech_table(results)
+    yield from _mistakes(results)
+    for one in results.sets:
+        table = score_table(results, one).terminal()
+        speeds = ((model, speed(score)) for model, score in results.scored(one.name).items())
+        known = ", ".join(f"{model} {speed_of}" for model, speed_of in speeds if speed_of)
+        yield Group(table, Text(f"RTFx: {known}")) if known else table
+    said = losses(results) + remarks(results)
+    if said:
+        yield _lines(said)
+
+
+def _hallucination(results: EvaluationResults) -> Table:
+    """Counts of utterances; one may be of several kinds."""
+    of_sets = [one for found in results.hallucination.values() for one in found.values()]
+    kinds = [
+        kind for kind in SIGNS if kind != "on_silence" or any(one.on_silence for one in of_sets)
+    ]
+    headings = [*(SIGNS[kind] for kind in kinds), "any", "share"]
+    columns = [Column(is_text=True), *map(figure, headings)]
+    table = Table(columns, "Signs of hallucination, in utterances")
+    for name, found in results.hallucination.items():
+        for number, (model, one) in enumerate(found.items()):
+            counts = (getattr(one, kind) for kind in (*kinds, "any"))
+            of_all = percent(one.any / max(one.utterances, 1))
+            cells = [f"{model}, {name}", *map(str, counts), of_all]
+            table.add(*cells, starts_section=number == 0)
+    return table
+
+
+def _mistakes(results: EvaluationResults) -> Iterator[RenderableType]:
+    """The last model's most frequent ones on each test set."""
+    for name in sets_of(results, "test"):
+        model = last_model(results, name)
+        found = results.mistakes.get(name, {}).get(model or "")
+        lines = [
+            (kind, ", ".join(texts[:SHOWN_MISTAKES]))
+            for kind, texts in (mistakes(found) if found else {}).items()
+            if texts
+        ]
+        if lines:
+            yield Group(Text(f"{name}: what {model} has wrong most often", "bold"), _lines(lines))
+
+
+def mistakes(found: ErrorAnalysis) -> dict[str, list[str]]:
+    """Each kind's own, as they are shown."""
+    return {
+        "confused": [f"{said} → {heard} {count}×" for said, heard, count in found.confusions],
+        "lost": [f"{word} {lost} of {said}" for word, lost, said in found.lost],
+        "inserted": [f"{word} {count}×" for word, count in found.inserted],
+    }
+
+
+def _lines(lines: Sequence[tuple[str, str]]) -> TerminalTable:
+    """`warning   3 texts of …`, broken where the text goes on below itself."""
+    grid = TerminalTable.grid(padding=(0, 2, 0, 0))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    for kind, text in lines:
+        grid.add_row(Text(kind, "yellow" if kind == "warning" else ""), Text(text))
+    return grid
+
+
+# ── for a model card ─────────────────────────────────────────────────────────────────────────
+
+
+def markdown(results: EvaluationResults) -> str:
+    """A table to paste into a model card, and a line on how its figures were made."""
+    figures = map(Column, ("WER (95 %)", "CER (95 %)", "utterances"))
+    names = [Column(title, is_text=True) for title in ("model", "set")]
+    table = Table([*names, *figures, Column(f"against {results.against}", is_text=True)])
+    for name, models in results.scores.items():
+        for model, score in models.items():
+            if score is None:
+                table.add(model, name, "", "", "", "failed")
+                continue
+            both = (rated(score, rate) for rate in both_rates("wer"))
+            table.add(model, name, *both, f"{score.utterances:,}", against(results, name, model))
+    said = [f"\n**Warning:** {text}." for text in cautions_of(results)]
+    return "\n".join([table.markdown(), "", method(results), *said, ""])
