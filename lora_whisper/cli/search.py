@@ -117,7 +117,7 @@ def _checked_trials(
         try:
             trial = train.prepare(with_values(common, values), path / "trial", trial)
         except UserError as error:
-            problems.setdefault(str(error), []).append(_told(values))
+            problems.setdefault(str(error), []).append(_label(values))
     if any(len(trials) == len(shapes) for trials in problems.values()):
         raise UserError("\n".join(problems))
     if problems:
@@ -136,7 +136,7 @@ def _shapes(space: SpaceConfig) -> Iterator[dict[str, Value]]:
         yield dict(zip(given, values, strict=True))
 
 
-def _told(values: Mapping[str, Value | None]) -> str:
+def _label(values: Mapping[str, Value | None]) -> str:
     """`rank=8 targets=attention`; of keys that are typed, their last part."""
     return " ".join(f"{key.split('.')[-1]}={shown(value)}" for key, value in values.items())
 
@@ -302,7 +302,7 @@ def _carry_out_next(study: Study, plan: SearchPlan, may_begin: bool) -> bool:
             return False
         name, config = claim.folder.path.name, with_values(plan.common, claim.values)
         log.info("")
-        log.info("%-11s %s", name, _told(typed_values(study.space, config)))
+        log.info("%-11s %s", name, _label(typed_values(study.space, config)))
         try:
             _carry_out(study, claim, config, plan.inputs)
         except Stopped as stop:

@@ -56,14 +56,14 @@ def write(
     return vllm_obstacles(folder)
 
 
-def _rounded(plain: DeltaWeights, dtype: torch.dtype) -> DeltaWeights:
+def _rounded(delta: DeltaWeights, dtype: torch.dtype) -> DeltaWeights:
     """In the type that it is to be written in."""
     matrices = {
         path: (_in_range(path, a, dtype), _in_range(path, b, dtype))
-        for path, (a, b) in plain.matrices.items()
+        for path, (a, b) in delta.matrices.items()
     }
     rows = {
-        token: _in_range(f"token {token}", row, dtype) for token, row in plain.embeddings.items()
+        token: _in_range(f"token {token}", row, dtype) for token, row in delta.embeddings.items()
     }
     return DeltaWeights(matrices, rows)
 

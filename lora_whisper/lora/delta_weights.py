@@ -108,13 +108,13 @@ def delta_weights_from(saved: SavedAdapter) -> DeltaWeights:
     return DeltaWeights(matrices, dict(zip(saved.tokens, rows, strict=True)))
 
 
-def write_delta_weights(plain: DeltaWeights, folder: Path, base: Checkpoint) -> None:
+def write_delta_weights(delta: DeltaWeights, folder: Path, base: Checkpoint) -> None:
     """Write a folder that stock PEFT loads as a LoRA adapter of `base`.
 
     alpha equals the rank, in each layer: the scale is 1 for who reads it layer by layer and for who
     takes one scale for all of them, as vLLM does.
     """
-    ranks = plain.ranks
+    ranks = delta.ranks
     rank = max(ranks.values())
     other = {path: one for path, one in ranks.items() if one != rank}
     config = LoraConfig(
@@ -123,18 +123,18 @@ def write_delta_weights(plain: DeltaWeights, folder: Path, base: Checkpoint) -> 
         rank_pattern=other,
         alpha_pattern=dict(other),
         target_modules=sorted(ranks),
-        trainable_token_indices=list(plain.embeddings) or None,
+        trainable_token_indices=list(delta.embeddings) or None,
         base_model_name_or_path=base.path,
         revision=base.revision,
         inference_mode=True,
         auto_mapping=AUTO_MAPPING,
     )
     tensors = {}
-    for path, (a, b) in plain.matrices.items():
+    for path, (a, b) in delta.matrices.items():
         tensors[f"{PREFIX}{path}{A_SUFFIX}"] = a.contiguous()
         tensors[f"{PREFIX}{path}{B_SUFFIX}"] = b.contiguous()
-    if plain.embeddings:
-        tensors[TOKENS_KEY] = torch.stack(list(plain.embeddings.values()))
+    if delta.embeddings:
+        tensors[TOKENS_KEY] = torch.stack(list(delta.embeddings.values()))
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -161,14 +161,14 @@ def mean(adapters: Sequence[DeltaWeights]) -> DeltaWeights:
     return DeltaWeights(matrices, rows)
 
 
-def truncate_rank(plain: DeltaWeights, rank: int) -> tuple[DeltaWeights, float]:
+def truncate_rank(delta: DeltaWeights, rank: int) -> tuple[DeltaWeights, float]:
     """The nearest adapter of at most this rank, and how far it is.
 
     Returns:
         the adapter, and the Frobenius norm of what is lost over that of all ΔW together
     """
     matrices, lost, whole = {}, 0.0, 0.0
-    for path, (a, b) in plain.matrices.items():
+    for path, (a, b) in delta.matrices.items():
         u, values, v = _svd(a, b)
         root = values[:rank].sqrt()
         kept = (root[:, None] * v[:rank], u[:, :rank] * root)
@@ -176,7 +176,7 @@ def truncate_rank(plain: DeltaWeights, rank: int) -> tuple[DeltaWeights, float]:
         lost += values[rank:].square().sum().item()
         whole += values.square().sum().item()
     error = (lost / whole) ** 0.5 if whole > 0 else 0.0
-    return DeltaWeights(matrices, plain.embeddings), error
+    return DeltaWeights(matrices, delta.embeddings), error
 
 
 def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

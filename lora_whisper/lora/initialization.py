@@ -47,12 +47,12 @@ def initialize_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()
     Raises:
         UserError: no adapter is there, or one that is more than a sum with the weights.
     """
-    plain, layers = read_delta_weights(folder), lora_layers(model)
-    for path, (a, b) in plain.matrices.items():
+    delta, layers = read_delta_weights(folder), lora_layers(model)
+    for path, (a, b) in delta.matrices.items():
         layer, rank = layers[path], len(a)
         layer.lora_A[ADAPTER].weight[:rank] = a
         layer.lora_B[ADAPTER].weight[:, :rank] = b / layer.scaling[ADAPTER]
-    for token, row in plain.embeddings.items():
+    for token, row in delta.embeddings.items():
         token_rows(model)[tokens.index(token)] = row
 
 

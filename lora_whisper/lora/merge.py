@@ -72,17 +72,17 @@ def weighted(adapters: Sequence[tuple[DeltaWeights, float]]) -> Change:
     A token's embedding goes as far from the base's as the weights say.
     """
     matrices, embeddings = {}, {}
-    for path in dict.fromkeys(path for plain, _ in adapters for path in plain.matrices):
+    for path in dict.fromkeys(path for delta, _ in adapters for path in delta.matrices):
         parts = [
-            (*plain.matrices[path], weight) for plain, weight in adapters if path in plain.matrices
+            (*delta.matrices[path], weight) for delta, weight in adapters if path in delta.matrices
         ]
         a = torch.cat([a for a, _, _ in parts])
         matrices[path] = a, torch.cat([weight * b for _, b, weight in parts], dim=1)
-    for token in dict.fromkeys(token for plain, _ in adapters for token in plain.embeddings):
+    for token in dict.fromkeys(token for delta, _ in adapters for token in delta.embeddings):
         rows = [
-            (weight * plain.embeddings[token], weight)
-            for plain, weight in adapters
-            if token in plain.embeddings
+            (weight * delta.embeddings[token], weight)
+            for delta, weight in adapters
+            if token in delta.embeddings
         ]
         embeddings[token] = torch.stack([row for row, _ in rows]).sum(0), sum(w for _, w in rows)
     return Change(matrices, embeddings)
