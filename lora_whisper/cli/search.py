@@ -252,7 +252,8 @@ def _steps(plan: SearchPlan) -> int:
 
     common, inputs = plan.common, plan.inputs
     per_epoch = training_windows(common, inputs.base, inputs.speech).per_epoch
-    return total_steps(per_epoch, common.training)
+    settings = common.training
+    return total_steps(per_epoch, settings.global_batch, settings.max_epochs, settings.max_steps)
 
 
 # ── the search ───────────────────────────────────────────────────────────────────────────────

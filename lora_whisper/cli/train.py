@@ -167,7 +167,9 @@ def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
         if settings.max_steps is None or settings.max_epochs is not None:
             windows = training_windows(config, inputs.base, inputs.speech).per_epoch
         require_adalora(config.adapter)
-        final_steps(total_steps(windows, settings))
+        final_steps(
+            total_steps(windows, settings.global_batch, settings.max_epochs, settings.max_steps)
+        )
 
 
 def _refuse_validating(settings: TrainingConfig) -> None:

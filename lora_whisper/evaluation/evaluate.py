@@ -200,7 +200,7 @@ class Evaluator:
         title = f"scoring {name}{part} on {where}"
         found, is_known = model.transcribe(title, utterances, settings, seed, condition, scale)
         if condition == CLEAN and scale == 1.0:
-            report_bad_audio(found.bad, one.set.data)
+            report_bad_audio(found.bad, one.set.data.bad_audio)
         given = (utterances, found, model.vocabulary, settings, seed)
         scored = processes.from_main(
             lambda: score_set(*given, weights_of(model.entry, scale), condition)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from lora_whisper import processes
 from lora_whisper.config import (
     CLEAN,
-    DataConfig,
     TrainConfig,
 )
 from lora_whisper.data.corpus import sample
@@ -101,21 +100,21 @@ def validation_wer(
             config.seed,
             on_progress=lambda done, total: bar.update(done),
         )
-    report_bad_audio(found.bad, config.data)
+    report_bad_audio(found.bad, config.data.bad_audio)
     score, _ = processes.from_main(
         lambda: score_transcriptions(utterances, found, base.vocabulary, settings, config.seed)
     )
     return score.wer
 
 
-def report_bad_audio(bad: Sequence[BadAudio], data: DataConfig) -> None:
+def report_bad_audio(bad: Sequence[BadAudio], rule: str) -> None:
     """Name the audio that turned out not to decode; its header had looked sound.
 
     Raises:
-        UserError: there is some, and `data.bad_audio` is "fail".
+        UserError: there is some, and the `rule` of data.bad_audio is "fail".
     """
     lines = [f"{one.row}: {one.reason}" for one in bad]
-    if lines and data.bad_audio == "fail":
+    if lines and rule == "fail":
         raise UserError(
             f"Audio does not decode:\n{listing(lines)}\n"
             "Mend or remove these rows, or type data.bad_audio=drop to go on without them."
@@ -148,7 +147,7 @@ def score_model(
         settings,
         config.seed,
     )
-    report_bad_audio(found.bad, config.data)
+    report_bad_audio(found.bad, config.data.bad_audio)
     given = (chosen, found, base.vocabulary, settings, config.seed)
     scored = processes.from_main(lambda: score_set(*given, weights_of(entry)))
     score = dataclasses.replace(scored.score, cached=is_known)

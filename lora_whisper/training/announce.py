@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper import processes
-from lora_whisper.config import TrainConfig, TrainingConfig
+from lora_whisper.config import TrainConfig
 from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.dataset import Utterances, written_language
@@ -139,7 +139,8 @@ def course(
 ) -> Iterator[str]:
     """What is about to be done, with what null and auto have become."""
     settings, optimizer = config.training, config.optimizer
-    steps = total_steps(windows.per_epoch, settings)
+    limits = settings.max_epochs, settings.max_steps
+    steps = total_steps(windows.per_epoch, settings.global_batch, *limits)
     portions = f"{min(micro_batch, settings.global_batch)} in a forward pass"
     yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
     if windows.per_epoch is not None and windows.steps_per_epoch is not None:
@@ -148,10 +149,14 @@ def course(
     rate = optimizer.learning_rate or learning_rate_for_width(width)
     yield f"rate        {rate:.3g} at its peak, {optimizer.schedule}"
     dtype = str(choose_dtype("auto", settings.precision)).removeprefix("torch.")
-    keeps = "computed twice" if checkpoints_activations(settings, width) else "kept"
+    keeps = (
+        "computed twice"
+        if checkpoints_activations(settings.gradient_checkpointing, width)
+        else "kept"
+    )
     yield f"computed    in {dtype}; activations are {keeps} (training.gradient_checkpointing)"
     if speech.validation is not None:
-        every = validate_every(steps, settings)
+        every = validate_every(steps, settings.validate_every_steps)
         often = f"every {counted(every, 'step')}" if every < steps else "once, at the end"
         yield f"validation  {often}"
     if speech.test is not None:
@@ -221,7 +226,7 @@ def estimate(
     if validation is not None:
         once = decoding_seconds(validation, base, config, pace)
         once += LOSS_SHARE * len(validation) * window_seconds
-        training += once * validations(left.steps, config.training)
+        training += once * validations(left.steps, config.training.validate_every_steps)
     scoring, count = 0.0, 0
     if speech.test is not None:
         chosen = sample(speech.test.utterances, config.evaluation.max_utterances, config.seed)
@@ -229,9 +234,13 @@ def estimate(
     return Estimate(training, scoring, left.base * scoring, count)
 
 
-def validations(steps: range, settings: TrainingConfig) -> int:
-    """How many there are in these steps of a run, whose last one is followed by one."""
-    every = validate_every(steps.stop, settings)
+def validations(steps: range, given: int | None) -> int:
+    """How many there are in these steps of a run, whose last one is followed by one.
+
+    Args:
+        given: steps between two of them, see `validate_every`.
+    """
+    every = validate_every(steps.stop, given)
     return sum(
         step % every == 0 or step == steps.stop for step in range(steps.start + 1, steps.stop + 1)
     )

@@ -21,7 +21,6 @@ from rich.cells import chop_cells
 from torch import Tensor, nn
 
 from lora_whisper import processes
-from lora_whisper.config import DataConfig
 from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED, BadAudio, LeftOut
@@ -205,9 +204,13 @@ Result = TypeVar("Result", bound=HasBadAudio)
 class SoundAudit:
     """Stands before the loop's batches and before its log, and names what is missing between."""
 
-    def __init__(self, data: DataConfig, remarked: Collection[str] = ()):
-        """`remarked`: kinds of remarks that were named before training began."""
-        self._data = data
+    def __init__(self, bad_audio: str, remarked: Collection[str] = ()):
+        """
+        Args:
+            bad_audio: what becomes of it: "fail", or "drop".
+            remarked: kinds of remarks that were named before training began.
+        """
+        self._bad_audio = bad_audio
         self._remarked = set(remarked)
         self._left_out: list[BadAudio] = []  # of this step, in this process
 
@@ -241,7 +244,7 @@ class SoundAudit:
                         log.warning("left out    %s: %s", clip.row, clip.reason)
                     else:
                         bad.append(clip)
-                report_bad_audio(bad, self._data)
+                report_bad_audio(bad, self._bad_audio)
             on_log(state, result)
 
         return named

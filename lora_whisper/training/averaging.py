@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lora_whisper.config import AveragingConfig
 from lora_whisper.evaluation.run_summary import Averaging
 from lora_whisper.lora.delta_weights import (
     DeltaWeights,
@@ -33,6 +32,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+log = logging.getLogger("lora_whisper")
+
+MORE = {"last": "checkpoint_every_steps", "best": "validate_every_steps"}  # a smaller one of these
+
+
 @dataclass(frozen=True)
 class Average:
     """How a mean came about."""
@@ -42,12 +46,21 @@ class Average:
     svd_error: float  # Frobenius norm of what the SVD lost over that of all; 0 without one
 
 
-def to_average(checkpoints: Checkpoints, config: AveragingConfig) -> list[Path]:
-    """The checkpoints that `config` asks for, or what there is of them, by their steps."""
-    if config.of == "best":
-        paths = [path for _, path in checkpoints.bests()[: config.count]]
+def to_average(checkpoints: Checkpoints, of: str, count: int) -> list[Path]:
+    """The checkpoints that are asked for, or what there is of them, by their steps.
+
+    Args:
+        of: "last" or "best".
+    """
+    if of == "best":
+        paths = [path for _, path in checkpoints.bests()[:count]]
     else:
-        paths = checkpoints.lasts()[-config.count :]
+        paths = checkpoints.lasts()[-count:]
+    if len(paths) < 2:
+        log.warning(
+            "average     none: %d of %d checkpoints are there; a smaller training.%s=… makes more",
+            *(len(paths), count, MORE[of]),
+        )
     return sorted(paths, key=step_of)
 
 
@@ -75,44 +88,23 @@ def average(
     return averaged, Average(tuple(map(step_of, paths)), max(averaged.ranks.values()), error)
 
 
-log = logging.getLogger("lora_whisper")
-
-MORE = {"last": "checkpoint_every_steps", "best": "validate_every_steps"}  # a smaller one of these
-
-
 def average_folder(folder: RunFolder) -> Path:
     """Where the mean lies until it is known whether it ships."""
     return folder.checkpoints / "average"
 
 
 def write_average(
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    settings: AveragingConfig | None,
+    folder: Path,
+    paths: Sequence[Path],
     base: Checkpoint,
     model: PeftModel,
     parameters: Mapping[str, nn.Parameter],
     initial: Mapping[str, Tensor] | None,
-) -> Average | None:
-    """Write the mean aside, if it was asked for and there are several to average.
-
-    Args:
-        parameters: of the adapter in `model`, which are overwritten.
-        initial: PiSSA's start, see `lora.delta_weights.delta_weights_of`.
-    """
-    if settings is None:
-        return None
-    paths = to_average(checkpoints, settings)
-    if len(paths) < 2:
-        log.warning(
-            "average     none: %d of %d checkpoints are there; a smaller training.%s=… makes more",
-            len(paths),
-            settings.count,
-            MORE[settings.of],
-        )
-        return None
-    adapter, summary = average(paths, model, parameters, initial, settings.rank)
-    with written_whole(average_folder(folder)) as aside:
+    rank: int | None,
+) -> Average:
+    """Write the mean of the checkpoints at `paths` into `folder`; see `average`."""
+    adapter, summary = average(paths, model, parameters, initial, rank)
+    with written_whole(folder) as aside:
         write_delta_weights(adapter, aside, base)
     return summary
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from lora_whisper.config import TrainingConfig
 from lora_whisper.data.sampler import steps_per_epoch
 from lora_whisper.model.published import MEDIUM_WIDTH
 
@@ -51,32 +50,33 @@ def checkpointing_for_width(width: int) -> bool:
     return width >= MEDIUM_WIDTH
 
 
-def checkpoints_activations(settings: TrainingConfig, width: int) -> bool:
-    """Whether this run does: as given, or by the width."""
-    given = settings.gradient_checkpointing
+def checkpoints_activations(given: bool | None, width: int) -> bool:
+    """Whether a run does: as given, or by the width."""
     return checkpointing_for_width(width) if given is None else given
 
 
-def total_steps(windows: int | None, settings: TrainingConfig) -> int:
+def total_steps(
+    windows: int | None, global_batch: int, max_epochs: float | None, max_steps: int | None
+) -> int:
     """Optimizer steps of a run: the smaller of what `max_epochs` and `max_steps` allow, at least 1.
 
     `windows` are those of an epoch; None of a stream, which needs `max_steps`. Without either
     limit: 8 epochs, and for a tiny corpus, where these would be a few steps, 50.
     """
     if windows is None:
-        assert settings.max_steps is not None, "check_stream asks for it"
-        return settings.max_steps
-    in_epoch = steps_per_epoch(windows, settings.global_batch)
-    if settings.max_epochs is None and settings.max_steps is None:
+        assert max_steps is not None, "check_stream asks for it"
+        return max_steps
+    in_epoch = steps_per_epoch(windows, global_batch)
+    if max_epochs is None and max_steps is None:
         return max(EPOCHS * in_epoch, FEWEST_STEPS)
-    limits = [] if settings.max_steps is None else [settings.max_steps]
-    if settings.max_epochs is not None:
-        limits.append(math.ceil(settings.max_epochs * in_epoch))
+    limits = [] if max_steps is None else [max_steps]
+    if max_epochs is not None:
+        limits.append(math.ceil(max_epochs * in_epoch))
     return max(1, min(limits))
 
 
-def validate_every(steps: int, settings: TrainingConfig) -> int:
-    """Steps between two validations: ten in a run, but no more than one in 25 steps."""
-    if settings.validate_every_steps is not None:
-        return settings.validate_every_steps
+def validate_every(steps: int, given: int | None) -> int:
+    """Steps between two validations: as given, else ten in a run, but no more than one in 25."""
+    if given is not None:
+        return given
     return max(STEPS_BETWEEN_VALIDATIONS, math.ceil(steps / VALIDATIONS))

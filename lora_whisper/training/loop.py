@@ -149,7 +149,7 @@ def main_loop(
         Stopped: a signal came; a checkpoint of the last finished step has been written.
         Diverged: the loss has not been finite for some steps in a row.
     """
-    validation_steps = validate_every(trainer.total_steps, trainer.settings)
+    validation_steps = validate_every(trainer.total_steps, trainer.settings.validate_every_steps)
     batches, clock, saved_step, is_last = iter(loader), _Clock(state), state.step, False
     with StopRequest(breaks_off=trainer.accelerator.num_processes == 1) as stop:
         while True:

@@ -45,7 +45,7 @@ from lora_whisper.lora.initialization import (
 from lora_whisper.lora.validation import resolve_initial
 from lora_whisper.model.device import new_accelerator, take_from_main
 from lora_whisper.reports.run import write_results
-from lora_whisper.run_config import config_hash, write_config
+from lora_whisper.run_config import config_hash, flat, write_config
 from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
@@ -71,6 +71,7 @@ from lora_whisper.training.averaging import (
     announce_average,
     average_folder,
     put_in_place,
+    to_average,
     write_average,
 )
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState, load_parameters
@@ -95,7 +96,7 @@ from lora_whisper.training.resume import (
     write_rows,
 )
 from lora_whisper.training.summary import new_summary
-from lora_whisper.training.tracking import track_scores, tracked_run
+from lora_whisper.training.tracking import run_to_track, track_scores, tracked
 
 log = logging.getLogger("lora_whisper")
 KEPT_CHECKPOINTS = 2  # of the last ones, where no more are averaged
@@ -128,7 +129,10 @@ class Run:
         self.rows = rows_of(self.speech.parts)
         self.changed = self._changed_speech(scores_test) if config.resume else {}
         self.windows = training_windows(config, self.base, self.speech)
-        self.total_steps = total_steps(self.windows.per_epoch, config.training)
+        settings = config.training
+        self.total_steps = total_steps(
+            self.windows.per_epoch, settings.global_batch, settings.max_epochs, settings.max_steps
+        )
         self.checkpoints = self._new_checkpoints()
         self.resumed_step: int | None = None
         if config.resume is not None:  # `overwrite` leaves old checkpoints be
@@ -151,7 +155,10 @@ class Run:
         self.trainer = self._new_trainer()
         self.earlier_base_score = self._earlier_base_score()
         self._plan_ahead()
-        with tracked_run(self.config, self.folder) as self.trackers:
+        tracking, values = self.config.tracking, flat(dataclasses.asdict(self.config))
+        run = run_to_track(self.folder, self.config.name, tracking.project, values)
+        trackers = tracking.trackers if processes.is_main() else ()
+        with tracked(trackers, run) as self.trackers:
             base_score = self._score_base()
             state = self._train()
             average = self._keep_best()
@@ -225,7 +232,8 @@ class Run:
     def _load_model(self) -> PeftModel:
         config = self.config
         whisper = self._load_base()
-        checkpointing = checkpoints_activations(config.training, whisper.config.d_model)
+        given = config.training.gradient_checkpointing
+        checkpointing = checkpoints_activations(given, whisper.config.d_model)
         tokens = trained_tokens(config, self.base)
         model = attach(
             whisper,
@@ -273,7 +281,8 @@ class Run:
         """
         config, whisper, device = self.config, whisper_inside(self.model), self.accelerator.device
         width = whisper.config.d_model
-        checkpointing = checkpoints_activations(config.training, width)
+        given = config.training.gradient_checkpointing
+        checkpointing = checkpoints_activations(given, width)
         texts = texts_of_windows(config, self.base, self.speech, self.windows)
         plan = cache(lambda: plan_memory(config, whisper, device, checkpointing, texts.longest))
         self.model.train()
@@ -302,7 +311,7 @@ class Run:
     def _train(self) -> TrainingState:
         self.model.train()
         remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
-        sound = SoundAudit(self.config.data, remarked)
+        sound = SoundAudit(self.config.data.bad_audio, remarked)
         recorder = self._new_recorder()
         # Once: the base's weights lack PiSSA's start, and what ships is the change.
         if self.config.adapter.kind == "pissa" and processes.is_main():
@@ -364,14 +373,20 @@ class Run:
         def write() -> Average | None:
             with written_whole(self.folder.adapter) as aside:
                 save_adapter(self.model, aside, self.base.checkpoint, initial)
+            settings = self.config.training.averaging
+            if settings is None:
+                return None
+            paths = to_average(self.checkpoints, settings.of, settings.count)
+            if len(paths) < 2:
+                return None
             return write_average(
-                self.folder,
-                self.checkpoints,
-                self.config.training.averaging,
+                average_folder(self.folder),
+                paths,
                 self.base.checkpoint,
                 self.model,
                 parameters,
                 initial,
+                settings.rank,
             )
 
         return processes.from_main(write)

@@ -11,22 +11,18 @@ TRACKIO_DIR). accelerate and the trackers' packages are imported late: each is a
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper import processes
-from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.results import Score
 from lora_whisper.paths import below_home, mapped
-from lora_whisper.run_config import flat
 from lora_whisper.run_folder import RunFolder, as_written, step_of, write_json
 
 if TYPE_CHECKING:
@@ -215,22 +211,24 @@ _STARTS: dict[str, Callable[[TrackedRun, str | None], _Opened]] = {
 }
 
 
-def tracked_run(config: TrainConfig, folder: RunFolder) -> AbstractContextManager[Trackers]:
-    """The trackers of the main process, for as long as the run takes.
+def run_to_track(
+    folder: RunFolder, name: str, project: str, values: Mapping[str, Any]
+) -> TrackedRun:
+    """What trackers are told of a run, the home folder as "~": a project may be public.
 
-    They get the whole configuration, with the home folder as "~": a project may be public.
+    Args:
+        name: as typed; that of a sweep, whose points have folders of their own.
+        values: of the configuration, flat.
     """
-
     last, point = folder.last_checkpoint(), folder.path.name
-    is_alone = point == Path(config.name).name  # and no point of a sweep
-    run = TrackedRun(
-        project=config.tracking.project,
-        name=config.name if is_alone else f"{config.name}/{point}",
+    is_alone = point == Path(name).name  # and no point of a sweep
+    return TrackedRun(
+        project=project,
+        name=name if is_alone else f"{name}/{point}",
         folder=folder.tracking,
-        values=hyperparameters(mapped(flat(dataclasses.asdict(config)), below_home)),
+        values=hyperparameters(mapped(dict(values), below_home)),
         done_steps=step_of(last) if last else 0,
     )
-    return tracked(config.tracking.trackers if processes.is_main() else (), run)
 
 
 def track_scores(trackers: Trackers, step: int, scores: Mapping[str, Score | None]) -> None:

@@ -26,7 +26,6 @@ from lora_whisper.training.announce import (
 )
 from tests.cli.conftest import Line, World
 from tests.composed import train_values
-from tests.configs import training_config
 
 PACE = Pace(window_seconds=1.0, token_seconds=0.1)
 STEPS = range(10)
@@ -96,7 +95,7 @@ def test_validations_take_their_time(world: World) -> None:
 )
 def test_validations_are_those_of_the_loop(steps: range, every: int, expected: int) -> None:
     """One in so many steps, and one after the last."""
-    assert validations(steps, training_config(validate_every_steps=every)) == expected
+    assert validations(steps, every) == expected
 
 
 def test_windows_that_are_packed_have_longer_texts(world: World) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -248,8 +247,7 @@ def silent_batch(*remarks: tuple[str, Remark]) -> Batch:
 def test_the_first_of_each_kind_is_named_unless_it_was_before(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data: Any = None  # of which only what is bad is asked
-    audit = SoundAudit(data, remarked={"short"})
+    audit = SoundAudit("drop", remarked={"short"})
     of_kind = {kind: Remark(kind, "detail") for kind in ("short", "cancelling", "beyond_scale")}
     batches = [
         [silent_batch(("a:1", of_kind["short"]), ("a:2", of_kind["cancelling"]))],

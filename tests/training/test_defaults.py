@@ -11,7 +11,6 @@ from lora_whisper.training.defaults import (
     total_steps,
     validate_every,
 )
-from tests.training.parts import training_settings
 
 
 @pytest.mark.parametrize(
@@ -33,20 +32,18 @@ def test_small_models_do_not_get_any_rate() -> None:
 )
 def test_the_smaller_limit_counts(epochs: float | None, steps: int | None, expected: int) -> None:
     """100 windows by 16 are 7 steps an epoch, the last of them short."""
-    settings = training_settings(max_epochs=epochs, max_steps=steps, global_batch=16)
-    assert total_steps(100, settings) == expected
+    assert total_steps(100, 16, epochs, steps) == expected
 
 
 @pytest.mark.parametrize(("utterances", "expected"), [(10, 50), (96, 50), (97, 56), (3200, 1600)])
 def test_without_a_limit_tiny_corpora_get_steps_enough(utterances: int, expected: int) -> None:
-    settings = training_settings(max_epochs=None, max_steps=None, global_batch=16)
-    assert total_steps(utterances, settings) == expected
+    assert total_steps(utterances, 16, None, None) == expected
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(20, 25), (150, 25), (1000, 100), (1001, 101)])
 def test_ten_validations_but_not_more_than_one_in_25_steps(steps: int, expected: int) -> None:
-    assert validate_every(steps, training_settings()) == expected
-    assert validate_every(steps, training_settings(validate_every_steps=3)) == 3
+    assert validate_every(steps, None) == expected
+    assert validate_every(steps, 3) == 3
 
 
 @pytest.mark.parametrize(
