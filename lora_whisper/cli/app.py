@@ -1,7 +1,7 @@
 """Hydra at the door: compose, validate, and only then run, once or once for each point of a sweep.
 
 `hydra.main` exits with 1 on a typo and makes the run's folder before the task has seen its
-configuration, so single runs are composed and called here, and sweeps in `_sweeping`; `--help`,
+configuration, so single runs are composed and called here, and sweeps in `cli.sweep`; `--help`,
 `--cfg` and `--info` go through Hydra's own machinery.
 """
 

@@ -4,7 +4,7 @@
     checkpoints/best-000075/   adapter.safetensors  state.json
 
 The order of the data, augmentation and dropout are functions of seed and step (`data.sampler`,
-`data.windows`, `loop`), and so is the learning rate (`schedule`). The step therefore says where all
+`data.windows`, `loop`), and so is the learning rate (`optim`). The step therefore says where all
 of them stand, and no random state and no sampler's position has to be kept; the seed is part of
 the configuration, whose hash each checkpoint carries.
 

@@ -59,7 +59,7 @@ class Recorder:
     _unwritten: list[TimedStep] = field(default_factory=list)  # since the last line
     _recent: deque[TimedStep] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
     _trained_seconds: float = 0.0  # at the last step
-    _guessing_loss: float = math.inf  # on the validation set, see `curves.guessing_loss`
+    _guessing_loss: float = math.inf  # on the validation set, see `guessing_loss`
     _warned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
