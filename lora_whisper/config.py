@@ -886,24 +886,25 @@ class TestSetConfig(OtherSpeechConfig):
 
 @group
 class TestDataConfig:
-    """The speech that `lora-whisper evaluate` scores; what is null is as the run has it.
-
-    What is for training alone may be there, since `data=fleurs` and the like bring it.
-    """
+    """The speech that is scored; what is null is as the run has it, else as in `DataConfig`."""
 
     __test__ = False
+    # What `data=fleurs` and the like bring for training alone.
+    ignored = frozenset(
+        {"train", "validation", "streaming", "clean", "windows", "mix", "log_mel_padding_share"}
+        | {"timestamps_share", "previous_text_share", "no_speech_share"}
+    )
     source: Source | None = Field(None, description="how path is read")
     path: Text | None = Field(
         None, description="what holds all splits: a file, a folder, or a hub id"
     )
-    train: Text | None = Field(None, description="not read")
-    validation: Text | None = Field(None, description="not read")
     test: Text | None = Field(None, description="null: the run's own, which summary.json speaks of")
-    validation_share: Share | None = Field(None, description="as in train")
-    test_share: Share | None = Field(None, description="as in train")
+    validation_share: Share | None = Field(
+        None, description="of what path holds, where it has no splits of its own; by hash"
+    )
+    test_share: Share | None = Field(None, description="the same for the test set")
     config: Text | None = Field(None, description="hub: configuration, often a language")
     revision: Text | None = Field(None, description="hub: branch, tag or commit")
-    streaming: Flag | None = Field(None, description="not read")
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     quoted: Flag | None = Field(None, description="CSV and TSV: cells may be quoted")
     language: Text | None = Field(None, description="Whisper's code or name")
@@ -912,14 +913,16 @@ class TestDataConfig:
     bad_audio: Literal["fail", "drop"] | None = Field(
         None, description="a file that is missing or does not decode"
     )
-    long_audio: Literal["split", "drop", "fail"] | None = Field(None, description="as in train")
-    clean: Listed[Text] | None = Field(None, description="not read")
-    windows: Literal["padded", "packed"] | None = Field(None, description="not read")
-    timestamps_share: Share | None = Field(None, description="not read")
-    previous_text_share: Share | None = Field(None, description="not read")
-    no_speech_share: Share | None = Field(None, description="not read")
-    log_mel_padding_share: Share | None = Field(None, description="not read")
-    mix: tuple[MixConfig, ...] | None = Field(None, description="not read")
+    long_audio: Literal["split", "drop", "fail"] | None = Field(
+        None, description="clips longer than the model's window"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_ignored(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if key not in cls.ignored}
 
 
 Condition = Literal[

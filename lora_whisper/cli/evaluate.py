@@ -126,7 +126,7 @@ def _refuse_replacing(config: EvaluateConfig, folder: RunFolder) -> None:
     else:
         changed = [
             f"{key}: was {before.get(key)}, is {now.get(key)}"
-            for key in before | now
+            for key in now  # of others, an older version asked
             if before.get(key) != now.get(key)
         ]
     if changed:

@@ -83,6 +83,8 @@ def _lines(kind: type, values: Mapping[str, Any], indent: str = "") -> Iterator[
     """YAML of one group, as it is typed in `conf/`, with a comment on each key."""
     hints = hints_of(kind)
     for name, value in values.items():
+        if name in getattr(kind, "ignored", ()):
+            continue
         group = group_in(hints.get(name))
         if group and isinstance(value, Mapping):
             if not indent:
