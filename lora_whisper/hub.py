@@ -32,10 +32,10 @@ from lora_whisper.reports.model_card import (
     HUB_TERMS,
     PLACE,
     adapter_card,
+    adapter_record,
     is_of_hub,
     merged_card,
 )
-from lora_whisper.reports.record import adapter_record
 from lora_whisper.run_folder import METADATA_FILE, RunFolder, read_json
 from lora_whisper.terminal import is_live
 

@@ -1,8 +1,9 @@
-"""`README.md` of the adapter and of the merged model: how they were made and what was gained.
+"""What goes with the weights, also to the hub: cards for people, and a record for programs.
 
-The cards are written for the hub, where they are shown beside the weights: no path and no name of
-the machine that was trained on stands in them. They name no licence, which is their maker's to
-choose. Both say the same, but for their scores in the metadata and for how they are used.
+`README.md` of the adapter and of the merged model says how they were made and what was gained. Both
+say the same, but for their scores in the metadata and for how they are used, and they name no
+licence, which is their maker's to choose. `adapter/lora_whisper.json` says it to whoever has the
+folder alone. No path and no name of the machine that was trained on stands in any of them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,14 @@ from lora_whisper.evaluation.results import (
     both_rates,
     interval,
     rate_name,
+    to_json,
     units_of,
 )
 from lora_whisper.evaluation.run_summary import RunSummary
+from lora_whisper.lora.provenance import METADATA_FILE, METADATA_FORMAT
 from lora_whisper.lora.resolve import name_of
+from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import EMBEDDED, file_name, local_path
 from lora_whisper.reports.html import render
 from lora_whisper.reports.summary import (
@@ -37,12 +43,14 @@ from lora_whisper.reports.summary import (
     speakers_line,
 )
 from lora_whisper.run_config import read_config
-from lora_whisper.run_folder import MODELS, RunFolder, read_json, write_whole
+from lora_whisper.run_folder import MODELS, RunFolder, read_json, write_json, write_whole
 from lora_whisper.terminal import counted, megabytes, passes, percent
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+
+RATES = ("wer", "wer_ci95", "cer", "cer_ci95")  # of the record
 TASK = "automatic-speech-recognition"
 CARD_FILE = "README.md"
 # What is not known when a card is written, and what `push` writes in its place.
@@ -357,4 +365,96 @@ def _vllm(folder: RunFolder) -> dict[str, Any]:
         "vllm_obstacles": obstacles,
         "vllm_max_rank": rank,
         "vllm_is_to_be_compared": vllm_is_to_be_compared(folder.adapter),
+    }
+
+
+# ── the record, for programs ─────────────────────────────────────────────────────────────────
+
+
+def write_record(folder: RunFolder, summary: RunSummary) -> None:
+    """Write the record beside the adapter of a run that is complete but for the summary's file."""
+    write_json(folder.adapter / METADATA_FILE, adapter_record(folder, summary))
+
+
+def adapter_record(folder: RunFolder, summary: RunSummary) -> Json:
+    """What `lora.provenance.read_metadata` reads."""
+    from lora_whisper.lora.saved import exported_ranks
+
+    config = read_config(folder)
+    lowest, highest = exported_ranks(folder.adapter)
+    return {
+        "format": METADATA_FORMAT,
+        "name": Path(summary.name).name,  # a point of a sweep has its folder's in it
+        "date": _date(folder, summary),
+        "base": _recorded_base(config, summary),
+        "quantization": summary.quantization,
+        "adapter": {
+            "kind": config.adapter.kind,
+            "rank": highest,  # of what ships, which can be another than what was trained
+            "lowest_rank": lowest,
+            "targets": config.adapter.targets,
+            "stack": config.adapter.stack,
+            "parameters": summary.trainable_parameters,
+            "bytes": summary.adapter_bytes,
+            "sha256": summary.adapter_sha256 or sha256(folder.adapter / WEIGHTS_FILE),
+        },
+        "languages": list(summary.languages),
+        "data": _recorded_data(config, summary),
+        "scores": _recorded_scores(summary),
+        "versions": summary.versions,
+    }
+
+
+def _date(folder: RunFolder, summary: RunSummary) -> str:
+    """Of the end of training, in UTC; older summaries lack it, but not the adapter's file."""
+    if summary.finished is not None:
+        return summary.finished[:10]
+    seconds = (folder.adapter / WEIGHTS_FILE).stat().st_mtime
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+def _recorded_base(config: TrainConfig, summary: RunSummary) -> dict[str, str | None]:
+    """The base's name and its weights: the hub's commit where it has one, and their sha256."""
+    kind, _, value = summary.checkpoint_fingerprint.partition(":")
+    known = {kind: value, "sha256": summary.checkpoint_sha256}  # which older runs lack
+    return {
+        "name": file_name(summary.checkpoint),
+        "revision": config.model.revision,
+        "commit": known.get("commit"),
+        "sha256": known["sha256"] or (value if kind == "sha256" else None),
+    }
+
+
+def _recorded_data(config: TrainConfig, summary: RunSummary) -> Json:
+    """Hours and utterances are not known of a stream, but how much of it was heard is."""
+    seconds, seen_seconds = summary.train_audio_seconds, summary.train_audio_seconds_seen
+    return {
+        "from": sources(config.data),
+        "hours": round(seconds / 3600, 3) if seconds else None,
+        "hours_seen": round(seen_seconds / 3600, 3),
+        "utterances": summary.utterances.get("train"),
+    }
+
+
+def _recorded_rates(score: Score | None) -> Json | None:
+    """With the hashes of the weights that they are of, which older scores lack."""
+    if score is None:
+        return None
+    rates: Json = {key: getattr(score, key) for key in RATES}
+    return rates | ({"weights": score.of.weights} if score.of and score.of.weights else {})
+
+
+def _recorded_scores(summary: RunSummary) -> Json | None:
+    """What the models made of the run's test set; None where it had none."""
+    score = summary.adapter
+    if score is None:
+        return None
+    of = to_json(score.of) if score.of else {}
+    return {
+        "units": score.units,
+        "metric": score.leading,
+        "normalizer": score.normalizer,
+        "utterances": score.utterances,
+        "of": {key: value for key, value in of.items() if key != "weights"} or None,
+        **{model: _recorded_rates(summary.scores[model]) for model in MODELS},
     }

@@ -22,8 +22,7 @@ from lora_whisper.evaluation.run_summary import RunSummary, scored_utterances_of
 from lora_whisper.paths import below_home
 from lora_whisper.reports.charts import SERIES, Chart, Scale, course, is_steep
 from lora_whisper.reports.html import render
-from lora_whisper.reports.model_card import write_card, write_merged_card
-from lora_whisper.reports.record import write_record
+from lora_whisper.reports.model_card import write_card, write_merged_card, write_record
 from lora_whisper.reports.summary import (
     changes,
     figures,
@@ -38,11 +37,72 @@ from lora_whisper.run_folder import MODELS, RunFolder, read_jsonl, write_whole
 from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind
+SHOWN_POINTS = 400  # of a curve; of a longer one, the means of neighbours
+TRAINING, VALIDATION = SERIES[:2]
+DOTTED: Any = {"marker": "o", "markersize": 4}
+
+Line = Mapping[str, Any]  # of metrics.jsonl
+Row = ScoredUtterance
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One utterance of the test set, and what each model heard."""
+
+    heard: Mapping[str, Row]  # model → its line of hypotheses.jsonl
+
+    @property
+    def errors(self) -> int:
+        """Words that the adapter has wrong."""
+        return self.heard["adapter"].errors
+
+    @property
+    def gain(self) -> int:
+        """Errors that the adapter took away; below zero, that it brought."""
+        return self.heard["base"].errors - self.errors
+
+
+@dataclass(frozen=True)
+class Report:
+    """What stands on the page; texts as they are, to be escaped."""
+
+    name: str
+    about: str
+    key_figures: dict[str, str]
+    remarks: list[tuple[str, str]]  # "warning" or "note", and its text
+    scores: Table
+    scored: str  # how they came about
+    lines: Sequence[Line]
+    kept_step: int | None  # None: what was kept is a mean of several
+    samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
+    facts: dict[str, dict[str, str]]
+    changes: Table
+    config: str  # YAML
+
+
+def write_results(folder: RunFolder, summary: RunSummary) -> None:
+    """Write all that is for people, and then the summary, which makes a run complete."""
+    write_card(folder, summary)
+    write_record(folder, summary)
+    if folder.merged.is_dir():
+        write_merged_card(folder, summary)
+    write_report(folder, summary)
+    write_summary(folder, summary)
 
 
 def write_report(folder: RunFolder, summary: RunSummary) -> None:
     """Write the page of a run that is complete but for the summary's file."""
     write_whole(folder.report, page(read_report(folder, summary)).encode())
+
+
+def page(report: Report) -> str:
+    """The whole page. Whatever comes from the run is escaped."""
+    return render(
+        "run.html.j2",
+        report=report,
+        samples=[(title, [texts(one) for one in some]) for title, some in report.samples],
+        curves=curves(report.lines, report.kept_step),
+    )
 
 
 def read_report(folder: RunFolder, summary: RunSummary) -> Report:
@@ -206,62 +266,6 @@ def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]
     return [(title, some) for title, some in kinds.items() if some]
 
 
-SHOWN_POINTS = 400  # of a curve; of a longer one, the means of neighbours
-TRAINING, VALIDATION = SERIES[:2]
-DOTTED: Any = {"marker": "o", "markersize": 4}
-
-Line = Mapping[str, Any]  # of metrics.jsonl
-Row = ScoredUtterance
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One utterance of the test set, and what each model heard."""
-
-    heard: Mapping[str, Row]  # model → its line of hypotheses.jsonl
-
-    @property
-    def errors(self) -> int:
-        """Words that the adapter has wrong."""
-        return self.heard["adapter"].errors
-
-    @property
-    def gain(self) -> int:
-        """Errors that the adapter took away; below zero, that it brought."""
-        return self.heard["base"].errors - self.errors
-
-
-@dataclass(frozen=True)
-class Report:
-    """What stands on the page; texts as they are, to be escaped."""
-
-    name: str
-    about: str
-    key_figures: dict[str, str]
-    remarks: list[tuple[str, str]]  # "warning" or "note", and its text
-    scores: Table
-    scored: str  # how they came about
-    lines: Sequence[Line]
-    kept_step: int | None  # None: what was kept is a mean of several
-    samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
-    facts: dict[str, dict[str, str]]
-    changes: Table
-    config: str  # YAML
-
-
-def page(report: Report) -> str:
-    """The whole page. Whatever comes from the run is escaped."""
-    return render(
-        "run.html.j2",
-        report=report,
-        samples=[(title, [texts(one) for one in some]) for title, some in report.samples],
-        curves=curves(report.lines, report.kept_step),
-    )
-
-
-# ── samples ──────────────────────────────────────────────────────────────────────────────────
-
-
 def texts(sample: Sample) -> dict[str, Any]:
     """A sample's lines: the reference as it was written, and what each model made of it."""
     row = sample.heard["adapter"]
@@ -337,13 +341,3 @@ def _course(training: Sequence[Line], key: str) -> Chart | None:
 
 def _steps(lines: Sequence[Line]) -> Scale:
     return Scale("steps", most_ticks=7, is_whole=True, limits=(0, 1.02 * lines[-1]["step"]))
-
-
-def write_results(folder: RunFolder, summary: RunSummary) -> None:
-    """Write all that is for people, and then the summary, which makes a run complete."""
-    write_card(folder, summary)
-    write_record(folder, summary)
-    if folder.merged.is_dir():
-        write_merged_card(folder, summary)
-    write_report(folder, summary)
-    write_summary(folder, summary)

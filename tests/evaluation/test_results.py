@@ -22,9 +22,9 @@ from lora_whisper.evaluation.results import (
 from lora_whisper.evaluation.run_summary import Averaging, RunSummary
 from lora_whisper.evaluation.score import score
 from lora_whisper.evaluation.significance import compare
-from tests.cli.toy_evaluation import asked_for, toy_results
 from tests.cli.toy_run import toy_summary
 from tests.evaluation.toy_rows import rows_of
+from tests.reports.toy_evaluation import asked_for, toy_results
 
 OLDER = Path(__file__).parents[1] / "older_runs/done"
 ROWS = rows_of(["moja mbili", "tatu"], ["mojo tatu nne", "tatu"])

@@ -21,7 +21,7 @@ from lora_whisper.reports.evaluation_tables import (
     show_evaluation,
     verdict,
 )
-from tests.cli.toy_evaluation import (
+from tests.reports.toy_evaluation import (
     asked_for,
     compared,
     model,

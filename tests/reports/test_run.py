@@ -12,9 +12,9 @@ import pytest
 
 from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.run import SHOWN_SAMPLES, Sample, chosen, curves, write_report
-from tests.cli.read_page import Page
-from tests.cli.toy_evaluation import row
 from tests.cli.toy_run import Heard, toy_run
+from tests.reports.read_page import Page
+from tests.reports.toy_evaluation import row
 
 
 def page_of(folder: Path, *overrides: str, **settings: Any) -> Page:

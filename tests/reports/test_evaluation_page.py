@@ -15,8 +15,8 @@ import pytest
 from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.reports import evaluation_page
 from lora_whisper.reports.evaluation_page import PLAYERS, SHOWN_UTTERANCES, badness, page
-from tests.cli.read_page import Page
-from tests.cli.toy_evaluation import (
+from tests.reports.read_page import Page
+from tests.reports.toy_evaluation import (
     asked_for,
     compared,
     model,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_whisper.evaluation.run_summary import read_summary
 from lora_whisper.lora.provenance import read_metadata
-from lora_whisper.reports.record import adapter_record
+from lora_whisper.reports.model_card import adapter_record
 from lora_whisper.reports.run import write_results
 from tests.cli.toy_run import Heard, toy_run
 

@@ -36,8 +36,8 @@ from lora_whisper.reports.sweep import (
 )
 from lora_whisper.run_folder import RunFolder, read_json, write_json
 from tests.cli.conftest import Line
-from tests.cli.read_page import Page
 from tests.cli.toy_run import Heard, toy_run
+from tests.reports.read_page import Page
 
 SWEEP = Path("outputs/sweeps/ranks")
 WORDS = [f"neno{chr(97 + number)}" for number in range(20)]
