@@ -19,6 +19,7 @@ from lora_whisper.evaluation.loading import Transcriber, weights_of
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.plan import Plan
 from lora_whisper.evaluation.results import (
+    BriefScore,
     Comparison,
     ErrorAnalysis,
     EvaluatedModel,
@@ -28,7 +29,6 @@ from lora_whisper.evaluation.results import (
     KeywordRecall,
     Leaks,
     NoSpeechTest,
-    Rates,
     Role,
     ScalePoint,
     Score,
@@ -141,7 +141,7 @@ class Evaluator:
         self.keywords: BySetAndModel[KeywordRecall] = {}
         self.hallucination: BySetAndModel[Hallucination] = {}
         self.comparisons: BySetAndModel[Comparison] = {}
-        self.conditions: dict[str, BySetAndModel[Rates]] = {}  # by set, condition and model
+        self.conditions: dict[str, BySetAndModel[BriefScore]] = {}  # by set, condition and model
         self.no_speech: BySetAndModel[NoSpeechTest] = {}  # by model and kind of sound
         self.scales: dict[str, list[ScalePoint]] = {}  # by model
         self.failed: dict[str, str] = {}  # by model: why

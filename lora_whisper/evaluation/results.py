@@ -78,19 +78,17 @@ class Provenance:
         return str(self.decoding.get("padding", "sound"))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Both error rates of a set as fractions: 0.25 is one error to four reference words; above 1 is
-    possible.
+    """Both error rates as fractions, with their intervals: 0.25 is one error to four reference
+    words; above 1 is possible.
     """
 
-    wer: float  # of normalized words; of graphemes or syllables where the normalizer's name says so
+    wer: float
     wer_ci95: Interval
-    cer: float  # of normalized characters
+    cer: float
     cer_ci95: Interval
-    leading: Rate = "wer"  # the rate to look at: CER as soon as one text has no spaces
-    utterances: int = 0
-    of: Provenance | None = None
+    leading: Rate
+    of: Provenance | None
 
     def rate(self, name: Rate) -> float:
         return self.cer if name == "cer" else self.wer
@@ -109,17 +107,36 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BriefScore(Rates):
+    """What is kept of a score in a condition."""
+
+    wer: float
+    wer_ci95: Interval
+    cer: float
+    cer_ci95: Interval
+    leading: Rate = "wer"
+    utterances: int = 0
+    of: Provenance | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score(Rates):
     """One model's score on a test set, or on a group of it."""
 
+    wer: float  # of normalized words; of graphemes or syllables where the normalizer's name says so
     wer_orthographic: float  # of words (or graphemes) as written; only spaces are folded
+    cer: float  # of normalized characters
     cer_orthographic: float  # of characters as written
+    wer_ci95: Interval
+    cer_ci95: Interval
     substitutions: int  # normalized words, here and below: the errors that `wer` counts
     insertions: int
     deletions: int
     sentence_error_rate: float  # share of utterances with an error in their normalized text
+    utterances: int
     reference_words: int  # what `wer` is divided by
     no_reference: int = 0  # utterances whose reference is empty, or normalizes to nothing
+    leading: Rate = "wer"  # the rate to look at: CER as soon as one text has no spaces
     normalizer: str  # its name; several, joined by "+", where languages are mixed
     units: str = "words"  # or what stands for them in the texts: "graphemes and words"
     resampled: Resampled = "utterances"  # what is drawn for the intervals
@@ -133,10 +150,13 @@ class Score(Rates):
     groups: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)  # column → label, worst
     # first; a group has none
     cached: bool | None = None  # whether an earlier command had decoded it
+    of: Provenance | None = None
 
-    def brief(self) -> Rates:
+    def brief(self) -> BriefScore:
         """What is kept of a score in a condition."""
-        return Rates(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Rates)})
+        return BriefScore(
+            **{one.name: getattr(self, one.name) for one in dataclasses.fields(BriefScore)}
+        )
 
 
 def leading(score: Rates | None) -> Rate:
@@ -281,7 +301,7 @@ class ScalePoint:
     """Both rates of every set with so much of the adapter."""
 
     scale: float
-    scores: Mapping[str, Rates]  # by set
+    scores: Mapping[str, BriefScore]  # by set
 
 
 @dataclass(frozen=True)
@@ -335,7 +355,7 @@ class EvaluationResults:
     keywords: Mapping[str, Mapping[str, KeywordRecall]]
     hallucination: Mapping[str, Mapping[str, Hallucination]]
     probes: Mapping[str, Mapping[str, NoSpeechTest]]  # by model and kind
-    conditions: Mapping[str, Mapping[str, Mapping[str, Rates]]]  # by set, condition and model
+    conditions: Mapping[str, Mapping[str, Mapping[str, BriefScore]]]  # by set, condition and model
     scales: Mapping[str, tuple[ScalePoint, ...]]  # by model
     warnings: tuple[str, ...]
     settings: Mapping[str, Any]
