@@ -77,18 +77,18 @@ class RunSummary:
     train_audio_seconds_seen: float
     train_seconds: float  # validation included
     validation_seconds: float | None = None
-    gpu_memory_bytes: int | None = None  # the highest
-    resident_memory_bytes: int | None = None
+    resident_memory_bytes: int | None = None  # the highest
+    gpu_memory_bytes: int | None = None
     steps: int
     ended_early: bool = False
     skipped_steps: int = 0
     adapter_step: int  # the best one
-    averaging: Averaging | None = None
     left_out: Mapping[str, Mapping[str, int]]  # split → reason → rows
     bad_audio: int
     seed: int
     environment: Mapping[str, Any]
     versions: Mapping[str, str]
+    averaging: Averaging | None = None
     merge: Mapping[str, Any] | None = None  # the recipe of what was merged
     more: Mapping[str, Any] = field(default_factory=dict)  # keys of other versions, as they are
 
