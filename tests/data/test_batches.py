@@ -186,9 +186,10 @@ def test_the_loader_gives_the_same_steps_with_and_without_workers(everything: St
 
 def test_workers_outlive_a_signal_to_all_processes_of_a_job(everything: StepDataset) -> None:
     """The training process has to finish its step, for which it needs what they load."""
+    before = set(multiprocessing.active_children())  # of other tests, such as joblib's
     batches = iter(step_loader(everything, 0, 20, workers=2))
     found = [rows(next(batches))]
-    workers = multiprocessing.active_children()
+    workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
     for worker in workers:  # from another process than this one, their parent
         subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
@@ -206,17 +207,19 @@ def test_workers_outlive_a_signal_while_they_begin(
         begin(worker)
 
     monkeypatch.setattr(batches, "_begin_worker", begin_late)
+    before = set(multiprocessing.active_children())
     loaded = iter(step_loader(everything, 0, 4, workers=2))
-    for worker in multiprocessing.active_children():
+    for worker in set(multiprocessing.active_children()) - before:
         subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
         subprocess.run(["kill", "-INT", str(worker.pid)], check=True)
     assert [rows(one) for one in loaded] == [rows(everything[step]) for step in range(4)]
 
 
 def test_workers_end_at_once_when_the_training_process_ends_them(everything: StepDataset) -> None:
+    before = set(multiprocessing.active_children())
     batches = iter(step_loader(everything, 0, 20, workers=1))
     next(batches)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - before
     worker.terminate()
     worker.join(5)
     assert worker.exitcode == 0

@@ -49,7 +49,7 @@ def change(path: Path, **values: Any) -> None:
 
 def opened(folder: Path) -> None:
     """Everything that a command does with a base, but to compute with it."""
-    base = read_base.__wrapped__(model_config(str(folder)))
+    base = read_base(model_config(str(folder)))
     load_generation_config(base.checkpoint)
     load_base(base.checkpoint, "none", torch.float32, CPU)
 
