@@ -41,7 +41,7 @@ def summary(
         "revision": base.checkpoint.revision,
         "utterances": sum(split["utterances"] for split in splits.values()),
         "hours": round(sum(split["hours"] for split in splits.values()), 4),
-        "speakers": _speakers(measured),
+        "speakers": len(next(iter(measured.values())).speakers.all),
         "problems": sum(finding.count > 0 for finding in findings),
         "splits": splits,
         "settings": settings(base.window_seconds, base.vocabulary.max_tokens),
@@ -49,10 +49,6 @@ def summary(
         "cleaning": None,  # what data.clean changes, where it is asked for
         "fix": None,  # what was written, where it is asked for
     }
-
-
-def _speakers(measured: Mapping[str, Measured]) -> int:
-    return len(next(iter(measured.values())).speakers.all)
 
 
 def repair_counts(folder: str, repaired: Repaired) -> Report:
