@@ -33,8 +33,8 @@ pytest: install
 	$(BIN)/pytest -q -n 2 --dist worksteal
 
 # What computes; the other tests are alike on every processor.
-NUMERICAL = tests/model tests/training tests/evaluation tests/export tests/quickstart \
-	tests/model/test_features.py $(addprefix tests/cli/test_,adapter_kinds.py deltas.py \
+NUMERICAL = tests/model tests/lora tests/training tests/evaluation tests/export tests/quickstart \
+	$(addprefix tests/cli/test_,adapter_kinds.py deltas.py \
 	launch.py merge.py resume.py search.py train.py)
 # Kernels of older processors, more threads, and all of it at once. One at a time is enough: each
 # picks among kernels that are called in the same order, so that only the rounding differs.

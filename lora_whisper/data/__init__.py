@@ -1,1 +1,1 @@
-"""From a manifest on disk to the batches of one optimizer step."""
+"""From any source of speech to the batches of one optimizer step; and what `check` finds in it."""

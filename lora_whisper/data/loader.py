@@ -55,7 +55,7 @@ class Shares:
 
 
 def shares(data: DataConfig) -> Shares:
-
+    """What is asked for, or what suits the kind of windows."""
     return Shares(
         share_of_windows(data.timestamps_share, data.windows, "timestamps"),
         share_of_windows(data.previous_text_share, data.windows, "previous_text"),

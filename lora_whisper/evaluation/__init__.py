@@ -1,1 +1,1 @@
-"""Decoding with the real `generate`, text normalization, error rates and their intervals."""
+"""From a model and speech to scores: decoding, normalization, error rates, comparisons."""

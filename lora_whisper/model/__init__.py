@@ -1,1 +1,1 @@
-"""The base checkpoint and the adapter on it."""
+"""The base checkpoint: its files, vocabulary, log-mel and weights, quantized or not."""

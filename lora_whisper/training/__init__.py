@@ -1,1 +1,1 @@
-"""The loop and what stands around it: loss, schedule, checkpoints, and what people see."""
+"""A run from its folder to its summary: the loop and its loss, checkpoints, memory, time."""

@@ -1,9 +1,9 @@
-"""The loss: cross-entropy summed over target tokens, in fp32, and divided once.
+"""The loss: cross-entropy summed over target tokens, in fp32, which is divided once.
 
-The only place where a mean is taken. A mean of micro-batch means weighs the tokens of short clips
+A mean of micro-batch means weighs the tokens of short clips
 more than those of long ones, and a mean that does not know of accumulation multiplies the gradient;
-so `loss_sum` returns a sum, and `train_step` divides by the target tokens of the whole global
-batch, over all its micro-batches and processes.
+so `loss_sum` returns a sum, and the loop divides it by the target tokens of the whole global batch,
+over all its micro-batches and processes.
 """
 
 from __future__ import annotations

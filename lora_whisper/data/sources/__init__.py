@@ -1,4 +1,4 @@
-"""Where speech comes from: one module for each source, and which rows of it are which split.
+"""Where speech comes from, by a reader for each source, and which rows are which split.
 
 A split that the configuration names, `data.train=…`, is a manifest if a file is called so, whatever
 the source; else it is the part of `data.path` that is called so: a table (common_voice), a file or
