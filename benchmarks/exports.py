@@ -17,7 +17,8 @@ from typing import Any
 from benchmarks.results import write_result
 from lora_whisper.__main__ import carry_out
 from lora_whisper.config import EXPORT_DTYPES
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.files import read_json
+from lora_whisper.run_folder import RunFolder
 
 UTTERANCES = 1_000_000  # all that there are
 KEPT = ("wer", "wer_ci95", "cer")

@@ -35,7 +35,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "CI": "true", "HF_HUB_OFFLINE": "1"}
 
 from benchmarks.results import write_result
 from lora_whisper.__main__ import carry_out
-from lora_whisper.run_folder import RunFolder, leftover_of, read_json
+from lora_whisper.files import leftover_of, read_json
+from lora_whisper.run_folder import RunFolder
 
 SMALL = (
     "experiment=quickstart",

@@ -27,8 +27,9 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
 from lora_whisper.evaluation.score import score_transcriptions
 from lora_whisper.export.parity import greedily, load_runtime
+from lora_whisper.files import read_json
 from lora_whisper.model.base import Base, read_base
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.run_folder import RunFolder
 
 SHARES = {"sound": 0.0, "both": 0.5, "log-mel": 1.0}  # of windows whose log-mel is padded
 SEEDS = (1, 2)

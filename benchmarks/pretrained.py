@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks.results import write_result
 from lora_whisper.__main__ import carry_out
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.files import read_json
+from lora_whisper.run_folder import RunFolder
 
 RUN = RunFolder(Path("outputs/pretrained"))
 DTYPES = {"ctranslate2": "float32", "ggml": "f16", "onnx": "float32", "openai": "float32"}

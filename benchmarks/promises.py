@@ -26,8 +26,9 @@ import torch
 from benchmarks.results import write_result
 from lora_whisper.__main__ import carry_out
 from lora_whisper.data.audio import read_audio
+from lora_whisper.files import read_json, read_jsonl
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.run_folder import HYPOTHESES, RunFolder, read_json, read_jsonl
+from lora_whisper.run_folder import HYPOTHESES, RunFolder
 
 OUTPUTS = Path("outputs/promises")
 STEPS, UTTERANCES = 20, 6

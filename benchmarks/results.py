@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.environment import environment, versions
-from lora_whisper.run_folder import write_json
+from lora_whisper.files import write_json
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -36,9 +36,10 @@ from lora_whisper.evaluation.decoding.long_form import SILENCE_PROBABILITY, is_s
 from lora_whisper.evaluation.loading import decoder_of, load_whisper
 from lora_whisper.evaluation.robustness import no_speech_clips
 from lora_whisper.export.parity import PUBLISHED_SECONDS
+from lora_whisper.files import read_json
 from lora_whisper.model.base import read_base
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.run_folder import RunFolder, read_json
+from lora_whisper.run_folder import RunFolder
 
 CLIPS, BATCH, SEED = 4, 8, 1  # of each kind of sound; windows at once; of the sounds
 OPTIONS = DecodingOptions(beams=1, probabilities=True)

@@ -24,9 +24,10 @@ from lora_whisper.config import EvaluateConfig, MergeConfig, TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.results import EvaluationResults, from_json
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
+from lora_whisper.files import read_json
 from lora_whisper.options import configured
 from lora_whisper.run_config import read_config
-from lora_whisper.run_folder import existing_run, read_json
+from lora_whisper.run_folder import existing_run
 from lora_whisper.training.stopping import GOES_ON, ended_by_signals
 
 if TYPE_CHECKING:

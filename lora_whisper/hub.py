@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.environment import findings, own_folders, own_names
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
+from lora_whisper.files import read_json
 from lora_whisper.lora.provenance import read_metadata
 from lora_whisper.lora.recipe import require_current
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, open_adapter
@@ -36,7 +37,7 @@ from lora_whisper.reports.model_card import (
     is_of_hub,
     merged_card,
 )
-from lora_whisper.run_folder import METADATA_FILE, RunFolder, read_json
+from lora_whisper.run_folder import METADATA_FILE, RunFolder
 from lora_whisper.terminal import is_live
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ from lora_whisper.config import (
     TrainConfig,
 )
 from lora_whisper.errors import UserError
+from lora_whisper.files import write_whole
 from lora_whisper.options import merge, nested
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import MARKER, RunFolder, write_whole
+from lora_whisper.run_folder import MARKER, RunFolder
 from lora_whisper.schema import defaults_of, from_values
 
 log = logging.getLogger("lora_whisper")

@@ -19,23 +19,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora_whisper import run_folder
+from lora_whisper import files
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import (
-    MARKER,
+from lora_whisper.files import (
     DiskFull,
-    RunFolder,
     append_jsonl,
-    existing_run,
-    is_acquired,
     is_disk_full,
-    locked,
     read_json,
-    require_free,
-    rerun_rule,
     write_json,
     written_whole,
 )
+from lora_whisper.locks import is_acquired, locked, require_free
+from lora_whisper.run_folder import MARKER, RunFolder, existing_run, rerun_rule
 
 
 class Killed(BaseException):
@@ -59,8 +54,8 @@ def killed_at(point: int, exchanges: bool, action: Callable[[], None]) -> bool:
         patch.setattr("shutil.rmtree", dying(shutil.rmtree))
         for name in ("rename", "unlink"):
             patch.setattr(Path, name, dying(getattr(Path, name)))
-        exchange = dying(run_folder._is_exchanged) if exchanges else lambda first, second: False
-        patch.setattr(run_folder, "_is_exchanged", exchange)
+        exchange = dying(files._is_exchanged) if exchanges else lambda first, second: False
+        patch.setattr(files, "_is_exchanged", exchange)
         try:
             action()
         except Killed:
@@ -150,7 +145,7 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
     path = tmp_path / "run"
     script = (
         "import sys, pathlib\n"
-        "from lora_whisper.run_folder import locked\n"
+        "from lora_whisper.locks import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -210,7 +205,7 @@ def test_killed_at_any_rename_there_is_the_old_folder_or_the_new_one(
     if exchanges:
         (tmp_path / "x").mkdir()
         (tmp_path / "y").mkdir()
-        if not run_folder._is_exchanged(tmp_path / "x", tmp_path / "y"):
+        if not files._is_exchanged(tmp_path / "x", tmp_path / "y"):
             pytest.skip("this system does not exchange names")
     folder = tmp_path / "runs" / "a" / "merged"
 

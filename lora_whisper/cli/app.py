@@ -35,8 +35,9 @@ from lora_whisper.cli.misfits import compose
 from lora_whisper.cli.overrides import as_meant, parsed_flags, readable_overrides
 from lora_whisper.cli.sweep import run_sweep
 from lora_whisper.errors import UserError
+from lora_whisper.files import DiskFull, is_disk_full, no_room
 from lora_whisper.paths import program, require_current_folder
-from lora_whisper.run_folder import DiskFull, is_disk_full, no_room, require_own_place
+from lora_whisper.run_folder import require_own_place
 from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
 from lora_whisper.training.stopping import ended_by_signals
 

@@ -39,11 +39,11 @@ from lora_whisper.data.speech import train_rows
 from lora_whisper.data.text import cleaning_report, require_cleanable
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.scored_words import words_of
+from lora_whisper.files import contents, write_whole, written_whole
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.tokenizer import code_of
 from lora_whisper.paths import local_path
 from lora_whisper.reports import data_check
-from lora_whisper.run_folder import contents, write_whole, written_whole
 
 Split = TypeVar("Split")
 

@@ -24,17 +24,12 @@ from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.plan import Plan, make_plan
 from lora_whisper.evaluation.results import Json, Score
+from lora_whisper.files import as_written, contents
+from lora_whisper.locks import locked
 from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
-from lora_whisper.run_folder import (
-    OWN_SET,
-    RESULTS_KEYS,
-    RunFolder,
-    as_written,
-    contents,
-    locked,
-)
+from lora_whisper.run_folder import OWN_SET, RESULTS_KEYS, RunFolder
 
 log = logging.getLogger("lora_whisper")
 

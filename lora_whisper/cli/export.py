@@ -46,6 +46,8 @@ from lora_whisper.export.parity import (
     require_packages,
     why_untried,
 )
+from lora_whisper.files import as_written, write_json, write_whole, written_whole
+from lora_whisper.locks import locked
 from lora_whisper.lora.provenance import require_base, require_trained_adapter
 from lora_whisper.lora.recipe import is_whole, read_recipe, require_current, require_whole_merged
 from lora_whisper.lora.resolve import resolve_run
@@ -56,16 +58,7 @@ from lora_whisper.model.weights import require_range
 from lora_whisper.paths import local_path, short
 from lora_whisper.reports.model_card import CARD_FILE
 from lora_whisper.run_config import read_config
-from lora_whisper.run_folder import (
-    METADATA_FILE,
-    RunFolder,
-    as_written,
-    existing_run,
-    locked,
-    write_json,
-    write_whole,
-    written_whole,
-)
+from lora_whisper.run_folder import METADATA_FILE, RunFolder, existing_run
 from lora_whisper.terminal import console, megabytes
 
 if TYPE_CHECKING:

@@ -32,20 +32,14 @@ from lora_whisper.evaluation.run_summary import (
     write_summary,
 )
 from lora_whisper.evaluation.scoring import score_model
+from lora_whisper.files import as_written, read_json, remove_folder
+from lora_whisper.locks import locked
 from lora_whisper.lora.recipe import Recipe, read_recipe
 from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.model.base import read_base
 from lora_whisper.paths import program
 from lora_whisper.run_config import read_config
-from lora_whisper.run_folder import (
-    OWN_SET,
-    RECIPE_FILE,
-    RunFolder,
-    as_written,
-    locked,
-    read_json,
-    remove_folder,
-)
+from lora_whisper.run_folder import OWN_SET, RECIPE_FILE, RunFolder
 from lora_whisper.terminal import megabytes
 
 if TYPE_CHECKING:

@@ -31,10 +31,11 @@ from lora_whisper.hub import (
     stale_weights,
     uploads_of,
 )
+from lora_whisper.locks import locked
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.run_folder import RunFolder, locked
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console, megabytes
 
 log = logging.getLogger("lora_whisper")

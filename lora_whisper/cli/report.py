@@ -19,9 +19,10 @@ from pathlib import Path
 from lora_whisper.cli.command import Command
 from lora_whisper.config import ReportConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.files import contents, write_whole
 from lora_whisper.paths import local_path
 from lora_whisper.reports.sweep import folders_of, point_folders
-from lora_whisper.run_folder import RunFolder, contents, write_whole
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console
 
 log = logging.getLogger("lora_whisper")

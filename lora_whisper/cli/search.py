@@ -24,18 +24,17 @@ from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
 from lora_whisper.errors import UserError, listing, not_the_users
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
-from lora_whisper.run_config import FREE_TO_CHANGE, flat, with_absolute_paths
-from lora_whisper.run_folder import (
-    SEARCH_FILE,
-    RunFolder,
+from lora_whisper.files import (
     as_written,
     contents,
     is_disk_full,
-    locked,
     no_room,
     remove_folder,
     write_json,
 )
+from lora_whisper.locks import locked
+from lora_whisper.run_config import FREE_TO_CHANGE, flat, with_absolute_paths
+from lora_whisper.run_folder import SEARCH_FILE, RunFolder
 from lora_whisper.search.study import (
     Choice,
     Claim,

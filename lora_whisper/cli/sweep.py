@@ -35,16 +35,11 @@ from lora_whisper.cli.misfits import compose_what_fits, tried, unreadable
 from lora_whisper.cli.overrides import is_readable, readable_overrides
 from lora_whisper.cli.workers import Workers, workers_of
 from lora_whisper.errors import Problems, UserError, listing, not_the_users
+from lora_whisper.files import make_folder, write_json, write_whole
+from lora_whisper.locks import InUse
 from lora_whisper.paths import program
 from lora_whisper.reports.sweep import write_plan
-from lora_whisper.run_folder import (
-    InUse,
-    RunFolder,
-    make_folder,
-    require_outside_runs,
-    write_json,
-    write_whole,
-)
+from lora_whisper.run_folder import RunFolder, require_outside_runs
 from lora_whisper.training.stopping import GOES_ON, Stopped, ended_by_signals
 
 log = logging.getLogger("lora_whisper")

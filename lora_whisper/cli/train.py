@@ -20,19 +20,14 @@ from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
 from lora_whisper.errors import Problems, UserError
 from lora_whisper.evaluation.run_summary import read_as_written
 from lora_whisper.evaluation.test_sets import group_labels
+from lora_whisper.locks import locked, require_free
 from lora_whisper.lora.validation import final_steps, require_adalora, require_possible
 from lora_whisper.model.base import load_config
 from lora_whisper.paths import local_path
 from lora_whisper.reports.summary import show_summary
 from lora_whisper.reports.sweep import show_sweep
 from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
-from lora_whisper.run_folder import (
-    RunFolder,
-    Start,
-    locked,
-    require_free,
-    rerun_rule,
-)
+from lora_whisper.run_folder import RunFolder, Start, rerun_rule
 from lora_whisper.training.defaults import total_steps
 from lora_whisper.training.init_from import require_start, saved_start, trained_tokens
 from lora_whisper.training.resume import (

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from lora_whisper import terminal
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import is_acquired
+from lora_whisper.locks import is_acquired
 
 log = logging.getLogger("lora_whisper")
 

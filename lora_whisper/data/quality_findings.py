@@ -22,7 +22,7 @@ from lora_whisper.data.dataset import Utterance
 from lora_whisper.data.quality_measures import Measured, audio_name
 from lora_whisper.data.text import without_number_words
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import written_whole
+from lora_whisper.files import written_whole
 
 Splits = Mapping[str, Measured]
 

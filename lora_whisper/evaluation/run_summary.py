@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_whisper.evaluation.provenance import differences, is_of, texts_hash
 from lora_whisper.evaluation.results import Json, Score, ScoredUtterance, from_json, to_json
+from lora_whisper.files import read_jsonl, write_json
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.recipe import Recipe, has_other_weights, is_same, merged_recipe
 from lora_whisper.lora.saved import adapter_hashes
@@ -25,9 +26,7 @@ from lora_whisper.run_folder import (
     OWN_SET,
     RunFolder,
     damaged_summary,
-    read_jsonl,
     read_whole_summary,
-    write_json,
 )
 
 log = logging.getLogger("lora_whisper")

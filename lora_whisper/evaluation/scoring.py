@@ -36,15 +36,9 @@ from lora_whisper.evaluation.results import (
     rate_name,
     to_json,
 )
+from lora_whisper.files import as_written, write_json, write_synced, written_whole
 from lora_whisper.model.base import Base
-from lora_whisper.run_folder import (
-    HYPOTHESES,
-    SCORE,
-    as_written,
-    write_json,
-    write_synced,
-    written_whole,
-)
+from lora_whisper.run_folder import HYPOTHESES, SCORE
 from lora_whisper.terminal import percent, work
 
 if TYPE_CHECKING:

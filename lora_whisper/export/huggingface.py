@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
+from lora_whisper.files import sync, written_whole
 from lora_whisper.json_files import read_object
 from lora_whisper.model.base import load_config, load_generation_config, load_processor
 from lora_whisper.model.base_files import TOKENIZER_CONFIG
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers, snapshot
-from lora_whisper.run_folder import sync, written_whole
 
 TOKENIZER_FILES = (
     "tokenizer.json",

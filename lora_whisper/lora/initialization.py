@@ -19,11 +19,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
+from lora_whisper.files import write_whole
 from lora_whisper.lora.delta_weights import read_delta_weights, token_rows
 from lora_whisper.lora.targets import sees_sound
 from lora_whisper.lora.validation import require_components, require_directions
 from lora_whisper.lora.variants import ADAPTER, lora_layers
-from lora_whisper.run_folder import write_whole
 
 if TYPE_CHECKING:
     from peft import PeftModel

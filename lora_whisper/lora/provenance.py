@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_whisper.errors import UserError, listing
+from lora_whisper.files import as_written, read_json
 from lora_whisper.json_files import read_object
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, SavedAdapter, adapter_hashes
 from lora_whisper.model.checkpoint import (
@@ -31,13 +32,7 @@ from lora_whisper.model.checkpoint import (
     weights_sha256,
 )
 from lora_whisper.paths import EMBEDDED, is_line, is_plain_name
-from lora_whisper.run_folder import (
-    METADATA_FILE,
-    RunFolder,
-    as_written,
-    read_json,
-    read_whole_summary,
-)
+from lora_whisper.run_folder import METADATA_FILE, RunFolder, read_whole_summary
 
 # Of what `adapter_hashes` tells, its name in summary.json.
 TRAINED = {"adapter": "adapter_sha256", "adapter_settings": "adapter_settings_sha256"}

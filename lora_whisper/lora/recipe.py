@@ -13,6 +13,7 @@ from typing import Any
 
 from lora_whisper.config import MergeConfig, ModelConfig, as_it_is
 from lora_whisper.errors import UserError
+from lora_whisper.files import as_written
 from lora_whisper.lora.provenance import (
     named_base,
     require_base,
@@ -35,7 +36,6 @@ from lora_whisper.run_folder import (
     MERGED_FILES,
     RECIPE_FILE,
     RunFolder,
-    as_written,
     read_whole_summary,
     require_own_place,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_whisper.errors import UserError
+from lora_whisper.files import written_whole
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE
 from lora_whisper.model.base_files import CONFIG
@@ -23,14 +24,7 @@ from lora_whisper.paths import (
     plain_name,
     program,
 )
-from lora_whisper.run_folder import (
-    METADATA_FILE,
-    RECIPE_FILE,
-    RunFolder,
-    existing_run,
-    run_around,
-    written_whole,
-)
+from lora_whisper.run_folder import METADATA_FILE, RECIPE_FILE, RunFolder, existing_run, run_around
 
 Asking = Literal["merge", "evaluate", "export", "push"]
 

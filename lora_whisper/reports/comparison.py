@@ -28,6 +28,7 @@ from lora_whisper.evaluation.results import (
 )
 from lora_whisper.evaluation.run_summary import scored_utterances_of
 from lora_whisper.evaluation.significance import compare
+from lora_whisper.files import read_jsonl
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.paths import file_name
@@ -44,7 +45,7 @@ from lora_whisper.reports.sweep import (
     read_points,
     told_keys,
 )
-from lora_whisper.run_folder import RunFolder, read_jsonl
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import counted, percent
 
 SHOWN_WORST = 10  # utterances of the best run

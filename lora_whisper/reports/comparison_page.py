@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, rate_name
+from lora_whisper.files import read_jsonl
 from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison as data
 from lora_whisper.reports.charts import LIGHT, SERIES, Chart, Scale, course, is_steep, shorten
@@ -19,7 +20,6 @@ from lora_whisper.reports.html import render
 from lora_whisper.reports.run import Sample, texts
 from lora_whisper.reports.sweep import NO_GAIN, Point, differing_keys, ordered, pareto_front
 from lora_whisper.reports.tables import Cell, Column, Table, escaped
-from lora_whisper.run_folder import read_jsonl
 from lora_whisper.terminal import clock, megabytes, percent
 
 TOLD_KEYS = 3  # beside the name of a run

@@ -8,7 +8,8 @@ from functools import cache
 from lora_whisper.data.audio import AudioError, encode_mp3, read_audio
 from lora_whisper.evaluation.evaluate import LoadedSet
 from lora_whisper.evaluation.results import EvaluationResults, ScoredUtterance, to_json
-from lora_whisper.run_folder import RunFolder, write_json, write_whole
+from lora_whisper.files import write_json, write_whole
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console
 
 

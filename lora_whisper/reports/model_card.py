@@ -28,6 +28,7 @@ from lora_whisper.evaluation.results import (
     units_of,
 )
 from lora_whisper.evaluation.run_summary import RunSummary
+from lora_whisper.files import read_json, write_json, write_whole
 from lora_whisper.lora.provenance import METADATA_FILE, METADATA_FORMAT
 from lora_whisper.lora.resolve import name_of
 from lora_whisper.lora.saved import WEIGHTS_FILE
@@ -43,7 +44,7 @@ from lora_whisper.reports.summary import (
     speakers_line,
 )
 from lora_whisper.run_config import read_config
-from lora_whisper.run_folder import MODELS, RunFolder, read_json, write_json, write_whole
+from lora_whisper.run_folder import MODELS, RunFolder
 from lora_whisper.terminal import counted, megabytes, passes, percent
 
 if TYPE_CHECKING:

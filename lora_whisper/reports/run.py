@@ -19,6 +19,7 @@ from lora_whisper.evaluation.results import (
     units_of,
 )
 from lora_whisper.evaluation.run_summary import RunSummary, scored_utterances_of, write_summary
+from lora_whisper.files import read_jsonl, write_whole
 from lora_whisper.paths import below_home
 from lora_whisper.reports.charts import SERIES, Chart, Scale, course, is_steep
 from lora_whisper.reports.html import render
@@ -33,7 +34,7 @@ from lora_whisper.reports.summary import (
     speakers_line,
 )
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.run_folder import MODELS, RunFolder, read_jsonl, write_whole
+from lora_whisper.run_folder import MODELS, RunFolder
 from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind

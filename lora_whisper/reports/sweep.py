@@ -21,19 +21,12 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import groups_that_compare
 from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, leading, rate_name
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
+from lora_whisper.files import as_written, read_json, write_json
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_config import FREE_TO_CHANGE, as_called_now, flat
-from lora_whisper.run_folder import (
-    PLAN_FILE,
-    SEARCH_FILE,
-    SUMMARY_KEYS,
-    RunFolder,
-    as_written,
-    read_json,
-    write_json,
-)
+from lora_whisper.run_folder import PLAN_FILE, SEARCH_FILE, SUMMARY_KEYS, RunFolder
 from lora_whisper.schema import defaults_of
 from lora_whisper.terminal import clock, console, percent
 

@@ -5,7 +5,7 @@
         study.db      Optuna's: every trial, its values, its validations and what became of it
         trial-0/      a run, as `train` writes it; without scores on the test set but for the best
 
-Who holds a trial's folder (`run_folder.locked`) carries it out; the lock dies with its process. A
+Who holds a trial's folder (`locks.locked`) carries it out; the lock dies with its process. A
 trial that is running by the study but held by nobody was left behind, and whoever looks for work
 next goes on with it. So nothing has to beat like a heart or to time out.
 """
@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.config import SearchConfig, SearchingConfig, SpaceConfig, TrainConfig
 from lora_whisper.errors import UserError
+from lora_whisper.files import is_disk_full
+from lora_whisper.locks import InUse, locked
 from lora_whisper.model.base import Base
-from lora_whisper.run_folder import InUse, RunFolder, is_disk_full, locked
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.schema import changed
 
 if TYPE_CHECKING:

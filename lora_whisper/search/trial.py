@@ -15,18 +15,11 @@ from lora_whisper.evaluation.models import trained
 from lora_whisper.evaluation.results import Score
 from lora_whisper.evaluation.run_summary import RunSummary, read_as_written
 from lora_whisper.evaluation.scoring import score_model
+from lora_whisper.files import as_written, read_json, read_jsonl, remove_folder, write_json
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.run_config import read_config
-from lora_whisper.run_folder import (
-    OWN_SET,
-    RunFolder,
-    as_written,
-    read_json,
-    read_jsonl,
-    remove_folder,
-    write_json,
-)
+from lora_whisper.run_folder import OWN_SET, RunFolder
 from lora_whisper.search.study import Claim
 from lora_whisper.training.resume import require_same
 from lora_whisper.training.run import Run, begin

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lora_whisper.evaluation.run_summary import Averaging
+from lora_whisper.files import remove_folder, written_whole
 from lora_whisper.lora.delta_weights import (
     DeltaWeights,
     delta_weights_of,
@@ -24,7 +25,7 @@ from lora_whisper.lora.delta_weights import (
     write_delta_weights,
 )
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.run_folder import RunFolder, remove_folder, step_of, written_whole
+from lora_whisper.run_folder import RunFolder, step_of
 from lora_whisper.terminal import percent
 from lora_whisper.training.checkpoints import Checkpoints, load_parameters
 

@@ -41,14 +41,8 @@ from torch.optim import Optimizer
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError, listing
-from lora_whisper.run_folder import (
-    remove_folder,
-    step_folders,
-    step_of,
-    write_json,
-    write_synced,
-    written_whole,
-)
+from lora_whisper.files import remove_folder, write_json, write_synced, written_whole
+from lora_whisper.run_folder import step_folders, step_of
 
 log = logging.getLogger("lora_whisper")
 

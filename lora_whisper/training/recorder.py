@@ -21,7 +21,8 @@ import torch
 from lora_whisper import processes
 from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED
-from lora_whisper.run_folder import RunFolder, append_jsonl, write_whole
+from lora_whisper.files import append_jsonl, write_whole
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import clock, percent
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
 from lora_whisper.training.display import StepFigures, TrainingDisplay

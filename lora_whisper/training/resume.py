@@ -22,8 +22,9 @@ from lora_whisper.data.contents import Change, change, row_hashes
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.errors import UserError, listing
+from lora_whisper.files import write_whole
 from lora_whisper.run_config import LENGTH, flat, free_to_change, plain_values, read_config
-from lora_whisper.run_folder import RunFolder, further, write_whole
+from lora_whisper.run_folder import RunFolder, further
 
 log = logging.getLogger("lora_whisper")
 

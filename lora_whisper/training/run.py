@@ -27,6 +27,7 @@ from lora_whisper.evaluation.scoring import (
     validation_sample,
     validation_wer,
 )
+from lora_whisper.files import remove_folder, written_whole
 from lora_whisper.lora.adalora import rank_schedule_of
 from lora_whisper.lora.adapter import (
     adapter_parameters,
@@ -46,14 +47,7 @@ from lora_whisper.lora.validation import resolve_initial
 from lora_whisper.model.device import new_accelerator, take_from_main
 from lora_whisper.reports.run import write_results
 from lora_whisper.run_config import config_hash, flat, write_config
-from lora_whisper.run_folder import (
-    OWN_SET,
-    RunFolder,
-    Start,
-    remove_folder,
-    step_of,
-    written_whole,
-)
+from lora_whisper.run_folder import OWN_SET, RunFolder, Start, step_of
 from lora_whisper.training.announce import (
     Left,
     announce,

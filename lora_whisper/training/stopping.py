@@ -18,7 +18,8 @@ from typing import Any
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import RunFolder, is_disk_full, no_room
+from lora_whisper.files import is_disk_full, no_room
+from lora_whisper.run_folder import RunFolder
 
 log = logging.getLogger("lora_whisper")
 

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.results import Score
+from lora_whisper.files import as_written, write_json
 from lora_whisper.paths import below_home, mapped
-from lora_whisper.run_folder import RunFolder, as_written, step_of, write_json
+from lora_whisper.run_folder import RunFolder, step_of
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker

@@ -13,7 +13,7 @@ from lora_whisper.cli import train
 from lora_whisper.cli.app import run_command
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import write_json
+from lora_whisper.files import write_json
 
 
 def prepare(config: TrainConfig, folder: Path) -> tuple[TrainConfig, Path]:

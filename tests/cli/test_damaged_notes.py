@@ -13,8 +13,9 @@ import pytest
 from lora_whisper.cli.app import _of_another_process
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import find_entries
+from lora_whisper.files import as_written
 from lora_whisper.lora.recipe import merged_recipe
-from lora_whisper.run_folder import HOLDERS, MARKER, MERGED_FILES, RunFolder, as_written
+from lora_whisper.run_folder import HOLDERS, MARKER, MERGED_FILES, RunFolder
 from tests.cli.conftest import QUICK, Line, World
 
 DAMAGE = ("", '{"adapters', "null", "[]", '"x"', "{}", "[" * 10_000, "\udcff")

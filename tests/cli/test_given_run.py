@@ -9,8 +9,9 @@ import pytest
 
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.run_summary import write_summary
+from lora_whisper.files import write_json
 from lora_whisper.lora.resolve import Asking, resolve_run
-from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
+from lora_whisper.run_folder import RECIPE_FILE, RunFolder
 from tests.cli.conftest import Line, World
 from tests.cli.test_merge import adapter
 from tests.cli.toy_run import toy_run

@@ -15,8 +15,9 @@ from lora_whisper.__main__ import carry_out
 from lora_whisper.cli import export, merge
 from lora_whisper.evaluation import scoring
 from lora_whisper.evaluation.run_summary import read_summary
+from lora_whisper.files import read_json, write_json
 from lora_whisper.model.checkpoint import sha256
-from lora_whisper.run_folder import RunFolder, read_json, write_json
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.training import run
 from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
 from tests.test_run_folder import Killed, full_disk

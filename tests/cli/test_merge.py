@@ -17,13 +17,14 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.cli.merge import write_merged
 from lora_whisper.config import as_it_is
+from lora_whisper.files import write_json
 from lora_whisper.lora.adapter import attach, load_adapter, save_adapter
 from lora_whisper.lora.resolve import PICKLED
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, adapter_hashes
 from lora_whisper.model import weights as weights_module
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import fingerprint, locate, weights_sha256
-from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
+from lora_whisper.run_folder import RECIPE_FILE, RunFolder
 from tests.cli.conftest import Line, World
 from tests.configs import adapter_config, model_config
 from tests.lora.test_delta_weights import filled

@@ -12,7 +12,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import dtype_of, identity
 from lora_whisper.evaluation.models import entries_of_run, find_entries
 from lora_whisper.evaluation.run_summary import write_summary
-from lora_whisper.run_folder import write_json
+from lora_whisper.files import write_json
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import toy_run
 

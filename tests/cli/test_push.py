@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from lora_whisper import __version__, environment
 from lora_whisper.cli import push
+from lora_whisper.files import write_json
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import local_path
 from lora_whisper.reports.run import write_results
-from lora_whisper.run_folder import RECIPE_FILE, RunFolder, write_json
+from lora_whisper.run_folder import RECIPE_FILE, RunFolder
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import Heard, toy_run
 from tests.hub_uploads import TOKEN, Repository, UploadHub, upload_hub

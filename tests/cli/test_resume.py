@@ -21,9 +21,11 @@ import yaml
 from safetensors.torch import load_file
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.files import write_json
+from lora_whisper.locks import locked
 from lora_whisper.lora import variants
 from lora_whisper.run_config import with_absolute_paths, write_config
-from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder, locked, write_json
+from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder
 from lora_whisper.schema import from_values
 from lora_whisper.training import loop
 from lora_whisper.training import run as run_module

@@ -30,8 +30,9 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.speech import Inputs
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.run_summary import write_summary
+from lora_whisper.locks import InUse
 from lora_whisper.options import configuration_folder
-from lora_whisper.run_folder import InUse, RunFolder
+from lora_whisper.run_folder import RunFolder
 from tests.cli.conftest import Line, World
 from tests.cli.toy_run import toy_run
 

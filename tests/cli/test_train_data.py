@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_whisper.run_folder import read_json
+from lora_whisper.files import read_json
 from tests.cli.conftest import QUICK, Line, World
 from tests.toy_hub import write_plain
 from tests.toy_speech import toy_speech, write_manifest

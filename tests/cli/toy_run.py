@@ -14,10 +14,11 @@ from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.results import to_json
 from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.evaluation.score import hypotheses_jsonl, score, score_utterance
+from lora_whisper.files import append_jsonl
 from lora_whisper.lora.delta_weights import DeltaWeights, write_delta_weights
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_config import write_config
-from lora_whisper.run_folder import RunFolder, append_jsonl
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.schema import from_values
 from tests.composed import train_values
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
+from lora_whisper.files import write_json
 from lora_whisper.lora.adapter import adapter_parameters, attach, save_adapter
 from lora_whisper.lora.delta_weights import delta_weights_of
 from lora_whisper.lora.initialization import (
@@ -28,7 +29,7 @@ from lora_whisper.lora.saved import read_saved
 from lora_whisper.lora.validation import require_fit, require_same_base, resolve_initial
 from lora_whisper.lora.variants import lora_layers
 from lora_whisper.model.checkpoint import Checkpoint, fingerprint, locate
-from lora_whisper.run_folder import MARKER, RunFolder, write_json
+from lora_whisper.run_folder import MARKER, RunFolder
 from tests.configs import adapter_config, model_config
 from tests.lora.test_delta_weights import close, deltas, filled, stock
 from tests.toys import (

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lora_whisper.errors import UserError
+from lora_whisper.files import write_json
 from lora_whisper.lora import provenance
 from lora_whisper.lora.provenance import (
     BaseProvenance,
@@ -23,7 +24,7 @@ from lora_whisper.lora.provenance import (
 )
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import Checkpoint, locate, weights_sha256
-from lora_whisper.run_folder import MARKER, METADATA_FILE, RunFolder, write_json
+from lora_whisper.run_folder import MARKER, METADATA_FILE, RunFolder
 from tests.configs import model_config
 from tests.toys import toy_checkpoint
 

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_whisper.errors import UserError
+from lora_whisper.files import write_json
 from lora_whisper.lora.adapter import load_adapter
 from lora_whisper.lora.delta_weights import read_delta_weights
 from lora_whisper.lora.provenance import named_base
 from lora_whisper.lora.resolve import PICKLED, is_adapter_on_hub, name_of, resolve_adapter
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, read_saved
 from lora_whisper.model.checkpoint import is_hub_id
-from lora_whisper.run_folder import MARKER, RunFolder, write_json
+from lora_whisper.run_folder import MARKER, RunFolder
 from tests.lora.test_delta_weights import STOCK, logits, stock
 from tests.pickles import pickled
 from tests.toys import toy_model

@@ -20,6 +20,7 @@ from lora_whisper import environment
 from lora_whisper.cli.report import with_sweep
 from lora_whisper.evaluation.provenance import texts_hash
 from lora_whisper.evaluation.run_summary import write_summary
+from lora_whisper.files import read_json, write_json
 from lora_whisper.reports import comparison
 from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.comparison import anonymous, effects, read_report, smallest_as_good
@@ -34,7 +35,7 @@ from lora_whisper.reports.sweep import (
     told_keys,
     write_plan,
 )
-from lora_whisper.run_folder import RunFolder, read_json, write_json
+from lora_whisper.run_folder import RunFolder
 from tests.cli.conftest import Line
 from tests.cli.toy_run import Heard, toy_run
 from tests.reports.read_page import Page

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from lora_whisper.evaluation.run_summary import write_summary
+from lora_whisper.files import write_json
 from lora_whisper.reports.sweep import show_sweep
-from lora_whisper.run_folder import write_json
 from tests.cli.toy_run import Heard, toy_run
 
 GOOD = (Heard("moja mbili tatu", "x y z", "moja mbili tatu"),)

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lora_whisper import run_folder
+from lora_whisper import files
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import DiskFull
+from lora_whisper.files import DiskFull
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState, load_parameters
 from lora_whisper.training.loop import Trainer, train_step
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
@@ -270,7 +270,7 @@ def kill_at_change(call: int) -> None:
         return with_count
 
     for name in ("rename", "replace", "fsync", "unlink", "mkdir", "rmdir"):
-        setattr(run_folder.os, name, counted(getattr(os, name)))
+        setattr(files.os, name, counted(getattr(os, name)))
 
 
 def test_whenever_it_is_killed_a_whole_checkpoint_and_a_best_one_are_there(tmp_path: Path) -> None:

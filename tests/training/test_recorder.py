@@ -14,7 +14,8 @@ import psutil
 import pytest
 import torch
 
-from lora_whisper.run_folder import DiskFull, RunFolder
+from lora_whisper.files import DiskFull
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.training import recorder as recorder_module
 from lora_whisper.training.checkpoints import Checkpoints, TrainingState
 from lora_whisper.training.display import StepFigures

@@ -12,7 +12,7 @@ import pytest
 from accelerate import PartialState
 
 from lora_whisper.errors import UserError
-from lora_whisper.run_folder import read_json
+from lora_whisper.files import read_json
 from lora_whisper.training import tracking
 from lora_whisper.training.tracking import (
     TrackedRun,

@@ -1,0 +1,97 @@
+"""One process at a time for a folder; the lock dies with its process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from lora_whisper.errors import UserError
+from lora_whisper.files import leftover_of, make_folder, tidy
+
+
+class InUse(UserError):
+    """Another process has what this one wants to write to."""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the folder `path` for this process; the lock dies with the process, however it ends.
+
+    What a killed process left there is taken away, see `tidy_run`.
+
+    The lock lies beside the folder and not in it, so that an overwritten run keeps its holder.
+
+    Raises:
+        InUse: another process holds it.
+        UserError: nothing can be written beside it.
+    """
+    make_folder(path.parent)
+    lock = _lock_of(path)
+    with open(lock, "w") as handle:
+        if not is_acquired(handle, lock):
+            raise _in_use(path)
+        try:
+            tidy_run(path)
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def require_free(path: Path) -> None:
+    """See that no other process holds the folder `path`, before it is asked for; makes nothing.
+
+    Not for a process that holds it itself: looking would let it go.
+
+    Raises:
+        InUse: another one does.
+    """
+    lock = _lock_of(path)
+    # What else is wrong with the place, `locked` says.
+    with contextlib.suppress(OSError), open(lock, "r+") as handle:
+        if not is_acquired(handle, lock) and lock.exists():
+            raise _in_use(path)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.parent / f".{path.name}.lock"
+
+
+def _in_use(path: Path) -> InUse:
+    return InUse(f"{path} is in use by another process.\nWait for it, or type another name=…")
+
+
+def is_acquired(handle: TextIO, lock: Path) -> bool:
+    """Take the lock of the open file `lock` for this process, if no other one has it."""
+    try:
+        # Of the process, not of the open file: loader workers that outlive a SIGKILL of it by some
+        # seconds have inherited the file, and must not hold the lock.
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        return False
+    # A holder that just ended may have removed the name of the file that was opened here.
+    return lock.exists() and os.path.samestat(os.fstat(handle.fileno()), lock.stat())
+
+
+PARTS = ("adapter", "merged", "export", "checkpoints", "evaluation")  # folders in a run's
+
+
+def tidy_run(path: Path) -> None:
+    """The same of the folder of a run, or of a report, and of all that is written in it.
+
+    Only what this process holds: a search's folder has runs in it that others may be at.
+    """
+    tidy(path)
+    if not path.is_dir():
+        return
+    inside = [one for part in PARTS for one in (path / part).rglob(".*")]
+    mine = [one for one in path.iterdir() if one.is_file() or leftover_of(one) in PARTS]
+    for one in mine + inside:
+        if (name := leftover_of(one)) is not None:
+            tidy(one.with_name(name))
