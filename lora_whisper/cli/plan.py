@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,64 @@ MEANINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """What to type besides, and what is needed then."""
+
+    type: str
+    total_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The plan of one checkpoint; with json=true, its fields are the keys."""
+
+    checkpoint: str
+    quantization: str
+    precision: str
+    tokens: int
+    micro_batch: int
+    gradient_checkpointing: bool
+    gpu_memory_bytes: int | None  # None: nobody knows of a card, and whether it fits
+    memory_bytes: Mapping[str, int]  # by part, and "total"
+    memory_bytes_with_checkpointing: Mapping[str, int]
+    memory_bytes_without_checkpointing: Mapping[str, int]
+    fits: bool | None
+    largest_micro_batch: Mapping[str, int | None]  # "without_checkpointing", "with_checkpointing"
+    suggestions: Sequence[Suggestion]
+    trained_parameters: int
+    adapter_file_bytes: int
+    flops_per_audio_hour: int
+    audio_seconds_per_second: float | str  # measured, or that it was not
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of a checkpoint in the table of all."""
+
+    fits: bool | None
+    micro_batch: int
+    gradient_checkpointing: bool
+    micro_batch_with_checkpointing: int | None  # None: it was not asked for
+    total_bytes: int
+    trained_parameters: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A checkpoint on a quantization; `needs` is why that is refused, where it is."""
+
+    model: str
+    quantization: str
+    needs: Needs | str
+
+    def to_json(self) -> dict[str, object]:
+        needs = self.needs
+        name: dict[str, object] = {"model": self.model, "quantization": self.quantization}
+        return name | ({"refused": needs} if isinstance(needs, str) else dataclasses.asdict(needs))
+
+
 def prepare(config: PlanConfig, path: Path) -> PlanConfig:
     """See that the checkpoint's shape is known and has the layers that are asked for.
 
@@ -74,14 +133,15 @@ def run(config: PlanConfig) -> None:
     if config.model is None:
         rows = list(table_rows(config, memory))
         if config.json:
-            print_result(json.dumps({"gpu_memory_bytes": memory, "rows": rows}, indent=2))
+            values = {"gpu_memory_bytes": memory, "rows": [row.to_json() for row in rows]}
+            print_result(json.dumps(values, indent=2))
         else:
             console.print(overview(rows, memory, config.training.global_batch).terminal())
             _print_notes(config)
         return
     answer = plan_of(config, memory)
     if config.json:
-        print_result(json.dumps(answer, indent=2))
+        print_result(json.dumps(dataclasses.asdict(answer), indent=2))
     else:
         show(answer)
         _print_notes(config)
@@ -125,8 +185,8 @@ def shape_of(config: ModelConfig) -> WhisperConfig:
 # ── one checkpoint ───────────────────────────────────────────────────────────────────────────
 
 
-def plan_of(config: PlanConfig, memory: int | None) -> dict[str, Any]:
-    """All that is printed of one checkpoint, as JSON has it."""
+def plan_of(config: PlanConfig, memory: int | None) -> Answer:
+    """All that is printed of one checkpoint."""
     from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
     from lora_whisper.training.memory_estimator import step_flops
     from lora_whisper.training.planning import adapter_file_bytes, even_shares, make_plan
@@ -151,25 +211,25 @@ def plan_of(config: PlanConfig, memory: int | None) -> dict[str, Any]:
     flops = step_flops(setup, checkpointing, 1, tokens)
     seconds = shape.max_source_positions / 50
     used = plan.memory(windows, checkpointing)
-    return {
-        "checkpoint": config.model.checkpoint,
-        "quantization": setup.quantization.kind,
-        "precision": setup.precision,
-        "tokens": tokens,
-        "micro_batch": windows,
-        "gradient_checkpointing": checkpointing,
-        "gpu_memory_bytes": memory,
-        "memory_bytes": _rounded(used),
-        "memory_bytes_with_checkpointing": _rounded(plan.memory(windows, True)),
-        "memory_bytes_without_checkpointing": _rounded(plan.memory(windows, False)),
-        "fits": None if memory is None else used.total <= memory,
-        "largest_micro_batch": fitting,
-        "suggestions": suggestions(config, shape, plan, memory, checkpointing, windows),
-        "trained_parameters": plan.trained,
-        "adapter_file_bytes": adapter_file_bytes(plan, config.adapter),
-        "flops_per_audio_hour": round(flops * HOUR_SECONDS / seconds),
-        "audio_seconds_per_second": measured_rate(config.model, setup.quantization.kind),
-    }
+    return Answer(
+        checkpoint=config.model.checkpoint,
+        quantization=setup.quantization.kind,
+        precision=setup.precision,
+        tokens=tokens,
+        micro_batch=windows,
+        gradient_checkpointing=checkpointing,
+        gpu_memory_bytes=memory,
+        memory_bytes=_rounded(used),
+        memory_bytes_with_checkpointing=_rounded(plan.memory(windows, True)),
+        memory_bytes_without_checkpointing=_rounded(plan.memory(windows, False)),
+        fits=None if memory is None else used.total <= memory,
+        largest_micro_batch=fitting,
+        suggestions=suggestions(config, shape, plan, memory, checkpointing, windows),
+        trained_parameters=plan.trained,
+        adapter_file_bytes=adapter_file_bytes(plan, config.adapter),
+        flops_per_audio_hour=round(flops * HOUR_SECONDS / seconds),
+        audio_seconds_per_second=measured_rate(config.model, setup.quantization.kind),
+    )
 
 
 def setup_of(config: PlanConfig, shape: WhisperConfig, quantization: QuantizationConfig) -> Setup:
@@ -220,7 +280,7 @@ def suggestions(
     memory: int | None,
     checkpointing: bool,
     windows: int,
-) -> list[dict[str, Any]]:
+) -> list[Suggestion]:
     """What makes it fit, from what costs least; each on top of those before it, until one does.
 
     Nothing of the adapter or the base is given up where a smaller micro-batch suffices: the global
@@ -233,13 +293,13 @@ def suggestions(
     if smaller:
         return [_suggestion(plan, [], smaller, checkpointing, memory)]
     typed: list[str] = []
-    tried: list[dict[str, Any]] = []
+    tried: list[Suggestion] = []
     if not checkpointing:
         typed = ["training.gradient_checkpointing=true"]
         fitting = plan.largest_micro_batch(memory, True, most)
         tried = [_suggestion(plan, typed, fitting, True, memory)]
     for override, one, its_shape in _steps_down(config, shape):
-        if tried and tried[-1]["fits"]:
+        if tried and tried[-1].fits:
             break
         its_plan = _plan_for(one, its_shape, config.tokens)
         typed = [word for word in typed if word.split("=")[0] != override.split("=")[0]]
@@ -251,14 +311,10 @@ def suggestions(
 
 def _suggestion(
     plan: Plan, typed: list[str], windows: int, checkpointing: bool, memory: int
-) -> dict[str, Any]:
+) -> Suggestion:
     more = [f"training.micro_batch={windows}"] if windows else []
     total = plan.memory(max(1, windows), checkpointing).total
-    return {
-        "type": " ".join([*typed, *more]),
-        "total_bytes": round(total),
-        "fits": total <= memory,
-    }
+    return Suggestion(" ".join([*typed, *more]), round(total), total <= memory)
 
 
 def _steps_down(
@@ -300,28 +356,25 @@ def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> P
 def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:
     """Windows in the largest micro-batch of a default run, and whether it is checkpointed."""
     config = PlanConfig(quantization=_quantization(quantization))
-    row = _row(config, published.shape(model), memory)
-    return row["micro_batch"], row["gradient_checkpointing"]
+    needs = _needs(config, published.shape(model), memory)
+    return needs.micro_batch, needs.gradient_checkpointing
 
 
 # ── all checkpoints ──────────────────────────────────────────────────────────────────────────
 
 
-def table_rows(config: PlanConfig, memory: int | None) -> Iterator[dict[str, Any]]:
+def table_rows(config: PlanConfig, memory: int | None) -> Iterator[Row]:
     """One row for each checkpoint and quantization."""
     kinds = [config.quantization] if config.quantization else []
     kinds = kinds or [_quantization(kind) for kind in ("none", "int8", "nf4")]
     pairs = [(name, one) for name in CHECKPOINTS for one in kinds]
     with work("planning", len(pairs)) if not config.json else _quiet() as progress:
         for done, (name, quantization) in enumerate(pairs, 1):
-            row: dict[str, Any] = {"model": name, "quantization": quantization.kind}
-            reason = UNSUPPORTED.get((config.adapter.kind, quantization.kind))
-            if reason is None:
+            needs: Needs | str | None = UNSUPPORTED.get((config.adapter.kind, quantization.kind))
+            if needs is None:
                 one = dataclasses.replace(config, quantization=quantization)
-                row |= _row(one, published.shape(name), memory)
-            else:
-                row["refused"] = reason
-            yield row
+                needs = _needs(one, published.shape(name), memory)
+            yield Row(name, quantization.kind, needs)
             progress.update(done)
 
 
@@ -333,7 +386,7 @@ def _quiet() -> Any:
     return nullcontext(Quiet())
 
 
-def _row(config: PlanConfig, shape: WhisperConfig, memory: int | None) -> dict[str, Any]:
+def _needs(config: PlanConfig, shape: WhisperConfig, memory: int | None) -> Needs:
     """Without checkpointing where a window fits; with it, where that is needed or asked for."""
     plan, most = _plan_for(config, shape, config.tokens), config.training.global_batch
     asked = config.training.gradient_checkpointing
@@ -343,20 +396,20 @@ def _row(config: PlanConfig, shape: WhisperConfig, memory: int | None) -> dict[s
     }
     checkpointing = next((on for on in modes if fitting[on]), modes[-1])
     windows = fitting[checkpointing]
-    return {
-        "fits": None if memory is None else windows > 0,
-        "micro_batch": windows,
-        "gradient_checkpointing": checkpointing,
-        "micro_batch_with_checkpointing": fitting.get(True),
-        "total_bytes": round(plan.memory(max(1, windows), checkpointing).total),
-        "trained_parameters": plan.trained,
-    }
+    return Needs(
+        fits=None if memory is None else windows > 0,
+        micro_batch=windows,
+        gradient_checkpointing=checkpointing,
+        micro_batch_with_checkpointing=fitting.get(True),
+        total_bytes=round(plan.memory(max(1, windows), checkpointing).total),
+        trained_parameters=plan.trained,
+    )
 
 
 # ── showing ──────────────────────────────────────────────────────────────────────────────────
 
 
-def overview(rows: Sequence[dict[str, Any]], memory: int | None, most: int) -> Table:
+def overview(rows: Sequence[Row], memory: int | None, most: int) -> Table:
     """The table of all checkpoints, in 80 columns."""
     title = "training on one GPU: what a window of 30 s needs"
     if memory is not None:
@@ -368,28 +421,28 @@ def overview(rows: Sequence[dict[str, Any]], memory: int | None, most: int) -> T
     figures = map(Column, ("micro-batch", "checkpointed", "needs"))
     table = Table([*names, *figures], title, layout=PLAIN)
     for row in rows:
-        table.add(row["model"], row["quantization"], *_row_cells(row))
+        table.add(row.model, row.quantization, *_row_cells(row.needs))
     return table
 
 
-def _row_cells(row: dict[str, Any]) -> list[str]:
-    if "refused" in row:
+def _row_cells(needs: Needs | str) -> list[str]:
+    if isinstance(needs, str):
         return ["refused", "–", "–", "–"]
-    fits = {None: "–", True: "yes", False: "no"}[row["fits"]]
-    with_it = row["micro_batch_with_checkpointing"]
-    plain = 0 if row["gradient_checkpointing"] else row["micro_batch"]
-    cells = ["–" if not count else str(count) for count in (plain, with_it)]
-    return [fits, *cells, gigabytes(row["total_bytes"])]
+    fits = {None: "–", True: "yes", False: "no"}[needs.fits]
+    plain = 0 if needs.gradient_checkpointing else needs.micro_batch
+    counts = (plain, needs.micro_batch_with_checkpointing)
+    cells = ["–" if not count else str(count) for count in counts]
+    return [fits, *cells, gigabytes(needs.total_bytes)]
 
 
-def show(answer: dict[str, Any]) -> None:
+def show(answer: Answer) -> None:
     """Print the plan of one checkpoint."""
-    windows, used = answer["micro_batch"], answer["memory_bytes"]
-    how = "with" if answer["gradient_checkpointing"] else "without"
+    windows, used = answer.micro_batch, answer.memory_bytes
+    how = "with" if answer.gradient_checkpointing else "without"
     table = Table(
         [Column("part", is_text=True), Column("memory"), Column(is_text=True)],
-        f"{answer['checkpoint']}, quantization {answer['quantization']}, "
-        f"{answer['precision']}, micro-batch {windows} {how} checkpointing",
+        f"{answer.checkpoint}, quantization {answer.quantization}, "
+        f"{answer.precision}, micro-batch {windows} {how} checkpointing",
         layout=PLAIN,
     )
     for name, meaning in MEANINGS.items():
@@ -400,32 +453,37 @@ def show(answer: dict[str, Any]) -> None:
         console.print(line, markup=False)
 
 
-def _verdict(answer: dict[str, Any]) -> str:
-    if answer["fits"] is None:
+def _verdict(answer: Answer) -> str:
+    if answer.gpu_memory_bytes is None:
         return "type gpu_memory=8GB to see whether it fits"
-    word = "fits into" if answer["fits"] else "does not fit into"
-    return f"{word} {gigabytes(answer['gpu_memory_bytes'])}"
+    word = "fits into" if answer.fits else "does not fit into"
+    return f"{word} {gigabytes(answer.gpu_memory_bytes)}"
 
 
-def _lines(answer: dict[str, Any]) -> Iterator[str]:
-    other = "without" if answer["gradient_checkpointing"] else "with"
-    total = answer[f"memory_bytes_{other}_checkpointing"]["total"]
+def _lines(answer: Answer) -> Iterator[str]:
+    other = "without" if answer.gradient_checkpointing else "with"
+    in_other_mode = (
+        answer.memory_bytes_without_checkpointing
+        if answer.gradient_checkpointing
+        else answer.memory_bytes_with_checkpointing
+    )
+    total = in_other_mode["total"]
     yield f"{other} checkpointing: {gigabytes(total)}"
-    if answer["gpu_memory_bytes"] is not None:
-        plain, kept = answer["largest_micro_batch"].values()
+    if answer.gpu_memory_bytes is not None:
+        plain, kept = answer.largest_micro_batch.values()
         yield f"largest micro-batch: {plain or 'none'} without checkpointing, {kept or 'none'} with"
-    for suggestion in answer["suggestions"]:
-        word = "fits" if suggestion["fits"] else "not yet"
-        yield f"{word}, {gigabytes(suggestion['total_bytes'])}: type {suggestion['type']}"
-    suggested = [suggestion["fits"] for suggestion in answer["suggestions"]]
-    if answer["fits"] is False and not any(suggested):
+    for suggestion in answer.suggestions:
+        word = "fits" if suggestion.fits else "not yet"
+        yield f"{word}, {gigabytes(suggestion.total_bytes)}: type {suggestion.type}"
+    suggested = [suggestion.fits for suggestion in answer.suggestions]
+    if answer.fits is False and not any(suggested):
         yield "nothing fits: take a card with more memory, or train model=tiny on the CPU"
     yield (
-        f"adapter: {answer['trained_parameters']:,} parameters, "
-        f"{megabytes(answer['adapter_file_bytes'])} on disk"
+        f"adapter: {answer.trained_parameters:,} parameters, "
+        f"{megabytes(answer.adapter_file_bytes)} on disk"
     )
-    yield f"operations: {answer['flops_per_audio_hour'] / 1e12:,.0f} TFLOP an hour of audio"
-    rate = answer["audio_seconds_per_second"]
+    yield f"operations: {answer.flops_per_audio_hour / 1e12:,.0f} TFLOP an hour of audio"
+    rate = answer.audio_seconds_per_second
     yield f"time: {rate if isinstance(rate, str) else f'{rate} s of audio a second'}"
 
 

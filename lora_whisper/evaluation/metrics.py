@@ -1,9 +1,7 @@
 """Word, character and sentence error rate, and the alignment behind them, on jiwer.
 
-`evaluate.Metric` classes of our own: `evaluate.load("wer")` would fetch a script from a hub at run
-time. Texts are compared as they are given, but for spaces: normalize them before
-(`evaluation.normalizers`). The project's own scores are made of the same counts without the
-classes, each call of which takes 6 ms.
+Texts are compared as they are given, but for spaces: normalize them before
+(`evaluation.normalizers`).
 
 Where several processes decode, `evaluation.decoding.transcribe` gathers the texts of them all, and
 the main process counts: a rate over a part would not add up to the rate over the whole, and the
@@ -12,12 +10,10 @@ counting takes a moment beside the decoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-import datasets
-import evaluate
 import jiwer
 
 from lora_whisper.evaluation.normalizers import fold_spaces, normalizer_for
@@ -71,58 +67,6 @@ def sentence_error_counts(reference: str, hypothesis: str) -> Counts:
 
 def _counts(found: jiwer.WordOutput | jiwer.CharacterOutput) -> Counts:
     return Counts(found.substitutions, found.insertions, found.deletions, found.hits)
-
-
-class ErrorRate(evaluate.Metric):
-    """Total errors over total reference length.
-
-    `compute(references=…, predictions=…)` returns {name: rate, "counts": a `Counts` an utterance}.
-    An empty reference adds nothing below the line, what was inserted there counts above it; when
-    all references are empty, the rate is the number of insertions. No case divides by zero. (Of
-    sentences every one counts below the line, an empty one too.)
-    """
-
-    rate_name: str
-    align: Callable[[str, str], Counts]
-
-    def __init__(self, **settings: Any):
-        super().__init__(**{"keep_in_memory": True, **settings})
-
-    def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description=ErrorRate.__doc__ or "",
-            features=datasets.Features({"predictions": text, "references": text}),
-            reference_urls=["https://github.com/jitsi/jiwer"],
-        )
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, Any]:
-        pairs = zip(references, predictions, strict=True)
-        counts = [type(self).align(reference, hypothesis) for reference, hypothesis in pairs]
-        return {self.rate_name: total(counts).rate, "counts": counts}
-
-
-class WordErrorRate(ErrorRate):
-    """Word error rate: substituted, inserted and deleted words over reference words."""
-
-    rate_name = "wer"
-    align = staticmethod(error_counts)
-
-
-class CharacterErrorRate(ErrorRate):
-    """Character error rate: the same over Unicode code points, spaces included."""
-
-    rate_name = "cer"
-    align = staticmethod(character_error_counts)
-
-
-class SentenceErrorRate(ErrorRate):
-    """Sentence error rate: the share of utterances that are not right to the last word."""
-
-    rate_name = "ser"
-    align = staticmethod(sentence_error_counts)
 
 
 # ── the edits that a word error rate counts, one by one ──────────────────────────────────────

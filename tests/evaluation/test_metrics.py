@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_whisper.evaluation.metrics import (
+from lora_whisper.evaluation.evaluate_metrics import (
     CharacterErrorRate,
-    Counts,
     SentenceErrorRate,
-    Stretch,
     WordErrorRate,
+)
+from lora_whisper.evaluation.metrics import (
+    Counts,
+    Stretch,
     align,
     character_error_counts,
     error_counts,
