@@ -79,7 +79,7 @@ def new_trainer(
         features=features,
         total_steps=total_steps,
         peak_learning_rate=peak,
-        schedule=config.optimizer,
+        optimizer_settings=config.optimizer,
         settings=config.training,
         seed=config.seed,
     )

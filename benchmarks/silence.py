@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.results import FOLDER, write_result
-from lora_whisper.config import Padding, QuantizationConfig, as_it_is
+from lora_whisper.config import Padding, QuantizationConfig, in_own_dtype
 from lora_whisper.data.audio import read_audio
 from lora_whisper.evaluation.decoding.decoder import (
     Decoder,
@@ -89,7 +89,7 @@ def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def heard_by(folder: Path, language: str, speech: Sequence[np.ndarray]) -> dict[str, Any]:
     """Of a checkpoint: the clips without speech with either padding, and the speech."""
-    config = as_it_is(str(folder.absolute()))
+    config = in_own_dtype(str(folder.absolute()))
     base = read_base(config)
     plain = QuantizationConfig("none", False, "auto")
     whisper = load_whisper(base, config, plain, "fp32", torch.device("cpu"))

@@ -1313,10 +1313,10 @@ class PlanConfig:
         return given
 
 
-AS_IT_IS = QuantizationConfig(kind="none")
+NOT_QUANTIZED = QuantizationConfig(kind="none")
 
 
-def as_it_is(
+def in_own_dtype(
     checkpoint: str, revision: str | None = None, allow_pickle: bool = False
 ) -> ModelConfig:
     """A checkpoint in its own dtype."""

@@ -53,7 +53,7 @@ FREE_TO_CHANGE = {
 
 
 # What older versions had no key for, and did: hashes go without it.
-ADDED = {
+LEGACY_DEFAULTS = {
     "data.quoted": True,
     "data.log_mel_padding_share": 0.0,
     "evaluation.padding": "sound",
@@ -141,7 +141,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
     """
     try:
         values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        for key, value in ADDED.items():
+        for key, value in LEGACY_DEFAULTS.items():
             group, name = key.split(".")
             if isinstance(values.get(group), dict):
                 values[group] = {name: value} | values[group]
@@ -179,7 +179,7 @@ def as_called_now(values: Mapping[str, Any]) -> dict[str, Any]:
 def config_hash(config: TrainConfig) -> str:
     """Of what a checkpoint must have in common with the run that goes on from it."""
     free, values = free_to_change(config), older_keys.earlier(flat(plain_values(config)))
-    as_before = {key for key, default in ADDED.items() if values[key] == default}
+    as_before = {key for key, default in LEGACY_DEFAULTS.items() if values[key] == default}
     kept = {key: value for key, value in values.items() if key not in free | as_before}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

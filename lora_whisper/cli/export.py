@@ -27,7 +27,7 @@ from lora_whisper.config import (
     ModelConfig,
     Padding,
     TrainConfig,
-    as_it_is,
+    in_own_dtype,
 )
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
@@ -428,7 +428,7 @@ def _sample(config: ExportConfig, source: Source) -> Sample:
     from lora_whisper.data.corpus import load_corpus, sample, with_codes
     from lora_whisper.export.parity import Sample, greedily
 
-    base = read_base(as_it_is(str(source.folder.merged.absolute())))
+    base = read_base(in_own_dtype(str(source.folder.merged.absolute())))
     data, rows = _rows(config, source)
     seed = source.trained.seed if source.trained else USUAL_SEED
     fitting = dataclasses.replace(data, long_audio="drop")

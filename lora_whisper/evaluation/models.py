@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from lora_whisper.config import (
-    AS_IT_IS,
+    NOT_QUANTIZED,
     ModelConfig,
     QuantizationConfig,
     TrainConfig,
-    as_it_is,
+    in_own_dtype,
 )
 from lora_whisper.errors import UserError, listing
 from lora_whisper.lora.provenance import is_trained_adapter, named_base, require_trained_adapter
@@ -46,7 +46,7 @@ class ModelEntry:
     what: str  # as it was given
     kind: Kind
     model: ModelConfig | None  # the checkpoint, or the base of the adapter; None: CTranslate2
-    quantization: QuantizationConfig = AS_IT_IS
+    quantization: QuantizationConfig = NOT_QUANTIZED
     precision: str = "auto"  # of a run's arithmetic
     adapter: Path | None = None
     run: RunFolder | None = None  # that made it
@@ -72,7 +72,7 @@ def entries_of_run(path: str, base: str | None = None) -> list[ModelEntry]:
 
 def merged_of(run: RunFolder) -> ModelEntry:
     """A run's merged folder, loaded in its own dtype as whoever deploys it will."""
-    model = as_it_is(str(run.merged.absolute()))
+    model = in_own_dtype(str(run.merged.absolute()))
     return ModelEntry("merged", str(run.merged), "merged", model, run=run)
 
 
@@ -128,7 +128,7 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> ModelEntry:
     parent = RunFolder(path.parent)
     if path == parent.merged and parent.is_run():
         return replace(merged_of(existing_run(str(parent.path))), what=name)
-    model = as_it_is(name, allow_pickle=allow_pickle)
+    model = in_own_dtype(name, allow_pickle=allow_pickle)
     try:
         locate(model, key="models")
     except UserError as error:
@@ -175,7 +175,7 @@ def _of_adapter(folder: Path, what: str, allow_pickle: bool, base: str | None) -
     if folder == run.adapter and run.is_run() and is_trained_adapter(run):
         return _of_run(existing_run(str(run.path)), run.path.name, what)
     saved = read_saved(folder)
-    model = as_it_is(*((base, None) if base else named_base(saved)), allow_pickle=allow_pickle)
+    model = in_own_dtype(*((base, None) if base else named_base(saved)), allow_pickle=allow_pickle)
     name = local_path(what).name
     named_in = "" if base else f"{CONFIG_FILE} of {name}"
     return ModelEntry(name, what, "adapter", model, adapter=folder, named_in=named_in)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_whisper.config import MergeConfig, ModelConfig, as_it_is
+from lora_whisper.config import MergeConfig, ModelConfig, in_own_dtype
 from lora_whisper.errors import UserError
 from lora_whisper.files import as_written
 from lora_whisper.lora.provenance import (
@@ -253,7 +253,7 @@ def _of_adapters(config: MergeConfig) -> Recipe:
     ]
     first = read_saved(parts[0].folder)
     base = (config.base, None) if config.base else named_base(first)
-    model = as_it_is(*base, allow_pickle=config.allow_pickle)
+    model = in_own_dtype(*base, allow_pickle=config.allow_pickle)
     place = RunFolder(Path("outputs") / (config.name or plain_name(Path(parts[0].name).name)))
     if place.is_run():
         raise UserError(

@@ -58,7 +58,7 @@ class Trainer:
     features: LogMel
     total_steps: int
     peak_learning_rate: float
-    schedule: OptimizerConfig
+    optimizer_settings: OptimizerConfig
     settings: TrainingConfig
     seed: int
     rank_schedule: RankSchedule | None = None  # AdaLoRA's
@@ -84,7 +84,7 @@ class StepResult:
     learning_rate: float
     bad_audio: int
     skipped: bool  # the loss or a gradient was not finite, and the adapter is as it was
-    is_last: bool  # a signal has reached one of the processes
+    stop_requested: bool  # a signal has reached one of the processes
 
 
 def train_step(
@@ -96,7 +96,8 @@ def train_step(
     that 1×8, 2×4, 4×2 and 8×1 give the same adapter.
     """
     accelerator, ranks = trainer.accelerator, trainer.rank_schedule
-    rate = learning_rate(step, trainer.total_steps, trainer.peak_learning_rate, trainer.schedule)
+    settings, peak = trainer.optimizer_settings, trainer.peak_learning_rate
+    rate = learning_rate(step, trainer.total_steps, peak, settings)
     set_rate(trainer.optimizer, rate)
     tokens = sum(batch.target_tokens for batch in micro_batches)
     audio_seconds = sum(batch.audio_seconds for batch in micro_batches)
@@ -106,9 +107,7 @@ def train_step(
     sums = _sum_over_processes(trainer, loss, stop)
     if ranks is not None:  # of the adapter alone: once, not for each process or micro-batch
         accelerator.backward(ranks.regularization())
-    norm = accelerator.clip_grad_norm_(
-        trainer.parameters.values(), trainer.schedule.max_gradient_norm
-    )
+    norm = accelerator.clip_grad_norm_(trainer.parameters.values(), settings.max_gradient_norm)
     result = _read_result(rate, counts, sums, norm, accelerator.scaler)
     if result.target_tokens and not result.skipped and math.isfinite(result.gradient_norm):
         trainer.audit.check(trainer.parameters, step)
@@ -150,19 +149,19 @@ def main_loop(
         Diverged: the loss has not been finite for some steps in a row.
     """
     validation_steps = validate_every(trainer.total_steps, trainer.settings.validate_every_steps)
-    batches, clock, saved_step, is_last = iter(loader), _Clock(state), state.step, False
+    batches, clock, saved_step, is_stopping = iter(loader), _Clock(state), state.step, False
     with StopRequest(breaks_off=trainer.accelerator.num_processes == 1) as stop:
         while True:
-            if state.validation_due and not is_last:
+            if state.validation_due and not is_stopping:
                 state.validation_due = not stop.unless_stopped(lambda: on_validate(state))
-                is_last = stop.is_agreed()
+                is_stopping = stop.is_agreed()
                 clock.tick()
             is_over = state.step == trainer.total_steps or _stops_early(trainer, state)
             is_due = state.step % trainer.settings.checkpoint_every_steps == 0
-            if state.step > saved_step and (is_due or is_over or is_last):
+            if state.step > saved_step and (is_due or is_over or is_stopping):
                 on_checkpoint(state)
                 saved_step = state.step
-            if is_last:
+            if is_stopping:
                 raise stop.stopped(f"at step {state.step} of {trainer.total_steps}; {RESUME}")
             if is_over:
                 return
@@ -173,7 +172,7 @@ def main_loop(
             on_log(state, result)
             if result.skipped:
                 _name_skipped(trainer, state, result, micro_batches, saved_step)
-            is_last = result.is_last
+            is_stopping = result.stop_requested
             at_the_end = state.step == trainer.total_steps
             state.validation_due = at_the_end or state.step % validation_steps == 0
 
@@ -338,5 +337,5 @@ def _read_result(
         learning_rate=rate,
         bad_audio=int(bad_audio),
         skipped=not (math.isfinite(loss) and is_sound),
-        is_last=asked > 0,
+        stop_requested=asked > 0,
     )

@@ -262,7 +262,7 @@ class Run:
             features=self.base.features,
             total_steps=self.total_steps,
             peak_learning_rate=peak,
-            schedule=config.optimizer,
+            optimizer_settings=config.optimizer,
             settings=config.training,
             seed=config.seed,
             rank_schedule=rank_schedule_of(self.model),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.cli.merge import write_merged
-from lora_whisper.config import as_it_is
+from lora_whisper.config import in_own_dtype
 from lora_whisper.files import write_json
 from lora_whisper.lora.adapter import attach, load_adapter, save_adapter
 from lora_whisper.lora.resolve import PICKLED
@@ -308,7 +308,7 @@ def test_what_a_run_says_is_of_the_model_that_is_there(
     made_of = json.loads((run.merged / RECIPE_FILE).read_text())
     for name in ("openai", "onnx", "adapter"):
         write_json(run.export / name / "parity.json", {"merged": made_of})
-    scored = {"kind": "merged", "fingerprint": fingerprint(locate(as_it_is(str(run.merged))))}
+    scored = {"kind": "merged", "fingerprint": fingerprint(locate(in_own_dtype(str(run.merged))))}
     write_json(run.results, {"models": [scored]})
     capsys.readouterr()
     given = ("run=outputs/a", "overwrite=true")

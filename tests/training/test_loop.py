@@ -432,7 +432,7 @@ def test_lora_plus_gives_b_its_own_rate() -> None:
         schedule = optimizer_config(lora_plus_ratio=ratio, warmup=0.0, schedule="constant")
         trainer = toy_trainer(model)
         optimizer = new_optimizer(trainer.parameters, schedule, 1e-2)
-        trainer = dataclasses.replace(trainer, optimizer=optimizer, schedule=schedule)
+        trainer = dataclasses.replace(trainer, optimizer=optimizer, optimizer_settings=schedule)
         train_step(trainer, 0, micro_batches(toy_windows(4), 4))
         moved[ratio] = next(v.abs().max() for n, v in trainer.parameters.items() if "lora_B" in n)
     assert moved[1.0].item() == pytest.approx(1e-2, rel=1e-3)

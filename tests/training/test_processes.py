@@ -169,7 +169,7 @@ def signalled(rank: int) -> tuple[bool, bool, int]:
             os.kill(os.getpid(), signal.SIGTERM)
         batches = micro_batches(toy_windows(2), 2)
         result = train_step(trainer, 0, batches, stop)
-        return result.is_last, stop.is_agreed(), stop.stopped("now").exit_code
+        return result.stop_requested, stop.is_agreed(), stop.stopped("now").exit_code
 
 
 def test_all_processes_stop_after_the_step_in_which_one_got_a_signal() -> None:

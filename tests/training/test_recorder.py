@@ -112,7 +112,7 @@ def step_result(loss: float = 2.0, tokens: int = 10, **changes: Any) -> StepResu
         "learning_rate": 1e-3,
         "bad_audio": 0,
         "skipped": not math.isfinite(loss),
-        "is_last": False,
+        "stop_requested": False,
     }
     return StepResult(**(values | changes))
 
