@@ -69,7 +69,10 @@ class Run:
 
 
 def train(name: str, **settings: Any) -> Run:
-    """Train an adapter, as `lora-whisper train` does; a complete run of that name is only loaded.
+    """Train an adapter, as `lora-whisper train` does.
+
+    A run of that name goes on where it stopped, and a complete one is only loaded, unless
+    `overwrite=True` or `resume=None` is given.
 
     Args:
         name: of the run, whose folder is outputs/NAME.
@@ -84,9 +87,10 @@ def train(name: str, **settings: Any) -> Run:
     from lora_whisper.cli import train as command
 
     with _as_a_command():
-        config = configured(TrainConfig, {"name": name} | settings)
-        command.run(command.prepare(config, OUTPUTS / name))
-    return load(OUTPUTS / name)
+        config = configured(TrainConfig, {"name": name} | _resumed(settings))
+        folder = OUTPUTS / config.name
+        command.run(command.prepare(config, folder))
+    return load(folder)
 
 
 def merge(run: Run | Place | None = None, **settings: Any) -> Path:
@@ -124,7 +128,8 @@ def evaluate(
 
     given = _of_run(run) | {"name": name} | settings
     with _as_a_command():
-        plan = command.prepare(configured(EvaluateConfig, given), OUTPUTS / name)
+        config = configured(EvaluateConfig, given)
+        plan = command.prepare(config, OUTPUTS / config.name)
         command.run(plan)
     return from_json(EvaluationResults, read_json(plan.folder.results))
 
@@ -136,7 +141,12 @@ def load(run: Place) -> Run:
         UserError: there is none, or it is unfinished.
     """
     folder = existing_run(str(run))
-    return Run(folder.path, read_config(folder), read_summary(folder))
+    return Run(folder.path.absolute(), read_config(folder), read_summary(folder))
+
+
+def _resumed(settings: dict[str, Any]) -> dict[str, Any]:
+    """A cell that is run again goes on where it stopped, unless that is said otherwise."""
+    return settings if settings.get("overwrite") else {"resume": "auto"} | settings
 
 
 def _of_run(run: Run | Place | None) -> dict[str, Any]:

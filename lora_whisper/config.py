@@ -38,6 +38,8 @@ from lora_whisper.schema import (
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+MAX_RANK, MAX_ALPHA = 65_536, 1_000_000  # that an adapter's file may name
+
 HUB_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 
 
@@ -175,6 +177,13 @@ class AdapterConfig:
     )
     adalora: AdaLoraConfig | None = Field(None, description="adapter=adalora")
     eva: EvaConfig | None = Field(None, description="adapter=eva")
+
+    @rule("rank", "encoder_rank", "decoder_rank", "alpha")
+    @classmethod
+    def _can_be_read_again(cls, value: float | None, info: ValidationInfo) -> float | None:
+        most = MAX_ALPHA if info.field_name == "alpha" else MAX_RANK
+        require(value is None or value <= most, f"expected at most {most}, found {value}")
+        return value
 
     @rule("encoder_rank", "decoder_rank")
     @classmethod

@@ -259,7 +259,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises ValueError: it is no JSON, or brackets without end."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
 
 
 def as_written(path: Path, keys: Iterable[str] = ()) -> dict[str, Any] | None:
@@ -267,7 +271,7 @@ def as_written(path: Path, keys: Iterable[str] = ()) -> dict[str, Any] | None:
 
     Its values are believed, since whoever edits them means to.
     """
-    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         values = read_json(path)
         if isinstance(values, dict) and values.keys() >= set(keys):
             return values

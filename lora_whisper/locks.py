@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -32,7 +33,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     make_folder(path.parent)
     lock = _lock_of(path)
-    with open(lock, "w") as handle:
+    with _held_here(path), open(lock, "w") as handle:
         if not is_acquired(handle, lock):
             raise _in_use(path)
         try:
@@ -42,14 +43,31 @@ def locked(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def require_free(path: Path) -> None:
-    """See that no other process holds the folder `path`, before it is asked for; makes nothing.
+_GUARD = threading.Lock()
+_held: set[Path] = set()  # by this process, whose own locks the system does not hold against it
 
-    Not for a process that holds it itself: looking would let it go.
+
+@contextlib.contextmanager
+def _held_here(path: Path) -> Iterator[None]:
+    place = path.absolute()
+    with _GUARD:
+        if place in _held:
+            raise _in_use(path)
+        _held.add(place)
+    try:
+        yield
+    finally:
+        _held.discard(place)
+
+
+def require_free(path: Path) -> None:
+    """See that nobody holds the folder `path`, before it is asked for; makes nothing.
 
     Raises:
-        InUse: another one does.
+        InUse: another process does, or another thread of this one.
     """
+    if path.absolute() in _held:  # and looking at the file would let it go
+        raise _in_use(path)
     lock = _lock_of(path)
     # What else is wrong with the place, `locked` says.
     with contextlib.suppress(OSError), open(lock, "r+") as handle:

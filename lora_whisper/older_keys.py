@@ -6,6 +6,7 @@ read as they are called now, and their checkpoints know them by what they were c
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,15 +33,21 @@ RENAMED = {
 WITHOUT_EFFECT = {"training.keep_checkpoints", "message"}  # on what is learnt
 
 
-def answer(key: str, value: str = "…") -> str | None:
+def answer(key: str, value: Any = "…") -> str | None:
     """What became of a key, for whoever typed it; None of a key that there never was."""
     if key in RENAMED:
+        if value in (None, "null"):
+            return f"It is called {RENAMED[key]} now. Leave it out."
+        with contextlib.suppress(TypeError, ValueError):
+            value = current({key: float(value)}).get(RENAMED[key], value)
+            value = f"{value:g}" if value != 1 - 1e-9 else "0.999"
         return f"It is called {RENAMED[key]} now. Type {RENAMED[key]}={value}"
     if key in BUILT_IN:
         built_in = BUILT_IN[key]
         words = ", ".join(built_in) if isinstance(built_in, list) else str(built_in)
-        told = "" if built_in is None else f" {words.lower()} is built in."
-        return f"This is no setting any more;{told} Leave it out."
+        are = "are" if isinstance(built_in, list) else "is"
+        reason = "" if built_in is None else f": {words.lower()} {are} built in"
+        return f"This is no setting any more{reason}. Leave it out."
     return None
 
 

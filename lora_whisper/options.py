@@ -50,7 +50,8 @@ def composed(given: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in given.items():
         names = [value] if isinstance(value, str) else value
-        if isinstance(names, list | tuple) and (configuration_folder() / key).is_dir():
+        are_names = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
+        if are_names and (configuration_folder() / key).is_dir():
             options[key] = names
         else:
             merge(values, nested(key, value))

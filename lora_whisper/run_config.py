@@ -141,6 +141,8 @@ def read_config(folder: RunFolder) -> TrainConfig:
     """
     try:
         values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise UserError("it holds no keys")
         for key, value in LEGACY_DEFAULTS.items():
             group, name = key.split(".")
             if isinstance(values.get(group), dict):

@@ -7,6 +7,7 @@ in our words, all at once, each with what the key means.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import textwrap
 import typing
@@ -16,7 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import pydantic.dataclasses
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic import field_validator as rule
 
 from lora_whisper import older_keys
@@ -43,7 +52,10 @@ TO_BE_TYPED = "???"  # in conf/, the value of a key that has no default
 
 def _as_text(value: Any) -> Any:
     """A name of digits stays a name; nothing else is made text of."""
-    if value == TO_BE_TYPED:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    value = _plain(value)
+    if isinstance(value, str) and value == TO_BE_TYPED:
         raise ValueError
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
@@ -51,18 +63,31 @@ def _as_text(value: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     """One alone is a list of one."""
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | os.PathLike) else value
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's own."""
+    is_numpy = type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0
+    return value.item() if is_numpy else value
+
+
+def _within_reach(value: Any) -> Any:
+    """No run has so many of anything; libraries below would overflow."""
+    most = 2**32 - 1 if isinstance(value, int) else 1e9
+    require(abs(value) <= most, f"expected at most {most}, found {value}")
+    return value
 
 
 # No guessing: "4" is no number, 4.0 no whole one and "yes" not true; but 4 is a number as well.
-Flag = Annotated[bool, Strict()]
-Whole = Annotated[int, Strict()]
-Number = Annotated[float, Strict()]
-Positive = Annotated[float, Strict(), Gt(0)]
-Share = Annotated[float, Strict(), Ge(0), Le(1)]
-Count = Annotated[int, Strict(), Ge(1)]
-Amount = Annotated[int, Strict(), Ge(0)]
-Seed = Annotated[int, Strict(), Ge(0), Le(2**32 - 1)]
+Flag = Annotated[bool, BeforeValidator(_plain), Strict()]
+Whole = Annotated[int, BeforeValidator(_plain), Strict(), AfterValidator(_within_reach)]
+Number = Annotated[float, BeforeValidator(_plain), Strict(), AfterValidator(_within_reach)]
+Positive = Annotated[Number, Gt(0)]
+Share = Annotated[Number, Ge(0), Le(1)]
+Count = Annotated[Whole, Ge(1)]
+Amount = Annotated[Whole, Ge(0)]
+Seed = Annotated[Whole, Ge(0), Le(2**32 - 1)]
 Text = Annotated[str, BeforeValidator(_as_text), Strict()]
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_as_list)]
 
@@ -172,8 +197,10 @@ EXAMPLES = {"run": "outputs/NAME", "repo": "owner/name"}  # of keys without a de
 
 def _problem(path: str, hint: Any, kind: str, value: Any) -> str:
     if kind in ("unexpected_keyword_argument", "invalid_key"):
-        return older_keys.answer(path) or "unknown key"
-    if kind == "missing" or value == TO_BE_TYPED:
+        return older_keys.answer(path, value) or "unknown key"
+    if kind == "missing" and "[" in path:  # nobody can type what stands in a list alone
+        return "missing; give each entry of the list one"
+    if kind == "missing" or (isinstance(value, str) and value == TO_BE_TYPED):
         return f"missing; type {path}={' or '.join(words(hint)) or EXAMPLES.get(path, '…')}"
     if kind == "string_type" and isinstance(value, bool):
         return f"expected text, found {value}; quote it if it was no, yes or on"

@@ -24,6 +24,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.files import (
     DiskFull,
     append_jsonl,
+    as_written,
     is_disk_full,
     read_json,
     write_json,
@@ -170,6 +171,27 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
         pass
     require_free(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_thread_of_this_process_is_refused_too(tmp_path: Path) -> None:
+    """The system holds a process's own locks against others alone."""
+    path = tmp_path / "run"
+    with locked(path):
+        for look in (lambda: require_free(path), lambda: locked(path).__enter__()):
+            with pytest.raises(UserError, match="in use"):
+                look()
+        with locked(tmp_path / "other"):
+            pass
+    with locked(path):
+        pass
+
+
+def test_brackets_without_end_are_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000)
+    assert as_written(path) is None
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(path)
 
 
 def test_json_is_replaced_whole(tmp_path: Path) -> None:

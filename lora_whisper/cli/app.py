@@ -196,7 +196,10 @@ def _configure(
         )
     config = plain_config(command, composed)
     try:
-        folder = Path(composed.hydra.run.dir)
+        # Where a file of one's own does not say so, Hydra has a folder by date and time.
+        asked = str(OmegaConf.to_container(composed.hydra.run, resolve=False))
+        by_date = "${now:" in asked and hasattr(config, "name")
+        folder = Path("outputs", config.name) if by_date else Path(composed.hydra.run.dir)
     except OmegaConfBaseException as error:
         raise unresolved(error) from error
     require_own_place(folder)

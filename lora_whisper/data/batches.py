@@ -179,6 +179,9 @@ def step_loader(
     )
 
 
+HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # until a worker can meet them
+
+
 class StepLoader(DataLoader[list[Batch]]):
     """Its workers begin with signals held back, and say themselves when they can meet them.
 
@@ -186,7 +189,7 @@ class StepLoader(DataLoader[list[Batch]]):
     """
 
     def __iter__(self) -> Any:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
             return super().__iter__()
         finally:
@@ -206,14 +209,15 @@ def _start_method() -> str:
 def _begin_worker(worker: int) -> None:
     """One thread each, since workers share the machine with the training process.
 
-    A terminal's Ctrl-C reaches them too, and so does the SIGTERM of a launcher or a batch system,
-    which goes to all processes of a job. But ending is the training process's to decide, which
-    needs them to the end of its step; it ends them by SIGTERM, so that the sender matters.
+    A terminal's Ctrl-C and its end reach them too, and so does the SIGTERM of a launcher or a batch
+    system, which goes to all processes of a job. But ending is the training process's to decide,
+    which needs them to the end of its step; it ends them by SIGTERM, so that the sender matters.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    met = {signal.SIGINT, signal.SIGTERM}
+    met = set(HELD_BACK)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         met.remove(signal.SIGTERM)
         threading.Thread(target=_end_with_training, daemon=True).start()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 FORMAT = 1  # of evaluation.json; raised when a key of it changes its meaning
 
@@ -83,6 +83,7 @@ class Rates:
     words; above 1 is possible.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)  # such a rate was edited, or damaged
     wer: float
     wer_ci95: Interval
     cer: float

@@ -18,12 +18,11 @@ from typing import Any
 
 import regex
 
+from lora_whisper.config import MAX_ALPHA, MAX_RANK
 from lora_whisper.errors import UserError
 from lora_whisper.json_files import shown
 from lora_whisper.lora.targets import PRESETS
 
-MAX_RANK = 65_536
-MAX_ALPHA = 1e6  # in magnitude
 MAX_TOKEN = 10_000_000
 MAX_EXPRESSION = 50_000  # letters; the names of all of large-v3's linear layers take 28,000
 MAX_COPIES = 10_000  # of a part of an expression, which compiling makes for each count: a{10}

@@ -121,7 +121,8 @@ def adapter_hashes(folder: Path) -> dict[str, str]:
     found = {}
     if (folder / WEIGHTS_FILE).is_file():
         found["adapter"] = sha256(folder / WEIGHTS_FILE)
-    with suppress(ValueError, OSError):  # a damaged one is refused by whoever opens it
+    # A damaged one is refused by whoever opens it.
+    with suppress(ValueError, OSError, AttributeError, RecursionError):
         settings = json.loads((folder / CONFIG_FILE).read_bytes())
         deciding = {key: settings[key] for key in sorted(settings.keys() - OF_ITS_ORIGIN)}
         for key in ("target_modules", "exclude_modules"):  # sets, written in any order

@@ -7,8 +7,11 @@ import functools
 import hashlib
 import html
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lora_whisper.reports.tables import escaped
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -61,7 +64,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters["name"] = unbroken
+    made.filters |= {"name": unbroken, "escaped": escaped, "quoted": shlex.quote}
     return made
 
 

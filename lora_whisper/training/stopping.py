@@ -1,7 +1,7 @@
 """What ends a run: a signal, after one more step and a checkpoint; or a failure, explained.
 
-Ctrl-C and SIGTERM end it with their own exit codes. A full disk or memory, a checkpoint that was
-damaged and a killed process end it with what to type, and where it goes on.
+Ctrl-C, SIGTERM and a closed terminal end it with their own exit codes. A full disk or memory, a
+checkpoint that was damaged and a killed process end it with what to type, and where it goes on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ log = logging.getLogger("lora_whisper")
 
 _last = {"seconds": -math.inf}  # when a signal came to this process
 _handlers: list[Callable[[int, FrameType | None], None]] = []  # in place, the outermost first
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-NAMES = {signal.SIGINT: "by Ctrl-C", signal.SIGTERM: "by SIGTERM"}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NAMES = {
+    signal.SIGINT: "by Ctrl-C",
+    signal.SIGTERM: "by SIGTERM",
+    signal.SIGHUP: "since its terminal was closed",
+}
 # A batch system sends its signal to all processes of a job, and torchrun passes it on to them.
 ONE_SIGNAL_SECONDS = 1.0
 
@@ -49,7 +53,7 @@ class _BrokenOff(BaseException):
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM instead of dying of them; a second one stops at once.
+    """Notes SIGINT, SIGTERM and SIGHUP instead of dying of them; a second one stops at once.
 
     Args:
         breaks_off: whether a signal ends what `unless_stopped` carries out. Not where other
@@ -112,7 +116,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def ended_by_signals(message: str = "") -> Iterator[None]:
-    """Outside the loop, where no step is lost: SIGINT and SIGTERM end the work at once.
+    """Outside the loop, where no step is lost: signals end the work at once.
 
     Several within a second are one: a second one must not break off what the first one tidies up.
 
@@ -137,6 +141,11 @@ def _is_the_same_as_before() -> bool:
     return is_same
 
 
+def _is_of_nohup(number: int) -> bool:
+    """Whether whoever started this wants it to go on when the terminal is closed."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
 @contextlib.contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Python lets the main thread alone handle signals; in another, nothing changes."""
@@ -144,7 +153,8 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     if threading.current_thread() is threading.main_thread():
         if not _handlers:  # else a signal may have come to the one around this
             _last["seconds"] = -math.inf
-        previous = {number: signal.signal(number, handler) for number in SIGNALS}
+        met = [number for number in SIGNALS if not _is_of_nohup(number)]
+        previous = {number: signal.signal(number, handler) for number in met}
         _handlers.append(handler)
     try:
         yield

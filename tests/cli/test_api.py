@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
 import lora_whisper as lw
+from lora_whisper.config import TrainConfig
 from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.options import configured
 from tests.cli.conftest import QUICK, STRONG, Line, World
 
 
@@ -61,7 +64,9 @@ def test_from_training_to_a_model_in_python(
     results = lw.evaluate(again, **options)
     assert results.scores["test"]["merged"].wer == again.summary.merged.wer
     assert results.conditions["test"].keys() == {"clean", "noise-10db"}
-    assert lw.train(name, resume="auto", **settings).summary == lw.load("outputs/a").summary
+    assert lw.train(name, **settings).summary == lw.load("outputs/a").summary, "a cell run again"
+    with pytest.raises(lw.UserError, match="is complete"):
+        lw.train(name, resume=None, **settings)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +86,24 @@ def test_what_the_command_refuses_is_raised(
     with pytest.raises(lw.UserError, match=said):
         lw.train("a", **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_numpy_and_paths_are_taken_for_what_they_are() -> None:
+    config = configured(
+        TrainConfig,
+        {
+            "name": Path("a"),
+            "model": {"checkpoint": Path("x") / "y"},
+            "data": {"train": Path("a.jsonl")},
+            "adapter": {"rank": np.int64(2), "alpha": np.float32(4)},
+            "overwrite": np.bool_(True),
+        },
+    )
+    assert (config.name, config.adapter.rank, config.adapter.alpha) == ("a", 2, 4.0)
+    assert (config.model.checkpoint, config.overwrite) == ("x/y", True)
+    for odd in ({"rank": np.array([1, 2])}, {"rank": None}, [None, "dora"]):
+        with pytest.raises(lw.UserError, match="adapter"):
+            configured(TrainConfig, {"name": "a", "data": {"train": "b"}, "adapter": odd})
 
 
 def test_nothing_heavy_is_loaded_before_it_is_needed(tmp_path: Path) -> None:

@@ -105,7 +105,10 @@ def test_three_kills_at_random_moments_and_the_same_adapter(
     assert not list((run / "checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+)
 def test_a_signal_to_all_processes_of_a_run_leaves_a_checkpoint(
     world: World, tmp_path: Path, number: signal.Signals, exit_code: int
 ) -> None:

@@ -346,3 +346,11 @@ def test_the_log_file_tells_how_a_run_ended(
     with pytest.raises(RuntimeError):
         line("train", *world.arguments("a"))
     assert "RuntimeError: out of luck" in Path("outputs/a/train.log").read_text()
+
+
+def test_a_runs_own_configuration_begins_another(finished: list[str], line: Line) -> None:
+    """Such a file does not say where: Hydra would make a folder by date and time."""
+    short = ("training.max_steps=1", "data.test=null", "data.validation=null")
+    own = ("--config-dir", "outputs/a", "--config-name", "config")
+    assert line("train", *own, "name=b", *short, "training.validate_every_steps=null") == 0
+    assert {path.name for path in Path("outputs").iterdir() if path.is_dir()} == {"a", "b"}

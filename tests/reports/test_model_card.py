@@ -297,3 +297,14 @@ def said(code: str, known: dict[str, Any]) -> str:
     with contextlib.redirect_stdout(printed):
         exec(code, known)
     return printed.getvalue().strip()
+
+
+def test_a_name_is_a_name_wherever_it_stands(tmp_path: Path) -> None:
+    """Neither a tag nor emphasis in Markdown, nor words of a shell."""
+    run, summary = toy_run(tmp_path / "toy")
+    card = adapter_card(run, replace(summary, name="<b>{{1}} `y` *z*; ls"))
+    (heading,) = re.findall(r"^# (.*)", card, re.MULTILINE)
+    assert heading == r"\<b\>\{\{1\}\} \`y\` \*z\*; ls"
+    (line,) = re.findall(r"--lora-modules .*", card)
+    assert shlex.split(line)[1].startswith("<b>{{1}} `y` *z*; ls=")
+    assert len(shlex.split(line)) == 2

@@ -122,3 +122,16 @@ def test_a_second_signal_at_once_breaks_off_nothing_that_the_first_one_tidies_up
 def test_without_a_word_of_its_own_it_says_which_signal_it_was() -> None:
     with pytest.raises(Stopped, match="by Ctrl-C"), ended_by_signals():
         send(signal.SIGINT)
+
+
+def test_a_closed_terminal_ends_it_unless_it_was_started_to_go_on() -> None:
+    """As `nohup` starts it, which has SIGHUP ignored."""
+    with pytest.raises(Stopped, match="terminal was closed") as stop, ended_by_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.value.exit_code == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
