@@ -41,7 +41,7 @@ EVERYTHING = AugmentationConfig(
     reverberation=ReverberationConfig(0.3, None, 0.1, 1.0),
     noise=NoiseConfig(0.5, None, 5.0, 30.0),
     telephone=None,
-    spec_augment=SpecAugmentConfig(1.0, 2, 0.5, 2, 0.2),
+    spec_augment=SpecAugmentConfig(1.0, 2, 0.5),
 )
 
 

@@ -91,7 +91,7 @@ def heard_by(folder: Path, language: str, speech: Sequence[np.ndarray]) -> dict[
     """Of a checkpoint: the clips without speech with either padding, and the speech."""
     config = in_own_dtype(str(folder.absolute()))
     base = read_base(config)
-    plain = QuantizationConfig("none", False, "auto")
+    plain = QuantizationConfig("none")
     whisper = load_whisper(base, config, plain, "fp32", torch.device("cpu"))
     decoder = decoder_of(whisper, base)
     start = base.vocabulary.start(language, "transcribe")
