@@ -31,11 +31,12 @@ from lora_whisper.run_folder import (
     RunFolder,
 )
 from lora_whisper.schema import defaults_of
-from lora_whisper.terminal import clock, console, gigabytes, megabytes, passes, percent
+from lora_whisper.terminal import clock, console, counted, gigabytes, megabytes, passes, percent
 
 log = logging.getLogger("lora_whisper")
 
 MERGE_TOLERANCE = 0.002  # of WER; in fp32 there is no difference, bf16 or nf4 may flip a word
+REPEATED = 0.5  # insertions for each word of the references, from which on that is said
 ALWAYS_OTHER = {"name", "overwrite", "resume"}  # say nothing about the adapter
 EMBEDDED_NOTE = "nano is tiny and trained on synthetic speech, to show the pipeline"
 
@@ -122,7 +123,7 @@ def figures(summary: RunSummary) -> list[tuple[str, str]]:
         ("speech", _speech(summary)),
         (
             "time",
-            f"{clock(summary.train_seconds)} for {summary.steps} steps, "
+            f"{clock(summary.train_seconds)} for {counted(summary.steps, 'step')}, "
             f"adapter of {origin(summary)}",
         ),
         *_effort(summary),
@@ -176,6 +177,16 @@ def _apart(summary: RunSummary, adapter: Score, merged: Score) -> str:
     return text
 
 
+def _repeated(model: str, score: Score) -> str:
+    """One text that goes round in a loop can be most of a rate, which is none of recognition."""
+    heard = (score.substitutions + score.deletions) / max(1, score.reference_words)
+    return (
+        f"{model} wrote {score.insertions:,} {score.units} that nobody said, beside "
+        f"{score.reference_words:,} that were: it repeats itself. Without them its WER is "
+        f"{percent(heard)}"
+    )
+
+
 def remarks(summary: RunSummary) -> list[tuple[str, str]]:
     """What has to be said beside the scores: a warning or a note, and its text."""
     from lora_whisper.evaluation.scored_words import cautions
@@ -189,6 +200,11 @@ def remarks(summary: RunSummary) -> list[tuple[str, str]]:
         found.append(("warning", _apart(summary, adapter, merged)))
     if caution := cautions(summary.scores):
         found.append(("warning", caution))
+    found += [
+        ("note", _repeated(model, score))
+        for model, score in summary.scores.items()
+        if score is not None and score.insertions > REPEATED * score.reference_words
+    ]
     found += _merge_remarks(summary)
     if summary.skipped_steps:
         found.append(("warning", f"{summary.skipped_steps} steps were skipped, as train.log says"))

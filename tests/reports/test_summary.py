@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,3 +96,16 @@ def test_a_merged_model_that_is_not_just_the_adapter_in_its_base_says_so() -> No
 
 def test_summaries_of_older_runs_say_less() -> None:
     assert _effort(toy_summary(train_seconds=110.0, validation_seconds=None)) == []
+
+
+def test_a_text_that_goes_round_is_said_beside_the_rate_that_it_makes() -> None:
+    """Ten words, of which one was misheard, and one text with 30 words that nobody said."""
+    references = ["one two three four five", "six seven eight nine ten"]
+    heard = ["one two three four six", "six seven eight nine ten" + " ten" * 30]
+    looping = score(rows_of(references, heard), 20, 1)
+    assert looping.wer == pytest.approx(3.1)
+    (text,) = (
+        text for _, text in remarks(replace(toy_summary(), base=looping)) if "nobody said" in text
+    )
+    assert text.startswith("base wrote 30 words that nobody said, beside 10 that were")
+    assert text.endswith("Without them its WER is 10.0 %")
