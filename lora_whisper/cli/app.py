@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 
+log = logging.getLogger("lora_whisper")
+
+FAILURES, EXIT_CODE = "lora_whisper/failures", "lora_whisper/exit_code"
+LAUNCHER_SECONDS = 10  # that a launcher is given to end the other processes
+HYDRAS_FOLDER = "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"  # where a configuration names none
 # Of Gloo and NCCL, where the process at the other end is gone.
 CONNECTION_LOST = r"(?i)connection (reset|closed|refused)|remote process exited|NCCL|broken pipe"
 # What a disk answers that its owner can mend; the file that it speaks of is named.
@@ -197,19 +202,13 @@ def _configure(
     config = plain_config(command, composed)
     try:
         # Where a file of one's own does not say so, Hydra has a folder by date and time.
-        asked = str(OmegaConf.to_container(composed.hydra.run, resolve=False))
-        by_date = "${now:" in asked and hasattr(config, "name")
+        asked = OmegaConf.to_container(composed.hydra.run, resolve=False)
+        by_date = asked == {"dir": HYDRAS_FOLDER} and hasattr(config, "name")
         folder = Path("outputs", config.name) if by_date else Path(composed.hydra.run.dir)
     except OmegaConfBaseException as error:
         raise unresolved(error) from error
     require_own_place(folder)
     return config, folder
-
-
-log = logging.getLogger("lora_whisper")
-
-FAILURES, EXIT_CODE = "lora_whisper/failures", "lora_whisper/exit_code"
-LAUNCHER_SECONDS = 10  # that a launcher is given to end the other processes
 
 
 def meet(command: str, is_shared: bool) -> None:
