@@ -265,15 +265,23 @@ def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens:
     Where the memory does not suffice, it begins again with micro-batches of half the size, which
     stay so. No process waits for another in here, so one can do it alone.
     """
+    accelerator = trainer.accelerator
     # Dropout is a function of seed and step, so that a resumed run repeats it.
-    seed = hash((trainer.seed, step, trainer.accelerator.process_index)) & 0xFFFF_FFFF
+    seed = hash((trainer.seed, step, accelerator.process_index)) & 0xFFFF_FFFF
     while True:
         torch.manual_seed(seed)
+        total = loss = torch.zeros((), device=accelerator.device)
         try:
-            return _backward(trainer, trainer.limit.split(micro_batches), tokens)
+            for batch in trainer.limit.split(micro_batches):
+                if batch.rows:
+                    loss = loss_sum(trainer.whisper, trainer.inputs(batch), accelerator.autocast())
+                    accelerator.backward(loss / tokens.to(loss))
+                    total += loss.detach()
+            return total
         except RuntimeError as error:
             if not is_out_of_memory(error) or not trainer.limit.lower(micro_batches):
                 raise
+        del loss  # and with it what the forward pass keeps for the way back
         trainer.optimizer.zero_grad()
         clear_device_cache(garbage_collection=True)
         log.warning(
@@ -281,17 +289,6 @@ def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens:
             step + 1,
             trainer.limit.windows,
         )
-
-
-def _backward(trainer: Trainer, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
-    """Apart from `_accumulate`: when it fails, what its variables hold is free again."""
-    accelerator = trainer.accelerator
-    total = torch.zeros((), device=accelerator.device)
-    for batch in (batch for batch in micro_batches if batch.rows):
-        loss = loss_sum(trainer.whisper, trainer.inputs(batch), accelerator.autocast())
-        accelerator.backward(loss / tokens.to(loss))
-        total += loss.detach()
-    return total
 
 
 def _sum_over_processes(trainer: Trainer, loss: Tensor, stop: StopRequest | None) -> Tensor:

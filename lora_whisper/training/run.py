@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -90,12 +90,10 @@ from lora_whisper.training.resume import (
     write_rows,
 )
 from lora_whisper.training.summary import new_summary
-from lora_whisper.training.tracking import run_to_track, track_scores, tracked
+from lora_whisper.training.tracking import Trackers, run_to_track, track_scores, tracked
 
 log = logging.getLogger("lora_whisper")
 KEPT_CHECKPOINTS = 2  # of the last ones, where no more are averaged
-
-Scored = Score | None  # None without a test set
 
 
 class Run:
@@ -121,13 +119,27 @@ class Run:
         self.accelerator = new_accelerator(config.training.precision)
         self.base.features.to(self.accelerator.device)
         self.rows = rows_of(self.speech.parts)
-        self.changed = self._changed_speech(scores_test) if config.resume else {}
+        self.changed: dict[str, Change] = {}  # what of the speech is not as the run began with it
+        if config.resume is not None:
+            self.changed = changes(folder.rows, self.rows)
+            if not scores_test:
+                self.changed.pop("test", None)
+            if config.resume == "auto":  # nobody asked to go on all the same
+                require_unchanged(folder.path, self.changed, self.speech.parts)
         self.windows = training_windows(config, self.base, self.speech)
         settings = config.training
         self.total_steps = total_steps(
             self.windows.per_epoch, settings.global_batch, settings.max_epochs, settings.max_steps
         )
-        self.checkpoints = self._new_checkpoints()
+        averaged = {settings.averaging.of: settings.averaging.count} if settings.averaging else {}
+        self.checkpoints = Checkpoints(
+            folder.checkpoints,
+            every_steps=settings.checkpoint_every_steps,
+            keep_last=max(KEPT_CHECKPOINTS, averaged.get("last", 1)),
+            keep_best=averaged.get("best", 1),
+            config_hash=config_hash(config),
+            is_writer=processes.is_main(),
+        )
         self.resumed_step: int | None = None
         if config.resume is not None:  # `overwrite` leaves old checkpoints be
             without_best = config.resume == "anyway"
@@ -144,44 +156,46 @@ class Run:
 
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
+        config, folder = self.config, self.folder
         processes.from_main(self._keep_rows)
-        announce(self.config, self.folder, self.base, self.speech, self.model)
+        announce(config, folder, self.base, self.speech, self.model)
         self.trainer = self._new_trainer()
-        self.earlier_base_score = self._earlier_base_score()
-        self._plan_ahead()
-        tracking, values = self.config.tracking, flat(dataclasses.asdict(self.config))
-        run = run_to_track(self.folder, self.config.name, tracking.project, values)
-        trackers = tracking.trackers if processes.is_main() else ()
-        with tracked(trackers, run) as self.trackers:
-            base_score = self._score_base()
-            state = self._train()
+        earlier_base_score = self._earlier_base_score()
+        self._plan_ahead(scores_base=self.scored.test is not None and earlier_base_score is None)
+        values = flat(dataclasses.asdict(config))
+        run = run_to_track(folder, config.name, config.tracking.project, values)
+        with tracked(config.tracking.trackers if processes.is_main() else (), run) as trackers:
+            base_score = earlier_base_score or self._score_base()
+            recorder, state = self._recorder_and_state(trackers)
+            remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
+            sound = SoundAudit(config.data.bad_audio, remarked)
+            batches = self.windows.load(state.step, self.total_steps, self.micro_batch)
+            tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
+            display = training_display(self.total_steps, state.step)
+            with self.checkpoints, display as recorder.display:
+                main_loop(
+                    self.trainer,
+                    checked_start(sound.watched(batches), tokenizer, vocabulary),
+                    state,
+                    sound.named_before(recorder.log),
+                    recorder.validate,
+                    recorder.checkpoint,
+                )
+            recorder.warn_of_slow_validation(state)
             average = self._keep_best()
             counts = parameter_counts(self.model)
-            del self.model, self.trainer  # room for the model that is loaded with what ships
+            # Room for the model that is loaded with what ships.
+            del self.model, self.trainer, recorder
             self.accelerator.free_memory()
             averaging = self._judge(average, state.best) if average else None
-            adapter_score = self._score_adapter()
-            scores = {"base": base_score, "adapter": adapter_score}
-            track_scores(self.trackers, state.step, scores)
+            scores = {"base": base_score, "adapter": self._score_adapter()}
+            track_scores(trackers, state.step, scores)
         if processes.is_main():  # card, report and summary.json, which makes the run complete
-            summary = new_summary(self.config, self.folder, self.base, self.speech, counts, state)
+            summary = new_summary(config, folder, self.base, self.speech, counts, state)
             summary = dataclasses.replace(summary.with_scores(scores), averaging=averaging)
-            write_results(self.folder, summary)
+            write_results(folder, summary)
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
-
-    def _changed_speech(self, scores_test: bool) -> Mapping[str, Change]:
-        """What of the speech is not as the run began with it.
-
-        Raises:
-            UserError: something is not, and nobody asked to go on all the same.
-        """
-        changed = changes(self.folder.rows, self.rows)
-        if not scores_test:
-            changed.pop("test", None)
-        if self.config.resume == "auto":
-            require_unchanged(self.folder.path, changed, self.speech.parts)
-        return changed
 
     def _keep_rows(self) -> None:
         """Write what the run is of, and drop the scores that are of other speech.
@@ -200,18 +214,6 @@ class Run:
                     remove_folder(path)
         if "validation" not in self.changed:
             write_rows(self.folder.rows, self.rows)
-
-    def _new_checkpoints(self) -> Checkpoints:
-        settings = self.config.training
-        averaged = {settings.averaging.of: settings.averaging.count} if settings.averaging else {}
-        return Checkpoints(
-            self.folder.checkpoints,
-            every_steps=settings.checkpoint_every_steps,
-            keep_last=max(KEPT_CHECKPOINTS, averaged.get("last", 1)),
-            keep_best=averaged.get("best", 1),
-            config_hash=config_hash(self.config),
-            is_writer=processes.is_main(),
-        )
 
     def _load_base(self) -> WhisperForConditionalGeneration:
         config = self.config
@@ -268,10 +270,13 @@ class Run:
             rank_schedule=rank_schedule_of(self.model),
         )
 
-    def _plan_ahead(self) -> None:
+    def _plan_ahead(self, scores_base: bool) -> None:
         """Choose the micro-batch; say what null and auto have become, and what the run will take.
 
         Before anything that takes long: scoring the base of a large test set can take hours.
+
+        Args:
+            scores_base: whether the base's score is still to come.
         """
         config, whisper, device = self.config, whisper_inside(self.model), self.accelerator.device
         width = whisper.config.d_model
@@ -289,8 +294,8 @@ class Run:
         test = self.scored.test
         left = Left(
             steps=range(self.resumed_step or 0, self.total_steps),
-            base=test is not None
-            and self.earlier_base_score is None
+            base=scores_base
+            and test is not None
             and not is_decoded(trained(config, "base", None), device, test.utterances, config),
         )
         time = estimate(config, self.base, self.scored, self.windows, left, window_seconds, pace)
@@ -302,40 +307,12 @@ class Run:
 
     # ── training ─────────────────────────────────────────────────────────────────────────────
 
-    def _train(self) -> TrainingState:
-        self.model.train()
-        remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
-        sound = SoundAudit(self.config.data.bad_audio, remarked)
-        recorder = self._new_recorder()
-        # Once: the base's weights lack PiSSA's start, and what ships is the change.
-        if self.config.adapter.kind == "pissa" and processes.is_main():
-            write_initial(self._initial, self.trainer.parameters)
-        state = recorder.resume(
-            without_best=self.config.resume == "anyway",
-            anew="validation" in self.changed,
-        )
-        processes.from_main(lambda: write_rows(self.folder.rows, self.rows))
-        with (
-            self.checkpoints,
-            training_display(self.total_steps, state.step) as recorder.display,
-        ):
-            batches = self.windows.load(state.step, self.total_steps, self.micro_batch)
-            tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
-            main_loop(
-                self.trainer,
-                checked_start(sound.watched(batches), tokenizer, vocabulary),
-                state,
-                sound.named_before(recorder.log),
-                recorder.validate,
-                recorder.checkpoint,
-            )
-        recorder.warn_of_slow_validation(state)
-        return state
-
-    def _new_recorder(self) -> Recorder:
+    def _recorder_and_state(self, trackers: Trackers) -> tuple[Recorder, TrainingState]:
+        """What writes down how training goes on from here, and how far it is."""
         config, base = self.config, self.base
+        self.model.train()
         sample = validation_sample(config, self.speech)
-        return Recorder(
+        recorder = Recorder(
             folder=self.folder,
             trainer=self.trainer,
             checkpoints=self.checkpoints,
@@ -346,9 +323,16 @@ class Run:
             decode_validation=(
                 (lambda: validation_wer(self.model, sample, base, config)) if sample else None
             ),
-            trackers=self.trackers,
+            trackers=trackers,
             on_validated=self.on_validated,
         )
+        # Once: the base's weights lack PiSSA's start, and what ships is the change.
+        if config.adapter.kind == "pissa" and processes.is_main():
+            write_initial(self._initial, self.trainer.parameters)
+        is_anew = "validation" in self.changed
+        state = recorder.resume(without_best=config.resume == "anyway", anew=is_anew)
+        processes.from_main(lambda: write_rows(self.folder.rows, self.rows))
+        return recorder, state
 
     # ── what ships ───────────────────────────────────────────────────────────────────────────
 
@@ -408,7 +392,7 @@ class Run:
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 
-    def _earlier_base_score(self) -> Scored:
+    def _earlier_base_score(self) -> Score | None:
         if self.scored.test is None:
             return None
         return earlier_score(
@@ -419,16 +403,15 @@ class Run:
             self.folder.evaluation / "base" / OWN_SET,
         )
 
-    def _score_base(self) -> Scored:
-        """Score the base before training; a resumed run keeps the score that it has."""
-        if self.scored.test is None or self.earlier_base_score is not None:
-            return self.earlier_base_score
+    def _score_base(self) -> Score | None:
+        if self.scored.test is None:
+            return None
         if self.config.adapter.kind == "pissa":  # without its adapter, the base is not whole
             return self._score("base", self._load_base(), None)
         with self.model.disable_adapter():
             return self._score("base", whisper_inside(self.model), None)
 
-    def _score_adapter(self) -> Scored:
+    def _score_adapter(self) -> Score | None:
         if self.scored.test is None:
             return None
         model = self._load_adapter(self.folder.adapter)
@@ -437,7 +420,7 @@ class Run:
 
     def _score(
         self, name: str, whisper: WhisperForConditionalGeneration, adapter: Path | None
-    ) -> Scored:
+    ) -> Score:
         assert self.scored.test is not None
         return score_model(
             trained(self.config, name, adapter),
