@@ -37,7 +37,7 @@ from lora_whisper.data import audio
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.batches import StepDataset
 from lora_whisper.data.corpus import keep_what_fits, load_corpus
-from lora_whisper.data.sampler import plan
+from lora_whisper.data.sampler import pack
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base, read_base
@@ -118,7 +118,7 @@ def loaded(manifest: Path, windows: str, base: Base) -> StepDataset:
     tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary
     corpus = load_corpus(rows, "train", config, WINDOW_SECONDS)
     spoken = keep_what_fits(corpus, tokenizer, vocabulary, config).utterances
-    source = WindowSource(spoken, plan(spoken, tokenizer, vocabulary, WINDOW_SECONDS, windows))
+    source = WindowSource(spoken, pack(spoken, tokenizer, vocabulary, WINDOW_SECONDS, windows))
     shares = (0.2, 0.2) if windows == "packed" else (0.0, 0.0)
     maker = WindowMaker(tokenizer, vocabulary, WINDOW_SECONDS, *shares)
     return StepDataset((source,), maker, 0.0, GLOBAL_BATCH, MICRO_BATCH, seed=0)

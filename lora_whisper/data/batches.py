@@ -118,7 +118,7 @@ class StepDataset(Dataset[list[Batch]]):
 
     @property
     def windows_per_epoch(self) -> int:
-        counts = [len(source.plan) for source in self.sources]
+        counts = [len(source.packing) for source in self.sources]
         weights = [source.weight for source in self.sources]
         return windows_per_epoch(counts, weights, self.no_speech_share)
 
@@ -129,26 +129,23 @@ class StepDataset(Dataset[list[Batch]]):
     def __getitem__(self, step: int) -> list[Batch]:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first, last = step_in_epoch * self.global_batch, (step_in_epoch + 1) * self.global_batch
-        places = range(first, min(last, self.windows_per_epoch))[self.rank :: self.world]
-        batches = []
-        for start in range(0, len(places), self.micro_batch):
-            of_batch = places[start : start + self.micro_batch]
-            windows = [self._window(epoch, place) for place in of_batch]
+        own = range(first, min(last, self.windows_per_epoch))[self.rank :: self.world]
+        order, batches = self._order(epoch), []
+        for start in range(0, len(own), self.micro_batch):
+            windows = []
+            for index in own[start : start + self.micro_batch]:
+                make = self.maker.speech if order.is_speech[index] else self.maker.no_speech
+                number, window = int(order.source[index]), int(order.window[index])
+                windows.append(make(self.sources[number], window, epoch, number))
             batches.append(collate(windows, self.maker.vocabulary.eot))
         return batches
-
-    def _window(self, epoch: int, place: int) -> Window | BadAudio:
-        order = self._order(epoch)
-        number, window = int(order.source[place]), int(order.window[place])
-        make = self.maker.speech if order.is_speech[place] else self.maker.no_speech
-        return make(self.sources[number], window, epoch, number)
 
     def _order(self, epoch: int) -> Epoch:
         """Made once an epoch: that of a million windows takes a fifth of a second."""
         if epoch not in self._latest:
             self._latest.clear()
             self._latest[epoch] = epoch_order(
-                [source.plan.seconds for source in self.sources],
+                [source.packing.seconds for source in self.sources],
                 [source.weight for source in self.sources],
                 self.no_speech_share,
                 self.global_batch,
@@ -167,13 +164,17 @@ def step_loader(
     would depend on how often a loader was made, and a resumed run would differ. Nothing that is
     loaded is drawn from it.
     """
+    # Workers have to notice the end of the training process, their parent. By default, Python 3.14
+    # lets a server fork them: they would wait for ever for the next step of one that was killed.
+    default = multiprocessing.get_start_method()
+    start_method = "fork" if default == "forkserver" else default
     return StepLoader(
         dataset,
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
         worker_init_fn=_begin_worker if workers else None,
-        multiprocessing_context=_start_method() if workers else None,
+        multiprocessing_context=start_method if workers else None,
         generator=torch.Generator().manual_seed(0),
         pin_memory=torch.cuda.is_available(),
     )
@@ -194,16 +195,6 @@ class StepLoader(DataLoader[list[Batch]]):
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_method() -> str:
-    """Make workers children of the training process, which they have to notice the end of.
-
-    Python 3.14 lets a server fork them, by default: their parent is the server, and they would
-    wait for ever for the next step of a training process that was killed.
-    """
-    default = multiprocessing.get_start_method()
-    return "fork" if default == "forkserver" else default
 
 
 def _begin_worker(worker: int) -> None:

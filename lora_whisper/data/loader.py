@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
 from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
+from lora_whisper.data.augmentation import Augmenter
+from lora_whisper.data.dataset import Utterances
+from lora_whisper.data.sampler import pack
 from lora_whisper.data.speech import DatasetSplits
+from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base
 
-if TYPE_CHECKING:
-    from lora_whisper.data.augmentation import Augmenter
+if TYPE_CHECKING:  # torch, which takes seconds
     from lora_whisper.data.batches import Batch, StepDataset
-    from lora_whisper.data.dataset import Utterances
-    from lora_whisper.data.windows import WindowMaker, WindowSource
+    from lora_whisper.data.streaming import StreamDataset
 
     Load = Callable[[int, int, int], Iterable[list[Batch]]]
 
@@ -56,12 +58,13 @@ class Shares:
 
 def shares(data: DataConfig) -> Shares:
     """What is asked for, or what suits the kind of windows."""
-    return Shares(
-        share_of_windows(data.timestamps_share, data.windows, "timestamps"),
-        share_of_windows(data.previous_text_share, data.windows, "previous_text"),
-        share_of_windows(data.no_speech_share, data.windows, "no_speech"),
-        data.log_mel_padding_share,
-    )
+    given = {
+        "timestamps": data.timestamps_share,
+        "previous_text": data.previous_text_share,
+        "no_speech": data.no_speech_share,
+    }
+    asked = {name: share for name, share in given.items() if share is not None}
+    return Shares(**(SHARES[data.windows] | asked), log_mel_padding=data.log_mel_padding_share)
 
 
 def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
@@ -72,31 +75,57 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
     """
     if all(step is None for step in vars(config).values()):
         return None
-    from lora_whisper.data.augmentation import Augmenter
-
     return Augmenter(config, base.window_seconds, base.mel_bins)
 
 
 def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> TrainingWindows:
     """The windows of the training set and of what is mixed into it, or those of a stream."""
-    rank, world = processes.rank(), processes.count()
+    asked = shares(config.data)
+    maker = WindowMaker(
+        base.processor.tokenizer,
+        base.vocabulary,
+        base.window_seconds,
+        timestamps_share=asked.timestamps,
+        previous_text_share=asked.previous_text,
+        clean=config.data.clean,
+        augmenter=new_augmenter(config.augmentation, base),
+        seed=config.seed,
+        log_mel_padding_share=asked.log_mel_padding,
+    )
+    size, seed, workers = config.training.global_batch, config.seed, config.training.loader_workers
     if config.data.streaming:
-        own, whole = _stream(config, base, rank, world), _stream(config, base, 0, 1)
-        return TrainingWindows(own, whole, None, None)
-    dataset = _training_steps(config, base, speech)
-    workers = config.training.loader_workers
-    own, whole = _steps(dataset, workers, rank, world), _steps(dataset, workers, 0, 1)
-    return TrainingWindows(own, whole, dataset.windows_per_epoch, dataset.steps_per_epoch)
+        from lora_whisper.data.streaming import StreamDataset, stream_loader
+
+        stream = StreamDataset(config.data, maker, asked.no_speech, size, size, seed)
+        return TrainingWindows(*_loads(stream, stream_loader, workers), None, None)
+    from lora_whisper.data.batches import StepDataset, step_loader
+
+    assert speech.train is not None, "only a stream has no corpus"
+    weighted = [(speech.train, 1.0)]
+    weighted += zip(speech.mixes, (mix.weight for mix in config.data.mix), strict=True)
+    sources = tuple(
+        _source(corpus.utterances, base, config.data.windows, config.data.clean, weight)
+        for corpus, weight in weighted
+    )
+    dataset = StepDataset(sources, maker, asked.no_speech, size, size, seed)
+    return TrainingWindows(
+        *_loads(dataset, step_loader, workers), dataset.windows_per_epoch, dataset.steps_per_epoch
+    )
 
 
-def _steps(dataset: StepDataset, workers: int, rank: int, world: int) -> Load:
-    from lora_whisper.data.batches import step_loader
+def _loads(
+    dataset: StepDataset | StreamDataset, loader: Callable[..., Any], workers: int
+) -> tuple[Load, Load]:
+    """What loads this process's part of the steps, and what loads all of them."""
 
-    def load(first: int, end: int, micro_batch: int) -> Iterable[list[Batch]]:
-        part = dataclasses.replace(dataset, micro_batch=micro_batch, rank=rank, world=world)
-        return step_loader(part, first, end, workers)
+    def part(rank: int, world: int) -> Load:
+        def load(first: int, end: int, micro_batch: int) -> Iterable[list[Batch]]:
+            own = dataclasses.replace(dataset, micro_batch=micro_batch, rank=rank, world=world)
+            return loader(own, first, end, workers)
 
-    return load
+        return load
+
+    return part(processes.rank(), processes.count()), part(0, 1)
 
 
 def validation_windows(
@@ -108,11 +137,15 @@ def validation_windows(
     """
     from lora_whisper.data.batches import StepDataset, step_loader
 
-    source = _source(utterances, base, "padded")
-    padded = float(config.evaluation.padding == "log-mel")
-    maker = _maker(base, config.seed, log_mel_padding_share=padded)
+    maker = WindowMaker(
+        base.processor.tokenizer,
+        base.vocabulary,
+        base.window_seconds,
+        seed=config.seed,
+        log_mel_padding_share=float(config.evaluation.padding == "log-mel"),
+    )
     dataset = StepDataset(
-        (source,),
+        (_source(utterances, base, "padded"),),
         maker,
         no_speech_share=0.0,
         global_batch=micro_batch * processes.count(),
@@ -124,49 +157,6 @@ def validation_windows(
     return step_loader(dataset, 0, dataset.steps_per_epoch, workers=0)
 
 
-def _stream(config: TrainConfig, base: Base, rank: int, world: int) -> Load:
-    from lora_whisper.data.streaming import stream_loader
-
-    maker = _training_maker(config, base)
-
-    def load(first: int, end: int, micro_batch: int) -> Iterable[list[Batch]]:
-        return stream_loader(
-            config.data,
-            maker,
-            config.training.global_batch,
-            micro_batch,
-            config.seed,
-            first,
-            end,
-            config.training.loader_workers,
-            no_speech_share=shares(config.data).no_speech,
-            rank=rank,
-            world=world,
-        )
-
-    return load
-
-
-def _training_steps(config: TrainConfig, base: Base, speech: DatasetSplits) -> StepDataset:
-    from lora_whisper.data.batches import StepDataset
-
-    data = config.data
-    assert speech.train is not None, "only a stream has no corpus"
-    corpora = [speech.train, *speech.mixes]
-    weights = [1.0, *(mix.weight for mix in data.mix)]
-    return StepDataset(
-        sources=tuple(
-            _source(corpus.utterances, base, data.windows, data.clean, weight)
-            for corpus, weight in zip(corpora, weights, strict=True)
-        ),
-        maker=_training_maker(config, base),
-        no_speech_share=shares(data).no_speech,
-        global_batch=config.training.global_batch,
-        micro_batch=config.training.global_batch,
-        seed=config.seed,
-    )
-
-
 def _source(
     utterances: Utterances,
     base: Base,
@@ -174,34 +164,6 @@ def _source(
     clean: tuple[str, ...] = (),
     weight: float = 1.0,
 ) -> WindowSource:
-    from lora_whisper.data.sampler import plan
-    from lora_whisper.data.windows import WindowSource
-
     tokenizer, seconds = base.processor.tokenizer, base.window_seconds
-    windows_plan = plan(utterances, tokenizer, base.vocabulary, seconds, windows, clean)
-    return WindowSource(utterances, windows_plan, weight)
-
-
-def _training_maker(config: TrainConfig, base: Base) -> WindowMaker:
-    asked = shares(config.data)
-    return _maker(
-        base,
-        config.seed,
-        timestamps_share=asked.timestamps,
-        previous_text_share=asked.previous_text,
-        log_mel_padding_share=asked.log_mel_padding,
-        clean=config.data.clean,
-        augmenter=new_augmenter(config.augmentation, base),
-    )
-
-
-def _maker(base: Base, seed: int, **changes: Any) -> WindowMaker:
-    from lora_whisper.data.windows import WindowMaker
-
-    tokenizer = base.processor.tokenizer
-    return WindowMaker(tokenizer, base.vocabulary, base.window_seconds, seed=seed, **changes)
-
-
-def share_of_windows(given: float | None, windows: str, name: str) -> float:
-    """A share that the configuration may leave open, by the kind of windows."""
-    return SHARES[windows][name] if given is None else given
+    packing = pack(utterances, tokenizer, base.vocabulary, seconds, windows, clean)
+    return WindowSource(utterances, packing, weight)

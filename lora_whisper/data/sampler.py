@@ -26,7 +26,6 @@ CHUNK_BATCHES = 50  # global batches that are cut from windows sorted by length 
 
 SHUFFLE, BATCHES, NO_SPEECH, TURNS = range(4)  # each purpose draws from a generator of its own
 
-
 TIMESTAMPS_A_TEXT = 2  # one before, one after
 # Slices of one file with so little between them are read as one stretch. In longer gaps somebody
 # may speak whose row is not in this split, and the model would learn not to hear it.
@@ -39,7 +38,7 @@ OVERLAP_SECONDS = 0.01  # by which rounded boundaries may cross
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Packing:
     """The windows of a set of utterances, in its order; arrays of (windows,) but for the last."""
 
     first: np.ndarray  # int64, the window's first utterance
@@ -53,14 +52,14 @@ class Plan:
         return len(self.first)
 
 
-def plan(
+def pack(
     utterances: Utterances,
     tokenizer: Any,
     vocabulary: SpecialTokens,
     window_seconds: float,
     windows: str,
     clean: Sequence[str] = (),
-) -> Plan:
+) -> Packing:
     """Divide measured utterances into windows.
 
     Args:
@@ -68,22 +67,21 @@ def plan(
         clean: what becomes of the texts before they are tokenized, see `text.clean`.
     """
     if windows == "padded":
-        return alone(utterances.durations_seconds)
-    continues = _continues(utterances)
-    gaps = _gaps_seconds(utterances, continues)
+        return unpacked(utterances.durations_seconds)
+    continues, gaps = _neighbours(utterances)
     limits = _Limits(utterances, tokenizer, vocabulary, window_seconds, clean, continues, gaps)
     first = np.fromiter(limits.firsts(), np.int64)
     count = np.diff(first, append=len(utterances))
     gaps[first] = math.nan
     heard_seconds = utterances.durations_seconds + np.nan_to_num(gaps)
     seconds = np.add.reduceat(heard_seconds, first) if len(first) else np.zeros(0)
-    return Plan(first, count, seconds, continues[first], gaps)
+    return Packing(first, count, seconds, continues[first], gaps)
 
 
-def alone(durations_seconds: np.ndarray) -> Plan:
+def unpacked(durations_seconds: np.ndarray) -> Packing:
     """A window for each utterance."""
     count = len(durations_seconds)
-    return Plan(
+    return Packing(
         first=np.arange(count),
         count=np.ones(count, np.int64),
         seconds=np.asarray(durations_seconds, np.float64),
@@ -92,30 +90,23 @@ def alone(durations_seconds: np.ndarray) -> Plan:
     )
 
 
-def _continues(utterances: Utterances) -> np.ndarray:
-    """(utterances,) whether each has speaker, language and task of the one before it."""
-    same = np.ones(len(utterances), bool)
-    same[:1] = False
+def _neighbours(utterances: Utterances) -> tuple[np.ndarray, np.ndarray]:
+    """(utterances,) whether each has speaker, language and task of the one before it; and the gap
+    between the two in seconds, where both are slices close to each other, else NaN."""
+    continues = np.ones(len(utterances), bool)
+    continues[:1] = False
     for name in ("speaker", "language", "task"):
         # No row says "", so that it can stand for what is unknown: unknown speakers count as one.
         column = pc.fill_null(utterances.column(name), "")
-        same[1:] &= _equal_neighbours(column)
-    return same
-
-
-def _equal_neighbours(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.equal(column[1:], column[:-1]).to_numpy()
-
-
-def _gaps_seconds(utterances: Utterances, continues: np.ndarray) -> np.ndarray:
-    """(utterances,) between each and the one before, where both are slices close to each other."""
+        continues[1:] &= pc.equal(column[1:], column[:-1]).to_numpy()
     start, audio = utterances.column("start").to_numpy(), utterances.column("audio")
     gaps = np.full(len(utterances), math.nan)
     gaps[1:] = start[1:] - (start[:-1] + utterances.durations_seconds[:-1])
     close = (gaps >= -OVERLAP_SECONDS) & (gaps <= LONGEST_GAP_SECONDS) & continues
     # Audio inside a data set has no path, and each row its own.
-    close[1:] &= _equal_neighbours(audio) & pc.not_equal(audio[1:], "").to_numpy()
-    return np.where(close, np.maximum(gaps, 0.0), math.nan)
+    same_file = pc.and_(pc.equal(audio[1:], audio[:-1]), pc.not_equal(audio[1:], ""))
+    close[1:] &= same_file.to_numpy()
+    return continues, np.where(close, np.maximum(gaps, 0.0), math.nan)
 
 
 class _Limits:
@@ -213,7 +204,7 @@ class Epoch:
     """The windows of an epoch, in order; (windows,) each."""
 
     source: np.ndarray  # int16, number of the source
-    window: np.ndarray  # int64, number in the source's plan
+    window: np.ndarray  # int64, number in the source's packing
     is_speech: np.ndarray  # bool; without speech, it is only as long as that window
 
     def __len__(self) -> int:

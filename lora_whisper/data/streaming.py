@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from lora_whisper.config import DataConfig, TrainingConfig
 from lora_whisper.data.audio import AudioError, EncodedAudio, read_header, slice_seconds
 from lora_whisper.data.batches import Batch, collate, step_loader
 from lora_whisper.data.dataset import Row, Table, Utterance, Utterances, token_language
-from lora_whisper.data.sampler import alone
+from lora_whisper.data.sampler import unpacked
 from lora_whisper.data.sources import hub
 from lora_whisper.data.text import require_cleanable
 from lora_whisper.data.windows import (
@@ -87,46 +87,19 @@ def check_stream(config: DataConfig, training: TrainingConfig) -> None:
 
 
 def stream_loader(
-    config: DataConfig,
-    maker: WindowMaker,
-    global_batch: int,
-    micro_batch: int,
-    seed: int,
-    first_step: int,
-    last_step: int,
-    workers: int,
-    no_speech_share: float = 0.0,
-    rank: int = 0,
-    world: int = 1,
+    dataset: StreamDataset, first_step: int, last_step: int, workers: int
 ) -> Iterator[list[Batch]]:
-    """Load the steps first_step … last_step - 1 of `config.train`, one after the other.
+    """Load the steps first_step … last_step - 1 in order.
 
     There is one loader process however many `workers` are asked for, since each would read the
     whole stream: they become its threads, which decode. 0 stays in this process, with one thread.
 
-    A row that cannot be used is missing from its batch and named in `Batch.bad`: as `BadAudio` if
-    its audio does not decode, as `LeftOut` if it is too long or has no text.
-
-    Args:
-        no_speech_share: generated windows for each one of speech.
-        rank, world: which of how many processes this is.
-
     Raises:
         UserError: the data set cannot be read, or not any more.
     """
-    dataset = StreamDataset(
-        config,
-        maker,
-        no_speech_share,
-        global_batch,
-        micro_batch,
-        seed,
-        rank,
-        world,
-        max(1, workers),
-    )
+    threaded = replace(dataset, threads=max(1, workers))
     try:
-        yield from step_loader(dataset, first_step, last_step, min(1, workers))
+        yield from step_loader(threaded, first_step, last_step, min(1, workers))
     except UserError as error:  # a loader process puts its traceback in front of the message
         raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
@@ -137,6 +110,9 @@ class StreamDataset(Dataset[list[Batch]]):
 
     Steps are cheap in their order only. The stream is opened where the first one is asked for, so
     that the dataset can be sent to a loader process.
+
+    A row that cannot be used is missing from its batch and named in `Batch.bad`: as `BadAudio` if
+    its audio does not decode, as `LeftOut` if it is too long or has no text.
     """
 
     config: DataConfig
@@ -188,7 +164,7 @@ class StreamDataset(Dataset[list[Batch]]):
         if place < len(rows):
             return self.maker.of([utterance], key=(step, 0, place))
         return self.maker.no_speech(
-            WindowSource([utterance], alone(np.array([seconds]))), 0, step, place
+            WindowSource([utterance], unpacked(np.array([seconds]))), 0, step, place
         )
 
 

@@ -13,7 +13,7 @@ after sot, and to end at once where it is told to transcribe all the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from lora_whisper.config import Padding
 from lora_whisper.data.acoustics import NOISE_KINDS, generated_noise
 from lora_whisper.data.audio import AudioError, DecodedAudio, Remark, read_sound
 from lora_whisper.data.dataset import Utterance, token_language, written_language
-from lora_whisper.data.sampler import TIMESTAMPS_A_TEXT, Plan
+from lora_whisper.data.sampler import TIMESTAMPS_A_TEXT, Packing
 from lora_whisper.data.text import clean
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
@@ -137,7 +137,7 @@ class WindowSource:
     """The windows of one set of utterances."""
 
     utterances: Sequence[Utterance]
-    plan: Plan
+    packing: Packing
     weight: float = 1.0  # windows drawn from it in an epoch for each window of the first source
 
 
@@ -158,10 +158,10 @@ class WindowMaker:
     def speech(
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
     ) -> Window | BadAudio:
-        """The window of that number in the source's plan."""
-        first, count = int(source.plan.first[window]), int(source.plan.count[window])
-        gaps_seconds = source.plan.gaps_seconds[first : first + count]
-        before = _utterances(source, window - 1) if source.plan.continues[window] else []
+        """The window of that number in the source's packing."""
+        first, count = int(source.packing.first[window]), int(source.packing.count[window])
+        gaps_seconds = source.packing.gaps_seconds[first : first + count]
+        before = _utterances(source, window - 1) if source.packing.continues[window] else []
         key = (epoch, source_number, window)
         return self.of(_utterances(source, window), key, gaps_seconds, before)
 
@@ -180,34 +180,37 @@ class WindowMaker:
         Args:
             utterances: of one speaker, language and task.
             key: numbers that tell this window of this epoch from every other.
-            gaps_seconds: for each utterance, as in `Plan`.
+            gaps_seconds: for each utterance, as in `Packing`.
             before: what was said before, for a prompt; a row's own `previous_text` goes first.
         """
         draw = _Draw((self.seed, *key))
         decoded = _decode(utterances, gaps_seconds, round(self.window_seconds * SAMPLING_RATE))
-        if not decoded.places:
+        if not decoded.spoken:
             alone = len(decoded.bad) == 1
             return decoded.bad[0] if alone else Window((), decoded.samples, [], [], bad=decoded.bad)
         samples, speed, masks = self._augmented(decoded.samples, draw)
         segments = [
-            Segment(self._tokens(place.utterance), place.start / speed, place.end / speed)
-            for place in decoded.places
+            Segment(self._tokens(one.utterance), one.start_seconds / speed, one.end_seconds / speed)
+            for one in decoded.spoken
         ]
         timestamps = draw.happens(TIMESTAMPS, self.timestamps_share)
-        previous = draw.happens(PREVIOUS_TEXT, self.previous_text_share)
-        like = utterances[0]
+        like, previous = utterances[0], list[int]()
+        if draw.happens(PREVIOUS_TEXT, self.previous_text_share):
+            own = like.previous_text
+            texts = [replace(like, text=own)] if own else before
+            previous = [token for one in texts for token in self._tokens(one)]
         decoder_input, labels = token_sequence(
             self.vocabulary,
             segments,
             token_language(self.vocabulary, like),
             like.task,
             timestamps and fits_with_timestamps(self.vocabulary, segments),
-            self._previous_tokens(like, before) if previous else (),
+            previous,
         )
         tokens, room = len(decoder_input), self.vocabulary.max_tokens
         if tokens > room:
             return LeftOut(like.row, f"a text of {tokens} tokens, where the decoder has {room}")
-        rows = tuple(place.utterance.row for place in decoded.places)
+        rows = tuple(one.utterance.row for one in decoded.spoken)
         padding = self._padding(draw)
         return Window(
             rows, samples, decoder_input, labels, masks, padding, decoded.bad, decoded.remarks
@@ -216,14 +219,14 @@ class WindowMaker:
     def no_speech(
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
     ) -> Window:
-        """Generated sound as long as a planned window, in its language and for its task.
+        """Generated sound as long as a window of speech, in its language and for its task.
 
         It is augmented as speech is, so that no trace of that tells one from the other.
         """
         draw = _Draw((self.seed, epoch, source_number, window))
         generator = draw.generator(NOISE)
-        like = source.utterances[int(source.plan.first[window])]
-        samples = round(float(source.plan.seconds[window]) * SAMPLING_RATE)
+        like = source.utterances[int(source.packing.first[window])]
+        samples = round(float(source.packing.seconds[window]) * SAMPLING_RATE)
         decoder_input, labels = token_sequence(
             self.vocabulary, [], token_language(self.vocabulary, like), like.task
         )
@@ -238,11 +241,6 @@ class WindowMaker:
     def _tokens(self, utterance: Utterance) -> list[int]:
         written = written_language(self.vocabulary, utterance)
         return text_tokens(self.tokenizer, clean(utterance.text, self.clean, written), written)
-
-    def _previous_tokens(self, utterance: Utterance, before: Sequence[Utterance]) -> list[int]:
-        if utterance.previous_text:
-            return self._tokens(replace(utterance, text=utterance.previous_text))
-        return [token for one in before for token in self._tokens(one)]
 
     def _augmented(
         self, samples: np.ndarray, draw: _Draw
@@ -272,18 +270,18 @@ class _Draw:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where in the window an utterance is heard, in seconds."""
+class _Spoken:
+    """An utterance, and where in the window it is spoken."""
 
     utterance: Utterance
-    start: float
-    end: float
+    start_seconds: float
+    end_seconds: float
 
 
 @dataclass(frozen=True)
 class _Decoded:
     samples: np.ndarray  # (samples,) float32
-    places: tuple[_Place, ...]
+    spoken: tuple[_Spoken, ...]
     bad: tuple[BadAudio, ...]
     remarks: tuple[tuple[str, Remark], ...] = ()
 
@@ -292,20 +290,25 @@ def _decode(
     utterances: Sequence[Utterance], gaps_seconds: Sequence[float] | np.ndarray, window_samples: int
 ) -> _Decoded:
     """Read and join the audio; slices with a known gap between them are read in one go."""
-    samples, places, bad = [np.zeros(0, np.float32)], list[_Place](), list[BadAudio]()
+    samples, spoken, bad = [np.zeros(0, np.float32)], list[_Spoken](), list[BadAudio]()
     remarks: list[tuple[str, Remark]] = []
     for stretch in _stretches(utterances, gaps_seconds):
-        before_samples = sum(map(len, samples))
+        before_samples, origin_seconds = sum(map(len, samples)), stretch[0].start_seconds or 0.0
         try:
             sound = _read(stretch, window_samples - before_samples)
         except AudioError as error:
             bad += [BadAudio(one.row, str(error)) for one in stretch]
             continue
-        seconds = len(sound.samples) / SAMPLING_RATE
-        places += _places(stretch, before_samples / SAMPLING_RATE, seconds)
+        begin = before_samples / SAMPLING_RATE
+        for one in stretch:
+            start = (one.start_seconds or 0.0) - origin_seconds
+            # The last ends with the sound, of which its header may have known less exactly.
+            is_last = one is stretch[-1]
+            end = len(sound.samples) / SAMPLING_RATE if is_last else start + one.duration_seconds
+            spoken.append(_Spoken(one, begin + start, begin + end))
         samples.append(sound.samples)
         remarks += [(stretch[0].row, remark) for remark in sound.remarks]
-    return _Decoded(np.concatenate(samples), tuple(places), tuple(bad), tuple(remarks))
+    return _Decoded(np.concatenate(samples), tuple(spoken), tuple(bad), tuple(remarks))
 
 
 def _stretches(
@@ -329,17 +332,6 @@ def _read(stretch: Sequence[Utterance], room_samples: int) -> DecodedAudio:
     return sound
 
 
-def _places(
-    stretch: Sequence[Utterance], before_seconds: float, seconds: float
-) -> Iterator[_Place]:
-    """The last ends with the sound, of which its header may have known less exactly."""
-    origin = stretch[0].start_seconds or 0.0
-    for utterance in stretch:
-        start = (utterance.start_seconds or 0.0) - origin
-        end = seconds if utterance is stretch[-1] else start + utterance.duration_seconds
-        yield _Place(utterance, before_seconds + start, before_seconds + end)
-
-
 def _utterances(source: WindowSource, window: int) -> list[Utterance]:
-    first, count = int(source.plan.first[window]), int(source.plan.count[window])
+    first, count = int(source.packing.first[window]), int(source.packing.count[window])
     return [source.utterances[index] for index in range(first, first + count)]

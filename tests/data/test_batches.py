@@ -17,7 +17,7 @@ import torch
 from lora_whisper.config import Padding
 from lora_whisper.data import batches
 from lora_whisper.data.batches import Batch, StepDataset, collate, step_loader
-from lora_whisper.data.sampler import plan
+from lora_whisper.data.sampler import pack
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
 from lora_whisper.model.features import LogMel
 from tests.model.test_tokenizer import toy_vocabulary
@@ -36,7 +36,7 @@ def dataset(tmp_path: Path) -> StepDataset:
 def padded(folder: Path) -> StepDataset:
     tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
     utterances = recorded(folder, SECONDS)
-    windows = plan(utterances, tokenizer, vocabulary, 5.0, "padded")
+    windows = pack(utterances, tokenizer, vocabulary, 5.0, "padded")
     return StepDataset(
         (WindowSource(utterances, windows),),
         WindowMaker(tokenizer, vocabulary, 5.0, seed=3),
@@ -71,7 +71,7 @@ def everything(tmp_path: Path) -> StepDataset:
     sources = []
     for name, weight in [("main", 1.0), ("mixed", 0.5)]:
         utterances = recorded(tmp_path / name, SECONDS * 2)
-        windows = plan(utterances, tokenizer, vocabulary, 2.5, "packed")
+        windows = pack(utterances, tokenizer, vocabulary, 2.5, "packed")
         sources.append(WindowSource(utterances, windows, weight))
     maker = WindowMaker(tokenizer, vocabulary, 2.5, 0.5, 0.5, (), Louder(), seed=3)
     return StepDataset(tuple(sources), maker, 0.25, global_batch=4, micro_batch=2, seed=3)
@@ -133,7 +133,7 @@ def test_windows_without_speech_have_their_share(everything: StepDataset) -> Non
     silent = toy_vocabulary().no_speech
     batches = [batch for step in range(everything.steps_per_epoch) for batch in everything[step]]
     found = sum(int((batch.labels[:, 0] == silent).sum()) for batch in batches)
-    assert found == round(0.25 * len(everything.sources[0].plan)) > 0
+    assert found == round(0.25 * len(everything.sources[0].packing)) > 0
     assert sum(row.startswith("no speech") for row in rows(batches)) == found
 
 
@@ -260,7 +260,7 @@ def test_memory_does_not_grow_with_the_epochs() -> None:
     """Of a hundred thousand windows' order, 1.1 MB each, only the last one is kept."""
     utterances = toy_utterances([{"audio": "/absent.wav"}])
     tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
-    windows = plan(utterances, tokenizer, vocabulary, 5.0, "padded")
+    windows = pack(utterances, tokenizer, vocabulary, 5.0, "padded")
     many = dataclasses.replace(
         windows, **{name: np.repeat(value, 100_000) for name, value in vars(windows).items()}
     )

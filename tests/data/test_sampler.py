@@ -15,10 +15,10 @@ from lora_whisper.data.sampler import (
     CHUNK_BATCHES,
     LONGEST_GAP_SECONDS,
     Epoch,
-    Plan,
+    Packing,
     bucketed,
     epoch_order,
-    plan,
+    pack,
     steps_per_epoch,
     windows_per_epoch,
 )
@@ -137,12 +137,12 @@ VOCABULARY = read_special_tokens(
 WINDOW_SECONDS = 30.0
 
 
-def packed(utterances: Utterances, **changes: Any) -> Plan:
+def packed(utterances: Utterances, **changes: Any) -> Packing:
     arguments = {"window_seconds": WINDOW_SECONDS, "windows": "packed"} | changes
-    return plan(utterances, TOKENIZER, VOCABULARY, **arguments)
+    return pack(utterances, TOKENIZER, VOCABULARY, **arguments)
 
 
-def parts(found: Plan) -> list[list[int]]:
+def parts(found: Packing) -> list[list[int]]:
     return [
         list(range(first, first + count))
         for first, count in zip(found.first.tolist(), found.count.tolist(), strict=True)

@@ -150,8 +150,7 @@ def test_several_processes_see_one_global_batch(config: DataConfig, world: int) 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(config: DataConfig, workers: int) -> None:
     here, there = (
-        list(stream_loader(config, maker(), 6, 4, 7, first_step=2, last_step=7, workers=count))
-        for count in (0, workers)
+        list(stream_loader(dataset(config), 2, 7, workers=count)) for count in (0, workers)
     )
     assert len(here) == 5
     assert all(equal(one, other) for one, other in zip(here, there, strict=True))
@@ -197,7 +196,7 @@ def test_a_step_with_nothing_but_bad_rows_is_no_accident(tmp_path: Path) -> None
     assert batch.rows == ()
     assert "'xx'" in batch.bad[0].reason
     with pytest.raises(UserError, match=r"Nothing in step 1 .*\n.*'xx'"):
-        list(stream_loader(unknown, maker(), 4, 4, 7, 0, 2, workers=0))
+        list(stream_loader(dataset(unknown, global_batch=4), 0, 2, workers=0))
 
 
 def test_what_a_loader_process_raises_is_one_message(
@@ -214,7 +213,7 @@ def test_what_a_loader_process_raises_is_one_message(
 
     monkeypatch.setattr(streaming, "step_loader", loader)
     with pytest.raises(UserError) as raised:
-        list(stream_loader(config, maker(), 4, 4, 7, 0, 2, workers=1))
+        list(stream_loader(dataset(config), 0, 2, workers=1))
     assert str(raised.value) == "given: found\ntype this"
 
 

@@ -20,7 +20,7 @@ from lora_whisper.data.audio import read_audio
 from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.batches import collate
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.data.sampler import plan
+from lora_whisper.data.sampler import pack
 from lora_whisper.data.windows import (
     IGNORED,
     BadAudio,
@@ -259,7 +259,7 @@ def maker(**changes: Any) -> WindowMaker:
 
 def source(utterances: Utterances, make: WindowMaker, windows: str = "packed") -> WindowSource:
     return WindowSource(
-        utterances, plan(utterances, make.tokenizer, make.vocabulary, 5.0, windows, make.clean)
+        utterances, pack(utterances, make.tokenizer, make.vocabulary, 5.0, windows, make.clean)
     )
 
 

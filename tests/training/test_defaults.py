@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lora_whisper.data.loader import share_of_windows
+from lora_whisper.data.loader import shares
 from lora_whisper.training.defaults import (
     HIGHEST_RATE,
     learning_rate_for_width,
     total_steps,
     validate_every,
 )
+from tests.configs import data_config
 
 
 @pytest.mark.parametrize(
@@ -53,4 +54,5 @@ def test_ten_validations_but_not_more_than_one_in_25_steps(steps: int, expected:
 def test_a_share_that_is_given_goes_first(
     given: float | None, windows: str, expected: float
 ) -> None:
-    assert share_of_windows(given, windows, "no_speech") == expected
+    config = data_config("manifest", no_speech_share=given, windows=windows)
+    assert shares(config).no_speech == expected

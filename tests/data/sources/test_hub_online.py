@@ -33,11 +33,11 @@ print(json.dumps([answer(*each) for each in json.loads(sys.argv[1])]))
 STREAM = """
 import json
 from tests.configs import data_config
-from tests.data.test_streaming import maker
+from tests.data.test_streaming import dataset
 from lora_whisper.data.streaming import stream_loader
 
 config = data_config("hub", path="some/plain", config=None, streaming=True, language="en")
-steps = stream_loader(config, maker(), 4, 4, 7, first_step=2, last_step=5, workers=2)
+steps = stream_loader(dataset(config, global_batch=4), 2, 5, workers=2)
 print(json.dumps([batch.rows for step in steps for batch in step]))
 """
 Requests = list[str]
