@@ -85,6 +85,7 @@ class StepResult:
     bad_audio: int
     skipped: bool  # the loss or a gradient was not finite, and the adapter is as it was
     stop_requested: bool  # a signal has reached one of the processes
+    broken_off: bool = False  # by that signal, before its last micro-batch: nothing was learnt
 
 
 def train_step(
@@ -93,7 +94,8 @@ def train_step(
     """Train on one global batch: the micro-batches of this process and of all others.
 
     The loss is the sum over all target tokens of the global batch, divided once by their number, so
-    that 1×8, 2×4, 4×2 and 8×1 give the same adapter.
+    that 1×8, 2×4, 4×2 and 8×1 give the same adapter. A signal ends it after the micro-batch that it
+    came in, as if it had not begun: on a slow core, a step of whisper-base can take minutes.
     """
     accelerator, ranks = trainer.accelerator, trainer.rank_schedule
     settings, peak = trainer.optimizer_settings, trainer.peak_learning_rate
@@ -103,13 +105,15 @@ def train_step(
     audio_seconds = sum(batch.audio_seconds for batch in micro_batches)
     bad_audio = sum(len(batch.bad) for batch in micro_batches)
     counts = _sum_of(accelerator, [tokens, audio_seconds, bad_audio])
-    loss = _accumulate(trainer, step, micro_batches, counts[0])
-    sums = _sum_over_processes(trainer, loss, stop)
+    loss, is_whole = _accumulate(trainer, step, micro_batches, counts[0], stop)
+    sums = _sum_over_processes(trainer, loss, is_whole, stop)
     if ranks is not None:  # of the adapter alone: once, not for each process or micro-batch
         accelerator.backward(ranks.regularization())
     norm = accelerator.clip_grad_norm_(trainer.parameters.values(), settings.max_gradient_norm)
     result = _read_result(rate, counts, sums, norm, accelerator.scaler)
-    if result.target_tokens and not result.skipped and math.isfinite(result.gradient_norm):
+    if result.broken_off:
+        pass
+    elif result.target_tokens and not result.skipped and math.isfinite(result.gradient_norm):
         trainer.audit.check(trainer.parameters, step)
         trainer.optimizer.step()
         if ranks is not None:  # needs the gradients, and has the last word on AdaLoRA's values
@@ -145,7 +149,7 @@ def main_loop(
     """Train from `state.step` to the last step; `loader` yields one global batch after another.
 
     Raises:
-        Stopped: a signal came; a checkpoint of the last finished step has been written.
+        Stopped: a signal came; a checkpoint of the last whole step has been written.
         Diverged: the loss has not been finite for some steps in a row.
     """
     validation_steps = validate_every(trainer.total_steps, trainer.settings.validate_every_steps)
@@ -167,12 +171,14 @@ def main_loop(
                 return
             micro_batches = next(batches)
             result = train_step(trainer, state.step, micro_batches, stop)
-            _count(state, result)
             clock.tick()
+            is_stopping = result.stop_requested
+            if result.broken_off:
+                continue
+            _count(state, result)
             on_log(state, result)
             if result.skipped:
                 _name_skipped(trainer, state, result, micro_batches, saved_step)
-            is_stopping = result.stop_requested
             at_the_end = state.step == trainer.total_steps
             state.validation_due = at_the_end or state.step % validation_steps == 0
 
@@ -259,8 +265,16 @@ def _sum_of(accelerator: Accelerator, mine: list[float]) -> Tensor:
     return summed
 
 
-def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
-    """Add up the gradients of this process's windows; return their loss, summed over targets.
+def _accumulate(
+    trainer: Trainer,
+    step: int,
+    micro_batches: list[Batch],
+    tokens: Tensor,
+    stop: StopRequest | None,
+) -> tuple[Tensor, bool]:
+    """Add up the gradients of this process's windows.
+
+    Returns their loss, summed over targets, and whether no signal came before the last of them.
 
     Where the memory does not suffice, it begins again with micro-batches of half the size, which
     stay so. No process waits for another in here, so one can do it alone.
@@ -272,12 +286,13 @@ def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens:
         torch.manual_seed(seed)
         total = loss = torch.zeros((), device=accelerator.device)
         try:
-            for batch in trainer.limit.split(micro_batches):
-                if batch.rows:
-                    loss = loss_sum(trainer.whisper, trainer.inputs(batch), accelerator.autocast())
-                    accelerator.backward(loss / tokens.to(loss))
-                    total += loss.detach()
-            return total
+            for batch in (one for one in trainer.limit.split(micro_batches) if one.rows):
+                if stop is not None and stop.signal_number is not None:
+                    return total, False
+                loss = loss_sum(trainer.whisper, trainer.inputs(batch), accelerator.autocast())
+                accelerator.backward(loss / tokens.to(loss))
+                total += loss.detach()
+            return total, True
         except RuntimeError as error:
             if not is_out_of_memory(error) or not trainer.limit.lower(micro_batches):
                 raise
@@ -291,17 +306,20 @@ def _accumulate(trainer: Trainer, step: int, micro_batches: list[Batch], tokens:
         )
 
 
-def _sum_over_processes(trainer: Trainer, loss: Tensor, stop: StopRequest | None) -> Tensor:
+def _sum_over_processes(
+    trainer: Trainer, loss: Tensor, is_whole: bool, stop: StopRequest | None
+) -> Tensor:
     """Add up the gradients of all processes in place; one that had no window adds zeros.
 
-    Returns their loss and how many of them were asked to stop, (2,), from the same reduction.
+    Returns their loss, how many of them were asked to stop, and how many broke off, (3,), from the
+    same reduction.
     """
     parameters = list(trainer.parameters.values())
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     is_asked = stop is not None and stop.signal_number is not None
-    sums = torch.stack([loss, torch.full_like(loss, is_asked)])
+    sums = torch.stack([loss, torch.full_like(loss, is_asked), torch.full_like(loss, not is_whole)])
     if trainer.accelerator.num_processes == 1:
         return sums
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -323,7 +341,7 @@ def _read_result(
     does once the loss is not enlarged any more: then it is no scale that makes it infinite.
     """
     figures = torch.cat([counts, sums.to(counts), norm.detach().reshape(1).to(counts)])
-    tokens, audio_seconds, bad_audio, total, asked, gradient_norm = figures.tolist()
+    tokens, audio_seconds, bad_audio, total, asked, broken_off, gradient_norm = figures.tolist()
     loss = total / max(1, tokens)
     is_sound = math.isfinite(gradient_norm) or (scaler is not None and scaler.get_scale() > 1)
     return StepResult(
@@ -335,4 +353,5 @@ def _read_result(
         bad_audio=int(bad_audio),
         skipped=not (math.isfinite(loss) and is_sound),
         stop_requested=asked > 0,
+        broken_off=broken_off > 0,
     )

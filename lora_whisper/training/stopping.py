@@ -1,4 +1,4 @@
-"""What ends a run: a signal, after one more step and a checkpoint; or a failure, explained.
+"""What ends a run: a signal, after a checkpoint of the last whole step; or a failure, explained.
 
 Ctrl-C, SIGTERM and a closed terminal end it with their own exit codes. A full disk or memory, a
 checkpoint that was damaged and a killed process end it with what to type, and where it goes on.
@@ -108,7 +108,7 @@ class StopRequest:
         if self.signal_number is not None:
             raise KeyboardInterrupt("at once; the last checkpoint is older than the last step")
         self.signal_number = signal_number
-        log.warning("stopping after this step (once more to stop at once)")
+        log.warning("stopping after this micro-batch (once more to stop at once)")
         if self._is_breakable:
             self._is_breakable = False
             raise _BrokenOff

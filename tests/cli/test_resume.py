@@ -336,9 +336,10 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
     whole_step = loop.train_step
 
     def step_and_ctrl_c(trainer: loop.Trainer, step: int, *rest: Any) -> loop.StepResult:
+        result = whole_step(trainer, step, *rest)
         if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return whole_step(trainer, step, *rest)
+        return result
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", step_and_ctrl_c)

@@ -198,7 +198,7 @@ def test_the_loop_validates_and_saves_when_due_and_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_within_the_step_and_keeps_its_code(number: int, code: int) -> None:
+def test_a_signal_saves_the_last_whole_step_and_keeps_its_code(number: int, code: int) -> None:
     def loader() -> Iterator[list[Batch]]:
         yield micro_batches(toy_windows(2), 2)
         os.kill(os.getpid(), number)
@@ -207,11 +207,43 @@ def test_a_signal_saves_within_the_step_and_keeps_its_code(number: int, code: in
 
     before = signal.getsignal(number)
     calls = Calls()
-    with pytest.raises(Stopped) as stop:
+    with pytest.raises(Stopped, match="at step 1 of 9") as stop:
         calls.run(9, loader())
-    assert calls.saved == [2]
+    assert calls.saved == [1]
     assert stop.value.exit_code == code
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("micro_step", [1, 2, 4])
+def test_a_signal_ends_a_step_after_its_micro_batch_as_if_it_had_not_begun(
+    micro_step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapter, optimizer and count are those of the step before; a whole step is taken."""
+    trainer, states, calls = toy_trainer(toy_adapter(dropout=0.5)), [], list[int]()
+    batches = micro_batches(toy_windows(8), 2)
+
+    def signalled(*given: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == len(batches) + micro_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss_sum(*given)
+
+    def values() -> dict[str, Any]:
+        moments = trainer.optimizer.state_dict()["state"]
+        return {**trainer.parameters, **{f"{key}": moments[key]["exp_avg"] for key in moments}}
+
+    def noted(*_: object) -> None:
+        states.append({name: value.detach().clone() for name, value in values().items()})
+
+    monkeypatch.setattr(loop, "loss_sum", signalled)
+    state = TrainingState()
+    with pytest.raises(Stopped):
+        main_loop(trainer, iter([batches] * 3), state, noted, noted, noted)
+    assert len(calls) == len(batches) + micro_step
+    taken = 2 if micro_step == len(batches) else 1
+    assert state.step == taken
+    assert all(torch.equal(states[taken - 1][name], value) for name, value in values().items())
+    assert all(value.grad is None for value in trainer.parameters.values())
 
 
 def test_the_forward_pass_projects_targets_only() -> None:

@@ -20,7 +20,9 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.decoder import BrokenModel
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.model.device import join_processes, take_from_main
+from lora_whisper.training import loop, stopping
 from lora_whisper.training.loop import StepResult, mean_loss, train_step
+from lora_whisper.training.loss import loss_sum
 from lora_whisper.training.optim import new_optimizer
 from lora_whisper.training.stopping import Stopped, StopRequest
 from tests.evaluation.toy_decoder import IN_BATCHES, make_toy, utterance
@@ -161,19 +163,35 @@ def test_one_process_exchanges_nothing() -> None:
     assert processes.is_main()
 
 
-def signalled(rank: int) -> tuple[bool, bool, int]:
-    """A step in which the process `rank` gets a SIGTERM, while the loop listens."""
-    trainer = toy_trainer(toy_adapter())
-    with StopRequest() as stop:
-        if processes.rank() == rank:
+def signalled(rank: int) -> list[tuple[bool, bool, bool, int]]:
+    """Steps of two micro-batches, in the first or last of which process `rank` gets a SIGTERM."""
+    return [_signalled_step(rank, micro_step) for micro_step in (1, 2)]
+
+
+def _signalled_step(rank: int, micro_step: int) -> tuple[bool, bool, bool, int]:
+    trainer, done = toy_trainer(toy_adapter()), [0]
+    before = {name: value.detach().clone() for name, value in trainer.parameters.items()}
+
+    def counted(*given: Any) -> torch.Tensor:
+        done[0] += 1
+        if processes.rank() == rank and done[0] == micro_step:
             os.kill(os.getpid(), signal.SIGTERM)
-        batches = micro_batches(toy_windows(2), 2)
-        result = train_step(trainer, 0, batches, stop)
-        return result.stop_requested, stop.is_agreed(), stop.stopped("now").exit_code
+        return loss_sum(*given)
+
+    with pytest.MonkeyPatch.context() as patch, StopRequest() as stop:
+        patch.setattr(loop, "loss_sum", counted)
+        patch.setattr(stopping, "ONE_SIGNAL_SECONDS", 0.0)
+        result = train_step(trainer, 0, micro_batches(toy_windows(4), 2), stop)
+        is_taken = any(
+            not torch.equal(before[name], value) for name, value in trainer.parameters.items()
+        )
+        assert result.broken_off != is_taken
+        return result.stop_requested, is_taken, stop.is_agreed(), stop.stopped("now").exit_code
 
 
-def test_all_processes_stop_after_the_step_in_which_one_got_a_signal() -> None:
-    assert together(2, signalled, 1) == [(True, True, 143)] * 2
+def test_all_processes_stop_in_the_step_in_which_one_got_a_signal() -> None:
+    """It is taken by all, or by none where one of them broke off."""
+    assert together(2, signalled, 1) == [[(True, False, True, 143), (True, True, True, 143)]] * 2
     assert issubclass(Stopped, KeyboardInterrupt)
 
 
