@@ -131,11 +131,9 @@ def run(plan: CheckPlan) -> int:
     with terminal.work("listening", sum(map(len, plan.splits.values()))) as work:
         measured = measure(plan.splits, rules, work.update)
     findings = inspect(measured, rules, base.window_seconds)
-    report = data_check.summary(config, base, measured, findings)
-    report["cleaning"] = _cleaning(config.data, measured, rules)
-    if config.fix is not None:
-        repaired = _fix(config, base, measured, findings)
-        report["fix"] = data_check.repair_counts(config.fix, repaired)
+    cleaning = _cleaning(config.data, measured, rules)
+    repaired = None if config.fix is None else _fix(config, base, measured, findings)
+    report = data_check.summary(config, base, measured, findings, cleaning, repaired)
     with written_whole(folder) as aside:
         data_check.write(aside / REPORT, report, findings)
         page = data_check.page(report, measured, findings)

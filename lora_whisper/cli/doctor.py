@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lora_whisper.environment import CHECKOUT
 from lora_whisper.paths import cache_folder
@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_broken = any(one.verdict == "broken" for one in found)
     allowed = [] if is_broken else allowances()
     if given.json:
-        answer: dict[str, Any] = {"findings": [asdict(one) for one in found], "allows": allowed}
+        answer = {"findings": [asdict(one) for one in found], "allows": allowed}
         print_result(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         show(found, allowed)

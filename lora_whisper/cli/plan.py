@@ -326,15 +326,14 @@ def _steps_down(
     if is_plain and (config.adapter.kind, "nf4") not in UNSUPPORTED:
         reduced = dataclasses.replace(reduced, quantization=_quantization("nf4"))
         yield "quantization=nf4", reduced, shape
-    smaller: dict[str, Any] = {}
     if config.adapter.targets != "attention-qv":
-        smaller["targets"] = "attention-qv"
-    if config.adapter.rank > 8 and config.adapter.kind != "adalora":
-        smaller["rank"] = 8
-    for name, value in smaller.items():
-        adapter = dataclasses.replace(reduced.adapter, **{name: value})
+        adapter = dataclasses.replace(reduced.adapter, targets="attention-qv")
         reduced = dataclasses.replace(reduced, adapter=adapter)
-        yield f"adapter.{name}={value}", reduced, shape
+        yield "adapter.targets=attention-qv", reduced, shape
+    if config.adapter.rank > 8 and config.adapter.kind != "adalora":
+        adapter = dataclasses.replace(reduced.adapter, rank=8)
+        reduced = dataclasses.replace(reduced, adapter=adapter)
+        yield "adapter.rank=8", reduced, shape
     for name in SMALLER:
         if published.shape(name).d_model < shape.d_model or (
             name == "large-v3-turbo" and shape.decoder_layers > 4 and shape.d_model == 1280

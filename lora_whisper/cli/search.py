@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_whisper.cli import train
 from lora_whisper.cli.command import Command
 from lora_whisper.config import SearchConfig, SpaceConfig, TrainConfig
 from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
 from lora_whisper.errors import UserError, listing, not_the_users
+from lora_whisper.evaluation.results import Json
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.files import (
     as_written,
@@ -143,11 +144,11 @@ def _label(values: Mapping[str, Value | None]) -> str:
 # ── the search's folder ──────────────────────────────────────────────────────────────────────
 
 
-def _description(plan: SearchPlan) -> dict[str, Any]:
+def _description(plan: SearchPlan) -> Json:
     """What all processes of a search, and whoever goes on with it, have to agree on."""
     search = dataclasses.asdict(plan.config.search)
     values = flat(dataclasses.asdict(plan.common) | {"search": search})
-    plain: dict[str, Any] = json.loads(json.dumps(values))
+    plain: Json = json.loads(json.dumps(values))
     kept = {key: value for key, value in plain.items() if key not in FREE}
     return kept | {SPEECH: _speech_hashes(plan.inputs.speech)}
 
@@ -162,7 +163,7 @@ def _speech_hashes(speech: DatasetSplits) -> dict[str, dict[str, str]]:
     }
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path) -> Json:
     values = as_written(path / SEARCH_FILE, {"model.checkpoint"})
     if values is None or not isinstance(values.get(SPEECH, {}), dict):
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison as data
 from lora_whisper.reports.charts import LIGHT, SERIES, Chart, Scale, course, is_steep, shorten
 from lora_whisper.reports.comparison import Effect, Entry, Report
-from lora_whisper.reports.evaluation_page import badness
 from lora_whisper.reports.evaluation_tables import p_value, points
 from lora_whisper.reports.html import render
-from lora_whisper.reports.run import Sample, texts
 from lora_whisper.reports.sweep import NO_GAIN, Point, differing_keys, ordered, pareto_front
 from lora_whisper.reports.tables import Cell, Column, Table, escaped
+from lora_whisper.reports.utterances import ShownUtterance, badness, samples_of
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import clock, megabytes, percent
 
 TOLD_KEYS = 3  # beside the name of a run
@@ -32,6 +32,7 @@ STYLES = ("-", "--", ":")
 HOLLOW: Any = {"markerfacecolor": "none"}
 
 Line = Mapping[str, Any]  # of metrics.jsonl
+Look = dict[str, Any]  # of a line or of dots, as Matplotlib calls it
 
 
 def page(report: Report) -> str:
@@ -109,29 +110,20 @@ def _drawn(report: Report, one: Effect) -> DrawnEffect:
     return DrawnEffect(one.key, effect(report, one), means, one.is_crossed)
 
 
-def _worst(report: Report) -> list[dict[str, Any]]:
-    """Utterances that the best run has most wrong, beside what the base made of them."""
-    if report.best is None or not report.best.has_hypotheses:
+def _worst(report: Report) -> list[ShownUtterance]:
+    """Utterances that the best run has most wrong, beside what the base made of them.
+
+    What is not speech may name this machine's folders.
+    """
+    best = report.best
+    if best is None or not best.has_hypotheses:
         return []
-    heard = {
-        model: rows
-        for model in ("base", "adapter")
-        if (rows := data.hypotheses(report.best.point, model))
-    }
-    if "adapter" not in heard or len({len(rows) for rows in heard.values()}) > 1:
-        return []
-    samples = [
-        Sample(dict(zip(heard, each, strict=True))) for each in zip(*heard.values(), strict=True)
-    ]
+    scores = {"base": best.point.base, "adapter": best.point.score}
+    samples = samples_of(RunFolder(best.point.folder), scores, needed=("adapter",))
     wrong = [sample for sample in samples if sample.errors]
-    wrong.sort(key=lambda sample: -badness(sample.heard["adapter"]))
-    return [_anonymous(texts(sample)) for sample in wrong[: data.SHOWN_WORST]]
-
-
-def _anonymous(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What is not speech may name this machine's folders."""
-    reason = sample["bad_audio"]
-    return {**sample, "bad_audio": data.anonymous(reason) if reason else reason}
+    wrong.sort(key=lambda sample: -badness(sample.rows["adapter"]))
+    worst = [sample.shown() for sample in wrong[: data.SHOWN_WORST]]
+    return [replace(one, bad_audio=data.anonymous(one.bad_audio or "")) for one in worst]
 
 
 def _told(report: Report, state: str) -> list[tuple[str, str]]:
@@ -478,7 +470,7 @@ def _courses(report: Report, lines: Mapping[str, Sequence[Line]], key: str) -> s
     return chart.svg()
 
 
-def _coloured(report: Report) -> dict[str, dict[str, Any]]:
+def _coloured(report: Report) -> dict[str, Look]:
     """The best runs by label, each with its colour and its name, in the order of the table."""
     best = sorted(report.scored, key=lambda entry: entry.point.rate or 0)[:SHOWN_CURVES]
     chosen = best or report.entries[:SHOWN_CURVES]

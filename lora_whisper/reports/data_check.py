@@ -6,15 +6,23 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lora_whisper.config import SPLITS, CheckConfig
+from lora_whisper.config import SPLITS, CheckConfig, DataConfig
 from lora_whisper.data.quality import characters_per_second, settings, totals
-from lora_whisper.data.quality_findings import LEFT_OUT, MEANINGS, UNUSABLE, Finding, Repaired
+from lora_whisper.data.quality_findings import (
+    LEFT_OUT,
+    MEANINGS,
+    UNUSABLE,
+    Finding,
+    FindingRow,
+    Repaired,
+)
 from lora_whisper.data.quality_measures import QUIETEST_DBFS, Measured
 from lora_whisper.model.base import Base
 from lora_whisper.paths import program, short
@@ -25,45 +33,76 @@ from lora_whisper.terminal import console, counted
 
 REPORT_FORMAT = 1  # raised when a key of check.json changes its meaning
 SHOWN_LETTERS = 180  # of the first example of a finding
+SHOWN_NAMES = 3  # of languages and kinds of file, in the terminal
 
-Report = dict[str, Any]
+Facts = Mapping[str, Any]  # of a JSON object
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What was written of each split, and what was left out of it, by reason."""
+
+    folder: str
+    kept: Mapping[str, int]
+    pieces: Mapping[str, int]  # among the kept, cut from longer clips
+    left_out: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of check.json but the findings' rows."""
+
+    format: int
+    name: str
+    checkpoint: str
+    revision: str | None
+    utterances: int
+    hours: float
+    speakers: int
+    problems: int  # kinds that were found
+    splits: Mapping[str, Facts]  # `quality.totals`
+    settings: Mapping[str, float]  # `quality.settings`
+    data: DataConfig
+    cleaning: Facts | None  # what data.clean changes, where it is asked for
+    fix: Repairs | None  # what was written, where it is asked for
 
 
 def summary(
-    config: CheckConfig, base: Base, measured: Mapping[str, Measured], findings: Sequence[Finding]
+    config: CheckConfig,
+    base: Base,
+    measured: Mapping[str, Measured],
+    findings: Sequence[Finding],
+    cleaning: Facts | None,
+    repaired: Repaired | None,
 ) -> Report:
-    """All of check.json but the findings' rows."""
     splits = {name: totals(one) for name, one in measured.items()}
-    return {
-        "format": REPORT_FORMAT,
-        "name": config.name,
-        "checkpoint": base.checkpoint.name,
-        "revision": base.checkpoint.revision,
-        "utterances": sum(split["utterances"] for split in splits.values()),
-        "hours": round(sum(split["hours"] for split in splits.values()), 4),
-        "speakers": len(next(iter(measured.values())).speakers.all),
-        "problems": sum(finding.count > 0 for finding in findings),
-        "splits": splits,
-        "settings": settings(base.window_seconds, base.vocabulary.max_tokens),
-        "data": dataclasses.asdict(config.data),
-        "cleaning": None,  # what data.clean changes, where it is asked for
-        "fix": None,  # what was written, where it is asked for
-    }
-
-
-def repair_counts(folder: str, repaired: Repaired) -> Report:
-    return {
-        "folder": folder,
-        "kept": dict(repaired.kept),
-        "pieces": dict(repaired.pieces),
-        "left_out": {split: dict(counts) for split, counts in repaired.left_out.items()},
-    }
+    fix = None
+    if repaired is not None:
+        assert config.fix is not None
+        left_out = {split: dict(counts) for split, counts in repaired.left_out.items()}
+        fix = Repairs(config.fix, dict(repaired.kept), dict(repaired.pieces), left_out)
+    return Report(
+        format=REPORT_FORMAT,
+        name=config.name,
+        checkpoint=base.checkpoint.name,
+        revision=base.checkpoint.revision,
+        utterances=sum(split["utterances"] for split in splits.values()),
+        hours=round(sum(split["hours"] for split in splits.values()), 4),
+        speakers=len(next(iter(measured.values())).speakers.all),
+        problems=sum(finding.count > 0 for finding in findings),
+        splits=splits,
+        settings=settings(base.window_seconds, base.vocabulary.max_tokens),
+        data=config.data,
+        cleaning=cleaning,
+        fix=fix,
+    )
 
 
 def write(path: Path, report: Report, findings: Iterable[Finding]) -> None:
     """Write check.json row by row: a finding may be about a million of them."""
     with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(report, indent=2, ensure_ascii=False).removesuffix("\n}"))
+        values = dataclasses.asdict(report)
+        file.write(json.dumps(values, indent=2, ensure_ascii=False).removesuffix("\n}"))
         for finding in findings:
             head = {"count": finding.count, **finding.more}
             opened = json.dumps(head, ensure_ascii=False).removesuffix("}")
@@ -75,54 +114,62 @@ def write(path: Path, report: Report, findings: Iterable[Finding]) -> None:
         file.write("\n}\n")
 
 
+def split_table(report: Report, title: str = "", heading: str = "", shown: int = 10) -> Table:
+    """How much speech each split holds, of whom, in what languages and kinds of file.
+
+    Args:
+        shown: languages, formats and rates; the rest are counted.
+    """
+    figures = [Column(name) for name in ("hours", "utterances", "speakers")]
+    texts = [Column(name, is_text=True) for name in ("languages", "files")]
+    table = Table([Column(heading, is_text=True), *figures, *texts], title)
+    for name, split in report.splits.items():
+        rates = _listed((f"{rate / 1000:g}" for rate in split["rates"]), shown)
+        table.add(
+            name,
+            f"{split['hours']:.2f}",
+            f"{split['utterances']:,}" if split["utterances"] else "",
+            f"{split['speakers']:,}" if split["speakers"] else "unknown",
+            _listed(split["languages"], shown),
+            _listed(split["formats"], shown) + (f"; {rates} kHz" if rates else ""),
+        )
+    return table
+
+
+def _listed(names: Iterable[object], shown: int = 10) -> str:
+    everything = [str(name) for name in names]
+    rest = f" and {len(everything) - shown} more" if len(everything) > shown else ""
+    return ", ".join(everything[:shown]) + rest
+
+
 # ── the terminal ─────────────────────────────────────────────────────────────────────────────
 
 
 def show(folder: Path, report: Report, findings: Sequence[Finding]) -> None:
     """Print the splits, what was found in them, where the report is, and what to type next."""
     console.print()
-    console.print(_split_table(report).terminal())
+    title = f"{report.name}: {report.hours:.2f} h, {report.utterances:,} utterances"
+    console.print(split_table(report, title, shown=SHOWN_NAMES).terminal())
     found = [finding for finding in findings if finding.count]
     if found:
         console.print()
         console.print(_finding_table(found).terminal())
     else:
         console.print("\nNo problems found.")
-    for line in [
-        *_cleaning_lines(report),
-        *_fix_lines(report),
-        *_last_lines(folder, report, found),
-    ]:
+    if report.cleaning:
+        changed = report.cleaning["changed"].items()
+        counts = ", ".join(f"{step} {count}" for step, count in changed) or "none"
+        texts = report.cleaning["texts"]
+        console.print(f"\nclean       changes these texts of {texts}: {counts}", markup=False)
+    if report.fix:
+        for line in _fix_lines(report.fix, report.splits):
+            console.print(line, markup=False)
+    page, values = short(folder / "check.html"), short(folder / "check.json")
+    lines = ["", f"report      {page}", f"            {values}"]
+    if (folder / "listen").is_dir():
+        lines.append(f"to hear     {short(folder / 'listen')}")
+    for line in [*lines, *_next_lines(report, found)]:
         console.print(line, markup=False)
-
-
-def _split_table(report: Report) -> Table:
-    figures = [Column(heading) for heading in ("hours", "utterances", "speakers")]
-    table = Table(
-        [
-            Column(is_text=True),
-            *figures,
-            Column("languages", is_text=True),
-            Column("files", is_text=True),
-        ],
-        f"{report['name']}: {report['hours']:.2f} h, {report['utterances']:,} utterances",
-    )
-    for name, split in report["splits"].items():
-        rates = [f"{rate / 1000:g} kHz" for rate in split["rates"]]
-        table.add(
-            name,
-            f"{split['hours']:.2f}",
-            f"{split['utterances']:,}",
-            str(split["speakers"] or "unknown"),
-            _few(list(split["languages"])),
-            ", ".join(filter(None, [_few(list(split["formats"]), 2), _few(rates, 2)])),
-        )
-    return table
-
-
-def _few(names: Sequence[str], shown: int = 3) -> str:
-    rest = f" +{len(names) - shown}" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
 
 
 def _finding_table(found: Sequence[Finding]) -> Table:
@@ -136,18 +183,15 @@ def _finding_table(found: Sequence[Finding]) -> Table:
         "What was found",
     )
     for finding in found:
+        row = next(finding.rows())
+        detail = " ".join(row.detail.split())
+        if len(detail) > SHOWN_LETTERS:
+            detail = detail[: SHOWN_LETTERS - 1] + "…"
+        example = f"{row.split}, {_printable(row.row)}\n{_printable(detail)}"
         style = "bold yellow" if finding.key in UNUSABLE else "bold"
         told = Cell(finding.title, finding.advice, style=style)
-        table.add(f"{finding.count:,}", told, _example(finding), starts_section=True)
+        table.add(f"{finding.count:,}", told, example, starts_section=True)
     return table
-
-
-def _example(finding: Finding) -> str:
-    row = next(finding.rows())
-    detail = " ".join(row.detail.split())
-    if len(detail) > SHOWN_LETTERS:
-        detail = detail[: SHOWN_LETTERS - 1] + "…"
-    return f"{row.split}, {_printable(row.row)}\n{_printable(detail)}"
 
 
 def _printable(text: str) -> str:
@@ -155,40 +199,21 @@ def _printable(text: str) -> str:
     return "".join(one if one.isprintable() else "�" for one in text)
 
 
-def _cleaning_lines(report: Report) -> list[str]:
-    cleaning = report["cleaning"]
-    if not cleaning:
-        return []
-    counts = ", ".join(f"{step} {count}" for step, count in cleaning["changed"].items())
-    return ["", f"clean       changes these texts of {cleaning['texts']}: {counts or 'none'}"]
-
-
-def _fix_lines(report: Report) -> list[str]:
-    fix = report["fix"]
-    if not fix:
-        return []
-    lines = ["", f"fixed       {short(Path(fix['folder']))}"]
-    for split in (one for one in report["splits"] if one in SPLITS):  # of mixes, none is written
-        kept, reasons = fix["kept"].get(split, 0), fix["left_out"].get(split, {})
+def _fix_lines(fix: Repairs, splits: Iterable[str]) -> list[str]:
+    lines = ["", f"fixed       {short(Path(fix.folder))}"]
+    for split in (one for one in splits if one in SPLITS):  # of mixes, none is written
+        kept, reasons = fix.kept.get(split, 0), fix.left_out.get(split, {})
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        pieces = fix["pieces"].get(split, 0)
+        pieces = fix.pieces.get(split, 0)
         cut = f", {pieces} of them pieces of longer clips" if pieces else ""
         left_out = f"; left out {sum(reasons.values())}: {why}" if reasons else ""
         lines.append(f"{split:12}{counted(kept, 'utterance')}{cut}{left_out}")
     return lines
 
 
-def _last_lines(folder: Path, report: Report, found: Sequence[Finding]) -> list[str]:
-    page, values = short(folder / "check.html"), short(folder / "check.json")
-    lines = ["", f"report      {page}", f"            {values}"]
-    if (folder / "listen").is_dir():
-        lines.append(f"to hear     {short(folder / 'listen')}")
-    return [*lines, *_next_lines(report, found)]
-
-
 def _next_lines(report: Report, found: Sequence[Finding]) -> list[str]:
-    """What to type: the repair, or the training."""
-    fix = report["fix"]
+    """What to type: the repair, or the training on what was repaired."""
+    data, fix = report.data, report.fix
     if fix is None and any(finding.key in UNUSABLE for finding in found):
         return [
             "next        the same command, with overwrite=true fix=FOLDER: manifests without",
@@ -196,45 +221,61 @@ def _next_lines(report: Report, found: Sequence[Finding]) -> list[str]:
         ]
     if fix is None:
         return [f"next        {program()} train with the same model=… and data.…"]
-    if not fix["kept"].get("train"):
-        left_out = short(Path(fix["folder"]) / LEFT_OUT)
+    if not fix.kept.get("train"):
+        left_out = short(Path(fix.folder) / LEFT_OUT)
         return [f"next        nothing is left to train on; {left_out} says why"]
-    first, *others = map(shlex.quote, _training_keys(report))
-    mixed = ["  and the same data.mix=…"] if report["data"]["mix"] else []
+    keys = [f"name={report.name}-fixed", f"model.checkpoint={report.checkpoint}"]
+    if report.revision:
+        keys.append(f"model.revision={report.revision}")
+    if data.language_token:  # all else that concerns the language is in the rows
+        keys += [f"data.language={data.language}", f"data.language_token={data.language_token}"]
+    if data.clean:
+        keys.append(f"data.clean=[{','.join(data.clean)}]")
+    keys += [f"data.{split}={short(Path(fix.folder))}/{split}.jsonl" for split in fix.kept]
+    first, *others = map(shlex.quote, keys)
+    mixed = ["  and the same data.mix=…"] if data.mix else []
     return [" \\\n  ".join([f"next        {program()} train {first}", *others]), *mixed]
 
 
-def _training_keys(report: Report) -> list[str]:
-    """Training on what was repaired. Its rows hold all but what is done with their language."""
-    data, fix = report["data"], report["fix"]
-    keys = [f"name={report['name']}-fixed", f"model.checkpoint={report['checkpoint']}"]
-    if report["revision"]:
-        keys.append(f"model.revision={report['revision']}")
-    if data["language_token"]:
-        keys += [f"data.{key}={data[key]}" for key in ("language", "language_token")]
-    if data["clean"]:
-        keys.append(f"data.clean=[{','.join(data['clean'])}]")
-    home = short(Path(fix["folder"]))
-    return keys + [f"data.{split}={home}/{split}.jsonl" for split in fix["kept"]]
-
+# ── the page ─────────────────────────────────────────────────────────────────────────────────
 
 SHOWN_ROWS = 200  # of a finding; the rest are counted, and stand in check.json
 SHOWN_BARS = 20  # speakers and languages with the most speech
 
 
-def page(
-    report: Mapping[str, Any], measured: Mapping[str, Measured], findings: Sequence[Finding]
-) -> str:
+@dataclass(frozen=True)
+class Section:
+    """A finding on the page."""
+
+    finding: Finding
+    is_unusable: bool
+    rows: Sequence[FindingRow]
+    hidden: int
+    characters: str
+    pairs: str
+
+
+def page(report: Report, measured: Mapping[str, Measured], findings: Sequence[Finding]) -> str:
     """The whole page. Whatever comes from the data is escaped."""
     found = [finding for finding in findings if finding.count]
     return render(
         "data_check.html.j2",
         report=report,
-        figures=figures(measured, report["settings"]["window_seconds"]),
-        limits=limits(report["settings"]),
-        findings=[_section(finding) for finding in found],
+        figures=figures(measured, report.settings["window_seconds"]),
+        limits=limits(report.settings),
+        sections=[
+            Section(
+                finding,
+                finding.key in UNUSABLE,
+                list(islice(finding.rows(), SHOWN_ROWS)),
+                max(0, finding.row_count - SHOWN_ROWS),
+                characters=_tally(finding.more.get("characters", {}), SHOWN_ROWS),
+                pairs=_tally(finding.more.get("pairs", {})),
+            )
+            for finding in found
+        ],
         count=lambda number: f"{number:,}" if number else "",
-        splits=_page_table(report),
+        splits=split_table(report, heading="split"),
         tally=_tally,
         absent=[MEANINGS[finding.key].title for finding in findings if not finding.count],
     )
@@ -262,45 +303,9 @@ def limits(settings: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def _page_table(report: Mapping[str, Any]) -> Table:
-    figures = [Column(heading) for heading in ("hours", "utterances", "speakers")]
-    texts = [Column(heading, is_text=True) for heading in ("languages", "files")]
-    table = Table([Column("split", is_text=True), *figures, *texts])
-    for name, split in report["splits"].items():
-        rates = _listed(f"{rate / 1000:g}" for rate in split["rates"])
-        table.add(
-            name,
-            f"{split['hours']:.2f}",
-            f"{split['utterances']:,}" if split["utterances"] else "",
-            f"{split['speakers']:,}" if split["speakers"] else "unknown",
-            _listed(split["languages"]),
-            _listed(split["formats"]) + (f"; {rates} kHz" if rates else ""),
-        )
-    return table
-
-
-def _section(finding: Finding) -> dict[str, Any]:
-    return {
-        "title": finding.title,
-        "advice": finding.advice,
-        "is_unusable": finding.key in UNUSABLE,
-        "count": finding.count,
-        "rows": list(islice(finding.rows(), SHOWN_ROWS)),
-        "hidden": max(0, finding.row_count - SHOWN_ROWS),
-        "characters": _tally(finding.more.get("characters", {}), SHOWN_ROWS),
-        "pairs": _tally(finding.more.get("pairs", {})),
-    }
-
-
 def _tally(counts: Mapping[str, int], shown: int = 10) -> str:
     """`12 over_window, 3 shared_texts`"""
     return _listed([f"{count} {name}" for name, count in counts.items() if count], shown)
-
-
-def _listed(names: Iterable[object], shown: int = 10) -> str:
-    everything = [str(name) for name in names]
-    rest = f" and {len(everything) - shown} more" if len(everything) > shown else ""
-    return ", ".join(everything[:shown]) + rest
 
 
 # ── charts ────────────────────────────────────────────────────────────────────────────────────
@@ -308,25 +313,21 @@ def _listed(names: Iterable[object], shown: int = 10) -> str:
 
 def figures(measured: Mapping[str, Measured], window_seconds: float) -> list[tuple[str, str]]:
     """Each chart as its caption and its SVG; those without anything to show are left out."""
+    seconds = {name: _known(one.records["seconds"]) for name, one in measured.items()}
+    longest = max(values.max(initial=0.0) for values in seconds.values())
+    # A recording of hours would leave all others in one bar; it stands in the last one.
+    high = min(max(longest, 1.15 * window_seconds), 2 * window_seconds)
+    durations = _histogram(seconds, 0.0, high, "seconds")
+    if durations:
+        durations.limit(window_seconds, f"window, {window_seconds:g} s")
     charts = {
-        "Durations": _durations(measured, window_seconds),
+        "Durations": durations,
         "Characters a second": _rates(measured),
         "Level": _levels(measured),
         "Languages": _amounts(measured, "language"),
         "Speakers": _amounts(measured, "speaker"),
     }
     return [(caption, chart.svg()) for caption, chart in charts.items() if chart]
-
-
-def _durations(measured: Mapping[str, Measured], window_seconds: float) -> Chart | None:
-    seconds = {name: _known(one.records["seconds"]) for name, one in measured.items()}
-    longest = max(values.max(initial=0.0) for values in seconds.values())
-    # A recording of hours would leave all others in one bar; it stands in the last one.
-    high = min(max(longest, 1.15 * window_seconds), 2 * window_seconds)
-    chart = _histogram(seconds, 0.0, high, "seconds")
-    if chart:
-        chart.limit(window_seconds, f"window, {window_seconds:g} s")
-    return chart
 
 
 def _rates(measured: Mapping[str, Measured]) -> Chart | None:

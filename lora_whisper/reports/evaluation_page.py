@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lora_whisper.evaluation.metrics import align, separator
 from lora_whisper.evaluation.results import (
     ErrorAnalysis,
     EvaluationResults,
@@ -23,6 +21,7 @@ from lora_whisper.reports import evaluation_tables as said
 from lora_whisper.reports.charts import MARKERS, SERIES, Chart, Scale, shorten
 from lora_whisper.reports.html import render
 from lora_whisper.reports.tables import Cell, Column, Table
+from lora_whisper.reports.utterances import ShownUtterance, badness, shown
 from lora_whisper.terminal import counted, percent
 
 SHOWN_UTTERANCES = 500  # of a set, the worst ones
@@ -40,7 +39,7 @@ MISTAKES = "Mistakes"  # title of the section whose tables stand side by side
 COLUMN_CHARACTERS = 40  # of what a column of the manifest says
 
 Row = ScoredUtterance
-Heard = Mapping[str, Sequence[Row]]  # model → its rows, in the order of the set
+Hypotheses = Mapping[str, Sequence[Row]]  # model → its rows, in the order of the set
 Sound = Callable[[str, Row], bytes | None]  # set and row → an MP3 file
 
 
@@ -60,7 +59,7 @@ class Part:
         return bool(rows) and len(self.charts) == 1 and letters <= NARROW_LETTERS
 
 
-def page(results: EvaluationResults, hypotheses: Mapping[str, Heard], sound: Sound) -> str:
+def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound: Sound) -> str:
     """The whole page. Whatever comes from data is escaped.
 
     Args:
@@ -84,8 +83,10 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Heard], sound: Sou
         sections=sections,
         mistakes=mistakes,
         examples=list(_examples(results)),
-        heard=[
-            _utterances(results, name, heard, sound) for name, heard in hypotheses.items() if heard
+        transcriptions=[
+            _shown_set(results, name, of_set, sound)
+            for name, of_set in hypotheses.items()
+            if of_set
         ],
         facts=_facts(results),
         markdown=said.markdown(results),
@@ -405,36 +406,40 @@ def _axis(results: EvaluationResults) -> str:
 # ── utterances ───────────────────────────────────────────────────────────────────────────────
 
 
-def badness(row: Row) -> float:
-    """Errors over the square root of the words.
+@dataclass(frozen=True)
+class ShownSet:
+    """The worst utterances of a set, each with what all models made of it."""
 
-    By errors alone the longest utterances would come first, by WER those of a single word; where
-    errors fall at random, this is as large for both.
-    """
-    return float(row.errors) / math.sqrt(max(row.reference_words, 1))
+    name: str
+    models: Sequence[str]  # the worst of the last one come first
+    against: str  # the model that the last one is compared with; empty where there is none
+    count: int  # of all its utterances
+    utterances: Sequence[ShownUtterance]
 
 
-def _utterances(
-    results: EvaluationResults, name: str, heard: Heard, sound: Sound
-) -> dict[str, Any]:
-    """The worst of a set, each with what all models made of it."""
-    rows = [dict(zip(heard, each, strict=True)) for each in zip(*heard.values(), strict=True)]
-    last = list(heard)[-1]
-    order = sorted(range(len(rows)), key=lambda number: -badness(rows[number][last]))
-    shown = order[: _room([rows[number] for number in order])]
-    return {
-        "name": name,
-        "models": list(heard),
-        "last": last,
-        "against": results.against if results.against in list(heard)[:-1] else "",
-        "count": len(rows),
-        "players": min(PLAYERS, len(shown)),
-        "shown": [
-            _utterance(rows[number], number, last, results.against)
-            | {"sound": _player(sound(name, rows[number][last])) if place < PLAYERS else ""}
-            for place, number in enumerate(shown)
-        ],
-    }
+def _shown_set(
+    results: EvaluationResults, name: str, hypotheses: Hypotheses, sound: Sound
+) -> ShownSet:
+    models = list(hypotheses)
+    rows = [dict(zip(models, each, strict=True)) for each in zip(*hypotheses.values(), strict=True)]
+    order = sorted(range(len(rows)), key=lambda number: -badness(rows[number][models[-1]]))
+    utterances = []
+    for place, number in enumerate(order[: _room([rows[number] for number in order])]):
+        row = rows[number]
+        last = row[models[-1]]
+        brought = last.errors - row[results.against].errors if results.against in row else 0
+        worst_of = {f"model{each}": round(badness(one), 4) for each, one in enumerate(row.values())}
+        audio = sound(name, last) if place < PLAYERS else None
+        utterances.append(
+            replace(
+                shown(last, _by_text(row)),
+                about=_about_row(last),
+                sound=f"data:audio/mpeg;base64,{base64.b64encode(audio).decode()}" if audio else "",
+                orders=worst_of | {"brought": brought, "taken": -brought, "place": -number},
+            )
+        )
+    against = results.against if results.against in models[:-1] else ""
+    return ShownSet(name, models, against, len(rows), utterances)
 
 
 def _room(rows: Sequence[Mapping[str, Row]]) -> int:
@@ -447,57 +452,25 @@ def _room(rows: Sequence[Mapping[str, Row]]) -> int:
     return min(len(rows), SHOWN_UTTERANCES)
 
 
-def _utterance(row: Mapping[str, Row], number: int, last: str, other: str) -> dict[str, Any]:
-    one = row[last]
-    brought = one.errors - row[other].errors if other in row else 0
-    return {
-        "row": one.row,
-        "language": one.language or "en",
-        "space": separator(one.language),
-        "bad_audio": one.bad_audio,
-        "reference": one.reference,
-        "about": _about_row(one),
-        "heard": list(_lines(row)),
-        "orders": {
-            **{
-                f"model{place}": round(badness(heard), 4)
-                for place, heard in enumerate(row.values())
-            },
-            "brought": brought,
-            "taken": -brought,
-            "place": -number,
-        },
-    }
-
-
-def _lines(row: Mapping[str, Row]) -> Iterator[dict[str, Any]]:
-    """What was heard, with the models that heard it."""
-    texts: dict[str, list[str]] = {}
+def _by_text(row: Mapping[str, Row]) -> dict[str, Row]:
+    """What was transcribed, by the names of the models that agree on it."""
+    models: dict[str, list[str]] = {}
     for model, one in row.items():
-        texts.setdefault(one.hypothesis, []).append(model)
-    for text, models in texts.items():
-        one = row[models[0]]
-        yield {
-            "models": ", ".join(models),
-            "errors": one.errors,
-            "stretches": align(one.reference, text, one.language),
-        }
+        models.setdefault(one.hypothesis, []).append(model)
+    return {", ".join(same): row[same[0]] for same in models.values()}
 
 
 def _about_row(row: Row) -> str:
     """Its length and its columns."""
     facts = [f"{row.seconds:.1f} s"] if row.seconds else []
-    columns = {name: value for name, value in row.columns.items() if name != "duration"}
-    known = [(name, value) for name, value in columns.items() if value not in (None, "")]
-    return " · ".join(facts + [f"{name} {_cut(str(value))}" for name, value in known])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= COLUMN_CHARACTERS else f"{text[: COLUMN_CHARACTERS - 1]}…"
-
-
-def _player(audio: bytes | None) -> str:
-    return f"data:audio/mpeg;base64,{base64.b64encode(audio).decode()}" if audio else ""
+    for name, value in row.columns.items():
+        if name != "duration" and value not in (None, ""):
+            text = str(value)
+            is_long = len(text) > COLUMN_CHARACTERS
+            facts.append(
+                f"{name} {text[: COLUMN_CHARACTERS - 1]}…" if is_long else f"{name} {text}"
+            )
+    return " · ".join(facts)
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────

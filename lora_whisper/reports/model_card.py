@@ -31,7 +31,13 @@ from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.files import read_json, write_json, write_whole
 from lora_whisper.lora.provenance import METADATA_FILE, METADATA_FORMAT
 from lora_whisper.lora.resolve import name_of
-from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.lora.saved import (
+    WEIGHTS_FILE,
+    exported_ranks,
+    vllm_is_to_be_compared,
+    vllm_max_rank,
+    vllm_obstacles,
+)
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import EMBEDDED, file_name, local_path
 from lora_whisper.reports.html import render
@@ -73,13 +79,16 @@ def write_merged_card(folder: RunFolder, summary: RunSummary) -> None:
 
 def adapter_card(folder: RunFolder, summary: RunSummary) -> str:
     """The card: metadata as YAML, then Markdown."""
+    obstacles = vllm_obstacles(folder.adapter)
     return _rendered(
         folder,
         summary,
         "adapter",
         what="A LoRA adapter for the speech recognizer",
         load=_load(summary),
-        **_vllm(folder),
+        vllm_obstacles=obstacles,
+        vllm_max_rank=None if obstacles else vllm_max_rank(folder.adapter),
+        vllm_is_to_be_compared=vllm_is_to_be_compared(folder.adapter),
     )
 
 
@@ -357,18 +366,6 @@ def _load(summary: RunSummary) -> dict[str, str]:
     return found
 
 
-def _vllm(folder: RunFolder) -> dict[str, Any]:
-    from lora_whisper.lora.saved import vllm_is_to_be_compared, vllm_max_rank, vllm_obstacles
-
-    obstacles = vllm_obstacles(folder.adapter)
-    rank = None if obstacles else vllm_max_rank(folder.adapter)
-    return {
-        "vllm_obstacles": obstacles,
-        "vllm_max_rank": rank,
-        "vllm_is_to_be_compared": vllm_is_to_be_compared(folder.adapter),
-    }
-
-
 # ── the record, for programs ─────────────────────────────────────────────────────────────────
 
 
@@ -379,8 +376,6 @@ def write_record(folder: RunFolder, summary: RunSummary) -> None:
 
 def adapter_record(folder: RunFolder, summary: RunSummary) -> Json:
     """What `lora.provenance.read_metadata` reads."""
-    from lora_whisper.lora.saved import exported_ranks
-
     config = read_config(folder)
     lowest, highest = exported_ranks(folder.adapter)
     return {

@@ -7,18 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_whisper.evaluation.metrics import align, separator
 from lora_whisper.evaluation.results import (
     Rate,
     Score,
-    ScoredUtterance,
     both_rates,
     groups_of,
     leading,
     rate_name,
     units_of,
 )
-from lora_whisper.evaluation.run_summary import RunSummary, scored_utterances_of, write_summary
+from lora_whisper.evaluation.run_summary import RunSummary, write_summary
 from lora_whisper.files import read_jsonl, write_whole
 from lora_whisper.paths import below_home
 from lora_whisper.reports.charts import SERIES, Chart, Scale, course, is_steep
@@ -34,7 +32,8 @@ from lora_whisper.reports.summary import (
     speakers_line,
 )
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.run_folder import MODELS, RunFolder
+from lora_whisper.reports.utterances import Sample, samples_of
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind
@@ -43,24 +42,6 @@ TRAINING, VALIDATION = SERIES[:2]
 DOTTED: Any = {"marker": "o", "markersize": 4}
 
 Line = Mapping[str, Any]  # of metrics.jsonl
-Row = ScoredUtterance
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One utterance of the test set, and what each model heard."""
-
-    heard: Mapping[str, Row]  # model → its line of hypotheses.jsonl
-
-    @property
-    def errors(self) -> int:
-        """Words that the adapter has wrong."""
-        return self.heard["adapter"].errors
-
-    @property
-    def gain(self) -> int:
-        """Errors that the adapter took away; below zero, that it brought."""
-        return self.heard["base"].errors - self.errors
 
 
 @dataclass(frozen=True)
@@ -101,7 +82,7 @@ def page(report: Report) -> str:
     return render(
         "run.html.j2",
         report=report,
-        samples=[(title, [texts(one) for one in some]) for title, some in report.samples],
+        samples=[(title, [one.shown() for one in some]) for title, some in report.samples],
         curves=curves(report.lines, report.kept_step),
     )
 
@@ -118,7 +99,9 @@ def read_report(folder: RunFolder, summary: RunSummary) -> Report:
         scored=_scored(summary.adapter) if summary.adapter else "",
         lines=read_jsonl(folder.metrics),
         kept_step=None if summary.shipped_mean else summary.adapter_step,
-        samples=chosen(_samples(folder, summary), summary.seed),
+        samples=chosen(
+            samples_of(folder, summary.scores, needed=("base", "adapter")), summary.seed
+        ),
         facts={
             "Training": _training(summary),
             "Speech": _speech(summary),
@@ -236,20 +219,6 @@ def _environment(summary: RunSummary) -> dict[str, str]:
 # ── samples ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _samples(folder: RunFolder, summary: RunSummary) -> list[Sample]:
-    """Every utterance of the test set, in its order."""
-    heard = {
-        model: found
-        for model in MODELS
-        if (score := summary.scores[model])
-        and (found := scored_utterances_of(folder, model, score))
-    }
-    if not {"base", "adapter"} <= heard.keys() or len({*map(len, heard.values())}) > 1:
-        return []
-    rows = zip(*heard.values(), strict=True)
-    return [Sample(dict(zip(heard, row, strict=True))) for row in rows]
-
-
 def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]]]:
     """The most telling ones, and some drawn from all others; kinds without any are left out."""
     worst = sorted(samples, key=lambda sample: -sample.errors)[:SHOWN_SAMPLES]
@@ -265,27 +234,6 @@ def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]
         "Drawn at random from the others": drawn,
     }
     return [(title, some) for title, some in kinds.items() if some]
-
-
-def texts(sample: Sample) -> dict[str, Any]:
-    """A sample's lines: the reference as it was written, and what each model made of it."""
-    row = sample.heard["adapter"]
-    return {
-        "row": row.row,
-        "language": row.language or "en",
-        "space": separator(row.language),
-        "bad_audio": row.bad_audio,
-        "reference": row.reference,
-        "heard": [
-            {
-                "model": model,
-                "errors": heard.errors,
-                "stretches": align(heard.reference, heard.hypothesis, row.language),
-            }
-            for model, heard in sample.heard.items()
-            if model != "merged" or heard.hypothesis != row.hypothesis
-        ],
-    }
 
 
 # ── curves ───────────────────────────────────────────────────────────────────────────────────

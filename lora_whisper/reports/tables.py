@@ -79,8 +79,8 @@ class Table:
         )
         columns = [column for column in self.columns if not column.is_of_page]
         for column in columns:
-            look: dict[str, Any] = {"justify": "left" if column.is_text else "right"}
-            look |= {"overflow": "fold", **column.layout}
+            justify = "left" if column.is_text else "right"
+            look: Any = {"justify": justify, "overflow": "fold"} | dict(column.layout)
             shown.add_column(Text(column.title), column.footer, **look)
             if column.small_title:
                 shown.add_column(Text(column.small_title), **look)
@@ -114,10 +114,6 @@ class Table:
         writer.writerow([column.title for column in self.columns])
         writer.writerows([cell.text for cell in row.cells] for row in self.rows)
         return buffer.getvalue()
-
-
-def _line(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(map(escaped, texts))} |"
 
 
 def escaped(text: str) -> str:

@@ -14,7 +14,8 @@ import pytest
 
 from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.reports import evaluation_page
-from lora_whisper.reports.evaluation_page import PLAYERS, SHOWN_UTTERANCES, badness, page
+from lora_whisper.reports.evaluation_page import PLAYERS, SHOWN_UTTERANCES, page
+from lora_whisper.reports.utterances import badness
 from tests.reports.read_page import Page
 from tests.reports.toy_evaluation import (
     asked_for,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from lora_whisper.reports.charts import LIGHT
-from lora_whisper.reports.run import SHOWN_SAMPLES, Sample, chosen, curves, write_report
+from lora_whisper.reports.run import SHOWN_SAMPLES, chosen, curves, write_report
+from lora_whisper.reports.utterances import Sample
 from tests.cli.toy_run import Heard, toy_run
 from tests.reports.read_page import Page
 from tests.reports.toy_evaluation import row
