@@ -66,7 +66,8 @@ def run(evaluation: EvaluationPlan) -> int:
     """Examine, write and show; the exit code is 1 if a model is broken."""
     from lora_whisper.evaluation.evaluate import Evaluator, announce, load_sets
     from lora_whisper.model.device import new_accelerator
-    from lora_whisper.reports.evaluation import show, write
+    from lora_whisper.reports.evaluation_page import write
+    from lora_whisper.reports.evaluation_tables import show
 
     folder, plan = evaluation.folder, evaluation.plan
     with processes.entered_by_main(locked(folder.path)):

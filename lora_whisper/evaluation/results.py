@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter
 
+from lora_whisper.terminal import percent
+
 FORMAT = 1  # of evaluation.json; raised when a key of it changes its meaning
 
 Rate = Literal["wer", "cer"]
@@ -168,6 +170,11 @@ def leading(score: Rates | None) -> Rate:
 def units_of(score: Score | None) -> str:
     """What stands for words in the texts."""
     return score.units if score else "words"
+
+
+def with_interval(score: Rates, rate: Rate) -> str:
+    """`13.5 % (9.3 – 18.1 %)`"""
+    return f"{percent(score.rate(rate))} ({interval(score.ci95(rate))})"
 
 
 def rate_name(score: Score | None, rate: Rate) -> str:

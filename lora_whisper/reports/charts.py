@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_whisper.evaluation.results import Rate, Rates
 from lora_whisper.reports.html import PALETTE
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ STYLE: Any = {  # of matplotlib, whose type for it names 300 keys
     "ytick.color": LIGHT["soft"],
 }
 
+Look = dict[str, Any]  # of a line or of dots, as Matplotlib calls it
 Values = Any  # (n,); or (n, 3): each value with the low and the high end of its interval
 
 
@@ -97,6 +99,14 @@ class Scale:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1, 3)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _middle_and_arms(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(n,), and (2, n): how far an interval reaches below and above a value it may not contain."""
+    if values.ndim == 1:
+        return values, None
+    middle, low, high = values.T
+    return middle, np.maximum([middle - low, high - middle], 0)
 
 
 class Chart:
@@ -169,7 +179,7 @@ class Chart:
     def histogram(self, values: Mapping[str, np.ndarray], low: float, high: float) -> None:
         """Stacked; what lies outside stands in the first and the last bar."""
         inside = [np.clip(each, low, high) for each in values.values()]
-        colours = [SERIES[number % len(SERIES)] for number in range(len(inside))]
+        colours = [colour(number) for number in range(len(inside))]
         look: Any = {"label": list(values)} if len(values) > 1 else {}
         self._marks.append(
             lambda axes: axes.hist(
@@ -207,7 +217,18 @@ class Chart:
                 draw(axes)
             self.x.apply(axes, "x")
             self.y.apply(axes, "y")
-            _add_legend(axes)
+            handles, labels = axes.get_legend_handles_labels()
+            if labels:  # above the chart, where it covers nothing
+                columns = LEGEND_LETTERS // (max(map(len, labels)) + 5)  # 5: the sign and the gap
+                figure.legend(
+                    handles,
+                    labels,
+                    loc="outside upper right",
+                    ncols=min(max(columns, 1), 4),
+                    frameon=False,
+                    fontsize=10,
+                    handlelength=1,
+                )
             # `savefig` would draw the whole figure once more, for nothing.
             FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
         drawn = buffer.getvalue()
@@ -217,28 +238,18 @@ class Chart:
         return re.sub(r' id="[\w.]+_\d+"', "", drawn)
 
 
-def _middle_and_arms(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(n,), and (2, n): how far an interval reaches below and above a value it may not contain."""
-    if values.ndim == 1:
-        return values, None
-    middle, low, high = values.T
-    return middle, np.maximum([middle - low, high - middle], 0)
+def in_percent(score: Rates, rate: Rate) -> tuple[float, float, float]:
+    """A rate and the ends of its interval, as `Chart` draws them."""
+    low, high = score.ci95(rate)
+    return 100 * score.rate(rate), 100 * low, 100 * high
 
 
-def _add_legend(axes: Axes) -> None:
-    """Above the chart, where it covers nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        columns = LEGEND_LETTERS // (max(map(len, labels)) + 5)  # 5: the sign and the gap
-        axes.figure.legend(
-            handles,
-            labels,
-            loc="outside upper right",
-            ncols=min(max(columns, 1), 4),
-            frameon=False,
-            fontsize=10,
-            handlelength=1,
-        )
+def colour(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+def marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]
 
 
 def shorten(name: str) -> str:
@@ -260,6 +271,26 @@ def course(
     return steps, means
 
 
-def is_steep(values: np.ndarray) -> bool:
-    """Whether a course would lie on the ground, but for its beginning."""
-    return bool(values.max() > STEEP * values.min() > 0)
+def courses(
+    lines: Sequence[tuple[np.ndarray, np.ndarray, Look]],
+    height_inches: float = 2.7,
+    unit: str = "",
+    is_loss: bool = False,
+) -> Chart | None:
+    """Values over the steps of training, each as `course` gives them; None where there are none.
+
+    A loss that would lie on the ground, but for its beginning, is drawn on a logarithmic scale.
+    """
+    lines = [line for line in lines if len(line[0])]
+    if not lines:
+        return None
+    values = np.concatenate([values for _, values, _ in lines])
+    is_log = is_loss and bool(values.max() > STEEP * values.min() > 0)
+    chart = Chart(
+        height_inches,
+        Scale("steps", most_ticks=6, is_whole=True, from_zero=True),
+        Scale(unit=unit, is_log=is_log, from_zero=not is_log),
+    )
+    for steps, values, look in lines:
+        chart.line(steps, values, **look)
+    return chart

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,9 +36,11 @@ from lora_whisper.reports.summary import EMBEDDED_NOTE, model_name
 from lora_whisper.reports.sweep import (
     NO_GAIN,
     Point,
+    State,
     caution_of,
     differing_keys,
     is_in_search,
+    last_part,
     none_beats_base,
     ordered,
     pareto_front,
@@ -136,28 +138,38 @@ def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> R
         UserError: none of them is complete, or they were scored on different test sets.
     """
     points = read_points(folders)
-    _require_complete(points)
-    rows = {point.folder: hypotheses(point, "adapter") for point in points if point.score}
+    if all(point.state != "complete" for point in points):
+        states = [
+            f"{p.folder.name}: {p.state}{f', {p.reason}' if p.reason else ''}" for p in points
+        ]
+        raise UserError(
+            f"None of the runs is complete:\n{listing(states)}\n"
+            "Type the command that began them again: a sweep and a search go on where they "
+            "stopped, a single run does with resume=auto."
+        )
+    rows = {
+        point.folder: scored_utterances_of(RunFolder(point.folder), "adapter", point.score)
+        for point in points
+        if point.score
+    }
     keys = told_keys(points)
     shown = _shown(points, keys)
-    has_folder_names = has_folder_names or not _tell_apart(points, shown)
+    # Whether the values alone say which run is meant.
+    told = [tuple(values.items()) for values in shown.values() if values]
+    is_told = len(told) == len({*told}) == len([point for point in points if point.config])
+    has_folder_names = has_folder_names or not is_told
     names = _names([point.folder for point in points])
     front = pareto_front([p.adapter_bytes for p in points], [p.rate for p in points])
     entries = []
     for number, (point, on_front) in enumerate(zip(points, front, strict=True), start=1):
         values = shown.get(point.folder, {})
-        is_named = has_folder_names or not values
-        label = names[point.folder] if is_named else _label(values)
-        entries.append(
-            Entry(
-                point,
-                label,
-                _mark(number, label, {} if is_named else values),
-                values,
-                on_front,
-                has_hypotheses=bool(rows.get(point.folder)),
-            )
-        )
+        label = mark = names[point.folder]
+        if values and not has_folder_names:
+            short = short_keys(list(values))
+            label = ", ".join(f"{short[key]} {value}" for key, value in values.items())
+            mark = str(number) if len(values) > MARKED_KEYS else " · ".join(values.values())
+        has_hypotheses = bool(rows.get(point.folder))
+        entries.append(Entry(point, label, mark, values, on_front, has_hypotheses))
     report = Report(name, entries, keys, has_folder_names)
     _require_one_test_set(report, rows)
     return _compared(report, rows)
@@ -167,17 +179,6 @@ def _goodness(entry: Entry) -> tuple[float, bool, int]:
     """With the best one's hypotheses, the others are compared."""
     rate, size = entry.point.rate, entry.point.adapter_bytes
     return (math.inf if rate is None else rate), not entry.has_hypotheses, size or 0
-
-
-def _require_complete(points: Sequence[Point]) -> None:
-    if any(point.state == "complete" for point in points):
-        return
-    states = [f"{p.folder.name}: {p.state}{f', {p.reason}' if p.reason else ''}" for p in points]
-    raise UserError(
-        f"None of the runs is complete:\n{listing(states)}\n"
-        "Type the command that began them again: a sweep and a search go on where they stopped, "
-        "a single run does with resume=auto."
-    )
 
 
 # ── names ────────────────────────────────────────────────────────────────────────────────────
@@ -235,28 +236,10 @@ def value_text(value: Any) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """`learning_rate` for `optimizer.learning_rate`, where no other key ends so.
-
-    `adapter` for `adapter.kind`, as it is typed.
-    """
-    ends = {key: key.removesuffix(".kind").split(".")[-1] for key in keys}
+    """`learning_rate` for `optimizer.learning_rate`, where no other key ends so."""
+    ends = {key: last_part(key) for key in keys}
     count = Counter(ends.values())
     return {key: end if count[end] == 1 else key for key, end in ends.items()}
-
-
-def _tell_apart(points: Sequence[Point], shown: Mapping[Path, Mapping[str, str]]) -> bool:
-    """Whether the values alone say which run is meant."""
-    told = [tuple(values.items()) for values in shown.values() if values]
-    return len(told) == len({*told}) == len([point for point in points if point.config])
-
-
-def _label(values: Mapping[str, str]) -> str:
-    short = short_keys(list(values))
-    return ", ".join(f"{short[key]} {value}" for key, value in values.items())
-
-
-def _mark(number: int, label: str, values: Mapping[str, str]) -> str:
-    return str(number) if len(values) > MARKED_KEYS else " · ".join(values.values()) or label
 
 
 def anonymous(text: str) -> str:
@@ -272,50 +255,32 @@ def anonymous(text: str) -> str:
 # ── one test set, and the best on it ─────────────────────────────────────────────────────────
 
 
-def hypotheses(point: Point, model: str) -> list[ScoredUtterance]:
-    """What was heard of the run's own test set; empty where the file is gone."""
-    score = point.score if model == "adapter" else point.base
-    return scored_utterances_of(RunFolder(point.folder), model, score) if score else []
-
-
 def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtterance]]) -> None:
     """See that the rates are of the same texts, which were normalized in the same way."""
-    mixed = _by_test_set(report.scored) or _by_texts(report.scored, rows)
+    scores = {entry.label: entry.point.score for entry in report.scored if entry.point.score}
+    groups = groups_that_compare([*scores.items()])
+    mixed: list[tuple[str, list[str]]] = []
+    if len(groups) > 1:
+        first = scores[groups[0][0]]
+        for labels in groups:
+            score = scores[labels[0]]
+            apart = "" if score is first else "; ".join(differences(first, score))
+            mixed.append((_test_set(score) + (f" ({apart})" if apart else ""), labels))
+    else:  # the texts that were kept are all that older scores have of them
+        texts: dict[str, list[str]] = {}
+        for entry in report.scored:
+            if kept := rows[entry.point.folder]:
+                digest = texts_hash(row.reference_normalized for row in kept)
+                texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
+        mixed = [*texts.items()] if len(texts) > 1 else []
     if mixed:
-        found = [f"{said}: {_some(labels)}" for said, labels in mixed]
+        found = [f"{what}: {_some(labels)}" for what, labels in mixed]
         raise UserError(
             "The runs were scored on different test sets, so that their rates do not compare:\n"
             f"{listing(found)}\n"
             "Give runs of one test set, lora-whisper report 'runs=[…]', or score them all on one:\n"
             "  lora-whisper evaluate 'models=[…]' data.test=…"
         )
-
-
-def _by_test_set(scored: Sequence[Entry]) -> list[tuple[str, list[str]]]:
-    """What sets each group of runs apart from the first one; empty where all are of one set."""
-    scores = {entry.label: entry.point.score for entry in scored if entry.point.score}
-    groups = groups_that_compare([*scores.items()])
-    if len(groups) < 2:
-        return []
-    first = groups[0][0]
-    said = [_test_set(scores[labels[0]]) for labels in groups]
-    apart = ["", *("; ".join(differences(scores[first], scores[one[0]])) for one in groups[1:])]
-    return [
-        (f"{text} ({why})" if why else text, labels)
-        for text, why, labels in zip(said, apart, groups, strict=True)
-    ]
-
-
-def _by_texts(
-    scored: Sequence[Entry], rows: Mapping[Path, Sequence[ScoredUtterance]]
-) -> list[tuple[str, list[str]]]:
-    """The same by the texts that were kept, which is all that older scores have of them."""
-    texts: dict[str, list[str]] = {}
-    for entry in scored:
-        if rows[entry.point.folder]:
-            digest = _digest(rows[entry.point.folder])
-            texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
-    return [*texts.items()] if len(texts) > 1 else []
 
 
 def _some(labels: Sequence[str]) -> str:
@@ -328,10 +293,6 @@ def _test_set(score: Score) -> str:
     count = counted(score.utterances, "utterance")
     words = f"{score.reference_words:,} {score.units}"
     return f"{count}, {words}, normalizer {score.normalizer}, padded {score.padding}"
-
-
-def _digest(rows: Sequence[ScoredUtterance]) -> str:
-    return texts_hash(row.reference_normalized for row in rows)
 
 
 def _compared(report: Report, rows: Mapping[Path, Sequence[ScoredUtterance]]) -> Report:
@@ -417,28 +378,23 @@ def effects(report: Report) -> list[Effect]:
 
     Where several keys have a value of its own in each run, nobody can say which of them it was.
     """
-    found = [_effect(report, key) for key in report.keys]
-    return [
-        effect
-        for effect in found
-        if len(effect.entries) > 1
-        and (
-            len(report.keys) == 1 or len(effect.entries) < len(report.scored) or effect.is_scattered
-        )
-    ]
-
-
-def _effect(report: Report, key: str) -> Effect:
-    by_value: dict[str, list[Entry]] = {}
-    for entry in sorted(report.scored, key=lambda entry: ordered(entry.point.config.get(key))):
-        by_value.setdefault(entry.shown[key], []).append(entry)
-    others = [
-        sorted(
-            tuple(value for other, value in entry.shown.items() if other != key) for entry in some
-        )
-        for some in by_value.values()
-    ]
-    return Effect(key, by_value, all(one == others[0] for one in others))
+    found = []
+    for key in report.keys:
+        by_value: dict[str, list[Entry]] = {}
+        for entry in sorted(report.scored, key=lambda entry: ordered(entry.point.config.get(key))):
+            by_value.setdefault(entry.shown[key], []).append(entry)
+        others = [
+            sorted(
+                tuple(value for other, value in entry.shown.items() if other != key)
+                for entry in entries
+            )
+            for entries in by_value.values()
+        ]
+        effect = Effect(key, by_value, all(each == others[0] for each in others))
+        is_alone = len(report.keys) == 1 or len(by_value) < len(report.scored)
+        if len(by_value) > 1 and (is_alone or effect.is_scattered):
+            found.append(effect)
+    return found
 
 
 # ── what is said ─────────────────────────────────────────────────────────────────────────────
@@ -448,16 +404,19 @@ def about(report: Report) -> str:
     """How many runs there are, of which base, and what they were scored on."""
     states = Counter(entry.point.state for entry in report.entries)
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    bases = list(dict.fromkeys(_base_name(entry.point) for entry in report.entries))
-    based = " and ".join(filter(None, bases))
+    summaries = [entry.point.summary for entry in report.entries if entry.point.summary]
+    bases = dict.fromkeys(
+        model_name(file_name(one.checkpoint), one.quantization) for one in summaries
+    )
+    based = " and ".join(bases)
     all_alike = [
         f"{name} {values[0]}"
         for name, values in ((name, known(report, name)) for name in ("rank", "targets"))
         if len(values) == 1
     ]
-    said = [f"{counted(len(report.entries), 'run')} ({told}) of {based}", *all_alike]
+    parts = [f"{counted(len(report.entries), 'run')} ({told}) of {based}", *all_alike]
     scored = f". Test set: {_test_set(report.score)}" if report.score else ""
-    return ", ".join(said) + scored
+    return ", ".join(parts) + scored
 
 
 def known(report: Report, name: str) -> list[str]:
@@ -466,37 +425,45 @@ def known(report: Report, name: str) -> list[str]:
     return list(dict.fromkeys(value for value in values if value is not None))
 
 
-def _base_name(point: Point) -> str:
-    if point.summary is None:
-        return ""
-    name = file_name(point.summary.checkpoint)
-    return model_name(name, point.summary.quantization)
-
-
 def remarks(report: Report) -> list[tuple[str, str]]:
     """A "warning" or a "note", and its text."""
-    return [("warning", text) for text in _warnings(report)] + [
-        ("note", text) for text in _notes(report)
+    unfinished = _labels(report, "unfinished")
+    warnings = [
+        f"without scores, since unfinished: {_some(unfinished)}" if unfinished else "",
+        never_begun(report),
+        without_adapter(report),
+        NO_GAIN if report.none_beats_base else "",
+        report.caution,
     ]
+    notes = []
+    if not report.scored:
+        in_search = any(is_in_search(entry.point) for entry in report.entries)
+        notes.append(
+            "nothing was scored yet: a search scores its best trial alone, at its end"
+            if in_search
+            else "nothing was scored: the runs have no test set"
+        )
+    if len(report.scored) > 1:
+        notes.append(
+            f"the best of {len(report.scored)} runs was found on this test set, which flatters it: "
+            "expect a little more errors in new speech, and score it once more on speech that had "
+            "no say in the choice"
+        )
+    if not report.has_one_base:
+        notes.append("the runs' bases differ, so that each has a base rate of its own")
+    summaries = [entry.point.summary for entry in report.entries if entry.point.summary]
+    if any(summary.checkpoint.startswith(EMBEDDED) for summary in summaries):
+        notes.append(EMBEDDED_NOTE)
+    return [("warning", text) for text in warnings if text] + [("note", text) for text in notes]
 
 
-def _warnings(report: Report) -> Iterator[str]:
-    unfinished = [entry.label for entry in report.entries if entry.point.state == "unfinished"]
-    if unfinished:
-        yield f"without scores, since unfinished: {_some(unfinished)}"
-    if absent := never_begun(report):
-        yield absent
-    if lost := without_adapter(report):
-        yield lost
-    if report.none_beats_base:
-        yield NO_GAIN
-    if report.caution:
-        yield report.caution
+def _labels(report: Report, state: State) -> list[str]:
+    return [entry.label for entry in report.entries if entry.point.state == state]
 
 
 def never_begun(report: Report) -> str:
     """Names the points of a sweep that nobody has begun; empty where there are none."""
-    labels = [entry.label for entry in report.entries if entry.point.state == "never begun"]
+    labels = _labels(report, "never begun")
     again = "The command of the sweep begins them, typed again"
     return f"never begun: {_some(labels)}. {again}" if labels else ""
 
@@ -523,42 +490,19 @@ def failed(report: Report) -> str:
     return f"failed: {_some(found)}" if found else ""
 
 
-def _notes(report: Report) -> Iterator[str]:
-    if not report.scored:
-        in_search = any(is_in_search(entry.point) for entry in report.entries)
-        yield (
-            "nothing was scored yet: a search scores its best trial alone, at its end"
-            if in_search
-            else "nothing was scored: the runs have no test set"
-        )
-    if len(report.scored) > 1:
-        yield (
-            f"the best of {len(report.scored)} runs was found on this test set, which flatters it: "
-            "expect a little more errors in new speech, and score it once more on speech that had "
-            "no say in the choice"
-        )
-    if not report.has_one_base:
-        yield "the runs' bases differ, so that each has a base rate of its own"
-    if any(
-        entry.point.summary is not None and entry.point.summary.checkpoint.startswith(EMBEDDED)
-        for entry in report.entries
-    ):
-        yield EMBEDDED_NOTE
-
-
 def method(report: Report) -> str:
     """How text was normalized, and what the intervals and verdicts are made of."""
     score = report.score
     assert score is not None, "of a report with a best run"
-    said = (
+    text = (
         f"Text is normalized by {score.normalizer}; {score.padded_as}. "
         f"95 % intervals are by drawing {score.resampled} anew. "
         f"Verdicts against the {report.best_name} are by approximate randomization, paired and "
         "two-sided, at 5 %, and not corrected for the number of runs."
     )
     if score.leading == "cer":
-        said += f" WER and verdicts are of {score.units}."
-    return said
+        text += f" WER and verdicts are of {score.units}."
+    return text
 
 
 def progress(point: Point) -> str:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, rate_name
+from lora_whisper.evaluation.results import Rate, both_rates, rate_name, with_interval
 from lora_whisper.files import read_jsonl
 from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison as data
-from lora_whisper.reports.charts import LIGHT, SERIES, Chart, Scale, course, is_steep, shorten
+from lora_whisper.reports.charts import (
+    LIGHT,
+    Chart,
+    Look,
+    Scale,
+    colour,
+    course,
+    courses,
+    in_percent,
+    shorten,
+)
 from lora_whisper.reports.comparison import Effect, Entry, Report
 from lora_whisper.reports.evaluation_tables import p_value, points
 from lora_whisper.reports.html import render
-from lora_whisper.reports.sweep import NO_GAIN, Point, differing_keys, ordered, pareto_front
-from lora_whisper.reports.tables import Cell, Column, Table, escaped
+from lora_whisper.reports.sweep import NO_GAIN, differing_keys, ordered, pareto_front
+from lora_whisper.reports.tables import Cell, Column, Table, escaped, rate_cell
 from lora_whisper.reports.utterances import ShownUtterance, badness, samples_of
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import clock, megabytes, percent
@@ -29,10 +39,8 @@ SHOWN_POINTS = 200  # of a curve; of a longer one, the means of neighbours
 NAMED_DOTS = 12  # up to here each dot is named, beyond it those of the front
 WIDE = 6  # numbers that reach this many times as far are drawn on a logarithmic scale
 STYLES = ("-", "--", ":")
-HOLLOW: Any = {"markerfacecolor": "none"}
 
 Line = Mapping[str, Any]  # of metrics.jsonl
-Look = dict[str, Any]  # of a line or of dots, as Matplotlib calls it
 
 
 def page(report: Report) -> str:
@@ -48,10 +56,10 @@ def page(report: Report) -> str:
         runs=run_table(report),
         method=data.method(report) if report.best else "",
         best_name=report.best_name,
-        costs=_costs(report),
+        costs=costs(report),
         curves=curves(report, lines),
         hidden=max(len(report.scored) - SHOWN_CURVES, 0),
-        effects=[_drawn(report, one) for one in data.effects(report)],
+        effects=[drawn(report, effect) for effect in data.effects(report)],
         worst=_worst(report),
         failed=_told(report, "failed"),
         unfinished=_told(report, "unfinished"),
@@ -78,36 +86,6 @@ def _key_figures(report: Report) -> dict[str, str]:
         size = megabytes(small.point.adapter_bytes or 0)
         figures["smallest not shown to be worse"] = f"{small.label}, {size}"
     return figures
-
-
-def _costs(report: Report) -> list[tuple[str, str]]:
-    base = data.base_rates(report)
-    beside = f"; the base has {base}" if base else ""
-    drawn = {
-        f"{report.rate} against adapter size{beside}": against_size(report),
-        f"{report.rate} against training time": against_time(report),
-    }
-    return [(caption, plot) for caption, plot in drawn.items() if plot]
-
-
-@dataclass(frozen=True)
-class DrawnEffect:
-    """A key with its chart, and the means of values that were tried more than once."""
-
-    key: str
-    chart: str
-    means: Table
-    is_crossed: bool
-
-
-def _drawn(report: Report, one: Effect) -> DrawnEffect:
-    headings = [f"mean {report.rate}", "lowest – highest", "runs"]
-    means = Table([Column("value", is_text=True), *map(Column, headings)])
-    for value, some in one.entries.items() if one.has_means else ():
-        rates = [entry.point.rate or 0 for entry in some]
-        spread = f"{percent(min(rates))} – {percent(max(rates))}" if len(rates) > 1 else ""
-        means.add(value, percent(sum(rates) / len(rates)), spread, str(len(rates)))
-    return DrawnEffect(one.key, effect(report, one), means, one.is_crossed)
 
 
 def _worst(report: Report) -> list[ShownUtterance]:
@@ -191,7 +169,15 @@ def _columns(report: Report) -> Iterator[tuple[Column, Read]]:
         Column("Pareto"),
         lambda entry: Cell(FRONT, order=0.0) if entry.is_on_front else Cell(),
     )
-    yield from _of_adapter(report)
+    # What each adapter is and cost; what a key or the line above the table says is left out.
+    told = {key.removeprefix("adapter.") for key in report.keys}
+    if "rank" not in told and len(data.known(report, "rank")) != 1:
+        yield Column("rank"), _rank
+    if not told & {"targets", "stack"} and len(data.known(report, "targets")) != 1:
+        yield Column("targets", is_text=True), lambda entry: Cell(entry.point.targets or "–")
+    yield Column("adapter"), lambda entry: _known(entry.point.adapter_bytes, megabytes)
+    yield Column("trained for"), lambda entry: _known(entry.point.train_seconds, clock)
+    yield Column("parameters"), _parameters
     yield Column("points above the best", is_text=True), lambda entry: _against(report, entry)
 
 
@@ -208,22 +194,9 @@ def _of_key(report: Report, key: str, heading: str) -> tuple[Column, Read]:
     return Column(heading, is_text=not numeric), cell
 
 
-def _of_adapter(report: Report) -> Iterator[tuple[Column, Read]]:
-    """What each adapter is and cost; what a key or the line above the table says is left out."""
-    told = {key.removeprefix("adapter.") for key in report.keys}
-    if "rank" not in told and len(data.known(report, "rank")) != 1:
-        yield Column("rank"), _rank
-    if not told & {"targets", "stack"} and len(data.known(report, "targets")) != 1:
-        yield Column("targets", is_text=True), lambda entry: Cell(entry.point.targets or "–")
-    yield Column("adapter"), lambda entry: _known(entry.point.adapter_bytes, megabytes)
-    yield Column("trained for"), lambda entry: _known(entry.point.train_seconds, clock)
-    yield (
-        Column("parameters"),
-        lambda entry: _known(
-            entry.point.trainable_parameters,
-            lambda count: f"{count:,}" if count < 100_000 else f"{count / 1e6:.2f} M",
-        ),
-    )
+def _parameters(entry: Entry) -> Cell:
+    count = entry.point.summary.trainable_parameters if entry.point.summary else None
+    return _known(count, lambda count: f"{count:,}" if count < 1e5 else f"{count / 1e6:.2f} M")
 
 
 def _known(value: Any, text: Callable[[Any], str]) -> Cell:
@@ -239,17 +212,17 @@ def _rate(entry: Entry, rate: Rate) -> Cell:
     score = entry.point.score
     if score is None:
         return Cell("–" if entry.point.state == "complete" else entry.point.state)
-    return Cell(percent(score.rate(rate)), interval(score.ci95(rate)), score.rate(rate))
+    return rate_cell(score, rate)
 
 
 def _against(report: Report, entry: Entry) -> Cell:
     if report.best is not None and entry.point is report.best.point:
         return Cell("the best" if len(report.scored) > 1 else "", order=-1.0)
-    found = entry.beside_best
-    if found is None:
+    comparison = entry.beside_best
+    if comparison is None:
         return Cell(data.why_unjudged(report, entry))
-    small = f"{points(found).replace(' points', '')}, {p_value(found.p_value)}"
-    return Cell(found.verdict, small, found.difference)
+    small = f"{points(comparison).replace(' points', '')}, {p_value(comparison.p_value)}"
+    return Cell(comparison.verdict, small, comparison.difference)
 
 
 # ── Markdown and CSV ─────────────────────────────────────────────────────────────────────────
@@ -279,24 +252,21 @@ def found(report: Report) -> str:
     """Which run is the best, and which smaller one is as good as far as can be shown."""
     best, small = report.best, data.smallest_as_good(report)
     assert best is not None
-    assert best.point.interval is not None
-    assert best.point.rate is not None
+    assert best.point.score is not None
     base = data.base_rates(report)
-    said = (
+    text = (
         (f"{capitalized(NO_GAIN)}. The lowest: " if report.none_beats_base else "Best: ")
-        + f"{best.label}, {report.rate} {percent(best.point.rate)} "
-        f"({interval(best.point.interval)})"
+        + f"{best.label}, {report.rate} {with_interval(best.point.score, report.leading)}"
         + (f"; the base has {base}" if base else "")
         + f". Its adapter has {megabytes(best.point.adapter_bytes or 0)}."
         + (f" {report.caution}." if report.caution else "")
     )
-    if small is None or small.point is best.point:
-        return said
-    return (
-        f"{said} Not shown to be worse, and the smallest: {small.label}, "
-        f"{percent(small.point.rate or 0)} with "
-        f"{megabytes(small.point.adapter_bytes or 0)}."
-    )
+    if small is not None and small.point is not best.point:
+        text += (
+            f" Not shown to be worse, and the smallest: {small.label}, "
+            f"{percent(small.point.rate or 0)} with {megabytes(small.point.adapter_bytes or 0)}."
+        )
+    return text
 
 
 def capitalized(text: str) -> str:
@@ -317,17 +287,27 @@ def _figures(entry: Entry, keys: Sequence[str]) -> dict[str, object]:
     point, beside = entry.point, entry.beside_best
     summary, score, base = point.summary, point.score, point.base
     lowest, highest = (summary and summary.adapter_ranks) or (None, None)
+    values = {key: point.config.get(key) for key in keys}
+    rates = {}
+    for rate in both_rates("wer"):
+        low, high = score.ci95(rate) if score else (None, None)
+        rates[f"{rate}_percent"] = _percent(score.rate(rate) if score else None)
+        rates[f"{rate}_ci95_low_percent"] = _percent(low)
+        rates[f"{rate}_ci95_high_percent"] = _percent(high)
     return {
         "run": point.name,
         "state": point.state,
         "reason": " ".join(data.anonymous(point.reason).split()),
-        **{key: _csv_value(point, key) for key in keys},
+        **{
+            key: value if value is None or isinstance(value, float) else data.value_text(value)
+            for key, value in values.items()
+        },
         "base": file_name(summary.checkpoint) if summary else "",
         "quantization": summary.quantization if summary else None,
         "targets": point.targets,
         "lowest_rank": lowest,
         "highest_rank": highest,
-        "trainable_parameters": point.trainable_parameters,
+        "trainable_parameters": summary.trainable_parameters if summary else None,
         "adapter_bytes": point.adapter_bytes,
         "train_seconds": point.train_seconds,
         "steps": summary.steps if summary else None,
@@ -335,85 +315,66 @@ def _figures(entry: Entry, keys: Sequence[str]) -> dict[str, object]:
         "leading_rate": score.leading if score else None,
         "base_wer_percent": _percent(base.wer if base else None),
         "base_cer_percent": _percent(base.cer if base else None),
-        **_csv_rates(score),
+        **rates,
         "on_pareto_front": int(entry.is_on_front),
         "wer_above_best_points": _percent(beside.difference if beside else None),
         "p_value_against_best": beside.p_value if beside else None,
     }
 
 
-def _csv_rates(score: Score | None) -> dict[str, float | None]:
-    found = {}
-    rates: tuple[Rate, ...] = ("wer", "cer")
-    for rate in rates:
-        low, high = score.ci95(rate) if score else (None, None)
-        found[f"{rate}_percent"] = _percent(score.rate(rate) if score else None)
-        found[f"{rate}_ci95_low_percent"] = _percent(low)
-        found[f"{rate}_ci95_high_percent"] = _percent(high)
-    return found
-
-
 def _percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 4)
-
-
-def _csv_value(point: Point, key: str) -> str:
-    value = point.config.get(key)
-    if not point.config or value is None:
-        return ""
-    return repr(value) if isinstance(value, float) else data.value_text(value)
 
 
 # ── rates against cost ───────────────────────────────────────────────────────────────────────
 
 
-def against_size(report: Report) -> str:
-    """The leading rate over the adapter's megabytes."""
-    return _over_cost(report, lambda entry: (entry.point.adapter_bytes or 0) / 1e6, "adapter, MB")
+def costs(report: Report) -> list[tuple[str, str]]:
+    """The leading rate over what an adapter costs: each plot as its caption and its SVG."""
+    base = data.base_rates(report)
+    beside = f"; the base has {base}" if base else ""
+    sizes = [(entry.point.adapter_bytes or 0) / 1e6 for entry in report.scored]
+    seconds = [entry.point.train_seconds or 0.0 for entry in report.scored]
+    units = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+    longest = max(seconds, default=0.0)
+    unit, unit_seconds = next(one for one in units if longest >= 2 * one[1] or one[1] == 1)
+    times = [each / unit_seconds for each in seconds]
+    plots = {
+        f"{report.rate} against adapter size{beside}": _over_cost(report, sizes, "adapter, MB"),
+        f"{report.rate} against training time": _over_cost(report, times, f"training, {unit}"),
+    }
+    return [(caption, plot) for caption, plot in plots.items() if plot]
 
 
-def against_time(report: Report) -> str:
-    """The leading rate over the time of training, in the unit that suits."""
-    longest = max((entry.point.train_seconds or 0 for entry in report.scored), default=0)
-    unit, seconds = next(
-        (unit, seconds)
-        for unit, seconds in (("hours", 3600), ("minutes", 60), ("seconds", 1))
-        if longest >= 2 * seconds or seconds == 1
-    )
-    return _over_cost(
-        report, lambda entry: (entry.point.train_seconds or 0) / seconds, f"training, {unit}"
-    )
-
-
-def _over_cost(report: Report, cost: Callable[[Entry], float], label: str) -> str:
+def _over_cost(report: Report, costs: Sequence[float], label: str) -> str:
     """Each run's rate with its interval; filled and joined: the Pareto front of this plot."""
-    entries = sorted(report.scored, key=lambda entry: (cost(entry), entry.point.rate or 0))
-    if len(entries) < 2:
+    pairs = sorted(
+        zip(costs, report.scored, strict=True), key=lambda one: (one[0], one[1].point.rate or 0)
+    )
+    if len(pairs) < 2:
         return ""
-    costs = np.array([cost(entry) for entry in entries])
-    rated = np.array([_rated(entry) for entry in entries])
-    front = np.array(pareto_front(list(costs), list(rated[:, 0])))
+    entries = [entry for _, entry in pairs]
+    across, rated = np.array([cost for cost, _ in pairs]), _rated(entries)
+    front = np.array(pareto_front(list(across), list(rated[:, 0])))
     named = front | (len(entries) <= NAMED_DOTS)
-    chart = Chart(3.2, _cost_scale(costs, label), _rate_scale(report, rated))
+    chart = Chart(3.2, _cost_scale(across, label), _rate_scale(report, rated))
     if not front.all():
-        look: Any = {"colour": LIGHT["grey"], "elinewidth": 1} | HOLLOW
-        chart.dots(costs[~front], rated[~front], "other runs", **look)
-    chart.dots(costs[front], rated[front], "Pareto front", elinewidth=1)
+        look: Any = {"colour": LIGHT["grey"], "elinewidth": 1, "markerfacecolor": "none"}
+        chart.dots(across[~front], rated[~front], "other runs", **look)
+    chart.dots(across[front], rated[front], "Pareto front", elinewidth=1)
     steps: Any = {"drawstyle": "steps-post", "linewidth": 0.8, "marker": ""}
-    chart.line(costs[front], rated[front, 0], **steps)
+    chart.line(across[front], rated[front, 0], **steps)
     if report.base_rate is not None:
         chart.level(100 * report.base_rate, "base")
     marks = [entry.mark for entry, is_named in zip(entries, named, strict=True) if is_named]
-    chart.names(costs[named], rated[named, 0], marks)
+    chart.names(across[named], rated[named, 0], marks)
     return chart.svg()
 
 
-def _rated(entry: Entry) -> tuple[float, float, float]:
-    """In percent: the leading rate and the ends of its interval."""
-    assert entry.point.rate is not None
-    assert entry.point.interval is not None
-    low, high = entry.point.interval
-    return 100 * entry.point.rate, 100 * low, 100 * high
+def _rated(entries: Iterable[Entry]) -> np.ndarray:
+    """(entries, 3) percent: the leading rate and the ends of its interval."""
+    scores = [entry.point.score for entry in entries]
+    return np.array([in_percent(score, score.leading) for score in scores if score])
 
 
 def _rate_scale(report: Report, rated: np.ndarray) -> Scale:
@@ -439,80 +400,84 @@ def curves(report: Report, lines: Mapping[str, Sequence[Line]]) -> list[tuple[st
     Args:
         lines: label → metrics.jsonl.
     """
-    shown = {
+    best = sorted(report.scored, key=lambda entry: entry.point.rate or 0)[:SHOWN_CURVES]
+    labels = {entry.label for entry in best or report.entries[:SHOWN_CURVES]}
+    looks: dict[str, Look] = {}  # of the best runs, in the order of the table
+    for entry in report.entries:
+        if entry.label in labels:
+            style = STYLES[len(looks) % len(STYLES)]
+            name = shorten(entry.mark)
+            looks[entry.label] = {"colour": colour(len(looks)), "linestyle": style, "label": name}
+    captions = {
         "Training: loss per token": "loss_per_token",
         f"Validation: {rate_name(report.score, 'wer')}": "validation_wer",
         "Validation: loss per token": "validation_loss_per_token",
     }
-    drawn = ((caption, _courses(report, lines, key)) for caption, key in shown.items())
-    return [(caption, plot) for caption, plot in drawn if plot]
+    charts = ((caption, _courses(lines, key, looks)) for caption, key in captions.items())
+    return [(caption, chart.svg()) for caption, chart in charts if chart]
 
 
-def _courses(report: Report, lines: Mapping[str, Sequence[Line]], key: str) -> str:
-    courses = {label: course(some, key, SHOWN_POINTS) for label, some in lines.items()}
-    known = {label: points for label, points in courses.items() if len(points[0])}
-    if not known:
-        return ""
+def _courses(
+    lines: Mapping[str, Sequence[Line]], key: str, looks: Mapping[str, Look]
+) -> Chart | None:
+    """Of each run one, those with a look of their own above the others, which are grey."""
+    grey: Look = {"colour": LIGHT["grey"], "linewidth": 0.6, "alpha": 0.6}
+    marker: Look = {"marker": "o", "markersize": 3} if "validation" in key else {}
     is_rate = key.endswith("wer")
-    is_log = not is_rate and is_steep(np.concatenate([values for _, values in known.values()]))
-    chart = Chart(
-        3.0 + 0.18 * ((min(len(known), SHOWN_CURVES + 1) - 1) // 3),
-        Scale("steps", most_ticks=6, is_whole=True, from_zero=True),
-        Scale(unit=" %" if is_rate else "", is_log=is_log, from_zero=not is_log),
-    )
-    coloured = _coloured(report)
-    marker: Any = {"marker": "o", "markersize": 3} if "validation" in key else {}
-    for label, (steps, values) in sorted(known.items(), key=lambda one: one[0] in coloured):
-        look = coloured.get(label, {"colour": LIGHT["grey"], "linewidth": 0.6, "alpha": 0.6})
-        if len(known) == 1:
-            look = look | {"label": ""}
-        chart.line(steps, (100 if is_rate else 1) * values, **look, **marker)
-    return chart.svg()
-
-
-def _coloured(report: Report) -> dict[str, Look]:
-    """The best runs by label, each with its colour and its name, in the order of the table."""
-    best = sorted(report.scored, key=lambda entry: entry.point.rate or 0)[:SHOWN_CURVES]
-    chosen = best or report.entries[:SHOWN_CURVES]
-    labels = {entry.label for entry in chosen}
-    entries = [entry for entry in report.entries if entry.label in labels]
-    return {
-        entry.label: {
-            "colour": SERIES[number % len(SERIES)],
-            "linestyle": STYLES[number % len(STYLES)],
-            "label": shorten(entry.mark),
-        }
-        for number, entry in enumerate(entries)
-    }
+    known = []
+    for label, run_lines in sorted(lines.items(), key=lambda one: one[0] in looks):
+        steps, values = course(run_lines, key, SHOWN_POINTS)
+        if len(steps):
+            look = looks.get(label, grey) | marker
+            known.append((steps, 100 * values if is_rate else values, look))
+    if len(known) == 1:
+        known[0][2].pop("label", None)
+    height = 3.0 + 0.18 * ((min(len(known), SHOWN_CURVES + 1) - 1) // 3)
+    return courses(known, height, " %" if is_rate else "", is_loss=not is_rate)
 
 
 # ── the effect of a key ──────────────────────────────────────────────────────────────────────
 
 
-def effect(report: Report, one: Effect) -> str:
+@dataclass(frozen=True)
+class DrawnEffect:
+    """A key with its chart, and the means of values that were tried more than once."""
+
+    key: str
+    chart: str
+    means: Table
+    is_crossed: bool
+
+
+def drawn(report: Report, effect: Effect) -> DrawnEffect:
     """Every run's rate over the key's value, and a line through the means of values tried."""
-    numbers = one.numbers
-    xs = np.array(range(len(one.entries)) if numbers is None else numbers, float)
-    rates = [np.array([_rated(entry) for entry in some]) for some in one.entries.values()]
-    every = np.concatenate(rates)
-    chart = Chart(2.6, _value_scale(xs, one), _rate_scale(report, every))
-    across = np.repeat(xs, [len(some) for some in rates])
+    numbers = effect.numbers
+    xs = np.array(range(len(effect.entries)) if numbers is None else numbers, float)
+    rates = {value: _rated(entries) for value, entries in effect.entries.items()}
+    every = np.concatenate([*rates.values()])
+    chart = Chart(2.6, _value_scale(xs, effect), _rate_scale(report, every))
+    across = np.repeat(xs, [len(each) for each in rates.values()])
     chart.dots(across, every, colour=LIGHT["grey"], elinewidth=0.8, alpha=0.6)
-    if not one.is_scattered:
-        means = [some[:, 0].mean() for some in rates]
-        look: Any = {"linestyle": "none" if numbers is None else "-"}
-        look |= {"marker": "_" if one.has_means else "", "markersize": 14, "markeredgewidth": 2}
-        chart.line(xs, means, **look)
+    if not effect.is_scattered:
+        look: Look = {"linestyle": "none" if numbers is None else "-"}
+        look |= {"marker": "_" if effect.has_means else "", "markersize": 14, "markeredgewidth": 2}
+        chart.line(xs, [each[:, 0].mean() for each in rates.values()], **look)
     if report.base_rate is not None:
         chart.level(100 * report.base_rate, "base")
-    return chart.svg()
+    headings = [f"mean {report.rate}", "lowest – highest", "runs"]
+    means = Table([Column("value", is_text=True), *map(Column, headings)])
+    for value, each in rates.items() if effect.has_means else ():
+        shares = each[:, 0] / 100
+        spread = f"{percent(shares.min())} – {percent(shares.max())}" if len(each) > 1 else ""
+        means.add(value, percent(shares.mean()), spread, str(len(each)))
+    return DrawnEffect(effect.key, chart.svg(), means, effect.is_crossed)
 
 
-def _value_scale(xs: np.ndarray, one: Effect) -> Scale:
+def _value_scale(xs: np.ndarray, effect: Effect) -> Scale:
     """Ticks at the values that were tried; a learning rate is always on a logarithmic scale."""
-    if one.numbers is None:
-        return Scale(one.key, names=list(one.entries))
-    is_learning_rate = one.key.endswith("learning_rate")
+    if effect.numbers is None:
+        return Scale(effect.key, names=list(effect.entries))
+    is_learning_rate = effect.key.endswith("learning_rate")
     is_log = xs.min() > 0 and (is_learning_rate or xs.max() >= WIDE * xs.min())
-    ticks = None if one.is_scattered else dict(zip(xs, one.entries, strict=True))
-    return Scale(one.key, is_log=bool(is_log), ticks=ticks)
+    ticks = None if effect.is_scattered else dict(zip(xs, effect.entries, strict=True))
+    return Scale(effect.key, is_log=bool(is_log), ticks=ticks)

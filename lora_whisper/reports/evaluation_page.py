@@ -1,27 +1,31 @@
-"""`evaluation.html`: which model is better at what, and what each of them heard, on one page."""
+"""`evaluation.json`, and the page that says which model is better at what, and what each wrote."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from lora_whisper.data.audio import AudioError, encode_mp3, read_audio
+from lora_whisper.evaluation.evaluate import LoadedSet
 from lora_whisper.evaluation.results import (
-    ErrorAnalysis,
     EvaluationResults,
-    KeywordRecall,
     Rate,
     Rates,
     ScoredUtterance,
+    to_json,
 )
-from lora_whisper.reports import evaluation_tables as said
-from lora_whisper.reports.charts import MARKERS, SERIES, Chart, Scale, shorten
+from lora_whisper.files import write_json, write_whole
+from lora_whisper.reports import evaluation_tables as tables
+from lora_whisper.reports.charts import Chart, Look, Scale, colour, in_percent, marker, shorten
 from lora_whisper.reports.html import render
-from lora_whisper.reports.tables import Cell, Column, Table
+from lora_whisper.reports.tables import Cell, Column, Table, rate_cell
 from lora_whisper.reports.utterances import ShownUtterance, badness, shown
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import counted, percent
 
 SHOWN_UTTERANCES = 500  # of a set, the worst ones
@@ -59,6 +63,46 @@ class Part:
         return bool(rows) and len(self.charts) == 1 and letters <= NARROW_LETTERS
 
 
+def write(
+    folder: RunFolder,
+    results: EvaluationResults,
+    utterances: Mapping[str, Hypotheses],
+    players: Sequence[LoadedSet],
+) -> None:
+    """Write evaluation.json, .html and .md.
+
+    Args:
+        utterances: set → model → what it made of each.
+        players: sets whose sound the page plays.
+    """
+    write_json(folder.results, to_json(results))
+    write_whole(folder.results.with_suffix(".md"), tables.markdown(results).encode())
+    html = page(results, utterances, _sound(players))
+    write_whole(folder.results.with_suffix(".html"), html.encode())
+
+
+def _sound(sets: Sequence[LoadedSet]) -> Callable[[str, ScoredUtterance], bytes | None]:
+    """The sound of a line of hypotheses.jsonl, as a page plays it."""
+    utterances = {loaded.name: loaded.corpus.utterances for loaded in sets}
+
+    @cache
+    def places(name: str) -> dict[str, int]:
+        rows = utterances[name]
+        return {rows.row(index).place: index for index in range(len(rows))}
+
+    def sound(name: str, row: ScoredUtterance) -> bytes | None:
+        if name not in utterances:
+            return None
+        utterance = utterances[name][places(name)[row.row]]
+        try:
+            samples = read_audio(utterance.audio, utterance.start_seconds, utterance.end_seconds)
+        except AudioError:
+            return None
+        return encode_mp3(samples)
+
+    return sound
+
+
 def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound: Sound) -> str:
     """The whole page. Whatever comes from data is escaped.
 
@@ -67,6 +111,8 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
         sound: gives the audio of the worst utterances, `None` where there is none.
     """
     mistakes = list(_mistakes(results))
+    models = counted(len(results.models), "model")
+    sets = counted(len(results.sets), "test set")
     sections = {
         title: parts
         for title, parts in _sections(results).items()
@@ -76,10 +122,11 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
         "evaluation.html.j2",
         script="evaluation.js",
         results=results,
-        about=_about(results),
-        verdicts=_verdicts(results),
+        about=f"{models} on {sets}, with lora_whisper {results.versions['lora_whisper']}",
+        judgements=tables.judgements(results),
+        points=tables.points,
         key_figures=_key_figures(results),
-        remarks=said.remarks(results),
+        remarks=tables.remarks(results),
         sections=sections,
         mistakes=mistakes,
         examples=list(_examples(results)),
@@ -89,40 +136,21 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
             if of_set
         ],
         facts=_facts(results),
-        markdown=said.markdown(results),
-        method=said.method(results),
+        markdown=tables.markdown(results),
+        method=tables.method(results),
     )
 
 
 # ── the top ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _about(results: EvaluationResults) -> str:
-    models, sets = len(results.models), len(results.sets)
-    made_with = f"lora_whisper {results.versions['lora_whisper']}"
-    return f"{counted(models, 'model')} on {counted(sets, 'test set')}, with {made_with}"
-
-
-def _verdicts(results: EvaluationResults) -> list[dict[str, str]]:
-    retained = said.sets_of(results, "retention")
-    return [
-        {
-            "model": model,
-            "set": name,
-            "class": word.split()[0],
-            "role": ", which must not get worse" if name in retained else "",
-            "text": text,
-            "points": said.points(results.comparisons[name][model]),
-        }
-        for model, name, word, text in said.verdicts(results)
-    ]
-
-
 def _key_figures(results: EvaluationResults) -> dict[str, str]:
     """The leading rate of the first sets, of the first model and of the last."""
     figures = {}
-    for name in (said.sets_of(results, "test") + said.sets_of(results, "retention"))[:KEY_FIGURES]:
-        found, rate = results.scored(name), said.leading(results, name)
+    for name in (tables.sets_of(results, "test") + tables.sets_of(results, "retention"))[
+        :KEY_FIGURES
+    ]:
+        found, rate = results.scored(name), tables.leading(results, name)
         models = list(dict.fromkeys([*list(found)[:1], *list(found)[-1:]]))
         if models:
             shown = " → ".join(percent(found[model].rate(rate)) for model in models)
@@ -135,61 +163,79 @@ def _key_figures(results: EvaluationResults) -> dict[str, str]:
 
 def _sections(results: EvaluationResults) -> dict[str, list[Part]]:
     """Those that something was asked for of; its mistakes stand in a section of another form."""
-    sections = {
+    return {
         "Scores": list(_scores(results)),
-        "Conditions": [
-            Part(said.condition_table(results, name), [_by_condition(results, name)])
-            for name in results.conditions
-        ],
-        "Adapter scale": [
-            Part(
-                said.scale_table(results, model),
-                [_along_the_scale(results, model), _trade_off(results, model)],
-            )
-            for model in results.scales
-        ],
-        "Groups": [
-            Part(
-                said.group_table(results, name, column, SHOWN_GROUPS),
-                [_by_group(results, name, column)],
-            )
-            for name, column in said.group_columns(results)
-        ],
+        "Conditions": list(_conditions(results)),
+        "Adapter scale": list(_scales(results)),
+        "Groups": list(_groups(results)),
         MISTAKES: [],
         "Word list": list(_keywords(results)),
         "Hallucination": list(_hallucination(results)),
         "Overfitting": list(_overfitting(results)),
     }
-    return sections
 
 
 def _scores(results: EvaluationResults) -> Iterator[Part]:
-    if sum(len(results.scored(name)) for name in results.scores) > 1:
-        yield Part(Table([]), [_models_and_sets(results)])
+    """Every model's leading rate on every set, and then a table a set."""
+    scores = {name: found for name in results.scores if (found := results.scored(name))}
+    if sum(map(len, scores.values())) > 1:
+        rows = {
+            _with_rate(results, name): _rated(found, tables.leading(results, name))
+            for name, found in scores.items()
+        }
+        names = {tables.leading(results, name).upper() for name in results.scores}
+        label = names.pop() if len(names) == 1 else "error rate"
+        yield Part(Table([]), [_dots(results, rows, label)])
     for one in results.sets:
-        yield Part(said.score_table(results, one))
+        yield Part(tables.score_table(results, one))
+
+
+def _conditions(results: EvaluationResults) -> Iterator[Part]:
+    """A set as it is, and as it was made harder; the models side by side."""
+    for name, conditions in results.conditions.items():
+        rate = tables.leading(results, name)
+        rows = {condition: _rated(found, rate) for condition, found in conditions.items()}
+        table = tables.condition_table(results, name)
+        yield Part(table, [_dots(results, rows, rate.upper())])
+
+
+def _groups(results: EvaluationResults) -> Iterator[Part]:
+    """The groups of a column, in the order of the last model's."""
+    for name, column in tables.group_columns(results):
+        rate, scores = tables.leading(results, name), results.scored(name)
+        groups = {model: score.groups.get(column, {}) for model, score in scores.items()}
+        labels = list(list(groups.values())[-1])[:SHOWN_GROUPS]
+        rows = {
+            label: _rated({model: found.get(label) for model, found in groups.items()}, rate)
+            for label in labels
+        }
+        table = tables.group_table(results, name, column, SHOWN_GROUPS)
+        yield Part(table, [_dots(results, rows, rate.upper())])
+
+
+def _scales(results: EvaluationResults) -> Iterator[Part]:
+    """Every set's rate with more and with less of an adapter."""
+    for model in results.scales:
+        table = tables.scale_table(results, model)
+        yield Part(table, [_along_the_scale(results, model), _trade_off(results, model)])
 
 
 def _keywords(results: EvaluationResults) -> Iterator[Part]:
-    for name, found in results.keywords.items():
-        yield Part(said.keyword_table(results, name))
-        if any(one.words for one in found.values()):
-            yield Part(_by_keyword(name, found))
-
-
-def _by_keyword(name: str, found: Mapping[str, KeywordRecall]) -> Table:
-    """The words that the last model misses most, first."""
-    counts = {
-        model: {word: f"{hit} of {times}" for word, times, hit in one.words}
-        for model, one in found.items()
-    }
-    words = list(list(counts.values())[-1])
-    hidden = len(words) - SHOWN_KEYWORDS
-    below = f"… and {hidden:,} more, in evaluation.json" if hidden > 0 else ""
-    table = Table([Column(is_text=True), *map(Column, counts)], f"{name}: by word", below)
-    for word in words[:SHOWN_KEYWORDS]:
-        table.add(word, *(counts[model].get(word, "") for model in counts))
-    return table
+    """All words of a list, and then each word: those first that the last model misses most."""
+    for name, models in results.keywords.items():
+        yield Part(tables.keyword_table(results, name))
+        counts = {
+            model: {word: f"{hit} of {times}" for word, times, hit in one.words}
+            for model, one in models.items()
+        }
+        words = list(list(counts.values())[-1])
+        hidden = len(words) - SHOWN_KEYWORDS
+        below = f"… and {hidden:,} more, in evaluation.json" if hidden > 0 else ""
+        table = Table([Column(is_text=True), *map(Column, counts)], f"{name}: by word", below)
+        for word in words[:SHOWN_KEYWORDS]:
+            table.add(word, *(counts[model].get(word, "") for model in counts))
+        if any(counts.values()):
+            yield Part(table)
 
 
 def _hallucination(results: EvaluationResults) -> Iterator[Part]:
@@ -208,21 +254,21 @@ def _hallucination(results: EvaluationResults) -> Iterator[Part]:
             table.add(model, Cell(of_all, f"{one.any:,} of {one.utterances:,}"), *counts)
         yield Part(table)
     if results.probes:
-        yield Part(said.no_speech_table(results))
+        yield Part(tables.no_speech_table(results))
 
 
 def _overfitting(results: EvaluationResults) -> Iterator[Part]:
-    learnt = said.sets_of(results, "training")
+    learnt = tables.sets_of(results, "training")
     if not learnt:
         return
-    names = learnt + said.sets_of(results, "test")
+    names = learnt + tables.sets_of(results, "test")
     title = "What was trained on beside what was not"
     table = Table([Column(is_text=True), *map(Column, names)], title)
     for model in results.models:
         if not model.failed:
-            rates = {name: said.leading(results, name) for name in names}
+            rates = {name: tables.leading(results, name) for name in names}
             scores = (
-                said.rated(results.scores[name].get(model.name), rate)
+                rate_cell(results.scores[name].get(model.name), rate)
                 for name, rate in rates.items()
             )
             table.add(model.name, *scores)
@@ -239,25 +285,20 @@ class Mistakes:
 
 
 def _mistakes(results: EvaluationResults) -> Iterator[Mistakes]:
-    for name, models in results.mistakes.items():
-        for model, found in reversed([*models.items()]):
-            tables = [table for table in _mistake_tables(found) if table.rows]
-            if tables:
-                yield Mistakes(name, model, tables)
-
-
-def _mistake_tables(found: ErrorAnalysis) -> list[Table]:
     word, times = Column("said", is_text=True), Column("times")
-    confused = Table([word, Column("heard", is_text=True), times])
-    for reference, hypothesis, count in found.confusions[:SHOWN_MISTAKES]:
-        confused.add(reference, hypothesis, str(count))
-    lost = Table([Column("lost", is_text=True), times, Column("said")])
-    for text, gone, spoken in found.lost[:SHOWN_MISTAKES]:
-        lost.add(text, str(gone), str(spoken))
-    inserted = Table([Column("inserted", is_text=True), times])
-    for text, count in found.inserted[:SHOWN_MISTAKES]:
-        inserted.add(text, str(count))
-    return [confused, lost, inserted]
+    for name, models in results.mistakes.items():
+        for model, analysis in reversed([*models.items()]):
+            confused = Table([word, Column("heard", is_text=True), times])
+            for reference, hypothesis, count in analysis.confusions[:SHOWN_MISTAKES]:
+                confused.add(reference, hypothesis, str(count))
+            lost = Table([Column("lost", is_text=True), times, Column("said")])
+            for text, missing, spoken in analysis.lost[:SHOWN_MISTAKES]:
+                lost.add(text, str(missing), str(spoken))
+            inserted = Table([Column("inserted", is_text=True), times])
+            for text, count in analysis.inserted[:SHOWN_MISTAKES]:
+                inserted.add(text, str(count))
+            if shown_tables := [table for table in (confused, lost, inserted) if table.rows]:
+                yield Mistakes(name, model, shown_tables)
 
 
 def _examples(results: EvaluationResults) -> Iterator[dict[str, str]]:
@@ -277,60 +318,29 @@ def _examples(results: EvaluationResults) -> Iterator[dict[str, str]]:
 Rated = Mapping[str, Rates | None]  # model → its score, or what else has rates with intervals
 
 
-def _models_and_sets(results: EvaluationResults) -> str:
-    """Every model's leading rate on every set."""
-    rows = {
-        _with_rate(results, name): _rated(results.scored(name), said.leading(results, name))
-        for name in results.scores
-        if results.scored(name)
-    }
-    return _dots(results, rows, _axis(results)) if rows else ""
-
-
-def _by_condition(results: EvaluationResults, name: str) -> str:
-    """A set as it is, and as it was made harder; the models side by side."""
-    rate = said.leading(results, name)
-    rows = {condition: _rated(found, rate) for condition, found in results.conditions[name].items()}
-    return _dots(results, rows, rate.upper())
-
-
-def _by_group(results: EvaluationResults, name: str, column: str) -> str:
-    """The groups of a column, in the order of the last model's."""
-    rate, found = said.leading(results, name), results.scored(name)
-    labels = list(list(found.values())[-1].groups[column])
-    rows = {
-        label: _rated(
-            {model: score.groups.get(column, {}).get(label) for model, score in found.items()},
-            rate,
-        )
-        for label in labels[:SHOWN_GROUPS]
-    }
-    return _dots(results, rows, rate.upper())
-
-
 def _along_the_scale(results: EvaluationResults, model: str) -> str:
     """Every set's rate over the adapter's scale, with its interval as a band."""
     chart = Chart(2.9, Scale("adapter scale"), Scale(unit=" %", from_zero=True))
-    for number, name in enumerate(said.sets_of(results, "test", "retention")):
+    for number, name in enumerate(tables.sets_of(results, "test", "retention")):
         scales, rated = _along(results, model, name)
-        look: Any = {"colour": _colour(number), "marker": _marker(number)}
+        look: Look = {"colour": colour(number), "marker": marker(number)}
         chart.line(scales, rated, shorten(_with_rate(results, name)), **look)
     return chart.svg()
 
 
 def _trade_off(results: EvaluationResults, model: str) -> str:
     """New speech against old: where each scale of the adapter stands; empty without both."""
-    tested, retained = said.sets_of(results, "test"), said.sets_of(results, "retention")
+    tested, retained = tables.sets_of(results, "test"), tables.sets_of(results, "retention")
     if not tested or not retained:
         return ""
-    across_label = f"{tested[0]}, {said.leading(results, tested[0]).upper()}"
+    across_label = f"{tested[0]}, {tables.leading(results, tested[0]).upper()}"
     across_scale = Scale(across_label, unit=" %", from_zero=True)
     chart = Chart(2.9, across_scale, Scale(", ".join(retained), unit=" %", from_zero=True))
     scales, across = _along(results, model, tested[0])
     for number, name in enumerate(retained, start=1):
         _, up = _along(results, model, name)
         label = shorten(_with_rate(results, name)) if len(retained) > 1 else ""
-        look: Any = {"colour": _colour(number), "elinewidth": 0.6, "fmt": f"{_marker(number)}-"}
+        look: Look = {"colour": colour(number), "elinewidth": 0.6, "fmt": f"{marker(number)}-"}
         chart.dots(across, up, label, **look)
         chart.names(across[:, 0], up[:, 0], [f"{scale:g}" for scale in scales])
     return chart.svg()
@@ -338,19 +348,14 @@ def _trade_off(results: EvaluationResults, model: str) -> str:
 
 def _along(results: EvaluationResults, model: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(scales,) and (scales, 3) percent: a set's rate and the two ends of its interval."""
-    rate = said.leading(results, name)
+    rate = tables.leading(results, name)
     scales = [one for one in results.scales[model] if name in one.scores]
-    rated = [_percent(one.scores[name], rate) for one in scales]
+    rated = [in_percent(one.scores[name], rate) for one in scales]
     return np.array([one.scale for one in scales]), np.array(rated).reshape(-1, 3)
 
 
 def _rated(found: Rated, rate: Rate) -> dict[str, tuple[float, float, float]]:
-    return {model: _percent(score, rate) for model, score in found.items() if score}
-
-
-def _percent(score: Rates, rate: Rate) -> tuple[float, float, float]:
-    low, high = score.ci95(rate)
-    return 100 * score.rate(rate), 100 * low, 100 * high
+    return {model: in_percent(score, rate) for model, score in found.items() if score}
 
 
 def _dots(
@@ -375,8 +380,8 @@ def _dots(
             values,
             np.array(at) + offset,
             shorten(model) if len(shown) > 1 else "",
-            _colour(number),
-            fmt=_marker(number),
+            colour(number),
+            fmt=marker(number),
             markersize=5,
             clip_on=False,  # a rate of zero stands on the axis
         )
@@ -384,23 +389,10 @@ def _dots(
     return chart.svg()
 
 
-def _marker(number: int) -> str:
-    return MARKERS[number % len(MARKERS)]
-
-
-def _colour(number: int) -> str:
-    return SERIES[number % len(SERIES)]
-
-
 def _with_rate(results: EvaluationResults, name: str) -> str:
     """`test`, or where sets lead with different rates `test CER`."""
-    mixed = len({said.leading(results, other) for other in results.scores}) > 1
-    return f"{name} {said.leading(results, name).upper()}" if mixed else name
-
-
-def _axis(results: EvaluationResults) -> str:
-    found = {said.leading(results, name).upper() for name in results.scores}
-    return found.pop() if len(found) == 1 else "error rate"
+    mixed = len({tables.leading(results, other) for other in results.scores}) > 1
+    return f"{name} {tables.leading(results, name).upper()}" if mixed else name
 
 
 # ── utterances ───────────────────────────────────────────────────────────────────────────────

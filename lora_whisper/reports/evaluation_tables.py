@@ -6,6 +6,7 @@ And the table for a model card.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -19,14 +20,15 @@ from lora_whisper.evaluation.results import (
     EvaluatedSet,
     EvaluationResults,
     Rate,
-    Rates,
     Score,
-    Verdict,
     both_rates,
     interval,
     units_of,
 )
-from lora_whisper.reports.tables import Cell, Column, Table
+from lora_whisper.evaluation.scored_words import cautions
+from lora_whisper.paths import short
+from lora_whisper.reports.tables import Cell, Column, Table, rate_cell
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console, counted, percent
 
 SMALLEST_P = 0.001
@@ -63,11 +65,6 @@ def first_score(results: EvaluationResults, name: str) -> Score | None:
 def leading(results: EvaluationResults, name: str) -> Rate:
     """`wer` or `cer`: the rate that comes first on this set."""
     return stored.leading(first_score(results, name))
-
-
-def rates(results: EvaluationResults, name: str) -> tuple[Rate, Rate]:
-    """Both rates, the leading one first."""
-    return stored.both_rates(leading(results, name))
 
 
 def last_model(results: EvaluationResults, name: str) -> str | None:
@@ -109,19 +106,6 @@ def points(comparison: Comparison) -> str:
     return f"{difference} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def against(results: EvaluationResults, name: str, model: str) -> str:
-    """The verdict on a model; empty for the one that the others are compared with."""
-    found = results.comparisons.get(name, {}).get(model)
-    return verdict(found) if found else ""
-
-
-def sentence(results: EvaluationResults, name: str, model: str) -> str:
-    """`13.5 % WER against 103.2 % of base`"""
-    rate, found = leading(results, name), results.scored(name)
-    own, others = percent(found[model].rate(rate)), percent(found[results.against].rate(rate))
-    return f"{own} {rate.upper()} against {others} of {results.against}"
-
-
 def size(results: EvaluationResults, one: EvaluatedSet) -> str:
     """`100 utterances of 12 speakers, 412 words, 0.07 h, normalizer whisper-english,
     padded sound`
@@ -143,18 +127,18 @@ def method(results: EvaluationResults) -> str:
     normalizers = _listed(score.normalizer for score in all_scores)
     drawn = _listed(score.resampled for score in all_scores)
     padded = _listed(score.padded_as for score in all_scores)
-    said = (
+    text = (
         f"Text is normalized by {normalizers}; {padded}. "
         f"95 % intervals are by drawing {drawn} anew."
     )
     if any(results.comparisons.values()):
-        said += (
+        text += (
             " Verdicts and the intervals of differences are by approximate randomization, paired "
             "and two-sided, at 5 %."
         )
     if any(score.leading == "cer" for score in all_scores):
-        said += " Where CER comes first, WER and verdicts are of graphemes."
-    return said
+        text += " Where CER comes first, WER and verdicts are of graphemes."
+    return text
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -171,21 +155,15 @@ def share(part: float | None) -> str:
 
 def remarks(results: EvaluationResults) -> list[tuple[str, str]]:
     """A "warning" or a "note", and its text."""
-    warnings = [*_failures(results), *results.warnings, *_leaks(results), *cautions_of(results)]
-    notes = [*_unheard(results), *_left_out(results)]
-    return [("warning", text) for text in warnings] + [("note", text) for text in notes]
-
-
-def _failures(results: EvaluationResults) -> Iterator[str]:
-    for model in results.models:
-        if model.failed:
-            yield f"the model {model.name} failed: {model.failed}"
+    failures = [
+        f"the model {one.name} failed: {one.failed}" for one in results.models if one.failed
+    ]
+    warnings = [*failures, *results.warnings, *_leaks(results), *cautions_of(results)]
+    return [("warning", text) for text in warnings] + [("note", text) for text in _notes(results)]
 
 
 def cautions_of(results: EvaluationResults) -> Iterator[str]:
     """Sets whose scored words are not those that were spoken."""
-    from lora_whisper.evaluation.scored_words import cautions
-
     for name in results.scores:
         if text := cautions(results.scored(name)):
             yield f"{name}: {text}"
@@ -205,7 +183,7 @@ def _leaks(results: EvaluationResults) -> Iterator[str]:
                 yield f"{' and '.join(found)} of {one.name} {occur} in what {leaks.run} learnt from"
 
 
-def _unheard(results: EvaluationResults) -> Iterator[str]:
+def _notes(results: EvaluationResults) -> Iterator[str]:
     for one in results.sets:
         score = first_score(results, one.name)
         if score and score.bad_audio:
@@ -214,31 +192,48 @@ def _unheard(results: EvaluationResults) -> Iterator[str]:
         if score and score.no_reference:
             texts = counted(score.no_reference, "reference")
             yield f"{texts} of {one.name} without a word: what was heard there is inserted"
-
-
-def _left_out(results: EvaluationResults) -> Iterator[str]:
     for one in results.sets:
         if one.left_out:
             reasons = (f"{count:,} {reason}" for reason, count in one.left_out.items())
             yield f"left out of {one.name}: {'; '.join(reasons)}"
 
 
-def verdicts(results: EvaluationResults) -> list[tuple[str, str, Verdict, str]]:
-    """Model, set, verdict's word and the whole sentence; of test sets first, then retention."""
-    return [
-        (model, name, found.verdict, f"{sentence(results, name, model)}: {verdict(found)}")
-        for name in sets_of(results, "test") + sets_of(results, "retention")
-        for model, found in results.comparisons.get(name, {}).items()
-    ]
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on a model on a set, and how it is said."""
+
+    model: str
+    set: str
+    is_retention: bool  # whether it must not get worse there
+    comparison: Comparison
+    text: str
+
+
+def judgements(results: EvaluationResults) -> list[Judgement]:
+    """Of test sets first, then of retention."""
+    retained = sets_of(results, "retention")
+    found = []
+    for name in [*sets_of(results, "test"), *retained]:
+        rate, scores = leading(results, name), results.scored(name)
+        for model, comparison in results.comparisons.get(name, {}).items():
+            own, other = (percent(scores[one].rate(rate)) for one in (model, results.against))
+            text = (
+                f"{own} {rate.upper()} against {other} of {results.against}: {verdict(comparison)}"
+            )
+            found.append(Judgement(model, name, name in retained, comparison, text))
+    return found
 
 
 def losses(results: EvaluationResults) -> list[tuple[str, str]]:
     """Forgetting, and models that are worse at what they were made for."""
-    retained = sets_of(results, "retention")
     return [
-        ("warning", f"{'forgetting' if name in retained else 'a loss'}: {model} on {name}, {text}")
-        for model, name, word, text in verdicts(results)
-        if word == "worse"
+        (
+            "warning",
+            f"{'forgetting' if one.is_retention else 'a loss'}: {one.model} on {one.set}, "
+            f"{one.text}",
+        )
+        for one in judgements(results)
+        if one.comparison.verdict == "worse"
     ]
 
 
@@ -250,15 +245,10 @@ def figure(title: str, **more: Any) -> Column:
     return Column(title, layout={"min_width": 7}, **more)
 
 
-def rated(score: Rates | None, rate: Rate) -> Cell:
-    """A rate with its interval; empty where nothing was scored."""
-    return Cell(percent(score.rate(rate)), interval(score.ci95(rate))) if score else Cell()
-
-
 def score_table(results: EvaluationResults, one: EvaluatedSet) -> Table:
     """A row a model: the leading rate with its interval, the other rate, and the verdict."""
     name = one.name
-    first, second = rates(results, name)
+    first, second = both_rates(leading(results, name))
     title = f"{name} ({ROLES[one.role]})" if ROLES[one.role] else name
     columns = [
         Column(is_text=True),
@@ -282,8 +272,8 @@ def score_table(results: EvaluationResults, one: EvaluatedSet) -> Table:
         written = [getattr(score, f"{rate}_orthographic") for rate in (first, second)]
         table.add(
             model,
-            rated(score, first),
-            rated(score, second),
+            rate_cell(score, first),
+            rate_cell(score, second),
             *[_verdict(results, name, model)] * is_compared,
             " · ".join(map(percent, written)),
             " · ".join(f"{count:,}" for count in edits),
@@ -294,10 +284,12 @@ def score_table(results: EvaluationResults, one: EvaluatedSet) -> Table:
 
 
 def _verdict(results: EvaluationResults, name: str, model: str) -> Cell:
-    found = results.comparisons.get(name, {}).get(model)
-    if found is None:
+    """Empty for the one that the others are compared with."""
+    comparison = results.comparisons.get(name, {}).get(model)
+    if comparison is None:
         return Cell()
-    return Cell(verdict(found), points(found), style=COLOURS.get(found.verdict, ""))
+    style = COLOURS.get(comparison.verdict, "")
+    return Cell(verdict(comparison), points(comparison), style=style)
 
 
 def condition_table(results: EvaluationResults, name: str) -> Table:
@@ -306,7 +298,7 @@ def condition_table(results: EvaluationResults, name: str) -> Table:
     title = f"{name}: {rate.upper()} by condition"
     table = Table([Column(is_text=True), *map(figure, models)], title)
     for condition, found in results.conditions[name].items():
-        table.add(condition, *(rated(found.get(model), rate) for model in models))
+        table.add(condition, *(rate_cell(found.get(model), rate) for model in models))
     return table
 
 
@@ -321,7 +313,7 @@ def scale_table(results: EvaluationResults, model: str) -> Table:
         terminal_title=f"{model}: by scale",
     )
     for one in results.scales[model]:
-        cells = (rated(one.scores.get(name), leading(results, name)) for name in names)
+        cells = (rate_cell(one.scores.get(name), leading(results, name)) for name in names)
         table.add(f"{one.scale:g}", *cells)
     return table
 
@@ -350,7 +342,9 @@ def group_table(results: EvaluationResults, name: str, column: str, shown: int) 
     )
     for label in list(last)[:shown]:
         size_cell = Cell(f"{last[label].utterances:,}", f"{last[label].reference_words:,} {noun}")
-        table.add(label, *(rated(found.get(label), rate) for found in groups.values()), size_cell)
+        table.add(
+            label, *(rate_cell(found.get(label), rate) for found in groups.values()), size_cell
+        )
     return table
 
 
@@ -388,6 +382,16 @@ def no_speech_table(results: EvaluationResults) -> Table:
 # ── the terminal ─────────────────────────────────────────────────────────────────────────────
 
 
+def show(folder: RunFolder, results: EvaluationResults) -> None:
+    """Print the tables, and where everything lies."""
+    show_evaluation(results)
+    console.print()
+    page, card = (folder.results.with_suffix(end) for end in (".html", ".md"))
+    places = {"page": page, "for a card": card, "hypotheses": folder.evaluation}
+    for name, path in places.items():
+        console.print(f"{name:11} {short(path)}", markup=False)
+
+
 def show_evaluation(results: EvaluationResults) -> None:
     """Print everything that was asked for, and nothing else."""
     for part in _parts(results):
@@ -415,9 +419,8 @@ def _parts(results: EvaluationResults) -> Iterator[Table | RenderableType]:
         speeds = ((model, speed(score)) for model, score in results.scored(one.name).items())
         known = ", ".join(f"{model} {speed_of}" for model, speed_of in speeds if speed_of)
         yield Group(table, Text(f"RTFx: {known}")) if known else table
-    said = losses(results) + remarks(results)
-    if said:
-        yield _lines(said)
+    if lines := losses(results) + remarks(results):
+        yield _lines(lines)
 
 
 def _hallucination(results: EvaluationResults) -> Table:
@@ -442,22 +445,22 @@ def _mistakes(results: EvaluationResults) -> Iterator[RenderableType]:
     """The last model's most frequent ones on each test set."""
     for name in sets_of(results, "test"):
         model = last_model(results, name)
-        found = results.mistakes.get(name, {}).get(model or "")
+        analysis = results.mistakes.get(name, {}).get(model or "")
         lines = [
             (kind, ", ".join(texts[:SHOWN_MISTAKES]))
-            for kind, texts in (mistakes(found) if found else {}).items()
+            for kind, texts in (mistakes(analysis) if analysis else {}).items()
             if texts
         ]
         if lines:
             yield Group(Text(f"{name}: what {model} has wrong most often", "bold"), _lines(lines))
 
 
-def mistakes(found: ErrorAnalysis) -> dict[str, list[str]]:
+def mistakes(analysis: ErrorAnalysis) -> dict[str, list[str]]:
     """Each kind's own, as they are shown."""
     return {
-        "confused": [f"{said} → {heard} {count}×" for said, heard, count in found.confusions],
-        "lost": [f"{word} {lost} of {said}" for word, lost, said in found.lost],
-        "inserted": [f"{word} {count}×" for word, count in found.inserted],
+        "confused": [f"{word} → {other} {count}×" for word, other, count in analysis.confusions],
+        "lost": [f"{word} {lost} of {times}" for word, lost, times in analysis.lost],
+        "inserted": [f"{word} {count}×" for word, count in analysis.inserted],
     }
 
 
@@ -484,7 +487,8 @@ def markdown(results: EvaluationResults) -> str:
             if score is None:
                 table.add(model, name, "", "", "", "failed")
                 continue
-            both = (rated(score, rate) for rate in both_rates("wer"))
-            table.add(model, name, *both, f"{score.utterances:,}", against(results, name, model))
-    said = [f"\n**Warning:** {text}." for text in cautions_of(results)]
-    return "\n".join([table.markdown(), "", method(results), *said, ""])
+            both = (rate_cell(score, rate) for rate in both_rates("wer"))
+            judged = _verdict(results, name, model).text
+            table.add(model, name, *both, f"{score.utterances:,}", judged)
+    warnings = [f"\n**Warning:** {text}." for text in cautions_of(results)]
+    return "\n".join([table.markdown(), "", method(results), *warnings, ""])

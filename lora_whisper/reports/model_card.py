@@ -13,16 +13,16 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_whisper.config import DataConfig, MixConfig, TrainConfig
 from lora_whisper.evaluation.results import (
     Json,
-    Provenance,
     Rate,
     Score,
     both_rates,
     interval,
+    leading,
     rate_name,
     to_json,
     units_of,
@@ -42,6 +42,7 @@ from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import EMBEDDED, file_name, local_path
 from lora_whisper.reports.html import render
 from lora_whisper.reports.summary import (
+    amount_of_speech,
     changes,
     model_name,
     origin,
@@ -51,11 +52,7 @@ from lora_whisper.reports.summary import (
 )
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import MODELS, RunFolder
-from lora_whisper.terminal import counted, megabytes, passes, percent
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
-
+from lora_whisper.terminal import counted, megabytes, percent
 
 RATES = ("wer", "wer_ci95", "cer", "cer_ci95")  # of the record
 TASK = "automatic-speech-recognition"
@@ -119,15 +116,18 @@ def _rendered(
     """
     config = read_config(folder)
     score = summary.scores[model]
+    # What names the base exactly: the hub's commit, or the sha256 of its weights.
+    name, fingerprint = file_name(summary.checkpoint), summary.checkpoint_fingerprint
+    base = f"[{name}](https://huggingface.co/{name})" if is_of_hub(summary) else f"`{name}`"
     text = render(
         f"{model}_card.md.j2",
         summary=summary,
         what=what,
-        base=_base(summary),
+        base=f"{base} ({fingerprint.replace(':', ' ')})",
         metadata=_metadata(summary, config.data, model),
         rows=list(_rows(summary)),
         score=score,
-        **(_about_scores(score) if score else {}),
+        headings=[rate_name(score, rate) for rate in both_rates(leading(score))],
         speech=list(_speech(summary, config.data)),
         training=list(_training(summary, config)),
         changes=changes(folder.config_text(), file_name),
@@ -144,37 +144,25 @@ def _rendered(
 
 def _metadata(summary: RunSummary, data: DataConfig, model: str) -> str:
     """The YAML block; the hub knows a base by its id alone, so a folder is not named there."""
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
     base, score = summary.checkpoint if is_of_hub(summary) else None, summary.scores[model]
     library, relation = HUB_TERMS[model]
-    return ModelCardData(
-        library_name=library,
-        base_model=base,
-        base_model_relation=relation if base else None,
-        pipeline_tag=TASK,
-        language=[code for code in map(_hub_code, summary.languages) if code],
-        datasets=_hub_sets(data) or None,
-        metrics=[*_hub_rates(score)],
-        tags=["lora", "whisper", "lora_whisper"],
-        model_name=summary.name,
-        eval_results=_results(score, data),
-    ).to_yaml()
-
-
-def _results(score: Score | None, data: DataConfig) -> list[EvalResult] | None:
-    """A model's rates in percent, as they are given on the hub."""
-    from huggingface_hub import EvalResult
-
-    if score is None:
-        return None
-    knows_set = _tests_hub_set(data)
-    return [
+    codes = (HUB_CODES.get(language, language) for language in summary.languages)
+    parts: list[DataConfig | MixConfig] = [data, *data.mix]
+    trained_on = {part.path for part in parts if (part.source or data.source) == "hub"}
+    # Whether the test set is a split of a data set that the hub knows, not a file beside it, which
+    # config.yaml has with its whole path.
+    is_file = data.test is not None and Path(data.test).is_absolute()
+    knows_set = data.source == "hub" and not is_file and not _is_copy(str(data.path))
+    # The file, or what holds the split: a split's name alone would say nothing.
+    holder = data.test if data.path is None or is_file else data.path
+    results = [
         EvalResult(
             task_type=TASK,
             task_name="Automatic Speech Recognition",
             dataset_type=str(data.path) if knows_set else data.source,
-            dataset_name=_test_set(data),
+            dataset_name=file_name(holder or "test"),
             dataset_config=data.config if knows_set else None,
             dataset_revision=data.revision if knows_set else None,
             dataset_split=data.test if knows_set and data.test else "test",
@@ -183,7 +171,21 @@ def _results(score: Score | None, data: DataConfig) -> list[EvalResult] | None:
             metric_value=round(100 * score.rate(rate), 2),
         )
         for rate in _hub_rates(score)
+        if score is not None
     ]
+    return ModelCardData(
+        library_name=library,
+        base_model=base,
+        base_model_relation=relation if base else None,
+        pipeline_tag=TASK,
+        # The hub refuses a card with anything but codes; rows may have a name of their own.
+        language=[code for code in codes if re.fullmatch("[a-z]{2,3}", code)],
+        datasets=sorted(path for path in trained_on if path and not _is_copy(path)) or None,
+        metrics=[*_hub_rates(score)],
+        tags=["lora", "whisper", "lora_whisper"],
+        model_name=summary.name,
+        eval_results=results or None,
+    ).to_yaml()
 
 
 def _hub_rates(score: Score | None) -> list[Rate]:
@@ -191,28 +193,9 @@ def _hub_rates(score: Score | None) -> list[Rate]:
     return ["wer", "cer"] if units_of(score) == "words" else ["cer"]
 
 
-def _hub_code(language: str) -> str | None:
-    """The hub refuses a card with anything but codes; rows may have a name of their own."""
-    code = HUB_CODES.get(language, language)
-    return code if re.fullmatch("[a-z]{2,3}", code) else None
-
-
 def is_of_hub(summary: RunSummary) -> bool:
     """Whether the base was read from the hub, so that it has an id and a commit there."""
     return summary.checkpoint_fingerprint.startswith("commit:")
-
-
-def _hub_sets(data: DataConfig) -> list[str]:
-    """Ids of the data sets that were trained on."""
-    parts: list[DataConfig | MixConfig] = [data, *data.mix]
-    named = [part.path for part in parts if (part.source or data.source) == "hub"]
-    return sorted({path for path in named if path and not _is_copy(path)})
-
-
-def _tests_hub_set(data: DataConfig) -> bool:
-    """Whether the test set is a split of a data set that the hub knows, not a file beside it."""
-    is_file = data.test is not None and Path(data.test).is_absolute()  # as config.yaml has them
-    return data.source == "hub" and not is_file and not _is_copy(str(data.path))
 
 
 def _is_copy(path: str) -> bool:
@@ -220,20 +203,7 @@ def _is_copy(path: str) -> bool:
     return Path(path).is_absolute() or local_path(path).exists()
 
 
-def _test_set(data: DataConfig) -> str:
-    """The file, or what holds the split: a split's name alone would say nothing."""
-    is_file = data.path is None or Path(data.test or "").is_absolute()
-    return file_name((data.test if is_file else data.path) or "test")
-
-
 # ── text ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def _base(summary: RunSummary) -> str:
-    """The base with what names it exactly: the hub's commit, or the sha256 of its weights."""
-    name, fingerprint = file_name(summary.checkpoint), summary.checkpoint_fingerprint
-    where = f"[{name}](https://huggingface.co/{name})" if is_of_hub(summary) else f"`{name}`"
-    return f"{where} ({fingerprint.replace(':', ' ')})"
 
 
 def _rows(summary: RunSummary) -> Iterator[str]:
@@ -248,23 +218,11 @@ def _rows(summary: RunSummary) -> Iterator[str]:
             yield f"| {name} | {' | '.join(rates)} |"
 
 
-def _about_scores(score: Score) -> Json:
-    return {
-        "headings": [rate_name(score, rate) for rate in both_rates(score.leading)],
-        "units": score.units,
-        "padded": score.padded_as,
-        "drawn": score.resampled,
-    }
-
-
 def _speech(summary: RunSummary, data: DataConfig) -> Iterator[str]:
-    seconds, seen_seconds = summary.train_audio_seconds, summary.train_audio_seconds_seen
     counts, task = summary.utterances, "translation into English" * (data.task == "translate")
-    if seconds:
-        seen = f"seen {passes(seen_seconds / seconds)} times"
-        yield f"training: {seconds / 3600:.2f} h in {counts['train']:,} utterances, {seen}"
-    else:
-        yield f"training: {seen_seconds / 3600:.2f} h of a stream"
+    # Of a stream, nobody knows how many there are.
+    utterances = f" in {counts['train']:,} utterances" if summary.train_audio_seconds else ""
+    yield f"training: {amount_of_speech(summary, utterances)}"
     yield f"languages: {', '.join(summary.languages)}" + (f"; {task}" if task else "")
     yield f"from: {', '.join(sources(data))}"
     held_out = [f"{counts[split]:,} {split}" for split in ("validation", "test") if split in counts]
@@ -316,16 +274,18 @@ def _limits(summary: RunSummary, score: Score | None) -> Iterator[str]:
         f"{score.reference_words:,} {score.units}; the intervals say how far off another "
         "such set may be scored."
     )
-    if score.of is not None:
-        yield _what_it_is_of(score.of)
-    spoken = speakers_line(summary)
-    yield (
-        f"{spoken}."
-        if spoken
-        else (
-            "The test set names no speakers, so it is not known whether they are heard in training."
+    if (of := score.of) is not None:
+        # Hashes, by which others know weights and test set again.
+        weights = of.weights.get("adapter") or of.weights["checkpoint"]
+        decoding = ", ".join(f"{name} {json.dumps(value)}" for name, value in of.decoding.items())
+        yield (
+            f"The scores are of these weights (sha256 {weights}) on these rows (sha256 {of.rows}) "
+            f"with these texts (sha256 {of.texts}), decoded with {decoding}."
         )
+    unknown = (
+        "The test set names no speakers, so it is not known whether they are heard in training"
     )
+    yield f"{speakers_line(summary) or unknown}."
     if summary.quantization != "none":
         yield (
             f"Base and adapter were scored on {summary.quantization} weights; "
@@ -334,16 +294,6 @@ def _limits(summary: RunSummary, score: Score | None) -> Iterator[str]:
     yield (
         "Not tested: other recordings, accents and noise than the test set's, long recordings, "
         "timestamps, and what the base could in other languages, which training can take away."
-    )
-
-
-def _what_it_is_of(of: Provenance) -> str:
-    """Hashes, by which others know weights and test set again."""
-    weights = of.weights.get("adapter") or of.weights["checkpoint"]
-    decoding = ", ".join(f"{name} {json.dumps(value)}" for name, value in of.decoding.items())
-    return (
-        f"The scores are of these weights (sha256 {weights}) on these rows (sha256 {of.rows}) "
-        f"with these texts (sha256 {of.texts}), decoded with {decoding}."
     )
 
 
@@ -378,11 +328,24 @@ def adapter_record(folder: RunFolder, summary: RunSummary) -> Json:
     """What `lora.provenance.read_metadata` reads."""
     config = read_config(folder)
     lowest, highest = exported_ranks(folder.adapter)
+    finished = summary.finished
+    if finished is None:  # older summaries lack it, but not the adapter's file
+        seconds = (folder.adapter / WEIGHTS_FILE).stat().st_mtime
+        finished = datetime.fromtimestamp(seconds, UTC).isoformat()
+    kind, _, value = summary.checkpoint_fingerprint.partition(":")
+    # Hours and utterances are not known of a stream, but how much of it was read is.
+    seconds, seen_seconds = summary.train_audio_seconds, summary.train_audio_seconds_seen
     return {
         "format": METADATA_FORMAT,
         "name": Path(summary.name).name,  # a point of a sweep has its folder's in it
-        "date": _date(folder, summary),
-        "base": _recorded_base(config, summary),
+        "date": finished[:10],  # of the end of training, in UTC
+        "base": {
+            "name": file_name(summary.checkpoint),
+            "revision": config.model.revision,
+            "commit": value if kind == "commit" else None,
+            # Of the weights, which older runs lack, unless it is all that names them.
+            "sha256": summary.checkpoint_sha256 or (value if kind == "sha256" else None),
+        },
         "quantization": summary.quantization,
         "adapter": {
             "kind": config.adapter.kind,
@@ -395,53 +358,27 @@ def adapter_record(folder: RunFolder, summary: RunSummary) -> Json:
             "sha256": summary.adapter_sha256 or sha256(folder.adapter / WEIGHTS_FILE),
         },
         "languages": list(summary.languages),
-        "data": _recorded_data(config, summary),
+        "data": {
+            "from": sources(config.data),
+            "hours": round(seconds / 3600, 3) if seconds else None,
+            "hours_seen": round(seen_seconds / 3600, 3),
+            "utterances": summary.utterances.get("train"),
+        },
         "scores": _recorded_scores(summary),
         "versions": summary.versions,
     }
 
 
-def _date(folder: RunFolder, summary: RunSummary) -> str:
-    """Of the end of training, in UTC; older summaries lack it, but not the adapter's file."""
-    if summary.finished is not None:
-        return summary.finished[:10]
-    seconds = (folder.adapter / WEIGHTS_FILE).stat().st_mtime
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
-
-
-def _recorded_base(config: TrainConfig, summary: RunSummary) -> dict[str, str | None]:
-    """The base's name and its weights: the hub's commit where it has one, and their sha256."""
-    kind, _, value = summary.checkpoint_fingerprint.partition(":")
-    known = {kind: value, "sha256": summary.checkpoint_sha256}  # which older runs lack
-    return {
-        "name": file_name(summary.checkpoint),
-        "revision": config.model.revision,
-        "commit": known.get("commit"),
-        "sha256": known["sha256"] or (value if kind == "sha256" else None),
-    }
-
-
-def _recorded_data(config: TrainConfig, summary: RunSummary) -> Json:
-    """Hours and utterances are not known of a stream, but how much of it was heard is."""
-    seconds, seen_seconds = summary.train_audio_seconds, summary.train_audio_seconds_seen
-    return {
-        "from": sources(config.data),
-        "hours": round(seconds / 3600, 3) if seconds else None,
-        "hours_seen": round(seen_seconds / 3600, 3),
-        "utterances": summary.utterances.get("train"),
-    }
-
-
-def _recorded_rates(score: Score | None) -> Json | None:
-    """With the hashes of the weights that they are of, which older scores lack."""
-    if score is None:
-        return None
-    rates: Json = {key: getattr(score, key) for key in RATES}
-    return rates | ({"weights": score.of.weights} if score.of and score.of.weights else {})
-
-
 def _recorded_scores(summary: RunSummary) -> Json | None:
     """What the models made of the run's test set; None where it had none."""
+
+    def rates(score: Score | None) -> Json | None:
+        """With the hashes of the weights that they are of, which older scores lack."""
+        if score is None:
+            return None
+        weights = {"weights": score.of.weights} if score.of and score.of.weights else {}
+        return {key: getattr(score, key) for key in RATES} | weights
+
     score = summary.adapter
     if score is None:
         return None
@@ -452,5 +389,5 @@ def _recorded_scores(summary: RunSummary) -> Json | None:
         "normalizer": score.normalizer,
         "utterances": score.utterances,
         "of": {key: value for key, value in of.items() if key != "weights"} or None,
-        **{model: _recorded_rates(summary.scores[model]) for model in MODELS},
+        **{model: rates(summary.scores[model]) for model in MODELS},
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from lora_whisper.evaluation.results import (
     Rate,
@@ -19,7 +20,7 @@ from lora_whisper.evaluation.results import (
 from lora_whisper.evaluation.run_summary import RunSummary, write_summary
 from lora_whisper.files import read_jsonl, write_whole
 from lora_whisper.paths import below_home
-from lora_whisper.reports.charts import SERIES, Chart, Scale, course, is_steep
+from lora_whisper.reports.charts import SERIES, Look, course, courses
 from lora_whisper.reports.html import render
 from lora_whisper.reports.model_card import write_card, write_merged_card, write_record
 from lora_whisper.reports.summary import (
@@ -38,28 +39,8 @@ from lora_whisper.terminal import clock, megabytes, percent
 
 SHOWN_SAMPLES = 5  # of each kind
 SHOWN_POINTS = 400  # of a curve; of a longer one, the means of neighbours
-TRAINING, VALIDATION = SERIES[:2]
-DOTTED: Any = {"marker": "o", "markersize": 4}
 
 Line = Mapping[str, Any]  # of metrics.jsonl
-
-
-@dataclass(frozen=True)
-class Report:
-    """What stands on the page; texts as they are, to be escaped."""
-
-    name: str
-    about: str
-    key_figures: dict[str, str]
-    remarks: list[tuple[str, str]]  # "warning" or "note", and its text
-    scores: Table
-    scored: str  # how they came about
-    lines: Sequence[Line]
-    kept_step: int | None  # None: what was kept is a mean of several
-    samples: list[tuple[str, list[Sample]]]  # by what they are chosen for
-    facts: dict[str, dict[str, str]]
-    changes: Table
-    config: str  # YAML
 
 
 def write_results(folder: RunFolder, summary: RunSummary) -> None:
@@ -74,40 +55,44 @@ def write_results(folder: RunFolder, summary: RunSummary) -> None:
 
 def write_report(folder: RunFolder, summary: RunSummary) -> None:
     """Write the page of a run that is complete but for the summary's file."""
-    write_whole(folder.report, page(read_report(folder, summary)).encode())
+    write_whole(folder.report, page(folder, summary).encode())
 
 
-def page(report: Report) -> str:
+def page(folder: RunFolder, summary: RunSummary) -> str:
     """The whole page. Whatever comes from the run is escaped."""
+    config, adapter = folder.config_text(), summary.adapter
+    codes = [Column(title, is_text=True, is_code=True) for title in ("value", "default")]
+    changed = Table([Column("not as by default", is_text=True), *codes])
+    for line in changes(config, below_home):
+        changed.add(*line)
+    base = model_name(summary.checkpoint, summary.quantization)
+    made_with = f"lora_whisper {summary.versions['lora_whisper']}"
+    samples = samples_of(folder, summary.scores, needed=("base", "adapter"))
+    kept_step = None if summary.shipped_mean else summary.adapter_step
     return render(
         "run.html.j2",
-        report=report,
-        samples=[(title, [one.shown() for one in some]) for title, some in report.samples],
-        curves=curves(report.lines, report.kept_step),
-    )
-
-
-def read_report(folder: RunFolder, summary: RunSummary) -> Report:
-    """Gather what the folder holds."""
-    config = folder.config_text()
-    return Report(
         name=summary.name,
-        about=_about(summary),
+        about=f"An adapter for {base}, trained with {made_with}",
         key_figures=_key_figures(summary),
         remarks=remarks(summary),
         scores=_score_table(summary),
-        scored=_scored(summary.adapter) if summary.adapter else "",
-        lines=read_jsonl(folder.metrics),
-        kept_step=None if summary.shipped_mean else summary.adapter_step,
-        samples=chosen(
-            samples_of(folder, summary.scores, needed=("base", "adapter")), summary.seed
+        method=(
+            f"Rates of text normalized by {adapter.normalizer}; {adapter.padded_as}. "
+            f"Intervals by drawing {adapter.resampled} anew, with replacement."
+            if adapter
+            else ""
         ),
+        curves=curves(read_jsonl(folder.metrics), kept_step),
+        samples=[
+            (title, [sample.shown() for sample in some])
+            for title, some in chosen(samples, summary.seed)
+        ],
         facts={
             "Training": _training(summary),
             "Speech": _speech(summary),
             "Environment": _environment(summary),
         },
-        changes=_change_table(changes(config, below_home)),
+        changes=changed,
         config=below_home(config),
     )
 
@@ -115,15 +100,12 @@ def read_report(folder: RunFolder, summary: RunSummary) -> Report:
 # ── figures ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _about(summary: RunSummary) -> str:
-    base = model_name(summary.checkpoint, summary.quantization)
-    return f"An adapter for {base}, trained with lora_whisper {summary.versions['lora_whisper']}"
-
-
 def _key_figures(summary: RunSummary) -> dict[str, str]:
     base, adapter = summary.base, summary.adapter
+    # Of a stream, only what was read is known.
+    seconds = summary.train_audio_seconds or summary.train_audio_seconds_seen
     effort = {
-        "hours of speech": f"{_seconds(summary) / 3600:.2f}",
+        "hours of speech": f"{seconds / 3600:.2f}",
         "trained": clock(summary.train_seconds),
         "adapter": megabytes(summary.adapter_bytes),
     }
@@ -136,11 +118,6 @@ def _key_figures(summary: RunSummary) -> dict[str, str]:
         titles[rate]: f"{before.get(rate, '')}{percent(adapter.rate(rate))}"
         for rate in both_rates(adapter.leading)
     } | effort
-
-
-def _seconds(summary: RunSummary) -> float:
-    """Of a stream, only what was read is known."""
-    return summary.train_audio_seconds or summary.train_audio_seconds_seen
 
 
 def _score_table(summary: RunSummary) -> Table:
@@ -160,22 +137,6 @@ def _score_table(summary: RunSummary) -> Table:
 def _cells(score: Score, rate: Rate) -> list[str]:
     words, written = f"{score.reference_words:,}", percent(getattr(score, f"{rate}_orthographic"))
     return [*score_cells(score, rate), words, written]
-
-
-def _change_table(changed: Sequence[tuple[str, str, str]]) -> Table:
-    codes = [Column(title, is_text=True, is_code=True) for title in ("value", "default")]
-    table = Table([Column("not as by default", is_text=True), *codes])
-    for line in changed:
-        table.add(*line)
-    return table
-
-
-def _scored(score: Score) -> str:
-    """How the figures came about."""
-    return (
-        f"Rates of text normalized by {score.normalizer}; {score.padded_as}. "
-        f"Intervals by drawing {score.resampled} anew, with replacement."
-    )
 
 
 def _training(summary: RunSummary) -> dict[str, str]:
@@ -240,53 +201,37 @@ def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]
 
 
 def curves(lines: Sequence[Line], kept_step: int | None) -> list[tuple[str, str]]:
-    """Each chart as its caption and its SVG; those without anything to show are left out."""
-    training = [line for line in lines if "loss_per_token" in line]
-    validation = [line for line in lines if "validation_wer" in line]
-    kept = [line["validation_wer"] for line in validation if line["step"] == kept_step]
-    rate = f", {percent(kept[0])} at the step that was kept" if kept else ""
+    """Each chart as its caption and its SVG; those without anything to show are left out.
+
+    Args:
+        kept_step: whose adapter was kept, which has a larger dot; None: a mean of several.
+    """
+
+    def known(key: str) -> tuple[np.ndarray, np.ndarray]:
+        return course(lines, key, SHOWN_POINTS)
+
+    validation: Look = {"colour": SERIES[1], "marker": "o", "markersize": 4}
+    steps, rates = known("validation_wer")
+    kept = steps == kept_step
+    error_rate = courses([(steps, 100 * rates, validation)], unit=" %")
+    if error_rate:
+        error_rate.dots(
+            steps[kept], 100 * rates[kept], colour=SERIES[1], markersize=9, clip_on=False
+        )
+    losses = [(*known("loss_per_token"), Look())]
+    if len(steps):
+        losses[0][2]["label"] = "training"
+        losses.append((*known("validation_loss_per_token"), validation | {"label": "validation"}))
+    rates_kept = [
+        line["validation_wer"]
+        for line in lines
+        if line.get("step") == kept_step and line.get("validation_wer") is not None
+    ]
+    rate = f", {percent(rates_kept[0])} at the step that was kept" if rates_kept else ""
     charts = {
-        "Loss per token": _losses(training, validation),
-        f"WER of the validation sample{rate}": _error_rate(validation, kept_step),
-        "Learning rate": _course(training, "learning_rate"),
-        "Gradient norm before clipping": _course(training, "gradient_norm"),
+        "Loss per token": courses(losses, is_loss=True),
+        f"WER of the validation sample{rate}": error_rate,
+        "Learning rate": courses([(*known("learning_rate"), {})], 1.9),
+        "Gradient norm before clipping": courses([(*known("gradient_norm"), {})], 1.9),
     }
     return [(caption, chart.svg()) for caption, chart in charts.items() if chart]
-
-
-def _losses(training: Sequence[Line], validation: Sequence[Line]) -> Chart | None:
-    steps, losses = course(training, "loss_per_token", SHOWN_POINTS)
-    if not len(losses):
-        return None
-    is_log = is_steep(losses)
-    chart = Chart(2.7, _steps(training), Scale(is_log=is_log, from_zero=not is_log))
-    chart.line(steps, losses, "training" if validation else "", TRAINING)
-    if validation:
-        points = course(validation, "validation_loss_per_token", SHOWN_POINTS)
-        chart.line(*points, "validation", VALIDATION, **DOTTED)
-    return chart
-
-
-def _error_rate(validation: Sequence[Line], kept_step: int | None) -> Chart | None:
-    """In percent; the step whose adapter was kept has a larger dot."""
-    if not validation:
-        return None
-    steps, rates = course(validation, "validation_wer", SHOWN_POINTS)
-    chart = Chart(2.7, _steps(validation), Scale(unit=" %", from_zero=True))
-    chart.line(steps, 100 * rates, colour=VALIDATION, **DOTTED)
-    kept = steps == kept_step
-    chart.dots(steps[kept], 100 * rates[kept], colour=VALIDATION, markersize=9, clip_on=False)
-    return chart
-
-
-def _course(training: Sequence[Line], key: str) -> Chart | None:
-    steps, values = course(training, key, SHOWN_POINTS)
-    if not len(values):
-        return None
-    chart = Chart(1.9, _steps(training), Scale(from_zero=True))
-    chart.line(steps, values, colour=TRAINING)
-    return chart
-
-
-def _steps(lines: Sequence[Line]) -> Scale:
-    return Scale("steps", most_ticks=7, is_whole=True, limits=(0, 1.02 * lines[-1]["step"]))

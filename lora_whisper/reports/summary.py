@@ -21,15 +21,11 @@ from lora_whisper.evaluation.results import (
     rate_name,
 )
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
-from lora_whisper.model.checkpoint import (
-    EMBEDDED,
-)
-from lora_whisper.paths import mapped, program, short
+from lora_whisper.evaluation.scored_words import cautions
+from lora_whisper.paths import EMBEDDED, mapped, program, short
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_config import as_called_now, flat
-from lora_whisper.run_folder import (
-    RunFolder,
-)
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.schema import defaults_of
 from lora_whisper.terminal import clock, console, counted, gigabytes, megabytes, passes, percent
 
@@ -48,12 +44,17 @@ def show_summary(folder: RunFolder, base: str | None = None) -> None:
         base: that was typed, since the run's own was renamed: it is to be typed again.
     """
     summary = read_summary(folder)
+    known = summary.base or summary.adapter
     console.print()
-    scores = _scores(summary)
-    console.print(scores if isinstance(scores, str) else scores.terminal())
-    said = [f"{name:11} {text}" for name, text in figures(summary) + remarks(summary)]
-    for line in said:
-        console.print(line, markup=False)
+    if known is None:
+        console.print("Nothing was scored: the run has no data.test.")
+    else:
+        words = f"{known.reference_words} {known.units}"
+        how = f"normalizer {known.normalizer}, padded {known.padding}"
+        title = f"{summary.name}: {words}, {how}"
+        console.print(score_table(title, summary.scores, summary.quantization).terminal())
+    for name, text in figures(summary) + remarks(summary):
+        console.print(f"{name:11} {text}", markup=False)
     is_embedded = summary.checkpoint.startswith(EMBEDDED)
     for line in _files(folder, is_embedded, base):
         console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand
@@ -99,58 +100,43 @@ def speakers_line(summary: RunSummary) -> str:
     )
 
 
-def _scores(summary: RunSummary) -> Table | str:
-    known = summary.base or summary.adapter
-    if known is None:
-        return "Nothing was scored: the run has no data.test."
-    words = f"{known.reference_words} {known.units}"
-    how = f"normalizer {known.normalizer}, padded {known.padding}"
-    title = f"{summary.name}: {words}, {how}"
-    return score_table(title, summary.scores, summary.quantization)
-
-
 def figures(summary: RunSummary) -> list[tuple[str, str]]:
     """What a run cost and what it came to, each figure with its name."""
     adapter, model = summary.adapter_bytes, summary.model_bytes
     trainable, total = summary.trainable_parameters, summary.total_parameters
-    return [
+    found = [
         (
             "size",
             f"adapter {megabytes(adapter)} of rank {shipped_rank(summary)}, "
             f"model {megabytes(model)} ({percent(adapter / model)})",
         ),
         ("parameters", f"{trainable:,} of {total:,} trained ({percent(trainable / total)})"),
-        ("speech", _speech(summary)),
+        ("speech", amount_of_speech(summary)),
         (
             "time",
             f"{clock(summary.train_seconds)} for {counted(summary.steps, 'step')}, "
             f"adapter of {origin(summary)}",
         ),
-        *_effort(summary),
     ]
+    validation_seconds = summary.validation_seconds
+    if validation_seconds is not None:  # which older runs lack, as the memory
+        training_seconds = max(summary.train_seconds - validation_seconds, 1e-9)
+        speed = summary.train_audio_seconds_seen / training_seconds
+        validation = f"validation took {clock(validation_seconds)} of the time"
+        found.append(("speed", f"{speed:.1f} audio s/s in training; {validation}"))
+        if summary.gpu_memory_bytes is not None:
+            found.append(("memory", f"{gigabytes(summary.gpu_memory_bytes)} at most of the GPU"))
+        elif summary.resident_memory_bytes is not None:
+            found.append(("memory", f"{gigabytes(summary.resident_memory_bytes)} at most"))
+    return found
 
 
-def _speech(summary: RunSummary) -> str:
+def amount_of_speech(summary: RunSummary, utterances: str = "") -> str:
+    """`2.10 h in 463 utterances, seen 3 times`; of a stream, what was read."""
     seconds, seen_seconds = summary.train_audio_seconds, summary.train_audio_seconds_seen
     if not seconds:
         return f"{seen_seconds / 3600:.2f} h of a stream"
-    return f"{seconds / 3600:.2f} h, seen {passes(seen_seconds / seconds)} times"
-
-
-def _effort(summary: RunSummary) -> list[tuple[str, str]]:
-    """How fast it went and what memory it took, which summaries of older runs lack."""
-    validation_seconds = summary.validation_seconds
-    if validation_seconds is None:
-        return []
-    training_seconds = max(summary.train_seconds - validation_seconds, 1e-9)
-    speed = summary.train_audio_seconds_seen / training_seconds
-    validation = f"validation took {clock(validation_seconds)} of the time"
-    memory = []
-    if summary.gpu_memory_bytes is not None:
-        memory = [("memory", f"{gigabytes(summary.gpu_memory_bytes)} at most of the GPU")]
-    elif summary.resident_memory_bytes is not None:
-        memory = [("memory", f"{gigabytes(summary.resident_memory_bytes)} at most")]
-    return [("speed", f"{speed:.1f} audio s/s in training; {validation}"), *memory]
+    return f"{seconds / 3600:.2f} h{utterances}, seen {passes(seen_seconds / seconds)} times"
 
 
 def shipped_rank(summary: RunSummary) -> str:
@@ -166,45 +152,34 @@ def origin(summary: RunSummary) -> str:
     return f"the mean of steps {', '.join(map(str, summary.shipped_mean.steps))}"
 
 
-def _apart(summary: RunSummary, adapter: Score, merged: Score) -> str:
-    """How far the merged model's rate is from the adapter's, and why it may be."""
-    rate = adapter.leading
-    points = f"{100 * abs(merged.rate(rate) - adapter.rate(rate)):.1f} points"
-    text = f"the merged model's {rate_name(adapter, rate)} is {points} off the adapter's"
-    quantization, into = summary.quantization, (summary.merge or {}).get("into")
-    if quantization != "none" and into == "full":
-        return f"{text}, which was trained on weights in {quantization}, and merged into full ones"
-    return text
-
-
-def _repeated(model: str, score: Score) -> str:
-    """One text that goes round in a loop can be most of a rate, which is none of recognition."""
-    heard = (score.substitutions + score.deletions) / max(1, score.reference_words)
-    return (
-        f"{model} wrote {score.insertions:,} {score.units} that nobody said, beside "
-        f"{score.reference_words:,} that were: it repeats itself. Without them its WER is "
-        f"{percent(heard)}"
-    )
-
-
 def remarks(summary: RunSummary) -> list[tuple[str, str]]:
     """What has to be said beside the scores: a warning or a note, and its text."""
-    from lora_whisper.evaluation.scored_words import cautions
-
     found = []
     base, adapter, merged = summary.base, summary.adapter, summary.merged
     rate = leading(adapter)
     if base and adapter and adapter.rate(rate) >= base.rate(rate):
         found.append(("warning", "the adapter is no better than its base on this test set"))
-    if adapter and merged and abs(merged.rate(rate) - adapter.rate(rate)) > MERGE_TOLERANCE:
-        found.append(("warning", _apart(summary, adapter, merged)))
+    if adapter and merged:
+        apart = abs(merged.rate(rate) - adapter.rate(rate))
+        if apart > MERGE_TOLERANCE:
+            points = f"{100 * apart:.1f} points"
+            text = f"the merged model's {rate_name(adapter, rate)} is {points} off the adapter's"
+            if summary.quantization != "none" and (summary.merge or {}).get("into") == "full":
+                kind = summary.quantization
+                text += f", which was trained on weights in {kind}, and merged into full ones"
+            found.append(("warning", text))
     if caution := cautions(summary.scores):
         found.append(("warning", caution))
-    found += [
-        ("note", _repeated(model, score))
-        for model, score in summary.scores.items()
-        if score is not None and score.insertions > REPEATED * score.reference_words
-    ]
+    for model, score in summary.scores.items():
+        # One text that goes round in a loop can be most of a rate, which is none of recognition.
+        if score is not None and score.insertions > REPEATED * score.reference_words:
+            without = (score.substitutions + score.deletions) / max(1, score.reference_words)
+            text = (
+                f"{model} wrote {score.insertions:,} {score.units} that nobody said, beside "
+                f"{score.reference_words:,} that were: it repeats itself. Without them its WER is "
+                f"{percent(without)}"
+            )
+            found.append(("note", text))
     found += _merge_remarks(summary)
     if summary.skipped_steps:
         found.append(("warning", f"{summary.skipped_steps} steps were skipped, as train.log says"))
@@ -233,33 +208,26 @@ def _merge_remarks(summary: RunSummary) -> list[tuple[str, str]]:
 
 
 def _files(folder: RunFolder, is_embedded: bool, base: str | None) -> list[str]:
-    path = folder.path
+    run = shlex.quote(f"run={short(folder.path)}")
     lines = ["", f"adapter     {short(folder.adapter)}"]
     if folder.report.is_file():  # which older runs lack
         lines.append(f"report      {short(folder.report)}")
-    if folder.merged.is_dir():
-        lines.append(f"merged      {short(folder.merged)}")
-        lines += _after_quickstart() if is_embedded else _after_merging(short(path), base)
-    else:
-        lines.append(f"next        {program()} merge {shlex.quote(f'run={short(path)}')}")
-    return lines
-
-
-def _after_quickstart() -> list[str]:
+    if not folder.merged.is_dir():
+        return [*lines, f"next        {program()} merge {run}"]
+    lines.append(f"merged      {short(folder.merged)}")
+    if is_embedded:
+        return [
+            *lines,
+            "next        your own speech, and a model that you choose:",
+            f"  {program()} train model=large-v3 name=mine data.language=sw \\",
+            "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
+        ]
+    typed = run if base is None else f"{run} {shlex.quote(f'base={base}')}"
     return [
-        "next        your own speech, and a model that you choose:",
-        f"  {program()} train model=large-v3 name=mine data.language=sw \\",
-        "    data.train=a.jsonl data.validation=b.jsonl data.test=c.jsonl",
-    ]
-
-
-def _after_merging(path: str, base: str | None) -> list[str]:
-    run = shlex.quote(f"run={path}")
-    trained = shlex.join([f"run={path}", *([] if base is None else [f"base={base}"])])
-    return [
+        *lines,
         "next        what the model is worth elsewhere, another program, or the hub:",
-        f"  {program()} evaluate {trained}",
-        f"  {program()} export {trained} format=ctranslate2",
+        f"  {program()} evaluate {typed}",
+        f"  {program()} export {typed} format=ctranslate2",
         f"  {program()} push {run} what=merged repo=owner/name",
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,17 @@ from rich.box import SIMPLE_HEAD
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import groups_that_compare
-from lora_whisper.evaluation.results import Rate, Score, both_rates, interval, leading, rate_name
+from lora_whisper.evaluation.results import (
+    Rate,
+    Score,
+    both_rates,
+    interval,
+    leading,
+    rate_name,
+    with_interval,
+)
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
+from lora_whisper.evaluation.scored_words import cautions
 from lora_whisper.files import as_written, read_json, write_json
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
@@ -48,9 +57,6 @@ class Point:
     state: State
     reason: str = ""  # why it failed, as it was said
     config: Mapping[str, Any] = field(default_factory=dict)  # flat keys; empty: it never began
-    values: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of `config`, what differs between runs
     summary: RunSummary | None = None
 
     @property
@@ -88,14 +94,6 @@ class Point:
         return self.score.ci95(self.leading) if self.score else None
 
     @property
-    def wer(self) -> float | None:
-        return self.score.wer if self.score else None
-
-    @property
-    def cer(self) -> float | None:
-        return self.score.cer if self.score else None
-
-    @property
     def rank(self) -> str | None:
         """Of what ships: `16`, or `4 – 32` where layers differ."""
         return shipped_rank(self.summary) if self.summary else None
@@ -107,10 +105,6 @@ class Point:
             return None
         stack = self.config["adapter.stack"]
         return self.config["adapter.targets"] + ("" if stack == "both" else f" of the {stack}")
-
-    @property
-    def trainable_parameters(self) -> int | None:
-        return self.summary.trainable_parameters if self.summary else None
 
     @property
     def adapter_bytes(self) -> int | None:
@@ -153,20 +147,19 @@ def folders_of(sweep: Path) -> list[Path]:
 
 
 def read_points(folders: Sequence[Path]) -> list[Point]:
-    """Read the runs in these folders; in the order of what differs between them."""
+    """Read the runs in these folders; in the order of what differs between them.
+
+    What is not known of comes last.
+    """
     points = [_read(RunFolder(folder)) for folder in folders]
     points = [point if point.config else _by_its_name(point, points) for point in points]
     keys = differing_keys(points)
-    with_values = [
-        replace(point, values={key: point.config.get(key) for key in keys if point.config})
-        for point in points
-    ]
-    return sorted(with_values, key=lambda point: _place(point, keys))
 
+    def place(point: Point) -> tuple[Any, ...]:
+        is_unknown = not (keys and point.config)
+        return is_unknown, [ordered(point.config.get(key)) for key in keys], point.name
 
-def _place(point: Point, keys: Sequence[str]) -> tuple[Any, ...]:
-    """What is not known of comes last."""
-    return not point.values, [ordered(point.values.get(key)) for key in keys], point.name
+    return sorted(points, key=place)
 
 
 def _by_its_name(point: Point, others: Sequence[Point]) -> Point:
@@ -207,18 +200,23 @@ def told_keys(points: Sequence[Point]) -> list[str]:
     own group: `adapter.kind` brings `adapter.adalora.…`, and `quantization.kind` its details.
     """
     keys = [key for key in differing_keys(points) if key not in FREE_TO_CHANGE]
-    return [key for key in keys if not any(_implies(points, other, key) for other in keys)]
-
-
-def _implies(points: Sequence[Point], choice: str, key: str) -> bool:
-    """Whether each value of `choice`, which is a word, has one value of `key` in its own group."""
     known = [point.config for point in points if point.config]
-    if choice == key or not choice.endswith((".kind", ".checkpoint")):
-        return False
-    if choice.split(".")[0] != key.split(".")[0]:
-        return False
-    pairs = {(str(config.get(choice)), repr(config.get(key))) for config in known}
-    return len(pairs) == len({one for one, _ in pairs})
+
+    def implies(choice: str, key: str) -> bool:
+        """Whether each value of `choice`, which is a word, has one value of `key`."""
+        if choice == key or not choice.endswith((".kind", ".checkpoint")):
+            return False
+        if choice.split(".")[0] != key.split(".")[0]:
+            return False
+        pairs = {(str(config.get(choice)), repr(config.get(key))) for config in known}
+        return len(pairs) == len({value for value, _ in pairs})
+
+    return [key for key in keys if not any(implies(other, key) for other in keys)]
+
+
+def last_part(key: str) -> str:
+    """`rank` of adapter.rank, but `adapter` of adapter.kind, as it is typed."""
+    return key.removesuffix(".kind").split(".")[-1]
 
 
 def ordered(value: Any) -> tuple[int, float, str]:
@@ -238,8 +236,6 @@ def none_beats_base(points: Sequence[Point]) -> bool:
 
 def caution_of(points: Sequence[Point], best_name: str = "best") -> str:
     """What to say where the words that are scored are not those that were spoken, else ""."""
-    from lora_whisper.evaluation.scored_words import cautions
-
     scored = [point for point in points if point.rate is not None]
     best = min(scored, key=lambda point: point.rate or 0, default=None)
     return cautions({"base": best.base, best_name: best.score}) if best else ""
@@ -270,8 +266,12 @@ def pareto_front(sizes: Sequence[float | None], rates: Sequence[float | None]) -
 
 
 def _read(run: RunFolder) -> Point:
+    """With today's defaults for keys that an older version had not."""
+    config: Mapping[str, Any] = {}
     try:
-        config = _config(run) if run.is_run() else {}
+        if run.is_run():
+            written = as_called_now(yaml.safe_load(run.config_text()))
+            config = flat(defaults_of(TrainConfig)) | flat(written)
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
         return Point(run.path, "failed", "config.yaml cannot be read as YAML")
     if run.config.is_file() and not run.is_run():
@@ -293,31 +293,23 @@ def _read(run: RunFolder) -> Point:
     return Point(run.path, "failed", failure, config)
 
 
-def _config(run: RunFolder) -> dict[str, Any]:
-    """With today's defaults for keys that an older version had not."""
-    return flat(defaults_of(TrainConfig)) | flat(as_called_now(yaml.safe_load(run.config_text())))
-
-
 def _failure(run: RunFolder) -> str | None:
     """Why the run failed, as the sweep noted it, or else as its log ends; None: it did not."""
     try:
         return str(read_json(run.path / FAILURE_FILE)["reason"])
     except (OSError, ValueError, TypeError, KeyError):
-        return _logged_failure(run.log)
-
-
-def _logged_failure(log: Path) -> str | None:
-    """The error that the log's last record is about."""
-    if not log.is_file():
-        return None
-    records = LOG_RECORD.findall(log.read_text(encoding="utf-8", errors="replace"))
+        if not run.log.is_file():
+            return None
+    records = LOG_RECORD.findall(run.log.read_text(encoding="utf-8", errors="replace"))
     level, message = records[-1] if records else ("", "")
     ended = re.fullmatch(r"ended by (\w+)\((.*?),?\)", message)
     if level != "ERROR" or ended is None or ended[1] in STOPPED:
         return None
-    said = ended[2].strip("'\"").replace("\\n", "\n")
-    return said if ended[1] == "UserError" else f"{ended[1]}: {said}"
+    reason = ended[2].strip("'\"").replace("\\n", "\n")
+    return reason if ended[1] == "UserError" else f"{ended[1]}: {reason}"
 
+
+# ── the table of a sweep ─────────────────────────────────────────────────────────────────────
 
 FRONT = "*"
 FRONT_NOTE = (
@@ -336,7 +328,7 @@ class Figure:
     is_number: bool = True
 
     @property
-    def said(self) -> str | None:
+    def common(self) -> str | None:
         """The only value that there is; None where points differ, or nothing is known."""
         values = {cell for cell in self.cells if cell}
         return values.pop() if len(values) == 1 and len(self.cells) > 1 else None
@@ -345,20 +337,21 @@ class Figure:
 def show_sweep(folders: Sequence[Path]) -> None:
     """Print a row for each point of a sweep, and below it what became of the others."""
     points = sorted(read_points(folders), key=lambda point: not point.config)
+    figures = _figures(points)
     console.print()
     for line in _bases(points):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(sweep_table(short(folders[0].parent), points).terminal())
-    for line in _notes(points):
+    console.print(_table(short(folders[0].parent), figures).terminal())
+    for line in _notes(points, figures):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def sweep_table(title: str, points: Sequence[Point]) -> Table:
+def _table(title: str, figures: Sequence[Figure]) -> Table:
     """Sizes, times and rates; columns that do not tell points apart are left out."""
     shown = [
         figure
-        for figure in _figures(points)
-        if figure.is_needed or (figure.said is None and any(figure.cells))
+        for figure in figures
+        if figure.is_needed or (figure.common is None and any(figure.cells))
     ]
     columns = [
         Column(figure.heading, is_text=not figure.is_number, layout={"no_wrap": figure.is_number})
@@ -372,25 +365,41 @@ def sweep_table(title: str, points: Sequence[Point]) -> Table:
 
 
 def _figures(points: Sequence[Point]) -> list[Figure]:
-    scores = [point.score for point in points]
-    known = next(filter(None, scores), None)
+    known = next((point.score for point in points if point.score), None)
     first, second = both_rates(leading(known))
-    named = {rate: rate_name(known, rate) for rate in (first, second)}
-    others = tuple(_share(score.rate(second)) if score else "" for score in scores)
     front = pareto_front([p.adapter_bytes for p in points], [p.rate for p in points])
     heading, labels, keys = _labels(points)
     ranks = tuple((point.rank or "").replace(" ", "") for point in points)
-    targets = tuple(point.targets or "" for point in points)
+
+    def of_summaries(text: Callable[[RunSummary], str]) -> tuple[str, ...]:
+        return tuple(text(point.summary) if point.summary else "" for point in points)
+
+    def of_scores(text: Callable[[Score], str]) -> tuple[str, ...]:
+        return tuple(text(point.score) if point.score else "" for point in points)
+
+    def bounds(score: Score) -> str:
+        return interval(score.ci95(score.leading)).removesuffix(" %").replace(" ", "")
+
+    sizes = of_summaries(
+        lambda one: f"{one.adapter_bytes / 1e6:.{1 if one.adapter_bytes < 1e8 else 0}f}"
+    )
+    rates = of_scores(lambda score: f"{100 * score.rate(score.leading):.1f}")
+    states = ("" if point.state == "complete" else point.state for point in points)
+    rated = tuple(state or rate for state, rate in zip(states, rates, strict=True))
     figures = [
         Figure(heading, labels, is_needed=True, is_number=False),
         Figure("rank", ranks, "rank {}"),
-        Figure("targets", targets, "{}", is_number=False),
-        Figure("trained", tuple(map(_parameters, points)), "{} parameters trained"),
-        Figure("MB", tuple(map(_megabytes, points)), "adapters of {} MB"),
-        Figure("time", tuple(map(_time, points)), is_needed=True),
-        Figure(f"{named[first]} %", tuple(map(_rate, points)), is_needed=True),
-        Figure("interval", tuple(map(_interval, points)), is_needed=True),
-        Figure(f"{named[second]} %", others, is_needed=True),
+        Figure("targets", tuple(p.targets or "" for p in points), "{}", is_number=False),
+        Figure("trained", of_summaries(_parameters), "{} parameters trained"),
+        Figure("MB", sizes, "adapters of {} MB"),
+        Figure("time", of_summaries(_time), is_needed=True),
+        Figure(f"{rate_name(known, first)} %", rated, is_needed=True),
+        Figure("interval", of_scores(bounds), is_needed=True),
+        Figure(
+            f"{rate_name(known, second)} %",
+            of_scores(lambda score: f"{100 * score.rate(second):.1f}"),
+            is_needed=True,
+        ),
         Figure("", tuple(FRONT if is_on else "" for is_on in front), is_needed=True),
     ]
     told = {"targets"} if {"adapter.targets", "adapter.stack"} & set(keys) else set()
@@ -404,61 +413,28 @@ def _figures(points: Sequence[Point]) -> list[Figure]:
 def _labels(points: Sequence[Point]) -> tuple[str, tuple[str, ...], list[str]]:
     """What tells the points apart, below the names of its keys; else the points' own names."""
     keys = told_keys(points)
+    # A folder's name without the groups of its keys.
+    names = [re.sub(r"(^|_)(?:[a-z][a-z-]*\.)+", r"\1", point.name) for point in points]
+    names = [name.replace("_", "\n") for name in names]
     labels = tuple(
-        "\n".join(f"{point.config.get(key)}" for key in keys)
-        if point.config
-        else _brief(point.name)
-        for point in points
+        "\n".join(f"{point.config.get(key)}" for key in keys) if point.config else name
+        for point, name in zip(points, names, strict=True)
     )
     if keys and len(set(labels)) == len(labels):
-        return "\n".join(_last(key) for key in keys), labels, keys
-    return "point", tuple(_brief(point.name) for point in points), []
+        return "\n".join(map(last_part, keys)), labels, keys
+    return "point", tuple(names), []
 
 
-def _last(key: str) -> str:
-    """`rank` of adapter.rank, but `adapter` of adapter.kind."""
-    return key.removesuffix(".kind").split(".")[-1]
-
-
-def _brief(name: str) -> str:
-    """A folder's name without the groups of its keys."""
-    return "\n".join(re.sub(r"^(?:[a-z][a-z-]*\.)+", "", part) for part in name.split("_"))
-
-
-def _parameters(point: Point) -> str:
+def _parameters(summary: RunSummary) -> str:
     """`3.46 k`, `1.20 M`, `128 M`"""
-    count = point.trainable_parameters
-    if count is None:
-        return ""
+    count = summary.trainable_parameters
     number, unit = (count / 1e6, "M") if count >= 1e5 else (count / 1e3, "k")
     return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
 
 
-def _megabytes(point: Point) -> str:
-    size_bytes = point.adapter_bytes
-    return "" if size_bytes is None else f"{size_bytes / 1e6:.{1 if size_bytes < 1e8 else 0}f}"
-
-
-def _time(point: Point) -> str:
-    seconds = point.train_seconds
-    if seconds is None:
-        return ""
+def _time(summary: RunSummary) -> str:
+    seconds = summary.train_seconds
     return clock(seconds) if seconds < 36_000 else f"{seconds / 3600:.1f} h"
-
-
-def _rate(point: Point) -> str:
-    """The leading rate, or why there is none."""
-    return _share(point.rate) if point.state == "complete" else point.state
-
-
-def _interval(point: Point) -> str:
-    if point.interval is None:
-        return ""
-    return interval(point.interval).removesuffix(" %").replace(" ", "")
-
-
-def _share(rate: float | None) -> str:
-    return "" if rate is None else f"{100 * rate:.1f}"
 
 
 def _bases(points: Sequence[Point]) -> list[str]:
@@ -467,32 +443,28 @@ def _bases(points: Sequence[Point]) -> list[str]:
     for point in points:
         if point.summary is None or point.base is None:
             continue
-        base, model = point.base, (point.summary.checkpoint, point.summary.quantization)
-        scored = (base.wer, base.cer, base.utterances, base.reference_words)
+        score, model = point.base, (point.summary.checkpoint, point.summary.quantization)
+        scored = (score.wer, score.cer, score.utterances, score.reference_words)
         found.setdefault(model, {}).setdefault(scored, point)
     several = len({checkpoint for checkpoint, _ in found}) > 1
     lines = []
     for (checkpoint, quantization), scores in found.items():
         name = f"{model_name('base', quantization)}{f' {checkpoint}' * several}"
-        lines += [
-            f"{name}{f', of {point.name}' * (len(scores) > 1)}: {_rates(point.base)}"
-            for point in scores.values()
-            if point.base is not None
-        ]
+        for point in scores.values():
+            base = point.base
+            if base is not None:
+                first, second = both_rates(base.leading)
+                rates = (
+                    f"{rate_name(base, first)} {with_interval(base, first)}, "
+                    f"{rate_name(base, second)} {percent(base.rate(second))}"
+                )
+                lines.append(f"{name}{f', of {point.name}' * (len(scores) > 1)}: {rates}")
     return lines
 
 
-def _rates(base: Score) -> str:
-    first, second = both_rates(base.leading)
-    rates = [f"{rate_name(base, rate)} {percent(base.rate(rate))}" for rate in (first, second)]
-    return f"{rates[0]} ({interval(base.ci95(first))}), {rates[1]}"
-
-
-def _notes(points: Sequence[Point]) -> Iterator[str]:
+def _notes(points: Sequence[Point], figures: Sequence[Figure]) -> Iterator[str]:
     same = [
-        figure.unit.format(figure.said)
-        for figure in _figures(points)
-        if figure.unit and figure.said
+        figure.unit.format(figure.common) for figure in figures if figure.unit and figure.common
     ]
     if same:
         yield f"all points: {', '.join(same)}"

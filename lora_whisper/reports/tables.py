@@ -16,6 +16,9 @@ from rich import box
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from lora_whisper.evaluation.results import Rate, Rates, interval
+from lora_whisper.terminal import percent
+
 PLAIN: Mapping[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False}  # a line below the headings
 
 
@@ -114,6 +117,14 @@ class Table:
         writer.writerow([column.title for column in self.columns])
         writer.writerows([cell.text for cell in row.cells] for row in self.rows)
         return buffer.getvalue()
+
+
+def rate_cell(score: Rates | None, rate: Rate) -> Cell:
+    """A rate with its interval, which a page sorts by it; empty where nothing was scored."""
+    if score is None:
+        return Cell()
+    value = score.rate(rate)
+    return Cell(percent(value), interval(score.ci95(rate)), value)
 
 
 def escaped(text: str) -> str:

@@ -24,10 +24,11 @@ from lora_whisper.files import read_json, write_json
 from lora_whisper.reports import comparison
 from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.comparison import anonymous, effects, read_report, smallest_as_good
-from lora_whisper.reports.comparison_page import against_size, curves, effect, run_table
+from lora_whisper.reports.comparison_page import costs, curves, drawn, run_table
 from lora_whisper.reports.sweep import (
     FAILURE_FILE,
     NO_GAIN,
+    differing_keys,
     pareto_front,
     point_folders,
     read_points,
@@ -132,13 +133,14 @@ def test_points_come_in_the_order_of_their_values(
         point(f"{rank}_{rate}", f"adapter.rank={rank}", f"optimizer.learning_rate={rate}")
     (SWEEP / "no run").mkdir()
     points = read_points(point_folders(SWEEP))
-    assert [tuple(one.values.values()) for one in points] == [
+    keys = ["adapter.rank", "optimizer.learning_rate"]
+    assert differing_keys(points) == keys
+    assert [tuple(one.config[key] for key in keys) for one in points] == [
         (4, 0.0001),
         (4, 0.001),
         (16, 0.0001),
         (16, 0.001),
     ]
-    assert list(points[0].values) == ["adapter.rank", "optimizer.learning_rate"]
     assert {one.state for one in points} == {"complete"}
     one = points[0]
     assert (one.leading, one.rate, one.adapter_bytes) == ("wer", 0.1, 1_300_000)
@@ -611,7 +613,7 @@ def test_numbers_that_a_search_drew_have_no_means(
         "adapter.rank": False,
         "adapter.dropout": True,
     }
-    assert all(effect(report, one).startswith("<svg") for one in effects(report))
+    assert all(drawn(report, one).chart.startswith("<svg") for one in effects(report))
 
 
 # ── plots ────────────────────────────────────────────────────────────────────────────────────
@@ -626,11 +628,11 @@ def test_many_runs_of_many_steps_make_no_page_of_megabytes(
     point("b", "seed=2")
     report = read_report("x", point_folders(SWEEP), has_folder_names=True)
     long = [{"step": step, "loss_per_token": 1.0 + step % 7} for step in range(1, 20_000)]
-    ((caption, drawn),) = curves(report, {"a": long, "b": long})
+    ((caption, chart),) = curves(report, {"a": long, "b": long})
     assert caption == "Training: loss per token"
-    assert len(drawn) < 50_000
-    assert against_size(report).startswith("<svg")
-    assert all(effect(report, one) for one in effects(report))
+    assert len(chart) < 50_000
+    assert all(plot.startswith("<svg") for _, plot in costs(report))
+    assert all(drawn(report, one).chart for one in effects(report))
 
 
 # ── bad input ────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import pytest
 
 from lora_whisper.evaluation.results import ScoredUtterance
 from lora_whisper.evaluation.score import score
-from lora_whisper.reports.summary import _effort, remarks, score_table
+from lora_whisper.reports.summary import figures, remarks, score_table
 from tests.cli.toy_run import toy_summary
 from tests.evaluation.toy_rows import rows_of
 
@@ -31,7 +31,7 @@ COSTS = {
 def test_speed_is_of_training_and_memory_of_what_runs_out(
     more: dict[str, Any], memory: str
 ) -> None:
-    lines = _effort(toy_summary(**COSTS | more))
+    lines = figures(toy_summary(**COSTS | more))[4:]
     assert lines == [
         ("speed", "20.0 audio s/s in training; validation took 0:10 of the time"),
         ("memory", memory),
@@ -95,7 +95,8 @@ def test_a_merged_model_that_is_not_just_the_adapter_in_its_base_says_so() -> No
 
 
 def test_summaries_of_older_runs_say_less() -> None:
-    assert _effort(toy_summary(train_seconds=110.0, validation_seconds=None)) == []
+    names = [name for name, _ in figures(toy_summary(train_seconds=110.0, validation_seconds=None))]
+    assert names == ["size", "parameters", "speech", "time"]
 
 
 def test_a_text_that_goes_round_is_said_beside_the_rate_that_it_makes() -> None:
