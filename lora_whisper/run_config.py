@@ -167,6 +167,16 @@ def _completed(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[st
     return found
 
 
+def default_values() -> dict[str, Any]:
+    """What `train` has with nothing typed, by the keys that are typed."""
+    return flat(defaults_of(TrainConfig))
+
+
+def written_values(config: str) -> dict[str, Any]:
+    """What a run's config.yaml says, by the keys that are typed today."""
+    return flat(as_called_now(yaml.safe_load(config)))
+
+
 def as_called_now(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values that an older version may have written; what is not followed is said."""
     given = flat(values)

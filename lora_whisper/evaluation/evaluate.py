@@ -15,6 +15,8 @@ from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding.decoder import BrokenModel
+from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, keyword_recall
 from lora_whisper.evaluation.loading import Transcriber, weights_of
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.plan import Plan
@@ -34,8 +36,10 @@ from lora_whisper.evaluation.results import (
     Score,
     ScoredUtterance,
 )
-from lora_whisper.evaluation.robustness import KINDS
+from lora_whisper.evaluation.robustness import KINDS, no_speech_clips, no_speech_tests, padding_of
+from lora_whisper.evaluation.score import score_set
 from lora_whisper.evaluation.scoring import report_bad_audio, write_scored
+from lora_whisper.evaluation.significance import compare
 from lora_whisper.evaluation.test_sets import (
     TestSet,
     find_leaks,
@@ -149,8 +153,6 @@ class Evaluator:
 
     def carry_out(self) -> None:
         """Evaluate the models one after the other; a broken one does not stop the others."""
-        from lora_whisper.evaluation.decoding.decoder import BrokenModel
-
         for entry in self.plan.entries:
             try:
                 if entry.broken:
@@ -166,21 +168,17 @@ class Evaluator:
         model = Transcriber(entry, self.plan.dtype, self.device, self.plan.more.cache)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
         try:
-            self._evaluate_loaded(model)
+            sets = [(one, with_codes(one.corpus, model.vocabulary).utterances) for one in self.sets]
+            for one, utterances in sets:
+                self._score(model, one, utterances)
+            tests = [(one, utterances) for one, utterances in sets if one.role == "test"]
+            for one, utterances in tests:
+                self._score_in_conditions(model, one, utterances)
+            self._test_without_speech(model, tests[0][1])
+            if entry.adapter is not None:
+                self._scale(model, sets)
         finally:
             model.close()
-
-    def _evaluate_loaded(self, model: Transcriber) -> None:
-        sets = [(one, with_codes(one.corpus, model.vocabulary).utterances) for one in self.sets]
-        for one, utterances in sets:
-            self._score(model, one, utterances)
-        tests = [(one, utterances) for one, utterances in sets if one.role == "test"]
-        for one, utterances in tests:
-            for condition in self.plan.conditions:
-                self._score_in(condition, model, one, utterances)
-        self._test_without_speech(model, tests[0][1])
-        if model.entry.adapter is not None:
-            self._scale(model, sets)
 
     def _scored(
         self,
@@ -192,8 +190,6 @@ class Evaluator:
         scale: float = 1.0,
     ) -> tuple[Score, Sequence[ScoredUtterance]]:
         """Decode a set, or take what was decoded before, and score it."""
-        from lora_whisper.evaluation.score import score_set
-
         seed, name = self.plan.seed, model.entry.name
         part = "" if scale == 1.0 else f" × {scale:g}"
         where = one.name if condition == CLEAN else f"{one.name}, {condition}"
@@ -208,12 +204,6 @@ class Evaluator:
         return dataclasses.replace(scored.score, cached=is_known), scored.utterances
 
     def _score(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
-        from lora_whisper.evaluation.diagnostics import (
-            analyse_errors,
-            find_hallucination,
-            keyword_recall,
-        )
-
         name, plan = model.entry.name, self.plan
         # Groups are of the test sets, and there of those that have the column.
         asked = plan.settings.group_by if one.role == "test" else ()
@@ -231,23 +221,22 @@ class Evaluator:
 
     # ── beyond the average ───────────────────────────────────────────────────────────────────
 
-    def _score_in(
-        self, condition: str, model: Transcriber, one: LoadedSet, utterances: Utterances
+    def _score_in_conditions(
+        self, model: Transcriber, one: LoadedSet, utterances: Utterances
     ) -> None:
-        """Score the set in another condition, beside the clean one."""
-        from lora_whisper.evaluation.robustness import settings_in
-
-        name, settings = model.entry.name, settings_in(condition, self._ungrouped)
-        score, rows = self._scored(model, one, utterances, settings, condition)
-        write_scored(score, rows, self.folder / name / f"{one.name}-{condition}")
-        conditions = self.conditions.setdefault(one.name, {})
-        _put(conditions, CLEAN, name, self.scores[one.name][name].brief())
-        _put(conditions, condition, name, score.brief())
+        """Score the set in other conditions, beside the clean one."""
+        name, clean = model.entry.name, self._ungrouped
+        for condition in self.plan.conditions:
+            padding = padding_of(condition, clean.padding)
+            settings = dataclasses.replace(clean, padding=padding)
+            score, rows = self._scored(model, one, utterances, settings, condition)
+            write_scored(score, rows, self.folder / name / f"{one.name}-{condition}")
+            conditions = self.conditions.setdefault(one.name, {})
+            _put(conditions, CLEAN, name, self.scores[one.name][name].brief())
+            _put(conditions, condition, name, score.brief())
 
     def _test_without_speech(self, model: Transcriber, utterances: Utterances) -> None:
         """Decode sound without speech, told the language and task of the first utterance."""
-        from lora_whisper.evaluation.robustness import no_speech_clips, no_speech_tests
-
         clips, first, seed = self.plan.more.probe_clips, utterances[0], self.plan.seed
         if not clips:
             return
@@ -268,8 +257,6 @@ class Evaluator:
 
     def _compare(self) -> None:
         """Every model with the first one, utterance by utterance."""
-        from lora_whisper.evaluation.significance import compare
-
         first, *others = [one.name for one in self.plan.entries]
         for name, of_models in self.utterances.items():
             for other in others:
@@ -291,7 +278,17 @@ class Evaluator:
         models = [one.name for one in plan.entries]
         return EvaluationResults(
             name=name,
-            models=tuple(self._about_model(one) for one in plan.entries),
+            models=tuple(
+                EvaluatedModel(
+                    name=entry.name,
+                    what=below_home(entry.what),
+                    kind=entry.kind,
+                    quantization=entry.quantization.kind,
+                    failed=self.failed.get(entry.name),
+                    **self.storage[entry.name],
+                )
+                for entry in plan.entries
+            ),
             against=models[0],
             sets=tuple(_about_set(one, leaks[one.name]) for one in self.sets),
             scores={
@@ -310,16 +307,6 @@ class Evaluator:
             environment=environment(),
             versions=versions(),
             asked=dict(asked),
-        )
-
-    def _about_model(self, entry: ModelEntry) -> EvaluatedModel:
-        return EvaluatedModel(
-            name=entry.name,
-            what=below_home(entry.what),
-            kind=entry.kind,
-            quantization=entry.quantization.kind,
-            failed=self.failed.get(entry.name),
-            **self.storage[entry.name],
         )
 
     def _leaks(self) -> dict[str, list[Leaks]]:

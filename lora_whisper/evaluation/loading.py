@@ -10,21 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lora_whisper import processes
-from lora_whisper.config import (
-    CLEAN,
-    Dtype,
-    EvaluationConfig,
-    ModelConfig,
-    QuantizationConfig,
-)
+from lora_whisper.config import CLEAN, Dtype, EvaluationConfig, ModelConfig, QuantizationConfig
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import ModelEntry
-from lora_whisper.lora.saved import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    adapter_hashes,
-)
+from lora_whisper.evaluation.provenance import decoding_of
+from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, adapter_hashes
 from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.checkpoint import (
     SMALL_FILES,
@@ -211,7 +202,7 @@ def transcribe_or_reuse(
     from lora_whisper.evaluation.robustness import change_for
 
     key = processes.from_main(
-        lambda: transcriptions_key(model, utterances, settings, condition, seed)
+        lambda: transcriptions_key(model, utterances, decoding_of(settings, seed, condition))
     )
     # The points of a sweep that run side by side come to their base at the same time.
     alone = decoded_by_one(key) if reuse else nullcontext()
@@ -236,7 +227,6 @@ def transcribe_or_reuse(
 
 def with_batch_size(settings: EvaluationConfig, decoder: Decoder) -> EvaluationConfig:
     """With what null stands for: by the model's width."""
-
     if settings.batch_size is not None:
         return settings
     return dataclasses.replace(settings, batch_size=scoring_batch_for_width(decoder.width))
@@ -273,14 +263,12 @@ class Transcriber:
     @property
     def storage(self) -> dict[str, str]:
         """The weights' dtype, and what names them exactly."""
-        one = self.entry
-        if one.folder is not None:
-            return {
-                "dtype": self.asked,
-                "fingerprint": f"sha256:{sha256(one.folder / 'model.bin')}",
-            }
-        dtype = str(dtype_of(one, self.asked, self.device)).removeprefix("torch.")
-        return {"dtype": dtype, "fingerprint": fingerprint(base_of(one).checkpoint)}
+        entry = self.entry
+        if entry.folder is not None:
+            sha = sha256(entry.folder / "model.bin")
+            return {"dtype": self.asked, "fingerprint": f"sha256:{sha}"}
+        dtype = str(dtype_of(entry, self.asked, self.device)).removeprefix("torch.")
+        return {"dtype": dtype, "fingerprint": fingerprint(base_of(entry).checkpoint)}
 
     def transcribe(
         self,
@@ -318,8 +306,13 @@ class Transcriber:
             torch.cuda.empty_cache()  # for CTranslate2, which has an allocator of its own
 
     def _loaded(self, scale: float) -> Decoder:
+        from lora_whisper.evaluation.decoding.decoder import BrokenModel
+
         if self._decoder is None:
-            self._decoder = self._load()
+            try:
+                self._decoder = self._load()
+            except UserError as error:  # such as weights that are missing: the others are scored
+                raise BrokenModel(str(error)) from error
         if self._model is not None and scale != self._scale:
             from lora_whisper.lora.adapter import merged_in_place, scaled
 
@@ -331,27 +324,19 @@ class Transcriber:
         return self._decoder
 
     def _load(self) -> Decoder:
-        from lora_whisper.evaluation.decoding.decoder import BrokenModel
-
-        try:
-            return self._new_decoder()
-        except UserError as error:  # such as weights that are missing: the others are scored
-            raise BrokenModel(str(error)) from error
-
-    def _new_decoder(self) -> Decoder:
-        one = self.entry
-        if one.folder is not None:
+        entry = self.entry
+        if entry.folder is not None:
             from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 
             kind = "default" if self.asked == "auto" else self.asked
-            return CTranslate2Decoder.load(one.folder, str(self.device), kind)
-        whisper = load_model(one, self.asked, self.device)
-        if one.adapter is not None:
+            return CTranslate2Decoder.load(entry.folder, str(self.device), kind)
+        whisper = load_model(entry, self.asked, self.device)
+        if entry.adapter is not None:
             from lora_whisper.lora.adapter import load_adapter
 
-            self._model = load_adapter(whisper, one.adapter)
+            self._model = load_adapter(whisper, entry.adapter)
             whisper = whisper_inside(self._model)
-        return decoder_of(whisper, base_of(one))
+        return decoder_of(whisper, base_of(entry))
 
 
 def load_model(

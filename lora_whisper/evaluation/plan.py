@@ -13,7 +13,6 @@ from lora_whisper.config import (
     EvaluateConfig,
     EvaluationConfig,
     RescoringConfig,
-    TrainConfig,
 )
 from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.errors import UserError
@@ -70,7 +69,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     # Of several runs, nobody knows whose settings and test set are meant.
     runs = {one.run.path: one.run for one in entries if one.run is not None}
     trained = read_config(*runs.values()) if len(runs) == 1 else None
-    settings = settings_for(config, trained)
+    settings = config.evaluation.applied_to(trained.evaluation if trained else EvaluationConfig())
     usual_seed = trained.seed if trained else USUAL_SEED
     seed = usual_seed if config.seed is None else config.seed
     sets = read_test_sets(config, trained, settings, seed)
@@ -157,11 +156,6 @@ def _require_able(
             )
     except UserError as error:
         raise UserError(f"{entry.name}: {error}") from error
-
-
-def settings_for(config: EvaluateConfig, trained: TrainConfig | None) -> EvaluationConfig:
-    """How a run was scored, or without one the defaults, with the changes asked for."""
-    return config.evaluation.applied_to(trained.evaluation if trained else EvaluationConfig())
 
 
 def _require_groups(asked: Sequence[str] | None, sets: Sequence[TestSet]) -> None:

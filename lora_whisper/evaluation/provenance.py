@@ -32,16 +32,21 @@ def provenance(
 ) -> Provenance:
     """What a score of these utterances is of, known before anything is decoded."""
     hashes = speech_hashes(utterances)
-    is_drawn = settings.temperature_fallback or condition != CLEAN
-    decoding = {name: getattr(settings, name) for name in DECODING}
     normalized = (normalizer_for(written_language(vocabulary, one))(one.text) for one in utterances)
     return Provenance(
         weights=dict(weights),
         rows=hashes.rows,
         texts=hashes.texts,
         references=texts_hash(normalized),  # the texts as they are compared
-        decoding=decoding | {"condition": condition, "seed": seed if is_drawn else None},
+        decoding=decoding_of(settings, seed, condition),
     )
+
+
+def decoding_of(settings: EvaluationConfig, seed: int, condition: str = CLEAN) -> dict[str, object]:
+    """What decides on a text beside model and speech; the seed where something is drawn."""
+    decoding = {name: getattr(settings, name) for name in DECODING}
+    is_drawn = settings.temperature_fallback or condition != CLEAN
+    return decoding | {"condition": condition, "seed": seed if is_drawn else None}
 
 
 def texts_hash(texts: Iterable[str]) -> str:
@@ -74,12 +79,12 @@ def between(ours: Provenance, theirs: Provenance) -> list[str]:
     for name in before | now:
         was, is_now = (one.get(name, BEFORE.get(name)) for one in (before, now))
         if was != is_now:
-            found.append(f"{name} {_shown(was)} and {_shown(is_now)}")
+            shown = [
+                str(value).lower() if isinstance(value, bool) else str(value or "none")
+                for value in (was, is_now)
+            ]
+            found.append(f"{name} {' and '.join(shown)}")
     return found
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value or "none")
 
 
 def _differing_sizes(one: Score, other: Score) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import get_args
 
@@ -18,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from lora_whisper.config import CLEAN, Condition, EvaluationConfig, Padding
+from lora_whisper.config import CLEAN, Condition, Padding
 from lora_whisper.data.acoustics import CODECS, TELEPHONE_RATE, generated_noise, through_telephone
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.augmentation import at_speed, generated_response, mixed, reverberant
@@ -89,9 +88,9 @@ def change_for(condition: str, seed: int) -> Change | None:
     return partial(_changed, SOUNDS[condition], seed) if condition in SOUNDS else None
 
 
-def settings_in(condition: str, settings: EvaluationConfig) -> EvaluationConfig:
-    """How speech is decoded in a condition."""
-    return replace(settings, padding=PADDINGS.get(condition, settings.padding))
+def padding_of(condition: str, usual: Padding) -> Padding:
+    """How clips are padded in a condition."""
+    return PADDINGS.get(condition, usual)
 
 
 def _changed(sound: Sound, seed: int, samples: np.ndarray, utterance: Utterance) -> np.ndarray:
@@ -115,29 +114,24 @@ def no_speech_clips(
         language, task: what the model is told, as on the test set.
     """
     seconds = np.linspace(SHORTEST_SHARE, 1.0, clips) * window_seconds
-    return [
-        _probe(kind, number, float(length), language, task, seed)
-        for kind in KINDS
-        for number, length in enumerate(seconds)
-    ]
-
-
-def _probe(
-    kind: str, number: int, seconds: float, language: str | None, task: str, seed: int
-) -> Utterance:
-    name = f"{kind} {number + 1}"
-    return Utterance(
-        audio=EncodedAudio(name, partial(_wav, kind, seconds, seed + number)),
-        text="",
-        language=language,
-        task=task,
-        start_seconds=None,
-        end_seconds=None,
-        speaker=None,
-        row=name,
-        columns={"kind": kind},
-        duration_seconds=seconds,
-    )
+    clips_of_all = []
+    for kind in KINDS:
+        for number, length in enumerate(map(float, seconds)):
+            name = f"{kind} {number + 1}"
+            clip = Utterance(
+                audio=EncodedAudio(name, partial(_wav, kind, length, seed + number)),
+                text="",
+                language=language,
+                task=task,
+                start_seconds=None,
+                end_seconds=None,
+                speaker=None,
+                row=name,
+                columns={"kind": kind},
+                duration_seconds=length,
+            )
+            clips_of_all.append(clip)
+    return clips_of_all
 
 
 def _wav(kind: str, seconds: float, seed: int) -> bytes:

@@ -153,19 +153,19 @@ def score(
     whole = _score(rows, counted, bootstrap_samples, seed)
     if not groups:
         return whole
-    parts = {
-        column: {
+    worst_first: dict[str, dict[str, Score]] = {}
+    for column, labels in groups.items():
+        chosen: dict[str, list[int]] = {}
+        for index, label in sorted(enumerate(labels), key=lambda one: one[1]):
+            chosen.setdefault(label, []).append(index)
+        parts = {
             label: _score(
-                [rows[index] for index in chosen], counted.only(chosen), bootstrap_samples, seed
+                [rows[index] for index in indices], counted.only(indices), bootstrap_samples, seed
             )
-            for label, chosen in _rows_by_label(labels).items()
+            for label, indices in chosen.items()
         }
-        for column, labels in groups.items()
-    }
-    worst_first = {
-        column: dict(sorted(scores.items(), key=lambda one: -one[1].rate(whole.leading)))
-        for column, scores in parts.items()
-    }
+        ranked = sorted(parts.items(), key=lambda one: -one[1].rate(whole.leading))
+        worst_first[column] = dict(ranked)
     return dataclasses.replace(whole, groups=worst_first)
 
 
@@ -220,6 +220,11 @@ def _score(rows: Sequence[ScoredUtterance], counted: _Counted, samples: int, see
     is_other = is_off(written, words.reference_length) or (
         is_unspaced(characters.reference_length, words.reference_length)
     )
+    # Without any space, no joining of words changes a rate.
+    unspaced = [
+        (row.reference_normalized.replace(" ", ""), row.hypothesis_normalized.replace(" ", ""))
+        for row in (rows if is_other else ())
+    ]
     normalizers = {normalizer_for(row.language) for row in rows}
     return Score(
         wer=words.rate,
@@ -242,18 +247,9 @@ def _score(rows: Sequence[ScoredUtterance], counted: _Counted, samples: int, see
         bad_audio=sum(row.bad_audio is not None for row in rows),
         written_words=written,
         emptied=sum(bool(row.reference.strip()) and not row.reference_normalized for row in rows),
-        cer_unspaced=_unspaced(rows) if is_other else None,
+        cer_unspaced=total(_edits(character_error_counts, unspaced)).rate if is_other else None,
         audio_seconds=sum(row.seconds for row in rows),
     )
-
-
-def _unspaced(rows: Sequence[ScoredUtterance]) -> float:
-    """CER of the normalized texts without any space, which no joining of words changes."""
-    pairs = [
-        (row.reference_normalized.replace(" ", ""), row.hypothesis_normalized.replace(" ", ""))
-        for row in rows
-    ]
-    return total(_edits(character_error_counts, pairs)).rate
 
 
 def _interval(counts: Sequence[Counts], units: Units, samples: int, seed: int) -> Interval:
@@ -262,24 +258,18 @@ def _interval(counts: Sequence[Counts], units: Units, samples: int, seed: int) -
     return bootstrap_interval(errors, lengths, samples, seed)
 
 
-def _rows_by_label(labels: Iterable[str]) -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {}
-    for row, label in enumerate(labels):
-        rows.setdefault(label, []).append(row)
-    return dict(sorted(rows.items()))
-
-
 def _other_columns(utterance: Utterance) -> dict[str, object]:
-    """The row as it stands in its source, but for the audio and the text."""
+    """The row as it stands in its source, but for the text, and the audio in whatever column."""
     usual = {*USUAL_NAMES.audio, *USUAL_NAMES.text}
+    audio = utterance.audio
+
+    def is_audio(value: object) -> bool:
+        if not (isinstance(audio, Path) and isinstance(value, str)):
+            return False
+        return Path(value).name == audio.name
+
     return {
         name: value
         for name, value in utterance.columns.items()
-        if name not in usual and value != utterance.text and not _is_audio(value, utterance)
+        if name not in usual and value != utterance.text and not is_audio(value)
     }
-
-
-def _is_audio(value: object, utterance: Utterance) -> bool:
-    """Whether a column of any name holds the path of the audio."""
-    audio = utterance.audio
-    return isinstance(audio, Path) and isinstance(value, str) and Path(value).name == audio.name

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_whisper import processes
-from lora_whisper.config import (
-    CLEAN,
-    TrainConfig,
-)
+from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.speech import DatasetSplits
@@ -27,6 +24,7 @@ from lora_whisper.evaluation.loading import (
     with_batch_size,
 )
 from lora_whisper.evaluation.models import ModelEntry
+from lora_whisper.evaluation.provenance import between, decoding_of, is_of, provenance
 from lora_whisper.evaluation.results import (
     Score,
     ScoredUtterance,
@@ -61,7 +59,7 @@ def is_decoded(
     model = identity(entry, "auto", device)
 
     def known() -> bool:
-        key = transcriptions_key(model, chosen, settings, CLEAN, seed)
+        key = transcriptions_key(model, chosen, decoding_of(settings, seed))
         return read_transcriptions(key) is not None
 
     return processes.from_main(known)
@@ -176,8 +174,6 @@ def earlier_score(
 def _earlier(
     entry: ModelEntry, utterances: Utterances, base: Base, config: TrainConfig, folder: Path
 ) -> Score | None:
-    from lora_whisper.evaluation.provenance import between, is_of, provenance
-
     try:
         score = from_json(Score, as_written(folder / SCORE) or {})
     except ValueError:

@@ -197,23 +197,15 @@ def _further_set(entry: TestSetConfig, data: DataConfig, role: Role) -> TestSet:
 
 def _training_set(config: EvaluateConfig, trained: TrainConfig) -> list[TestSet]:
     """A sample of what the run was trained on; none where it is not there any more."""
-    rows = rows_of_training(trained)
-    if rows is None:
+    if trained.data.streaming:
         return []
-    count = config.evaluation.training_utterances
-    chosen = sample(rows, count, trained.seed)
+    try:
+        rows = train_rows(trained.data)
+    except UserError:
+        return []
+    chosen = sample(rows, config.evaluation.training_utterances, trained.seed)
     data = dataclasses.replace(trained.data, bad_audio="drop")
     return [TestSet(TRAINING_SET, "training", chosen, data)]
-
-
-def rows_of_training(trained: TrainConfig) -> Utterances | None:
-    """The training set of a run, if it is still there."""
-    if trained.data.streaming:
-        return None
-    try:
-        return train_rows(trained.data)
-    except UserError:
-        return None
 
 
 def place_of(test: str) -> Path | str:
@@ -255,7 +247,10 @@ def group_labels(utterances: Sequence[Utterance], names: Sequence[str]) -> dict[
     if not names:
         return {}
     rows = list(utterances)  # each is made when it is asked for
-    return {name: [_label(value) for value in _values(rows, name)] for name in names}
+    return {
+        name: [NO_GROUP if value in (None, "") else str(value) for value in _values(rows, name)]
+        for name in names
+    }
 
 
 def has_group(utterances: Utterances, name: str) -> bool:
@@ -265,10 +260,6 @@ def has_group(utterances: Utterances, name: str) -> bool:
     except UserError:
         return False
     return True
-
-
-def _label(value: object) -> str:
-    return NO_GROUP if value is None or value == "" else str(value)
 
 
 def _values(rows: Sequence[Utterance], name: str) -> list[object]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from lora_whisper.config import TrainConfig
 from lora_whisper.evaluation.results import (
     Rate,
     Score,
@@ -24,9 +23,8 @@ from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.evaluation.scored_words import cautions
 from lora_whisper.paths import EMBEDDED, mapped, program, short
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.run_config import as_called_now, flat
+from lora_whisper.run_config import default_values, written_values
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.schema import defaults_of
 from lora_whisper.terminal import clock, console, counted, gigabytes, megabytes, passes, percent
 
 log = logging.getLogger("lora_whisper")
@@ -242,7 +240,7 @@ def changes(config: str, path: Callable[[str], str]) -> list[tuple[str, str, str
         config: YAML of the run.
         path: how a text that may be a path is shown, `below_home` or `file_name`.
     """
-    given, default = flat(as_called_now(yaml.safe_load(config))), flat(defaults_of(TrainConfig))
+    given, default = written_values(config), default_values()
     return [
         (key, _shown(mapped(value, path)), _shown(default.get(key)))
         for key, value in given.items()

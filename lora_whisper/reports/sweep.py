@@ -16,7 +16,6 @@ from typing import Any, Literal
 import yaml
 from rich.box import SIMPLE_HEAD
 
-from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.provenance import groups_that_compare
 from lora_whisper.evaluation.results import (
@@ -34,9 +33,8 @@ from lora_whisper.files import as_written, read_json, write_json
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.run_config import FREE_TO_CHANGE, as_called_now, flat
+from lora_whisper.run_config import FREE_TO_CHANGE, default_values, written_values
 from lora_whisper.run_folder import PLAN_FILE, SEARCH_FILE, SUMMARY_KEYS, RunFolder
-from lora_whisper.schema import defaults_of
 from lora_whisper.terminal import clock, console, percent
 
 FAILURE_FILE = (
@@ -270,8 +268,7 @@ def _read(run: RunFolder) -> Point:
     config: Mapping[str, Any] = {}
     try:
         if run.is_run():
-            written = as_called_now(yaml.safe_load(run.config_text()))
-            config = flat(defaults_of(TrainConfig)) | flat(written)
+            config = default_values() | written_values(run.config_text())
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
         return Point(run.path, "failed", "config.yaml cannot be read as YAML")
     if run.config.is_file() and not run.is_run():

@@ -94,11 +94,18 @@ class Study:
             UserError: the database is none of Optuna's, or not whole.
         """
         import optuna
+        from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
         from optuna.storages import RDBStorage
         from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.settings, self.space, self.seed = folder, settings, space, seed
+        first = max(1, round(PRUNING_AFTER_SHARE * total_steps))
+        pruner: BasePruner = NopPruner()
+        if settings.pruning == "hyperband":
+            pruner = HyperbandPruner(first, total_steps, reduction_factor=3)
+        elif settings.pruning == "median":
+            pruner = MedianPruner(PRUNING_AFTER_TRIALS, n_warmup_steps=first)
         try:
             storage = RDBStorage(
                 f"sqlite:///{(folder / DATABASE).absolute()}",
@@ -106,7 +113,7 @@ class Study:
             )
             self.optuna: optuna.Study = optuna.create_study(
                 storage=storage,
-                pruner=_pruner(settings, total_steps),
+                pruner=pruner,
                 study_name="search",
                 direction="minimize",
                 load_if_exists=True,
@@ -138,7 +145,10 @@ class Study:
             with alone_in(self.folder):
                 trial = self._left_behind(held)
                 if trial is None and may_begin and self._begun() < self.settings.trials:
-                    trial = self._new(held)
+                    self._seed_for(self._begun())
+                    trial = self.optuna.ask()
+                    taken = self._is_taken(trial.number, held)
+                    assert taken, "nobody else knows of it yet"
             if trial is None:
                 yield None
             else:
@@ -149,24 +159,17 @@ class Study:
     def _left_behind(self, held: ExitStack) -> optuna.Trial | None:
         import optuna
 
-        for frozen in self.optuna.get_trials(deepcopy=False, states=[_states().RUNNING]):
-            if self._is_taken(frozen.number, held) and self._is_running(frozen.number):
+        def is_running(number: int) -> bool:
+            return self.optuna.get_trials(deepcopy=False)[number].state.name == "RUNNING"
+
+        for frozen in self.optuna.get_trials(deepcopy=False):
+            # Who had its folder until now may have ended it just before.
+            is_free = is_running(frozen.number) and self._is_taken(frozen.number, held)
+            if is_free and is_running(frozen.number):
                 log.info("trial-%d was left behind; going on with it", frozen.number)
                 self._seed_for(frozen.number)
                 return optuna.Trial(self.optuna, frozen._trial_id)
         return None
-
-    def _is_running(self, number: int) -> bool:
-        """Whether it still is: who had its folder until now may have ended it just before."""
-        state = self.optuna.get_trials(deepcopy=False)[number].state
-        return bool(state == _states().RUNNING)
-
-    def _new(self, held: ExitStack) -> optuna.Trial:
-        self._seed_for(self._begun())
-        trial = self.optuna.ask()
-        taken = self._is_taken(trial.number, held)
-        assert taken, "nobody else knows of it yet"
-        return trial
 
     def _is_taken(self, number: int, held: ExitStack) -> bool:
         """Take a trial's folder, unless another process holds it."""
@@ -177,9 +180,8 @@ class Study:
         return True
 
     def _begun(self) -> int:
-        waiting = _states().WAITING
         trials = self.optuna.get_trials(deepcopy=False)
-        return sum(trial.state != waiting for trial in trials)
+        return sum(trial.state.name != "WAITING" for trial in trials)
 
     def run_folder(self, number: int) -> RunFolder:
         return RunFolder(self.folder / f"trial-{number}")
@@ -207,24 +209,27 @@ class Study:
 
     def prune(self, claim: Claim, reason: str) -> None:
         """A trial that was ended early, or whose loss was not finite: its values are bad ones."""
-        claim.trial.set_user_attr(REASON, reason)
-        self.optuna.tell(claim.trial, state=_states().PRUNED)
+        self._tell(claim, "PRUNED", reason)
 
     def fail(self, claim: Claim, reason: str) -> None:
         """A trial of which nothing is known."""
+        self._tell(claim, "FAIL", reason)
+
+    def _tell(self, claim: Claim, state: str, reason: str) -> None:
+        from optuna.trial import TrialState
+
         claim.trial.set_user_attr(REASON, reason)
-        self.optuna.tell(claim.trial, state=_states().FAIL)
+        self.optuna.tell(claim.trial, state=TrialState[state])
 
     # ── what was found ───────────────────────────────────────────────────────────────────────
 
     def trials(self) -> list[FrozenTrial]:
         """All that were begun."""
-        waiting = _states().WAITING
-        return [trial for trial in self.optuna.get_trials() if trial.state != waiting]
+        return [trial for trial in self.optuna.get_trials() if trial.state.name != "WAITING"]
 
     def best(self) -> FrozenTrial | None:
         """The one with the lowest WER, the first of several; None where none was completed."""
-        complete = self.optuna.get_trials(states=[_states().COMPLETE])
+        complete = [trial for trial in self.optuna.get_trials() if trial.state.name == "COMPLETE"]
         return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
 
 
@@ -241,29 +246,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _states() -> Any:
-    from optuna.trial import TrialState
-
-    return TrialState
-
-
 def _draw(trial: optuna.Trial, name: str, drawn: Range | Choice) -> Value:
     if isinstance(drawn, Range):
         return trial.suggest_float(name, drawn.lowest, drawn.highest, log=drawn.is_logarithmic)
     found = trial.suggest_categorical(name, drawn.values)
     assert found is not None, "no choice is null"
     return found
-
-
-def _pruner(settings: SearchingConfig, total_steps: int) -> BasePruner:
-    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
-
-    first = max(1, round(PRUNING_AFTER_SHARE * total_steps))
-    if settings.pruning == "hyperband":
-        return HyperbandPruner(min_resource=first, max_resource=total_steps, reduction_factor=3)
-    if settings.pruning == "median":
-        return MedianPruner(PRUNING_AFTER_TRIALS, n_warmup_steps=first)
-    return NopPruner()
 
 
 # ── what is drawn for a trial, and the run that this makes ────────────────────────────────────────

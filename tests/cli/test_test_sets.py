@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.config import EvaluateConfig, TrainConfig
+from lora_whisper.config import EvaluateConfig, EvaluationConfig, TrainConfig
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.plan import settings_for
 from lora_whisper.evaluation.test_sets import TestSet, data_to_score, group_labels, read_test_sets
 from lora_whisper.schema import from_values
 from tests.cli.conftest import World
@@ -28,7 +27,8 @@ def asked(*more: str) -> EvaluateConfig:
 
 
 def sets(config: EvaluateConfig, run: TrainConfig | None) -> dict[str, TestSet]:
-    found = read_test_sets(config, run, settings_for(config, run), seed=1)
+    settings = config.evaluation.applied_to(run.evaluation if run else EvaluationConfig())
+    found = read_test_sets(config, run, settings, seed=1)
     return {one.name: one for one in found}
 
 

@@ -17,10 +17,10 @@ from lora_whisper.evaluation.robustness import (
     chosen_conditions,
     no_speech_clips,
     no_speech_tests,
-    settings_in,
+    padding_of,
 )
 from lora_whisper.model.published import SAMPLING_RATE
-from tests.evaluation.toy_decoder import GREEDY, utterance
+from tests.evaluation.toy_decoder import utterance
 
 SPOKEN = utterance(Path("a.wav"), 2.0)
 
@@ -122,8 +122,8 @@ def test_the_other_padding_is_a_condition_and_the_own_is_none() -> None:
     both: tuple[Condition, ...] = ("padded-sound", "padded-log-mel")
     assert chosen_conditions(both, "sound") == ("padded-log-mel",)
     assert chosen_conditions(both, "log-mel") == ("padded-sound",)
-    assert settings_in("padded-log-mel", GREEDY).padding == "log-mel"
-    assert settings_in("noise-5db", GREEDY) == settings_in("clean", GREEDY) == GREEDY
+    assert padding_of("padded-log-mel", "sound") == "log-mel"
+    assert padding_of("noise-5db", "sound") == padding_of("clean", "sound") == "sound"
     assert change_for("padded-log-mel", 1) is None, "the sound itself is left alone"
 
 

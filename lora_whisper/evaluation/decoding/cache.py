@@ -15,12 +15,10 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import lora_whisper
-from lora_whisper.config import CLEAN, DECODING, EvaluationConfig
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.dataset import Utterance, published
 from lora_whisper.data.windows import BadAudio
@@ -35,21 +33,16 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "ctranslate2", "so
 
 
 def transcriptions_key(
-    model: str,
-    utterances: Sequence[Utterance],
-    settings: EvaluationConfig,
-    condition: str,
-    seed: int,
+    model: str, utterances: Sequence[Utterance], decoding: Mapping[str, object]
 ) -> str:
     """Name what decides on hypotheses; audio counts by its file's size and time of change.
 
     Args:
         model: names weights, storage and device exactly.
+        decoding: see `provenance.decoding_of`.
     """
     digest = hashlib.blake2b(digest_size=16)
-    decoding = {name: getattr(settings, name) for name in DECODING}
-    is_drawn = settings.temperature_fallback or condition != CLEAN
-    for part in (_code(), model, decoding, condition, seed if is_drawn else None):
+    for part in (_code(), model, dict(decoding)):
         digest.update(repr(part).encode())
     for utterance in utterances:
         digest.update(repr(_identity(utterance)).encode("utf-8", "surrogateescape"))
@@ -99,20 +92,16 @@ def decoded_by_one(key: str) -> Iterator[None]:
         yield
         return
     with handle:
-        _wait_for(handle)
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                log.info("cache       waiting for another process, which decodes the same")
+                fcntl.lockf(handle, fcntl.LOCK_EX)
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def _wait_for(handle: TextIO) -> None:
-    with contextlib.suppress(OSError):
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            log.info("cache       waiting for another process, which decodes the same")
-            fcntl.lockf(handle, fcntl.LOCK_EX)
 
 
 def _path(key: str) -> Path:
@@ -120,20 +109,20 @@ def _path(key: str) -> Path:
 
 
 def _identity(utterance: Utterance) -> tuple[object, ...]:
-    said = (utterance.language, utterance.language_token, utterance.task, utterance.previous_text)
-    place = (utterance.row, utterance.start_seconds, utterance.end_seconds)
-    return (*_audio_identity(utterance.audio), *place, *said)
-
-
-def _audio_identity(audio: Path | EncodedAudio) -> tuple[object, ...]:
     """Of a data set's audio, the bytes: its name is the same in another revision."""
+    audio = utterance.audio
+    sound: tuple[object, ...]
     if isinstance(audio, EncodedAudio):
-        return (hashlib.blake2b(audio.load(), digest_size=16).hexdigest(),)
-    try:
-        stat = os.stat(audio)
-    except OSError:
-        return (str(audio), "gone")
-    return (str(audio), stat.st_size, stat.st_mtime_ns)
+        sound = (hashlib.blake2b(audio.load(), digest_size=16).hexdigest(),)
+    else:
+        try:
+            stat = os.stat(audio)
+            sound = (str(audio), stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            sound = (str(audio), "gone")
+    asked = (utterance.language, utterance.language_token, utterance.task, utterance.previous_text)
+    place = (utterance.row, utterance.start_seconds, utterance.end_seconds)
+    return (*sound, *place, *asked)
 
 
 @functools.cache

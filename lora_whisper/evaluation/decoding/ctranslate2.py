@@ -63,7 +63,7 @@ def is_ctranslate2(folder: Path) -> bool:
 
 
 class CTranslate2Decoder:
-    """Hears windows by greedy search or by beams."""
+    """Transcribes windows by greedy search or by beams."""
 
     threads = 1  # it has its own
     # CTranslate2 draws from one generator a thread, which takes its seed once and serves all rows.
@@ -89,7 +89,10 @@ class CTranslate2Decoder:
             UserError: the package is missing, or a file is, or the folder does not load.
         """
         exported, whisper = read_exported(folder), _whisper_class()
-        _quiet()
+        import ctranslate2
+
+        # It warns of each float16 model on a CPU that it computes in float32.
+        ctranslate2.set_log_level(logging.ERROR)
         kind, _, index = device.partition(":")
         try:
             model = whisper(
@@ -114,13 +117,17 @@ class CTranslate2Decoder:
         assert options.temperature == 0, "draws_by_seed says that there is no drawing"
         from ctranslate2 import StorageView
 
+        # CTranslate2 takes the smaller of a half of this number, and of what it leaves beside the
+        # prompt: as many tokens as the longest limit, and eot after them.
+        most = 1 + max(task.most_tokens for task in tasks)
+        max_length = max(2 * most, most + len(tasks[0].prompt) - 1)
         windows = torch.stack([task.features for task in tasks]).cpu().numpy()
         results = self.model.generate(
             StorageView.from_array(windows),
             [list(task.prompt) for task in tasks],
             beam_size=options.beams,
             length_penalty=float(options.beams > 1),  # without beams there is nothing to rank
-            max_length=_max_length(tasks),
+            max_length=max_length,
             max_initial_timestamp_index=LATEST_START_STEPS,
             return_scores=True,
             return_no_speech_prob=options.probabilities,
@@ -147,7 +154,12 @@ def read_exported(folder: Path) -> ExportedFolder:
     Raises:
         UserError: a file is missing, or is not of a Whisper.
     """
-    _require_files(folder)
+    needed = {name: (folder / name).is_file() for name in (WEIGHTS, "config.json")}
+    needed["tokenizer.json"] = (folder / "tokenizer.json").is_file()
+    needed["vocabulary.json or vocabulary.txt"] = is_ctranslate2(folder) or not needed[WEIGHTS]
+    missing = [f"{name}: missing" for name, is_there in needed.items() if not is_there]
+    if missing:
+        raise UserError(f"{folder} is no complete CTranslate2 Whisper:\n{listing(missing)}")
     try:
         shapes = read_shapes(folder / WEIGHTS)
         size, width = shapes[EMBEDDINGS]
@@ -223,15 +235,6 @@ def _string(file: BinaryIO) -> str:
     return file.read(_number(file, "<H")).rstrip(b"\0").decode()
 
 
-def _max_length(tasks: Sequence[DecodingTask]) -> int:
-    """What lets CTranslate2 decode as many tokens as the longest limit, and eot after them.
-
-    It takes the smaller of a half of this number, and of what it leaves beside the prompt.
-    """
-    most = 1 + max(task.most_tokens for task in tasks)
-    return max(2 * most, most + len(tasks[0].prompt) - 1)
-
-
 def _result(
     found: Any, task: DecodingTask, options: DecodingOptions, letters: Tensor
 ) -> DecodingResult:
@@ -247,15 +250,6 @@ def _result(
     log_probability = score * len(tokens) if options.beams > 1 and tokens else score
     mean = log_probability / (len(tokens) + 1)
     return DecodingResult(kept, 0.0, mean, found.no_speech_prob)
-
-
-def _require_files(folder: Path) -> None:
-    needed = {name: (folder / name).is_file() for name in (WEIGHTS, "config.json")}
-    needed["tokenizer.json"] = (folder / "tokenizer.json").is_file()
-    needed["vocabulary.json or vocabulary.txt"] = is_ctranslate2(folder) or not needed[WEIGHTS]
-    missing = [f"{name}: missing" for name, there in needed.items() if not there]
-    if missing:
-        raise UserError(f"{folder} is no complete CTranslate2 Whisper:\n{listing(missing)}")
 
 
 def require_package() -> None:
@@ -276,10 +270,3 @@ def _whisper_class() -> type[Whisper]:
             "pip install 'lora-whisper[ctranslate2]'"
         ) from None
     return Whisper  # type: ignore[no-any-return]
-
-
-def _quiet() -> None:
-    """It warns of each float16 model on a CPU that it computes in float32."""
-    import ctranslate2
-
-    ctranslate2.set_log_level(logging.ERROR)

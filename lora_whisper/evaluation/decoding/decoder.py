@@ -156,17 +156,18 @@ def letters_of(tokenizer: Any, size: int) -> Tensor:
     """
     pieces = tokenizer.convert_ids_to_tokens(range(min(size, len(tokenizer))))
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    # A byte as byte-level vocabularies write it: ASCII as it is, others as one letter each.
+    is_letter = {
+        character: chr(byte).isalnum() if byte < 0x80 else byte >= 0xC0
+        for character, byte in _bytes().items()
+    }
     counts = [
-        0 if token in special or piece is None else sum(map(_is_letter, piece))
+        0
+        if token in special or piece is None
+        else sum(is_letter.get(character, False) for character in piece)
         for token, piece in enumerate(pieces)
     ]
     return torch.tensor(counts + [0] * (size - len(counts)))
-
-
-def _is_letter(character: str) -> bool:
-    """Of a byte as byte-level vocabularies write it: ASCII as it is, others as one letter each."""
-    byte = _bytes().get(character, 0)
-    return chr(byte).isalnum() if byte < 0x80 else byte >= 0xC0
 
 
 @functools.cache

@@ -159,13 +159,19 @@ class Recording:
         return DecodingTask(window, prompt, most, (*self.seed, self.seek_frames))
 
     def take(self, result: DecodingResult) -> None:
-        """Add its segments, and go to where the last finished one ends."""
+        """Add its segments that have text and take time; go to where the last finished one ends."""
         if is_silence(result):
             self.seek_frames += self._frames_here()
             return
         begin = self.decoder.vocabulary.timestamp_begin
         pieces, rest = split_at_timestamps(result.tokens, begin)
-        self._add(pieces or [list(result.tokens)])
+        offset = self.seek_frames / FRAMES_PER_SECOND
+        end = offset + self._frames_here() / FRAMES_PER_SECOND
+        for piece in pieces or [list(result.tokens)]:
+            segment = _segment(self.decoder, piece, offset, end)
+            if segment.text and segment.start_seconds < segment.end_seconds:
+                self.found.append(segment)
+                self.tokens += piece
         if not self.previous_text or result.temperature > HIGHEST_PROMPT_TEMPERATURE:
             self.prompt_since = len(self.tokens)
         finished = (pieces[-1][-1] - begin) * FRAMES_PER_TIMESTAMP if pieces and rest else 0
@@ -186,16 +192,6 @@ class Recording:
         vocabulary = self.decoder.vocabulary
         previous = self.tokens[self.prompt_since :][-(vocabulary.max_tokens // 2 - 1) :]
         return [vocabulary.previous, *previous] if previous else []
-
-    def _add(self, pieces: Sequence[Sequence[int]]) -> None:
-        """Keep what has text and takes time."""
-        offset = self.seek_frames / FRAMES_PER_SECOND
-        end = offset + self._frames_here() / FRAMES_PER_SECOND
-        for piece in pieces:
-            segment = _segment(self.decoder, piece, offset, end)
-            if segment.text and segment.start_seconds < segment.end_seconds:
-                self.found.append(segment)
-                self.tokens += piece
 
 
 def token_limit(vocabulary: SpecialTokens, samples: int, prompt_tokens: int) -> int:

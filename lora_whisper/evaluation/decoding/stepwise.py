@@ -22,7 +22,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     is_endless,
     letters_of,
 )
-from lora_whisper.evaluation.decoding.whisper import Rule, Suppressed, timestamp_rules
+from lora_whisper.evaluation.decoding.whisper import Rule, suppressed_tokens, timestamp_rules
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.tokenizer import SpecialTokens
 
@@ -45,7 +45,7 @@ class Backend(Protocol):
 
 
 class StepwiseDecoder:
-    """Hears windows one after the other, greedily; see `Decoder`."""
+    """Transcribes windows one after the other, greedily; see `Decoder`."""
 
     threads = 1
     draws_by_seed = False
@@ -77,12 +77,7 @@ class StepwiseDecoder:
     def _tokens(self, task: DecodingTask) -> tuple[int, ...]:
         self.backend.encode(task.features)
         rules: list[Rule] = [
-            Suppressed(
-                self.config.suppress_tokens or [],
-                self.config.begin_suppress_tokens or [],
-                len(task.prompt),
-                torch.device("cpu"),
-            ),
+            suppressed_tokens(self.config, len(task.prompt), torch.device("cpu")),
             *timestamp_rules(self.vocabulary, task.prompt),
         ]
         given, new = [*task.prompt], list(task.prompt)

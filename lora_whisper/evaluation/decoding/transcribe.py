@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -88,7 +88,12 @@ def transcribe(
     assert settings.batch_size is not None, "null is for whoever knows the model's width"
     threads = min(decoder.threads, settings.batch_size)  # they share a batch's size
     in_batches = _InBatches(decoder, settings, seed, change, settings.batch_size // threads)
-    mine = _longest_first(utterances)[processes.rank() :: processes.count()]
+    if isinstance(utterances, Utterances):  # which have their durations without making any
+        seconds = utterances.durations_seconds
+    else:
+        seconds = np.array([utterance.duration_seconds for utterance in utterances])
+    longest_first = np.argsort(-seconds, kind="stable").tolist()
+    mine = longest_first[processes.rank() :: processes.count()]
     by_row: dict[int, Transcription] = {}
     failure: UserError | None = None
     try:
@@ -208,12 +213,6 @@ def _check(decoder: Decoder, utterances: Iterable[Utterance], settings: Evaluati
         token_language(decoder.vocabulary, utterance)
 
 
-def _longest_first(utterances: Sequence[Utterance]) -> list[int]:
-    if isinstance(utterances, Utterances):  # which have their durations without making any
-        return np.argsort(-utterances.durations_seconds, kind="stable").tolist()
-    return sorted(range(len(utterances)), key=lambda row: -utterances[row].duration_seconds)
-
-
 # ── several threads of this process, each with its part of the processor ─────────────────────
 
 Item = TypeVar("Item")
@@ -236,9 +235,10 @@ def side_by_side(
         return
     found: SimpleQueue[Item | Future[None]] = SimpleQueue()
     stop, in_all = Event(), torch.get_num_threads()
+    share = max(1, in_all // threads)
 
     def work(part: Sequence[int]) -> None:
-        torch.set_num_threads(max(1, in_all // threads))  # of operations that this thread calls
+        torch.set_num_threads(share)  # of operations that this thread calls
         with torch.inference_mode():
             for item in function(part):
                 found.put(item)
@@ -249,19 +249,14 @@ def side_by_side(
     try:
         for first in range(threads):
             pool.submit(work, rows[first::threads]).add_done_callback(found.put)
-        yield from _until_done(found, threads)
+        while threads:  # until every one has ended
+            item = found.get()
+            if isinstance(item, Future):
+                item.result()  # raises what the thread raised
+                threads -= 1
+            else:
+                yield item
     finally:
         stop.set()
         pool.shutdown()
         torch.set_num_threads(in_all)  # what threads that begin later go by
-
-
-def _until_done(found: SimpleQueue[Any], threads: int) -> Iterator[Any]:
-    """Items as they come, until every thread has ended."""
-    while threads:
-        item = found.get()
-        if isinstance(item, Future):
-            item.result()  # raises what the thread raised
-            threads -= 1
-        else:
-            yield item

@@ -61,6 +61,12 @@ class Suppressed:
         return scores.index_fill_(1, self.first, -math.inf)
 
 
+def suppressed_tokens(config: Any, prompt_tokens: int, device: torch.device) -> Suppressed:
+    """Those that a checkpoint's generation config names."""
+    always, first = config.suppress_tokens or [], config.begin_suppress_tokens or []
+    return Suppressed(always, first, prompt_tokens, device)
+
+
 def timestamp_rules(vocabulary: SpecialTokens, prompt: Sequence[int]) -> list[Rule]:
     """Timestamps come in pairs, do not go back, and one where their sum is likeliest."""
     if prompt[-1] == vocabulary.no_timestamps:
@@ -255,7 +261,7 @@ class Finite(LogitsProcessor):
 
 
 class WhisperDecoder:
-    """Hears windows by greedy search, by beams or by drawing."""
+    """Transcribes windows by greedy search, by beams or by drawing."""
 
     draws_by_seed = True
 
@@ -327,7 +333,9 @@ class WhisperDecoder:
             most_letters=self._tensor([task.most_letters for task in tasks]),
         )
         temperature, probabilities = options.temperature, options.probabilities
-        rules = self._rules(tasks[0].prompt)
+        prompt = tasks[0].prompt
+        suppressed = suppressed_tokens(self.base.generation_config, len(prompt), self.device)
+        rules: list[Rule] = [suppressed, *timestamp_rules(self.vocabulary, prompt)]
         search = GreedySearch(self.base, self.vocabulary, rows, rules, temperature, probabilities)
         found = search.run()
         if not found.is_finite:
@@ -343,17 +351,6 @@ class WhisperDecoder:
                 strict=True,
             )
         ]
-
-    def _rules(self, prompt: Sequence[int]) -> list[Rule]:
-        """What may come next, by the checkpoint's suppressed tokens and by Whisper's timestamps."""
-        config = self.base.generation_config
-        suppressed = Suppressed(
-            config.suppress_tokens or [],
-            config.begin_suppress_tokens or [],
-            len(prompt),
-            self.device,
-        )
-        return [suppressed, *timestamp_rules(self.vocabulary, prompt)]
 
     def _by_beams(
         self, tasks: Sequence[DecodingTask], encoded: Tensor, beams: int
@@ -375,25 +372,21 @@ class WhisperDecoder:
             # Of positions; unused, but asked for.
             attention_mask=torch.ones(encoded.shape[:2], device=self.device),
             decoder_input_ids=self._tensor([task.prompt for task in tasks]),
-            generation_config=self._config(prompt_tokens + int(limits.max()) + 1, beams),
+            generation_config=GenerationConfig(  # suppressed tokens come from the checkpoint's own
+                max_length=prompt_tokens + int(limits.max()) + 1,
+                num_beams=beams,
+                do_sample=False,
+                use_cache=True,
+                return_dict_in_generate=False,
+                eos_token_id=eot,
+                pad_token_id=eot,
+            ),
             logits_processor=LogitsProcessorList(rules),
         )
         if not finite.holds:
             raise BrokenModel
         texts = [row[prompt_tokens:] for row in found.tolist()]
         return [text[: text.index(eot)] if eot in text else text for text in texts]
-
-    def _config(self, max_length: int, beams: int) -> GenerationConfig:
-        """Say what matters; the suppressed tokens come from the checkpoint's generation config."""
-        return GenerationConfig(
-            max_length=max_length,
-            num_beams=beams,
-            do_sample=False,
-            use_cache=True,
-            return_dict_in_generate=False,
-            eos_token_id=self.vocabulary.eot,
-            pad_token_id=self.vocabulary.eot,
-        )
 
     def _uniforms(self, tasks: Sequence[DecodingTask], temperature: float) -> Tensor:
         """Numbers to draw with, (tasks, tokens + 1), each row's by its own seed."""
@@ -439,8 +432,8 @@ def measured_pace(decoder: WhisperDecoder, batch_size: int) -> Pace:
     threads = min(decoder.threads, batch_size)
     rows = max(1, round(SHARE_BUSY * batch_size / threads))
 
-    def in_thread(_: Sequence[int]) -> Iterator[Pace]:
-        yield _pace(decoder, rows)
+    def in_thread(_: Sequence[int]) -> list[Pace]:
+        return [_pace(decoder, rows)]
 
     with decoder.inference():
         paces = list(side_by_side(threads, in_thread, range(threads)))
@@ -455,9 +448,15 @@ def _pace(decoder: WhisperDecoder, rows: int) -> Pace:
     device = decoder.device
     at_once = 1 if device.type == "cpu" else rows
     silence = torch.zeros(at_once, decoder.features.window_samples, device=device)
+    sot = decoder.vocabulary.sot
 
     def begun() -> GreedySearch:
-        search = _search(decoder, silence)
+        batch = Rows(
+            decoder.encode(list(decoder.features(silence))),
+            torch.full((at_once, PROMPT_TOKENS), sot, device=device),
+            torch.full((at_once,), STEPS, device=device),
+        )
+        search = GreedySearch(decoder.base, decoder.vocabulary, batch, rules=[])
         search.forward()
         return search
 
@@ -466,14 +465,3 @@ def _pace(decoder: WhisperDecoder, rows: int) -> Pace:
     search.tokens = search.tokens.repeat_interleave(rows // at_once, 0)
     steps_seconds, _ = timed(lambda: [search.forward() for _ in range(STEPS)], device)
     return Pace(window_seconds / at_once, steps_seconds / STEPS / rows)
-
-
-def _search(decoder: WhisperDecoder, silence: torch.Tensor) -> GreedySearch:
-    count, device = len(silence), silence.device
-    sot = decoder.vocabulary.sot
-    rows = Rows(
-        decoder.encode(list(decoder.features(silence))),
-        torch.full((count, PROMPT_TOKENS), sot, device=device),
-        torch.full((count,), STEPS, device=device),
-    )
-    return GreedySearch(decoder.base, decoder.vocabulary, rows, rules=[])

@@ -16,6 +16,7 @@ from lora_whisper.evaluation.decoding.cache import (
 )
 from lora_whisper.evaluation.decoding.long_form import Segment
 from lora_whisper.evaluation.decoding.transcribe import Transcriptions
+from lora_whisper.evaluation.provenance import decoding_of
 from tests.evaluation.toy_decoder import GREEDY, utterance
 from tests.toy_speech import write_clip
 
@@ -32,7 +33,8 @@ def key(clip: Path, condition: str = "clean", seed: int = 1, model: str = "m", *
     settings = dataclasses.replace(
         GREEDY, **{name: changes.pop(name) for name in [*changes] if hasattr(GREEDY, name)}
     )
-    return transcriptions_key(model, [utterance(clip, 1.0, **changes)], settings, condition, seed)
+    decoding = decoding_of(settings, seed, condition)
+    return transcriptions_key(model, [utterance(clip, 1.0, **changes)], decoding)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -91,9 +93,7 @@ def test_audio_that_changed_is_other_audio(tmp_path: Path) -> None:
     assert key(write_clip(tmp_path / "a.wav", 1.0, frequency=550.0)) != first
     inside = [EncodedAudio("set train:1", lambda data=data: data) for data in (b"a", b"a", b"b")]
     names = [
-        transcriptions_key(
-            "m", [dataclasses.replace(utterance(Path("x"), 1.0), audio=one)], GREEDY, "clean", 1
-        )
+        transcriptions_key("m", [dataclasses.replace(utterance(Path("x"), 1.0), audio=one)], {})
         for one in inside
     ]
     assert names[0] == names[1] != names[2]
