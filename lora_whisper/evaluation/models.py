@@ -22,14 +22,8 @@ from lora_whisper.lora.resolve import (
     resolve_adapter,
     resolve_run,
 )
-from lora_whisper.lora.saved import (
-    CONFIG_FILE,
-    UnsoundAdapter,
-    read_saved,
-)
-from lora_whisper.model.checkpoint import (
-    locate,
-)
+from lora_whisper.lora.saved import CONFIG_FILE, UnsoundAdapter, read_saved
+from lora_whisper.model.checkpoint import locate
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder, existing_run, run_around
@@ -138,12 +132,9 @@ def _found(name: str, allow_pickle: bool, base: str | None) -> ModelEntry:
         if below := adapters_below(path):
             typed = " or ".join(f"models=[{Path(name) / one.relative_to(path)}]" for one in below)
             raise UserError(f"an adapter lies below it. Type {typed}") from error
-        reason = (
-            f", and {reason.removeprefix('is ')}"
-            if reason.startswith("is no ")
-            else (f", and as a checkpoint: {reason}")
-        )
-        raise UserError(f"no run, no adapter, no folder of CTranslate2{reason}") from error
+        is_none = reason.startswith("is no ")
+        reason = reason.removeprefix("is ") if is_none else f"as a checkpoint: {reason}"
+        raise UserError(f"no run, no adapter, no folder of CTranslate2, and {reason}") from error
     return ModelEntry(path.name, name, "checkpoint", model)
 
 
@@ -208,6 +199,3 @@ def _with_own_names(entries: Sequence[ModelEntry]) -> list[ModelEntry]:
             "Leave one out, or give one of the folders another name, such as by a symbolic link."
         )
     return named
-
-
-# ── loading ──────────────────────────────────────────────────────────────────────────────────

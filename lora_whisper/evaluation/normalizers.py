@@ -77,11 +77,11 @@ def normalizer_for(language: str | None) -> Normalizer:
         # British to American spelling, OpenAI's own table (licence beside it).
         table = resources.files("lora_whisper.evaluation") / "english_spelling.json"
         whispers = EnglishTextNormalizer(json.loads(table.read_text(encoding="utf-8")))
-        return Normalizer("whisper-english", functools.partial(_english, whispers))
+        return Normalizer("whisper-english", functools.partial(english, whispers))
     if language in TURKIC_LANGUAGES:
-        return Normalizer("multilingual-turkic", _multilingual_turkic)
+        return Normalizer("multilingual-turkic", multilingual_turkic)
     if language in SPACELESS_LANGUAGES:
-        return Normalizer("multilingual-graphemes", _multilingual_graphemes, "graphemes")
+        return Normalizer("multilingual-graphemes", multilingual_graphemes, "graphemes")
     if language in TIBETAN:
         return Normalizer("multilingual-syllables", multilingual, "syllables")
     return Normalizer("multilingual", multilingual)
@@ -116,16 +116,16 @@ def _seen(text: str) -> str:
     return INVISIBLE.sub("", text)
 
 
-def _english(whispers: Callable[[str], str], text: str) -> str:
+def english(whispers: Callable[[str], str], text: str) -> str:
     normalized = whispers(_seen(text))
     return normalized if SPOKEN.search(normalized) else ""
 
 
-def _multilingual_turkic(text: str) -> str:
+def multilingual_turkic(text: str) -> str:
     return multilingual(unicodedata.normalize("NFC", text).translate(TURKIC_LOWERCASE))
 
 
-def _multilingual_graphemes(text: str) -> str:
+def multilingual_graphemes(text: str) -> str:
     """Part all graphemes, as the Whisper paper does for scripts without spaces (appendix C).
 
     The word error rate is then one of graphemes, which tells models apart where every sentence

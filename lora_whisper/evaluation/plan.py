@@ -73,7 +73,11 @@ def make_plan(config: EvaluateConfig) -> Plan:
     usual_seed = trained.seed if trained else USUAL_SEED
     seed = usual_seed if config.seed is None else config.seed
     sets = read_test_sets(config, trained, settings, seed)
-    _require_groups(config.evaluation.group_by, sets)
+    # A column that was asked for now, and not by an old run, has to be in some test set.
+    tests = [one.rows for one in sets if one.role == "test"]
+    for name in config.evaluation.group_by or ():
+        if name != "duration" and not any(has_group(rows, name) for rows in tests):
+            group_labels(tests[0], (name,))  # says what there is
     for entry in entries:
         if not entry.broken:
             _require_able(entry, config, settings, sets)
@@ -156,12 +160,3 @@ def _require_able(
             )
     except UserError as error:
         raise UserError(f"{entry.name}: {error}") from error
-
-
-def _require_groups(asked: Sequence[str] | None, sets: Sequence[TestSet]) -> None:
-    """See that a column which was asked for now, and not by an old run, is in some test set."""
-    tests = [one.rows for one in sets if one.role == "test"]
-    for name in asked or ():
-        is_measured_later = name == "duration"
-        if not is_measured_later and not any(has_group(rows, name) for rows in tests):
-            group_labels(tests[0], (name,))  # says what there is

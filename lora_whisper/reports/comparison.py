@@ -38,7 +38,6 @@ from lora_whisper.reports.sweep import (
     Point,
     State,
     caution_of,
-    differing_keys,
     is_in_search,
     last_part,
     none_beats_base,
@@ -153,12 +152,12 @@ def read_report(name: str, folders: Sequence[Path], has_folder_names: bool) -> R
         if point.score
     }
     keys = told_keys(points)
-    shown = _shown(points, keys)
+    shown = shown_values(points, keys)
     # Whether the values alone say which run is meant.
     told = [tuple(values.items()) for values in shown.values() if values]
     is_told = len(told) == len({*told}) == len([point for point in points if point.config])
     has_folder_names = has_folder_names or not is_told
-    names = _names([point.folder for point in points])
+    names = folder_names([point.folder for point in points])
     front = pareto_front([p.adapter_bytes for p in points], [p.rate for p in points])
     entries = []
     for number, (point, on_front) in enumerate(zip(points, front, strict=True), start=1):
@@ -184,7 +183,7 @@ def _goodness(entry: Entry) -> tuple[float, bool, int]:
 # ── names ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _names(folders: Sequence[Path]) -> dict[Path, str]:
+def folder_names(folders: Sequence[Path]) -> dict[Path, str]:
     """Each folder's name; with the folder above it, where two would be called the same."""
     found = {folder: folder.name for folder in folders}
     for level in (2, 3):
@@ -196,29 +195,22 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _shown(points: Sequence[Point], keys: Sequence[str]) -> dict[Path, dict[str, str]]:
-    """For people: numbers short, paths by their last part; different values never look alike."""
+def shown_values(points: Sequence[Point], keys: Sequence[str]) -> dict[Path, dict[str, str]]:
+    """For people: numbers short, paths by their last part; what would look alike is numbered."""
     known = [point for point in points if point.config]
-    columns = {key: _told_apart([point.config.get(key) for point in known]) for key in keys}
-    return {
-        point.folder: {key: columns[key][number] for key in keys}
-        for number, point in enumerate(known)
-    }
-
-
-def _told_apart(values: Sequence[Any]) -> list[str]:
-    """Values as text; those that would look alike are numbered."""
-    different: dict[str, list[str]] = {}  # text → values that are shown by it
-    for value in values:
-        alike = different.setdefault(value_text(value), [])
-        if repr(value) not in alike:
-            alike.append(repr(value))
-    texts = []
-    for value in values:
-        text = value_text(value)
-        alike = different[text]
-        texts.append(f"{text} ({alike.index(repr(value)) + 1})" if len(alike) > 1 else text)
-    return texts
+    shown: dict[Path, dict[str, str]] = {point.folder: {} for point in known}
+    for key in keys:
+        different: dict[str, list[str]] = {}  # text → values that are shown by it
+        for value in (point.config.get(key) for point in known):
+            alike = different.setdefault(value_text(value), [])
+            if repr(value) not in alike:
+                alike.append(repr(value))
+        for point in known:
+            value = point.config.get(key)
+            text, alike = value_text(value), different[value_text(value)]
+            number = f" ({alike.index(repr(value)) + 1})" if len(alike) > 1 else ""
+            shown[point.folder][key] = f"{text}{number}"
+    return shown
 
 
 def value_text(value: Any) -> str:
@@ -514,15 +506,3 @@ def progress(point: Point) -> str:
 def base_rates(report: Report) -> str:
     """`80.0 %`, of the one base; empty where bases differ or none was scored."""
     return "" if report.base_rate is None else percent(report.base_rate)
-
-
-def config_differences(report: Report) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """All keys that differ, and the name of each run's folder with its values of them."""
-    points = [entry.point for entry in report.entries]
-    keys = differing_keys(points)
-    shown, names = _shown(points, keys), _names([point.folder for point in points])
-    return keys, [
-        (names[entry.point.folder], list(shown[entry.point.folder].values()))
-        for entry in report.entries
-        if entry.point.folder in shown
-    ]

@@ -118,10 +118,13 @@ def _told(report: Report, state: str) -> list[tuple[str, str]]:
 
 def _differences(report: Report) -> Table:
     """All keys that differ, and each run's values of them; no rows where none do."""
-    keys, runs = data.config_differences(report)
+    points = [entry.point for entry in report.entries]
+    keys = differing_keys(points)
+    values, names = data.shown_values(points, keys), data.folder_names([p.folder for p in points])
     table = Table([Column("run", is_text=True), *(Column(key, True, is_code=True) for key in keys)])
-    for name, values in runs if keys else ():
-        table.add(name, *values)
+    for point in points if keys else ():
+        if point.folder in values:
+            table.add(names[point.folder], *values[point.folder].values())
     return table
 
 

@@ -111,12 +111,20 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
         sound: gives the audio of the worst utterances, `None` where there is none.
     """
     mistakes = list(_mistakes(results))
+    asked: dict[str, list[Part]] = {
+        "Scores": list(_scores(results)),
+        "Conditions": list(_conditions(results)),
+        "Adapter scale": list(_scales(results)),
+        "Groups": list(_groups(results)),
+        MISTAKES: [],  # which stand in a section of another form
+        "Word list": list(_keywords(results)),
+        "Hallucination": list(_hallucination(results)),
+        "Overfitting": list(_overfitting(results)),
+    }
     models = counted(len(results.models), "model")
     sets = counted(len(results.sets), "test set")
     sections = {
-        title: parts
-        for title, parts in _sections(results).items()
-        if parts or (title == MISTAKES and mistakes)
+        title: parts for title, parts in asked.items() if parts or (title == MISTAKES and mistakes)
     }
     return render(
         "evaluation.html.j2",
@@ -161,20 +169,6 @@ def _key_figures(results: EvaluationResults) -> dict[str, str]:
 # ── sections ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _sections(results: EvaluationResults) -> dict[str, list[Part]]:
-    """Those that something was asked for of; its mistakes stand in a section of another form."""
-    return {
-        "Scores": list(_scores(results)),
-        "Conditions": list(_conditions(results)),
-        "Adapter scale": list(_scales(results)),
-        "Groups": list(_groups(results)),
-        MISTAKES: [],
-        "Word list": list(_keywords(results)),
-        "Hallucination": list(_hallucination(results)),
-        "Overfitting": list(_overfitting(results)),
-    }
-
-
 def _scores(results: EvaluationResults) -> Iterator[Part]:
     """Every model's leading rate on every set, and then a table a set."""
     scores = {name: found for name in results.scores if (found := results.scored(name))}
@@ -216,8 +210,13 @@ def _groups(results: EvaluationResults) -> Iterator[Part]:
 def _scales(results: EvaluationResults) -> Iterator[Part]:
     """Every set's rate with more and with less of an adapter."""
     for model in results.scales:
+        chart = Chart(2.9, Scale("adapter scale"), Scale(unit=" %", from_zero=True))
+        for number, name in enumerate(tables.sets_of(results, "test", "retention")):
+            scales, rates = _along(results, model, name)
+            look: Look = {"colour": colour(number), "marker": marker(number)}
+            chart.line(scales, rates, shorten(_with_rate(results, name)), **look)
         table = tables.scale_table(results, model)
-        yield Part(table, [_along_the_scale(results, model), _trade_off(results, model)])
+        yield Part(table, [chart.svg(), _trade_off(results, model)])
 
 
 def _keywords(results: EvaluationResults) -> Iterator[Part]:
@@ -318,16 +317,6 @@ def _examples(results: EvaluationResults) -> Iterator[dict[str, str]]:
 Rated = Mapping[str, Rates | None]  # model → its score, or what else has rates with intervals
 
 
-def _along_the_scale(results: EvaluationResults, model: str) -> str:
-    """Every set's rate over the adapter's scale, with its interval as a band."""
-    chart = Chart(2.9, Scale("adapter scale"), Scale(unit=" %", from_zero=True))
-    for number, name in enumerate(tables.sets_of(results, "test", "retention")):
-        scales, rated = _along(results, model, name)
-        look: Look = {"colour": colour(number), "marker": marker(number)}
-        chart.line(scales, rated, shorten(_with_rate(results, name)), **look)
-    return chart.svg()
-
-
 def _trade_off(results: EvaluationResults, model: str) -> str:
     """New speech against old: where each scale of the adapter stands; empty without both."""
     tested, retained = tables.sets_of(results, "test"), tables.sets_of(results, "retention")
@@ -422,9 +411,13 @@ def _shown_set(
         brought = last.errors - row[results.against].errors if results.against in row else 0
         worst_of = {f"model{each}": round(badness(one), 4) for each, one in enumerate(row.values())}
         audio = sound(name, last) if place < PLAYERS else None
+        agreeing: dict[str, list[str]] = {}  # text → the models that wrote it
+        for model, one in row.items():
+            agreeing.setdefault(one.hypothesis, []).append(model)
+        texts = {", ".join(same): row[same[0]] for same in agreeing.values()}
         utterances.append(
             replace(
-                shown(last, _by_text(row)),
+                shown(last, texts),
                 about=_about_row(last),
                 sound=f"data:audio/mpeg;base64,{base64.b64encode(audio).decode()}" if audio else "",
                 orders=worst_of | {"brought": brought, "taken": -brought, "place": -number},
@@ -442,14 +435,6 @@ def _room(rows: Sequence[Mapping[str, Row]]) -> int:
         if characters > SHOWN_CHARACTERS:
             return max(number, 1)
     return min(len(rows), SHOWN_UTTERANCES)
-
-
-def _by_text(row: Mapping[str, Row]) -> dict[str, Row]:
-    """What was transcribed, by the names of the models that agree on it."""
-    models: dict[str, list[str]] = {}
-    for model, one in row.items():
-        models.setdefault(one.hypothesis, []).append(model)
-    return {", ".join(same): row[same[0]] for same in models.values()}
 
 
 def _about_row(row: Row) -> str:

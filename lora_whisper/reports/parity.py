@@ -10,64 +10,54 @@ from lora_whisper.reports.summary import score_table
 from lora_whisper.terminal import console, counted
 
 
-def show_parity(found: Sequence[ParityResult], quantization: str) -> None:
-    """A table of all that was heard with each padding, and a verdict on each export."""
-    for padding in dict.fromkeys(one.padding for one in found):
+def show_parity(results: Sequence[ParityResult], quantization: str) -> None:
+    """A table of all that was transcribed with each padding, and a verdict on each export."""
+    for padding in dict.fromkeys(one.padding for one in results):
         scores = {
             model: score
-            for one in found
+            for one in results
             if one.padding == padding
             for model, score in one.scores.items()
         }
-        heard = counted(found[0].utterances, "utterance")
-        title = f"{heard}, heard greedily, padded {padding}"
+        utterances = counted(results[0].utterances, "utterance")
         console.print()
+        title = f"{utterances}, heard greedily, padded {padding}"
         console.print(score_table(title, scores, quantization).terminal())
-    skipped = dict.fromkeys(one.skipped for one in found if one.skipped)
+    skipped = dict.fromkeys(one.skipped for one in results if one.skipped)
     if skipped:
-        unusual = next(one.unusual for one in found if one.unusual)
+        unusual = next(one.unusual for one in results if one.unusual)
         _say(
             "note",
             f"not run by {', '.join(skipped)}, for which every Whisper hears 30 s and has one of "
             f"three vocabularies; this one has {unusual}. Below that, they computed it with "
             "prompts and features of ours",
         )
-    for one in found:
+    for one in results:
         *_, name = one.scores
-        rate = rate_name(one.scores[name], one.rate)
-        points, limit = 100 * one.difference, 100 * one.tolerance
-        same = f"{one.identical} of {one.utterances} texts the same"
+        rate, limit = rate_name(one.scores[name], one.rate), 100 * one.tolerance
+        same = f"of {one.utterances} texts the same"
+        points = f"{100 * one.difference:+.1f} points from {one.reference}"
         _say(
             "parity" if one.is_within else "DIFFERS",
-            f"{name} in {one.consumer}: {rate} {points:+.1f} points from {one.reference} "
-            f"(tolerance {limit:g}), {same}",
+            f"{name} in {one.consumer}: {rate} {points} (tolerance {limit:g}), "
+            f"{one.identical} {same}",
         )
-        _say("", _other_padding(one))
-        if one.below is not None:
-            _say("", _diagnosis(one.below))
-
-
-def _other_padding(found: ParityResult) -> str:
-    """`it pads the log-mel; with padded sound, merged is at -0.2 points, 25 of 48 texts …`"""
-    other = found.other_padding
-    same = f"{other.identical} of {found.utterances} texts the same"
-    points = f"{100 * other.difference:+.1f} points"
-    return (
-        f"it pads the {found.padding}; with padded {other.padding}, {found.reference} "
-        f"is at {points}, {same}"
-    )
-
-
-def _diagnosis(below: ParityResult) -> str:
-    """Whether it is the weights that differ, or how the program goes about it."""
-    points = f"{100 * below.difference:+.1f} points"
-    same = f"{below.identical} of {below.utterances} texts the same"
-    if below.is_within:
-        return (
-            f"the weights are right: with prompts and features of ours, {below.consumer} is at "
-            f"{points}, {same}. It is the program around it that hears otherwise"
+        other, below = one.other_padding, one.below
+        _say(
+            "",
+            f"it pads the {one.padding}; with padded {other.padding}, {one.reference} is at "
+            f"{100 * other.difference:+.1f} points, {other.identical} {same}",
         )
-    return f"below the program, with prompts and features of ours, it is the same: {points}, {same}"
+        if below is not None:  # whether it is the weights that differ, or the program around them
+            points = f"{100 * below.difference:+.1f} points, {below.identical} {same}"
+            ours = "with prompts and features of ours"
+            _say(
+                "",
+                f"the weights are right: {ours}, {below.consumer} is at {points}. "
+                "It is the program around it that hears otherwise"
+                if below.is_within
+                else f"below the program, {ours}, it is the same: {points}",
+            )
 
 
 def _say(name: str, text: str) -> None:

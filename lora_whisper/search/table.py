@@ -42,7 +42,11 @@ def show_trials(study: Study, train: TrainConfig) -> None:
         if trial.params.keys() == study.space.keys():  # else it has just begun
             drawn = typed_values(study.space, with_values(train, trial.params))
             values = [shown(value) for value in drawn.values()]
-        table.add(str(trial.number), *values, *_outcome(trial))
+        # Its best WER, and what became of it.
+        wer = "" if trial.value is None else percent(trial.value)
+        state = {"COMPLETE": "complete", "RUNNING": "running", "FAIL": "failed: below"}
+        pruned = "pruned early" if trial.last_step is None else f"pruned at {trial.last_step}"
+        table.add(str(trial.number), *values, wer, state.get(trial.state.name, pruned))
     console.print()
     title = f"{short(study.folder)}: WER on the validation set"
     console.print(title, markup=False, style="bold", soft_wrap=True)
@@ -62,14 +66,6 @@ def _order(trial: FrozenTrial) -> tuple[int, float, int]:
     ranks = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
     value = trial.value if trial.value is not None else float("inf")
     return ranks.index(trial.state.name), value, trial.number
-
-
-def _outcome(trial: FrozenTrial) -> list[str]:
-    """Its best WER, and what became of it."""
-    wer = "" if trial.value is None else percent(trial.value)
-    state = {"COMPLETE": "complete", "RUNNING": "running", "FAIL": "failed: below"}
-    pruned = "pruned early" if trial.last_step is None else f"pruned at {trial.last_step}"
-    return [wer, state.get(trial.state.name, pruned)]
 
 
 def show_best(study: Study, train: TrainConfig, summary: RunSummary | None) -> None:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from lora_whisper.reports.charts import LIGHT, Chart, Scale, course, is_steep, shorten
+from lora_whisper.reports.charts import LIGHT, Chart, Scale, course, courses, shorten
 
 pytestmark = pytest.mark.drawn
 
@@ -52,9 +52,15 @@ def test_a_long_course_is_thinned_to_the_means_of_neighbours() -> None:
 
 
 def test_a_course_is_steep_where_it_would_lie_on_the_ground() -> None:
-    assert is_steep(np.array([21.0, 1.0]))
-    assert not is_steep(np.array([19.0, 1.0]))
-    assert not is_steep(np.array([21.0, 0.0])), "which no logarithm has"
+    def is_log(*values: float) -> bool:
+        chart = courses([(np.arange(len(values)), np.array(values), {})], is_loss=True)
+        assert chart is not None
+        return chart.y.is_log
+
+    assert is_log(21.0, 1.0)
+    assert not is_log(19.0, 1.0)
+    assert not is_log(21.0, 0.0), "which no logarithm has"
+    assert courses([(np.array([]), np.array([]), {})]) is None
 
 
 def test_names_keep_both_their_ends() -> None:

@@ -248,9 +248,17 @@ def decode_with_fallback(
 
     The text at the last temperature stands, as in openai/whisper.
     """
+
+    def repeats(result: DecodingResult) -> bool:
+        return compression_ratio(text_of(decoder, result.tokens)) > LARGEST_COMPRESSION_RATIO
+
     results = dict(enumerate(decoder.decode(tasks, options)))
     for temperature in TEMPERATURES:
-        failed = [index for index, result in results.items() if _has_failed(decoder, result)]
+        failed = [
+            index
+            for index, result in results.items()
+            if not is_silence(result) and (not _is_probable(result) or repeats(result))
+        ]
         if not failed:
             break
         again = [tasks[index] for index in failed]
@@ -269,13 +277,6 @@ def compression_ratio(text: str) -> float:
     """How many times its compressed form a text takes, in UTF-8; high where it repeats itself."""
     written = text.encode()
     return len(written) / len(zlib.compress(written))
-
-
-def _has_failed(decoder: Decoder, result: DecodingResult) -> bool:
-    if is_silence(result):
-        return False
-    repeats = compression_ratio(text_of(decoder, result.tokens)) > LARGEST_COMPRESSION_RATIO
-    return repeats or not _is_probable(result)
 
 
 def _is_probable(result: DecodingResult) -> bool:
