@@ -81,7 +81,7 @@ def score_transcriptions(
 ) -> tuple[Score, list[ScoredUtterance]]:
     """Score transcriptions. The same ones and seed give the same figures.
 
-    Audio that does not decode is counted in the score, and scored as if nothing was heard.
+    Audio that does not decode is counted in the score, and scored as an empty text.
 
     Args:
         transcriptions: of these utterances, in their order.
@@ -137,13 +137,13 @@ def score(
     weigh more. What is odd has these results:
 
     - A reference that is empty, or normalizes to nothing (only punctuation, only "[music]"), adds
-      no word below the line; what was heard there is inserted and counts as errors. The sentence is
-      right where nothing was heard. `no_reference` counts such utterances.
+      no word below the line; what is written there is inserted and counts as errors. The sentence
+      is right where nothing is written. `no_reference` counts such utterances.
     - With no reference word at all, the rate is the number of insertions: 0 is right, and 2 are two
       words made up. It never divides by zero.
     - A model that generates nothing has every word deleted: WER and CER are 1, the interval is
       [1, 1], and a sentence is right only where nothing was said.
-    - Audio that does not decode was not heard: its words are deleted, and `bad_audio` counts it.
+    - Audio that does not decode has an empty text, with its words deleted; `bad_audio` counts it.
 
     Args:
         groups: for each column that the set is broken down by, a label an utterance.

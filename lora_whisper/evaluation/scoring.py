@@ -112,7 +112,7 @@ def report_bad_audio(bad: Sequence[BadAudio], rule: str) -> None:
             "Mend or remove these rows, or type data.bad_audio=drop to go on without them."
         )
     for line in lines:
-        log.warning("not heard   %s", line)
+        log.warning("not decoded %s", line)
 
 
 def score_model(

@@ -1,6 +1,6 @@
 """Is what is deployed what was measured? An export beside the models that it comes from.
 
-All hear the same utterances of the test set, greedily; the export hears them in the program that it
+All transcribe the same utterances of the test set, greedily; the export does in the program that it
 is for, and the others with the padding of that program. What has to agree is the WER, and the texts
 show where it does not; what the other padding would cost stands beside it.
 
@@ -46,7 +46,7 @@ PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 @dataclass(frozen=True)
 class Sample:
-    """What everybody hears, and how."""
+    """What everybody transcribes, and how."""
 
     utterances: Utterances
     base: Base
@@ -94,7 +94,7 @@ def transcribe_by_models(
         try:
             for padding in PADDINGS if one.name in (ADAPTER, MERGED) else paddings:
                 padded = sample.padded(padding)
-                title = f"hearing {one.name}, padded {padding}"
+                title = f"transcribing {one.name}, padded {padding}"
                 found, _ = transcriber.transcribe(
                     title, padded.utterances, padded.settings, padded.seed
                 )
@@ -164,7 +164,7 @@ def _differing(one: ScoredSet, other: ScoredSet) -> list[tuple[ScoredUtterance, 
     return [(ours, theirs) for ours, theirs in pairs if ours.hypothesis != theirs.hypothesis]
 
 
-# ── the programs that exports are for, each as something that hears utterances ────────────────────
+# ── the programs that exports are for, each as what transcribes utterances ────────────────────
 
 PUBLISHED_SIZES = (51864, 51865, 51866)  # vocabularies of .en, of all before large-v3, and of it
 PUBLISHED_SECONDS = 30.0
@@ -328,7 +328,7 @@ def adapter_runtime(folder: Path, base: ModelConfig, device: torch.device) -> Ru
     ) -> Transcriptions:
         transcriber = Transcriber(entry, "float32", device, reuse=False)
         try:
-            return transcriber.transcribe("hearing in PEFT", utterances, settings, seed)[0]
+            return transcriber.transcribe("transcribing in PEFT", utterances, settings, seed)[0]
         finally:
             transcriber.close()
 
@@ -345,7 +345,7 @@ def _by_program(
     settings: EvaluationConfig,
     seed: int,
 ) -> Transcriptions:
-    """One utterance after the other, as a program hears files."""
+    """One utterance after the other, as a program transcribes files."""
     from lora_whisper.data.audio import AudioError, read_audio
     from lora_whisper.data.dataset import token_language
     from lora_whisper.data.windows import BadAudio
@@ -353,7 +353,7 @@ def _by_program(
     from lora_whisper.model.published import SAMPLING_RATE
 
     started, texts, seconds, bad = time.perf_counter(), [], [], []
-    with work(f"hearing in {program.name.split()[0]}", len(utterances)) as bar:
+    with work(f"transcribing in {program.name.split()[0]}", len(utterances)) as bar:
         for done, one in enumerate(utterances, start=1):
             try:
                 samples = read_audio(one.audio, one.start_seconds, one.end_seconds)
@@ -384,7 +384,7 @@ def _by_backend(name: str, folder: Path, base: Base, device: torch.device) -> Tr
         from lora_whisper.evaluation.decoding.transcribe import transcribe
         from lora_whisper.evaluation.loading import with_batch_size
 
-        with work(f"hearing in {KINDS[name].shown}", len(utterances)) as bar:
+        with work(f"transcribing in {KINDS[name].shown}", len(utterances)) as bar:
             return transcribe(
                 decoder,
                 utterances,

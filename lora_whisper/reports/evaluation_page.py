@@ -287,7 +287,7 @@ def _mistakes(results: EvaluationResults) -> Iterator[Mistakes]:
     word, times = Column("said", is_text=True), Column("times")
     for name, models in results.mistakes.items():
         for model, analysis in reversed([*models.items()]):
-            confused = Table([word, Column("heard", is_text=True), times])
+            confused = Table([word, Column("written", is_text=True), times])
             for reference, hypothesis, count in analysis.confusions[:SHOWN_MISTAKES]:
                 confused.add(reference, hypothesis, str(count))
             lost = Table([Column("lost", is_text=True), times, Column("said")])

@@ -188,10 +188,10 @@ def _notes(results: EvaluationResults) -> Iterator[str]:
         score = first_score(results, one.name)
         if score and score.bad_audio:
             audio = counted(score.bad_audio, "utterance")
-            yield f"{audio} of {one.name} did not decode: scored as if nothing was heard"
+            yield f"{audio} of {one.name} did not decode: scored as an empty text"
         if score and score.no_reference:
             texts = counted(score.no_reference, "reference")
-            yield f"{texts} of {one.name} without a word: what was heard there is inserted"
+            yield f"{texts} of {one.name} without a word: what is written there counts as inserted"
     for one in results.sets:
         if one.left_out:
             reasons = (f"{count:,} {reason}" for reason, count in one.left_out.items())

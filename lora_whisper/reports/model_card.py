@@ -282,9 +282,7 @@ def _limits(summary: RunSummary, score: Score | None) -> Iterator[str]:
             f"The scores are of these weights (sha256 {weights}) on these rows (sha256 {of.rows}) "
             f"with these texts (sha256 {of.texts}), decoded with {decoding}."
         )
-    unknown = (
-        "The test set names no speakers, so it is not known whether they are heard in training"
-    )
+    unknown = "The test set names no speakers, so it is not known whether they are seen in training"
     yield f"{speakers_line(summary) or unknown}."
     if summary.quantization != "none":
         yield (

@@ -21,15 +21,15 @@ def show_parity(results: Sequence[ParityResult], quantization: str) -> None:
         }
         utterances = counted(results[0].utterances, "utterance")
         console.print()
-        title = f"{utterances}, heard greedily, padded {padding}"
+        title = f"{utterances}, transcribed greedily, padded {padding}"
         console.print(score_table(title, scores, quantization).terminal())
     skipped = dict.fromkeys(one.skipped for one in results if one.skipped)
     if skipped:
         unusual = next(one.unusual for one in results if one.unusual)
         _say(
             "note",
-            f"not run by {', '.join(skipped)}, for which every Whisper hears 30 s and has one of "
-            f"three vocabularies; this one has {unusual}. Below that, they computed it with "
+            f"not run by {', '.join(skipped)}, for which every Whisper has windows of 30 s and one "
+            f"of three vocabularies; this one has {unusual}. Below that, they computed it with "
             "prompts and features of ours",
         )
     for one in results:
@@ -54,7 +54,7 @@ def show_parity(results: Sequence[ParityResult], quantization: str) -> None:
             _say(
                 "",
                 f"the weights are right: {ours}, {below.consumer} is at {points}. "
-                "It is the program around it that hears otherwise"
+                "It is the program around it that transcribes otherwise"
                 if below.is_within
                 else f"below the program, {ours}, it is the same: {points}",
             )

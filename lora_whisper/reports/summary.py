@@ -92,10 +92,8 @@ def score_cells(score: Score, first: Rate) -> list[str]:
 
 def speakers_line(summary: RunSummary) -> str:
     """Whether the voices of the test set are new; empty where its rows name no speakers."""
-    tested, heard = summary.test_speakers, summary.test_speakers_in_training
-    return (
-        f"{heard:,} of the test set's {tested:,} speakers are heard in training" if tested else ""
-    )
+    tested, seen = summary.test_speakers, summary.test_speakers_in_training
+    return f"{seen:,} of the test set's {tested:,} speakers are seen in training" if tested else ""
 
 
 def figures(summary: RunSummary) -> list[tuple[str, str]]:

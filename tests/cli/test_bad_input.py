@@ -211,7 +211,7 @@ def test_audio_that_breaks_off_is_named(
     assert line("train", *arguments) == 2
     assert "cut.jsonl:1" in capsys.readouterr().err
     assert line("train", *arguments, "overwrite=true", "data.bad_audio=drop") == 0
-    assert "not heard   cut.jsonl:1" in capsys.readouterr().out
+    assert "not decoded cut.jsonl:1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

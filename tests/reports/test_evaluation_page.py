@@ -141,7 +141,7 @@ def test_texts_are_taken_as_they_are() -> None:
     found = Page(html_of(hypotheses={"test": {"base": [one], "adapter": [one]}}))
     assert found.foreign == ["script"]
     assert found.find(ODD) == [ODD]
-    assert found.find("not heard") == [ODD]
+    assert found.find("not decoded") == [ODD]
     assert f"{ODD} <b>" in " ".join(found.text.split())
 
 
@@ -256,7 +256,7 @@ def test_a_page_without_sound() -> None:
 
 # ── sections ─────────────────────────────────────────────────────────────────────────────────
 
-ALWAYS = ["Scores", "What was heard", "How it was made"]
+ALWAYS = ["Scores", "Transcriptions", "How it was made"]
 
 
 def test_nothing_is_shown_that_was_not_asked_for() -> None:

@@ -143,8 +143,8 @@ def test_what_has_to_be_said_comes_last(printed: Any) -> None:
         "warning the model broken failed: gives NaN",
         "warning few utterances",
         "warning 3 texts and 1 speaker of test occur in what a learnt from",
-        "note 1 utterance of old did not decode: scored as if nothing was heard",
-        "note 2 references of old without a word: what was heard there is inserted",
+        "note 1 utterance of old did not decode: scored as an empty text",
+        "note 2 references of old without a word: what is written there counts as inserted",
         "note left out of old: 2 too long",
     ):
         assert text in said

@@ -114,7 +114,7 @@ def test_scores_with_intervals_and_their_limits(tmp_path: Path) -> None:
     assert "1 of the test set's 3 speakers" in text
     assert "scored on nf4 weights" in text
     unknown = card_of(tmp_path / "second", test_speakers=0, test_speakers_in_training=0).text
-    assert "not known whether they are heard in training" in unknown
+    assert "not known whether they are seen in training" in unknown
 
 
 def test_a_run_without_test_set_has_no_results(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_texts_are_taken_as_they_are(tmp_path: Path) -> None:
     heard = [Heard(odd, odd, "x", bad_audio="<b>no</b> such file")]
     page = page_of(tmp_path / "toy", heard=heard, name=odd)
     assert page.find("test.jsonl:1")[0] == odd
-    assert page.find("not heard")[0] == "<b>no</b> such file"
+    assert page.find("not decoded")[0] == "<b>no</b> such file"
     assert page.text.count(odd) >= 3  # title, heading and reference
 
 
@@ -116,14 +116,14 @@ def test_the_merged_model_is_quoted_where_it_heard_something_else(tmp_path: Path
 def test_a_run_without_test_set_and_without_lines(tmp_path: Path) -> None:
     page = page_of(tmp_path / "toy", heard=())
     assert "Nothing was scored" in page.text
-    assert "What was heard" not in page.text
+    assert "Transcriptions" not in page.text
     assert page.find("hours of speech") == ["1.00"]
 
 
 def test_what_is_said_of_the_speech(tmp_path: Path) -> None:
     page = page_of(tmp_path / "toy")
     assert page.find("left out of train") == ["7 longer than the window of 30 s"]
-    assert page.find("speakers") == ["1 of the test set's 3 speakers are heard in training"]
+    assert page.find("speakers") == ["1 of the test set's 3 speakers are seen in training"]
     assert page.find("word error rate") == ["80.0 % → 20.0 %"]
 
 
