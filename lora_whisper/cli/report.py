@@ -51,14 +51,14 @@ def run(plan: ReportPlan) -> None:
     """Read, write, and say what was found."""
     from lora_whisper.paths import short
     from lora_whisper.reports.comparison import failed, never_begun, read_report, without_adapter
-    from lora_whisper.reports.comparison_page import csv_text, found, markdown, page
+    from lora_whisper.reports.comparison_page import conclusion, csv_text, markdown, page
 
     folder = plan.folder
     report = read_report(folder.absolute().name, plan.runs, not plan.is_sweep)
     for name, text in zip(FILES, (page(report), markdown(report), csv_text(report)), strict=True):
         write_whole(folder / name, text.encode())
     if report.best is not None:
-        console.print(found(report), markup=False)
+        console.print(conclusion(report), markup=False)
     for told in filter(None, (failed(report), never_begun(report), without_adapter(report))):
         console.print(f"{'warning':11} {told}", markup=False)
     for title, name in zip(("report", "Markdown", "CSV"), FILES, strict=True):

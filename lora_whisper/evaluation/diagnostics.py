@@ -40,13 +40,15 @@ SHOWN_EXAMPLES = 10
 
 def find_hallucination(rows: Sequence[ScoredUtterance]) -> Hallucination:
     """Look for signs of hallucination in every hypothesis."""
-    found = [(row, signs(row)) for row in rows]
+    signs_of_rows = [(row, signs(row)) for row in rows]
     counts = {
-        name: sum(name in names for _, names in found)
+        name: sum(name in names for _, names in signs_of_rows)
         for name in ("looping", "compression", "too_long", "on_silence")
     }
     examples = [
-        HallucinatedText(row.row, row.hypothesis, ", ".join(names)) for row, names in found if names
+        HallucinatedText(row.row, row.hypothesis, ", ".join(names))
+        for row, names in signs_of_rows
+        if names
     ]
     return Hallucination(
         utterances=len(rows),
@@ -135,8 +137,8 @@ def keyword_recall(
     gives the same, and the interval would be a point.
     """
     lists: dict[str | None, KeywordList] = {}
-    said: Counter[str] = Counter()
-    found: Counter[str] = Counter()
+    spoken: Counter[str] = Counter()
+    recognized: Counter[str] = Counter()
     written = 0
     per_row = np.zeros((2, len(rows)))  # said, found
     for index, row in enumerate(rows):
@@ -145,22 +147,22 @@ def keyword_recall(
         expected = lists[row.language].count(row.reference_normalized)
         in_hypothesis = lists[row.language].count(row.hypothesis_normalized)
         both = expected & in_hypothesis
-        said.update(expected)
-        found.update(both)
+        spoken.update(expected)
+        recognized.update(both)
         written += in_hypothesis.total()
         per_row[:, index] = expected.total(), both.total()
     units = sampling_units([row.speaker for row in rows])
     said_by, found_by = map(units.sums, per_row)
-    words = [(word, count, found[word]) for word, count in said.items()]
+    words = [(word, count, recognized[word]) for word, count in spoken.items()]
     return KeywordRecall(
-        recall=found.total() / said.total() if said else None,
+        recall=recognized.total() / spoken.total() if spoken else None,
         ci95=_interval(found_by[said_by > 0], said_by[said_by > 0], samples, seed)
-        if said
+        if spoken
         else None,
-        said=said.total(),
-        found=found.total(),
+        said=spoken.total(),
+        found=recognized.total(),
         written=written,
-        precision=found.total() / written if written else None,
+        precision=recognized.total() / written if written else None,
         resampled=units.resampled,
         words=tuple(sorted(words, key=lambda word: (word[2] - word[1], word[0]))),
     )
@@ -193,16 +195,16 @@ class KeywordList:
         return counts
 
 
-def _interval(found: np.ndarray, said: np.ndarray, samples: int, seed: int) -> Interval:
-    drawn = bootstrap_interval(found, said, samples, seed)
-    alone = wilson_interval(int(found.sum()), int(said.sum()))
+def _interval(recognized: np.ndarray, spoken: np.ndarray, samples: int, seed: int) -> Interval:
+    drawn = bootstrap_interval(recognized, spoken, samples, seed)
+    alone = wilson_interval(int(recognized.sum()), int(spoken.sum()))
     return min(drawn[0], alone[0]), max(drawn[1], alone[1])
 
 
-def wilson_interval(found: int, said: int) -> Interval:
+def wilson_interval(successes: int, trials: int) -> Interval:
     """95 % interval of a share of independent trials: Wilson 1927, doi:10.2307/2276774."""
-    spread = NORMAL_QUANTILE**2 / said
-    share = found / said
+    spread = NORMAL_QUANTILE**2 / trials
+    share = successes / trials
     middle = share + spread / 2
     half = math.sqrt(spread * (share * (1 - share) + spread / 4))
     return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
@@ -221,7 +223,7 @@ def analyse_errors(rows: Sequence[ScoredUtterance], most: int) -> ErrorAnalysis:
         most: how many of each kind.
     """
     pairs = Counter(pair for row in rows for pair in _aligned(row))
-    said: Counter[str] = Counter()
+    spoken: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     inserted: Counter[str] = Counter()
     confusions: Counter[tuple[str, str]] = Counter()
@@ -230,23 +232,23 @@ def analyse_errors(rows: Sequence[ScoredUtterance], most: int) -> ErrorAnalysis:
             assert instead is not None
             inserted[instead] += count
             continue
-        said[word] += count
+        spoken[word] += count
         if word != instead:
             lost[word] += count
         if instead is not None and word != instead:
             confusions[word, instead] += count
     return ErrorAnalysis(
         tuple((word, instead, count) for (word, instead), count in _most(confusions, most)),
-        tuple((word, count, said[word]) for word, count in _most(lost, most)),
+        tuple((word, count, spoken[word]) for word, count in _most(lost, most)),
         tuple(_most(inserted, most)),
     )
 
 
 def _aligned(row: ScoredUtterance) -> Iterator[tuple[str | None, str | None]]:
     """Words of the reference and the hypothesis in pairs; None where one has none."""
-    found = jiwer.process_words(row.reference_normalized, row.hypothesis_normalized)
-    reference, hypothesis = found.references[0], found.hypotheses[0]
-    for chunk in found.alignments[0]:
+    alignment = jiwer.process_words(row.reference_normalized, row.hypothesis_normalized)
+    reference, hypothesis = alignment.references[0], alignment.hypotheses[0]
+    for chunk in alignment.alignments[0]:
         expected = reference[chunk.ref_start_idx : chunk.ref_end_idx]
         written = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "delete":

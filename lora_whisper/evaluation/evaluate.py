@@ -194,10 +194,12 @@ class Evaluator:
         part = "" if scale == 1.0 else f" × {scale:g}"
         where = one.name if condition == CLEAN else f"{one.name}, {condition}"
         title = f"scoring {name}{part} on {where}"
-        found, is_known = model.transcribe(title, utterances, settings, seed, condition, scale)
+        transcriptions, is_known = model.transcribe(
+            title, utterances, settings, seed, condition, scale
+        )
         if condition == CLEAN and scale == 1.0:
-            report_bad_audio(found.bad, one.set.data.bad_audio)
-        given = (utterances, found, model.vocabulary, settings, seed)
+            report_bad_audio(transcriptions.bad, one.set.data.bad_audio)
+        given = (utterances, transcriptions, model.vocabulary, settings, seed)
         scored = processes.from_main(
             lambda: score_set(*given, weights_of(model.entry, scale), condition)
         )
@@ -242,8 +244,8 @@ class Evaluator:
             return
         language, name = first.language_token or first.language, model.entry.name
         probes = no_speech_clips(clips, model.window_seconds, language, first.task, seed)
-        found, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
-        self.no_speech[name] = no_speech_tests(probes, found.texts)
+        transcriptions, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
+        self.no_speech[name] = no_speech_tests(probes, transcriptions.texts)
 
     def _scale(self, model: Transcriber, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
         """Score parts of the adapter: what is gained on the tests, what is lost elsewhere."""
@@ -261,9 +263,9 @@ class Evaluator:
         for name, of_models in self.utterances.items():
             for other in others:
                 if {first, other} <= of_models.keys():
-                    found = compare(of_models[first], of_models[other], self.plan.seed)
-                    found = dataclasses.replace(found, against=first)
-                    _put(self.comparisons, name, other, found)
+                    comparison = compare(of_models[first], of_models[other], self.plan.seed)
+                    comparison = dataclasses.replace(comparison, against=first)
+                    _put(self.comparisons, name, other, comparison)
 
     # ── all of it ────────────────────────────────────────────────────────────────────────────
 
@@ -312,14 +314,14 @@ class Evaluator:
     def _leaks(self) -> dict[str, list[Leaks]]:
         """By set, what each run among the models knows of it; of a training sample nobody asks."""
         held_out = {one.name: one.corpus.utterances for one in self.sets if one.role != "training"}
-        found: dict[str, list[Leaks]] = {one.name: [] for one in self.sets}
+        leaks_by_set: dict[str, list[Leaks]] = {one.name: [] for one in self.sets}
         runs = {one.run.path: one.run for one in self.plan.entries if one.run is not None}
         for path, run in runs.items():
             learnt = learnt_speech(path.name, read_config(run))
             if learnt is not None:
                 for name, leaks in find_leaks(path.name, learnt, held_out).items():
-                    found[name].append(leaks)
-        return found
+                    leaks_by_set[name].append(leaks)
+        return leaks_by_set
 
     def _overfitted(self, base: str) -> Iterator[str]:
         """Models that know their training set far better than a test set, as `base` does not."""

@@ -71,20 +71,20 @@ def weights_of(entry: ModelEntry, scale: float = 1.0) -> dict[str, str | float]:
     """What names the weights exactly wherever they lie, as scores keep it."""
     if entry.folder is not None:
         return {"checkpoint": sha256(entry.folder / "model.bin")}
-    found: dict[str, str | float] = {
+    hashes: dict[str, str | float] = {
         "checkpoint": weights_sha256(base_of(entry).checkpoint),
         "quantization": entry.quantization.kind,
     }
     if entry.adapter is not None and scale:
-        found |= adapter_hashes(entry.adapter)
+        hashes |= adapter_hashes(entry.adapter)
     if entry.kind == "merged" and entry.model is not None:
-        found |= merged_hashes(local_path(entry.model.checkpoint))
-    return found | ({"scale": scale} if scale not in (0.0, 1.0) else {})
+        hashes |= merged_hashes(local_path(entry.model.checkpoint))
+    return hashes | ({"scale": scale} if scale not in (0.0, 1.0) else {})
 
 
 def _files(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return sorted(found)
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(files)
 
 
 def require_files(entry: ModelEntry) -> None:
@@ -212,7 +212,7 @@ def transcribe_or_reuse(
             return known, True
         loaded = decoder()
         with work(title, len(utterances)) as bar:
-            found = transcribe(
+            transcriptions = transcribe(
                 loaded,
                 utterances,
                 with_batch_size(settings, loaded),
@@ -221,8 +221,8 @@ def transcribe_or_reuse(
                 on_progress=lambda done, total: bar.update(done),
             )
         if processes.is_main():
-            write_transcriptions(key, found)
-        return found, False
+            write_transcriptions(key, transcriptions)
+        return transcriptions, False
 
 
 def with_batch_size(settings: EvaluationConfig, decoder: Decoder) -> EvaluationConfig:

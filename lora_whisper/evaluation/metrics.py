@@ -65,8 +65,10 @@ def sentence_error_counts(reference: str, hypothesis: str) -> Counts:
     return Counts(hits=1) if is_right else Counts(substitutions=1)
 
 
-def _counts(found: jiwer.WordOutput | jiwer.CharacterOutput) -> Counts:
-    return Counts(found.substitutions, found.insertions, found.deletions, found.hits)
+def _counts(alignment: jiwer.WordOutput | jiwer.CharacterOutput) -> Counts:
+    return Counts(
+        alignment.substitutions, alignment.insertions, alignment.deletions, alignment.hits
+    )
 
 
 # ── the edits that a word error rate counts, one by one ──────────────────────────────────────

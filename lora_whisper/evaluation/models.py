@@ -60,8 +60,8 @@ def entries_of_run(path: str, base: str | None = None) -> list[ModelEntry]:
     """
     run = resolve_run(path, "evaluate")
     adapter = on_base(_of_run(run, "adapter", path), base)
-    found = [_base_of(adapter), adapter]
-    return [*found, merged_of(run)] if run.merged.is_dir() else found
+    entries = [_base_of(adapter), adapter]
+    return [*entries, merged_of(run)] if run.merged.is_dir() else entries
 
 
 def merged_of(run: RunFolder) -> ModelEntry:
@@ -79,7 +79,7 @@ def on_base(adapter: ModelEntry, base: str | None) -> ModelEntry:
 
 
 def find_entries(
-    given: Sequence[str], allow_pickle: bool = False, base: str | None = None
+    names: Sequence[str], allow_pickle: bool = False, base: str | None = None
 ) -> list[ModelEntry]:
     """What each name of `models=[…]` stands for, in their order; an unsound adapter says so itself.
 
@@ -89,23 +89,23 @@ def find_entries(
     Raises:
         UserError: names all that stand for nothing, or for the same folder of results.
     """
-    found: list[ModelEntry | None] = []
+    entries: list[ModelEntry | None] = []
     problems = []
-    for name in given:
+    for name in names:
         try:
             one = None if name == BASE else _found(name, allow_pickle, base)
-            found.append(one and on_base(one, base))
+            entries.append(one and on_base(one, base))
         except UnsoundAdapter as error:
-            found.append(ModelEntry(Path(name).name, name, "adapter", None, broken=str(error)))
+            entries.append(ModelEntry(Path(name).name, name, "adapter", None, broken=str(error)))
         except UserError as error:
             problems.append(f"{name}: {error}")
-    adapters = [one for one in found if one is not None and one.kind == "adapter" and one.model]
-    if BASE in given and not adapters:
+    adapters = [one for one in entries if one is not None and one.kind == "adapter" and one.model]
+    if BASE in names and not adapters:
         problems.append("base: expected a run or an adapter beside it, whose base it is")
     if problems:
-        problems += [f"{one.what}: {one.broken}" for one in found if one and one.broken]
-        raise UserError(f"models=[{','.join(given)}] cannot be used:\n{listing(problems)}")
-    return _with_own_names([_base_of(adapters[0]) if one is None else one for one in found])
+        problems += [f"{one.what}: {one.broken}" for one in entries if one and one.broken]
+        raise UserError(f"models=[{','.join(names)}] cannot be used:\n{listing(problems)}")
+    return _with_own_names([_base_of(adapters[0]) if one is None else one for one in entries])
 
 
 def _found(name: str, allow_pickle: bool, base: str | None) -> ModelEntry:

@@ -112,7 +112,7 @@ def multilingual(text: str) -> str:
 def _seen(text: str) -> str:
     """Without what is not seen. The zero width space ends a word in scripts like Thai and Khmer."""
     text = without_unseen(text).replace(ZERO_WIDTH_SPACE, " ").replace(*EYELASH_RA)
-    text = JOINED.sub(lambda found: found[0][0].translate(JOINED_LETTERS), text)
+    text = JOINED.sub(lambda match: match[0][0].translate(JOINED_LETTERS), text)
     return INVISIBLE.sub("", text)
 
 

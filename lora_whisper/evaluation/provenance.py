@@ -68,13 +68,13 @@ def differences(one: Score, other: Score) -> list[str]:
 
 def between(ours: Provenance, theirs: Provenance) -> list[str]:
     """The same of what two scores are of."""
-    found = []
+    changes = []
     if ours.rows != theirs.rows:
-        found.append("other rows")
+        changes.append("other rows")
     if ours.texts != theirs.texts:
-        found.append("other texts")
+        changes.append("other texts")
     elif ours.references != theirs.references and ours.rows == theirs.rows:
-        found.append("texts that were normalized otherwise")
+        changes.append("texts that were normalized otherwise")
     before, now = dict(ours.decoding), dict(theirs.decoding)
     for name in before | now:
         was, is_now = (one.get(name, BEFORE.get(name)) for one in (before, now))
@@ -83,30 +83,30 @@ def between(ours: Provenance, theirs: Provenance) -> list[str]:
                 str(value).lower() if isinstance(value, bool) else str(value or "none")
                 for value in (was, is_now)
             ]
-            found.append(f"{name} {' and '.join(shown)}")
-    return found
+            changes.append(f"{name} {' and '.join(shown)}")
+    return changes
 
 
 def _differing_sizes(one: Score, other: Score) -> list[str]:
-    found = []
+    changes = []
     for name in ("utterances", "reference_words", "normalizer"):
         ours, theirs = getattr(one, name), getattr(other, name)
         if ours != theirs:
-            found.append(f"{name.replace('_', ' ')} {ours} and {theirs}")
-    return found
+            changes.append(f"{name.replace('_', ' ')} {ours} and {theirs}")
+    return changes
 
 
 def groups_that_compare(scores: Sequence[tuple[str, Score]]) -> list[list[str]]:
     """The names of scores that are of one speech and decoding, together."""
-    found: list[tuple[Score, list[str]]] = []
+    groups: list[tuple[Score, list[str]]] = []
     for name, score in scores:
-        for first, names in found:
+        for first, names in groups:
             if not differences(first, score):
                 names.append(name)
                 break
         else:
-            found.append((score, [name]))
-    return [names for _, names in found]
+            groups.append((score, [name]))
+    return [names for _, names in groups]
 
 
 def is_of(score: Score, weights: Weights) -> bool:

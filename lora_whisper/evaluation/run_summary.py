@@ -218,8 +218,10 @@ def with_one_test_set(folder: RunFolder, summary: RunSummary) -> RunSummary:
     adapter = summary.adapter
     for model in ("base", "merged"):
         score = summary.scores[model]
-        if adapter and score and (found := differences(adapter, score)):
-            why = f"and the adapter's are of different test sets or decodings ({'; '.join(found)})"
+        if adapter and score and (changes := differences(adapter, score)):
+            why = (
+                f"and the adapter's are of different test sets or decodings ({'; '.join(changes)})"
+            )
             summary = _without(summary, model, why, _again(folder))
     return summary
 

@@ -85,16 +85,18 @@ def validation_wer(
     settings = dataclasses.replace(config.evaluation, group_by=())
     with merged_in_place(model), work("validating", len(utterances)) as bar:
         decoder = decoder_of(whisper_inside(model), base)
-        found = transcribe(
+        transcriptions = transcribe(
             decoder,
             utterances,
             with_batch_size(settings, decoder),
             config.seed,
             on_progress=lambda done, total: bar.update(done),
         )
-    report_bad_audio(found.bad, config.data.bad_audio)
+    report_bad_audio(transcriptions.bad, config.data.bad_audio)
     score, _ = processes.from_main(
-        lambda: score_transcriptions(utterances, found, base.vocabulary, settings, config.seed)
+        lambda: score_transcriptions(
+            utterances, transcriptions, base.vocabulary, settings, config.seed
+        )
     )
     return score.wer
 
@@ -131,7 +133,7 @@ def score_model(
 
     settings = config.evaluation
     chosen = sample(utterances, settings.max_utterances, config.seed)
-    found, is_known = transcribe_or_reuse(
+    transcriptions, is_known = transcribe_or_reuse(
         f"scoring {entry.name}",
         identity(entry, "auto", whisper.device),
         lambda: decoder_of(whisper, base),
@@ -139,17 +141,18 @@ def score_model(
         settings,
         config.seed,
     )
-    report_bad_audio(found.bad, config.data.bad_audio)
-    given = (chosen, found, base.vocabulary, settings, config.seed)
+    report_bad_audio(transcriptions.bad, config.data.bad_audio)
+    given = (chosen, transcriptions, base.vocabulary, settings, config.seed)
     scored = processes.from_main(lambda: score_set(*given, weights_of(entry)))
     score = dataclasses.replace(scored.score, cached=is_known)
     write_scored(score, scored.utterances, folder)
     first, second = both_rates(score.leading)
+    seconds_each = transcriptions.decode_seconds / len(chosen)
     log.info(
         f"{entry.name:11} {rate_name(score, first)} {percent(score.rate(first))} "
         f"(95 % interval {interval(score.ci95(first))}), "
         f"{rate_name(score, second)} {percent(score.rate(second))}"
-        f", {'decoded before' if is_known else f'{found.decode_seconds / len(chosen):.2g} s each'}"
+        f", {'decoded before' if is_known else f'{seconds_each:.2g} s each'}"
     )
     return score
 

@@ -161,12 +161,12 @@ def randomization_p_value(differences: np.ndarray, seed: int) -> float:
         differences: (units,) whole numbers.
     """
     telling = differences[differences != 0]  # the sign of 0 does not matter
-    found = abs(telling.sum())
+    distance = abs(telling.sum())
     as_far, ways = 0, 0
     for flipped in _flips(len(telling), seed):
         # Exact, since all are whole numbers.
         sums = np.abs(telling.sum() - 2 * (flipped.astype(float) @ telling))
-        as_far += int(np.count_nonzero(sums >= found))
+        as_far += int(np.count_nonzero(sums >= distance))
         ways += len(flipped)
     return as_far / ways
 

@@ -66,18 +66,18 @@ def read_test_sets(
         UserError: a set cannot be read or is given twice, or there is none.
     """
     data = data_to_score(config.data, trained)
-    found = [*_main_set(config, data, trained, settings, seed)]
-    found += [_further_set(entry, data, "test") for entry in config.sets]
-    if not found:
+    sets = [*_main_set(config, data, trained, settings, seed)]
+    sets += [_further_set(entry, data, "test") for entry in config.sets]
+    if not sets:
         raise UserError("There is no test set. Type data.test=FILE.jsonl, or sets=[A.jsonl,B.csv]")
-    found += [_further_set(entry, data, "retention") for entry in config.evaluation.retention]
-    places = [_place(one.data) for one in found]
-    for one, place in zip(found, places, strict=True):
+    sets += [_further_set(entry, data, "retention") for entry in config.evaluation.retention]
+    places = [_place(one.data) for one in sets]
+    for one, place in zip(sets, places, strict=True):
         if places.count(place) > 1:
             raise UserError(f"The set {one.data.test or one.data.path} is given twice.")
     if trained is not None and config.evaluation.training_utterances:
-        found += _training_set(config, trained)
-    return _with_own_names(found)
+        sets += _training_set(config, trained)
+    return _with_own_names(sets)
 
 
 def _with_own_names(sets: Sequence[TestSet]) -> list[TestSet]:

@@ -234,7 +234,7 @@ class Chart:
         drawn = buffer.getvalue()
         drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.S)
         names = {light: name for name, light in LIGHT.items()}
-        drawn = re.sub("|".join(names), lambda found: f"var(--{names[found[0]]})", drawn)
+        drawn = re.sub("|".join(names), lambda match: f"var(--{names[match[0]]})", drawn)
         return re.sub(r' id="[\w.]+_\d+"', "", drawn)
 
 

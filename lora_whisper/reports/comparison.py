@@ -185,14 +185,14 @@ def _goodness(entry: Entry) -> tuple[float, bool, int]:
 
 def folder_names(folders: Sequence[Path]) -> dict[Path, str]:
     """Each folder's name; with the folder above it, where two would be called the same."""
-    found = {folder: folder.name for folder in folders}
+    names = {folder: folder.name for folder in folders}
     for level in (2, 3):
-        twice = [name for name, count in Counter(found.values()).items() if count > 1]
+        twice = [name for name, count in Counter(names.values()).items() if count > 1]
         longer = {folder: "/".join(folder.absolute().parts[-level:]) for folder in folders}
-        found = {
-            folder: longer[folder] if name in twice else name for folder, name in found.items()
+        names = {
+            folder: longer[folder] if name in twice else name for folder, name in names.items()
         }
-    return found
+    return names
 
 
 def shown_values(points: Sequence[Point], keys: Sequence[str]) -> dict[Path, dict[str, str]]:
@@ -266,10 +266,10 @@ def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtt
                 texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
         mixed = [*texts.items()] if len(texts) > 1 else []
     if mixed:
-        found = [f"{what}: {_some(labels)}" for what, labels in mixed]
+        groups_named = [f"{what}: {_some(labels)}" for what, labels in mixed]
         raise UserError(
             "The runs were scored on different test sets, so that their rates do not compare:\n"
-            f"{listing(found)}\n"
+            f"{listing(groups_named)}\n"
             "Give runs of one test set, lora-whisper report 'runs=[…]', or score them all on one:\n"
             "  lora-whisper evaluate 'models=[…]' data.test=…"
         )
@@ -277,8 +277,8 @@ def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtt
 
 def _some(labels: Sequence[str]) -> str:
     more = len(labels) - SHOWN_LABELS
-    told = "; ".join(labels[:SHOWN_LABELS])
-    return f"{told}; and {counted(more, 'other')}" if more > 0 else told
+    first = "; ".join(labels[:SHOWN_LABELS])
+    return f"{first}; and {counted(more, 'other')}" if more > 0 else first
 
 
 def _test_set(score: Score) -> str:
@@ -347,12 +347,12 @@ class Effect:
     def numbers(self) -> list[float] | None:
         """The values as numbers, one for each key of `entries`; None: some are none."""
         values = [some[0].point.config.get(self.key) for some in self.entries.values()]
-        found = [
+        numbers = [
             float(value)
             for value in values
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
-        return found if len(found) == len(values) else None
+        return numbers if len(numbers) == len(values) else None
 
     @property
     def has_means(self) -> bool:
@@ -370,7 +370,7 @@ def effects(report: Report) -> list[Effect]:
 
     Where several keys have a value of its own in each run, nobody can say which of them it was.
     """
-    found = []
+    effects_of_keys = []
     for key in report.keys:
         by_value: dict[str, list[Entry]] = {}
         for entry in sorted(report.scored, key=lambda entry: ordered(entry.point.config.get(key))):
@@ -385,8 +385,8 @@ def effects(report: Report) -> list[Effect]:
         effect = Effect(key, by_value, all(each == others[0] for each in others))
         is_alone = len(report.keys) == 1 or len(by_value) < len(report.scored)
         if len(by_value) > 1 and (is_alone or effect.is_scattered):
-            found.append(effect)
-    return found
+            effects_of_keys.append(effect)
+    return effects_of_keys
 
 
 # ── what is said ─────────────────────────────────────────────────────────────────────────────
@@ -395,7 +395,7 @@ def effects(report: Report) -> list[Effect]:
 def about(report: Report) -> str:
     """How many runs there are, of which base, and what they were scored on."""
     states = Counter(entry.point.state for entry in report.entries)
-    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    states_named = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     summaries = [entry.point.summary for entry in report.entries if entry.point.summary]
     bases = dict.fromkeys(
         model_name(file_name(one.checkpoint), one.quantization) for one in summaries
@@ -406,7 +406,7 @@ def about(report: Report) -> str:
         for name, values in ((name, known(report, name)) for name in ("rank", "targets"))
         if len(values) == 1
     ]
-    parts = [f"{counted(len(report.entries), 'run')} ({told}) of {based}", *all_alike]
+    parts = [f"{counted(len(report.entries), 'run')} ({states_named}) of {based}", *all_alike]
     scored = f". Test set: {_test_set(report.score)}" if report.score else ""
     return ", ".join(parts) + scored
 
@@ -478,8 +478,8 @@ def failed(report: Report) -> str:
         for entry in report.entries
         if entry.point.state == "failed"
     }
-    found = [f"{label} ({reason})" for label, reason in reasons.items()]
-    return f"failed: {_some(found)}" if found else ""
+    runs = [f"{label} ({reason})" for label, reason in reasons.items()]
+    return f"failed: {_some(runs)}" if runs else ""
 
 
 def method(report: Report) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from lora_whisper.evaluation.results import Rate, both_rates, rate_name, with_interval
 from lora_whisper.files import read_jsonl
 from lora_whisper.paths import file_name
-from lora_whisper.reports import comparison as data
+from lora_whisper.reports import comparison
 from lora_whisper.reports.charts import (
     LIGHT,
     Chart,
@@ -50,16 +50,16 @@ def page(report: Report) -> str:
         "comparison.html.j2",
         script="comparison.js",
         report=report,
-        about=data.about(report),
+        about=comparison.about(report),
         key_figures=_key_figures(report),
-        remarks=data.remarks(report),
+        remarks=comparison.remarks(report),
         runs=run_table(report),
-        method=data.method(report) if report.best else "",
+        method=comparison.method(report) if report.best else "",
         best_name=report.best_name,
         costs=costs(report),
         curves=curves(report, lines),
         hidden=max(len(report.scored) - SHOWN_CURVES, 0),
-        effects=[drawn(report, effect) for effect in data.effects(report)],
+        effects=[drawn(report, effect) for effect in comparison.effects(report)],
         worst=_worst(report),
         failed=_told(report, "failed"),
         unfinished=_told(report, "unfinished"),
@@ -72,7 +72,7 @@ def _key_figures(report: Report) -> dict[str, str]:
     best = report.best
     if best is None:
         return {}
-    rate, base = percent(best.point.rate or 0), data.base_rates(report)
+    rate, base = percent(best.point.rate or 0), comparison.base_rates(report)
     named = report.best_name
     figures = {
         f"{report.rate}, base → {named}" if base else f"{report.rate} of the {named}": (
@@ -81,7 +81,7 @@ def _key_figures(report: Report) -> dict[str, str]:
         named: f"no. {best.mark}: {best.label}" if report.is_numbered else best.label,
         "its adapter": megabytes(best.point.adapter_bytes or 0),
     }
-    small = data.smallest_as_good(report)
+    small = comparison.smallest_as_good(report)
     if small and small.point is not best.point:
         size = megabytes(small.point.adapter_bytes or 0)
         figures["smallest not shown to be worse"] = f"{small.label}, {size}"
@@ -100,8 +100,8 @@ def _worst(report: Report) -> list[ShownUtterance]:
     samples = samples_of(RunFolder(best.point.folder), scores, needed=("adapter",))
     wrong = [sample for sample in samples if sample.errors]
     wrong.sort(key=lambda sample: -badness(sample.rows["adapter"]))
-    worst = [sample.shown() for sample in wrong[: data.SHOWN_WORST]]
-    return [replace(one, bad_audio=data.anonymous(one.bad_audio or "")) for one in worst]
+    worst = [sample.shown() for sample in wrong[: comparison.SHOWN_WORST]]
+    return [replace(one, bad_audio=comparison.anonymous(one.bad_audio or "")) for one in worst]
 
 
 def _told(report: Report, state: str) -> list[tuple[str, str]]:
@@ -109,7 +109,7 @@ def _told(report: Report, state: str) -> list[tuple[str, str]]:
     return [
         (
             entry.label,
-            data.anonymous(entry.point.reason) or data.progress(entry.point),
+            comparison.anonymous(entry.point.reason) or comparison.progress(entry.point),
         )
         for entry in report.entries
         if entry.point.state == state
@@ -120,7 +120,10 @@ def _differences(report: Report) -> Table:
     """All keys that differ, and each run's values of them; no rows where none do."""
     points = [entry.point for entry in report.entries]
     keys = differing_keys(points)
-    values, names = data.shown_values(points, keys), data.folder_names([p.folder for p in points])
+    values, names = (
+        comparison.shown_values(points, keys),
+        comparison.folder_names([p.folder for p in points]),
+    )
     table = Table([Column("run", is_text=True), *(Column(key, True, is_code=True) for key in keys)])
     for point in points if keys else ():
         if point.folder in values:
@@ -146,7 +149,7 @@ def run_table(report: Report) -> Table:
 
 def _columns(report: Report) -> Iterator[tuple[Column, Read]]:
     first, second = both_rates(report.leading)
-    keys = data.short_keys(report.keys)
+    keys = comparison.short_keys(report.keys)
     if report.has_folder_names and len(keys) > TOLD_KEYS:  # the page has them in a table of theirs
         keys = {}
     if report.is_numbered:  # what the plots call a run
@@ -174,9 +177,9 @@ def _columns(report: Report) -> Iterator[tuple[Column, Read]]:
     )
     # What each adapter is and cost; what a key or the line above the table says is left out.
     told = {key.removeprefix("adapter.") for key in report.keys}
-    if "rank" not in told and len(data.known(report, "rank")) != 1:
+    if "rank" not in told and len(comparison.known(report, "rank")) != 1:
         yield Column("rank"), _rank
-    if not told & {"targets", "stack"} and len(data.known(report, "targets")) != 1:
+    if not told & {"targets", "stack"} and len(comparison.known(report, "targets")) != 1:
         yield Column("targets", is_text=True), lambda entry: Cell(entry.point.targets or "–")
     yield Column("adapter"), lambda entry: _known(entry.point.adapter_bytes, megabytes)
     yield Column("trained for"), lambda entry: _known(entry.point.train_seconds, clock)
@@ -221,11 +224,11 @@ def _rate(entry: Entry, rate: Rate) -> Cell:
 def _against(report: Report, entry: Entry) -> Cell:
     if report.best is not None and entry.point is report.best.point:
         return Cell("the best" if len(report.scored) > 1 else "", order=-1.0)
-    comparison = entry.beside_best
-    if comparison is None:
-        return Cell(data.why_unjudged(report, entry))
-    small = f"{points(comparison).replace(' points', '')}, {p_value(comparison.p_value)}"
-    return Cell(comparison.verdict, small, comparison.difference)
+    beside = entry.beside_best
+    if beside is None:
+        return Cell(comparison.why_unjudged(report, entry))
+    small = f"{points(beside).replace(' points', '')}, {p_value(beside.p_value)}"
+    return Cell(beside.verdict, small, beside.difference)
 
 
 # ── Markdown and CSV ─────────────────────────────────────────────────────────────────────────
@@ -234,29 +237,29 @@ def _against(report: Report, entry: Entry) -> Cell:
 def markdown(report: Report) -> str:
     """A heading, what was found, the table, and what failed."""
     failed = [
-        f"- {escaped(entry.label)}: {escaped(data.anonymous(entry.point.reason))}"
+        f"- {escaped(entry.label)}: {escaped(comparison.anonymous(entry.point.reason))}"
         for entry in report.entries
         if entry.point.state == "failed"
     ]
-    absent, lost = data.never_begun(report), data.without_adapter(report)
+    absent, lost = comparison.never_begun(report), comparison.without_adapter(report)
     parts = [
         f"# {escaped(report.name)}",
-        f"{escaped(data.about(report))}.",
-        *([escaped(found(report))] if report.best else []),
+        f"{escaped(comparison.about(report))}.",
+        *([escaped(conclusion(report))] if report.best else []),
         run_table(report).markdown(),
-        *([escaped(data.method(report))] if report.best else []),
+        *([escaped(comparison.method(report))] if report.best else []),
         *(["Failed:", "\n".join(failed)] if failed else []),
-        *(escaped(f"{capitalized(told)}.") for told in (absent, lost) if told),
+        *(escaped(f"{capitalized(text)}.") for text in (absent, lost) if text),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def found(report: Report) -> str:
+def conclusion(report: Report) -> str:
     """Which run is the best, and which smaller one is as good as far as can be shown."""
-    best, small = report.best, data.smallest_as_good(report)
+    best, small = report.best, comparison.smallest_as_good(report)
     assert best is not None
     assert best.point.score is not None
-    base = data.base_rates(report)
+    base = comparison.base_rates(report)
     text = (
         (f"{capitalized(NO_GAIN)}. The lowest: " if report.none_beats_base else "Best: ")
         + f"{best.label}, {report.rate} {with_interval(best.point.score, report.leading)}"
@@ -300,9 +303,11 @@ def _figures(entry: Entry, keys: Sequence[str]) -> dict[str, object]:
     return {
         "run": point.name,
         "state": point.state,
-        "reason": " ".join(data.anonymous(point.reason).split()),
+        "reason": " ".join(comparison.anonymous(point.reason).split()),
         **{
-            key: value if value is None or isinstance(value, float) else data.value_text(value)
+            key: value
+            if value is None or isinstance(value, float)
+            else comparison.value_text(value)
             for key, value in values.items()
         },
         "base": file_name(summary.checkpoint) if summary else "",
@@ -334,7 +339,7 @@ def _percent(share: float | None) -> float | None:
 
 def costs(report: Report) -> list[tuple[str, str]]:
     """The leading rate over what an adapter costs: each plot as its caption and its SVG."""
-    base = data.base_rates(report)
+    base = comparison.base_rates(report)
     beside = f"; the base has {base}" if base else ""
     sizes = [(entry.point.adapter_bytes or 0) / 1e6 for entry in report.scored]
     seconds = [entry.point.train_seconds or 0.0 for entry in report.scored]

@@ -49,7 +49,7 @@ class Repairs:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """All of check.json but the findings' rows."""
 
     format: int
@@ -74,14 +74,14 @@ def summary(
     findings: Sequence[Finding],
     cleaning: Facts | None,
     repaired: Repaired | None,
-) -> Report:
+) -> CheckReport:
     splits = {name: totals(one) for name, one in measured.items()}
     fix = None
     if repaired is not None:
         assert config.fix is not None
         left_out = {split: dict(counts) for split, counts in repaired.left_out.items()}
         fix = Repairs(config.fix, dict(repaired.kept), dict(repaired.pieces), left_out)
-    return Report(
+    return CheckReport(
         format=REPORT_FORMAT,
         name=config.name,
         checkpoint=base.checkpoint.name,
@@ -98,7 +98,7 @@ def summary(
     )
 
 
-def write(path: Path, report: Report, findings: Iterable[Finding]) -> None:
+def write(path: Path, report: CheckReport, findings: Iterable[Finding]) -> None:
     """Write check.json row by row: a finding may be about a million of them."""
     with open(path, "w", encoding="utf-8") as file:
         values = dataclasses.asdict(report)
@@ -114,7 +114,7 @@ def write(path: Path, report: Report, findings: Iterable[Finding]) -> None:
         file.write("\n}\n")
 
 
-def split_table(report: Report, title: str = "", heading: str = "", shown: int = 10) -> Table:
+def split_table(report: CheckReport, title: str = "", heading: str = "", shown: int = 10) -> Table:
     """How much speech each split holds, of whom, in what languages and kinds of file.
 
     Args:
@@ -145,15 +145,15 @@ def _listed(names: Iterable[object], shown: int = 10) -> str:
 # ── the terminal ─────────────────────────────────────────────────────────────────────────────
 
 
-def show(folder: Path, report: Report, findings: Sequence[Finding]) -> None:
+def show(folder: Path, report: CheckReport, findings: Sequence[Finding]) -> None:
     """Print the splits, what was found in them, where the report is, and what to type next."""
     console.print()
     title = f"{report.name}: {report.hours:.2f} h, {report.utterances:,} utterances"
     console.print(split_table(report, title, shown=SHOWN_NAMES).terminal())
-    found = [finding for finding in findings if finding.count]
-    if found:
+    problems = [finding for finding in findings if finding.count]
+    if problems:
         console.print()
-        console.print(_finding_table(found).terminal())
+        console.print(_finding_table(problems).terminal())
     else:
         console.print("\nNo problems found.")
     if report.cleaning:
@@ -168,11 +168,11 @@ def show(folder: Path, report: Report, findings: Sequence[Finding]) -> None:
     lines = ["", f"report      {page}", f"            {values}"]
     if (folder / "listen").is_dir():
         lines.append(f"to hear     {short(folder / 'listen')}")
-    for line in [*lines, *_next_lines(report, found)]:
+    for line in [*lines, *_next_lines(report, problems)]:
         console.print(line, markup=False)
 
 
-def _finding_table(found: Sequence[Finding]) -> Table:
+def _finding_table(findings: Sequence[Finding]) -> Table:
     what = "what it is, and what to do"
     table = Table(
         [
@@ -182,15 +182,15 @@ def _finding_table(found: Sequence[Finding]) -> Table:
         ],
         "What was found",
     )
-    for finding in found:
+    for finding in findings:
         row = next(finding.rows())
         detail = " ".join(row.detail.split())
         if len(detail) > SHOWN_LETTERS:
             detail = detail[: SHOWN_LETTERS - 1] + "…"
         example = f"{row.split}, {_printable(row.row)}\n{_printable(detail)}"
         style = "bold yellow" if finding.key in UNUSABLE else "bold"
-        told = Cell(finding.title, finding.advice, style=style)
-        table.add(f"{finding.count:,}", told, example, starts_section=True)
+        meaning = Cell(finding.title, finding.advice, style=style)
+        table.add(f"{finding.count:,}", meaning, example, starts_section=True)
     return table
 
 
@@ -211,10 +211,10 @@ def _fix_lines(fix: Repairs, splits: Iterable[str]) -> list[str]:
     return lines
 
 
-def _next_lines(report: Report, found: Sequence[Finding]) -> list[str]:
+def _next_lines(report: CheckReport, problems: Sequence[Finding]) -> list[str]:
     """What to type: the repair, or the training on what was repaired."""
     data, fix = report.data, report.fix
-    if fix is None and any(finding.key in UNUSABLE for finding in found):
+    if fix is None and any(finding.key in UNUSABLE for finding in problems):
         return [
             "next        the same command, with overwrite=true fix=FOLDER: manifests without",
             "            the rows that cannot be used, and a list of them",
@@ -255,9 +255,9 @@ class Section:
     pairs: str
 
 
-def page(report: Report, measured: Mapping[str, Measured], findings: Sequence[Finding]) -> str:
+def page(report: CheckReport, measured: Mapping[str, Measured], findings: Sequence[Finding]) -> str:
     """The whole page. Whatever comes from the data is escaped."""
-    found = [finding for finding in findings if finding.count]
+    problems = [finding for finding in findings if finding.count]
     return render(
         "data_check.html.j2",
         report=report,
@@ -272,7 +272,7 @@ def page(report: Report, measured: Mapping[str, Measured], findings: Sequence[Fi
                 characters=_tally(finding.more.get("characters", {}), SHOWN_ROWS),
                 pairs=_tally(finding.more.get("pairs", {})),
             )
-            for finding in found
+            for finding in problems
         ],
         count=lambda number: f"{number:,}" if number else "",
         splits=split_table(report, heading="split"),

@@ -158,10 +158,10 @@ def _key_figures(results: EvaluationResults) -> dict[str, str]:
     for name in (tables.sets_of(results, "test") + tables.sets_of(results, "retention"))[
         :KEY_FIGURES
     ]:
-        found, rate = results.scored(name), tables.leading(results, name)
-        models = list(dict.fromkeys([*list(found)[:1], *list(found)[-1:]]))
+        scores, rate = results.scored(name), tables.leading(results, name)
+        models = list(dict.fromkeys([*list(scores)[:1], *list(scores)[-1:]]))
         if models:
-            shown = " → ".join(percent(found[model].rate(rate)) for model in models)
+            shown = " → ".join(percent(scores[model].rate(rate)) for model in models)
             figures[f"{rate.upper()} on {name}, {' → '.join(models)}"] = shown
     return figures
 
@@ -244,10 +244,10 @@ def _hallucination(results: EvaluationResults) -> Iterator[Part]:
         "compression": "compresses over 2.4",
         "on_silence": "text where nothing is said",
     }
-    for name, found in results.hallucination.items():
+    for name, models in results.hallucination.items():
         columns = [Column(is_text=True), *map(Column, ("share", *kinds.values()))]
         table = Table(columns, f"{name}: utterances with signs of it")
-        for model, one in found.items():
+        for model, one in models.items():
             of_all = percent(one.any / max(one.utterances, 1))
             counts = (f"{getattr(one, kind):,}" for kind in kinds)
             table.add(model, Cell(of_all, f"{one.any:,} of {one.utterances:,}"), *counts)
@@ -302,8 +302,8 @@ def _mistakes(results: EvaluationResults) -> Iterator[Mistakes]:
 
 def _examples(results: EvaluationResults) -> Iterator[dict[str, str]]:
     for name, models in results.hallucination.items():
-        for model, found in models.items():
-            for example in found.examples:
+        for model, hallucination in models.items():
+            for example in hallucination.examples:
                 where = f"{model}, {name}, {example.row}"
                 yield {"where": where, "why": example.why, "text": example.hypothesis}
     for model, tests in results.probes.items():
@@ -343,8 +343,8 @@ def _along(results: EvaluationResults, model: str, name: str) -> tuple[np.ndarra
     return np.array([one.scale for one in scales]), np.array(rated).reshape(-1, 3)
 
 
-def _rated(found: Rated, rate: Rate) -> dict[str, tuple[float, float, float]]:
-    return {model: in_percent(score, rate) for model, score in found.items() if score}
+def _rated(rates: Rated, rate: Rate) -> dict[str, tuple[float, float, float]]:
+    return {model: in_percent(score, rate) for model, score in rates.items() if score}
 
 
 def _dots(

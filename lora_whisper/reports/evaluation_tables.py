@@ -177,10 +177,11 @@ def _leaks(results: EvaluationResults) -> Iterator[str]:
                 "text": leaks.texts,
                 "speaker": leaks.speakers,
             }
-            found = [counted(count, noun) for noun, count in counts.items() if count]
-            if found:
+            shared = [counted(count, noun) for noun, count in counts.items() if count]
+            if shared:
                 occur = "occurs" if sum(counts.values()) == 1 else "occur"
-                yield f"{' and '.join(found)} of {one.name} {occur} in what {leaks.run} learnt from"
+                what = " and ".join(shared)
+                yield f"{what} of {one.name} {occur} in what {leaks.run} learnt from"
 
 
 def _notes(results: EvaluationResults) -> Iterator[str]:
@@ -212,7 +213,7 @@ class Judgement:
 def judgements(results: EvaluationResults) -> list[Judgement]:
     """Of test sets first, then of retention."""
     retained = sets_of(results, "retention")
-    found = []
+    judged = []
     for name in [*sets_of(results, "test"), *retained]:
         rate, scores = leading(results, name), results.scored(name)
         for model, comparison in results.comparisons.get(name, {}).items():
@@ -220,8 +221,8 @@ def judgements(results: EvaluationResults) -> list[Judgement]:
             text = (
                 f"{own} {rate.upper()} against {other} of {results.against}: {verdict(comparison)}"
             )
-            found.append(Judgement(model, name, name in retained, comparison, text))
-    return found
+            judged.append(Judgement(model, name, name in retained, comparison, text))
+    return judged
 
 
 def losses(results: EvaluationResults) -> list[tuple[str, str]]:
@@ -297,8 +298,8 @@ def condition_table(results: EvaluationResults, name: str) -> Table:
     rate, models = leading(results, name), list(results.scored(name))
     title = f"{name}: {rate.upper()} by condition"
     table = Table([Column(is_text=True), *map(figure, models)], title)
-    for condition, found in results.conditions[name].items():
-        table.add(condition, *(rate_cell(found.get(model), rate) for model in models))
+    for condition, scores in results.conditions[name].items():
+        table.add(condition, *(rate_cell(scores.get(model), rate) for model in models))
     return table
 
 
@@ -343,7 +344,9 @@ def group_table(results: EvaluationResults, name: str, column: str, shown: int) 
     for label in list(last)[:shown]:
         size_cell = Cell(f"{last[label].utterances:,}", f"{last[label].reference_words:,} {noun}")
         table.add(
-            label, *(rate_cell(found.get(label), rate) for found in groups.values()), size_cell
+            label,
+            *(rate_cell(by_label.get(label), rate) for by_label in groups.values()),
+            size_cell,
         )
     return table
 
@@ -425,15 +428,15 @@ def _parts(results: EvaluationResults) -> Iterator[Table | RenderableType]:
 
 def _hallucination(results: EvaluationResults) -> Table:
     """Counts of utterances; one may be of several kinds."""
-    of_sets = [one for found in results.hallucination.values() for one in found.values()]
+    of_sets = [one for models in results.hallucination.values() for one in models.values()]
     kinds = [
         kind for kind in SIGNS if kind != "on_silence" or any(one.on_silence for one in of_sets)
     ]
     headings = [*(SIGNS[kind] for kind in kinds), "any", "share"]
     columns = [Column(is_text=True), *map(figure, headings)]
     table = Table(columns, "Signs of hallucination, in utterances")
-    for name, found in results.hallucination.items():
-        for number, (model, one) in enumerate(found.items()):
+    for name, models in results.hallucination.items():
+        for number, (model, one) in enumerate(models.items()):
             counts = (getattr(one, kind) for kind in (*kinds, "any"))
             of_all = percent(one.any / max(one.utterances, 1))
             cells = [f"{model}, {name}", *map(str, counts), of_all]

@@ -303,15 +303,15 @@ def _as_arguments(values: Mapping[str, Any]) -> str:
 def _load(summary: RunSummary) -> dict[str, str]:
     """The base as code, and as vLLM is told it: where it lies, and which commit of it."""
     name, place = summary.checkpoint, BASE_PLACE
-    found = {"imports": "", "base": f'"{place}"', "revision": "", "served": place, "pin": ""}
+    code = {"imports": "", "base": f'"{place}"', "revision": "", "served": place, "pin": ""}
     if is_of_hub(summary):
         commit = summary.checkpoint_fingerprint.removeprefix("commit:")
-        found |= {"base": f'"{name}"', "revision": f', revision="{commit}"'}
-        found |= {"served": name, "pin": f"--revision {commit} \\\n    "}
+        code |= {"base": f'"{name}"', "revision": f', revision="{commit}"'}
+        code |= {"served": name, "pin": f"--revision {commit} \\\n    "}
     elif name.startswith(EMBEDDED):
-        found |= {"imports": "from lora_whisper.paths import local_path\n"}
-        found |= {"base": f'local_path("{name}")'}
-    return found
+        code |= {"imports": "from lora_whisper.paths import local_path\n"}
+        code |= {"base": f'local_path("{name}")'}
+    return code
 
 
 # ── the record, for programs ─────────────────────────────────────────────────────────────────

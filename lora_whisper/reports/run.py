@@ -185,8 +185,8 @@ def chosen(samples: Sequence[Sample], seed: int) -> list[tuple[str, list[Sample]
     worst = sorted(samples, key=lambda sample: -sample.errors)[:SHOWN_SAMPLES]
     worsened = sorted(samples, key=lambda sample: sample.gain)[:SHOWN_SAMPLES]
     improved = sorted(samples, key=lambda sample: -sample.gain)[:SHOWN_SAMPLES]
-    told = {id(sample) for sample in (*worst, *worsened, *improved)}
-    others = [sample for sample in samples if id(sample) not in told]
+    telling = {id(sample) for sample in (*worst, *worsened, *improved)}
+    others = [sample for sample in samples if id(sample) not in telling]
     drawn = random.Random(seed).sample(others, min(SHOWN_SAMPLES, len(others)))
     kinds = {
         "Most errors of the adapter": [one for one in worst if one.errors],

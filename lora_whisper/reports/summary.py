@@ -100,7 +100,7 @@ def figures(summary: RunSummary) -> list[tuple[str, str]]:
     """What a run cost and what it came to, each figure with its name."""
     adapter, model = summary.adapter_bytes, summary.model_bytes
     trainable, total = summary.trainable_parameters, summary.total_parameters
-    found = [
+    lines = [
         (
             "size",
             f"adapter {megabytes(adapter)} of rank {shipped_rank(summary)}, "
@@ -119,12 +119,12 @@ def figures(summary: RunSummary) -> list[tuple[str, str]]:
         training_seconds = max(summary.train_seconds - validation_seconds, 1e-9)
         speed = summary.train_audio_seconds_seen / training_seconds
         validation = f"validation took {clock(validation_seconds)} of the time"
-        found.append(("speed", f"{speed:.1f} audio s/s in training; {validation}"))
+        lines.append(("speed", f"{speed:.1f} audio s/s in training; {validation}"))
         if summary.gpu_memory_bytes is not None:
-            found.append(("memory", f"{gigabytes(summary.gpu_memory_bytes)} at most of the GPU"))
+            lines.append(("memory", f"{gigabytes(summary.gpu_memory_bytes)} at most of the GPU"))
         elif summary.resident_memory_bytes is not None:
-            found.append(("memory", f"{gigabytes(summary.resident_memory_bytes)} at most"))
-    return found
+            lines.append(("memory", f"{gigabytes(summary.resident_memory_bytes)} at most"))
+    return lines
 
 
 def amount_of_speech(summary: RunSummary, utterances: str = "") -> str:
@@ -150,11 +150,11 @@ def origin(summary: RunSummary) -> str:
 
 def remarks(summary: RunSummary) -> list[tuple[str, str]]:
     """What has to be said beside the scores: a warning or a note, and its text."""
-    found = []
+    lines = []
     base, adapter, merged = summary.base, summary.adapter, summary.merged
     rate = leading(adapter)
     if base and adapter and adapter.rate(rate) >= base.rate(rate):
-        found.append(("warning", "the adapter is no better than its base on this test set"))
+        lines.append(("warning", "the adapter is no better than its base on this test set"))
     if adapter and merged:
         apart = abs(merged.rate(rate) - adapter.rate(rate))
         if apart > MERGE_TOLERANCE:
@@ -163,9 +163,9 @@ def remarks(summary: RunSummary) -> list[tuple[str, str]]:
             if summary.quantization != "none" and (summary.merge or {}).get("into") == "full":
                 kind = summary.quantization
                 text += f", which was trained on weights in {kind}, and merged into full ones"
-            found.append(("warning", text))
+            lines.append(("warning", text))
     if caution := cautions(summary.scores):
-        found.append(("warning", caution))
+        lines.append(("warning", caution))
     for model, score in summary.scores.items():
         # One text that goes round in a loop can be most of a rate, which is none of recognition.
         if score is not None and score.insertions > REPEATED * score.reference_words:
@@ -175,32 +175,32 @@ def remarks(summary: RunSummary) -> list[tuple[str, str]]:
                 f"{score.reference_words:,} that were: it repeats itself. Without them its WER is "
                 f"{percent(without)}"
             )
-            found.append(("note", text))
-    found += _merge_remarks(summary)
+            lines.append(("note", text))
+    lines += _merge_remarks(summary)
     if summary.skipped_steps:
-        found.append(("warning", f"{summary.skipped_steps} steps were skipped, as train.log says"))
+        lines.append(("warning", f"{summary.skipped_steps} steps were skipped, as train.log says"))
     if summary.ended_early:
-        found.append(("note", f"training.patience ended training at step {summary.steps}"))
+        lines.append(("note", f"training.patience ended training at step {summary.steps}"))
     if summary.checkpoint.startswith(EMBEDDED):
-        found.append(("note", EMBEDDED_NOTE))
-    return found
+        lines.append(("note", EMBEDDED_NOTE))
+    return lines
 
 
 def _merge_remarks(summary: RunSummary) -> list[tuple[str, str]]:
     """In what the merged model is another than the whole adapter in the base of its training."""
-    made_of, found = summary.merge, []
+    made_of, lines = summary.merge, []
     if made_of is None:
         return []
     scale, base = made_of["adapters"][0]["weight"], made_of["base"]
     if scale != 1:
-        found.append(("note", f"the merged model has {scale:g} times what the adapter adds"))
+        lines.append(("note", f"the merged model has {scale:g} times what the adapter adds"))
     if made_of["into"] != "full":
-        found.append(("note", "the merged model's base is the weights as nf4 had them"))
+        lines.append(("note", "the merged model's base is the weights as nf4 had them"))
     trained = {summary.checkpoint_fingerprint, f"sha256:{summary.checkpoint_sha256}"}
     if base["fingerprint"] not in trained:
         exact = base["fingerprint"].replace(":", " ")
-        found.append(("warning", f"the merged model's base is {base['name']} ({exact})"))
-    return found
+        lines.append(("warning", f"the merged model's base is {base['name']} ({exact})"))
+    return lines
 
 
 def _files(folder: RunFolder, is_embedded: bool, base: str | None) -> list[str]:
@@ -238,10 +238,10 @@ def changes(config: str, path: Callable[[str], str]) -> list[tuple[str, str, str
         config: YAML of the run.
         path: how a text that may be a path is shown, `below_home` or `file_name`.
     """
-    given, default = written_values(config), default_values()
+    values, default = written_values(config), default_values()
     return [
         (key, _shown(mapped(value, path)), _shown(default.get(key)))
-        for key, value in given.items()
+        for key, value in values.items()
         if value != default.get(key) and key not in ALWAYS_OTHER
     ]
 

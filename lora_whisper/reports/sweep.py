@@ -87,11 +87,6 @@ class Point:
         return self.base.rate(self.leading) if self.base else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval of `rate`."""
-        return self.score.ci95(self.leading) if self.score else None
-
-    @property
     def rank(self) -> str | None:
         """Of what ships: `16`, or `4 – 32` where layers differ."""
         return shipped_rank(self.summary) if self.summary else None
@@ -168,15 +163,15 @@ def _by_its_name(point: Point, others: Sequence[Point]) -> Point:
     keys = told_keys(others)
     parts = point.name.split("_")
     begins = {key: key.replace("_", "-") + "-" for key in keys}  # as the sweep wrote it
-    found = {
+    values = {
         key: yaml.safe_load(part.removeprefix(begin))
         for part in parts
         for key, begin in begins.items()
         if part.startswith(begin)
     }
     beside = next((other.config for other in others if other.config), {})
-    is_told = len(found) == len(keys) == len(parts)
-    return replace(point, config={**beside, **found}) if is_told else point
+    is_told = len(values) == len(keys) == len(parts)
+    return replace(point, config={**beside, **values}) if is_told else point
 
 
 def differing_keys(points: Sequence[Point]) -> list[str]:
@@ -436,16 +431,16 @@ def _time(summary: RunSummary) -> str:
 
 def _bases(points: Sequence[Point]) -> list[str]:
     """Every score of a base, once: by checkpoint, quantization, and what it was scored on."""
-    found: dict[tuple[str, str], dict[tuple[float, ...], Point]] = {}
+    scored_bases: dict[tuple[str, str], dict[tuple[float, ...], Point]] = {}
     for point in points:
         if point.summary is None or point.base is None:
             continue
         score, model = point.base, (point.summary.checkpoint, point.summary.quantization)
         scored = (score.wer, score.cer, score.utterances, score.reference_words)
-        found.setdefault(model, {}).setdefault(scored, point)
-    several = len({checkpoint for checkpoint, _ in found}) > 1
+        scored_bases.setdefault(model, {}).setdefault(scored, point)
+    several = len({checkpoint for checkpoint, _ in scored_bases}) > 1
     lines = []
-    for (checkpoint, quantization), scores in found.items():
+    for (checkpoint, quantization), scores in scored_bases.items():
         name = f"{model_name('base', quantization)}{f' {checkpoint}' * several}"
         for point in scores.values():
             base = point.base

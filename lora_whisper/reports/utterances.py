@@ -106,9 +106,9 @@ def samples_of(
         needed: without the transcriptions of these there are no samples.
     """
     rows = {
-        model: found
+        model: transcriptions
         for model, score in scores.items()
-        if score and (found := scored_utterances_of(folder, model, score))
+        if score and (transcriptions := scored_utterances_of(folder, model, score))
     }
     if not rows.keys() >= {*needed} or len({*map(len, rows.values())}) > 1:
         return []

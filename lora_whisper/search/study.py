@@ -249,9 +249,9 @@ def alone_in(folder: Path) -> Iterator[None]:
 def _draw(trial: optuna.Trial, name: str, drawn: Range | Choice) -> Value:
     if isinstance(drawn, Range):
         return trial.suggest_float(name, drawn.lowest, drawn.highest, log=drawn.is_logarithmic)
-    found = trial.suggest_categorical(name, drawn.values)
-    assert found is not None, "no choice is null"
-    return found
+    value = trial.suggest_categorical(name, drawn.values)
+    assert value is not None, "no choice is null"
+    return value
 
 
 # ── what is drawn for a trial, and the run that this makes ────────────────────────────────────────
@@ -344,29 +344,29 @@ def with_values(train: TrainConfig, values: Mapping[str, Value]) -> TrainConfig:
     Raises:
         UserError: the values do not go together.
     """
-    given: dict[str, Any] = dict(values)
+    changes: dict[str, Any] = dict(values)
     optimizer, adapter = train.optimizer, train.adapter
-    if "learning_rate" in given:
-        rate = _rounded(given.pop("learning_rate"))
+    if "learning_rate" in changes:
+        rate = _rounded(changes.pop("learning_rate"))
         optimizer = changed(optimizer, learning_rate=rate)
-    if "dropout" in given:
-        given["dropout"] = round(given["dropout"], 3)
-    if "alpha_per_rank" in given:
-        given["alpha"] = given.pop("alpha_per_rank") * given.get("rank", adapter.rank)
-    return changed(train, optimizer=optimizer, adapter=changed(adapter, **given))
+    if "dropout" in changes:
+        changes["dropout"] = round(changes["dropout"], 3)
+    if "alpha_per_rank" in changes:
+        changes["alpha"] = changes.pop("alpha_per_rank") * changes.get("rank", adapter.rank)
+    return changed(train, optimizer=optimizer, adapter=changed(adapter, **changes))
 
 
 def typed_values(space: Space, config: TrainConfig) -> dict[str, Value | None]:
     """What a trial has of what was searched, by the keys that `train` takes."""
     adapter = config.adapter
-    found: dict[str, tuple[str, Value | None]] = {
+    keys: dict[str, tuple[str, Value | None]] = {
         "learning_rate": ("optimizer.learning_rate", config.optimizer.learning_rate),
         "rank": ("adapter.rank", adapter.rank),
         "alpha_per_rank": ("adapter.alpha", adapter.alpha),
         "dropout": ("adapter.dropout", adapter.dropout),
         "targets": ("adapter.targets", adapter.targets),
     }
-    return dict(found[name] for name in found if name in space)
+    return dict(keys[name] for name in keys if name in space)
 
 
 def shown(value: Value | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_whisper import terminal
 from lora_whisper.config import TrainConfig
@@ -131,13 +131,9 @@ def kept_wer(folder: RunFolder) -> float:
     summary = read_as_written(folder)
     if (mean := summary.shipped_mean) and mean.validation_wer is not None:
         return mean.validation_wer
-    lines = filter(has_wer, read_jsonl(folder.metrics))
+    lines = [line for line in read_jsonl(folder.metrics) if "validation_wer" in line]
     validations = {line["step"]: line["validation_wer"] for line in lines}
     return float(validations[summary.adapter_step])
-
-
-def has_wer(line: dict[str, Any]) -> bool:
-    return "validation_wer" in line
 
 
 def score_kept(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> RunSummary:

@@ -52,13 +52,13 @@ def transcriptions_key(
 def read_transcriptions(key: str) -> Transcriptions | None:
     """What was decoded before; None if nothing was, or the file is damaged."""
     try:
-        found = json.loads(_path(key).read_text(encoding="utf-8"))
+        values = json.loads(_path(key).read_text(encoding="utf-8"))
         return Transcriptions(
-            texts=tuple(found["texts"]),
-            seconds=tuple(found["seconds"]),
-            segments=tuple(tuple(Segment(**one) for one in some) for some in found["segments"]),
-            bad=tuple(BadAudio(**one) for one in found["bad"]),
-            decode_seconds=found["decode_seconds"],
+            texts=tuple(values["texts"]),
+            seconds=tuple(values["seconds"]),
+            segments=tuple(tuple(Segment(**one) for one in some) for some in values["segments"]),
+            bad=tuple(BadAudio(**one) for one in values["bad"]),
+            decode_seconds=values["decode_seconds"],
         )
     except FileNotFoundError:
         return None
@@ -67,9 +67,9 @@ def read_transcriptions(key: str) -> Transcriptions | None:
         return None
 
 
-def write_transcriptions(key: str, found: Transcriptions) -> None:
+def write_transcriptions(key: str, transcriptions: Transcriptions) -> None:
     """Keep them; a cache that cannot be written is done without."""
-    text = json.dumps(dataclasses.asdict(found), ensure_ascii=False)
+    text = json.dumps(dataclasses.asdict(transcriptions), ensure_ascii=False)
     try:
         _path(key).parent.mkdir(parents=True, exist_ok=True)
         with published(_path(key)) as file:

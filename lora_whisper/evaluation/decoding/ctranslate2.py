@@ -133,8 +133,8 @@ class CTranslate2Decoder:
             return_no_speech_prob=options.probabilities,
         )
         return [
-            _result(found, task, options, self.letters)
-            for found, task in zip(results, tasks, strict=True)
+            _result(result, task, options, self.letters)
+            for result, task in zip(results, tasks, strict=True)
         ]
 
 
@@ -236,9 +236,9 @@ def _string(file: BinaryIO) -> str:
 
 
 def _result(
-    found: Any, task: DecodingTask, options: DecodingOptions, letters: Tensor
+    generated: Any, task: DecodingTask, options: DecodingOptions, letters: Tensor
 ) -> DecodingResult:
-    tokens, score = found.sequences_ids[0], found.scores[0]
+    tokens, score = generated.sequences_ids[0], generated.scores[0]
     if math.isnan(score):
         raise BrokenModel
     # A row that its batch let grow beyond its own limit, which neighbours must not decide.
@@ -249,7 +249,7 @@ def _result(
     # there are none it is infinite, which counts as improbable.
     log_probability = score * len(tokens) if options.beams > 1 and tokens else score
     mean = log_probability / (len(tokens) + 1)
-    return DecodingResult(kept, 0.0, mean, found.no_speech_prob)
+    return DecodingResult(kept, 0.0, mean, generated.no_speech_prob)
 
 
 def require_package() -> None:

@@ -116,8 +116,8 @@ class Clip:
         pieces, rest = split_at_timestamps(self.tokens, vocabulary.timestamp_begin)
         pieces += [rest] if rest else []
         seconds = self.samples / SAMPLING_RATE
-        found = [_segment(self.decoder, piece, 0.0, seconds) for piece in pieces]
-        return tuple(segment for segment in found if segment.text)
+        segments = [_segment(self.decoder, piece, 0.0, seconds) for piece in pieces]
+        return tuple(segment for segment in segments if segment.text)
 
 
 class Recording:

@@ -80,19 +80,19 @@ class StepwiseDecoder:
             suppressed_tokens(self.config, len(task.prompt), torch.device("cpu")),
             *timestamp_rules(self.vocabulary, task.prompt),
         ]
-        given, new = [*task.prompt], list(task.prompt)
-        while len(given) - len(task.prompt) < task.most_tokens:
+        tokens, new = [*task.prompt], list(task.prompt)
+        while len(tokens) - len(task.prompt) < task.most_tokens:
             scores = self.backend.logits(new)[None].clone()
             for rule in rules:
-                scores = rule(torch.tensor([given]), scores)
+                scores = rule(torch.tensor([tokens]), scores)
             highest, likeliest = scores[0].max(dim=-1)
             if not highest.isfinite():
                 raise BrokenModel
             if int(likeliest) == self.vocabulary.eot:
                 break
             new = [int(likeliest)]
-            given += new
-            text = given[len(task.prompt) :]
+            tokens += new
+            text = tokens[len(task.prompt) :]
             if is_endless(text, self.letters, task.most_letters):
                 break
-        return tuple(given[len(task.prompt) :])
+        return tuple(tokens[len(task.prompt) :])

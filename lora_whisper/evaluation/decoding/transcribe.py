@@ -233,7 +233,7 @@ def side_by_side(
     if threads == 1:
         yield from function(rows)
         return
-    found: SimpleQueue[Item | Future[None]] = SimpleQueue()
+    items: SimpleQueue[Item | Future[None]] = SimpleQueue()
     stop, in_all = Event(), torch.get_num_threads()
     share = max(1, in_all // threads)
 
@@ -241,16 +241,16 @@ def side_by_side(
         torch.set_num_threads(share)  # of operations that this thread calls
         with torch.inference_mode():
             for item in function(part):
-                found.put(item)
+                items.put(item)
                 if stop.is_set():
                     return
 
     pool = ThreadPoolExecutor(threads)
     try:
         for first in range(threads):
-            pool.submit(work, rows[first::threads]).add_done_callback(found.put)
+            pool.submit(work, rows[first::threads]).add_done_callback(items.put)
         while threads:  # until every one has ended
-            item = found.get()
+            item = items.get()
             if isinstance(item, Future):
                 item.result()  # raises what the thread raised
                 threads -= 1

@@ -337,17 +337,17 @@ class WhisperDecoder:
         suppressed = suppressed_tokens(self.base.generation_config, len(prompt), self.device)
         rules: list[Rule] = [suppressed, *timestamp_rules(self.vocabulary, prompt)]
         search = GreedySearch(self.base, self.vocabulary, rows, rules, temperature, probabilities)
-        found = search.run()
-        if not found.is_finite:
+        texts = search.run()
+        if not texts.is_finite:
             raise BrokenModel
         return [
             DecodingResult(tuple(tokens), temperature, *chances)
             if probabilities
             else DecodingResult(tuple(tokens), temperature, None, None)
             for tokens, *chances in zip(
-                found.tokens,
-                found.mean_log_probabilities,
-                found.no_speech_probabilities,
+                texts.tokens,
+                texts.mean_log_probabilities,
+                texts.no_speech_probabilities,
                 strict=True,
             )
         ]
@@ -366,7 +366,7 @@ class WhisperDecoder:
         finite = Finite(self.device)
         limit = TokenLimit(limits.repeat_interleave(beams), prompt_tokens, eot)
         rules = [finite, *timestamp_rules(self.vocabulary, tasks[0].prompt), limit]
-        found: Any = GenerationMixin.generate(
+        generated: Any = GenerationMixin.generate(
             self.base,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             # Of positions; unused, but asked for.
@@ -385,7 +385,7 @@ class WhisperDecoder:
         )
         if not finite.holds:
             raise BrokenModel
-        texts = [row[prompt_tokens:] for row in found.tolist()]
+        texts = [row[prompt_tokens:] for row in generated.tolist()]
         return [text[: text.index(eot)] if eot in text else text for text in texts]
 
     def _uniforms(self, tasks: Sequence[DecodingTask], temperature: float) -> Tensor:
