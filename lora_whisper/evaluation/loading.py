@@ -16,7 +16,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.provenance import decoding_of
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE, adapter_hashes
-from lora_whisper.model.base import Base, read_base
+from lora_whisper.model.base import Base, load_base, load_config, read_base
 from lora_whisper.model.checkpoint import (
     SMALL_FILES,
     fingerprint,
@@ -125,7 +125,6 @@ def dtype_of(entry: ModelEntry, asked: Dtype, device: torch.device) -> torch.dty
     """
     import torch
 
-    from lora_whisper.model.base import load_config
     from lora_whisper.model.device import choose_dtype
 
     assert entry.model is not None
@@ -148,7 +147,6 @@ def load_whisper(
     device: torch.device,
 ) -> WhisperForConditionalGeneration:
     """Load the base as a run trains on it: its quantization, its dtype."""
-    from lora_whisper.model.base import load_base
     from lora_whisper.model.device import choose_dtype
 
     return load_base(

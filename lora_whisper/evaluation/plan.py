@@ -19,7 +19,12 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import base_of, require_files, vocabulary_of
 from lora_whisper.evaluation.models import ModelEntry, entries_of_run, find_entries
 from lora_whisper.evaluation.test_sets import TestSet, group_labels, has_group, read_test_sets
+from lora_whisper.lora.provenance import require_base
 from lora_whisper.lora.recipe import require_current
+from lora_whisper.lora.saved import open_adapter, read_saved, require_sum
+from lora_whisper.lora.targets import layer_shapes
+from lora_whisper.lora.validation import require_shapes
+from lora_whisper.model.base import load_config
 from lora_whisper.paths import local_path
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RECIPE_FILE
@@ -99,12 +104,6 @@ def _opened(entry: ModelEntry, has_other_base: bool) -> ModelEntry:
     Raises:
         UserError: the base that was typed is not the one that it was trained on.
     """
-    from lora_whisper.lora.provenance import require_base
-    from lora_whisper.lora.saved import open_adapter
-    from lora_whisper.lora.targets import layer_shapes
-    from lora_whisper.lora.validation import require_shapes
-    from lora_whisper.model.base import load_config
-
     if entry.adapter is None or entry.broken:
         return entry
     checkpoint = base_of(entry).checkpoint
@@ -146,8 +145,6 @@ def _require_able(
         UserError: a language that its tokenizer lacks; drawing, with CTranslate2; parts of an
             adapter that is no sum with the weights.
     """
-    from lora_whisper.lora.saved import read_saved, require_sum
-
     try:
         for one in sets:
             with_codes(Corpus(one.rows, {}), vocabulary_of(entry))

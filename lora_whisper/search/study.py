@@ -28,9 +28,10 @@ from lora_whisper.config import SearchConfig, SearchingConfig, SpaceConfig, Trai
 from lora_whisper.errors import UserError
 from lora_whisper.files import is_disk_full
 from lora_whisper.locks import InUse, locked
-from lora_whisper.model.base import Base
+from lora_whisper.model.base import Base, load_config
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.schema import changed
+from lora_whisper.training.defaults import learning_rate_for_width
 
 if TYPE_CHECKING:
     import optuna
@@ -312,9 +313,6 @@ def space_of(asked: SpaceConfig, train: TrainConfig, base: Base) -> Space:
 
 def usual_rate(train: TrainConfig, base: Base) -> float:
     """The learning rate that `train` would take."""
-    from lora_whisper.model.base import load_config
-    from lora_whisper.training.defaults import learning_rate_for_width
-
     if train.optimizer.learning_rate is not None:
         return train.optimizer.learning_rate
     width = load_config(base.checkpoint).d_model

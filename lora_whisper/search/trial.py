@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from accelerate.utils.memory import clear_device_cache
+
 from lora_whisper import terminal
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.speech import Inputs
@@ -16,8 +18,11 @@ from lora_whisper.evaluation.results import Score
 from lora_whisper.evaluation.run_summary import RunSummary, read_as_written
 from lora_whisper.evaluation.scoring import score_model
 from lora_whisper.files import as_written, read_json, read_jsonl, remove_folder, write_json
+from lora_whisper.lora.adapter import load_adapter, merged_in_place
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
+from lora_whisper.model.device import new_accelerator
+from lora_whisper.reports.run import write_results
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import OWN_SET, RunFolder
 from lora_whisper.search.study import Claim
@@ -104,7 +109,6 @@ def _has_config(folder: RunFolder) -> bool:
 
 def _train(config: TrainConfig, claim: Claim | Again, inputs: Inputs) -> None:
     """Train until the run is complete or pruned, which its folder then says."""
-    from accelerate.utils.memory import clear_device_cache
 
     def look_up(state: TrainingState) -> None:
         """At each validation but the last one, which nothing is saved by."""
@@ -138,10 +142,6 @@ def kept_wer(folder: RunFolder) -> float:
 
 def score_kept(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> RunSummary:
     """Score base and adapter of a trial on its test set; return its summary, with the scores."""
-    from lora_whisper.lora.adapter import load_adapter, merged_in_place
-    from lora_whisper.model.device import new_accelerator
-    from lora_whisper.reports.run import write_results
-
     base, speech = inputs.base, inputs.speech
     assert speech.test is not None
     require_trained_adapter(folder)
