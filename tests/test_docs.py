@@ -26,7 +26,6 @@ from lora_whisper.data.sources.manifest import rows as manifest_rows
 from lora_whisper.options import configuration_folder
 from tests import pages
 from tests.cli.conftest import Line, World, line, world  # noqa: F401
-from tests.configs import data_config
 from tests.pages import DOCS, PAGES, README, ROOT
 
 COMMANDS = list(dict.fromkeys([*pages.commands(), *pages.commands_of_conf()]))
@@ -286,7 +285,7 @@ def test_yaml_can_be_read(block: pages.Block) -> None:
 def test_manifests_can_be_read(block: pages.Block, tmp_path: Path) -> None:
     manifest = tmp_path / f"shown.{block.language}"
     manifest.write_text(block.text, encoding="utf-8")
-    rows = list(manifest_rows(manifest, data_config().columns))
+    rows = list(manifest_rows(manifest))
     assert len(rows) == len(block.text.splitlines()) - (block.language == "csv")
     assert all(row.text for row in rows)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from lora_whisper.config import DataConfig
 from lora_whisper.data.dataset import Defaults, Row, Table, Utterances
+from lora_whisper.data.sources.hub import defaults
 from tests.toy_speech import write_clip
 
 OPTIONAL = ("language", "task", "start", "end", "speaker", "previous_text", "split")
@@ -34,7 +35,7 @@ def manifest_utterances(
     """Utterances of rows as a manifest in `folder` would have them."""
     placed = (dict(row) | {"audio": str(folder / row["audio"])} for row in rows)
     table = Table.from_rows(toy_row(number, **row) for number, row in enumerate(placed, 1))
-    return Utterances.of(table, config)
+    return Utterances([table], defaults(config))
 
 
 def toy_utterances(

@@ -26,7 +26,6 @@ MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)  # semitones above the key
 NOTE_SECONDS = (0.15, 0.6)
 BREATHS_A_SECOND = (0.2, 0.4)  # 12 to 24 a minute
 
-
 TELEPHONE_RATE = 8_000  # samples a second
 TELEPHONE_BAND = (300.0, 3_400.0)  # Hz, as in ITU-T G.712
 
@@ -140,21 +139,18 @@ def require_codecs() -> None:
     Raises:
         UserError: the installed PyAV was built without one.
     """
-    missing = [name for name, codec in CODECS.items() if not _is_available(codec)]
+    missing = []
+    for name, codec in CODECS.items():
+        try:
+            av.Codec(codec.encoder, "w")
+            av.Codec(codec.decoder, "r")
+        except av.codec.codec.UnknownCodecError:
+            missing.append(name)
     if missing:
         raise UserError(
             f"augmentation=telephone: PyAV was built without {', '.join(missing)}; "
             "type: pip install --force-reinstall av"
         )
-
-
-def _is_available(codec: Codec) -> bool:
-    try:
-        av.Codec(codec.encoder, "w")
-        av.Codec(codec.decoder, "r")
-    except av.codec.codec.UnknownCodecError:
-        return False
-    return True
 
 
 def through_telephone(samples: np.ndarray, codec: Codec) -> np.ndarray:
@@ -186,20 +182,16 @@ def _through_codec(samples: np.ndarray, codec: Codec) -> np.ndarray:
         encoder.bit_rate = codec.bits_per_second
     encoder.open()
     decoder.extradata = encoder.extradata  # says how much of its beginning Opus throws away
-    packets = [*encoder.encode(_frame(samples)), *encoder.encode(None)]
+    integers = np.clip(np.round(samples * 32_768), -32_768, 32_767).astype(np.int16)
+    sent = av.AudioFrame.from_ndarray(integers[np.newaxis], format="s16", layout="mono")
+    sent.sample_rate, sent.pts = TELEPHONE_RATE, 0
+    packets = [*encoder.encode(sent), *encoder.encode(None)]
     frames = [frame for packet in (*packets, None) for frame in decoder.decode(packet)]
     decoded = np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames])
     if decoded.dtype.kind == "i":
         decoded = decoded.astype(np.float32) / 32_768
     # Opus decodes to 48 kHz whatever went in.
     return soxr.resample(decoded, frames[0].sample_rate, TELEPHONE_RATE, quality="HQ")
-
-
-def _frame(samples: np.ndarray) -> av.AudioFrame:
-    integers = np.clip(np.round(samples * 32_768), -32_768, 32_767).astype(np.int16)
-    frame = av.AudioFrame.from_ndarray(integers[np.newaxis], format="s16", layout="mono")
-    frame.sample_rate, frame.pts = TELEPHONE_RATE, 0
-    return frame
 
 
 def _context(codec: str, mode: Literal["r", "w"]) -> av.AudioCodecContext:

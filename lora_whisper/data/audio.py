@@ -31,7 +31,7 @@ from lora_whisper.data.containers import (
     Damaged,
     Ends,
     Mixer,
-    Source,
+    PathOrBytes,
     cached_by_file,
     end_early,
     missing_share,
@@ -213,7 +213,7 @@ def _named(audio: Path | EncodedAudio) -> Iterator[None]:
         raise AudioError(f"{name}: does not decode ({reason(error)})") from None
 
 
-def _source(audio: Path | EncodedAudio) -> Source:
+def _source(audio: Path | EncodedAudio) -> PathOrBytes:
     """The path of a file that exists, or the bytes of one inside a data set."""
     if isinstance(audio, EncodedAudio):
         return audio.load()
@@ -225,7 +225,7 @@ def _source(audio: Path | EncodedAudio) -> Source:
 # ── headers ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _own_header(source: Source) -> Header | None:
+def _own_header(source: PathOrBytes) -> Header | None:
     """The header of what needs no foreign decoder to read it: plain WAV, FLAC, Ogg."""
     ends = read_ends(source)
     if not ends.size_bytes:
@@ -241,7 +241,7 @@ def _own_header(source: Source) -> Header | None:
     return None if header is None else _checked(header, ends)
 
 
-def _foreign_header(source: Source) -> Header:
+def _foreign_header(source: PathOrBytes) -> Header:
     """The header of anything else, by libsndfile where that is right, and else by ffmpeg."""
     ends = read_ends(source)
     if ends.wave is not None and ends.wave.is_empty:
@@ -256,7 +256,7 @@ def _foreign_header(source: Source) -> Header:
     return _checked(header, ends)
 
 
-def _header_by_libsndfile(source: Source) -> Header | None:
+def _header_by_libsndfile(source: PathOrBytes) -> Header | None:
     """None for what it does not read, or not as it should."""
     try:
         with soundfile.SoundFile(_for_libsndfile(source)) as file:
@@ -311,7 +311,7 @@ def _slice(
 
 
 def _read(
-    source: Source, header: Header, start_seconds: float | None, end_seconds: float | None
+    source: PathOrBytes, header: Header, start_seconds: float | None, end_seconds: float | None
 ) -> DecodedAudio:
     """Decode in this process."""
     start, end = _slice(header, start_seconds, end_seconds)
@@ -337,7 +337,7 @@ def _read(
 
 
 def _mixed(
-    source: Source, header: Header, first_seconds: float, last_seconds: float
+    source: PathOrBytes, header: Header, first_seconds: float, last_seconds: float
 ) -> tuple[np.ndarray, int, tuple[Remark, ...]]:
     """One channel as (samples,) at the file's rate; the rate; and how it came about."""
     by = _by_libsndfile if header.decoder == "libsndfile" else _by_ffmpeg
@@ -358,7 +358,7 @@ def _peak(samples: np.ndarray) -> float:
 
 
 @cached_by_file(65_536)
-def _peak_of(source: Source, header: Header) -> float:
+def _peak_of(source: PathOrBytes, header: Header) -> float:
     """The same of a whole file, so that all slices of it are turned down alike."""
     step = 600.0  # seconds, of which the samples are held at once
     starts = np.arange(0.0, header.seconds, step)
@@ -369,7 +369,7 @@ def _peak_of(source: Source, header: Header) -> float:
 
 
 def _by_libsndfile(
-    source: Source, header: Header, start_seconds: float, end_seconds: float, mix: Mixer
+    source: PathOrBytes, header: Header, start_seconds: float, end_seconds: float, mix: Mixer
 ) -> tuple[np.ndarray, int]:
     """A slice as (samples,) at the file's rate; and the rate."""
     first_frame = round(start_seconds * header.rate)
@@ -389,7 +389,7 @@ def _by_libsndfile(
 
 
 def _by_ffmpeg(
-    source: Source, header: Header, start_seconds: float, end_seconds: float, mix: Mixer
+    source: PathOrBytes, header: Header, start_seconds: float, end_seconds: float, mix: Mixer
 ) -> tuple[np.ndarray, int]:
     """The same. What reaches to the end is decoded to the end, which may not be as stated."""
     whole = end_seconds >= header.seconds
@@ -404,7 +404,7 @@ def _by_ffmpeg(
     return mono, rate
 
 
-def _for_libsndfile(source: Source) -> bytes | io.BytesIO:
+def _for_libsndfile(source: PathOrBytes) -> bytes | io.BytesIO:
     """What soundfile opens; a name as the disk has it, which need not be UTF-8."""
     return io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
 
@@ -418,7 +418,7 @@ def _remarks(fields: Fields) -> tuple[Remark, ...]:
     return tuple(Remark(**remark) for remark in fields["remarks"])
 
 
-def _asked(request: Fields, source: Source) -> Answer:
+def _asked(request: Fields, source: PathOrBytes) -> Answer:
     """What the other process found; its errors are raised here."""
     content = source if isinstance(source, bytes) else b""
     path = None if isinstance(source, bytes) else os.path.abspath(source)
@@ -450,7 +450,7 @@ def _answer(request: Fields, content: bytes, allow: Allow) -> Answer:
 
 
 def _result(request: Fields, content: bytes, allow: Allow) -> Answer:
-    source: Source = content if request["path"] is None else request["path"]
+    source: PathOrBytes = content if request["path"] is None else request["path"]
     size_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     seconds = HEADER_SECONDS + size_bytes / HEADER_BYTES_A_SECOND
     allow(min(seconds, LONGEST_HEADER_SECONDS), LEAST_BYTES + 2 * len(content))

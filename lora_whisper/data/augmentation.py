@@ -3,7 +3,7 @@
 Speed is soxr's work, gain and coloured noise are audiomentations', filters are SciPy's. Rooms are
 made here: audiomentations' `RoomSimulator` took 83 ms for 10 s of speech at two reflections, and
 with as many as 0.2 s of reverberation need it had not ended after ten minutes; pyroomacoustics'
-shoe box took 430 ms for 0.8 s of it, Polack's model 4 ms. Recordings are mixed here:
+shoe box took 430 ms for 0.8 s of it, Polack's model 4 ms. SoundFolder are mixed here:
 `AddBackgroundNoise` reads fewer formats than we do and measures pauses as speech, and
 `ApplyImpulseResponse` delays speech by the response's own delay, at half of full scale.
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import soundfile
 import soxr
 
 from lora_whisper.config import (
@@ -34,15 +36,11 @@ from lora_whisper.config import (
 from lora_whisper.data.acoustics import CODECS, require_codecs, through_telephone
 from lora_whisper.data.audio import SHORTEST_SECONDS, AudioError, read_audio, read_header
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
 from lora_whisper.paths import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor
-import re
-from collections.abc import Iterable
-
-import soundfile
 
 log = logging.getLogger("lora_whisper")
 
@@ -86,7 +84,6 @@ class Augmenter:
     """
 
     def __init__(self, config: AugmentationConfig, window_seconds: float, mel_bins: int):
-        _require_library(config)
         self.config = config
         self.window_samples = round(window_seconds * SAMPLING_RATE)
         self.mel_bins = mel_bins
@@ -115,8 +112,6 @@ class Augmenter:
 
         Stripes over what holds sound: the padding of a window has nothing to hide.
         """
-        from lora_whisper.model.published import HOP_SAMPLES
-
         settings, rng = self.config.spec_augment, self._draw("spec_augment", seed)
         if settings is None or rng is None:
             return ()
@@ -144,21 +139,16 @@ class Augmenter:
         return rng if rng.random() < settings.share else None
 
 
-def _require_library(config: AugmentationConfig) -> None:
-    needing = [name for name in NEED_LIBRARY if getattr(config, name) is not None]
-    if not needing:
-        return
-    try:
-        import audiomentations  # noqa: F401
-    except ImportError:
-        raise UserError(
-            f"augmentation={needing[0]} needs audiomentations; "
-            "type: pip install 'lora-whisper[augmentation]'"
-        ) from None
-
-
 def _steps(config: AugmentationConfig) -> dict[str, Step]:
     """Name to function of what is switched on between speed and SpecAugment, in order."""
+    if needing := [name for name in NEED_LIBRARY if getattr(config, name) is not None]:
+        try:
+            import audiomentations  # noqa: F401
+        except ImportError:
+            raise UserError(
+                f"augmentation={needing[0]} needs audiomentations; "
+                "type: pip install 'lora-whisper[augmentation]'"
+            ) from None
     steps: dict[str, Step] = {}
     if config.gain:
         steps["gain"] = partial(_with_gain, config.gain)
@@ -225,7 +215,7 @@ def _library_draws_from(rng: np.random.Generator) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Recordings:
+class SoundFolder:
     """The sound files below a folder, listed once."""
 
     paths: tuple[Path, ...]
@@ -246,7 +236,7 @@ class Recordings:
             return None
 
 
-def _recordings(step: str, folder: str | None) -> Recordings | None:
+def _recordings(step: str, folder: str | None) -> SoundFolder | None:
     """Everything below the folder that has sound; what has none (a README) is passed over.
 
     Raises:
@@ -277,7 +267,7 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
         "%-11s %d recordings in %s, %.1f h; %d files without sound or shorter than %g s",
         *(step, len(paths), place, sum(lengths) / 3600, len(problems), SHORTEST_SECONDS),
     )
-    return Recordings(paths, lengths)
+    return SoundFolder(paths, lengths)
 
 
 # ── reverberation ────────────────────────────────────────────────────────────────────────────
@@ -285,7 +275,7 @@ def _recordings(step: str, folder: str | None) -> Recordings | None:
 
 def _with_reverberation(
     settings: ReverberationConfig,
-    rooms: Recordings | None,
+    rooms: SoundFolder | None,
     samples: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -327,34 +317,21 @@ def reverberant(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 def _with_noise(
     settings: NoiseConfig,
-    recordings: Recordings | None,
+    recordings: SoundFolder | None,
     samples: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
     snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db)
     if not samples.any():  # nothing to measure the noise against
         return samples
-    if recordings is None:
-        return _with_colored_noise(samples, snr_db, rng)
-    noise = recordings.stretch(len(samples) / SAMPLING_RATE, rng)
-    return samples if noise is None else mixed(samples, noise, snr_db)
-
-
-def mixed(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Speech with noise so far below it, repeated where it is shorter; silence adds nothing."""
-    repeated = np.resize(noise, len(speech))
-    power = mean_power(repeated)
-    scale = np.sqrt(speech_power(speech) / power / 10 ** (snr_db / 10)) if power else 0.0
-    return speech + scale * repeated
-
-
-def _with_colored_noise(samples: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise of any colour from white to brown."""
+    if recordings is not None:
+        recorded = recordings.stretch(len(samples) / SAMPLING_RATE, rng)
+        return samples if recorded is None else mixed(samples, recorded, snr_db)
     import audiomentations
 
     # The library measures the mean over pauses as well, which is lower.
     pauses_db = 10 * np.log10(speech_power(samples) / mean_power(samples))
-    noise = audiomentations.AddColorNoise(
+    noise = audiomentations.AddColorNoise(  # of any colour from white to brown
         min_snr_db=snr_db - pauses_db,
         max_snr_db=snr_db - pauses_db,
         min_f_decay=BROWN_DB,
@@ -364,6 +341,14 @@ def _with_colored_noise(samples: np.ndarray, snr_db: float, rng: np.random.Gener
     )
     with _library_draws_from(rng):
         return noise(samples, SAMPLING_RATE)
+
+
+def mixed(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """Speech with noise so far below it, repeated where it is shorter; silence adds nothing."""
+    repeated = np.resize(noise, len(speech))
+    power = mean_power(repeated)
+    scale = np.sqrt(speech_power(speech) / power / 10 ** (snr_db / 10)) if power else 0.0
+    return speech + scale * repeated
 
 
 def _with_telephone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -25,10 +25,10 @@ from av.audio.plane import AudioPlane
 from av.container import InputContainer
 from av.stream import Discard
 
-Source = str | bytes  # a path, or the file itself
+PathOrBytes = str | bytes  # a path, or the file itself
 P = ParamSpec("P")
 T = TypeVar("T")
-OfSource = Callable[Concatenate[Source, P], T]
+OfSource = Callable[Concatenate[PathOrBytes, P], T]
 
 SETTLING_SECONDS = 0.2  # Opus asks for 0.08 s (RFC 7845), MP3's bit reservoir for up to 0.13 s
 SEEK_BACK_SECONDS = (1.0, 10.0)  # WebM's clusters are 5 s long and more
@@ -48,7 +48,6 @@ SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", 
 # What reading raises; IndexError is PyAV's for a stream that appears midway.
 READING_ERRORS = (av.FFmpegError, IndexError)
 
-
 LONGEST_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # header, segment table, segments (RFC 3533)
 UNKNOWN_SIZE = 0x7FFF0000  # what writes into a pipe states nearly 2 or 4 GiB, or nothing
 FORGIVEN_BYTES = 64  # a RIFF's padding or header that its writer counted and did not write
@@ -57,7 +56,6 @@ MOST_CHUNKS = 100  # of a WAV, before its sound
 PLAIN_TAGS = {1, 3, 6, 7}  # of WAV: integers, floats, A-law and mu-law, read by seeking alone
 FLOAT_TAG, EXTENSIBLE_TAG = 3, 0xFFFE
 OPUS_RATE = 48_000  # of its time stamps, whatever was encoded (RFC 7845)
-
 
 # Of the power that the mean of unlike channels has. Below it, two equally loud channels correlate
 # by less than -0.8: what they have in common, which is the speech, is lost in their mean.
@@ -77,7 +75,7 @@ def cached_by_file(most: int) -> Callable[[OfSource[P, T]], OfSource[P, T]]:
             return function(path, *more, **named)
 
         @wraps(function)
-        def of_source(source: Source, *more: P.args, **named: P.kwargs) -> T:
+        def of_source(source: PathOrBytes, *more: P.args, **named: P.kwargs) -> T:
             if isinstance(source, bytes):
                 return function(source, *more, **named)
             stat = os.stat(source)
@@ -94,7 +92,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class Sound:
+class OpenSound:
     """The sound of an open file; positions are seconds from the beginning of the file."""
 
     container: InputContainer
@@ -112,7 +110,7 @@ class Sound:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Sound]:
+def opened(source: PathOrBytes) -> Iterator[OpenSound]:
     """Open the sound that a player would choose; the other streams are skipped.
 
     Raises:
@@ -135,12 +133,12 @@ def opened(source: Source) -> Iterator[Sound]:
             origin_seconds = (container.start_time or 0) / av.time_base
             if container.format.name == "ogg" and origin_seconds > JUMP_TOLERANCE_SECONDS:
                 raise Damaged(f"begins at {origin_seconds:.2f} s; what was before is missing")
-            yield Sound(container, stream, float(stream.time_base), origin_seconds)
+            yield OpenSound(container, stream, float(stream.time_base), origin_seconds)
     except (*READING_ERRORS, UnicodeError) as error:
         raise Damaged(f"does not decode ({reason(error)})") from None
 
 
-def _file(source: Source) -> AbstractContextManager[Any]:
+def _file(source: PathOrBytes) -> AbstractContextManager[Any]:
     """What PyAV opens: an address that can only be a file's, or the file where it cannot write it.
 
     (Its paths are UTF-8; those of a disk that was written elsewhere need not be.)
@@ -151,7 +149,7 @@ def _file(source: Source) -> AbstractContextManager[Any]:
     return nullcontext(f"file:{source}") if is_utf8 else open(os.open(source, os.O_RDONLY), "rb")
 
 
-def read_length(source: Source) -> tuple[int, float, bool]:
+def read_length(source: PathOrBytes) -> tuple[int, float, bool]:
     """Sampling rate, seconds, and whether samples are stored as floats; without decoding.
 
     Raises:
@@ -169,7 +167,7 @@ def read_length(source: Source) -> tuple[int, float, bool]:
     return rate, seconds, are_floats
 
 
-def _stated_seconds(sound: Sound) -> float | None:
+def _stated_seconds(sound: OpenSound) -> float | None:
     """The length that the container states, where its format can be believed."""
     names = set(sound.container.format.name.split(","))
     stream, container = sound.stream, sound.container
@@ -178,7 +176,9 @@ def _stated_seconds(sound: Sound) -> float | None:
     tagged = "mp3" in names and (stream.start_time or 0) > 0
     if in_fragments or not (tagged or names & STATE_THEIR_LENGTH):
         return None
-    delay_seconds = _opus_delay_seconds(stream)
+    head, delay_seconds = stream.codec_context.extradata or b"", 0.0
+    if head.startswith(b"OpusHead"):  # what its decoder leaves out, and ffmpeg counts
+        delay_seconds = int.from_bytes(head[10:12], "little") / OPUS_RATE  # RFC 7845, 5.1
     if stream.duration is not None:
         return sound.seconds((stream.start_time or 0) + stream.duration) - delay_seconds
     others = len(container.streams) > 1  # a film's length need not be that of its sound
@@ -187,16 +187,8 @@ def _stated_seconds(sound: Sound) -> float | None:
     return container.duration / av.time_base - delay_seconds
 
 
-def _opus_delay_seconds(stream: AudioStream) -> float:
-    """What an Opus decoder leaves out at the beginning, and ffmpeg counts (RFC 7845, 5.1)."""
-    head = stream.codec_context.extradata or b""
-    if not head.startswith(b"OpusHead"):
-        return 0.0
-    return int.from_bytes(head[10:12], "little") / 48_000
-
-
 @cached_by_file(256)  # a thousand subtitles ask for the length of one film
-def _counted_seconds(source: Source) -> float:
+def _counted_seconds(source: PathOrBytes) -> float:
     """The end of the last packet: all are read, and none is decoded."""
     with opened(source) as sound:
         ends = (
@@ -211,7 +203,7 @@ def _counted_seconds(source: Source) -> float:
 
 
 def decode(
-    source: Source, start_seconds: float, end_seconds: float | None, mix: Mixer | None = None
+    source: PathOrBytes, start_seconds: float, end_seconds: float | None, mix: Mixer | None = None
 ) -> tuple[np.ndarray, int]:
     """Decode a slice to (samples,) float32, mixed to one channel, at the file's own rate.
 
@@ -238,7 +230,7 @@ def decode(
     raise AssertionError("the last attempt reads from the beginning")
 
 
-def _frames(sound: Sound, from_seconds: float) -> Iterator[AudioFrame]:
+def _frames(sound: OpenSound, from_seconds: float) -> Iterator[AudioFrame]:
     """What is decoded from a moment on; the errors of the decoder say where they stand."""
     reached = from_seconds
     try:
@@ -253,7 +245,7 @@ def _frames(sound: Sound, from_seconds: float) -> Iterator[AudioFrame]:
 
 
 def _cut(
-    sound: Sound,
+    sound: OpenSound,
     frames: Iterator[AudioFrame],
     start_seconds: float,
     end_seconds: float | None,
@@ -266,7 +258,15 @@ def _cut(
         if not pieces:
             rate = frame.sample_rate  # AAC's header may state half of it
             begin = end = _position(sound, frame, 0)
-        _check_joint(sound, frame, rate, end)
+        # Frames follow each other. Timestamps in milliseconds, and Vorbis's, are off by a little.
+        if frame.sample_rate != rate:
+            found = f"changes from {rate} to {frame.sample_rate} Hz"
+            raise Damaged(f"{found} at {end / rate:.2f} s")
+        if frame.is_corrupt:
+            raise Damaged(f"damaged at {end / rate:.2f} s")
+        jump_seconds = (_position(sound, frame, end) - end) / rate
+        if abs(jump_seconds) > JUMP_TOLERANCE_SECONDS:
+            raise Damaged(f"jumps by {jump_seconds:+.2f} s at {end / rate:.2f} s")
         pieces.append(mix.mono(_channels(frame)))
         end += frame.samples
         if end_seconds is not None and end >= round(end_seconds * rate):
@@ -281,23 +281,11 @@ def _cut(
     return samples[start - first : max(last - first, 0)], rate
 
 
-def _position(sound: Sound, frame: AudioFrame, otherwise: int) -> int:
+def _position(sound: OpenSound, frame: AudioFrame, otherwise: int) -> int:
     """The sample of the file with which a frame begins."""
     if frame.pts is None:
         return otherwise
     return round(sound.seconds(frame.pts) * frame.sample_rate)
-
-
-def _check_joint(sound: Sound, frame: AudioFrame, rate: int, end: int) -> None:
-    """Frames follow each other. Timestamps in milliseconds, and Vorbis's, are off by a little."""
-    at_seconds = end / rate
-    if frame.sample_rate != rate:
-        raise Damaged(f"changes from {rate} to {frame.sample_rate} Hz at {at_seconds:.2f} s")
-    if frame.is_corrupt:
-        raise Damaged(f"damaged at {at_seconds:.2f} s")
-    jump_seconds = (_position(sound, frame, end) - end) / rate
-    if abs(jump_seconds) > JUMP_TOLERANCE_SECONDS:
-        raise Damaged(f"jumps by {jump_seconds:+.2f} s at {at_seconds:.2f} s")
 
 
 def _channels(frame: AudioFrame) -> np.ndarray:

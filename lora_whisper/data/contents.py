@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,24 +23,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lora_whisper.data.audio import EncodedAudio
-from lora_whisper.data.containers import Source, cached_by_file
+from lora_whisper.data.containers import PathOrBytes, cached_by_file
 from lora_whisper.data.dataset import Utterances, split_key
 from lora_whisper.model.tokenizer import code_of
 
 # By what a file of sound counts. Scored speech by its bytes: it is decoded anyway, and a file that
 # was cleaned of noise has the length of the one before. Training speech, of which there may be
 # hundreds of gigabytes, by its size alone.
-Sound = Literal["bytes", "size"]
+HashedBy = Literal["bytes", "size"]
 
 SOUND_FIELDS = ("start", "end", "language", "task", "speaker")
 TEXT_FIELDS = ("text", "previous_text")
 FIELDS = (*SOUND_FIELDS, *TEXT_FIELDS)
 SHARED_SHARE = 0.5  # of the shorter of two slices; subtitles after each other overlap a little
-
-
-def contents_hash(utterances: Utterances, sound: Sound = "bytes") -> str:
-    """Name a set by its rows, texts and sound, in their order; 32 hexadecimal digits."""
-    return hash_of(row_hashes(utterances, sound))
 
 
 @dataclass(frozen=True)
@@ -50,47 +46,37 @@ class SpeechHashes:
     texts: str  # as they are written, and what was said before
 
 
-def speech_hashes(utterances: Utterances, sound: Sound = "bytes") -> SpeechHashes:
-    """The two halves of `contents_hash`."""
-    rows, texts = (
-        row_hashes(utterances, sound, SOUND_FIELDS),
-        row_hashes(utterances, None, TEXT_FIELDS),
-    )
-    return SpeechHashes(hash_of(rows), hash_of(texts))
+def speech_hashes(utterances: Utterances, sound: HashedBy = "bytes") -> SpeechHashes:
+    """Name a set by its rows and their sound, and by its texts, in their order."""
+    rows = row_hashes(utterances, sound, SOUND_FIELDS)
+    return SpeechHashes(hash_of(rows), hash_of(row_hashes(utterances, None, TEXT_FIELDS)))
 
 
 def hash_of(hashes: np.ndarray) -> str:
-    """Of a whole set, from those of its rows."""
+    """Of a whole set, from those of its rows: 32 hexadecimal digits."""
     return hashlib.blake2b(hashes.astype("<u8").tobytes(), digest_size=16).hexdigest()
 
 
 def row_hashes(
-    utterances: Utterances, sound: Sound | None, fields: Sequence[str] = FIELDS
+    utterances: Utterances, sound: HashedBy | None, fields: Sequence[str] = FIELDS
 ) -> np.ndarray:
     """(n,) uint64, one for each row; of these fields, and without sound where that is None."""
-    columns = [_values(utterances, name) for name in fields]
+    columns: list[list[Any]] = []
+    for name in fields:
+        values = utterances.column(name).to_pylist()
+        if name == "language":  # by code, whichever checkpoint read it: those for English have none
+            codes = {one: code_of(one or "en") for one in set(values)}
+            values = [codes[one] for one in values]
+        columns.append(values)
     if sound is not None:
         tokens = [utterances.defaults.language_token] * len(utterances)
         columns = [_sounds(utterances, sound), *columns, tokens]
-    rows = zip(*columns, strict=True)
-    return np.fromiter(map(_short_hash, rows), "<u8", len(utterances))
+    texts = (repr(row).encode("utf-8", "surrogateescape") for row in zip(*columns, strict=True))
+    hashes = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.fromiter((int.from_bytes(each, "little") for each in hashes), "<u8", len(utterances))
 
 
-def _values(utterances: Utterances, name: str) -> list[Any]:
-    """Languages by code, whichever checkpoint has read them: those for English alone have none."""
-    values = utterances.column(name).to_pylist()
-    if name != "language":
-        return values
-    codes = {one: code_of(one or "en") for one in set(values)}
-    return [codes[one] for one in values]
-
-
-def _short_hash(values: object) -> int:
-    data = repr(values).encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
+def _sounds(utterances: Utterances, sound: HashedBy) -> list[str]:
     """Of each row, its recording's name and what it counts by; each file is looked at once."""
     sounds = np.empty(len(utterances), object)
     for table, indices, rows in utterances.by_table():
@@ -98,7 +84,7 @@ def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
         if table.audio_of is None:
             names = sorted(set(paths))
             with ThreadPoolExecutor() as pool:
-                values = pool.map(_hash_of_file if sound == "bytes" else _size_of, names)
+                values = pool.map(partial(_state_of, sound=sound), names)
                 states = dict(zip(names, values, strict=True))
             sounds[indices] = [f"{Path(path).name} {states[path]}" for path in paths]
         else:
@@ -112,22 +98,15 @@ def _sounds(utterances: Utterances, sound: Sound) -> list[str]:
     return sounds.tolist()
 
 
-def _size_of(path: str) -> str:
+def _state_of(path: str, sound: HashedBy) -> str:
     try:
-        return str(os.stat(path).st_size)
-    except OSError:
-        return "gone"
-
-
-def _hash_of_file(path: str) -> str:
-    try:
-        return _hash_of_bytes(path)
+        return _hash_of_bytes(path) if sound == "bytes" else str(os.stat(path).st_size)
     except OSError:
         return "gone"
 
 
 @cached_by_file(100_000)  # all models are scored on the same files
-def _hash_of_bytes(source: Source) -> str:
+def _hash_of_bytes(source: PathOrBytes) -> str:
     if isinstance(source, bytes):
         return hashlib.sha1(source).hexdigest()
     with open(source, "rb") as file:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lora_whisper.config import DataConfig
-from lora_whisper.data.audio import AudioError, Remark
+from lora_whisper.data.audio import AudioError
 from lora_whisper.data.dataset import Defaults, Utterance, Utterances, written_language
 from lora_whisper.data.durations import measure, why_absent
 from lora_whisper.data.segmentation import TIMESTAMP, split_long
@@ -89,19 +89,12 @@ def load_corpus(
     pieces = _without_marks(measured, set(sieve.indices) | pieces.keys()) | pieces
     source = getattr(config, split) or config.path
     corpus = sieve.corpus(config, f"split {split!r} of {source}", pieces)
-    return dataclasses.replace(corpus, remarks=_by_kind(measured, remarks))
-
-
-def _by_kind(
-    utterances: Utterances, remarks: Mapping[int, Sequence[Remark]]
-) -> dict[str, tuple[str, ...]]:
-    """Remarks of the headers, as lines."""
     lines: dict[str, list[str]] = {}
     for index, of_row in sorted(remarks.items()):
         for remark in of_row:
-            line = f"{utterances.row(index).place}: {remark.detail}"
+            line = f"{measured.row(index).place}: {remark.detail}"
             lines.setdefault(remark.kind, []).append(line)
-    return {kind: tuple(of_kind) for kind, of_kind in lines.items()}
+    return dataclasses.replace(corpus, remarks={kind: tuple(of) for kind, of in lines.items()})
 
 
 def _warn_of_leftovers(utterances: Utterances, split: str) -> None:
@@ -138,7 +131,10 @@ def keep_what_fits(
     """
     utterances = _with_codes(corpus.utterances, vocabulary)
     if clean:
-        require_cleanable(clean, _written_languages(utterances, vocabulary))
+        columns = (utterances.column(name).to_pylist() for name in ("language", "task"))
+        examples = {pair: index for index, pair in enumerate(zip(*columns, strict=True))}
+        written = {written_language(vocabulary, utterances[index]) for index in examples.values()}
+        require_cleanable(clean, written)
     # Before a text without timestamps there are as many, whatever its language and task.
     prompt = vocabulary.start(next(iter(vocabulary.languages), None), "transcribe")
     prompt_tokens = len(prompt)
@@ -146,9 +142,9 @@ def keep_what_fits(
     room_tokens = vocabulary.max_tokens - prompt_tokens
     for index in _perhaps_too_long(utterances, room_tokens, spells_digits="digits" in clean):
         one = utterances[index]
-        written = written_language(vocabulary, one)
-        text = clean_text(one.text, clean, written)
-        tokens = prompt_tokens + len(text_tokens(tokenizer, text, written))
+        language = written_language(vocabulary, one)
+        text = clean_text(one.text, clean, language)
+        tokens = prompt_tokens + len(text_tokens(tokenizer, text, language))
         if tokens > vocabulary.max_tokens:
             too_long[index] = f"{tokens} tokens"
     sieve = _Sieve(utterances, corpus.left_out)
@@ -347,13 +343,6 @@ def _warn_of_overruled(utterances: Utterances, languages: pa.ChunkedArray) -> No
 def _warn_once(message: str) -> None:
     """Several models hear the same rows."""
     log.warning("%s", message)
-
-
-def _written_languages(utterances: Utterances, vocabulary: SpecialTokens) -> set[str | None]:
-    """What the texts are written in, asked of one utterance of each language and task."""
-    columns = (utterances.column(name).to_pylist() for name in ("language", "task"))
-    of_kind = {kind: index for index, kind in enumerate(zip(*columns, strict=True))}
-    return {written_language(vocabulary, utterances[index]) for index in of_kind.values()}
 
 
 def _first_place(utterances: Utterances, column: Any, value: str | None) -> str:

@@ -22,6 +22,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, overload
@@ -30,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lora_whisper.config import SPLITS, DataConfig
+from lora_whisper.config import SPLITS
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.model.tokenizer import SpecialTokens, code_of, language_code
 from lora_whisper.paths import cache_folder
@@ -215,7 +216,16 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
     with published(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    _remove_outdated(path)
+    # What earlier states of the same source left, and forgotten temporary files.
+    source = path.stem.partition("-")[0]
+    outdated = [old for old in path.parent.glob(f"{source}-*") if old.stem != path.stem]
+    for each in path.parent.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - each.stat().st_mtime > FORGOTTEN_SECONDS:
+                outdated.append(each)
+    for each in outdated:
+        with contextlib.suppress(OSError):  # Windows keeps what another process has open
+            each.unlink()
 
 
 @contextlib.contextmanager
@@ -231,19 +241,6 @@ def published(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _remove_outdated(path: Path) -> None:
-    """Remove what earlier states of the same source left, and forgotten temporary files."""
-    source = path.stem.partition("-")[0]
-    outdated = [old for old in path.parent.glob(f"{source}-*") if old.stem != path.stem]
-    for each in path.parent.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - each.stat().st_mtime > FORGOTTEN_SECONDS:
-                outdated.append(each)
-    for each in outdated:
-        with contextlib.suppress(OSError):  # Windows keeps what another process has open
-            each.unlink()
 
 
 def _mapped(path: Path) -> pa.Table:
@@ -317,12 +314,6 @@ class Utterances(Sequence[Utterance]):
         self.durations_seconds = unknown if durations_seconds is None else durations_seconds
         assert len(self.durations_seconds) == len(self.rows), "one duration a row"
 
-    @classmethod
-    def of(cls, table: Table, config: DataConfig, rows: np.ndarray | None = None) -> Utterances:
-        """The rows of a source, with what its configuration says of them all."""
-        defaults = Defaults(config.language, config.task, config.language_token)
-        return cls([table], defaults, rows)
-
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -363,7 +354,7 @@ class Utterances(Sequence[Utterance]):
 
     def row(self, index: int) -> Row:
         """The row behind an utterance, as its source has it."""
-        table, number = self._place(index)
+        table, number = self._located(index)
         return table.row(number)
 
     def by_table(self) -> Iterator[tuple[Table, np.ndarray, np.ndarray]]:
@@ -388,7 +379,7 @@ class Utterances(Sequence[Utterance]):
         if not pieces:
             return self
         cut = [(index, piece) for index in sorted(pieces) for piece in pieces[index]]
-        places = [self._place(index) for index, _ in cut]
+        located = [self._located(index) for index, _ in cut]
         rows = [
             replace(
                 table.row(number),
@@ -399,10 +390,10 @@ class Utterances(Sequence[Utterance]):
                 previous_text=piece.previous_text,
                 columns=json.dumps(dict(piece.columns)),
             )
-            for (table, number), (_, piece) in zip(places, cut, strict=True)
+            for (table, number), (_, piece) in zip(located, cut, strict=True)
         ]
-        has_files = all(table.audio_of is None for table, _ in places)
-        table = Table.from_rows(rows, None if has_files else _AudioOfPieces(tuple(places)))
+        has_files = all(table.audio_of is None for table, _ in located)
+        table = Table.from_rows(rows, None if has_files else _AudioOfPieces(tuple(located)))
         whole = np.setdiff1d(np.arange(len(self)), list(pieces))
         order = np.argsort([*whole, *(index for index, _ in cut)], kind="stable")
         numbers = int(self._ends[-1]) + np.arange(len(cut))
@@ -414,14 +405,14 @@ class Utterances(Sequence[Utterance]):
             np.concatenate([self.durations_seconds[whole], seconds])[order],
         )
 
-    def _place(self, index: int) -> tuple[Table, int]:
+    def _located(self, index: int) -> tuple[Table, int]:
         """The table that holds an utterance, and its row there."""
         row = int(self.rows[index])
         table = int(np.searchsorted(self._ends, row, side="right"))
         return self.tables[table], row - int(self._ends[table]) + len(self.tables[table])
 
     def _utterance(self, index: int) -> Utterance:
-        table, number = self._place(index)
+        table, number = self._located(index)
         row = table.row(number)
         language, token = self.defaults.language_of(row)
         seconds = float(self.durations_seconds[index])
@@ -445,10 +436,10 @@ class Utterances(Sequence[Utterance]):
 class _AudioOfPieces:
     """Pieces have the audio of the rows that they are cut from; a class, to be picklable."""
 
-    places: tuple[tuple[Table, int], ...]
+    wholes: tuple[tuple[Table, int], ...]
 
     def __call__(self, number: int) -> Path | EncodedAudio:
-        table, whole = self.places[number]
+        table, whole = self.wholes[number]
         return table.audio(whole, table.row(whole).audio)
 
 
@@ -464,6 +455,7 @@ SPLIT_NAMES = {
 }
 
 
+@lru_cache(maxsize=100)  # of a million rows
 def split_name(name: str) -> str:
     """One name for each split: "dev", "val" and "valid_manifest" are "validation"."""
     name = name.strip().lower()

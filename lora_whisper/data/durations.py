@@ -39,7 +39,6 @@ KNOWN = np.dtype(
     [("seconds", "<f8"), ("modified_ns", "<i8"), ("file_bytes", "<i8"), ("measured", "?")]
 )
 
-
 URL = regex.compile(r"(?:^|/)((?:https?|ftp|s3|gs|hf|az):/+)(.+)", regex.IGNORECASE)
 UNSEEN = regex.compile(r"[\p{Cf}\p{Cc}\p{Variation_Selector}]")
 MOST_FOLDERS = 200  # below the one that was named, looked into for the file
@@ -98,7 +97,12 @@ class _TableDurations:
     def __init__(self, table: Table):
         self.table = table
         self.file = table.path and table.path.with_suffix(".durations.npy")
-        self.known = _read(self.file, len(table))
+        self.known = np.zeros(len(table), KNOWN)
+        if self.file is not None and self.file.is_file():
+            with contextlib.suppress(OSError, ValueError, EOFError):  # a damaged one
+                known = np.load(self.file, allow_pickle=False)
+                if known.dtype == KNOWN and known.shape == self.known.shape:  # this table's
+                    self.known = known
         self.is_new = False
         self.remarks: dict[int, tuple[Remark, ...]] = {}  # by row
 
@@ -112,8 +116,9 @@ class _TableDurations:
             for portion, of_them in zip(portions, pool.map(self._measure, portions), strict=True):
                 problems |= of_them
                 advance(len(portion))
-        if self.is_new and self.file is not None:
-            _write(self.file, self.known)
+        if self.is_new and self.file is not None:  # a full disk: then it is measured again
+            with contextlib.suppress(OSError), published(self.file) as opened:
+                np.save(opened, self.known)
         is_bad = np.isin(rows, list(problems))
         return np.where(is_bad, np.nan, self.known["seconds"][rows]), problems
 
@@ -186,22 +191,6 @@ def _state(audio: Path | EncodedAudio) -> tuple[int, int]:
     return stat.st_mtime_ns, stat.st_size
 
 
-def _read(file: Path | None, rows: int) -> np.ndarray:
-    """(rows,) of KNOWN; nothing is known where the file is missing, damaged or another table's."""
-    if file is not None and file.is_file():
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            known = np.load(file, allow_pickle=False)
-            if known.dtype == KNOWN and known.shape == (rows,):
-                return known
-    return np.zeros(rows, KNOWN)
-
-
-def _write(file: Path, known: np.ndarray) -> None:
-    """Keep what is known, unless the disk is full: then it is measured again."""
-    with contextlib.suppress(OSError), published(file) as opened:
-        np.save(opened, known)
-
-
 @contextlib.contextmanager
 def _progress(rows: int) -> Iterator[Callable[[int], None]]:
     """Show how far it is where that takes more than a moment."""
@@ -267,7 +256,12 @@ def absent(path: str | Path) -> str:
         reason = _backslashes(name) or _variables(name)
         if not reason:
             there, why = _resolved(name)
-            reason = f"there is {there}, {why}" if there else _elsewhere(name)
+            reason = f"there is {there}, {why}"
+            if not there:  # its path may be relative to another folder than the manifest's
+                head, tail = os.path.split(name)
+                files = (os.path.join(folder, tail) for folder in _other_folders(head))
+                there = next(filter(os.path.isfile, files), "")
+                reason = there and f"there is {there}: paths are relative to the manifest"
     except (OSError, ValueError):  # a folder that may not be read, a name with a NUL
         return ""
     return f"; {reason}" if reason else ""
@@ -351,33 +345,15 @@ def _without_suffix(name: str) -> str:
     return stem if suffix in AUDIO_SUFFIXES else name
 
 
-# ── in another folder ────────────────────────────────────────────────────────────────────────
-
-
-def _elsewhere(name: str) -> str:
-    """Where the file lies if its path is relative to another folder than the manifest's."""
-    head, tail = os.path.split(name)
-    for folder in _other_folders(head):
-        if os.path.isfile(os.path.join(folder, tail)):
-            there = os.path.join(folder, tail)
-            return f"there is {there}: paths are relative to the manifest"
-    return ""
-
-
 @lru_cache(maxsize=10_000)
 def _other_folders(folder: str) -> tuple[str, ...]:
     """Folders that the files of this one may lie in: of those that are there."""
-    return tuple(dict.fromkeys(filter(os.path.isdir, _candidates(folder))))
-
-
-def _candidates(folder: str) -> Iterator[str]:
-    parts = Path(folder).parts
-    current = os.getcwd()
-    for first in range(1, len(parts) + 1):  # the last parts of the path, from where we are
-        yield os.path.join(current, *parts[first:])
-    for end in range(len(parts), 0, -1):  # without some folders in the middle
-        for first in range(end - 1, 0, -1):
-            yield os.path.join(*parts[:first], *parts[end:])
-    if os.path.isdir(folder):  # one folder further down
-        for name in sorted(os.listdir(folder))[:MOST_FOLDERS]:
-            yield os.path.join(folder, name)
+    parts, count = Path(folder).parts, len(Path(folder).parts)
+    # The last parts of the path, from where we are; all but some in the middle; one further down.
+    named = [os.path.join(os.getcwd(), *parts[first:]) for first in range(1, count + 1)]
+    for end in range(count, 0, -1):
+        named += [os.path.join(*parts[:first], *parts[end:]) for first in range(end - 1, 0, -1)]
+    if os.path.isdir(folder):
+        inner = sorted(os.listdir(folder))[:MOST_FOLDERS]
+        named += [os.path.join(folder, name) for name in inner]
+    return tuple(dict.fromkeys(filter(os.path.isdir, named)))

@@ -21,7 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -120,9 +121,6 @@ class Pool:
         while self._idle:
             self._idle.pop().kill()
 
-    def process_ids(self) -> list[int]:
-        return [one.pid for one in (*self._idle, *self._busy)]
-
     def _forget(self) -> None:
         """In a forked process: the others are its parent's, and end when that one does."""
         for process in (*self._idle, *self._busy):
@@ -165,10 +163,6 @@ class _Process:
             self.kill()
             raise NotStarted(f"The process that decodes audio does not start: {error}") from None
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def ask(self, fields: Fields, content: bytes) -> Answer:
         self.requests += 1
         self._deadline = time.monotonic() + STARTING_SECONDS
@@ -193,7 +187,14 @@ class _Process:
         content = bytearray(size)
         rest = memoryview(content)
         while rest:
-            if not _is_readable(self._from.fileno(), self._deadline):
+            seconds = max(self._deadline - time.monotonic(), 0.0)
+            if hasattr(select, "poll"):  # `select` itself refuses a descriptor from 1024 on
+                poll = select.poll()
+                poll.register(self._from.fileno(), select.POLLIN)
+                is_readable = bool(poll.poll(1000 * seconds))
+            else:
+                is_readable = bool(select.select([self._from.fileno()], [], [], seconds)[0])
+            if not is_readable:
                 raise TookTooLong(f"{self._allowed_seconds:.0f} s")
             count = self._from.readinto(rest)
             if not count:
@@ -229,15 +230,6 @@ class _Process:
         self._from.close()
 
 
-def _is_readable(pipe: int, deadline: float) -> bool:
-    seconds = max(deadline - time.monotonic(), 0.0)
-    if hasattr(select, "poll"):  # `select` itself refuses a descriptor from 1024 on
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        return bool(poll.poll(1000 * seconds))
-    return bool(select.select([pipe], [], [], seconds)[0])
-
-
 # ── the answering process ────────────────────────────────────────────────────────────────────
 
 
@@ -248,7 +240,9 @@ def serve(answer: Callable[[Fields, bytes, Allow], Answer]) -> None:
     memory when it knows how much there is to do.
     """
     requests, answers = os.dup(0), os.dup(1)
-    _silence_standard_streams()
+    with open(os.devnull, "r+b") as nothing:  # what a library prints must not get among the answers
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for who asks, who ends this by closing
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -259,26 +253,13 @@ def serve(answer: Callable[[Fields, bytes, Allow], Answer]) -> None:
         limits.set(seconds, size_bytes)
         _write(answers, {"allowed_seconds": seconds})
 
-    with contextlib.suppress(BrokenPipeError):
+    with os.fdopen(requests, "rb") as file, contextlib.suppress(BrokenPipeError):
         _write(answers, {})
-        for fields, content in _requests(requests):
-            result, samples = answer(fields, content, allow)
-            limits.lift()
-            _write(answers, result, b"" if samples is None else samples.data, unit=4)
-
-
-def _requests(pipe: int) -> Iterator[tuple[Fields, bytes]]:
-    with os.fdopen(pipe, "rb") as file:
         while len(head := file.read(HEAD.size)) == HEAD.size:
             length, size = HEAD.unpack(head)
-            yield json.loads(file.read(length)), file.read(size)
-
-
-def _silence_standard_streams() -> None:
-    """What a library prints must not get among the answers."""
-    with open(os.devnull, "r+b") as nothing:
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(nothing.fileno(), 1)
+            result, samples = answer(json.loads(file.read(length)), file.read(size), allow)
+            limits.lift()
+            _write(answers, result, b"" if samples is None else samples.data, unit=4)
 
 
 def _end_when_closed(pipe: int) -> None:
@@ -299,7 +280,10 @@ class _Limits:
     """Processor time and memory of the running request; the kernel ends what exceeds the first."""
 
     def __init__(self) -> None:
-        self._base_bytes = _address_space_bytes()
+        self._base_bytes = 0  # of memory that is mapped now; not known, nothing is limited
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+            self._base_bytes = int(pages) * os.sysconf("SC_PAGE_SIZE")
         if self._base_bytes:
             import resource
 
@@ -324,15 +308,6 @@ class _Limits:
             most = hard if hard != resource.RLIM_INFINITY else sys.maxsize
             soft = most if size_bytes is None else min(self._base_bytes + round(size_bytes), most)
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _address_space_bytes() -> int:
-    """What is mapped now; 0 where that is not known, and nothing is limited."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return 0
 
 
 # ── both ─────────────────────────────────────────────────────────────────────────────────────

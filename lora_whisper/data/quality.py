@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +16,9 @@ from lora_whisper.data.durations import why_absent
 from lora_whisper.data.quality_findings import MEANINGS, Finding, Splits
 from lora_whisper.data.quality_measures import (
     FULL_SCALE,
-    KINDS,
     QUIET_DB,
     RECORD,
+    REMARK_KINDS,
     SOUND_PROBLEMS,
     Measured,
     TextRules,
@@ -48,13 +47,17 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
     """Every finding, in the order of MEANINGS, also those that found nothing."""
     limit = rules.vocabulary.max_tokens
     masks = {name: _masks(one.records, window_seconds, limit) for name, one in splits.items()}
-    findings = {
-        key: Finding(
-            key, splits, {name: np.flatnonzero(masks[name][key]) for name in splits}, detail
-        )
-        for key, detail in _details(rules, window_seconds).items()
-    }
-    findings["split_badly"] = _with_characters(findings["split_badly"], rules)
+    findings = {}
+    for key in next(iter(masks.values())):
+        rows = {name: np.flatnonzero(of_split[key]) for name, of_split in masks.items()}
+        detail = partial(_detail, key, rules, window_seconds)
+        findings[key] = Finding(key, splits, rows, detail)
+    spelled: Counter[str] = Counter()  # characters, with the number of texts that hold them
+    for split, numbers in findings["split_badly"].numbers.items():
+        for number in numbers.tolist():
+            spelled.update(rules.spelled_in_bytes(splits[split].utterances[number].text))
+    characters = {"characters": dict(spelled.most_common())}
+    findings["split_badly"] = replace(findings["split_badly"], more=characters)
     findings["scored_words"] = scored_words(splits)
     findings["duplicates"] = duplicates(splits)
     findings["contradicted"] = contradicted(splits)
@@ -66,14 +69,19 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
 
 # ── one row at a time ────────────────────────────────────────────────────────────────────────
 
-Detail = Callable[[Measured, int], str]
-
 
 def _masks(records: np.ndarray, window_seconds: float, max_tokens: int) -> dict[str, np.ndarray]:
     """By finding, which of the rows have it."""
     return {
-        **{problem: records["problem"] == number for number, problem in enumerate(SOUND_PROBLEMS)},
-        **{kind: records["remarks"] & (1 << number) != 0 for number, kind in enumerate(KINDS)},
+        **{
+            problem: records["problem"] == number
+            for number, problem in enumerate(SOUND_PROBLEMS)
+            if problem
+        },
+        **{
+            kind: records["remarks"] & (1 << number) != 0
+            for number, kind in enumerate(REMARK_KINDS)
+        },
         "over_window": over_window(records, window_seconds),
         "clipped": records["clipped_share"] > CLIPPED_SHARE,
         "silent": silent(records),
@@ -88,53 +96,40 @@ def _masks(records: np.ndarray, window_seconds: float, max_tokens: int) -> dict[
     }
 
 
-def _details(rules: TextRules, window_seconds: float) -> dict[str, Detail]:
-    """By finding, what is to be said of a row that has it."""
-    limit = rules.vocabulary.max_tokens
-    return {
-        **dict.fromkeys(SOUND_PROBLEMS[1:], _problem_detail),
-        **{kind: partial(_remark_detail, kind) for kind in KINDS},
-        "over_window": lambda one, row: (
-            f"{one.records[row]['seconds']:.2f} s, room for {window_seconds:g} s"
-        ),
-        "clipped": lambda one, row: (
-            f"{100 * one.records[row]['clipped_share']:.2f} % of the samples at full scale"
-        ),
-        "silent": lambda one, row: (
-            f"nothing louder than {one.records[row]['loudest_dbfs']:.0f} dBFS"
-        ),
-        "mostly_silent": lambda one, row: (
-            f"{one.records[row]['quiet_share'] * one.records[row]['seconds']:.1f} of "
-            f"{one.records[row]['seconds']:.1f} s without speech"
-        ),
-        "labels_over_limit": lambda one, row: (
-            f"{one.records[row]['tokens']} tokens, room for {limit}"
-        ),
-        "empty_texts": lambda one, row: "no text",
-        "no_transcript": partial(_leftovers_detail, rules),
-        "split_badly": partial(_bytes_detail, rules),
-        "digits": lambda one, row: ", ".join(digits(one.utterances[row].text)),
-        "mixed_scripts": lambda one, row: ", ".join(mixed_scripts(one.utterances[row].text)),
-        "unknown_language": lambda one, row: rules.language_problem(one.utterances[row]),
-    }
-
-
-def _problem_detail(one: Measured, row: int) -> str:
-    return one.details[row] + why_absent(one.utterances[row].audio)
-
-
-def _remark_detail(kind: str, one: Measured, row: int) -> str:
-    return next(remark.detail for remark in one.remarks[row] if remark.kind == kind)
-
-
-def _leftovers_detail(rules: TextRules, one: Measured, row: int) -> str:
+def _detail(key: str, rules: TextRules, window_seconds: float, one: Measured, row: int) -> str:
+    """What is to be said of a row that has this finding."""
+    record = one.records[row]
+    match key:
+        case "over_window":
+            return f"{record['seconds']:.2f} s, room for {window_seconds:g} s"
+        case "clipped":
+            return f"{100 * record['clipped_share']:.2f} % of the samples at full scale"
+        case "silent":
+            return f"nothing louder than {record['loudest_dbfs']:.0f} dBFS"
+        case "mostly_silent":
+            quiet_seconds = record["quiet_share"] * record["seconds"]
+            return f"{quiet_seconds:.1f} of {record['seconds']:.1f} s without speech"
+        case "labels_over_limit":
+            return f"{record['tokens']} tokens, room for {rules.vocabulary.max_tokens}"
+        case "empty_texts":
+            return "no text"
+    if key in REMARK_KINDS:
+        return next(remark.detail for remark in one.remarks[row] if remark.kind == key)
     utterance = one.utterances[row]
-    return ", ".join(leftovers(utterance.text, rules.written(utterance)))
-
-
-def _bytes_detail(rules: TextRules, one: Measured, row: int) -> str:
-    letters = rules.spelled_in_bytes(one.utterances[row].text)
-    return ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in letters)
+    match key:
+        case "no_transcript":
+            return ", ".join(leftovers(utterance.text, rules.written(utterance)))
+        case "split_badly":
+            letters = rules.spelled_in_bytes(utterance.text)
+            return ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in letters)
+        case "digits":
+            return ", ".join(digits(utterance.text))
+        case "mixed_scripts":
+            return ", ".join(mixed_scripts(utterance.text))
+        case "unknown_language":
+            return rules.language_problem(utterance)
+    assert key in SOUND_PROBLEMS, f"nothing is said of {key}"
+    return one.details[row] + why_absent(utterance.audio)
 
 
 def sound_is_whole(records: np.ndarray) -> np.ndarray:
@@ -158,23 +153,13 @@ def mostly_silent(records: np.ndarray) -> np.ndarray:
     return is_speech & (records["quiet_share"] > QUIET_SHARE)
 
 
-def _with_characters(finding: Finding, rules: TextRules) -> Finding:
-    """Name the characters, most frequent first, with the number of texts that hold them."""
-    counts: Counter[str] = Counter()
-    for split, numbers in finding.places.items():
-        utterances = finding.splits[split].utterances
-        for number in numbers:
-            counts.update(rules.spelled_in_bytes(utterances[int(number)].text))
-    return replace(finding, more={"characters": dict(counts.most_common())})
-
-
 def scored_words(splits: Splits) -> Finding:
     """References whose scored words are not those that are spoken, in held-out splits.
 
     Texts of which nothing is left, always; others where most of their split is so, since a number
     in a sentence is no matter.
     """
-    places = {}
+    numbers = {}
     for name, one in splits.items():
         written, scored, letters = (
             one.records[field].astype(np.int64)
@@ -185,13 +170,13 @@ def scored_words(splits: Splits) -> Finding:
             rows |= _is_off(written, scored)
         if _is_unspaced(letters.sum(), scored.sum()):
             rows |= _is_unspaced(letters, scored)
-        places[name] = np.flatnonzero(rows if name in HELD_OUT else np.zeros(len(rows), bool))
+        numbers[name] = np.flatnonzero(rows if name in HELD_OUT else np.zeros(len(rows), bool))
 
     def detail(one: Measured, row: int) -> str:
         record = one.records[row]
         return f"{record['written_words']} words are scored as {record['scored_words']}"
 
-    return Finding("scored_words", splits, places, detail)
+    return Finding("scored_words", splits, numbers, detail)
 
 
 def _is_off(written: Any, scored: Any) -> Any:
@@ -211,19 +196,19 @@ def duplicates(splits: Splits) -> Finding:
     The name of the file does not count, nor its format where that is lossless. Silence is left to
     `silent`: silent clips of one length are all the same.
     """
-    places, firsts = {}, {}
+    numbers, firsts = {}, {}
     for name, one in splits.items():
         keys = np.where(silent(one.records), 0, one.records["fingerprint"])
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         firsts[name] = first[inverse]
-        places[name] = np.flatnonzero((keys != 0) & (firsts[name] != np.arange(len(keys))))
+        numbers[name] = np.flatnonzero((keys != 0) & (firsts[name] != np.arange(len(keys))))
 
     def detail(one: Measured, row: int) -> str:
         twin = one.utterances[int(firsts[one.split][row])]
         same = one.records[row]["text_key"] == one.records[int(firsts[one.split][row])]["text_key"]
         return f"sounds as {twin.row} does" + ("" if same else f", whose text is “{twin.text}”")
 
-    return Finding("duplicates", splits, places, detail)
+    return Finding("duplicates", splits, numbers, detail)
 
 
 def contradicted(splits: Splits) -> Finding:
@@ -247,7 +232,7 @@ def contradicted(splits: Splits) -> Finding:
             words = comparable(without_punctuation(text, None))
             of_sound.setdefault(int(each[row]), {})[name, row] = words
     of_sound = {sound: rows for sound, rows in of_sound.items() if len(set(rows.values())) > 1}
-    places = {
+    numbers = {
         name: np.flatnonzero(np.isin(each, np.fromiter(of_sound, np.uint64)))
         for name, each in sounds.items()
     }
@@ -265,9 +250,9 @@ def contradicted(splits: Splits) -> Finding:
 
     unusable = {
         name: np.array([row for row in rows.tolist() if has_two_texts(name, row)], np.int64)
-        for name, rows in places.items()
+        for name, rows in numbers.items()
     }
-    return Finding("contradicted", splits, places, detail, len(of_sound), unusable=unusable)
+    return Finding("contradicted", splits, numbers, detail, len(of_sound), unusable=unusable)
 
 
 SHARED_FIELDS = {
@@ -285,31 +270,30 @@ def shared(splits: Splits, key: str, field: str) -> Finding:
     first row only.
     """
     keys = {name: one.records[field] for name, one in splits.items()}
-    pairs = {
-        (early, late): _common(keys[early], keys[late], NOTHING[field])
-        for early, late in _pairs(splits)
-    }
-    places = {}
+    pairs = {}  # keys that two splits have in common, ascending, and where the later one has them
+    for early, late in _pairs(splits):
+        both, _, rows = np.intersect1d(keys[early], keys[late], return_indices=True)
+        pairs[early, late] = both[both != NOTHING[field]], rows[both != NOTHING[field]]
+    numbers = {}
     for name in splits:
-        of_split = [common.keys for (early, _), common in pairs.items() if early == name]
+        of_split = [common for (early, _), (common, _) in pairs.items() if early == name]
         rows = np.flatnonzero(np.isin(keys[name], _joined(of_split, field)))
         if field == "speaker":
             rows = rows[np.unique(keys[name][rows], return_index=True)[1]]
-        places[name] = rows
+        numbers[name] = rows
 
     def detail(one: Measured, row: int) -> str:
-        value = one.records[row][field]
-        shares = [
-            _found_in(splits[late], common, value)
-            for (early, late), common in pairs.items()
-            if early == one.split
-        ]
+        value, found = one.records[row][field], []
+        for (early, late), (common, rows) in pairs.items():
+            number = int(np.searchsorted(common, value))
+            if early == one.split and number < len(common) and common[number] == value:
+                found.append(f"also in {late}, {splits[late].utterances[int(rows[number])].row}")
         speaker = f"speaker {one.speakers[int(value)]}, " if field == "speaker" else ""
-        return speaker + "; ".join(filter(None, shares))
+        return speaker + "; ".join(found)
 
-    distinct = np.unique(_joined([common.keys for common in pairs.values()], field))
-    counts = {f"{early}, {late}": len(common.keys) for (early, late), common in pairs.items()}
-    return Finding(key, splits, places, detail, len(distinct), {"pairs": counts})
+    distinct = np.unique(_joined([common for common, _ in pairs.values()], field))
+    counts = {f"{early}, {late}": len(common) for (early, late), (common, _) in pairs.items()}
+    return Finding(key, splits, numbers, detail, len(distinct), {"pairs": counts})
 
 
 def _pairs(splits: Splits) -> list[tuple[str, str]]:
@@ -321,27 +305,6 @@ def _pairs(splits: Splits) -> list[tuple[str, str]]:
         for early in names[:number]
         if late in HELD_OUT
     ]
-
-
-@dataclass(frozen=True)
-class _Common:
-    """Keys that two splits have in common, and where the later one has them first."""
-
-    keys: np.ndarray  # (n,) ascending
-    rows: np.ndarray  # (n,)
-
-
-def _common(early: np.ndarray, late: np.ndarray, nothing: int) -> _Common:
-    both, _, rows = np.intersect1d(early, late, return_indices=True)
-    return _Common(both[both != nothing], rows[both != nothing])
-
-
-def _found_in(late: Measured, common: _Common, key: Any) -> str:
-    """Where the later split has it first; "" if it does not."""
-    place = int(np.searchsorted(common.keys, key))
-    if place == len(common.keys) or common.keys[place] != key:
-        return ""
-    return f"also in {late.split}, {late.utterances[int(common.rows[place])].row}"
 
 
 def _joined(keys: list[np.ndarray], field: str) -> np.ndarray:
@@ -356,17 +319,17 @@ def _with_overlaps(same: Finding) -> Finding:
         learnt = Recordings([_stretches(same.splits[late])])
         rows = learnt.shared_with(_stretches(same.splits[early]))
         overlaps[early] |= dict.fromkeys(rows, late)
-    places = {
+    numbers = {
         name: np.union1d(rows, list(overlaps[name])).astype(np.int64)
-        for name, rows in same.places.items()
+        for name, rows in same.numbers.items()
     }
-    more_rows = sum(map(len, places.values())) - same.row_count
+    more_rows = sum(map(len, numbers.values())) - same.row_count
 
     def detail(one: Measured, row: int) -> str:
         late = overlaps[one.split].get(row)
         return same.detail(one, row) or f"{late} has a slice of the same stretch"
 
-    return replace(same, places=places, detail=detail, distinct=same.count + more_rows)
+    return replace(same, numbers=numbers, detail=detail, distinct=same.count + more_rows)
 
 
 def _stretches(one: Measured) -> Utterances:
@@ -386,10 +349,10 @@ def rate_outliers(splits: Splits) -> Finding:
     bounds = _rate_bounds(
         np.concatenate(list(rates.values())), np.concatenate(list(languages.values()))
     )
-    places = {}
+    numbers = {}
     for name, one in rates.items():
         low, high = np.array([bounds[code][1:] for code in languages[name]]).reshape(-1, 2).T
-        places[name] = np.flatnonzero((one < low) | (one > high))  # false for NaN
+        numbers[name] = np.flatnonzero((one < low) | (one > high))  # false for NaN
 
     def detail(one: Measured, row: int) -> str:
         code = int(one.records[row]["language"])
@@ -405,7 +368,7 @@ def rate_outliers(splits: Splits) -> Finding:
         }
         for code, (median, low, high) in bounds.items()
     }
-    return Finding("rate_outliers", splits, places, detail, more={"usual": settings})
+    return Finding("rate_outliers", splits, numbers, detail, more={"usual": settings})
 
 
 def characters_per_second(records: np.ndarray) -> np.ndarray:

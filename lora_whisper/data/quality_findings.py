@@ -138,7 +138,7 @@ class Finding:
 
     key: str  # in MEANINGS
     splits: Splits
-    places: Mapping[str, np.ndarray]  # split → numbers of its rows
+    numbers: Mapping[str, np.ndarray]  # split → numbers of its rows
     detail: Callable[[Measured, int], str]
     distinct: int | None = None  # what is counted, where it is not the rows: texts, speakers
     more: Mapping[str, Any] = field(default_factory=dict)  # for check.json
@@ -159,7 +159,7 @@ class Finding:
         if self.key == "digits":
             languages = {
                 self.splits[split].languages[int(number)] or "en"
-                for split, rows in self.places.items()
+                for split, rows in self.numbers.items()
                 for number in set(self.splits[split].records["language"][rows].tolist())
             }
             if lacking := ", ".join(without_number_words(languages)):
@@ -172,10 +172,10 @@ class Finding:
 
     @property
     def row_count(self) -> int:
-        return sum(len(rows) for rows in self.places.values())
+        return sum(len(rows) for rows in self.numbers.values())
 
     def rows(self) -> Iterator[FindingRow]:
-        for split, numbers in self.places.items():
+        for split, numbers in self.numbers.items():
             measured = self.splits[split]
             for number in numbers:
                 utterance = measured.utterances[int(number)]
@@ -265,26 +265,25 @@ def write_repaired(
         split_long: cuts a clip that is longer than the window, None where it cannot; without it,
             such clips are left out.
     """
-    result = Repaired()
+    result, home = Repaired(), os.path.realpath(folder)
+    by_key = {finding.key: finding for finding in findings}
     with written_whole(folder) as aside, open(aside / LEFT_OUT, "w", encoding="utf-8") as left_out:
         for split in (split for split in SPLITS if split in splits):
-            reasons = _reasons(split, findings)
-            rows = _rows(splits[split], reasons, split_long, result, left_out)
-            _write_rows(aside / f"{split}.jsonl", rows, folder)
+            reasons: dict[int, Finding] = {}  # by row, the first finding that makes it unusable
+            for finding in (by_key[key] for key in UNUSABLE):
+                for row in (finding.unusable or finding.numbers).get(split, ()):
+                    reasons.setdefault(int(row), finding)
+            path = aside / f"{split}.jsonl"
+            with open(path, "w", encoding="utf-8") as file:
+                for utterance in _kept(splits[split], reasons, split_long, result, left_out):
+                    values = manifest_row(utterance, split, home)
+                    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+            if path.stat().st_size == 0:  # a split of which nothing is left gets no manifest
+                path.unlink()
     return result
 
 
-def _reasons(split: str, findings: Sequence[Finding]) -> dict[int, Finding]:
-    """Row number → the first finding that makes it unusable."""
-    by_key = {finding.key: finding for finding in findings}
-    reasons: dict[int, Finding] = {}
-    for finding in (by_key[key] for key in UNUSABLE):
-        for row in (finding.unusable or finding.places).get(split, ()):
-            reasons.setdefault(int(row), finding)
-    return reasons
-
-
-def _rows(
+def _kept(
     measured: Measured,
     reasons: Mapping[int, Finding],
     split_long: SplitLong | None,
@@ -318,17 +317,6 @@ def _rows(
                 "detail": finding.detail(measured, row),
             }
             left_out.write(json.dumps(values, ensure_ascii=False) + "\n")
-
-
-def _write_rows(path: Path, utterances: Iterator[Utterance], folder: Path) -> None:
-    """Write a manifest that will lie in `folder`; a split of which nothing is left gets none."""
-    split, home = path.stem, os.path.realpath(folder)
-    with open(path, "w", encoding="utf-8") as file:
-        for utterance in utterances:
-            row = manifest_row(utterance, split, home)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    if path.stat().st_size == 0:
-        path.unlink()
 
 
 def manifest_row(utterance: Utterance, split: str, home: str) -> dict[str, Any]:

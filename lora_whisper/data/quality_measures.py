@@ -82,7 +82,7 @@ DIGIT = regex.compile(r"\p{N}")
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class SoundMeasures:
     """What decoding one utterance tells. Levels are relative to full scale (dBFS)."""
 
     problem: str = ""  # one of SOUND_PROBLEMS
@@ -98,7 +98,7 @@ class Sound:
     remarks: tuple[Remark, ...] = ()  # on what was read all the same
 
 
-def measure_sounds(utterances: Sequence[Utterance]) -> Iterator[Sound]:
+def measure_sounds(utterances: Sequence[Utterance]) -> Iterator[SoundMeasures]:
     """Measure the sound of each utterance, in their order, with all processor cores.
 
     Raises:
@@ -140,28 +140,28 @@ def _begin_worker(path: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that shows it
 
 
-def _measure_part(part: tuple[int, int]) -> list[Sound]:
+def _measure_part(part: tuple[int, int]) -> list[SoundMeasures]:
     return [measure_sound(_worker_utterances[index]) for index in range(*part)]
 
 
-def measure_sound(utterance: Utterance) -> Sound:
+def measure_sound(utterance: Utterance) -> SoundMeasures:
     """Read the header, decode, and measure; what goes wrong is a result, and not raised."""
     kind = audio_format(utterance.audio)
     try:
         header = read_header(utterance.audio)
     except AudioError as error:
-        return Sound(_problem(error), str(error), kind)
+        return SoundMeasures(_problem(error), str(error), kind)
     start = utterance.start_seconds or 0.0
     end = header.seconds if utterance.end_seconds is None else utterance.end_seconds
     seconds = min(end, header.seconds) - start
     if cut := _cut_off(utterance, header, start, end):
-        return Sound("truncated", cut, kind, header.rate, max(seconds, 0.0))
+        return SoundMeasures("truncated", cut, kind, header.rate, max(seconds, 0.0))
     if seconds < SHORTEST_SECONDS:
-        return Sound("too_short", f"{seconds:.3f} s", kind, header.rate, seconds)
+        return SoundMeasures("too_short", f"{seconds:.3f} s", kind, header.rate, seconds)
     try:
         levels = _levels(utterance.audio, start, start + seconds)
     except AudioError as error:
-        return Sound(_problem(error), str(error), kind, header.rate, seconds)
+        return SoundMeasures(_problem(error), str(error), kind, header.rate, seconds)
     return replace(levels, format=kind, rate=header.rate, seconds=seconds)
 
 
@@ -193,7 +193,7 @@ def _cut_off(utterance: Utterance, header: Header, start: float, end: float) -> 
     return ""
 
 
-def _levels(audio: Path | EncodedAudio, start: float, end: float) -> Sound:
+def _levels(audio: Path | EncodedAudio, start: float, end: float) -> SoundMeasures:
     """Decode from `start` to `end` (seconds), a stretch at a time, and measure levels alone."""
     digest, clipped, powers = hashlib.blake2b(digest_size=8), 0, []
     remarks: dict[str, Remark] = {}
@@ -206,10 +206,15 @@ def _levels(audio: Path | EncodedAudio, start: float, end: float) -> Sound:
         digest.update((samples * 32_768).round().clip(-32_768, 32_767).astype("<i2").tobytes())
         clipped += int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
         samples_read += len(samples)
-        powers.append(_frame_powers(samples))
+        # Of what sounds: a constant is heard as silence. Where it is most of the signal, so are the
+        # frames at both ends, in which it begins and ends for the resampler alone.
+        whole = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float64)
+        constant = whole.mean()
+        power = np.square(whole - constant).reshape(-1, FRAME_SAMPLES).mean(axis=1)  # of frames
+        powers.append(power if constant**2 <= power.mean() else power[1:-1])
     frames = np.concatenate(powers)
     quiet = frames < max(frames.max(), 1e-12) * 10 ** (-QUIET_DB / 10)
-    return Sound(
+    return SoundMeasures(
         rms_dbfs=decibels(frames.mean()),
         loudest_dbfs=decibels(frames.max()),
         quiet_share=float(quiet.mean()),
@@ -217,18 +222,6 @@ def _levels(audio: Path | EncodedAudio, start: float, end: float) -> Sound:
         fingerprint=int.from_bytes(digest.digest(), "little") or 1,
         remarks=tuple(remarks.values()),
     )
-
-
-def _frame_powers(samples: np.ndarray) -> np.ndarray:
-    """Mean power of each frame, (frames,) float64; less than a frame at the end is left out.
-
-    Of what sounds: a constant is heard as silence. Where it is most of the signal, so are the
-    frames at both ends, in which it begins and ends for the resampler alone.
-    """
-    whole = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float64)
-    constant = whole.mean()
-    powers = np.square(whole - constant).reshape(-1, FRAME_SAMPLES).mean(axis=1)
-    return powers if constant**2 <= powers.mean() else powers[1:-1]
 
 
 def decibels(power: float) -> float:
@@ -314,15 +307,13 @@ class TextRules:
 
     def spelled_in_bytes(self, text: str) -> list[str]:
         """Characters that the tokenizer knows only as single bytes, each a token of its own."""
-        letters = dict.fromkeys(unicodedata.normalize("NFC", text))
-        return [one for one in letters if not one.isascii() and self._is_spelled(one)]
-
-    def _is_spelled(self, character: str) -> bool:
-        if character not in self._tokens:
+        characters = [one for one in unicodedata.normalize("NFC", text) if not one.isascii()]
+        for one in set(characters) - self._tokens.keys():
             # "en": any language that is written with spaces; the space in front is a token or none
-            alone = text_tokens(self.tokenizer, f"a{character}", "en")
-            self._tokens[character] = len(alone) - len(text_tokens(self.tokenizer, "a", "en"))
-        return self._tokens[character] >= len(character.encode("utf-8"))
+            alone = text_tokens(self.tokenizer, f"a{one}", "en")
+            self._tokens[one] = len(alone) - len(text_tokens(self.tokenizer, "a", "en"))
+        distinct = dict.fromkeys(characters)
+        return [one for one in distinct if self._tokens[one] >= len(one.encode("utf-8"))]
 
     def written(self, utterance: Utterance) -> str | None:
         try:
@@ -333,7 +324,7 @@ class TextRules:
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────
 
-KINDS = tuple(REMARKS)
+REMARK_KINDS = tuple(REMARKS)
 RECORD = np.dtype(
     [
         ("problem", "u1"),  # index of SOUND_PROBLEMS
@@ -362,7 +353,7 @@ RECORD = np.dtype(
 )
 
 
-class Names:
+class Categories:
     """Numbers for names that many rows share; -1 is none."""
 
     def __init__(self) -> None:
@@ -389,9 +380,9 @@ class Measured:
     utterances: Utterances
     records: np.ndarray  # (rows,) RECORD
     details: dict[int, str]  # of rows whose sound has a problem
-    languages: Names
-    speakers: Names
-    formats: Names
+    languages: Categories
+    speakers: Categories
+    formats: Categories
     remarks: dict[int, tuple[Remark, ...]] = field(default_factory=dict)  # on rows' sound
 
 
@@ -401,7 +392,7 @@ def measure(
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Measured]:
     """Measure every row of every split; `progress` is told how many are done."""
-    names = Names(), Names(), Names()
+    names = Categories(), Categories(), Categories()
     measured, done = {}, 0
     for split, utterances in splits.items():
         one = Measured(split, utterances, np.zeros(len(utterances), RECORD), {}, *names)
@@ -412,14 +403,14 @@ def measure(
     return measured
 
 
-def _fill(measured: Measured, index: int, sound: Sound, rules: TextRules) -> None:
+def _fill(measured: Measured, index: int, sound: SoundMeasures, rules: TextRules) -> None:
     utterance, record = measured.utterances[index], measured.records[index]
     record["problem"] = SOUND_PROBLEMS.index(sound.problem)
     if sound.problem:
         measured.details[index] = sound.detail
     if sound.remarks:
         measured.remarks[index] = sound.remarks
-        record["remarks"] = sum(1 << KINDS.index(one.kind) for one in sound.remarks)
+        record["remarks"] = sum(1 << REMARK_KINDS.index(one.kind) for one in sound.remarks)
     for name in ("seconds", "rms_dbfs", "loudest_dbfs", "quiet_share", "clipped_share", "rate"):
         record[name] = getattr(sound, name)
     record["fingerprint"] = sound.fingerprint

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, isfinite
@@ -49,7 +49,6 @@ LONGEST_PAUSE_SECONDS = 1.5
 LENGTH_EXPONENT = 3
 CERTAIN = 0.95  # with it 96 … 100 % of the pieces are right; see the benchmark
 
-
 FRAME_SAMPLES = 160  # 10 ms
 SHORTEST_PAUSE_SECONDS = 0.3
 SHORTEST_SOUND_SECONDS = 0.1  # shorter ones are clicks, and do not end a pause
@@ -59,7 +58,7 @@ LOWEST_RANGE_DB = 15.0  # with a floor nearer to speech, energy does not tell th
 
 
 @dataclass(frozen=True)
-class Part:
+class Piece:
     """A piece of a clip; seconds are counted from the clip's beginning."""
 
     text: str
@@ -82,12 +81,16 @@ def split_long(
     Raises:
         AudioError: the clip does not decode (it is decoded only to find pauses in it).
     """
-    duration_seconds = _duration_seconds(utterance)
-    parts: Sequence[Part] | None
+    duration_seconds = utterance.duration_seconds
+    if duration_seconds <= 0:
+        times = utterance.start_seconds, utterance.end_seconds
+        start, end = slice_seconds(utterance.audio, read_header(utterance.audio), *times)
+        duration_seconds = end - start
+    parts: Sequence[Piece] | None
     if not utterance.text.strip():  # where nothing is said, any cut is right
         count = ceil(duration_seconds / window_seconds)
         edges = np.linspace(0.0, duration_seconds, count + 1).tolist()
-        parts = [Part("", start, end) for start, end in pairwise(edges)]
+        parts = [Piece("", start, end) for start, end in pairwise(edges)]
     else:
         parts = _by_boundaries(utterance, duration_seconds, window_seconds)
         if parts is None and by_pauses and not TIMESTAMP.search(utterance.text):
@@ -97,17 +100,7 @@ def split_long(
     return list(_pieces(utterance, parts))
 
 
-def _duration_seconds(utterance: Utterance) -> float:
-    if utterance.duration_seconds > 0:
-        return utterance.duration_seconds
-    header = read_header(utterance.audio)
-    start, end = slice_seconds(
-        utterance.audio, header, utterance.start_seconds, utterance.end_seconds
-    )
-    return end - start
-
-
-def _pieces(utterance: Utterance, parts: Sequence[Part]) -> Iterator[Utterance]:
+def _pieces(utterance: Utterance, parts: Sequence[Piece]) -> Iterator[Utterance]:
     begin_seconds = utterance.start_seconds or 0.0
     previous_text = utterance.previous_text
     columns = {
@@ -134,7 +127,7 @@ def _pieces(utterance: Utterance, parts: Sequence[Part]) -> Iterator[Utterance]:
 
 def _by_boundaries(
     utterance: Utterance, duration_seconds: float, window_seconds: float
-) -> list[Part] | None:
+) -> list[Piece] | None:
     """As few pieces as the boundaries allow, by the first column whose boundaries can be used."""
     text = TIMESTAMP.sub("", utterance.text)
     for parts in (
@@ -157,47 +150,44 @@ def _by_boundaries(
     return None
 
 
-def _of_tokens(text: str) -> list[Part]:
+def _of_tokens(text: str) -> list[Piece]:
     """`<|0.00|> one <|2.40|><|2.40|> two <|5.00|>`; what no pair encloses spoils them all."""
     pieces = TIMESTAMP.split(text)
     texts, times = pieces[::2], [float(time) for time in pieces[1::2]]
     if texts[0].strip() or texts[-1].strip():
         return []
     between = zip(texts[1:-1], pairwise(times), strict=True)
-    return [Part(text, start, end) for text, (start, end) in between if text.strip()]
+    return [Piece(text, start, end) for text, (start, end) in between if text.strip()]
 
 
-def _of_column(value: Any) -> list[Part]:
-    """The parts of a list of {start, end, text or word}; nothing where it is something else."""
+def _of_column(value: Any) -> list[Piece]:
+    """The parts of a list of {start, end, text or word}; nothing where it is something else.
+
+    WhisperX gives no time to words that it cannot place, as "2014": they join both sides.
+    """
+    parts: list[Piece] = []
+    waiting = ""
     try:
-        rows = json.loads(value) if isinstance(value, str) else value
-        return _timed([dict(row) for row in rows])
+        for row in map(dict, json.loads(value) if isinstance(value, str) else value):
+            text = str(row["word"] if "word" in row else row["text"])
+            if row.get("start") is None or row.get("end") is None:
+                waiting += f" {text}"
+                continue
+            text = f"{waiting} {text}"
+            if waiting and parts:
+                before = parts.pop()
+                parts.append(Piece(before.text + text, before.start_seconds, float(row["end"])))
+            else:
+                parts.append(Piece(text, float(row["start"]), float(row["end"])))
+            waiting = ""
     except (TypeError, ValueError, KeyError):
         return []
-
-
-def _timed(rows: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """WhisperX gives no time to words that it cannot place, as "2014": they join both sides."""
-    parts: list[Part] = []
-    waiting = ""
-    for row in rows:
-        text = str(row["word"] if "word" in row else row["text"])
-        if row.get("start") is None or row.get("end") is None:
-            waiting += f" {text}"
-        elif waiting and parts:
-            before = parts.pop()
-            joined = f"{before.text}{waiting} {text}"
-            parts.append(Part(joined, before.start_seconds, float(row["end"])))
-            waiting = ""
-        else:
-            parts.append(Part(f"{waiting} {text}", float(row["start"]), float(row["end"])))
-            waiting = ""
     if waiting and parts:
         parts[-1] = dataclasses.replace(parts[-1], text=parts[-1].text + waiting)
     return parts
 
 
-def _is_sound(parts: Sequence[Part], text: str, duration_seconds: float) -> bool:
+def _is_sound(parts: Sequence[Piece], text: str, duration_seconds: float) -> bool:
     """Boundaries of this very text, in order, inside the clip."""
     latest = duration_seconds + ROUNDING_SECONDS
     in_time = all(
@@ -215,19 +205,19 @@ def _letters(text: str) -> str:
     return "".join(character for character in text.casefold() if character.isalnum())
 
 
-def _joined(parts: Sequence[Part], belongs: Callable[[Part, Part], bool]) -> list[Part]:
+def _joined(parts: Sequence[Piece], belongs: Callable[[Piece, Piece], bool]) -> list[Piece]:
     """Each part joined to what is before it, where it belongs to that."""
     joined = [parts[0]]
     for part in parts[1:]:
         last = joined[-1]
         if belongs(last, part):
-            joined[-1] = Part(last.text + part.text, last.start_seconds, part.end_seconds)
+            joined[-1] = Piece(last.text + part.text, last.start_seconds, part.end_seconds)
         else:
             joined.append(part)
     return joined
 
 
-def _with_text_of(parts: Sequence[Part], text: str) -> list[Part]:
+def _with_text_of(parts: Sequence[Piece], text: str) -> list[Piece]:
     """The same parts with the row's own writing: its spaces, marks and capitals."""
     letters = np.cumsum([len(_letters(part.text)) for part in parts])
     ends = [_end_of_words(text, int(count)) for count in letters[:-1]]
@@ -252,7 +242,7 @@ def _end_of_words(text: str, letters: int) -> int:
     return position
 
 
-def _padded(parts: Sequence[Part], duration_seconds: float, window_seconds: float) -> list[Part]:
+def _padded(parts: Sequence[Piece], duration_seconds: float, window_seconds: float) -> list[Piece]:
     """Each part with a little of the silence around it, at most half of it."""
     starts = [part.start_seconds for part in parts] + [2 * duration_seconds]
     ends = [-parts[0].start_seconds] + [part.end_seconds for part in parts]
@@ -262,7 +252,7 @@ def _padded(parts: Sequence[Part], duration_seconds: float, window_seconds: floa
         before = min(room, max(part.start_seconds - ends[number], 0.0) / 2)
         after = min(room, max(starts[number + 1] - part.end_seconds, 0.0) / 2)
         end_seconds = min(part.end_seconds + after, duration_seconds)
-        padded.append(Part(part.text, max(part.start_seconds - before, 0.0), end_seconds))
+        padded.append(Piece(part.text, max(part.start_seconds - before, 0.0), end_seconds))
     return padded
 
 
@@ -301,7 +291,7 @@ class Edge:
 
 def _by_pauses(
     utterance: Utterance, duration_seconds: float, window_seconds: float
-) -> list[Part] | None:
+) -> list[Piece] | None:
     """Pieces cut in pauses that fit a clause's end; None where not all can be made so."""
     text = utterance.text.strip()
     clauses = _clauses(text)
@@ -315,7 +305,7 @@ def _by_pauses(
     if cuts is None:
         return None
     return [
-        Part(text[one.character : two.character].strip(), one.seconds, two.seconds)
+        Piece(text[one.character : two.character].strip(), one.seconds, two.seconds)
         for one, two in pairwise([first, *cuts, last])
     ]
 
@@ -410,9 +400,12 @@ def _odds(first: Edge, last: Edge, clauses: Clauses, pauses: Pauses) -> np.ndarr
 
 def find_pauses(samples: np.ndarray) -> np.ndarray:
     """Pauses of (samples,) at 16 kHz as (pauses, 2): beginning and end in seconds."""
-    levels_db = _levels_db(samples)
-    if not len(levels_db):
+    frames = len(samples) // FRAME_SAMPLES
+    if not frames:
         return np.empty((0, 2))
+    power = samples[: frames * FRAME_SAMPLES].reshape(frames, FRAME_SAMPLES).astype(np.float64)
+    smooth = np.convolve((power**2).mean(axis=1), np.ones(3) / 3, "same")  # over three frames
+    levels_db = 10 * np.log10(smooth + 1e-10)  # of full scale
     speech_db = np.percentile(levels_db, 90)
     floor_db = max(np.percentile(levels_db, 5), speech_db - DEEPEST_FLOOR_DB)
     if speech_db - floor_db < LOWEST_RANGE_DB:
@@ -423,15 +416,6 @@ def find_pauses(samples: np.ndarray) -> np.ndarray:
             quiet[first:last] = True
     seconds = _runs(quiet) * (FRAME_SAMPLES / SAMPLING_RATE)
     return seconds[seconds[:, 1] - seconds[:, 0] >= SHORTEST_PAUSE_SECONDS]
-
-
-def _levels_db(samples: np.ndarray) -> np.ndarray:
-    """(frames,) mean power in dB of full scale, over three frames."""
-    frames = len(samples) // FRAME_SAMPLES
-    power = samples[: frames * FRAME_SAMPLES].reshape(frames, FRAME_SAMPLES).astype(np.float64)
-    power = (power**2).mean(axis=1)
-    smooth = np.convolve(power, np.ones(3) / 3, "same") if frames else power
-    return np.asarray(10 * np.log10(smooth + 1e-10))
 
 
 def _runs(mask: np.ndarray) -> np.ndarray:

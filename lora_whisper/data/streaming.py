@@ -143,7 +143,15 @@ class StreamDataset(Dataset[list[Batch]]):
         threads = self.threads if self.maker.augmenter is None else 1
         with ThreadPoolExecutor(threads) as pool:
             windows = list(pool.map(make, range(self.rank, self.global_batch, self.world)))
-        _require_usable(windows, step)
+        # Some bad rows are an accident; nothing but bad ones are a wrong column or language.
+        bad = [one for one in windows if isinstance(one, BadAudio)]
+        if len(bad) == len(windows) >= ROWS_OF_NO_ACCIDENT:
+            by_reason = {one.reason: f"{one.row}: {one.reason}" for one in reversed(bad)}
+            raise UserError(
+                f"Nothing in step {step + 1} of the stream can be used:\n"
+                f"{listing(list(by_reason.values()))}\n"
+                "Say what is otherwise: data.language=…, data.columns.text=…, data.columns.audio=…"
+            )
         return windows
 
     def _speech_before(self, step: int) -> int:
@@ -152,31 +160,19 @@ class StreamDataset(Dataset[list[Batch]]):
         return round(step * self.global_batch / (1 + share))
 
     def _window(
-        self, rows: pa.Table, reader: RowReader, step: int, place: int
+        self, rows: pa.Table, reader: RowReader, step: int, index: int
     ) -> Window | BadAudio:
-        """Window `place` of the global batch: the rows come first, what has no speech follows."""
-        utterance = _utterance(rows, place % len(rows), reader, self.config)
+        """Window `index` of the global batch: the rows come first, what has no speech follows."""
+        utterance = _utterance(rows, index % len(rows), reader, self.config)
         if isinstance(utterance, BadAudio):
             return utterance
         seconds = _seconds(utterance, self.maker)
         if isinstance(seconds, BadAudio):
             return seconds
-        if place < len(rows):
-            return self.maker.of([utterance], key=(step, 0, place))
+        if index < len(rows):
+            return self.maker.of([utterance], key=(step, 0, index))
         return self.maker.no_speech(
-            WindowSource([utterance], unpacked(np.array([seconds]))), 0, step, place
-        )
-
-
-def _require_usable(windows: list[Window | BadAudio], step: int) -> None:
-    """Some bad rows are an accident; nothing but bad ones are a wrong column or language."""
-    bad = [one for one in windows if isinstance(one, BadAudio)]
-    if len(bad) == len(windows) >= ROWS_OF_NO_ACCIDENT:
-        by_reason = {one.reason: f"{one.row}: {one.reason}" for one in reversed(bad)}
-        examples = listing(list(by_reason.values()))
-        raise UserError(
-            f"Nothing in step {step + 1} of the stream can be used:\n{examples}\n"
-            "Say what is otherwise: data.language=…, data.columns.text=…, data.columns.audio=…"
+            WindowSource([utterance], unpacked(np.array([seconds]))), 0, step, index
         )
 
 
@@ -195,7 +191,7 @@ def _utterance(
     if values[reader.text] is None:
         return LeftOut(row.place, f"has no {reader.text}")
     audio_of = None if reader.audio_is_path else partial(_audio, row, file, reader)
-    return Utterances.of(Table.from_rows([row], audio_of), config)[0]
+    return Utterances([Table.from_rows([row], audio_of)], hub.defaults(config))[0]
 
 
 def _audio(row: Row, file: dict[str, Any], reader: RowReader, number: int) -> Path | EncodedAudio:
@@ -255,7 +251,12 @@ class _Rows:
     """The endless stream of rows, read from one global batch to the next."""
 
     def __init__(self, config: DataConfig, seed: int) -> None:
-        _end_epochs_at_once()
+        import datasets.config
+
+        # For a fault of pyarrow up to 24 (apache/arrow#45214), datasets 5.2 sleeps for 5 s at the
+        # end of every epoch, with whatever pyarrow.
+        if datasets.config.PYARROW_VERSION.major > 24:
+            datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
         stream, self.reader = hub.open_stream(config, str(config.train))
         columns = dict.fromkeys([*self.reader.values, self.reader.audio])
         stream = stream.select_columns(list(columns))
@@ -281,15 +282,6 @@ class _Rows:
             missing -= len(pieces[-1])
         self._next_row = end
         return pa.concat_tables(pieces)
-
-
-def _end_epochs_at_once() -> None:
-    """For a fault of pyarrow up to 24 (apache/arrow#45214), datasets 5.2 sleeps for 5 s at the end
-    of every epoch, with whatever pyarrow."""
-    from datasets import config
-
-    if config.PYARROW_VERSION.major > 24:
-        config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 
 
 def _endless(stream: IterableDataset, skipped_rows: int) -> Iterator[pa.Table]:

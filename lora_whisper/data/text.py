@@ -298,17 +298,17 @@ LATIN = frozenset(
 )
 
 
-def _bytes_by_letter(codec: str) -> dict[str, int]:
-    """A codec's letters; what it leaves out stands for itself, as in browsers."""
+def _bytes_by_letter(encoding: str) -> dict[str, int]:
+    """An encoding's letters; what it leaves out stands for itself, as in browsers."""
     table = {chr(byte): byte for byte in range(256)}
     for byte in range(0x80, 0x100):
-        with_codec = bytes([byte]).decode(codec, "ignore")
-        if with_codec:
-            table[with_codec] = byte
+        letter = bytes([byte]).decode(encoding, "ignore")
+        if letter:
+            table[letter] = byte
     return table
 
 
-CODECS = {name: _bytes_by_letter(name) for name in ("cp1252", "cp1251", "mac_roman")}
+ENCODINGS = {name: _bytes_by_letter(name) for name in ("cp1252", "cp1251", "mac_roman")}
 
 
 def _misread(text: str) -> Iterator[tuple[str, str]]:
@@ -317,19 +317,22 @@ def _misread(text: str) -> Iterator[tuple[str, str]]:
         return
     for word in dict.fromkeys(regex.split(r"[ \t\r\n]+", text)):
         bare = word.strip(QUOTES + string.punctuation)  # CAFÉ» is a word, and no byte sequence
-        likely = (_likely(bare, codec) or _likely(word, codec, is_bare=False) for codec in CODECS)
+        likely = (
+            _likely(bare, encoding) or _likely(word, encoding, is_bare=False)
+            for encoding in ENCODINGS
+        )
         meant = next(filter(None, likely), None)
         if meant is not None:
             yield word, meant
 
 
-def _likely(word: str, codec: str, is_bare: bool = True) -> str | None:
+def _likely(word: str, encoding: str, is_bare: bool = True) -> str | None:
     """What the word was, if that is a word: of letters, and not by one chance sequence.
 
     One pair of letters may be a Latin one, as in `cafÃ©`; with marks around it, or of other
     scripts, it takes two pairs or three letters for one.
     """
-    meant = _decoded(word, CODECS[codec])
+    meant = _decoded(word, ENCODINGS[encoding])
     if meant is None or len(meant) == len(word):
         return None
     beyond = [letter for letter in meant if not letter.isascii()]
@@ -338,8 +341,8 @@ def _likely(word: str, codec: str, is_bare: bool = True) -> str | None:
         for letter in beyond
     ):
         return None
-    is_latin = codec != "cp1251" and all(ord(letter) in LATIN for letter in beyond)
-    by_one_pair = is_latin and (is_bare or codec == "mac_roman")
+    is_latin = encoding != "cp1251" and all(ord(letter) in LATIN for letter in beyond)
+    by_one_pair = is_latin and (is_bare or encoding == "mac_roman")
     return meant if by_one_pair or len(word) - len(meant) > 1 else None
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.contents import (
+    HashedBy,
     Recordings,
     Texts,
     change,
-    contents_hash,
+    hash_of,
     row_hashes,
     speech_hashes,
 )
@@ -23,6 +24,10 @@ from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.data.dataset import Defaults, Table, Utterances
 from tests.model.test_tokenizer import toy_vocabulary
 from tests.toy_utterances import toy_row, toy_utterances
+
+
+def contents_hash(utterances: Utterances, sound: HashedBy = "bytes") -> str:
+    return hash_of(row_hashes(utterances, sound))
 
 
 def three(folder: Path, **changed: Any) -> Utterances:

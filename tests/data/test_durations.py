@@ -150,7 +150,7 @@ def home(tmp_path: Path) -> Path:
 def resolved(folder: Path, audio: str) -> str:
     """The path that a manifest in `folder` makes of a cell."""
     manifest = write_manifest(folder / "a.jsonl", [{"audio": audio, "text": "a"}])
-    (row,) = rows(manifest, data_config().columns)
+    (row,) = rows(manifest)
     return row.audio
 
 

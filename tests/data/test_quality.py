@@ -19,7 +19,13 @@ from lora_whisper.data.quality import (
     totals,
 )
 from lora_whisper.data.quality_findings import MEANINGS, Finding
-from lora_whisper.data.quality_measures import RECORD, SOUND_PROBLEMS, Measured, Names, TextRules
+from lora_whisper.data.quality_measures import (
+    RECORD,
+    SOUND_PROBLEMS,
+    Categories,
+    Measured,
+    TextRules,
+)
 from tests.data.test_quality_measures import rules
 
 __all__ = ["rules"]  # a fixture
@@ -27,7 +33,7 @@ __all__ = ["rules"]  # a fixture
 WHOLE = {"seconds": 2.0, "loudest_dbfs": -10.0, "rms_dbfs": -20.0, "characters": 30, "language": 0}
 
 
-def split(name: str, *rows: Mapping[str, Any], names: Names | None = None) -> Measured:
+def split(name: str, *rows: Mapping[str, Any], names: Categories | None = None) -> Measured:
     """A split with a record for each of `rows`, all else as in sound speech."""
     records = np.zeros(len(rows), RECORD)
     lines = []
@@ -40,9 +46,9 @@ def split(name: str, *rows: Mapping[str, Any], names: Names | None = None) -> Me
         place = f"{name}.jsonl:{index + 1}"
         lines.append(Row(place, file, text, "en", None, start, end, None, None, name, "{}"))
     utterances = Utterances([Table.from_rows(lines)], Defaults("en", "transcribe"))
-    languages = names or Names()
+    languages = names or Categories()
     languages.number("sw")
-    speakers, formats = Names(), Names()
+    speakers, formats = Categories(), Categories()
     for speaker in ("ann", "ben", "eve"):
         speakers.number(speaker)
     formats.number("wav")
@@ -162,7 +168,7 @@ def test_rates_far_from_what_a_language_has() -> None:
     generator = np.random.default_rng(0)
     usual = [{"characters": round(2 * rate)} for rate in generator.normal(15, 1.5, 200)]
     odd = [{"characters": 2}, {"characters": 60}, {"characters": 31}]
-    names = Names()
+    names = Categories()
     for name in ("sw", "zh"):
         names.number(name)
     # A language of few utterances, for which 3 characters a second may be right.
@@ -239,7 +245,7 @@ def test_numbers_are_spelled_by_program_only_where_it_can(
     rules: TextRules, language: str, types: bool
 ) -> None:
     pytest.importorskip("num2words")
-    names = Names()
+    names = Categories()
     names.number(language)
     measured = {"train": split("train", {"has_digits": True, "text": "14"}, names=names)}
     found = next(one for one in inspect(measured, rules, 30.0) if one.key == "digits")

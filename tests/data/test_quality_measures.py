@@ -17,7 +17,7 @@ from lora_whisper.data.audio import REMARKS, EncodedAudio
 from lora_whisper.data.dataset import Defaults, Table, Utterance, Utterances
 from lora_whisper.data.quality import inspect
 from lora_whisper.data.quality_measures import (
-    Names,
+    Categories,
     TextRules,
     digits,
     measure,
@@ -98,7 +98,7 @@ def test_a_constant_is_silence_and_no_part_of_a_level(
     rows = [toy_row(n, audio=path) for n, path in enumerate((constant, moved))]
     utterances = Utterances([Table.from_rows(rows)], Defaults("en", "transcribe"))
     found = {one.key: one for one in inspect(measure({"train": utterances}, rules), rules, 30.0)}
-    assert found["silent"].places["train"].tolist() == [0]
+    assert found["silent"].numbers["train"].tolist() == [0]
 
 
 def test_the_same_samples_in_another_file_are_known_again(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_language_that_the_checkpoint_lacks(rules: TextRules) -> None:
 
 
 def test_names_are_numbered_once() -> None:
-    names = Names()
+    names = Categories()
     assert [names.number(name) for name in ("b", "a", None, "b", "")] == [0, 1, -1, 0, -1]
     assert [names[0], names[1], names[-1]] == ["b", "a", ""]
 
@@ -268,7 +268,7 @@ def test_what_was_read_all_the_same_is_found_by_check(tmp_path: Path, rules: Tex
     measured = measure({"train": utterances}, rules)
     found = {one.key: one for one in inspect(measured, rules, 30.0)}
     for number, kind in enumerate(REMARKS):
-        assert found[kind].places["train"].tolist() == [number]
+        assert found[kind].numbers["train"].tolist() == [number]
         assert next(found[kind].rows()).detail
     assert not found["unreadable"].count
     assert not found["silent"].count

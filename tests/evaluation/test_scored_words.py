@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lora_whisper.data.quality import scored_words
-from lora_whisper.data.quality_measures import RECORD, Measured
-from lora_whisper.data.quality_measures import Names as NumberedNames
+from lora_whisper.data.quality_measures import RECORD, Categories, Measured
 from lora_whisper.evaluation.results import Score, from_json, to_json
 from lora_whisper.evaluation.score import score
 from lora_whisper.evaluation.scored_words import bearing_rates, caution, cautions, words_of
@@ -98,7 +97,7 @@ def measured(split: str, texts: Sequence[str], language: str) -> Measured:
     for record, text in zip(records, texts, strict=True):
         record["characters"] = len(text)
         record["written_words"], record["scored_words"] = words_of(text, language)
-    names = NumberedNames(), NumberedNames(), NumberedNames()
+    names = Categories(), Categories(), Categories()
     return Measured(split, manifest_utterances(Path("/"), rows, config), records, {}, *names)
 
 
@@ -110,7 +109,7 @@ def test_check_names_the_rows_of_held_out_splits() -> None:
         "test": measured("test", DIGITS, "en"),
     }
     finding = scored_words(splits)
-    assert {split: rows.tolist() for split, rows in finding.places.items()} == {
+    assert {split: rows.tolist() for split, rows in finding.numbers.items()} == {
         "train": [],
         "validation": [2],
         "test": [0, 1, 2, 3],

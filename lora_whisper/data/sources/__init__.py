@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
@@ -28,18 +28,17 @@ import pyarrow.compute as pc
 from lora_whisper.config import SPLITS, ColumnsConfig, DataConfig, MixConfig, Split
 from lora_whisper.data.dataset import Table, Utterances, split_key, split_name
 from lora_whisper.data.sources import hub, manifest, subtitles
-from lora_whisper.data.sources.rows import Part
+from lora_whisper.data.sources.rows import USUAL_NAMES, Part
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
 
 log = logging.getLogger("lora_whisper")
 
-PARTS: dict[str, Callable[[Path, DataConfig], list[Part]]] = {
-    "manifest": manifest.parts,
-    "nemo": manifest.nemo_parts,
-    "audiofolder": manifest.audiofolder_parts,
-    "common_voice": manifest.common_voice_parts,
-    "subtitles": subtitles.parts,
+NAMES = {  # of the columns of each source that has some
+    "manifest": USUAL_NAMES,
+    "nemo": manifest.NEMO_NAMES,
+    "audiofolder": manifest.AUDIOFOLDER_NAMES,
+    "common_voice": manifest.COMMON_VOICE_NAMES,
 }
 
 
@@ -76,13 +75,13 @@ def read_split(config: DataConfig, split: Split) -> Utterances | None:
         UserError: a source that is missing or cannot be read; a split that was asked for, or train,
             which is missing or has no rows.
     """
-    file = _file_of(config, split)
+    given: str | None = getattr(config, split)
+    file = None if given is None else _manifest_of(config, given)
     if file is not None:
-        names = manifest.NEMO_NAMES if config.source == "nemo" else manifest.USUAL_NAMES
-        part = manifest.part("", file, beside(config), names)
-        return _own_rows(part, split, config)
+        own = beside(config)
+        names = NAMES[own.source].chosen(vars(own.columns))
+        return _own_rows(manifest.part("", file, names, own.quoted), split, config)
     if config.path is None:
-        given = getattr(config, split)
         if given is None:
             return None
         raise UserError(
@@ -94,11 +93,8 @@ def read_split(config: DataConfig, split: Split) -> Utterances | None:
     return _path_split(config, split, local_path(config.path))
 
 
-def _file_of(config: DataConfig, split: Split) -> Path | None:
-    """The manifest that is given for the split; None if a part of `path` is, or nothing."""
-    given = getattr(config, split)
-    if given is None:
-        return None
+def _manifest_of(config: DataConfig, given: str) -> Path | None:
+    """The manifest that is given for a split; None if a part of `path` is."""
     file = local_path(given)
     if config.source in ("manifest", "nemo"):
         if config.path is None:
@@ -106,6 +102,19 @@ def _file_of(config: DataConfig, split: Split) -> Path | None:
         inside = local_path(config.path) / given
         file = inside if inside.is_file() else file
     return file if file.is_file() else None
+
+
+def _parts(path: Path, config: DataConfig) -> list[Part]:
+    """What there is in a file or a folder, by the reader of its source."""
+    if config.source == "subtitles":
+        drop_bad = config.bad_audio == "drop"
+        return subtitles.parts(path, config.language, config.task, drop_bad)
+    names = NAMES[config.source].chosen(vars(config.columns))
+    if config.source == "audiofolder":
+        return manifest.audiofolder_parts(path, names, config.quoted)
+    if config.source == "common_voice":
+        return manifest.common_voice_parts(path, names)
+    return manifest.parts(path, names, config.quoted)
 
 
 def beside(config: DataConfig) -> DataConfig:
@@ -116,46 +125,44 @@ def beside(config: DataConfig) -> DataConfig:
     return replace(config, source="manifest", streaming=False, columns=usual)
 
 
-def _path_split(config: DataConfig, split: Split, place: Path) -> Utterances | None:
+def _path_split(config: DataConfig, split: Split, path: Path) -> Utterances | None:
     """The split of `data.path`, by the name that the configuration gives it, or by its own."""
     given = getattr(config, split)
-    parts = PARTS[config.source](place, config)
+    parts = _parts(path, config)
     named = _named(parts, given or split)
     if named is not None:
-        if split == "train":
-            _warn_of_other_parts(parts, config, place)
+        if split == "train" and config.source != "common_voice":  # which has others every time
+            _warn_of_others(config, path, "others", {part.name: part.name for part in parts})
         return _own_rows(named, split_name(given or split), config)
-    rows = _rows_by_column(config, split, parts[0], place) if not parts[0].name else None
-    if rows is None and given is not None and (place / given).is_dir():
-        inner = PARTS[config.source](place / given, config)
+    rows = _rows_by_column(config, split, parts[0], path) if not parts[0].name else None
+    if rows is None and given is not None and (path / given).is_dir():
+        inner = _parts(path / given, config)
         if len(inner) > 1:
             names = ", ".join(part.name for part in inner)
             raise UserError(
-                f"The folder {place / given} has several manifests, {names}. Name one of them."
+                f"The folder {path / given} has several manifests, {names}. Name one of them."
             )
         return _own_rows(inner[0], split_name(given), config)
     if rows is None and (given is not None or split == "train"):
-        raise UserError(_unknown_split(config, split, parts, place))
+        named_parts = ", ".join(part.name for part in parts)
+        known = named_parts if parts[0].name else _counts(_table(parts[0]))
+        asked = f"data.{split}={given}: there is no such file, and " if given else ""
+        raise UserError(
+            f"{asked}{path} has no part called {given or split}; it has: {known}. "
+            f"Type data.{split}=NAME with one of them, or a file."
+        )
     return rows
 
 
-def _warn_of_other_parts(parts: Sequence[Part], config: DataConfig, place: Path) -> None:
-    """Parts that nobody asked for, test_seen beside test_unseen, and how they are used."""
-    asked = _asked(config)
-    others = [part for part in parts if part.name and split_name(part.name) not in asked]
-    if not others or config.source == "common_voice":  # which has others in every release
-        return
-    names = ", ".join(part.name for part in others)
-    log.warning(
-        "%-11s %s has others, which are left out: %s; data.test=NAME scores one",
-        *("splits", place, names),
-    )
-
-
-def _asked(config: DataConfig) -> set[str]:
-    """The splits that a run reads, by their usual names."""
-    given = {split: getattr(config, split) or split for split in SPLITS}
-    return set(map(split_name, given.values()))
+def _warn_of_others(config: DataConfig, path: Path, others: str, labels: Mapping[str, str]) -> None:
+    """Splits that nobody asked for, "eval" for "test", are not lost without a word."""
+    asked = {split_name(getattr(config, split) or split) for split in SPLITS}
+    left_out = [label for name, label in labels.items() if name and split_name(name) not in asked]
+    if left_out:
+        log.warning(
+            "%-11s %s has %s, which are left out: %s; data.test=NAME scores one",
+            *("splits", path, others, ", ".join(left_out)),
+        )
 
 
 def _named(parts: Sequence[Part], name: str) -> Part | None:
@@ -168,39 +175,31 @@ def _named(parts: Sequence[Part], name: str) -> Part | None:
     return same[0] if same else None
 
 
-def _rows_by_column(config: DataConfig, split: Split, part: Part, place: Path) -> Utterances | None:
+def _rows_by_column(config: DataConfig, split: Split, part: Part, path: Path) -> Utterances | None:
     """The rows that name the split; or those that fall to it, where no row names any."""
     table = _table(part)
     splits = table.column("split")
     if len(table) == 0:
-        raise UserError(_no_rows(str(place), split, table))
+        raise UserError(_no_rows(str(path), split, table))
     if splits.null_count == len(table):
         if config.train is not None:
             return None
         names = _division(part, *_shares(config))
         return _chosen(table, config, pc.equal(names, split)) or None  # its share may be 0
     if splits.null_count:
-        raise UserError(_some_without_split(table, place))
+        without = np.flatnonzero(pc.is_null(splits).to_numpy())
+        first = listing([table.row(int(number)).place for number in without[:10]])
+        raise UserError(
+            f"{path} has {len(without)} rows that name no split, beside others that do "
+            f"({_counts(table)}):\n{first}\n"
+            'Give each row a "split", or name a file for each: data.train=FILE data.test=FILE'
+        )
     if split == "train":
-        _warn_of_other_splits(table, config, place)
+        counts = splits.value_counts().to_pylist()
+        labels = {each["values"]: f"{each['values']} {each['counts']}" for each in counts}
+        _warn_of_others(config, path, "rows of others", labels)
     wanted = split_name(getattr(config, split) or split)
     return _chosen(table, config, pc.equal(splits, wanted)) or None
-
-
-def _warn_of_other_splits(table: Table, config: DataConfig, place: Path) -> None:
-    """Rows of a split that nobody asked for, "eval" for "test", are not lost without a word."""
-    asked = _asked(config)
-    counts = {
-        each["values"]: each["counts"]
-        for each in table.column("split").value_counts().to_pylist()
-        if each["values"] not in asked
-    }
-    if counts:
-        named = ", ".join(f"{name} {count}" for name, count in counts.items())
-        log.warning(
-            "%-11s %s has rows of others, which are left out: %s; data.test=NAME scores one",
-            *("splits", place, named),
-        )
 
 
 def _own_rows(part: Part, split: str, config: DataConfig) -> Utterances:
@@ -219,7 +218,7 @@ def _table(part: Part) -> Table:
 
 
 def _chosen(table: Table, config: DataConfig, mask: pa.ChunkedArray) -> Utterances:
-    return Utterances.of(table, config, np.flatnonzero(mask.to_numpy()))
+    return Utterances([table], hub.defaults(config), np.flatnonzero(mask.to_numpy()))
 
 
 # ── sources without splits ───────────────────────────────────────────────────────────────────
@@ -241,10 +240,10 @@ def _division(part: Part, validation_share: float, test_share: float) -> pa.Chun
 def split_of(key: str, validation_share: float, test_share: float) -> str:
     """The split of all rows with this key; a greater share only moves rows out of train."""
     digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64  # [0, 1)
-    if place < test_share:
+    position = int.from_bytes(digest, "big") / 2**64  # [0, 1)
+    if position < test_share:
         return "test"
-    return "validation" if place >= 1 - validation_share else "train"
+    return "validation" if position >= 1 - validation_share else "train"
 
 
 def divide(
@@ -266,7 +265,15 @@ def divide(
     shares = {"validation": validation_share, "test": test_share}
     shares["train"] = 1 - validation_share - test_share
     for split in {name for name, share in shares.items() if share > 0} - set(splits):
-        raise UserError(_too_few(speakers, split, shares[split], place))
+        are_known = len(speakers) and not speakers.null_count
+        of_speakers = f" of {len(speakers.unique())} speakers" if are_known else ""
+        key = "test_share" if split == "test" else "validation_share"
+        raise UserError(
+            f"{place} has no splits, and of its {len(speakers)} rows{of_speakers} none falls to "
+            f"{split} with a share of {shares[split]:g}. Type another data.{key}=…, or 0 to do "
+            f"without; or name files: data.train=FILE data.{split}=FILE. A column that says it has "
+            "to be called split"
+        )
     if speakers.null_count and (validation_share or test_share):
         log.warning(
             "%-11s %s has none of its own and is divided by text, since %d rows do not name a "
@@ -281,42 +288,22 @@ def _in_turn(column: pa.ChunkedArray) -> Iterator[Any]:
     return chain.from_iterable(chunk.to_pylist() for chunk in column.chunks)
 
 
-def _too_few(speakers: pa.ChunkedArray, split: str, share: float, place: str) -> str:
-    rows = len(speakers)
-    of_speakers = (
-        f" of {len(speakers.unique())} speakers" if rows and not speakers.null_count else ""
-    )
-    key = "test_share" if split == "test" else "validation_share"
-    return (
-        f"{place} has no splits, and of its {rows} rows{of_speakers} none falls to {split} with a "
-        f"share of {share:g}. Type another data.{key}=…, or 0 to do without; or name files: "
-        f"data.train=FILE data.{split}=FILE. A column that says it has to be called split"
-    )
-
-
 def _hub_split(config: DataConfig, split: Split) -> Utterances | None:
     """As the data set has it; one with a single split is divided, unless it is streamed."""
-    only = _only_hub_split(config)
-    if only is None:
+    is_divided = not config.streaming and any(_shares(config))
+    names = hub.split_names(config) if is_divided else ()
+    if len(names) != 1 or config.train not in (None, names[0]):
         name = hub.named_split(config, split)
         if name is not None:
             return hub.read(config, name)
         if split == "train":
-            names = ", ".join(hub.split_names(config))
-            raise UserError(f"{config.path} has no split train; it has {names}. Type data.train=…")
+            there = ", ".join(hub.split_names(config))
+            raise UserError(f"{config.path} has no split train; it has {there}. Type data.train=…")
         return None
-    utterances = hub.read(config, only)
+    utterances = hub.read(config, names[0])
     speakers, texts = utterances.column("speaker"), utterances.column("text")
-    names = divide(speakers, texts, *_shares(config), f"{config.path} {only}")
-    return utterances.select(np.flatnonzero(pc.equal(names, split).to_numpy())) or None
-
-
-def _only_hub_split(config: DataConfig) -> str | None:
-    """The split that has to serve for all, if the data set has but one and no other is named."""
-    if config.streaming or not any(_shares(config)):
-        return None
-    names = hub.split_names(config)
-    return names[0] if len(names) == 1 and config.train in (None, names[0]) else None
+    splits = divide(speakers, texts, *_shares(config), f"{config.path} {names[0]}")
+    return utterances.select(np.flatnonzero(pc.equal(splits, split).to_numpy())) or None
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────────
@@ -339,23 +326,3 @@ def _no_rows(place: str, split: str, table: Table) -> str:
 def _counts(table: Table) -> str:
     counts = table.column("split").value_counts().to_pylist()
     return ", ".join(f"{each['values'] or 'none named'} {each['counts']}" for each in counts)
-
-
-def _some_without_split(table: Table, place: Path) -> str:
-    without = np.flatnonzero(pc.is_null(table.column("split")).to_numpy())
-    first = listing([table.row(int(number)).place for number in without[:10]])
-    return (
-        f"{place} has {len(without)} rows that name no split, beside others that do "
-        f"({_counts(table)}):\n{first}\n"
-        'Give each row a "split", or name a file for each: data.train=FILE data.test=FILE'
-    )
-
-
-def _unknown_split(config: DataConfig, split: Split, parts: Sequence[Part], place: Path) -> str:
-    given = getattr(config, split)
-    known = ", ".join(part.name for part in parts) if parts[0].name else _counts(_table(parts[0]))
-    asked = f"data.{split}={given}: there is no such file, and " if given else ""
-    return (
-        f"{asked}{place} has no part called {given or split}; it has: {known}. "
-        f"Type data.{split}=NAME with one of them, or a file."
-    )

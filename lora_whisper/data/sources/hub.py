@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.config import DataConfig
 from lora_whisper.data.dataset import Defaults, Table, Utterances, table_key
 from lora_whisper.data.sources.hub_rows import (
+    EmbeddedAudio,
     RowReader,
-    embedded_audio,
     row_reader,
     rows,
     transcribed,
@@ -51,8 +51,13 @@ def read(config: DataConfig, split: str) -> Utterances:
         UserError: there is no such data set, configuration, split or column, or no network to
             fetch it over.
     """
-    tables = [_table(piece, config) for piece in _pieces(config, split)]
-    return Utterances(tables, Defaults(config.language, config.task, config.language_token))
+    tables = [_table(one, config) for one in _slices(config, split)]
+    return Utterances(tables, defaults(config))
+
+
+def defaults(config: DataConfig) -> Defaults:
+    """What holds for all rows of a source that do not say otherwise."""
+    return Defaults(config.language, config.task, config.language_token)
 
 
 def split_names(config: DataConfig) -> tuple[str, ...]:
@@ -99,7 +104,7 @@ def open_stream(config: DataConfig, split: str) -> tuple[IterableDataset, RowRea
             "Type data.streaming=false."
         )
     reader = row_reader(
-        stream.features, config.columns, f"{_place(config)} {split}", _folder(config)
+        stream.features, vars(config.columns), f"{_place(config)} {split}", _folder(config)
     )
     return without_decoding(stream, reader.audio), reader
 
@@ -108,23 +113,23 @@ def open_stream(config: DataConfig, split: str) -> tuple[IterableDataset, RowRea
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A split, or a slice of one."""
+class _Slice:
+    """A slice of a split, or all of it."""
 
     split: str
     first: int
     dataset: Dataset
 
 
-def _table(piece: _Piece, config: DataConfig) -> Table:
-    place = f"{_place(config)} {piece.split}"
-    reader = row_reader(piece.dataset.features, config.columns, place, _folder(config))
+def _table(part: _Slice, config: DataConfig) -> Table:
+    place = f"{_place(config)} {part.split}"
+    reader = row_reader(part.dataset.features, vars(config.columns), place, _folder(config))
     if reader.audio_is_path and _folder(config) is None:
         raise UserError(
             f"Column {reader.audio} of {_place(config)} holds paths, and `datasets` fetches no "
             f"files of which a data set only knows the paths.\n{_download(config)}"
         )
-    dataset = without_decoding(piece.dataset, reader.audio)
+    dataset = without_decoding(part.dataset, reader.audio)
     numbers, empty = transcribed(dataset, reader.text)
     if len(numbers) < len(dataset):
         missing = len(dataset) - len(numbers)
@@ -136,18 +141,19 @@ def _table(piece: _Piece, config: DataConfig) -> Table:
             *(place, empty, len(numbers), reader.text),
         )
     files = [Path(each["filename"]) for each in dataset.cache_files]
-    settings = (place, piece.first, len(dataset), reader, dataset._fingerprint)
+    column = dataset.select_columns([reader.audio]).with_format("arrow")
+    settings = (place, part.first, len(dataset), reader, dataset._fingerprint)
     try:
         return Table.cached(
             table_key("hub", READER_VERSION, files, settings),
-            lambda: rows(dataset, reader, piece.first, numbers),
-            None if reader.audio_is_path else embedded_audio(dataset, reader, piece.first, numbers),
+            lambda: rows(dataset, reader, part.first, numbers),
+            None if reader.audio_is_path else EmbeddedAudio(column, numbers, reader, part.first),
         )
     except UnicodeDecodeError as error:  # a damaged file; Parquet itself checks nothing
-        raise UserError(_broken(config, piece.split, error)) from error
+        raise UserError(_broken(config, part.split, error)) from error
 
 
-def _pieces(config: DataConfig, split: str) -> Iterator[_Piece]:
+def _slices(config: DataConfig, split: str) -> Iterator[_Slice]:
     """The slices that the expression asks for, in its order."""
     from datasets import ReadInstruction
 
@@ -165,7 +171,7 @@ def _pieces(config: DataConfig, split: str) -> Iterator[_Piece]:
     for one in slices:
         whole = prepared[one.splitname]
         first, end = one.from_ or 0, len(whole) if one.to is None else one.to
-        yield _Piece(one.splitname, first, whole.select(range(first, end)))
+        yield _Slice(one.splitname, first, whole.select(range(first, end)))
 
 
 def _required_splits(config: DataConfig, split: str) -> list[str]:
@@ -231,12 +237,16 @@ def _builder(
         UserError: it is not there, or not without a network.
     """
     folder = Path(path).expanduser()
-    if folder.is_dir() and (saved := _saved(folder)):
-        return saved
     if folder.is_dir():
-        return _required_kind(_local_builder(folder, name, split), path, name)
-    if folder.is_file() and _begins_as_parquet(folder):
-        return _one_file(folder, split)
+        return _saved(folder) or _required_kind(_local_builder(folder, name, split), path)
+    if folder.is_file():
+        with folder.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"  # whatever it is called
+        if is_parquet:  # all of it is for training; what is held out is divided off by hash
+            try:
+                return _load_builder("parquet", None, split, data_files={"train": str(folder)})
+            except (ValueError, OSError) as error:
+                raise UserError(_unreadable(str(folder), None, None, error)) from None
     if not HUB_ID.fullmatch(path):
         kind = "a file" if folder.exists() else "no folder"
         raise UserError(
@@ -245,10 +255,10 @@ def _builder(
         )
     if not _is_reachable(path, revision):
         return _cached_builder(path, name, split)
-    return _required_kind(_hub_builder(path, name, revision, split), path, name)
+    return _required_kind(_hub_builder(path, name, revision, split), path)
 
 
-def _required_kind(builder: DatasetBuilder, path: str, name: str | None) -> DatasetBuilder:
+def _required_kind(builder: DatasetBuilder, path: str) -> DatasetBuilder:
     """A builder of tables; others want torchcodec for audio that they do not even decode."""
     from datasets import ArrowBasedBuilder
 
@@ -286,20 +296,6 @@ def _local_builder(folder: Path, name: str | None, split: str | None) -> Dataset
         raise UserError(_unreadable(str(folder), name, None, error)) from None
 
 
-def _begins_as_parquet(file: Path) -> bool:
-    """Whatever it is called."""
-    with file.open("rb") as opened:
-        return opened.read(4) == b"PAR1"
-
-
-def _one_file(file: Path, split: str | None) -> DatasetBuilder:
-    """All of a file is for training, and what is held out of it is divided off by hash."""
-    try:
-        return _load_builder("parquet", None, split, data_files={"train": str(file)})
-    except (ValueError, OSError) as error:
-        raise UserError(_unreadable(str(file), None, None, error)) from None
-
-
 def _hub_builder(
     path: str, name: str | None, revision: str | None, split: str | None
 ) -> DatasetBuilder:
@@ -308,14 +304,9 @@ def _hub_builder(
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
-        return _converted_builder(path, name, split)
     except (ValueError, OSError) as error:
         raise UserError(_unreadable(path, name, revision, error)) from None
-
-
-def _converted_builder(path: str, name: str | None, split: str | None) -> DatasetBuilder:
-    """A data set that is still a script, as the hub has converted it: a folder a configuration."""
-    try:
+    try:  # the hub's conversion, which has a folder for each configuration
         return _load_builder(path, None, split, revision=PARQUET_BRANCH, data_dir=name or "default")
     except (ValueError, OSError, RuntimeError):
         raise UserError(

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.dataset import Row
-from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, Names, matching
+from lora_whisper.data.sources.rows import TASKS, USUAL_NAMES, ColumnNames, matching
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.tokenizer import code_of
 
@@ -56,17 +55,18 @@ class RowReader:
     def row(self, number: int | str, values: Mapping[str, Any]) -> Row:
         """A row, whose text must not be missing; a name does for its number, which streams lack."""
         named = {name: self._named(name, values[name]) for name in self.values}
-        part = {part: named[column] for part, column in self.optional.items()}
+        field = {field: named[column] for field, column in self.optional.items()}
+        language = (field.get("language") or "").strip()
         return Row(
             place=f"{self.place}:{number}",
             audio=self.path(values[self.audio]) if self.audio_is_path else "",
             text=values[self.text],
-            language=_language(part.get("language")),
-            task=part["task"] if part.get("task") in TASKS else None,
-            start=part.get("start"),
-            end=part.get("end"),
-            speaker=_speaker(part.get("speaker")),
-            previous_text=part.get("previous_text"),
+            language=code_of(language) if language else None,  # a locale's
+            task=field["task"] if field.get("task") in TASKS else None,
+            start=field.get("start"),
+            end=field.get("end"),
+            speaker=_speaker(field.get("speaker")),
+            previous_text=field.get("previous_text"),
             split=None,
             columns=json.dumps(named, ensure_ascii=False, default=str),
         )
@@ -83,9 +83,12 @@ class RowReader:
 
 
 def row_reader(
-    features: Features, columns: ColumnsConfig, place: str, folder: str | None
+    features: Features, columns: Mapping[str, str | None], place: str, folder: str | None
 ) -> RowReader:
     """Find out which columns hold what.
+
+    Args:
+        columns: by field, the one that is to hold it, as `data.columns` has them.
 
     Raises:
         UserError: none holds audio or text, one that the configuration names is not there, or one
@@ -93,7 +96,7 @@ def row_reader(
     """
     from datasets import ClassLabel, Value
 
-    chosen = _columns_by_part(features, HUB_NAMES.chosen(columns), columns, place)
+    chosen = _columns_by_field(features, HUB_NAMES.chosen(columns), place)
     audio = chosen.pop("audio")
     values = tuple(
         name
@@ -112,23 +115,20 @@ def row_reader(
     )
 
 
-def _columns_by_part(
-    features: Features, names: Names, columns: ColumnsConfig, place: str
-) -> dict[str, str]:
-    """The column of each part that has one."""
+def _columns_by_field(features: Features, names: ColumnNames, place: str) -> dict[str, str]:
+    """The column of each field that has one."""
     chosen: dict[str, str] = {}
     problems = []
-    for part, fits, expected in PARTS:
-        column = next(iter(matching(tuple(features), getattr(names, part))), None)
-        wanted = getattr(columns, part, None)
-        if column is None and wanted is not None:
-            problems.append(f"data.columns.{part}={wanted}: there is no such column")
-        elif column is None and part in ("audio", "text"):
-            tried = ", ".join(getattr(names, part))
-            problems.append(f"no column holds the {part} (tried {tried})")
+    for field, fits, expected in FIELDS:
+        tried = names.of(field)
+        column = next(iter(matching(tuple(features), tried)), None)
+        if column is None and field in names.required:
+            problems.append(f"data.columns.{field}={tried[0]}: there is no such column")
+        elif column is None and field in ("audio", "text"):
+            problems.append(f"no column holds the {field} (tried {', '.join(tried)})")
         elif column is not None and fits(features[column]):
-            chosen[part] = column
-        elif column is not None and (wanted is not None or part in ("audio", "text")):
+            chosen[field] = column
+        elif column is not None and (field in names.required or field in ("audio", "text")):
             problems.append(f"column {column} is {_dtype(features[column])}, expected {expected}")
     if problems:
         there = ", ".join(f"{name} ({_dtype(feature)})" for name, feature in features.items())
@@ -169,7 +169,7 @@ def _is_name(feature: Any) -> bool:
     return _is_text(feature) or _is_label(feature)
 
 
-PARTS = (  # of a row: the type that a column must have for it, and how that is called
+FIELDS = (  # of a row: the type that a column must have for it, and how that is called
     ("audio", _is_audio, "audio, a structure of bytes and path, or text with paths"),
     ("text", _is_text, "text"),
     ("language", _is_name, "text or names"),
@@ -179,13 +179,6 @@ PARTS = (  # of a row: the type that a column must have for it, and how that is 
     ("task", _is_name, "text or names"),
     ("previous_text", _is_text, "text"),
 )
-
-
-def _language(value: str | None) -> str | None:
-    """Whisper's code of a locale; what is none stays as it is."""
-    if not value or not value.strip():
-        return None
-    return code_of(value.strip())
 
 
 def _speaker(value: Any) -> str | None:
@@ -254,10 +247,3 @@ class EmbeddedAudio:
         """The structure of bytes and path as an Arrow scalar, of which nothing is copied."""
         value = self.audio[number : number + 1].column(0)[0]
         return value if value.is_valid else None
-
-
-def embedded_audio(
-    dataset: Dataset, reader: RowReader, first: int, numbers: np.ndarray
-) -> EmbeddedAudio:
-    column = dataset.select_columns([reader.audio]).with_format("arrow")
-    return EmbeddedAudio(column, numbers, reader, first)

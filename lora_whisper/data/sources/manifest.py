@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TextIO
 
-from lora_whisper.config import SPLITS, ColumnsConfig, DataConfig
+from lora_whisper.config import SPLITS
 from lora_whisper.data.dataset import Row, folder_split, split_name, table_key
 from lora_whisper.data.sources.records import (
     SUFFIXES,
-    Record,
     TableFile,
     is_json,
     json_records,
@@ -26,9 +24,9 @@ from lora_whisper.data.sources.records import (
 from lora_whisper.data.sources.rows import (
     READERS_VERSION,
     USUAL_NAMES,
-    Names,
+    BadRows,
+    ColumnNames,
     Part,
-    Problems,
     RowError,
     RowMaker,
 )
@@ -68,8 +66,7 @@ NEMO_NAMES = replace(
 
 def rows(
     path: Path,
-    columns: ColumnsConfig,
-    names: Names = USUAL_NAMES,
+    names: ColumnNames = USUAL_NAMES,
     *,
     audio_folder: Path | None = None,
     label: str | None = None,
@@ -78,7 +75,7 @@ def rows(
     """Read a manifest row by row, in its order and in constant memory.
 
     Args:
-        columns, names: which column holds what: those that the configuration names, else `names`.
+        names: which column holds what.
         audio_folder: what audio is relative to; None: the manifest's own folder.
         label: what the rows' places call the file; None: its name.
         quoted: whether a table's cells may be quoted.
@@ -86,12 +83,18 @@ def rows(
     Raises:
         UserError: no such manifest, or, after the last row, all those that cannot be used.
     """
-    problems = Problems(label or path.name)
+    problems = BadRows(label or path.name)
+    make = RowMaker(audio_folder or path.parent.absolute(), names)
     with open_text(path, GIVE) as file:
-        has_json = is_json(path, file)
-        make = RowMaker(audio_folder or path.parent.absolute(), names, columns)
+        if has_json := is_json(path, file):
+            records = json_records(path, file, problems)
+        else:
+            table = TableFile(path, file, quoted)
+            records = table.records(problems, always=make.text_columns(table.header))
+            if table.header and not _require_columns(make, 1, table.header, problems):
+                records = iter(())
         last: tuple[int, tuple[str, ...]] | None = None
-        for line, values, text in _records(path, file, make, problems, has_json, quoted):
+        for line, values, text in records:
             last = line, tuple(values)
             try:
                 yield make(f"{problems.file}:{line}", values, text)
@@ -104,18 +107,7 @@ def rows(
     problems.refuse(f"The manifest {path}", noun, f"{expected}\n{OTHER_NAMES}")
 
 
-def _records(
-    path: Path, file: TextIO, make: RowMaker, problems: Problems, has_json: bool, quoted: bool
-) -> Iterator[Record]:
-    if has_json:
-        return json_records(path, file, problems)
-    table = TableFile(path, file, quoted)
-    if table.header and not _require_columns(make, 1, table.header, problems):
-        return iter(())
-    return table.records(problems, always=make.text_columns(table.header))
-
-
-def _require_columns(make: RowMaker, line: int, keys: tuple[str, ...], problems: Problems) -> bool:
+def _require_columns(make: RowMaker, line: int, keys: tuple[str, ...], problems: BadRows) -> bool:
     """Whether each column that is needed is there; if not, that is one problem of the file."""
     try:
         make.require_columns(keys)
@@ -128,7 +120,7 @@ def _require_columns(make: RowMaker, line: int, keys: tuple[str, ...], problems:
 # ── files and folders of them ────────────────────────────────────────────────────────────────
 
 
-def part(name: str, path: Path, config: DataConfig, names: Names = USUAL_NAMES) -> Part:
+def part(name: str, path: Path, names: ColumnNames, quoted: bool) -> Part:
     """One manifest, read when its rows are asked for.
 
     Raises:
@@ -136,38 +128,33 @@ def part(name: str, path: Path, config: DataConfig, names: Names = USUAL_NAMES) 
     """
     with open_text(path, GIVE):  # what cannot be opened has no key
         pass
-    settings = (names, config.columns, config.quoted)
-    key = table_key("manifest", READERS_VERSION, [path], settings)
-    read = partial(rows, path, config.columns, names, quoted=config.quoted)
-    return Part(name, str(path), key, read)
+    key = table_key("manifest", READERS_VERSION, [path], (names, quoted))
+    return Part(name, str(path), key, partial(rows, path, names, quoted=quoted))
 
 
-def parts(place: Path, config: DataConfig, names: Names = USUAL_NAMES) -> list[Part]:
+def parts(path: Path, names: ColumnNames = USUAL_NAMES, quoted: bool = True) -> list[Part]:
     """One manifest, or a folder with one of each split (train.jsonl, dev.csv, …).
 
     Raises:
         UserError: no such file or folder, or a folder without manifests.
     """
-    if not place.is_dir():
-        return [part("", place, config, names)]
-    files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not path.is_dir():
+        return [part("", path, names, quoted)]
+    files = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
     if not files:
-        if any(place.glob("**/*.parquet")):
+        if any(path.glob("**/*.parquet")):
             raise UserError(
-                f"The folder {place} has Parquet files and no manifest. Type data=hub "
-                f"data.path={place}"
+                f"The folder {path} has Parquet files and no manifest. Type data=hub "
+                f"data.path={path}"
             )
         raise UserError(
-            f"The folder {place} has no manifest ({', '.join(SUFFIXES)}). Name a file, "
+            f"The folder {path} has no manifest ({', '.join(SUFFIXES)}). Name a file, "
             "data.train=FILE.jsonl, or say what kind of folder it is: data=audiofolder, "
             "data=common_voice or data=subtitles."
         )
     if len(files) == 1 and split_name(files[0].stem) not in SPLITS:
-        return [part("", files[0], config, names)]
-    return [part(path.stem, path, config, names) for path in files]
-
-
-nemo_parts = partial(parts, names=NEMO_NAMES)
+        return [part("", files[0], names, quoted)]
+    return [part(each.stem, each, names, quoted) for each in files]
 
 
 # ── audio folders of Hugging Face ────────────────────────────────────────────────────────────────
@@ -178,7 +165,7 @@ nemo_parts = partial(parts, names=NEMO_NAMES)
 
 
 def audiofolder_rows(
-    folder: Path, columns: ColumnsConfig, metadata: list[Path], *, quoted: bool = True
+    folder: Path, metadata: list[Path], names: ColumnNames, quoted: bool
 ) -> Iterator[Row]:
     """Read metadata files of the folder, one after the other.
 
@@ -190,13 +177,15 @@ def audiofolder_rows(
     for path in metadata:
         label = path.relative_to(folder).as_posix()
         split_of = _splits_by_folder(folder, path, is_divided)
-        for row in rows(path, columns, AUDIOFOLDER_NAMES, label=label, quoted=quoted):
+        for row in rows(path, names, label=label, quoted=quoted):
             if row.split is None:
                 row.split = split_of(row.audio.rpartition("/")[0])
             yield row
 
 
-def audiofolder_parts(folder: Path, config: DataConfig) -> list[Part]:
+def audiofolder_parts(
+    folder: Path, names: ColumnNames = AUDIOFOLDER_NAMES, quoted: bool = True
+) -> list[Part]:
     """All metadata of the folder: its own, or that of its sub-folders.
 
     Raises:
@@ -206,9 +195,8 @@ def audiofolder_parts(folder: Path, config: DataConfig) -> list[Part]:
         found = "is a file: for a manifest, type data=manifest" if folder.exists() else "is missing"
         raise UserError(f"data.path={folder} {found}. Expected a folder with {METADATA[0]}.")
     metadata = _metadata(folder)
-    settings = (config.columns, config.quoted)
-    key = table_key("audiofolder", READERS_VERSION, metadata, settings)
-    read = partial(audiofolder_rows, folder, config.columns, metadata, quoted=config.quoted)
+    key = table_key("audiofolder", READERS_VERSION, metadata, (names, quoted))
+    read = partial(audiofolder_rows, folder, metadata, names, quoted)
     return [Part("", str(folder), key, read)]
 
 
@@ -255,14 +243,14 @@ def _splits_by_folder(
 # (up to release 5), and since then without, a quotation mark being a letter; both are read.
 
 
-def common_voice_rows(table: Path, columns: ColumnsConfig) -> Iterator[Row]:
+def common_voice_rows(table: Path, names: ColumnNames) -> Iterator[Row]:
     """Read one table of a release; that a clip is missing is for others to find.
 
     Raises:
         UserError: it cannot be read, or, after the last row, all those that cannot be used.
     """
     clips = table.parent.absolute() / CLIPS
-    for row in rows(table, columns, COMMON_VOICE_NAMES, audio_folder=clips, quoted=False):
+    for row in rows(table, names, audio_folder=clips, quoted=False):
         if "." not in row.audio.rpartition("/")[2]:
             row.audio += ".mp3"  # releases 1 and 2 leave it out
         if row.language is not None:
@@ -283,36 +271,32 @@ def unquoted(cell: str) -> str:
     return cell
 
 
-def common_voice_parts(release: Path, config: DataConfig) -> list[Part]:
+def common_voice_parts(release: Path, names: ColumnNames = COMMON_VOICE_NAMES) -> list[Part]:
     """The tables of a release that name clips.
 
     Raises:
         UserError: no such folder, or no tables in it.
     """
-    tables = sorted(release.glob("*.tsv")) if release.is_dir() else []
-    tables = [table for table in tables if table.stem not in WITHOUT_CLIPS]
+    tables = [each for each in sorted(release.glob("*.tsv")) if each.stem not in WITHOUT_CLIPS]
+    expected = "Expected the folder of one language, with train.tsv and clips/ in it."
+    if not release.is_dir():
+        found = "is a file" if release.exists() else "is missing"
+        raise UserError(f"data.path={release} {found}. {expected} Unpack the archive first.")
+    if not tables and (
+        languages := sorted(path.parent.name for path in release.glob("*/train.tsv"))
+    ):
+        raise UserError(
+            f"The folder {release} holds the languages {', '.join(languages[:10])}; "
+            f"type data.path={release / languages[0]}"
+        )
     if not tables:
-        raise UserError(_not_a_release(release))
+        raise UserError(f"The folder {release} has no tables (*.tsv). {expected}")
     return [
         Part(
             table.stem,
             str(table),
-            table_key("common_voice", READERS_VERSION, [table], config.columns),
-            partial(common_voice_rows, table, config.columns),
+            table_key("common_voice", READERS_VERSION, [table], names),
+            partial(common_voice_rows, table, names),
         )
         for table in tables
     ]
-
-
-def _not_a_release(folder: Path) -> str:
-    expected = "Expected the folder of one language, with train.tsv and clips/ in it."
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "is missing"
-        return f"data.path={folder} {found}. {expected} Unpack the archive first."
-    inner = sorted(table.parent.name for table in folder.glob("*/train.tsv"))
-    if not inner:
-        return f"The folder {folder} has no tables (*.tsv). {expected}"
-    return (
-        f"The folder {folder} holds the languages {', '.join(inner[:10])}; "
-        f"type data.path={folder / inner[0]}"
-    )

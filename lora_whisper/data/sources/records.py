@@ -1,12 +1,13 @@
 """From a file of text to its records: JSON lines, a JSON array, or a table with delimiters.
 
 Each record comes with the line that it begins on and its own JSON. What cannot be parsed goes to
-`Problems`, and reading goes on behind it. A quoted cell that may have swallowed rows is refused, or
+`BadRows`, and reading goes on behind it. A quoted cell that may have swallowed rows is refused, or
 said with its lines: whoever wrote `"Where is he?` and no second mark would lose the next row.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -14,7 +15,7 @@ import re
 import shlex
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +23,7 @@ from lora_whisper.data.durations import absent
 from lora_whisper.data.sources.rows import (
     LOOKS_LIKE_AUDIO,
     USUAL_NAMES,
-    Problems,
+    BadRows,
     RowError,
     excerpt,
     is_encodable,
@@ -59,7 +60,7 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 Record = tuple[int, dict[str, Any], str]  # line, values by column, their JSON
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_text(path: Path, expected: str) -> Iterator[TextIO]:
     """Open text in UTF-8, or in UTF-16 that says so; lines keep their ends.
 
@@ -69,7 +70,7 @@ def open_text(path: Path, expected: str) -> Iterator[TextIO]:
         UserError: no such file, a folder, a spreadsheet, or another encoding. `expected` says what
             to give instead.
     """
-    encoding = _encoding(path, _beginning(path, expected))
+    encoding = _encoding(path, expected)
     errors = "strict" if encoding == "utf-16" else "surrogateescape"
     with open(path, encoding=encoding, errors=errors, newline="") as file:
         try:
@@ -78,7 +79,7 @@ def open_text(path: Path, expected: str) -> Iterator[TextIO]:
             raise UserError(f"{path} begins in UTF-16, but is damaged: {error.reason}.") from None
 
 
-def _beginning(path: Path, expected: str) -> bytes:
+def _encoding(path: Path, expected: str) -> str:
     try:
         with open(path, "rb") as file:
             beginning = file.read(BEGINNING_BYTES)
@@ -88,10 +89,6 @@ def _beginning(path: Path, expected: str) -> bytes:
         raise UserError(f"{path} {found}{absent(path)}. {expected}") from None
     if problem := what_it_is(path, beginning, expected):
         raise UserError(problem)
-    return beginning
-
-
-def _encoding(path: Path, beginning: bytes) -> str:
     if beginning.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         raise UserError(f"{path} is in UTF-32. Type: iconv -f UTF-32 -t UTF-8 {path} > NEW")
     if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -129,53 +126,34 @@ def first_character(file: TextIO) -> str:
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def json_records(path: Path, file: TextIO, problems: Problems) -> Iterator[Record]:
+def json_records(path: Path, file: TextIO, problems: BadRows) -> Iterator[Record]:
     """One object a line, or one array of them, whatever the file is called.
 
     Raises:
         UserError: one object over the whole file, whose rows stand in it.
     """
     first = first_character(file)
-    if first == "[" and not _is_lines_of_arrays(file):
-        return array_records(file.read(), problems)
-    if first == "{" and (problem := _one_object(path, file)):
-        raise UserError(problem)
+    lines = list(islice((line for line in file if line.strip()), 2))
+    file.seek(0)
+    if first == "[":
+        are_arrays = len(lines) > 1 and all(line.strip()[0] == "[" for line in lines)
+        if not (are_arrays and lines[0].strip()[-1] == "]"):
+            return array_records(file.read(), problems)
+    elif first == "{" and path.stat().st_size <= LARGEST_JSON_BYTES:
+        try:
+            json.loads(lines[0])
+            is_object = True
+        except (ValueError, RecursionError):
+            is_object = False
+        if not (is_object and len(lines) > 1):
+            problem = other_json(path, lines[0] if is_object else file.read())
+            file.seek(0)
+            if problem:
+                raise UserError(problem)
     return line_records(file, problems)
 
 
-def _is_lines_of_arrays(file: TextIO) -> bool:
-    """Whether a line is an array of its own, and another one follows it."""
-    lines = [line for line in (file.readline() for _ in range(100)) if line.strip()]
-    file.seek(0)
-    return (
-        len(lines) > 1
-        and all(line.strip()[:1] == "[" for line in lines[:2])
-        and (lines[0].strip()[-1:] == "]")
-    )
-
-
-def _one_object(path: Path, file: TextIO) -> str | None:
-    """What to say of a file that is one object with the rows in it; None of JSON lines."""
-    first, second = "", ""
-    for line in file:
-        if line.strip():
-            first, second = (line, "") if not first else (first, line)
-        if second:
-            break
-    file.seek(0)
-    try:
-        json.loads(first)
-        is_line = True
-    except (ValueError, RecursionError):
-        is_line = False
-    if (is_line and second) or path.stat().st_size > LARGEST_JSON_BYTES:
-        return None
-    text = first if is_line else file.read()
-    file.seek(0)
-    return other_json(path, text)
-
-
-def line_records(lines: Iterable[str], problems: Problems) -> Iterator[Record]:
+def line_records(lines: Iterable[str], problems: BadRows) -> Iterator[Record]:
     for number, line in enumerate(lines, start=1):
         if line.isspace():
             continue
@@ -200,7 +178,7 @@ def parsed(line: str) -> dict[str, Any]:
     return _object(values)
 
 
-def array_records(text: str, problems: Problems) -> Iterator[Record]:
+def array_records(text: str, problems: BadRows) -> Iterator[Record]:
     """The objects of one JSON array, over any number of lines; they are counted, not the lines."""
     if not is_encodable(text):
         problems.add(1, f"found {_excerpt_around_bytes(text)}, {EXPECTED_ENCODING}")
@@ -278,12 +256,12 @@ class TableFile:
             )
         return header
 
-    def records(self, problems: Problems, always: tuple[str, ...]) -> Iterator[Record]:
+    def records(self, problems: BadRows, always: tuple[str, ...]) -> Iterator[Record]:
         """Each row's cells by column, without the empty ones but for the columns in `always`.
 
         Cells that go over several lines are said at the end, with these lines.
         """
-        several: list[str] = []
+        several, delimiter = list[str](), self._delimiter
         for line, last, cells in self._numbered(problems):
             if last > line:
                 if swallowed := self._swallowed(cells):
@@ -293,13 +271,16 @@ class TableFile:
                 several.append(f"{problems.file}:{line}–{last}")
             if len(cells) != len(self.header):
                 if any(cells):  # a row of nothing is what spreadsheets leave at the end
-                    found = f"found {len(cells)} cells, expected {len(self.header)}"
-                    problems.add(line, f"{found}: {excerpt(cells)}{self._why_more(cells)}")
+                    found, why = f"found {len(cells)} cells, expected {len(self.header)}", ""
+                    if self._quoted and len(cells) > len(self.header):
+                        mark = {"\t": "a tab", "|": "a |"}.get(delimiter, f"a {delimiter!r}")
+                        why = f"; a text with {mark} in it stands in quotation marks"
+                    problems.add(line, f"{found}: {excerpt(cells)}{why}")
                 continue
             values = dict(zip(self.header, cells, strict=True))
             text = to_json(values)
             if not text.isascii() and not is_encodable(text):
-                found = _excerpt_around_bytes(self._delimiter.join(cells))
+                found = _excerpt_around_bytes(delimiter.join(cells))
                 problems.add(line, f"found {found}, {EXPECTED_ENCODING}")
             elif any(cells):
                 yield line, {k: v for k, v in values.items() if v or k in always}, text
@@ -310,35 +291,20 @@ class TableFile:
                 *("table", self.path.name, len(several), listing(several, 5)),
             )
 
-    def _why_more(self, cells: list[str]) -> str:
-        mark = {"\t": "a tab", "|": "a |"}.get(self._delimiter, f"a {self._delimiter!r}")
-        return f"; a text with {mark} in it stands in quotation marks" * (
-            self._quoted and len(cells) > len(self.header)
-        )
-
     def _swallowed(self, cells: list[str]) -> str:
         """The rows that a quoted cell took for a part of itself; "" where it is only long.
 
         A row has as many cells as the header, one of which names a file; the first of those found
         may be the row that begins the cell.
         """
-        lines = LINE_END.split(self._delimiter.join(cells))
-        rows = [line for line in lines if self._is_row(line)]
+        rows = []
+        for line in LINE_END.split(self._delimiter.join(cells)):
+            parts = line.split(self._delimiter)
+            if len(parts) == len(self.header) and any(map(LOOKS_LIKE_AUDIO.search, parts)):
+                rows.append(line)
         return f"what looks like {len(rows)} rows, the last {excerpt(rows[-1])}" if rows[1:] else ""
 
-    def _is_row(self, line: str) -> bool:
-        cells = line.split(self._delimiter)
-        return len(cells) == len(self.header) and any(map(LOOKS_LIKE_AUDIO.search, cells))
-
-    def _unread(self, error: csv.Error) -> str:
-        if "field limit" in str(error):
-            return (
-                f"found a cell of more than {csv.field_size_limit():,} characters, expected what "
-                "is said in one clip: a quotation mark without its second takes in what follows"
-            )
-        return f"found {error}, expected {QUOTING}"
-
-    def _numbered(self, problems: Problems) -> Iterator[tuple[int, int, list[str]]]:
+    def _numbered(self, problems: BadRows) -> Iterator[tuple[int, int, list[str]]]:
         """Each row with the line that it begins on, and its last one."""
         while True:
             line = self._rows.line_num + 1 + self._lines_before
@@ -347,7 +313,14 @@ class TableFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                problems.add(line, self._unread(error))
+                found = f"found {error}, expected {QUOTING}"
+                if "field limit" in str(error):
+                    found = (
+                        f"found a cell of more than {csv.field_size_limit():,} characters, "
+                        "expected what is said in one clip: a quotation mark without its second "
+                        "takes in what follows"
+                    )
+                problems.add(line, found)
                 continue
             if cells:
                 yield line, self._rows.line_num + self._lines_before, cells
@@ -400,22 +373,15 @@ def what_it_is(path: Path, beginning: bytes, expected: str) -> str | None:
         if beginning.startswith(start):
             advice = advice.format(file=file, folder=folder) or RECORDING.format(expected=expected)
             return f"{path} is {what}. {advice}"
-    if beginning.startswith(b"PK\x03\x04"):
-        return f"{path} is {_zip(path)}"
+    if beginning.startswith(b"PK\x03\x04"):  # a spreadsheet is an archive, too
+        names: list[str] = []
+        with contextlib.suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.startswith(("xl/", "content.xml", "Index/")) for name in names):
+            return f"{path} is a spreadsheet. {AS_CSV}"
+        return f"{path} is an archive. Unpack it and give the manifest in it."
     problem = stand_in(path.name, beginning)
     return f"{path} {problem}" if problem else None
-
-
-def _zip(path: Path) -> str:
-    """A spreadsheet is an archive, too."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        names = []
-    if any(name.startswith(("xl/", "content.xml", "Index/")) for name in names):
-        return f"a spreadsheet. {AS_CSV}"
-    return "an archive. Unpack it and give the manifest in it."
 
 
 # ── JSON that has its rows elsewhere ─────────────────────────────────────────────────────────
@@ -431,9 +397,21 @@ def other_json(path: Path, text: str) -> str | None:
         return None
     if _is_row(content):
         return _objects_over_lines(path, text)
-    lists = [key for key, value in content.items() if _is_rows(value)]
+    lists = [
+        key
+        for key, value in content.items()
+        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value)
+    ]
     if lists:
-        return _rows_below(path, lists)
+        taken = (
+            f"import json; print(*map(json.dumps, json.load(open({str(path)!r}))[{lists[0]!r}]), "
+            "sep=chr(10))"
+        )
+        new = shlex.quote(str(path.with_name("NEW.jsonl")))
+        return (
+            f"{path} is one JSON object, whose rows stand below {', '.join(map(repr, lists))}. "
+            f"Type:\n  python3 -c {shlex.quote(taken)} > {new}\nand give the new file."
+        )
     if len(content) > 1 and all(isinstance(value, dict | list) for value in content.values()):
         return (
             f"{path} is one JSON object of columns, and not of rows. In pandas, write it with "
@@ -464,21 +442,3 @@ def _is_row(values: dict[str, Any]) -> bool:
     texts = [value for value in values.values() if isinstance(value, str)]
     is_named = any(isinstance(values[name], str) for name in names)
     return is_named or any(map(LOOKS_LIKE_AUDIO.search, texts))
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
-
-
-def _rows_below(path: Path, keys: list[str]) -> str:
-    """The command that takes the rows out of the object."""
-    taken = (
-        f"import json; print(*map(json.dumps, json.load(open({str(path)!r}))[{keys[0]!r}]), "
-        "sep=chr(10))"
-    )
-    names = ", ".join(map(repr, keys))
-    return (
-        f"{path} is one JSON object, whose rows stand below {names}. Type:\n"
-        f"  python3 -c {shlex.quote(taken)} > {shlex.quote(str(path.with_name('NEW.jsonl')))}\n"
-        "and give the new file."
-    )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.dataset import Row, split_name
 from lora_whisper.errors import UserError, listing
 
@@ -31,6 +30,7 @@ LOOKS_LIKE_AUDIO = re.compile(
 DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")  # 1:02:03.5
 WITH_UNIT = re.compile(r"([\d.]+)\s*(ms|s|sec|seconds?)\.?", re.IGNORECASE)
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a letter beyond the first 65,536
 SHOWN = 10  # problems of a file, or its columns, that are named; the rest are counted
 
 
@@ -39,8 +39,8 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True)
-class Names:
-    """The columns that may hold each part of a row; of several that do, the first one counts.
+class ColumnNames:
+    """The columns that may hold each field of a row; of several that do, the first one counts.
 
     `*_NAME` stands for each column that ends so.
     """
@@ -55,14 +55,20 @@ class Names:
     duration: tuple[str, ...]  # seconds from `start`, where there is no end; else not looked at
     previous_text: tuple[str, ...]
     split: tuple[str, ...]
+    required: tuple[str, ...] = ()  # fields whose one column has to be there
 
-    def chosen(self, columns: ColumnsConfig) -> Names:
-        """The same, with the one column that the configuration names for a part."""
-        given = {part: (name,) for part, name in vars(columns).items() if name is not None}
-        return replace(self, **given)
+    def chosen(self, columns: Mapping[str, str | None]) -> ColumnNames:
+        """The same, with the one column that `data.columns` names for a field."""
+        given = {key: (name,) for key, name in columns.items() if name is not None}
+        return replace(self, **given, required=tuple(given))
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """The columns that may hold the field of this name."""
+        columns: tuple[str, ...] = getattr(self, name)
+        return columns
 
 
-USUAL_NAMES = Names(  # ours, Hugging Face's, NeMo's, Common Voice's, Coqui's, Lhotse's
+USUAL_NAMES = ColumnNames(  # ours, Hugging Face's, NeMo's, Common Voice's, Coqui's, Lhotse's
     audio=(
         *("audio", "file_name", "audio_filepath", "path", "audio_path", "audio_file"),
         *("wav", "wav_filename", "filename", "file"),
@@ -79,6 +85,9 @@ USUAL_NAMES = Names(  # ours, Hugging Face's, NeMo's, Common Voice's, Coqui's, L
 )
 
 
+ROW_FIELDS = tuple(each.name for each in fields(ColumnNames) if each.name != "required")
+
+
 @dataclass(frozen=True)
 class Part:
     """The files of a source that are read together, and how."""
@@ -89,7 +98,7 @@ class Part:
     rows: Callable[[], Iterator[Row]] = field(compare=False)
 
 
-class Problems:
+class BadRows:
     """The rows of one file that cannot be used: the first ones are kept, the rest counted."""
 
     def __init__(self, file: str) -> None:
@@ -126,11 +135,11 @@ class Problems:
 class RowMaker:
     """Makes rows of the values that a reader found, a million of them in seconds."""
 
-    def __init__(self, folder: Path, names: Names, chosen: ColumnsConfig):
+    def __init__(self, folder: Path, names: ColumnNames):
         """`folder` is what audio is relative to."""
         self.folder = str(folder)
-        self.names = names.chosen(chosen)
-        self.unseen = {name for name in vars(chosen).values() if name is not None}
+        self.names = names
+        self.unseen = {names.of(field)[0] for field in names.required}
         self._present = lru_cache(maxsize=1_000)(self._columns_of)  # most rows are alike
         self._folder = lru_cache(maxsize=10_000)(self._absolute)
 
@@ -140,22 +149,27 @@ class RowMaker:
         Raises:
             RowError: says what was found, and what was expected.
         """
-        audio, text, language, task, speaker, start, end, duration, previous, split = self._present(
-            tuple(values)
+        audio, texts, language, task, speaker, start, end, duration, previous, split = (
+            self._present(tuple(values))
         )
         has_times = start or end
         begin, stop = self._times(values, start, end, duration) if has_times else (None, None)
+        path = self._path(values, audio)
+        text = _text(values, texts, "text")
+        if text is None:
+            raise RowError(_lacking(values, self.names.text))
+        split_of_row = _optional(values, split) if split else None
         return Row(
             place,
-            self._path(values, audio),
-            self._transcript(values, text),
+            path,
+            text,
             _optional(values, language) if language else None,  # 0.1 s of a million rows each
             _task(values, task) if task else None,
             begin,
             stop,
             _speaker(values, speaker) if speaker else None,
             _optional(values, previous) if previous else None,
-            _split(values, split) if split else None,
+            split_of_row and split_name(split_of_row),
             columns,
         )
 
@@ -175,19 +189,18 @@ class RowMaker:
         return matching(keys, self.names.text)
 
     def _columns_of(self, keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """For each part of a row, the keys that may hold it."""
+        """For each field of a row, the keys that may hold it."""
         self.unseen = {name for name in self.unseen if not matching(keys, (name,))}
         if len(texts := self.text_columns(keys)) > 1:
             _warn_of_choice(*texts)
-        parts = (getattr(self.names, part.name) for part in fields(Names))
-        return tuple(matching(keys, names) for names in parts)
+        return tuple(matching(keys, self.names.of(field)) for field in ROW_FIELDS)
 
     def _path(self, values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-        key, path = _first(values, keys)
+        path = _text(values, keys, "a path")
         if path is None:
             raise RowError(_lacking(values, self.names.audio))
-        if not _is_text(path) or not path.strip():
-            raise RowError(f"found {key} {excerpt(path)}{_flaw(path)}, expected a path")
+        if not path.strip():
+            raise RowError(f"found {_first(values, keys)[0]} {excerpt(path)}, expected a path")
         if path.lower().startswith("file:/"):
             path = unquote(urlsplit(path).path)
         head, separator, tail = path.rpartition("/")
@@ -198,14 +211,6 @@ class RowMaker:
         joined = os.path.join(self.folder, os.path.expanduser(folder))
         absolute = os.path.realpath(joined) if ".." in joined else os.path.normpath(joined)
         return os.path.join(absolute, "")
-
-    def _transcript(self, values: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-        key, text = _first(values, keys)
-        if text is None:
-            raise RowError(_lacking(values, self.names.text))
-        if not _is_text(text):
-            raise RowError(f"found {key} {excerpt(text)}{_flaw(text)}, expected text")
-        return str(text)
 
     def _times(
         self,
@@ -304,16 +309,21 @@ def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, Any]:
     return "", None
 
 
-_split_name = lru_cache(maxsize=100)(split_name)
+def _text(values: Mapping[str, Any], keys: tuple[str, ...], expected: str) -> str | None:
+    key, text = _first(values, keys)
+    if text is None or _is_text(text):
+        return text  # type: ignore[no-any-return]
+    flaw = ""  # why a string is no text, as JSON writes it
+    if isinstance(text, str) and (half := SURROGATE.search(text)):
+        flaw = f" with half of a letter (\\u{ord(half[0]):04x}, a surrogate without its other half)"
+    elif isinstance(text, str):
+        flaw = " with a NUL (\\u0000) in it"
+    raise RowError(f"found {key} {excerpt(text)}{flaw}, expected {expected}")
 
 
 def _optional(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    key, text = _first(values, keys)
-    if text is None:
-        return None
-    if not _is_text(text):
-        raise RowError(f"found {key} {excerpt(text)}{_flaw(text)}, expected text or null")
-    return text.strip() or None
+    text = _text(values, keys, "text or null")
+    return (text and text.strip()) or None
 
 
 def _task(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -324,17 +334,8 @@ def _task(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 
 def _speaker(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    key, speaker = _first(values, keys)
-    if type(speaker) is int:
-        return str(speaker)
-    if speaker is not None and not _is_text(speaker):
-        raise RowError(f"found {key} {excerpt(speaker)}{_flaw(speaker)}, expected text")
-    return speaker or None
-
-
-def _split(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    split = _optional(values, keys)
-    return None if split is None else _split_name(split)
+    _, speaker = _first(values, keys)
+    return str(speaker) if type(speaker) is int else _text(values, keys, "text") or None
 
 
 def _is_text(value: Any) -> bool:
@@ -342,15 +343,6 @@ def _is_text(value: Any) -> bool:
     if not isinstance(value, str) or "\0" in value:
         return False
     return value.isascii() or is_encodable(value)
-
-
-def _flaw(value: Any) -> str:
-    """Why a string is no text, as JSON writes it, for the message."""
-    if not isinstance(value, str):
-        return ""
-    if half := next((letter for letter in value if "\ud800" <= letter <= "\udfff"), ""):
-        return f" with half of a letter (\\u{ord(half):04x}, a surrogate without its other half)"
-    return " with a NUL (\\u0000) in it" if "\0" in value else ""
 
 
 def is_encodable(text: str) -> bool:

@@ -13,18 +13,17 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lora_whisper.config import DataConfig
 from lora_whisper.data.dataset import Row, folder_split, table_key
 from lora_whisper.data.sources.records import open_text
 from lora_whisper.data.sources.rows import (
     READERS_VERSION,
+    BadRows,
     Part,
-    Problems,
     RowError,
     excerpt,
     is_encodable,
@@ -94,8 +93,15 @@ def rows(
         )
 
 
-def parts(folder: Path, config: DataConfig) -> list[Part]:
+def parts(
+    folder: Path, language: str | None = None, task: str = "transcribe", drop_bad: bool = False
+) -> list[Part]:
     """All recordings of a folder, and of its sub-folders, that have subtitles.
+
+    Args:
+        language: what is spoken, by code or name; None: what the files' names say.
+        task: to translate, subtitles are English.
+        drop_bad: leave out cues that cannot be used.
 
     Raises:
         UserError: no such folder, no subtitles in it, or not clear which belong to a recording.
@@ -104,8 +110,7 @@ def parts(folder: Path, config: DataConfig) -> list[Part]:
         found = "is a file" if folder.exists() else "is missing"
         raise UserError(f"data.path={folder} {found}. Expected a folder with {_kinds()}.")
     folder = folder.absolute()
-    pairs, alone = _pairs(folder, config)
-    drop_bad = config.bad_audio == "drop"
+    pairs, alone = _pairs(folder, language, task)
     files = [each.subtitles for each in pairs]
     key = table_key("subtitles", READERS_VERSION, files, (pairs, drop_bad))
     return [Part("", str(folder), key, partial(rows, folder, pairs, alone, drop_bad))]
@@ -115,7 +120,7 @@ def parts(folder: Path, config: DataConfig) -> list[Part]:
 
 
 def _cues_of(pair: Pair, label: str, drop_bad: bool) -> list[Cue]:
-    problems = Problems(label)
+    problems = BadRows(label)
     with open_text(pair.subtitles, f"Expected {_kinds()}.") as file:
         cues = read_cues(file, problems)
     if drop_bad:
@@ -196,19 +201,30 @@ def _row(cue: Cue, before: Cue | None, pair: Pair, label: str) -> Row:
 # ── which subtitles belong to which recording ────────────────────────────────────────────────
 
 
-def _pairs(folder: Path, config: DataConfig) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+def _pairs(
+    folder: Path, language: str | None, task: str
+) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     """Each recording with its subtitles; and the names of all files without a counterpart."""
     recordings, subtitles = _files(folder)
-    beside: dict[str, list[_Subtitles]] = defaultdict(list)
+    beside: dict[str, dict[Path, str | None]] = defaultdict(dict)  # stem → files, their language
     for path in subtitles:
-        stem, language = _stem(path, recordings)
-        beside[stem].append(_Subtitles(path, language))
+        stem = str(path.with_suffix(""))  # "talk", or "talk.sw"
+        shorter, _, code = stem.rpartition(".")
+        if stem not in recordings and LANGUAGE.fullmatch(code):
+            beside[shorter][path] = code.lower().partition("-")[0]
+        else:
+            beside[stem][path] = None
+    is_code = language is not None and LANGUAGE.fullmatch(language)
+    wanted = "en" if task == "translate" else language.lower() if language and is_code else None
     pairs, problems = [], []
     for stem in filter(recordings.__contains__, beside):
         try:
-            pairs.append(_pair(recordings[stem], beside[stem], folder, config))
+            recording, file = _pair(recordings[stem], beside[stem], wanted)
         except RowError as error:
             problems.append(str(error))
+        else:
+            named = beside[stem][file] if language is None else None
+            pairs.append(Pair(recording, file, named, folder_split(recording.parent, folder)))
     if problems:
         raise UserError(f"The subtitles in {folder} are not clear:\n{listing(problems)}")
     if not pairs:
@@ -216,17 +232,9 @@ def _pairs(folder: Path, config: DataConfig) -> tuple[tuple[Pair, ...], tuple[st
             f"The folder {folder} has {len(recordings)} recordings and {len(subtitles)} subtitles, "
             f"but none that belong together. Expected {_kinds()}."
         )
-    alone = [
-        each.path for stem, found in beside.items() if stem not in recordings for each in found
-    ]
+    alone = [path for stem, found in beside.items() if stem not in recordings for path in found]
     alone += [same[0] for stem, same in recordings.items() if stem not in beside]
     return tuple(pairs), tuple(path.relative_to(folder).as_posix() for path in alone)
-
-
-@dataclass(frozen=True)
-class _Subtitles:
-    path: Path
-    language: str | None
 
 
 def _files(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -243,43 +251,22 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     return dict(recordings), subtitles
 
 
-def _stem(subtitles: Path, recordings: Collection[str]) -> tuple[str, str | None]:
-    """The recording's path without suffix, and the language in the name: "talk", "sw"."""
-    stem = str(subtitles.with_suffix(""))
-    shorter, _, language = stem.rpartition(".")
-    if stem not in recordings and LANGUAGE.fullmatch(language):
-        return shorter, language.lower().partition("-")[0]
-    return stem, None
-
-
 def _pair(
-    recordings: list[Path], candidates: list[_Subtitles], folder: Path, config: DataConfig
-) -> Pair:
+    recordings: list[Path], candidates: dict[Path, str | None], wanted: str | None
+) -> tuple[Path, Path]:
     """The recording and the one file of subtitles that is in the language asked for."""
-    names = ", ".join(each.path.name for each in candidates)
+    names = ", ".join(path.name for path in candidates)
     if len(recordings) > 1:
         both = " and ".join(path.name for path in recordings)
         raise RowError(f"{both} both go with {names}; expected one recording")
-    recording = recordings[0]
-    wanted = _wanted_language(config)
-    fitting = [each for each in candidates if wanted in (None, each.language)]
-    fitting = fitting or [each for each in candidates if each.language is None]
+    fitting = [path for path, language in candidates.items() if wanted in (None, language)]
+    fitting = fitting or [path for path, language in candidates.items() if language is None]
     if len(fitting) != 1:
         raise RowError(
-            f"{recording.name} has {names}; expected one, in the language {wanted or 'asked for'} "
-            "(data.language=CODE)"
+            f"{recordings[0].name} has {names}; expected one, in the language "
+            f"{wanted or 'asked for'} (data.language=CODE)"
         )
-    language = fitting[0].language if config.language is None else None
-    split = folder_split(recording.parent, folder)
-    return Pair(recording, fitting[0].path, language, split)
-
-
-def _wanted_language(config: DataConfig) -> str | None:
-    """The code of the language that subtitles should be in; None where that is not known."""
-    if config.task == "translate":
-        return "en"
-    is_code = config.language is not None and LANGUAGE.fullmatch(config.language)
-    return config.language.lower() if config.language and is_code else None
+    return recordings[0], fitting[0]
 
 
 def _kinds() -> str:
@@ -324,7 +311,7 @@ class Cue:
         return voices.pop() if len(voices) == 1 else None
 
 
-def read_cues(lines: Iterable[str], problems: Problems) -> list[Cue]:
+def read_cues(lines: Iterable[str], problems: BadRows) -> list[Cue]:
     """All cues, in the order of the file; whatever else stands there is a problem."""
     cues = []
     for first, block in _blocks(lines):

@@ -20,7 +20,7 @@ SWAHILI = Path("../shared/speech/swahili")
 
 
 def read(folder: Path) -> list[Row]:
-    (part,) = audiofolder_parts(folder, replace(CONFIG, path=str(folder)))
+    (part,) = audiofolder_parts(folder)
     return list(part.rows())
 
 

@@ -12,20 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.dataset import Row
 from lora_whisper.data.sources import read_split
 from lora_whisper.data.sources import rows as rows_module
 from lora_whisper.data.sources.manifest import rows
+from lora_whisper.data.sources.rows import USUAL_NAMES
 from lora_whisper.errors import UserError
 from tests.configs import data_config
 from tests.toy_speech import write_manifest
 
-USUAL = data_config().columns
-
 
 def read(path: Path, **columns: str) -> list[Row]:
-    return list(rows(path, ColumnsConfig(**(vars(USUAL) | columns))))
+    return list(rows(path, USUAL_NAMES.chosen(columns)))
 
 
 def write(path: Path, content: str | bytes) -> Path:

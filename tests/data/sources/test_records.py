@@ -14,20 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora_whisper.config import ColumnsConfig
 from lora_whisper.data.dataset import Row
 from lora_whisper.data.sources.manifest import parts, rows
+from lora_whisper.data.sources.rows import USUAL_NAMES
 from lora_whisper.errors import UserError
-from tests.configs import data_config
 
-USUAL = data_config().columns
 ROWS = [{"audio": "1.wav", "text": "moja"}, {"audio": "2.wav", "text": "mbili"}]
 INDENTED = json.dumps(ROWS[0], indent=1).encode()
 
 
 def read(path: Path, content: str | bytes, quoted: bool = True, **columns: str) -> list[Row]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list(rows(path, ColumnsConfig(**(vars(USUAL) | columns)), quoted=quoted))
+    return list(rows(path, USUAL_NAMES.chosen(columns), quoted=quoted))
 
 
 def texts(found: list[Row]) -> list[tuple[str, str]]:
@@ -198,7 +196,7 @@ def test_files_that_are_something_else(
 def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(parquet())
     with pytest.raises(UserError, match=f"Type data=hub data.path={tmp_path}"):
-        parts(tmp_path, data_config())
+        parts(tmp_path)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -209,7 +207,7 @@ def test_rows_below_a_key_of_one_object(tmp_path: Path, indent: int | None) -> N
         read(tmp_path / "a b.json", content)
     command = str(error.value).splitlines()[1].replace("python3", sys.executable)
     subprocess.run(command, shell=True, check=True)
-    assert [row.text for row in rows(tmp_path / "NEW.jsonl", USUAL)] == ["moja", "mbili"]
+    assert [row.text for row in rows(tmp_path / "NEW.jsonl")] == ["moja", "mbili"]
 
 
 def test_arrays_a_line_are_refused_by_line(tmp_path: Path) -> None:

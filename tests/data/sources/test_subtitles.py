@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Row
 from lora_whisper.data.sources import read_split
-from lora_whisper.data.sources.rows import Problems
+from lora_whisper.data.sources.rows import BadRows
 from lora_whisper.data.sources.subtitles import Cue, parts, read_cues
 from lora_whisper.errors import UserError
 from tests.configs import data_config
@@ -46,7 +46,8 @@ def write_cues(path: Path, *cues: Times) -> Path:
 
 def read(folder: Path, **changes: Any) -> list[Row]:
     config = replace(CONFIG, path=str(folder), **changes)
-    (part,) = parts(folder, config)
+    drop_bad = config.bad_audio == "drop"
+    (part,) = parts(folder, config.language, config.task, drop_bad)
     return list(part.rows())
 
 
@@ -260,7 +261,7 @@ intro
 
 
 def cues(text: str) -> list[Cue]:
-    problems = Problems("a.srt")
+    problems = BadRows("a.srt")
     found = read_cues(io.StringIO(text, newline=""), problems)
     problems.refuse("a.srt", "blocks", "expected")
     return found
@@ -367,7 +368,7 @@ def test_what_pysubs2_writes(events: Sequence[tuple[int, int, list[str]]], kind:
 def test_damaged_files_lose_no_text(place: int, letters: str, text: str) -> None:
     place = min(place, len(text))
     damaged = text[:place] + letters + text[place:]
-    problems = Problems("a.srt")
+    problems = BadRows("a.srt")
     found = read_cues(io.StringIO(damaged, newline=""), problems)
     assert problems.count or len(found) >= 2 or "NOTE" in damaged
     for cue in found:
