@@ -1,5 +1,4 @@
-"""What a split holds: whether it is still the same, which rows are not, and what of it stands in
-training too.
+"""Hashes of a split's rows, texts and sound: which rows changed, and which stand in training too.
 
 A row counts by all that decides on what is learnt from it or scored by it: text, slice, language,
 task, speaker, previous text, and its sound. The folder that the sound lies in does not count, nor

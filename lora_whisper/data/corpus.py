@@ -192,7 +192,14 @@ class _Sieve:
         Raises:
             UserError: the configuration refuses what is left out, or nothing remains.
         """
-        self._refuse(config, name)
+        refused = []
+        for reason, rows in self.left_out.items():
+            key = "bad_audio" if reason == BAD_AUDIO else "long_audio"
+            if getattr(config, key) == "fail":
+                refused.append(f"{len(rows)} {reason}; data.{key}=drop leaves them out:")
+                refused.append(listing(rows))
+        if refused:
+            raise UserError(f"The {name} has rows that cannot be used:\n" + "\n".join(refused))
         kept = np.setdiff1d(np.arange(len(self.utterances)), self.indices)
         if not len(kept):
             found = ", ".join(f"{len(rows)} {reason}" for reason, rows in self.left_out.items())
@@ -203,16 +210,6 @@ class _Sieve:
         by_place = {int(np.searchsorted(kept, index)): of for index, of in (pieces or {}).items()}
         utterances = self.utterances.select(kept).with_pieces(by_place)
         return Corpus(utterances, {reason: tuple(rows) for reason, rows in self.left_out.items()})
-
-    def _refuse(self, config: DataConfig, name: str) -> None:
-        refused = []
-        for reason, rows in self.left_out.items():
-            key = "bad_audio" if reason == BAD_AUDIO else "long_audio"
-            if getattr(config, key) == "fail":
-                refused.append(f"{len(rows)} {reason}; data.{key}=drop leaves them out:")
-                refused.append(listing(rows))
-        if refused:
-            raise UserError(f"The {name} has rows that cannot be used:\n" + "\n".join(refused))
 
 
 # ── long clips ───────────────────────────────────────────────────────────────────────────────

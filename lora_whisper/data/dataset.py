@@ -83,7 +83,7 @@ def written_language(vocabulary: SpecialTokens, utterance: Utterance) -> str | N
         return "en"
     if utterance.language_token and utterance.language:
         return code_of(utterance.language)
-    return language_code(vocabulary, utterance.language_token or utterance.language)
+    return token_language(vocabulary, utterance)
 
 
 @dataclass(slots=True)
@@ -254,20 +254,15 @@ def _opened(path: Path, audio_of: AudioOf | None) -> Table | None:
         return None
     with contextlib.suppress(OSError, pa.ArrowException):
         arrow = _mapped(path)
-        if arrow.schema == SCHEMA and _is_sound(arrow):
-            return Table(arrow, path, audio_of)
+        if arrow.schema == SCHEMA:
+            arrow.validate()  # raises where sizes do not fit
+            # A text of negative length would be read outside of its buffer, which ends the process.
+            # Arrow's own full validation reads all texts: 0.4 GB for a million rows, and not 36 MB.
+            strings = (column for column in arrow.columns if pa.types.is_string(column.type))
+            if all((pc.min(pc.binary_length(column)).as_py() or 0) >= 0 for column in strings):
+                return Table(arrow, path, audio_of)
     log.warning("cache       %s is damaged and will be written anew", path)
     return None
-
-
-def _is_sound(arrow: pa.Table) -> bool:
-    """Whether it can be read without leaving its buffers, which would end the process.
-
-    Arrow's own full validation would read all texts too: 0.4 GB for a million rows, and not 36 MB.
-    """
-    arrow.validate()  # raises where sizes do not fit
-    strings = (column for column in arrow.columns if pa.types.is_string(column.type))
-    return all((pc.min(pc.binary_length(column)).as_py() or 0) >= 0 for column in strings)
 
 
 def _reopened(path: Path, audio_of: AudioOf | None) -> Table:
@@ -324,7 +319,25 @@ class Utterances(Sequence[Utterance]):
     def __getitem__(self, index: int | slice) -> Utterance | Utterances:
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
-        return self._utterance(range(len(self))[index])  # an IndexError as of any sequence
+        index = range(len(self))[index]  # an IndexError as of any sequence
+        table, number = self._located(index)
+        row = table.row(number)
+        language, token = self.defaults.language_of(row)
+        seconds = float(self.durations_seconds[index])
+        return Utterance(
+            audio=table.audio(number, row.audio),
+            text=row.text,
+            language=language,
+            task=row.task or self.defaults.task,
+            start_seconds=row.start,
+            end_seconds=row.end,
+            speaker=row.speaker,
+            row=row.place,
+            columns=json.loads(row.columns),
+            duration_seconds=0.0 if np.isnan(seconds) else seconds,
+            previous_text=row.previous_text,
+            language_token=token,
+        )
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Utterances:
         """These utterances, in this order; a mask of booleans selects, too."""
@@ -410,26 +423,6 @@ class Utterances(Sequence[Utterance]):
         row = int(self.rows[index])
         table = int(np.searchsorted(self._ends, row, side="right"))
         return self.tables[table], row - int(self._ends[table]) + len(self.tables[table])
-
-    def _utterance(self, index: int) -> Utterance:
-        table, number = self._located(index)
-        row = table.row(number)
-        language, token = self.defaults.language_of(row)
-        seconds = float(self.durations_seconds[index])
-        return Utterance(
-            audio=table.audio(number, row.audio),
-            text=row.text,
-            language=language,
-            task=row.task or self.defaults.task,
-            start_seconds=row.start,
-            end_seconds=row.end,
-            speaker=row.speaker,
-            row=row.place,
-            columns=json.loads(row.columns),
-            duration_seconds=0.0 if np.isnan(seconds) else seconds,
-            previous_text=row.previous_text,
-            language_token=token,
-        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Work that may crash or hang, in processes of its own: it costs the one request, not the run.
+"""Decoders in processes of their own: a crash or a hang costs one request, and not the run.
 
 Decoders of foreign containers are millions of lines of C that meet files from anywhere. Each
 process here answers one request after another, over two pipes; a request is a few fields and
@@ -129,7 +129,7 @@ class Pool:
 
 
 class _Process:
-    """One of them, seen from outside."""
+    """A process of the pool, from the side that asks."""
 
     def __init__(self, served_by: str):
         module, _, function = served_by.partition(":")

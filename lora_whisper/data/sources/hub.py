@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -44,6 +44,41 @@ PARQUET_BRANCH = "refs/convert/parquet"  # the hub's own conversion of data sets
 PREPARED = "lora_whisper"  # folder below the cache of `datasets`
 
 
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set that `datasets` reads."""
+
+    path: str  # an id on the hub, a folder, or a file
+    name: str | None  # of one of its configurations
+    revision: str | None
+
+    @classmethod
+    def of(cls, config: DataConfig) -> HubDataset:
+        assert config.path is not None, "conf/data/hub.yaml asks for it"
+        return cls(config.path, config.config, config.revision)
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.name}" if self.name else self.path
+
+    @property
+    def folder(self) -> str | None:
+        """Where it lies, if it is here; what the paths in it are relative to."""
+        place = Path(self.path).expanduser()
+        if place.is_file():
+            return str(place.parent.resolve())
+        return str(place.resolve()) if place.is_dir() else None
+
+    @property
+    def download(self) -> str:
+        """What to type where it is not here, and cannot be read over the network."""
+        folder = self.path.rpartition("/")[2]
+        chosen = f' --include "*{self.name}/*.parquet"' if self.name else ""
+        return (
+            f"On a machine with a network, type\n  {_hf_download(self.path, folder)}{chosen}\n"
+            f"and give the folder to this command: data.path={folder}"
+        )
+
+
 def read(config: DataConfig, split: str) -> Utterances:
     """The rows of "train", "train[:10%]", "train+validation", …; audio is read when it is wanted.
 
@@ -51,7 +86,8 @@ def read(config: DataConfig, split: str) -> Utterances:
         UserError: there is no such data set, configuration, split or column, or no network to
             fetch it over.
     """
-    tables = [_table(one, config) for one in _slices(config, split)]
+    source, columns = HubDataset.of(config), vars(config.columns)
+    tables = [_table(one, source, columns) for one in _slices(source, split)]
     return Utterances(tables, defaults(config))
 
 
@@ -62,8 +98,7 @@ def defaults(config: DataConfig) -> Defaults:
 
 def split_names(config: DataConfig) -> tuple[str, ...]:
     """The splits that the data set has."""
-    assert config.path is not None, "conf/data/hub.yaml asks for it"
-    return _split_names(config.path, config.config, config.revision)
+    return _split_names(HubDataset.of(config))
 
 
 def named_split(config: DataConfig, split: str) -> str | None:
@@ -83,29 +118,28 @@ def open_stream(config: DataConfig, split: str) -> tuple[IterableDataset, RowRea
     """
     from datasets import concatenate_datasets
 
-    assert config.path is not None
-    names = _required_splits(config, split)
+    source = HubDataset.of(config)
+    names = _required_splits(source, split)
     if "[" in split:
         raise UserError(
             f"data.train={split} cannot be streamed: whole splits can, {_listed(names)}. "
             "Or type data.streaming=false."
         )
-    builder = _builder(config.path, config.config, config.revision)
+    builder = _builder(source)
     if isinstance(builder, dict):
         stream = concatenate_datasets([builder[name] for name in names]).to_iterable_dataset()
     else:
         try:
             stream = builder.as_streaming_dataset("+".join(names))
         except Exception as error:
-            raise UserError(_broken(config, split, error)) from error
+            raise UserError(_broken(source, split, error)) from error
     if stream.features is None:
         raise UserError(
-            f"{_place(config)} does not say what its columns hold, so it cannot be streamed. "
+            f"{source} does not say what its columns hold, so it cannot be streamed. "
             "Type data.streaming=false."
         )
-    reader = row_reader(
-        stream.features, vars(config.columns), f"{_place(config)} {split}", _folder(config)
-    )
+    columns = vars(config.columns)
+    reader = row_reader(stream.features, columns, f"{source} {split}", source.folder)
     return without_decoding(stream, reader.audio), reader
 
 
@@ -121,13 +155,13 @@ class _Slice:
     dataset: Dataset
 
 
-def _table(part: _Slice, config: DataConfig) -> Table:
-    place = f"{_place(config)} {part.split}"
-    reader = row_reader(part.dataset.features, vars(config.columns), place, _folder(config))
-    if reader.audio_is_path and _folder(config) is None:
+def _table(part: _Slice, source: HubDataset, columns: Mapping[str, str | None]) -> Table:
+    place = f"{source} {part.split}"
+    reader = row_reader(part.dataset.features, columns, place, source.folder)
+    if reader.audio_is_path and source.folder is None:
         raise UserError(
-            f"Column {reader.audio} of {_place(config)} holds paths, and `datasets` fetches no "
-            f"files of which a data set only knows the paths.\n{_download(config)}"
+            f"Column {reader.audio} of {source} holds paths, and `datasets` fetches no files of "
+            f"which a data set only knows the paths.\n{source.download}"
         )
     dataset = without_decoding(part.dataset, reader.audio)
     numbers, empty = transcribed(dataset, reader.text)
@@ -150,22 +184,22 @@ def _table(part: _Slice, config: DataConfig) -> Table:
             None if reader.audio_is_path else EmbeddedAudio(column, numbers, reader, part.first),
         )
     except UnicodeDecodeError as error:  # a damaged file; Parquet itself checks nothing
-        raise UserError(_broken(config, part.split, error)) from error
+        raise UserError(_broken(source, part.split, error)) from error
 
 
-def _slices(config: DataConfig, split: str) -> Iterator[_Slice]:
+def _slices(source: HubDataset, split: str) -> Iterator[_Slice]:
     """The slices that the expression asks for, in its order."""
     from datasets import ReadInstruction
 
-    names = _required_splits(config, split)
-    prepared = {name: _prepared(config, name) for name in dict.fromkeys(names)}
+    names = _required_splits(source, split)
+    prepared = {name: _prepared(source, name) for name in dict.fromkeys(names)}
     lengths = {name: len(dataset) for name, dataset in prepared.items()}
     try:
         slices = ReadInstruction.from_spec(split).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
         there = ", ".join(f"{name} ({count} rows)" for name, count in lengths.items())
         raise UserError(
-            f"The split {split} of {_place(config)} cannot be read: {error}\nExpected NAME, "
+            f"The split {split} of {source} cannot be read: {error}\nExpected NAME, "
             f"NAME[:10%], NAME[100:200] or a sum of them; it has {there}."
         ) from None
     for one in slices:
@@ -174,31 +208,29 @@ def _slices(config: DataConfig, split: str) -> Iterator[_Slice]:
         yield _Slice(one.splitname, first, whole.select(range(first, end)))
 
 
-def _required_splits(config: DataConfig, split: str) -> list[str]:
+def _required_splits(source: HubDataset, split: str) -> list[str]:
     """The names in a split expression, all of which the data set has."""
     names = [part.strip().partition("[")[0] for part in split.split("+")]
-    there = split_names(config)
+    there = _split_names(source)
     unknown = [name for name in names if name not in there]
     # Without a network, the splits that are known are those that were read before.
-    is_here = _folder(config) is not None
-    if unknown and not (is_here or _is_reachable(str(config.path), config.revision)):
-        missing = f"The split {_listed(unknown)} of {_place(config)}"
-        raise UserError(_out_of_reach(missing, str(config.path), config.config))
+    is_here = source.folder is not None
+    if unknown and not (is_here or _is_reachable(source.path, source.revision)):
+        raise UserError(_out_of_reach(f"The split {_listed(unknown)} of {source}", source))
     if unknown:
         raise UserError(
-            f"{_place(config)} has no split {_listed(unknown)}; it has {_listed(there)}. "
+            f"{source} has no split {_listed(unknown)}; it has {_listed(there)}. "
             "Type data.train=… data.validation=… data.test=… with what it has."
         )
     return names
 
 
-def _prepared(config: DataConfig, split: str) -> Dataset:
+def _prepared(source: HubDataset, split: str) -> Dataset:
     """One split as a memory-mapped data set; its files alone are downloaded, if they are not here.
 
     `load_dataset(split=…)` would download all splits, however large.
     """
-    assert config.path is not None
-    builder = _builder(config.path, config.config, config.revision, split)
+    builder = _builder(source, split)
     if isinstance(builder, dict):
         return builder[split]
     if builder.config.data_files is None:  # what `datasets` has in its cache
@@ -211,16 +243,16 @@ def _prepared(config: DataConfig, split: str) -> Dataset:
         # "no_checks": it would miss the other splits, which the data set's card lists
         one.download_and_prepare(verification_mode="no_checks")
     except Exception as error:
-        raise UserError(_broken(config, split, error)) from error
+        raise UserError(_broken(source, split, error)) from error
     return one.as_dataset(split)
 
 
-def _broken(config: DataConfig, split: str, error: Exception) -> str:
+def _broken(source: HubDataset, split: str, error: Exception) -> str:
     reason = error.__cause__ or error
     words = str(reason).strip().partition("\n")[0][:300]
     return (
-        f"The split {split} of {_place(config)} cannot be read: {type(reason).__name__}: {words}\n"
-        f"Look at its files, or fetch them anew.\n{_download(config)}"
+        f"The split {split} of {source} cannot be read: {type(reason).__name__}: {words}\n"
+        f"Look at its files, or fetch them anew.\n{'' if source.folder else source.download}"
     ).strip()
 
 
@@ -228,14 +260,13 @@ def _broken(config: DataConfig, split: str, error: Exception) -> str:
 
 
 @lru_cache(maxsize=32)
-def _builder(
-    path: str, name: str | None, revision: str | None, split: str | None = None
-) -> DatasetBuilder | dict[str, Dataset]:
+def _builder(source: HubDataset, split: str | None = None) -> DatasetBuilder | dict[str, Dataset]:
     """What `datasets` reads the data set with; the data sets themselves where they were saved.
 
     Raises:
         UserError: it is not there, or not without a network.
     """
+    path, name = source.path, source.name
     folder = Path(path).expanduser()
     if folder.is_dir():
         return _saved(folder) or _required_kind(_local_builder(folder, name, split), path)
@@ -246,16 +277,17 @@ def _builder(
             try:
                 return _load_builder("parquet", None, split, data_files={"train": str(folder)})
             except (ValueError, OSError) as error:
-                raise UserError(_unreadable(str(folder), None, None, error)) from None
+                one_file = HubDataset(str(folder), None, None)
+                raise UserError(_unreadable(one_file, error)) from None
     if not HUB_ID.fullmatch(path):
         kind = "a file" if folder.exists() else "no folder"
         raise UserError(
             f"data.path={path} is {kind}, and no id on the hub. Expected OWNER/NAME, or a folder "
             "with Parquet files or with what `save_to_disk` wrote, or one such file."
         )
-    if not _is_reachable(path, revision):
-        return _cached_builder(path, name, split)
-    return _required_kind(_hub_builder(path, name, revision, split), path)
+    if not _is_reachable(path, source.revision):
+        return _cached_builder(source, split)
+    return _required_kind(_hub_builder(source, split), path)
 
 
 def _required_kind(builder: DatasetBuilder, path: str) -> DatasetBuilder:
@@ -293,19 +325,18 @@ def _local_builder(folder: Path, name: str | None, split: str | None) -> Dataset
         if below is not None:
             inside = str(below.relative_to(folder))
             return _load_builder(str(folder), None, split, data_dir=inside)
-        raise UserError(_unreadable(str(folder), name, None, error)) from None
+        raise UserError(_unreadable(HubDataset(str(folder), name, None), error)) from None
 
 
-def _hub_builder(
-    path: str, name: str | None, revision: str | None, split: str | None
-) -> DatasetBuilder:
+def _hub_builder(source: HubDataset, split: str | None) -> DatasetBuilder:
+    path, name = source.path, source.name
     try:
-        return _load_builder(path, name, split, revision=revision)
+        return _load_builder(path, name, split, revision=source.revision)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
     except (ValueError, OSError) as error:
-        raise UserError(_unreadable(path, name, revision, error)) from None
+        raise UserError(_unreadable(source, error)) from None
     try:  # the hub's conversion, which has a folder for each configuration
         return _load_builder(path, None, split, revision=PARQUET_BRANCH, data_dir=name or "default")
     except (ValueError, OSError, RuntimeError):
@@ -323,16 +354,17 @@ def _load_builder(path: str, name: str | None, split: str | None, **more: Any) -
     return load_dataset_builder(path, name, cache_dir=cache, **more)
 
 
-def _cached_builder(path: str, name: str | None, split: str | None) -> DatasetBuilder:
+def _cached_builder(source: HubDataset, split: str | None) -> DatasetBuilder:
     """What an earlier run read, else what `datasets` itself has in its cache."""
     from datasets.packaged_modules.cache.cache import Cache
 
+    path = source.path
     folders = [None, *_prepared_splits(path).values()] if split is None else [_cache(split), None]
     for folder in folders:
         with contextlib.suppress(ValueError):  # that is not there
             dataset = path.partition("/")[2] or path
-            return Cache(folder, dataset, name, "auto", "auto", repo_id=path)
-    raise UserError(_out_of_reach(path, path, name))
+            return Cache(folder, dataset, source.name, "auto", "auto", repo_id=path)
+    raise UserError(_out_of_reach(path, source))
 
 
 def _prepared_splits(path: str) -> dict[str, str]:
@@ -350,13 +382,13 @@ def _cache(split: str) -> str:
 
 
 @lru_cache(maxsize=32)
-def _split_names(path: str, name: str | None, revision: str | None) -> tuple[str, ...]:
-    builder = _builder(path, name, revision)
+def _split_names(source: HubDataset) -> tuple[str, ...]:
+    builder = _builder(source)
     if isinstance(builder, dict):
         return tuple(builder)
     if builder.config.data_files is not None:
         return tuple(map(str, builder.config.data_files))
-    return tuple(dict.fromkeys([*(builder.info.splits or {}), *_prepared_splits(path)]))
+    return tuple(dict.fromkeys([*(builder.info.splits or {}), *_prepared_splits(source.path)]))
 
 
 @lru_cache(maxsize=32)
@@ -400,11 +432,12 @@ def _is_reachable(path: str, revision: str | None) -> bool:
 # ── messages ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _unreadable(path: str, name: str | None, revision: str | None, error: Exception) -> str:
+def _unreadable(source: HubDataset, error: Exception) -> str:
     from datasets import get_dataset_config_names
 
+    path, name = source.path, source.name
     try:
-        names = get_dataset_config_names(path, revision=revision)
+        names = get_dataset_config_names(path, revision=source.revision)
     except Exception:  # the error that led here says more
         names = []
     if len(names) > 1 or (names and name and name not in names):
@@ -420,42 +453,16 @@ def _unreadable(path: str, name: str | None, revision: str | None, error: Except
     )
 
 
-def _out_of_reach(what: str, path: str, name: str | None) -> str:
+def _out_of_reach(what: str, source: HubDataset) -> str:
     return (
         f"{what} is not on this machine (no folder here, and not in the cache of `datasets`), and "
         "the hub cannot be reached (no network, or HF_HUB_OFFLINE is set).\n"
-        f"{_download_command(path, name)}"
-    )
-
-
-def _download(config: DataConfig) -> str:
-    assert config.path is not None
-    return "" if _folder(config) else _download_command(config.path, config.config)
-
-
-def _download_command(path: str, name: str | None) -> str:
-    folder = path.rpartition("/")[2]
-    chosen = f' --include "*{name}/*.parquet"' if name else ""
-    return (
-        f"On a machine with a network, type\n  {_hf_download(path, folder)}{chosen}\n"
-        f"and give the folder to this command: data.path={folder}"
+        f"{source.download}"
     )
 
 
 def _hf_download(path: str, folder: str) -> str:
     return f"hf download {path} --repo-type dataset --local-dir {folder}"
-
-
-def _place(config: DataConfig) -> str:
-    """The data set's name in messages."""
-    return f"{config.path}/{config.config}" if config.config else str(config.path)
-
-
-def _folder(config: DataConfig) -> str | None:
-    folder = Path(str(config.path)).expanduser()
-    if folder.is_file():
-        return str(folder.parent.resolve())
-    return str(folder.resolve()) if folder.is_dir() else None
 
 
 def _listed(names: Any) -> str:
