@@ -35,7 +35,7 @@ HUB_NAMES = replace(
     end=(),
     previous_text=("previous_text",),
 )
-NOBODY = ("", "none", "null", "nan", "unknown")  # VoxPopuli writes None as a word
+NOBODY = ("", "none", "null", "nan", "unknown")  # None, which VoxPopuli writes as a word, too
 ROWS_AT_A_TIME = 1_000
 
 
@@ -55,18 +55,18 @@ class RowReader:
     def row(self, number: int | str, values: Mapping[str, Any]) -> Row:
         """A row, whose text must not be missing; a name does for its number, which streams lack."""
         named = {name: self._named(name, values[name]) for name in self.values}
-        field = {field: named[column] for field, column in self.optional.items()}
-        language = (field.get("language") or "").strip()
+        found = {field: named[column] for field, column in self.optional.items()}
+        language, speaker = (found.get("language") or "").strip(), str(found.get("speaker"))
         return Row(
             place=f"{self.place}:{number}",
             audio=self.path(values[self.audio]) if self.audio_is_path else "",
             text=values[self.text],
             language=code_of(language) if language else None,  # a locale's
-            task=field["task"] if field.get("task") in TASKS else None,
-            start=field.get("start"),
-            end=field.get("end"),
-            speaker=_speaker(field.get("speaker")),
-            previous_text=field.get("previous_text"),
+            task=found["task"] if found.get("task") in TASKS else None,
+            start=found.get("start"),
+            end=found.get("end"),
+            speaker=None if speaker.strip().lower() in NOBODY else speaker,
+            previous_text=found.get("previous_text"),
             split=None,
             columns=json.dumps(named, ensure_ascii=False, default=str),
         )
@@ -110,8 +110,8 @@ def row_reader(
         chosen.pop("text"),
         chosen,
         values,
-        {name: tuple(features[name].names) for name in values if _is_label(features[name])},
-        _is_text(features[audio]),
+        {name: tuple(features[name].names) for name in values if "name" in _kinds(features[name])},
+        "text" in _kinds(features[audio]),
     )
 
 
@@ -119,14 +119,14 @@ def _columns_by_field(features: Features, names: ColumnNames, place: str) -> dic
     """The column of each field that has one."""
     chosen: dict[str, str] = {}
     problems = []
-    for field, fits, expected in FIELDS:
+    for field, kinds, expected in FIELDS:
         tried = names.of(field)
         column = next(iter(matching(tuple(features), tried)), None)
         if column is None and field in names.required:
             problems.append(f"data.columns.{field}={tried[0]}: there is no such column")
         elif column is None and field in ("audio", "text"):
             problems.append(f"no column holds the {field} (tried {', '.join(tried)})")
-        elif column is not None and fits(features[column]):
+        elif column is not None and kinds & _kinds(features[column]):
             chosen[field] = column
         elif column is not None and (field in names.required or field in ("audio", "text")):
             problems.append(f"column {column} is {_dtype(features[column])}, expected {expected}")
@@ -144,45 +144,31 @@ def _dtype(feature: Any) -> str:
     return str(getattr(feature, "dtype", None) or type(feature).__name__.lower())
 
 
-def _is_text(feature: Any) -> bool:
-    return _dtype(feature) in ("string", "large_string")
+def _kinds(feature: Any) -> set[str]:
+    """What a column can hold: text may be paths of audio."""
+    from datasets import Audio, ClassLabel
+
+    if isinstance(feature, ClassLabel):
+        return {"name"}
+    if isinstance(feature, Audio) or (
+        isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+    ):
+        return {"audio"}
+    if _dtype(feature) in ("string", "large_string"):
+        return {"text", "audio"}
+    return {"number"} if _dtype(feature).startswith(("int", "uint", "float")) else set()
 
 
-def _is_label(feature: Any) -> bool:
-    from datasets import ClassLabel
-
-    return isinstance(feature, ClassLabel)
-
-
-def _is_number(feature: Any) -> bool:
-    return _dtype(feature).startswith(("int", "uint", "float")) and not _is_label(feature)
-
-
-def _is_audio(feature: Any) -> bool:
-    from datasets import Audio
-
-    is_file = isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
-    return isinstance(feature, Audio) or is_file or _is_text(feature)
-
-
-def _is_name(feature: Any) -> bool:
-    return _is_text(feature) or _is_label(feature)
-
-
-FIELDS = (  # of a row: the type that a column must have for it, and how that is called
-    ("audio", _is_audio, "audio, a structure of bytes and path, or text with paths"),
-    ("text", _is_text, "text"),
-    ("language", _is_name, "text or names"),
-    ("speaker", lambda feature: _is_name(feature) or _is_number(feature), "text, names or numbers"),
-    ("start", _is_number, "seconds"),
-    ("end", _is_number, "seconds"),
-    ("task", _is_name, "text or names"),
-    ("previous_text", _is_text, "text"),
+FIELDS = (  # of a row: what a column must hold for it, and how that is called
+    ("audio", {"audio"}, "audio, a structure of bytes and path, or text with paths"),
+    ("text", {"text"}, "text"),
+    ("language", {"text", "name"}, "text or names"),
+    ("speaker", {"text", "name", "number"}, "text, names or numbers"),
+    ("start", {"number"}, "seconds"),
+    ("end", {"number"}, "seconds"),
+    ("task", {"text", "name"}, "text or names"),
+    ("previous_text", {"text"}, "text"),
 )
-
-
-def _speaker(value: Any) -> str | None:
-    return None if value is None or str(value).strip().lower() in NOBODY else str(value)
 
 
 # ── memory-mapped ────────────────────────────────────────────────────────────────────────────
