@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from accelerate import Accelerator
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from peft import PeftModel
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -17,8 +16,7 @@ from lora_whisper.lora.adapter import adapter_parameters
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
-from lora_whisper.options import configuration_folder
-from lora_whisper.schema import from_values
+from lora_whisper.options import configured
 from lora_whisper.training.defaults import learning_rate_for_width
 from lora_whisper.training.loop import Trainer
 from lora_whisper.training.optim import new_optimizer
@@ -29,10 +27,8 @@ TEXT_TOKENS = 100  # of a 30-second window, about what read speech has
 def train_config(*overrides: str) -> TrainConfig:
     """What `lora-whisper train OVERRIDES` would compose; the data set is not looked at."""
     given = ["name=benchmark", "data.train=none.jsonl", *overrides]
-    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", given), resolve=True)
-    assert isinstance(values, dict)
-    return from_values(TrainConfig, {str(key): value for key, value in values.items()})
+    typed = OverridesParser.create().parse_overrides(given)
+    return configured(TrainConfig, {one.key_or_group: one.value() for one in typed})
 
 
 def random_whisper(config: WhisperConfig, seed: int = 0) -> WhisperForConditionalGeneration:
@@ -44,13 +40,19 @@ def random_whisper(config: WhisperConfig, seed: int = 0) -> WhisperForConditiona
 
 
 def random_batches(
-    config: WhisperConfig, windows: int, micro_batch: int, seed: int = 0
+    config: WhisperConfig,
+    windows: int,
+    micro_batch: int,
+    seed: int = 0,
+    clip_seconds: float | None = None,
 ) -> list[Batch]:
-    """One global batch of windows full of noise, with as many tokens as read speech has."""
+    """One global batch of noise, with as many tokens as read speech has; None: full windows."""
     generator, eot = np.random.default_rng(seed), config.eos_token_id
     assert isinstance(eot, int)
-    samples = round(window_seconds(config) * SAMPLING_RATE)
-    text_tokens = min(TEXT_TOKENS, config.max_target_positions - 2)
+    full = window_seconds(config)
+    seconds = full if clip_seconds is None else min(clip_seconds, full)
+    samples = round(seconds * SAMPLING_RATE)
+    text_tokens = min(round(TEXT_TOKENS * seconds / full), config.max_target_positions - 2)
     made = []
     for number in range(windows):
         noise = generator.normal(0, 0.1, samples).astype(np.float32)

@@ -23,6 +23,7 @@ from lora_whisper.schema import (
     Flag,
     Listed,
     Misfit,
+    NonNegative,
     Number,
     Positive,
     Seed,
@@ -295,6 +296,34 @@ class MixConfig(OtherSpeechConfig):
 
 
 @group
+class TrimmedConfig:
+    """Windows that end soon after their clip: arithmetic is spent on speech, and not on padding.
+
+    All windows of a step end where the margin behind its longest clip does. Whoever uses the model
+    gives it whole windows, which some of the training therefore has, too.
+    """
+
+    whole_share: Share = Field(
+        0.1, description="of the steps, whose windows are whole, with padding behind each clip"
+    )
+    packed_share: Share = Field(
+        0.25, description="of the speech, met once more in each epoch, in packed windows"
+    )
+    shortest_margin_seconds: NonNegative = Field(
+        0.64, description="of padding behind the longest clip; drawn anew for each step"
+    )
+    longest_margin_seconds: NonNegative = Field(2.56, description="the most that is drawn")
+
+    @rule("longest_margin_seconds")
+    @classmethod
+    def _is_longer(cls, longest: float, info: ValidationInfo) -> float:
+        _require_ordered(
+            info.data.get("shortest_margin_seconds"), longest, at="shortest_margin_seconds"
+        )
+        return longest
+
+
+@group
 class DataConfig:
     """Where the speech comes from, and what becomes of it on its way into windows."""
 
@@ -349,9 +378,12 @@ class DataConfig:
         description="done to training texts: [laughter] and the like are taken out, and so are "
         "capitals and punctuation; digits are spelled",
     )
-    windows: Literal["padded", "packed"] = Field(
-        "padded", description="one utterance a window, or as many as fit into it"
+    windows: Literal["padded", "packed", "trimmed"] = Field(
+        "padded",
+        description="one utterance a window; as many as fit into it; or one in a window that ends "
+        "soon after it, which is fastest, see data.trimmed",
     )
+    trimmed: TrimmedConfig = Field(default_factory=TrimmedConfig)
     timestamps_share: Share | None = Field(
         None, description="of the windows; null: 0.2 of packed ones, 0.1 of padded ones"
     )
@@ -507,10 +539,10 @@ class OptimizerConfig:
         description="rate of the matrices B over that of A; 1: none. LoRA+, Hayou et al. 2024, "
         "https://arxiv.org/abs/2402.12354",
     )
-    weight_decay: Annotated[Number, Ge(0)] = Field(
+    weight_decay: NonNegative = Field(
         0.0, description="of the adapter's matrices, decoupled from the gradient"
     )
-    warmup: Annotated[Number, Ge(0)] = Field(
+    warmup: NonNegative = Field(
         0.1,
         description="over which the learning rate rises from 0: below 1 a share of all steps, from "
         "1 on so many steps; 0: none",

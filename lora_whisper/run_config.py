@@ -19,6 +19,7 @@ from lora_whisper.config import (
     MixConfig,
     OptimizerConfig,
     TrainConfig,
+    TrimmedConfig,
 )
 from lora_whisper.errors import UserError
 from lora_whisper.files import write_whole
@@ -29,6 +30,7 @@ from lora_whisper.schema import defaults_of, from_values
 
 log = logging.getLogger("lora_whisper")
 LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
+TRIMMED = {f"data.trimmed.{field.name}" for field in dataclasses.fields(TrimmedConfig)}  # as well
 
 # Keys in which a resumed run may differ from the one it continues: none changes the adapter.
 FREE_TO_CHANGE = {
@@ -214,13 +216,15 @@ def free_to_change(config: TrainConfig) -> set[str]:
 
     Its length is one of them where no step so far depends on it: where the learning rate stays
     once it has risen (`is_open_ended`), and no ranks fall by a plan for the whole run. And where
-    the last checkpoints are averaged, it matters which these are.
+    the last checkpoints are averaged, it matters which these are. How windows are trimmed says
+    nothing of whole ones.
     """
     averaging = config.training.averaging
     averages_last = averaging is not None and averaging.of == "last"
     fixed = {"training.checkpoint_every_steps"} if averages_last else set()
     has_open_end = is_open_ended(config.optimizer) and config.adapter.kind != "adalora"
-    return FREE_TO_CHANGE - fixed | (LENGTH if has_open_end else set())
+    unused = set() if config.data.windows == "trimmed" else TRIMMED
+    return FREE_TO_CHANGE - fixed | (LENGTH if has_open_end else set()) | unused
 
 
 def is_open_ended(config: OptimizerConfig) -> bool:

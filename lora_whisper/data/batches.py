@@ -7,6 +7,7 @@ same global batch as several do together.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -15,14 +16,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lora_whisper.data.sampler import Epoch, epoch_order, steps_per_epoch, windows_per_epoch
+from lora_whisper.data.sampler import (
+    MARGINS,
+    Epoch,
+    epoch_order,
+    steps_per_epoch,
+    windows_per_epoch,
+)
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
-from lora_whisper.model.features import LogMel, content_frames
-from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.model.features import LogMel, content_frames, positions_with_sound
+from lora_whisper.model.published import FRAMES_PER_POSITION, SAMPLING_RATE
 
 if TYPE_CHECKING:
     from lora_whisper.data.audio import Remark
@@ -44,6 +52,7 @@ class Batch:
         int | None, ...
     ] = ()  # of each window, where its log-mel is padded; None: its sound
     remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
+    positions: int | None = None  # of the encoder's, that the windows are cut to; None: all
 
     @property
     def target_tokens(self) -> int:
@@ -51,11 +60,18 @@ class Batch:
         return int((self.labels != IGNORED).sum())
 
     def input_features(self, log_mel: LogMel) -> Tensor:
-        """What the encoder is given: (batch, mel bins, frames), where `log_mel` computes."""
+        """What the encoder is given: (batch, mel bins, frames), where `log_mel` computes.
+
+        Sound is never cut off, should there be more of it than its headers promised.
+        """
         from lora_whisper.data.augmentation import apply_masks
 
         waveforms = self.waveforms.to(log_mel.hann.device, non_blocking=True)
-        return apply_masks(log_mel(waveforms, self.ends), self.masks)
+        features = apply_masks(log_mel(waveforms, self.ends), self.masks)
+        if self.positions is None:
+            return features
+        positions = max(self.positions, positions_with_sound(waveforms.shape[1]))
+        return features[..., : FRAMES_PER_POSITION * positions]
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU copies from while the processor goes on.
@@ -69,8 +85,12 @@ class Batch:
         )
 
 
-def collate(windows: Sequence[Window | BadAudio], eot: int) -> Batch:
-    """Pad the windows to the longest of them; bad ones stand aside."""
+def collate(windows: Sequence[Window | BadAudio], eot: int, positions: int | None = None) -> Batch:
+    """Pad the windows to the longest of them; bad ones stand aside.
+
+    Args:
+        positions: see `Batch`.
+    """
     good = [window for window in windows if isinstance(window, Window) and window.rows]
     return Batch(
         waveforms=_padded([torch.from_numpy(window.samples) for window in good], 0.0),
@@ -89,6 +109,7 @@ def collate(windows: Sequence[Window | BadAudio], eot: int) -> Batch:
             for window in good
         ),
         remarks=tuple(remark for window in good for remark in window.remarks),
+        positions=positions,
     )
 
 
@@ -96,6 +117,32 @@ def _padded(sequences: list[Tensor], value: float) -> Tensor:
     if not sequences:
         return torch.empty(0, 0)
     return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=value)
+
+
+SAMPLE_STEPS = 200  # that tell how much of a window the others keep
+
+
+@dataclass(frozen=True)
+class Trimming:
+    """How much global batches keep of their windows: the longest clip and a margin behind it.
+
+    Drawn once for a global batch, so that its gradient does not hang on how processes and
+    micro-batches share it.
+    """
+
+    whole_share: float  # of the global batches, which keep whole windows
+    margin_positions: tuple[int, int]  # fewest and most, of silence as the padding of windows is
+    window_positions: int  # of a whole window
+    slowest_speed: float  # by which augmentation makes clips longer
+
+    def positions(self, longest_seconds: float, seed: tuple[int, ...]) -> int | None:
+        """What is kept of windows whose longest clip is given; None: all of it."""
+        generator, (fewest, most) = np.random.default_rng(seed), self.margin_positions
+        is_whole = generator.random() < self.whole_share
+        margin = int(generator.integers(fewest, most, endpoint=True))
+        samples = math.ceil(longest_seconds / self.slowest_speed * SAMPLING_RATE)
+        positions = positions_with_sound(samples) + margin
+        return None if is_whole or positions >= self.window_positions else positions
 
 
 @dataclass(frozen=True)
@@ -114,6 +161,7 @@ class StepDataset(Dataset[list[Batch]]):
     seed: int
     rank: int = 0
     world: int = 1
+    trimming: Trimming | None = None  # None: all windows are whole
     _latest: dict[int, Epoch] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -127,18 +175,50 @@ class StepDataset(Dataset[list[Batch]]):
         return steps_per_epoch(self.windows_per_epoch, self.global_batch)
 
     def __getitem__(self, step: int) -> list[Batch]:
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        first, last = step_in_epoch * self.global_batch, (step_in_epoch + 1) * self.global_batch
-        own = range(first, min(last, self.windows_per_epoch))[self.rank :: self.world]
-        order, batches = self._order(epoch), []
-        for start in range(0, len(own), self.micro_batch):
+        epoch, global_batch = self._global_batch(step)
+        own, order = global_batch[self.rank :: self.world], self._order(epoch)
+        positions, batches = self.positions(step), []
+        size = self._micro_batch(positions)
+        for start in range(0, len(own), size):
             windows = []
-            for index in own[start : start + self.micro_batch]:
+            for index in own[start : start + size]:
                 make = self.maker.speech if order.is_speech[index] else self.maker.no_speech
                 number, window = int(order.source[index]), int(order.window[index])
                 windows.append(make(self.sources[number], window, epoch, number))
-            batches.append(collate(windows, self.maker.vocabulary.eot))
+            batches.append(collate(windows, self.maker.vocabulary.eot, positions))
         return batches
+
+    def positions(self, step: int) -> int | None:
+        """What the windows of a step keep of the encoder's positions; None: all of them."""
+        if self.trimming is None:
+            return None
+        epoch, global_batch = self._global_batch(step)
+        order = self._order(epoch)
+        longest_seconds = max(
+            self.sources[order.source[index]].packing.seconds[order.window[index]]
+            for index in global_batch
+        )
+        return self.trimming.positions(longest_seconds, (self.seed, step, MARGINS))
+
+    def mean_positions(self) -> float | None:
+        """Of a window in the first epoch, from some of its steps; None: all are whole."""
+        if self.trimming is None:
+            return None
+        steps = range(0, self.steps_per_epoch, math.ceil(self.steps_per_epoch / SAMPLE_STEPS))
+        kept = (self.positions(step) or self.trimming.window_positions for step in steps)
+        return sum(kept) / len(steps)
+
+    def _global_batch(self, step: int) -> tuple[int, range]:
+        """The epoch, and which of its windows the step has."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first = step_in_epoch * self.global_batch
+        return epoch, range(first, min(first + self.global_batch, self.windows_per_epoch))
+
+    def _micro_batch(self, positions: int | None) -> int:
+        """Windows in a forward pass: of short ones more, so that it has as many positions."""
+        if self.trimming is None or positions is None:
+            return self.micro_batch
+        return self.micro_batch * self.trimming.window_positions // positions
 
     def _order(self, epoch: int) -> Epoch:
         """Made once an epoch: that of a million windows takes a fifth of a second."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_whisper import processes
 from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
 from lora_whisper.data.augmentation import Augmenter
+from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sampler import pack
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base
+from lora_whisper.model.published import SECONDS_PER_TIMESTAMP
 
 if TYPE_CHECKING:  # torch, which takes seconds
-    from lora_whisper.data.batches import Batch, StepDataset
+    from lora_whisper.data.batches import Batch, StepDataset, Trimming
     from lora_whisper.data.streaming import StreamDataset
 
     Load = Callable[[int, int, int], Iterable[list[Batch]]]
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # torch, which takes seconds
 SHARES = {
     "packed": {"timestamps": 0.2, "previous_text": 0.2, "no_speech": 0.02},
     "padded": {"timestamps": 0.1, "previous_text": 0.0, "no_speech": 0.05},
+    "trimmed": {"timestamps": 0.1, "previous_text": 0.0, "no_speech": 0.05},
 }
 
 
@@ -39,6 +42,7 @@ class TrainingWindows:
     load_whole: Load  # all of it
     per_epoch: int | None  # None of a stream, whose length nobody knows
     steps_per_epoch: int | None
+    mean_positions: float | None = None  # of the encoder's, that a window keeps; None: all
 
 
 @dataclass(frozen=True)
@@ -101,15 +105,50 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
     from lora_whisper.data.batches import StepDataset, step_loader
 
     assert speech.train is not None, "only a stream has no corpus"
-    weighted = [(speech.train, 1.0)]
-    weighted += zip(speech.mixes, (mix.weight for mix in config.data.mix), strict=True)
-    sources = tuple(
-        _source(corpus.utterances, base, config.data.windows, config.data.clean, weight)
-        for corpus, weight in weighted
+    dataset = StepDataset(
+        tuple(_sources(config.data, base, speech.train, speech.mixes)),
+        maker,
+        asked.no_speech,
+        size,
+        size,
+        seed,
+        trimming=_trimming(config, base) if config.data.windows == "trimmed" else None,
     )
-    dataset = StepDataset(sources, maker, asked.no_speech, size, size, seed)
     return TrainingWindows(
-        *_loads(dataset, step_loader, workers), dataset.windows_per_epoch, dataset.steps_per_epoch
+        *_loads(dataset, step_loader, workers),
+        dataset.windows_per_epoch,
+        dataset.steps_per_epoch,
+        dataset.mean_positions(),
+    )
+
+
+def _sources(
+    data: DataConfig, base: Base, train: Corpus, mixes: Sequence[Corpus]
+) -> Iterator[WindowSource]:
+    """The training set, what is mixed into it and, of trimmed windows, a part of it packed."""
+    windows = "padded" if data.windows == "trimmed" else data.windows
+    weights = [1.0, *(mix.weight for mix in data.mix)]
+    for corpus, weight in zip([train, *mixes], weights, strict=True):
+        yield _source(corpus.utterances, base, windows, data.clean, weight)
+    if data.windows == "trimmed" and data.trimmed.packed_share:
+        packed = _source(train.utterances, base, "packed", data.clean)
+        weight = data.trimmed.packed_share * len(packed.packing) / len(train.utterances)
+        yield dataclasses.replace(packed, weight=weight)
+
+
+def _trimming(config: TrainConfig, base: Base) -> Trimming:
+    from lora_whisper.data.batches import Trimming
+
+    asked, speed = config.data.trimmed, config.augmentation.speed
+    fewest, most = (
+        round(seconds / SECONDS_PER_TIMESTAMP)
+        for seconds in (asked.shortest_margin_seconds, asked.longest_margin_seconds)
+    )
+    return Trimming(
+        whole_share=asked.whole_share,
+        margin_positions=(fewest, most),
+        window_positions=round(base.window_seconds / SECONDS_PER_TIMESTAMP),
+        slowest_speed=min(1.0, speed.slowest) if speed else 1.0,
     )
 
 

@@ -24,7 +24,8 @@ from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
 
 CHUNK_BATCHES = 50  # global batches that are cut from windows sorted by length together
 
-SHUFFLE, BATCHES, NO_SPEECH, TURNS = range(4)  # each purpose draws from a generator of its own
+# Each purpose draws from a generator of its own.
+SHUFFLE, BATCHES, NO_SPEECH, TURNS, MARGINS = range(5)
 
 TIMESTAMPS_A_TEXT = 2  # one before, one after
 # Slices of one file with so little between them are read as one stretch. In longer gaps somebody

@@ -70,6 +70,8 @@ def check_stream(config: DataConfig, training: TrainingConfig) -> None:
         problems.append("its length is unknown: type training.max_steps=… and no max_epochs")
     if config.windows == "packed":
         problems.append("neighbours are shuffled apart: type data.windows=padded")
+    if config.windows == "trimmed":
+        problems.append("clips of like lengths cannot be put together: type data.windows=padded")
     if config.long_audio != "drop":
         problems.append(
             f"long clips are met in the middle of the run, too late to {config.long_audio}: type "

@@ -72,6 +72,7 @@ class RunSummary:
     utterances: Mapping[str, int]  # by split
     test_speakers: int
     test_speakers_in_training: int
+    windows: str | None = None  # data.windows
     train_audio_seconds: float  # 0: of a stream
     train_audio_seconds_seen: float
     train_seconds: float  # validation included

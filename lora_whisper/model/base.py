@@ -26,7 +26,13 @@ from lora_whisper.model.checkpoint import (
     snapshot,
     weight_files,
 )
-from lora_whisper.model.published import completed, is_complete, plain_search, searched_otherwise
+from lora_whisper.model.published import (
+    FRAMES_PER_POSITION,
+    completed,
+    is_complete,
+    plain_search,
+    searched_otherwise,
+)
 from lora_whisper.model.weights import (
     is_pickled,
     read_tensors,
@@ -49,7 +55,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lora_whisper")
 
-FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
 FRAMES_PER_SECOND = 100  # 16,000 samples a second, 160 a frame
 SMALL_FILES = (".json", ".txt")  # tokenizer and configurations, beside the weights
 

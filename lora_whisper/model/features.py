@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from transformers.audio_utils import mel_filter_bank
 
 from lora_whisper.config import Padding
-from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
+from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES, SAMPLING_RATE
 
 FFT_SAMPLES = 400  # one frame sees 25 ms
 HIGHEST_FREQUENCY = 8_000.0  # Hz, half of the sampling rate
@@ -156,6 +156,11 @@ def content_frames(samples: int) -> int:
     `content_frames` in openai/whisper's `transcribe` and SYSTRAN/faster-whisper's.
     """
     return samples // HOP_SAMPLES
+
+
+def positions_with_sound(samples: int) -> int:
+    """Positions of the encoder that see anything of `samples`."""
+    return math.ceil(frames_with_sound(samples) / FRAMES_PER_POSITION)
 
 
 def frames_with_sound(samples: int) -> int:

@@ -93,6 +93,7 @@ def shape(name: str) -> WhisperConfig:
 
 SAMPLING_RATE = 16_000  # samples a second
 HOP_SAMPLES = 160  # frames are 10 ms apart
+FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
 SECONDS_PER_TIMESTAMP = 0.02  # one position of the encoder
 
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper import processes
-from lora_whisper.config import TrainConfig
+from lora_whisper.config import TrainConfig, TrimmedConfig
 from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.dataset import Utterances, written_language
@@ -117,7 +117,8 @@ def _announce_speech(config: TrainConfig, speech: DatasetSplits) -> None:
 def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> None:
     """Say what an epoch is made of."""
     data = config.data
-    log.info("windows     %s", "; ".join(filter(None, [data.windows, str(shares(data))])))
+    kind = _trimmed(data.trimmed) if data.windows == "trimmed" else data.windows
+    log.info("windows     %s", "; ".join(filter(None, [kind, str(shares(data))])))
     if data.clean:
         texts = (
             (utterance.text, written_language(base.vocabulary, utterance))
@@ -128,6 +129,16 @@ def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) ->
     steps = [name for name, step in vars(config.augmentation).items() if step is not None]
     if steps:
         log.info("augmented   by %s", ", ".join(steps))
+
+
+def _trimmed(asked: TrimmedConfig) -> str:
+    shortest, longest = asked.shortest_margin_seconds, asked.longest_margin_seconds
+    shares = {
+        "of the steps whole": asked.whole_share,
+        "of the speech once more, packed": asked.packed_share,
+    }
+    given = [f"{share:.0%} {what}" for what, share in shares.items() if share]
+    return ", ".join([f"trimmed {shortest:g} – {longest:g} s behind a clip", *given])
 
 
 def course(
@@ -141,7 +152,8 @@ def course(
     settings, optimizer = config.training, config.optimizer
     limits = settings.max_epochs, settings.max_steps
     steps = total_steps(windows.per_epoch, settings.global_batch, *limits)
-    portions = f"{min(micro_batch, settings.global_batch)} in a forward pass"
+    whole = "whole ones " if config.data.windows == "trimmed" else ""
+    portions = f"{min(micro_batch, settings.global_batch)} {whole}in a forward pass"
     yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
     if windows.per_epoch is not None and windows.steps_per_epoch is not None:
         epochs = passes(steps / windows.steps_per_epoch)
@@ -274,7 +286,7 @@ def texts_of_windows(
     if speech.train is None or windows.per_epoch is None:
         return Texts(room / 2, room)
     texts = texts_of(speech.train.utterances, base)
-    if config.data.windows == "padded":
+    if config.data.windows != "packed":
         return Texts(prompt + texts.mean, min(room, prompt + texts.longest))
     in_window = sum(len(corpus.utterances) for corpus in speech.training) / windows.per_epoch
     return Texts(min(room, prompt + in_window * texts.mean), room)

@@ -6,6 +6,7 @@ A run remembers that, so that its adapter is not scored on it by another run.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ from lora_whisper.lora.validation import (
     require_same_base,
     resolve_initial,
 )
-from lora_whisper.model.base import FRAMES_PER_POSITION, Base, load_config
+from lora_whisper.model.base import Base, load_config
+from lora_whisper.model.published import FRAMES_PER_POSITION
 from lora_whisper.model.tokenizer import language_code
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
@@ -125,19 +127,20 @@ def watched_windows(
 ) -> Iterator[WatchedWindow]:
     """The first windows of the run, as it will be trained on them; in each process the same.
 
-    Each is as long as its sound.
+    Each is whole, and as long as its sound.
 
     Raises:
         UserError: it is not said how many.
     """
     from lora_whisper.lora.initialization import WatchedWindow
-    from lora_whisper.model.features import frames_with_sound
+    from lora_whisper.model.features import positions_with_sound
 
     wanted = require_eva(config.adapter)
     steps = math.ceil(wanted / config.training.global_batch)
     singles = (batch for step in windows.load_whole(0, steps, 1) for batch in step if batch.rows)
     for batch in islice(singles, wanted):
-        (features,) = batch.input_features(base.features).cpu()
-        frames = min(frames_with_sound(batch.waveforms.shape[1]), features.shape[1])
-        positions = math.ceil(frames / FRAMES_PER_POSITION)
-        yield WatchedWindow(features, batch.decoder_input[0], positions)
+        whole = dataclasses.replace(batch, positions=None)
+        (features,) = whole.input_features(base.features).cpu()
+        positions = positions_with_sound(batch.waveforms.shape[1])
+        most = features.shape[1] // FRAMES_PER_POSITION
+        yield WatchedWindow(features, batch.decoder_input[0], min(positions, most))

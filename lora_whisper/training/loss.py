@@ -16,12 +16,13 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.data.windows import IGNORED
+from lora_whisper.model.encoder import encode
 
 
 class Inputs(NamedTuple):
     """What the model is given of a batch of windows, and what it is to answer."""
 
-    features: Tensor  # (batch, mel bins, frames)
+    features: Tensor  # (batch, mel bins, frames), as many as a window has or fewer
     decoder_input: Tensor  # (batch, tokens)
     positions: Tensor  # in the flattened batch, that have a target; (target tokens,), on any device
     targets: Tensor  # token ids, (target tokens,), on any device
@@ -53,10 +54,9 @@ def loss_sum(
         autocast: in which the model computes.
     """
     with autocast:
-        hidden = whisper.model(
-            input_features=inputs.features,
-            decoder_input_ids=inputs.decoder_input,
-            use_cache=False,
+        encoded = encode(whisper.model.encoder, inputs.features)
+        hidden = whisper.model.decoder(
+            input_ids=inputs.decoder_input, encoder_hidden_states=encoded, use_cache=False
         ).last_hidden_state
         there = {"device": hidden.device, "non_blocking": True}
         chosen = hidden.flatten(0, 1).index_select(0, inputs.positions.to(**there))

@@ -36,8 +36,8 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from lora_whisper.config import AdapterConfig, QuantizationConfig
 from lora_whisper.lora.adapter import adapter_parameters
 from lora_whisper.lora.targets import target_ranks
-from lora_whisper.model.base import FRAMES_PER_POSITION
 from lora_whisper.model.device import DTYPES
+from lora_whisper.model.published import FRAMES_PER_POSITION
 from lora_whisper.training.loss import Inputs, loss_sum
 from lora_whisper.training.meta_model import attach_to_meta, new_meta_model, stored_bytes
 

@@ -23,6 +23,7 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import checkpoint_activations
 from lora_whisper.model.device import timed
+from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES
 from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
 from lora_whisper.training.loop import Trainer
 from lora_whisper.training.loss import loss_sum
@@ -221,18 +222,26 @@ def choose_micro_batch(trainer: Trainer, plan: Callable[[], Plan]) -> int:
     return fitting
 
 
-def seconds_per_window(trainer: Trainer, micro_batch: int, tokens: int) -> float:
+def seconds_per_window(
+    trainer: Trainer, micro_batch: int, tokens: int, positions: float | None = None
+) -> float:
     """What a window takes forward and backward, all processes together.
 
     On a CPU, from tiny on, one window tells of several: what it takes grows with their number; of
     nano, eight took 0.8 times as long each. A micro-batch that does not fit is halved, as the loop
     will do it.
+
+    Args:
+        positions: of the encoder's, that windows keep on the mean; None: all.
     """
+    samples = trainer.features.window_samples
+    if positions is not None:
+        samples = min(samples, round(positions) * FRAMES_PER_POSITION * HOP_SAMPLES)
     device = trainer.accelerator.device
     is_much_work = is_cpu(device) and trainer.whisper.config.d_model >= TINY_WIDTH
     windows = 1 if is_much_work else min(micro_batch, trainer.settings.global_batch)
     while True:
-        batch = worst_batch(windows, trainer.features.window_samples, tokens)
+        batch = worst_batch(windows, samples, tokens)
         try:
             seconds, _ = timed(lambda: try_batch(trainer, batch), device)  # noqa: B023  at once
             return max(processes.gather([seconds / windows])) / processes.count()
@@ -315,7 +324,7 @@ def try_batch(trainer: Trainer, batch: Batch) -> None:
 
 
 def worst_batch(windows: int, samples: int, tokens: int) -> Batch:
-    """As many windows of silence with `tokens` targets each; (windows, samples)."""
+    """As many windows of silence, cut behind `samples`, with `tokens` targets each."""
     sequences = torch.zeros(windows, tokens, dtype=torch.int64)
     return Batch(
         waveforms=torch.zeros(windows, samples),
@@ -324,4 +333,5 @@ def worst_batch(windows: int, samples: int, tokens: int) -> Batch:
         audio_seconds=0.0,
         rows=("silence",) * windows,
         bad=(),
+        positions=0,  # and those with sound
     )

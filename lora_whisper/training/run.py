@@ -288,7 +288,9 @@ class Run:
         self.micro_batch = choose_micro_batch(self.trainer, plan)
         for line in course(config, self.windows, width, self.micro_batch, self.scored):
             log.info("%s", line)
-        window_seconds = seconds_per_window(self.trainer, self.micro_batch, round(texts.mean))
+        window_seconds = seconds_per_window(
+            self.trainer, self.micro_batch, round(texts.mean), self.windows.mean_positions
+        )
         with self.model.disable_adapter():
             pace = scoring_pace(config, self.base, self.scored, whisper)
         test = self.scored.test

@@ -75,6 +75,7 @@ def new_summary(
         utterances={name: len(corpus.utterances) for name, corpus in speech.splits.items()},
         test_speakers=len(speakers),
         test_speakers_in_training=len(speakers & _named(training, "speaker")),
+        windows=config.data.windows,
         train_audio_seconds=round(sum(corpus.seconds for corpus in speech.training), 3),
         train_audio_seconds_seen=round(state.audio_seconds, 3),
         train_seconds=round(state.train_seconds, 3),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_memory, gpu_training
+from benchmarks import gpu, gpu_memory, gpu_training
 from benchmarks.commands import last_step
 from benchmarks.loop_memory import medians
 from benchmarks.loop_overhead import BareStep, Turns, carry_out
@@ -72,6 +72,33 @@ def test_without_a_gpu_memory_is_planned_and_not_measured(monkeypatch: pytest.Mo
     assert len(rows) == 2 * len(gpu_memory.MICRO_BATCHES)
     assert {row["reserved_gigabytes"] for row in rows} == {"not measured"}
     assert all(row["planned_gigabytes"] > 0 for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_without_a_gpu_no_clip_length_is_said_to_be_measured() -> None:
+    rows = gpu.rows_of("large-v3", ["none"], [5.0, 30.0])
+    assert rows.keys() == {"none, 5 s", "none, 30 s"}
+    assert {figure for row in rows.values() for figure in row.values()} == {"not measured"}
+
+
+def test_the_recipes_loop_and_ours_train_on_the_same_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_training, "shape", lambda name: toy_config())
+    monkeypatch.setattr(gpu, "shape", lambda name: toy_config())
+    monkeypatch.setattr(gpu, "MARGIN_POSITIONS", 10)
+    checkpoint = gpu_training.random_checkpoint(tmp_path, "toy")
+    config = train_config("adapter.rank=2", "adapter.dropout=0.0")
+    trainer = gpu_training.loaded(checkpoint, "none", config)
+    padded = random_batches(toy_config(), 4, 2, clip_seconds=0.5)
+    trimmed = gpu.trimmed_batches("toy", 4, 2, 0.5)
+    assert [len(batch.rows) for batch in trimmed] == [4]
+    assert trimmed[0].audio_seconds == sum(batch.audio_seconds for batch in padded) == 2.0
+    few, more = (gpu.flops_of(trainer, config, batches) for batches in (trimmed, padded))
+    assert few < more
+    before = {name: value.detach().clone() for name, value in trainer.parameters.items()}
+    gpu.recipe_step(trainer, padded)
+    assert any((value != before[name]).any() for name, value in trainer.parameters.items())
 
 
 @pytest.mark.parametrize("quantization", gpu_training.QUANTIZATIONS)

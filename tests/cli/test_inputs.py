@@ -22,6 +22,7 @@ from lora_whisper.config import (
 from lora_whisper.data.speech import read_inputs
 from lora_whisper.errors import UserError
 from lora_whisper.older_keys import earlier
+from lora_whisper.options import configured
 from lora_whisper.run_config import (
     config_hash,
     flat,
@@ -206,3 +207,19 @@ def test_checkpoints_of_older_versions_are_of_the_same_configuration(tmp_path: P
     assert config_hash(config) == hashlib.sha256(text.encode()).hexdigest()
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, quoted=False))
     assert config_hash(other) != config_hash(config)
+
+
+def test_how_windows_are_trimmed_says_something_of_trimmed_windows_alone() -> None:
+    typed = {"name": "x", "data.train": "a.csv", "data.language": "sw"}
+    hashes = {
+        (windows, share): config_hash(
+            configured(
+                TrainConfig,
+                typed | {"data.windows": windows, "data.trimmed.whole_share": share},
+            )
+        )
+        for windows in ("padded", "trimmed")
+        for share in (0.1, 0.2)
+    }
+    assert len(set(hashes.values())) == 3
+    assert hashes["padded", 0.1] == hashes["padded", 0.2]

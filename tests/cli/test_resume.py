@@ -351,7 +351,7 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
     [
         # The start of PiSSA is kept beside the checkpoints, that of EVA is not looked for again.
         ["adapter=pissa", "data.windows=packed", "optimizer.lora_plus_ratio=4"],
-        ["adapter=eva"],
+        ["adapter=eva", "data.windows=trimmed", "data.trimmed.whole_share=0.4"],
         ["adapter=adalora", "training.max_steps=8"],
         ["adapter=dora", "quantization=nf4"],
     ],

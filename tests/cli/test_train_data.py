@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from torch import Tensor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from lora_whisper.files import read_json
+from lora_whisper.model.encoder import encode
+from lora_whisper.training import loss
 from tests.cli.conftest import QUICK, Line, World
 from tests.toy_hub import write_plain
 from tests.toy_speech import toy_speech, write_manifest
@@ -53,6 +57,34 @@ def test_packed_augmented_and_mixed_windows_train(
     windows = int(found[1])
     assert windows < 26
     assert metrics("all")[-1]["epoch"] == pytest.approx(4 / -(-windows // 4), abs=1e-3)
+
+
+def test_trimmed_windows_are_of_training_alone(
+    world: World,
+    line: Line,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever is scored is scored in whole windows, as the model will be used."""
+    frames: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def noted(encoder: WhisperEncoder, features: Tensor) -> Tensor:
+        frames[encoder.training].add(features.shape[-1])
+        return encode(encoder, features)
+
+    monkeypatch.setattr(loss, "encode", noted)
+    trimmed = {"shortest_margin_seconds": 0.1, "longest_margin_seconds": 0.3, "whole_share": 0.3}
+    settings = [f"data.trimmed.{name}={value}" for name, value in trimmed.items()]
+    arguments = world.arguments("cut", "data.windows=trimmed", *settings, "training.max_steps=8")
+    assert line("train", *arguments) == 0
+    assert frames[False] == {200}
+    assert 200 in frames[True]
+    assert len(frames[True]) > 2
+    shown = " ".join(capsys.readouterr().out.split())
+    expected = "trimmed 0.1 – 0.3 s behind a clip, 30% of the steps whole, 25% of the speech once"
+    assert f"windows {expected} more, packed; timestamps 0.1, no speech 0.05" in shown
+    assert read_json(Path("outputs/cut/summary.json"))["windows"] == "trimmed"
+    assert "trimmed windows" in Path("outputs/cut/adapter/README.md").read_text()
 
 
 def test_a_stream_trains_and_goes_on(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 import multiprocessing
 import pickle
 import subprocess
@@ -16,7 +17,7 @@ import torch
 
 from lora_whisper.config import Padding
 from lora_whisper.data import batches
-from lora_whisper.data.batches import Batch, StepDataset, collate, step_loader
+from lora_whisper.data.batches import Batch, StepDataset, Trimming, collate, step_loader
 from lora_whisper.data.sampler import pack
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
 from lora_whisper.model.features import LogMel
@@ -176,6 +177,70 @@ def test_waveforms_are_padded_to_the_longest_clip_with_silence(dataset: StepData
     for waveform, length in zip(batch.waveforms, samples, strict=True):
         assert not waveform[length:].any()
         assert waveform[:length].any()
+
+
+WINDOW_POSITIONS = 250  # of windows of 5 s
+
+
+def trimmed(folder: Path, whole_share: float = 0.0) -> StepDataset:
+    trimming = Trimming(whole_share, (3, 9), WINDOW_POSITIONS, slowest_speed=1.0)
+    return dataclasses.replace(padded(folder), trimming=trimming)
+
+
+def test_trimmed_windows_end_a_margin_behind_the_longest_clip_of_the_step(tmp_path: Path) -> None:
+    """Of the whole step, so that its gradient is the same however it is shared."""
+    dataset = trimmed(tmp_path)
+    log_mel, whole = LogMel(16, 5.0), padded(tmp_path)
+    margins = set()
+    for step in range(60):
+        order = dataset._order(step // 3)
+        places = range(4 * (step % 3), min(4 * (step % 3) + 4, 10))
+        longest = max(SECONDS[order.window[place]] for place in places)
+        margin = dataset.positions(step) - math.ceil(longest * 50)
+        margins.add(margin)
+        for world, micro_batch in [(1, 1), (1, 4), (2, 1), (3, 2)]:
+            for rank in range(world):
+                split = {"micro_batch": micro_batch, "rank": rank, "world": world}
+                for batch in dataclasses.replace(dataset, **split)[step]:
+                    assert batch.positions == dataset.positions(step)
+    assert margins == {*range(4, 11)}  # a frame's sound reaches into the next position
+    expected = [batch.input_features(log_mel) for batch in whole[0]]
+    found = torch.cat([batch.input_features(log_mel) for batch in dataset[0]])
+    frames = 2 * dataset.positions(0)
+    assert torch.equal(found, torch.cat(expected)[..., :frames])
+
+
+def test_a_forward_pass_has_more_windows_where_these_are_shorter(tmp_path: Path) -> None:
+    dataset = dataclasses.replace(trimmed(tmp_path), micro_batch=1)
+    for step in range(6):
+        (first, *_) = dataset[step]
+        fit = WINDOW_POSITIONS // dataset.positions(step)
+        assert len(first.rows) == min(fit, sum(len(batch.rows) for batch in dataset[step]))
+        assert fit > 1
+
+
+def test_a_share_of_the_steps_has_whole_windows(tmp_path: Path) -> None:
+    dataset = trimmed(tmp_path, whole_share=0.25)
+    whole = sum(dataset.positions(step) is None for step in range(1_000))
+    assert 200 < whole < 300
+    is_whole = next(step for step in range(1_000) if dataset.positions(step) is None)
+    assert [len(batch.rows) for batch in dataset[is_whole]] in ([2, 2], [2])
+    for batch in dataset[is_whole]:
+        assert batch.input_features(LogMel(16, 5.0)).shape[2] == 2 * WINDOW_POSITIONS
+
+
+def test_sound_that_no_header_promised_is_not_cut_off(dataset: StepDataset) -> None:
+    (batch, *_) = dataset[0]
+    short = dataclasses.replace(batch, positions=1)
+    frames = short.input_features(LogMel(16, 5.0)).shape[2]
+    assert frames * 160 >= batch.waveforms.shape[1]
+
+
+def test_clips_that_augmentation_slows_down_keep_their_margin() -> None:
+    usual, slow = (Trimming(0.0, (8, 8), 1500, speed) for speed in (1.0, 0.5))
+    assert slow.positions(10.0, (1,)) == 1009
+    assert usual.positions(10.0, (1,)) == 509
+    assert usual.positions(29.9, (1,)) is None  # there is nothing to cut off
 
 
 def test_the_loader_gives_the_same_steps_with_and_without_workers(everything: StepDataset) -> None:

@@ -262,6 +262,7 @@ def training(**changes: Any) -> TrainingConfig:
         ({}, {"max_steps": None}, "training.max_steps="),
         ({}, {"max_epochs": 2.0}, "no max_epochs"),
         ({"windows": "packed"}, {}, "data.windows=padded"),
+        ({"windows": "trimmed"}, {}, "data.windows=padded"),
         ({"long_audio": "split"}, {}, "data.long_audio=drop"),
         ({"train": "train[:10%]"}, {}, "data.streaming=false"),
         ({"train": "dev"}, {}, "it has train"),

@@ -40,7 +40,7 @@ from lora_whisper.json_files import (
 )
 from lora_whisper.model.base import load_tokenizer
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
+from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES, SAMPLING_RATE
 from lora_whisper.model.tokenizer import SpecialTokens, read_special_tokens
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ WEIGHTS = "model.bin"
 ITEM_BYTES = {0: 4, 1: 1, 2: 2, 3: 4, 4: 2, 5: 2}  # float32, int8, int16, int32, float16, bfloat16
 BINARY_VERSION = 6  # of its layout
 VOCABULARIES = ("vocabulary.json", "vocabulary.txt")
-FRAMES_PER_POSITION = 2  # stride of the encoder's second convolution
 ENCODER_POSITIONS = "encoder/position_encodings/encodings"
 DECODER_POSITIONS = "decoder/position_encodings/encodings"
 EMBEDDINGS = "decoder/embeddings/weight"
