@@ -159,7 +159,9 @@ def read_recordings(manifest: Path) -> Iterator[tuple[np.ndarray, str]]:
             yield read_sound(manifest.parent / audio).samples, text
 
 
-def write_clips(recordings: list[tuple[np.ndarray, str]], length: str, folder: Path) -> Path:
+def write_clips(
+    recordings: list[tuple[np.ndarray, str]], length: str, folder: Path, most: int = CLIPS
+) -> Path:
     """WAV files and their manifest; a part of a recording has so much of its words.
 
     Args:
@@ -172,7 +174,7 @@ def write_clips(recordings: list[tuple[np.ndarray, str]], length: str, folder: P
         path = folder / f"{len(rows):03d}.wav"
         soundfile.write(path, samples, SAMPLING_RATE)
         rows.append({"audio": str(path), "text": text})
-        if len(rows) == CLIPS:
+        if len(rows) == most:
             break
     manifest = folder / "clips.jsonl"
     manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
