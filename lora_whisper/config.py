@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le, Lt
 from pydantic import AfterValidator, model_validator
@@ -31,7 +31,10 @@ from lora_whisper.schema import (
     Text,
     ValidationInfo,
     Whole,
+    changes_to,
+    given_in,
     group,
+    hints_of,
     require,
     rule,
 )
@@ -266,33 +269,52 @@ class ColumnsConfig:
 
 
 @group
-class OtherSpeechConfig:
-    """Speech beside that of `data`; what is null or left out is as there."""
+class SourceConfig:
+    """One source of speech to train on."""
 
-    path: Text | None = Field(None, description="as in data, but never taken from there")
-    source: Source | None = Field(None, description="how path is read; null: as in data")
-    config: Text | None = Field(None, description="hub: configuration, never taken from data")
-    columns: ColumnsConfig | None = Field(None, description="null: as in data")
-    language: Text | None = Field(None, description="null: as in data")
-    language_token: Text | None = Field(None, description="null: as in data")
-    task: Task | None = Field(None, description="null: as in data")
+    source: Source = Field("manifest", description="how path is read")
+    path: Text | None = Field(
+        None, description="what holds all splits: a file, a folder, or a hub id"
+    )
+    train: Text | None = Field(None, description="a file of its own, or the split's name in path")
+    config: Text | None = Field(
+        None, description="hub: configuration of the data set, often a language"
+    )
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
+    language: Text | None = Field(
+        None, description='Whisper\'s code ("sw") or name ("swahili"); a row\'s own goes first'
+    )
+    language_token: Text | None = Field(
+        None, description="for a language that Whisper lacks: the one whose token it borrows"
+    )
+    task: Task = Field("transcribe", description="a row's own goes first")
+
+
+if TYPE_CHECKING:  # mypy takes a change for what it changes
+    SourceChanges = SourceConfig
+else:
+    SourceChanges = changes_to(SourceConfig, hints_of(SourceConfig))
 
 
 @group
-class MixConfig(OtherSpeechConfig):
-    """One more source of training speech; what is null or left out is as in `data`."""
+class MixConfig(SourceChanges):
+    """One more source of training speech; but for its place, what is null is as in `data`."""
 
     weight: Positive = Field(
         description="windows drawn from it in an epoch for each window of data.train"
     )
-    train: Text | None = Field(None, description="a file, or a split's name in path")
 
     @rule("train")
     @classmethod
     def _has_a_place(cls, train: str | None, info: ValidationInfo) -> str | None:
-        has_place = bool(train or info.data.get("path", True))
-        require(has_place, "expected a train=… or a path=…, found neither")
-        return train
+        return _with_a_place(train, info)
+
+
+def _with_a_place(split: str | None, info: ValidationInfo) -> str | None:
+    """A file of its own, or a part of what `path` holds."""
+    has_place = bool(split or info.data.get("path", True))
+    require(has_place, f"expected a {info.field_name}=… or a path=…, found neither")
+    return split
 
 
 @group
@@ -324,46 +346,32 @@ class TrimmedConfig:
 
 
 @group
-class DataConfig:
+class DataConfig(SourceConfig):
     """Where the speech comes from, and what becomes of it on its way into windows."""
 
-    source: Source = Field("manifest", description="how path is read")
-    path: Text | None = Field(
-        None, description="what holds all splits: a file, a folder, or a hub id"
-    )
-    train: Text | None = Field(None, description="a file of its own, or the split's name in path")
     validation: Text | None = Field(
         None,
-        description="the same; chooses the best adapter. null: as path has it, else the last is "
+        description="the same, to choose the best adapter; null: as path has it, else the last is "
         "kept",
     )
     test: Text | None = Field(
-        None, description="the same; scored at the end and never looked at before"
+        None,
+        description="a file of its own, or the split's name in path; scored at the end and never "
+        "looked at before",
     )
     validation_share: Share = Field(
         0.1, description="of what path holds, where it has no splits of its own; by hash"
     )
-    test_share: Share = Field(0.1, description="the same for the test set")
-    config: Text | None = Field(
-        None, description="hub: configuration of the data set, often a language"
-    )
+    test_share: Share = Field(0.1, description="as much again for the test set")
     revision: Text | None = Field(None, description="hub: branch, tag or commit")
     streaming: Flag = Field(
         False, description="hub: read training speech over the network, and keep none of it"
     )
-    columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     quoted: Flag = Field(
         True,
         description="CSV and TSV: cells may be quoted; false: a quotation mark is a letter of its "
         "text",
     )
-    language: Text | None = Field(
-        None, description='Whisper\'s code ("sw") or name ("swahili"); a row\'s own goes first'
-    )
-    language_token: Text | None = Field(
-        None, description="for a language that Whisper lacks: the one whose token it borrows"
-    )
-    task: Task = Field("transcribe", description="a row's own goes first")
     bad_audio: Literal["fail", "drop"] = Field(
         "fail", description="a file that is missing or does not decode, a broken cue"
     )
@@ -735,25 +743,32 @@ FittingTraining = Annotated[TrainingConfig, AfterValidator(_in_the_models_dtype)
 
 
 @group
-class TrainConfig:
+class SpeechCommandConfig:
+    """What `train` and `check` take alike."""
+
+    name: Name = Field(description="of the run or report, and of its folder below outputs/")
+    seed: Seed = Field(
+        USUAL_SEED,
+        description="fixes data order, augmentation, adapter initialisation and dropout",
+    )
+    overwrite: Flag = Field(False, description="replace an existing run or report of this name")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: TrainingData = Field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+
+
+@group
+class TrainConfig(SpeechCommandConfig):
     """All of `lora-whisper train`."""
 
-    name: Name = Field(description="the run's name, and its folder's below outputs/")
-    seed: Seed = Field(
-        USUAL_SEED, description="fixes data order, adapter initialisation and dropout"
-    )
-    overwrite: Flag = Field(False, description="replace an existing run of this name")
     resume: Literal["auto", "anyway"] | None = Field(
         None,
         description="auto: continue an existing run of this name; anyway: also where its speech "
         "has changed since, which is then scored anew, or its best adapter is damaged, in whose "
         "place the best from here on ships",
     )
-    model: ModelConfig = Field(default_factory=ModelConfig)
     quantization: QuantizationConfig = Field(default_factory=QuantizationConfig)
     adapter: FittingAdapter = Field(default_factory=AdapterConfig)
-    data: TrainingData = Field(default_factory=DataConfig)
-    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     training: FittingTraining = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -902,12 +917,26 @@ class SearchConfig(TrainConfig):
         return search
 
 
+if TYPE_CHECKING:
+    TestSetChanges = DataConfig
+    TestDataChanges = DataConfig
+else:
+    OF_A_SET = ("source", "path", "config", "columns", "language", "language_token", "task", "test")
+    TestSetChanges = changes_to(DataConfig, OF_A_SET)
+    TestDataChanges = changes_to(
+        DataConfig,
+        [
+            *OF_A_SET,
+            *("validation_share", "test_share", "revision", "quoted", "bad_audio", "long_audio"),
+        ],
+    )
+
+
 @group
-class TestSetConfig(OtherSpeechConfig):
-    """One more set to score; what is null or left out is as in `data`."""
+class TestSetConfig(TestSetChanges):
+    """One more set to score; but for its place, what is null is as in `data`."""
 
     __test__ = False  # tells pytest that this is not a class of tests
-    test: Text | None = Field(None, description="a manifest, or the name of a split in path")
 
     @model_validator(mode="before")
     @classmethod
@@ -918,45 +947,17 @@ class TestSetConfig(OtherSpeechConfig):
     @rule("test")
     @classmethod
     def _has_a_place(cls, test: str | None, info: ValidationInfo) -> str | None:
-        require(
-            bool(test or info.data.get("path", True)),
-            "expected a test=… or a path=…, found neither",
-        )
-        return test
+        return _with_a_place(test, info)
 
 
 @group
-class TestDataConfig:
+class TestDataConfig(TestDataChanges):
     """The speech that is scored; what is null is as the run has it, else as in `DataConfig`."""
 
     __test__ = False
     # What `data=fleurs` and the like bring for training alone.
-    ignored = frozenset(
-        {"train", "validation", "streaming", "clean", "windows", "mix", "log_mel_padding_share"}
-        | {"timestamps_share", "previous_text_share", "no_speech_share"}
-    )
-    source: Source | None = Field(None, description="how path is read")
-    path: Text | None = Field(
-        None, description="what holds all splits: a file, a folder, or a hub id"
-    )
-    test: Text | None = Field(None, description="null: the run's own, which summary.json speaks of")
-    validation_share: Share | None = Field(
-        None, description="of what path holds, where it has no splits of its own; by hash"
-    )
-    test_share: Share | None = Field(None, description="the same for the test set")
-    config: Text | None = Field(None, description="hub: configuration, often a language")
-    revision: Text | None = Field(None, description="hub: branch, tag or commit")
+    ignored = frozenset(hints_of(DataConfig)) - frozenset(hints_of(TestDataChanges))
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
-    quoted: Flag | None = Field(None, description="CSV and TSV: cells may be quoted")
-    language: Text | None = Field(None, description="Whisper's code or name")
-    language_token: Text | None = Field(None, description="the one whose token is borrowed")
-    task: Task | None = Field(None, description="a row's own goes first")
-    bad_audio: Literal["fail", "drop"] | None = Field(
-        None, description="a file that is missing or does not decode"
-    )
-    long_audio: Literal["split", "drop", "fail"] | None = Field(
-        None, description="clips longer than the model's window"
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -984,31 +985,20 @@ Condition = Literal[
 CLEAN: Condition = "clean"  # as recorded
 
 
+if TYPE_CHECKING:
+    EvaluationChanges = EvaluationConfig
+else:
+    of_tests = [name for name in hints_of(EvaluationConfig) if "validation" not in name]
+    EvaluationChanges = changes_to(EvaluationConfig, of_tests)
+
+
 @group
-class RescoringConfig:
+class RescoringConfig(EvaluationChanges):
     """Changes to a run's `EvaluationConfig`, where null leaves the run's own value; and more tests.
 
     Without a run, its defaults are changed.
     """
 
-    batch_size: Count | None = Field(None, description="windows decoded together")
-    beams: Count | None = Field(None, description="1 is greedy")
-    temperature_fallback: Flag | None = Field(
-        None, description="what repeats itself or is improbable is decoded again, by drawing"
-    )
-    timestamps: Flag | None = Field(None, description="decode with them")
-    previous_text: Flag | None = Field(
-        None, description="of a long recording, what was heard is the next window's prompt"
-    )
-    padding: Padding | None = Field(None, description="behind a clip: silence, or log-mel's 0.0")
-    max_utterances: Count | None = Field(None, description="a seeded sample of the test set")
-    group_by: Listed[Text] | None = Field(
-        None, description="what is scored apart as well: columns of the manifest, or duration"
-    )
-    keywords: Text | None = Field(
-        None, description="a file with a word or phrase a line, whose recall is measured"
-    )
-    bootstrap_samples: Count | None = Field(None, description="for the 95 % interval")
     conditions: Listed[Condition] = Field(
         (), description="in which the test sets are heard, beside clean"
     )
@@ -1038,11 +1028,8 @@ class RescoringConfig:
 
     def applied_to(self, settings: EvaluationConfig) -> EvaluationConfig:
         """The run's settings with these changes."""
-        known = {field.name for field in dataclasses.fields(EvaluationConfig)}
-        changes = {
-            name: value for name, value in vars(self).items() if name in known and value is not None
-        }
-        return dataclasses.replace(settings, **changes)
+        known, given = hints_of(EvaluationConfig), given_in(self)
+        return dataclasses.replace(settings, **{k: v for k, v in given.items() if k in known})
 
 
 @group
@@ -1244,24 +1231,16 @@ class ExportConfig:
 
 
 @group
-class CheckConfig:
+class CheckConfig(SpeechCommandConfig):
     """All of `lora-whisper check`: what `train` takes, as far as its speech hangs on it."""
 
-    ignored = frozenset(
-        {"quantization", "adapter", "optimizer", "training", "evaluation", "tracking", "resume"}
-    )
-    name: Name = Field(description="the report's folder below outputs/")
-    seed: Seed = Field(USUAL_SEED, description="fixes which windows are written by listen")
-    overwrite: Flag = Field(False, description="replace an existing report of this name")
+    ignored = frozenset(hints_of(TrainConfig)) - frozenset(hints_of(SpeechCommandConfig))
     strict: Flag = Field(False, description="exit with 1 where something was found")
     fix: Text | None = Field(None, description="folder for manifests without what was found")
     listen: Amount = Field(
         0,
         description="training windows to write as sound files, augmented as they would be",
     )
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    data: TrainingData = Field(default_factory=DataConfig)
-    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
 
 
 @group

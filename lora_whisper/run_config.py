@@ -26,7 +26,7 @@ from lora_whisper.files import write_whole
 from lora_whisper.options import merge, nested
 from lora_whisper.paths import EMBEDDED, local_path
 from lora_whisper.run_folder import MARKER, RunFolder
-from lora_whisper.schema import defaults_of, from_values
+from lora_whisper.schema import defaults_of, from_values, plain_first
 
 log = logging.getLogger("lora_whisper")
 LENGTH = {"training.max_steps", "training.max_epochs"}  # free under a condition, see below
@@ -99,9 +99,7 @@ def _with_lasting_places(config: Places) -> Places:
         if key in ("path", *SPLITS) and given is not None and _is_local(given, key)
     }
     if isinstance(config, DataConfig):
-        return dataclasses.replace(
-            config, **places, mix=tuple(map(_with_lasting_places, config.mix))
-        )
+        places["mix"] = tuple(map(_with_lasting_places, config.mix))
     return dataclasses.replace(config, **places)
 
 
@@ -129,7 +127,7 @@ def _lasting(path: str) -> str:
 
 def write_config(folder: RunFolder, config: TrainConfig) -> None:
     """Write the resolved configuration; from here on the folder is a run."""
-    text = yaml.safe_dump(plain_values(config), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(plain_first(plain_values(config)), sort_keys=False, allow_unicode=True)
     write_whole(folder.config, (MARKER + text).encode())
 
 

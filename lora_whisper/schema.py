@@ -11,7 +11,7 @@ import os
 import re
 import textwrap
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -213,6 +213,24 @@ def _problem(path: str, hint: Any, kind: str, value: Any) -> str:
     return f"expected {expected}, found {found}"
 
 
+# ── changes to a group ───────────────────────────────────────────────────────────────────────
+
+
+def changes_to(kind: type, names: Iterable[str]) -> Any:
+    """A group of these fields of `kind`, each null where nothing is changed."""
+    hints = hints_of(kind)
+    means = {name: meaning_of(kind, name).partition("; null:")[0] for name in names}
+    fields = {name: Field(None, description=meaning or None) for name, meaning in means.items()}
+    types = {name: hints[name] | None for name in fields}
+    name = kind.__name__.replace("Config", "Changes")
+    return group(type(name, (), {"__annotations__": types, "__module__": kind.__module__} | fields))
+
+
+def given_in(changes: Any) -> dict[str, Any]:
+    """The values of its fields that are not null."""
+    return {name: value for name, value in vars(changes).items() if value is not None}
+
+
 # ── what a group holds ───────────────────────────────────────────────────────────────────────
 
 
@@ -237,7 +255,12 @@ def defaults_of(kind: type) -> dict[str, Any]:
         else:
             usual = field.default
             found[name] = list(usual) if isinstance(usual, tuple) else usual
-    return found
+    return plain_first(found)
+
+
+def plain_first(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values before groups of them, as files and help have them."""
+    return dict(sorted(values.items(), key=lambda item: isinstance(item[1], Mapping)))
 
 
 def is_group(hint: Any) -> bool:

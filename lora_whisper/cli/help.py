@@ -17,7 +17,15 @@ from omegaconf import OmegaConf
 
 from lora_whisper.cli.compose import options_of, our_keys
 from lora_whisper.errors import UserError
-from lora_whisper.schema import defaults_of, group_in, hints_of, meaning_of, range_of, words
+from lora_whisper.schema import (
+    defaults_of,
+    group_in,
+    hints_of,
+    meaning_of,
+    plain_first,
+    range_of,
+    words,
+)
 
 COLUMNS = 80
 MEANINGS_FROM = 34  # the column in which they begin
@@ -38,6 +46,7 @@ def help_of(
     shown = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=False)
     known = typing.cast(dict[str, Any], shown)
     values = {name: known.pop(name) for name in hints_of(kind) if name in known} | known
+    values = plain_first(values)
     if topic is not None:
         return "\n".join(_topic_lines(kind, values, topic))
     HydraConfig.instance().set_config(composed)
