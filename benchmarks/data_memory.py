@@ -36,12 +36,12 @@ from lora_whisper.model.base import read_base
 
 EPOCHS, REPEATS, WORKERS = 5, 20, 2
 EVERYTHING = AugmentationConfig(
-    speed=SpeedConfig(0.5, 0.9, 1.1),
-    gain=GainConfig(0.5, -20.0, 6.0),
-    reverberation=ReverberationConfig(0.3, None, 0.1, 1.0),
-    noise=NoiseConfig(0.5, None, 5.0, 30.0),
+    speed=SpeedConfig(0.5, (0.9, 1.1)),
+    gain=GainConfig(0.5, (-20.0, 6.0)),
+    reverberation=ReverberationConfig(0.3, None, (0.1, 1.0)),
+    noise=NoiseConfig(0.5, None, (5.0, 30.0)),
     telephone=None,
-    spec_augment=SpecAugmentConfig(1.0, 2, 0.5),
+    spec_augment=SpecAugmentConfig(1.0, 2),
 )
 
 

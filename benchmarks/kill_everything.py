@@ -48,7 +48,6 @@ SMALL = (
     "adapter.rank=4",
     "evaluation.max_validation_utterances=4",
     "evaluation.max_utterances=8",
-    "evaluation.bootstrap_samples=100",
 )
 POLL_SECONDS = 0.002
 AT_A_CHANGE = 0.5  # share of the kills
@@ -114,8 +113,7 @@ def measured(kills: int, chance: random.Random) -> dict[str, Any]:
                 "evaluate",
                 f"run={run}",
                 "evaluation.cache=false",
-                "evaluation.training_utterances=0",
-                "evaluation.probe_clips=0",
+                "evaluation.diagnostics=false",
                 f"evaluation.beams={1 + n % 2}",
                 "overwrite=true",
             ),

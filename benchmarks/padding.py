@@ -88,7 +88,7 @@ def evaluation(given: argparse.Namespace, runs: list[RunFolder]) -> dict[str, An
                 f"data.test={given.test}",
                 f"data.language={given.language}",
                 f"evaluation.conditions=[{CONDITION}]",
-                "evaluation.training_utterances=0",
+                "evaluation.diagnostics=false",
                 "name=padding/evaluation",
                 "overwrite=true",
             ],

@@ -39,7 +39,7 @@ KINDS = {
     "rslora": ["adapter=rslora"],
     "dora": ["adapter=dora"],
     "pissa": ["adapter=pissa"],
-    "eva": ["adapter=eva", "adapter.eva.windows=4"],
+    "eva": ["adapter=eva"],
     "adalora": ["adapter=adalora"],
 }
 Given = argparse.Namespace
@@ -163,7 +163,7 @@ def long_form(given: Given) -> dict[str, Any]:
             [
                 f"models=[{given.model},{merged}]",
                 f"data.test={OUTPUTS / 'long.jsonl'}",
-                "evaluation.probe_clips=0",
+                "evaluation.diagnostics=false",
                 "name=promises/long",
                 "overwrite=true",
             ],

@@ -7,20 +7,23 @@ Neither torch nor transformers is imported, so that a typo is answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Le, Lt
-from pydantic import AfterValidator, model_validator
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from lora_whisper.layers import ALL, as_text, ranges_in
 from lora_whisper.paths import is_plain_name, local_path
 from lora_whisper.schema import (
     Amount,
     Count,
     Field,
     Flag,
+    Item,
     Listed,
     Misfit,
     NonNegative,
@@ -30,7 +33,6 @@ from lora_whisper.schema import (
     Share,
     Text,
     ValidationInfo,
-    Whole,
     changes_to,
     given_in,
     group,
@@ -67,11 +69,36 @@ def _owner_and_name(given: str) -> str:
     return given
 
 
+def _are_two(bounds: Any) -> Any:
+    is_pair = isinstance(bounds, list | tuple) and len(bounds) == 2
+    require(is_pair, f"expected [lowest, highest], found {bounds!r}")
+    return bounds
+
+
+def _are_in_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    require(bounds[0] <= bounds[1], f"expected [lowest, highest], found {list(bounds)}")
+    return bounds
+
+
+Bounds = Annotated[tuple[Item, Item], BeforeValidator(_are_two), AfterValidator(_are_in_order)]
+
+
+def _are_choices(choices: tuple[Any, ...]) -> tuple[Any, ...]:
+    are_fit = 0 < len(choices) == len(set(choices))
+    require(are_fit, f"expected a list of choices, none twice, found {list(choices)}")
+    return choices
+
+
+Choices = Annotated[Listed[Item], AfterValidator(_are_choices)]
+Dropped = Annotated[Number, Ge(0), Lt(1)]
 Name = Annotated[Text, AfterValidator(_below_outputs)]
 HubId = Annotated[Text, AfterValidator(_owner_and_name)]
 USUAL_SEED = 1
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Targets = Literal["attention-qv", "attention", "all-linear"]
+
+
+# ── a run's model and adapter ────────────────────────────────────────────────────────────────────
 
 
 @group
@@ -114,28 +141,14 @@ class QuantizationConfig:
     )
 
 
-@group
-class AdaLoraConfig:
-    """Ranks that are taken from where they matter least, until their mean is adapter.rank.
-
-    Zhang et al. 2023, https://arxiv.org/abs/2303.10512.
-    """
-
-    initial_rank: Count | None = Field(
-        None, description="of every layer; null: one and a half times adapter.rank"
-    )
+NOT_QUANTIZED = QuantizationConfig(kind="none")
 
 
-@group
-class EvaConfig:
-    """A's rows are the directions in which the layers' inputs vary most.
-
-    Paischer et al. 2024, https://arxiv.org/abs/2410.07170.
-    """
-
-    windows: Count = Field(
-        64, description="of the training set that the inputs are taken from, at most"
-    )
+def in_own_dtype(
+    checkpoint: str, revision: str | None = None, allow_pickle: bool = False
+) -> ModelConfig:
+    """A checkpoint in its own dtype."""
+    return ModelConfig(checkpoint, revision, allow_pickle=allow_pickle)
 
 
 @group
@@ -149,8 +162,11 @@ class AdapterConfig:
         "lora", description="adapter=dora and the like choose it, with values that suit it"
     )
     rank: Count = Field(16, description="inner dimension of B·A")
-    stack: Literal["encoder", "decoder", "both"] = Field(
-        "both", description="which of the two gets an adapter"
+    layers: Text = Field(
+        "all",
+        description="which of them get one: all, encoder or decoder; or some of one, from 0: "
+        "encoder.24-31, encoder.24- (to the last), decoder.-7, decoder.5; + joins two: "
+        "encoder.24-31+decoder",
     )
     encoder_rank: Count | None = Field(
         None, description="in the encoder's layers; null: adapter.rank"
@@ -161,7 +177,7 @@ class AdapterConfig:
     alpha: Positive = Field(
         32.0, description="numerator of the scale alpha / rank (rslora: alpha / √rank)"
     )
-    dropout: Annotated[Number, Ge(0), Lt(1)] = Field(
+    dropout: Dropped = Field(
         0.05, description="share of the adapter's input that is dropped in training"
     )
     targets: Targets = Field(
@@ -169,18 +185,24 @@ class AdapterConfig:
         description="which linear layers: queries and values; all four of each attention; these "
         "and both of the feed-forward",
     )
-    encoder_layers: Text | None = Field(
-        None, description='from 0: "24-31", "24-" (to the last), "-7", "5"; null: all'
-    )
-    decoder_layers: Text | None = Field(None, description="the same of the decoder; null: all")
     train_language_token: Flag = Field(
         False, description="re-learn the embedding of data.language_token's token as well"
     )
     init_from: Text | None = Field(
         None, description="a run, an adapter's folder or hub id to start from, kept exactly"
     )
-    adalora: AdaLoraConfig | None = Field(None, description="adapter=adalora")
-    eva: EvaConfig | None = Field(None, description="adapter=eva")
+
+    @property
+    def ranges(self) -> dict[str, str]:
+        """The layers that get one, {"encoder": "24-31", "decoder": "-"}; see layers.py."""
+        return ranges_in(self.layers)
+
+    @rule("layers")
+    @classmethod
+    def _are_layers(cls, layers: str) -> str:
+        with contextlib.suppress(ValueError):
+            return as_text(ranges_in(layers))
+        raise Misfit(f"expected all, or such as decoder or encoder.24-31+decoder, found {layers!r}")
 
     @rule("rank", "encoder_rank", "decoder_rank", "alpha")
     @classmethod
@@ -192,21 +214,15 @@ class AdapterConfig:
     @rule("encoder_rank", "decoder_rank")
     @classmethod
     def _rank_is_used(cls, rank: int | None, info: ValidationInfo) -> int | None:
-        """A rank of one stack, which gets an adapter whose ranks are not AdaLoRA's to give."""
+        """A rank of one module, which gets an adapter whose ranks are not AdaLoRA's to give."""
         if rank is not None and info.data.get("kind") == "adalora":
             raise Misfit("given, but adalora itself finds out which layers need how much rank")
-        if rank is not None:
-            _require_adapted(info)
+        module, layers = str(info.field_name).partition("_")[0], info.data.get("layers", ALL)
+        require(
+            rank is None or module in ranges_in(layers),
+            f"given, but the {module} gets no adapter with adapter.layers={layers}",
+        )
         return rank
-
-    @rule("encoder_layers", "decoder_layers")
-    @classmethod
-    def _is_range_of_layers(cls, given: str | None, info: ValidationInfo) -> str | None:
-        if given is not None:
-            _require_adapted(info)
-            is_range = re.fullmatch(r"\d+|\d+-\d+|\d+-|-\d+", given) is not None
-            require(is_range, f'expected "24-31", "24-", "-7" or "5", found {given!r}')
-        return given
 
     @rule("init_from")
     @classmethod
@@ -218,37 +234,8 @@ class AdapterConfig:
         )
         return init_from
 
-    @rule("adalora", "eva")
-    @classmethod
-    def _is_of_its_kind(cls, settings: Any, info: ValidationInfo) -> Any:
-        kind, name = info.data.get("kind"), info.field_name
-        require(
-            settings is None or kind in (None, name),
-            f"these settings are of adapter={name}, found adapter={kind}",
-        )
-        return settings
 
-    @rule("adalora")
-    @classmethod
-    def _falls_to_rank(
-        cls, settings: AdaLoraConfig | None, info: ValidationInfo
-    ) -> AdaLoraConfig | None:
-        highest, rank = settings.initial_rank if settings else None, info.data.get("rank", 0)
-        require(
-            highest is None or highest > rank,
-            f"expected more than adapter.rank={rank}, to which they go down, found {highest}",
-            at="adalora.initial_rank",
-        )
-        return settings
-
-
-def _require_adapted(info: ValidationInfo) -> None:
-    """What is said of one stack is of a stack that gets an adapter."""
-    stack, adapted = str(info.field_name).split("_")[0], info.data.get("stack", "both")
-    require(
-        adapted in (stack, "both"),
-        f"given, but the {stack} gets no adapter with adapter.stack={adapted}",
-    )
+# ── its speech ───────────────────────────────────────────────────────────────────────────────────
 
 
 Padding = Literal["sound", "log-mel"]
@@ -293,7 +280,7 @@ class SourceConfig:
 if TYPE_CHECKING:  # mypy takes a change for what it changes
     SourceChanges = SourceConfig
 else:
-    SourceChanges = changes_to(SourceConfig, hints_of(SourceConfig))
+    SourceChanges = changes_to(SourceConfig)
 
 
 @group
@@ -331,18 +318,10 @@ class TrimmedConfig:
     packed_share: Share = Field(
         0.25, description="of the speech, met once more in each epoch, in packed windows"
     )
-    shortest_margin_seconds: NonNegative = Field(
-        0.64, description="of padding behind the longest clip; drawn anew for each step"
+    margin_seconds: Bounds[NonNegative] = Field(
+        (0.64, 2.56),
+        description="[shortest, longest] of padding behind the longest clip, drawn for each step",
     )
-    longest_margin_seconds: NonNegative = Field(2.56, description="the most that is drawn")
-
-    @rule("longest_margin_seconds")
-    @classmethod
-    def _is_longer(cls, longest: float, info: ValidationInfo) -> float:
-        _require_ordered(
-            info.data.get("shortest_margin_seconds"), longest, at="shortest_margin_seconds"
-        )
-        return longest
 
 
 @group
@@ -430,6 +409,9 @@ class DataConfig(SourceConfig):
         return streaming
 
 
+# ── what training windows go through ─────────────────────────────────────────────────────────────
+
+
 @group
 class AugmentedConfig:
     share: Share = Field(description="of the windows")
@@ -439,34 +421,18 @@ class AugmentedConfig:
 class SpeedConfig(AugmentedConfig):
     """Resampled to another speed, pitch with it (Ko et al. 2015); timestamps follow."""
 
-    slowest: Annotated[Number, Ge(0.5)] = Field(description="0.9 takes 1.11 times as long")
-    fastest: Annotated[Number, Le(2)] = Field(description="1.1 takes 0.91 times as long")
-
-    @rule("fastest")
-    @classmethod
-    def _is_faster(cls, fastest: float, info: ValidationInfo) -> float:
-        slowest = info.data.get("slowest", 0)
-        require(slowest <= fastest, f"expected 0.5 … {fastest}, found {slowest}", at="slowest")
-        return fastest
+    factors: Bounds[Annotated[Number, Ge(0.5), Le(2)]] = Field(
+        description="[slowest, fastest]; 0.9 takes 1.11 times as long, 1.1 takes 0.91 times"
+    )
 
 
 @group
 class GainConfig(AugmentedConfig):
     """Louder or softer."""
 
-    lowest_db: Number = Field(description="below 0: softer")
-    highest_db: Number = Field(description="never beyond full scale")
-
-    @rule("highest_db")
-    @classmethod
-    def _is_higher(cls, highest: float, info: ValidationInfo) -> float:
-        _require_ordered(info.data.get("lowest_db"), highest, at="lowest_db")
-        return highest
-
-
-def _require_ordered(lowest: float | None, highest: float, at: str) -> None:
-    holds = lowest is None or lowest <= highest
-    require(holds, f"expected at most {highest}, found {lowest}", at)
+    db: Bounds[Number] = Field(
+        description="[lowest, highest]; below 0 is softer, and none goes beyond full scale"
+    )
 
 
 @group
@@ -476,14 +442,7 @@ class NoiseConfig(AugmentedConfig):
     folder: Text | None = Field(
         description="recordings of noise; null: generated, from white to brown"
     )
-    lowest_snr_db: Number = Field(description="speech over noise")
-    highest_snr_db: Number = Field(description="speech over noise")
-
-    @rule("highest_snr_db")
-    @classmethod
-    def _is_higher(cls, highest: float, info: ValidationInfo) -> float:
-        _require_ordered(info.data.get("lowest_snr_db"), highest, at="lowest_snr_db")
-        return highest
+    snr_db: Bounds[Number] = Field(description="[lowest, highest] of speech over noise")
 
 
 @group
@@ -491,21 +450,9 @@ class ReverberationConfig(AugmentedConfig):
     """The speech in a room."""
 
     folder: Text | None = Field(description="recorded impulse responses; null: generated")
-    shortest_rt60_seconds: Positive = Field(
-        description="time in which a generated room's echo falls by 60 dB"
+    rt60_seconds: Bounds[Annotated[Number, Gt(0), Le(3)]] = Field(
+        description="[shortest, longest] time in which a generated room's echo falls by 60 dB"
     )
-    longest_rt60_seconds: Annotated[Number, Le(3)] = Field(description="the same, at most")
-
-    @rule("longest_rt60_seconds")
-    @classmethod
-    def _is_longer(cls, longest: float, info: ValidationInfo) -> float:
-        shortest = info.data.get("shortest_rt60_seconds", 0)
-        require(
-            shortest <= longest,
-            f"expected more than 0, up to {longest}, found {shortest}",
-            at="shortest_rt60_seconds",
-        )
-        return longest
 
 
 @group
@@ -517,8 +464,9 @@ class TelephoneConfig(AugmentedConfig):
 class SpecAugmentConfig(AugmentedConfig):
     """Stripes of the log-mel that the model does not see. Park et al. 2019, arXiv:1904.08779."""
 
-    time_masks: Amount = Field(description="in each window, beside two in frequency")
-    longest_time_mask_seconds: Positive = Field(description="and a fifth of the sound at most")
+    time_masks: Amount = Field(
+        description="in each window, of up to half a second; beside them two in frequency"
+    )
 
 
 @group
@@ -531,6 +479,9 @@ class AugmentationConfig:
     noise: NoiseConfig | None = None
     telephone: TelephoneConfig | None = None
     spec_augment: SpecAugmentConfig | None = None
+
+
+# ── training, evaluation, tracking ───────────────────────────────────────────────────────────────
 
 
 @group
@@ -570,15 +521,12 @@ class OptimizerConfig:
         return warmup
 
 
-@group
-class AveragingConfig:
-    """Several adapters of a run in one: the mean of what they add to the weights."""
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    """Which checkpoints of a run are averaged."""
 
-    of: Literal["last", "best"] = Field(description="checkpoints; best: by validation WER")
-    count: Annotated[Count, Ge(2)] = Field(description="checkpoints in the mean")
-    rank: Count | None = Field(
-        None, description="of the mean, cut by SVD; null: the sum of their ranks, which is exact"
-    )
+    of: str  # "last", or "best" by validation WER
+    count: int
 
 
 @group
@@ -622,8 +570,13 @@ class TrainingConfig:
         description="so many validations in a row without a better one end the run; null: it goes "
         "on to its last step",
     )
-    averaging: AveragingConfig | None = Field(
-        None, description="one more candidate at the end, beside the best adapter; null: none"
+    averaging: Text | None = Field(
+        None,
+        description="one more candidate at the end beside the best adapter, the mean of what so "
+        "many checkpoints add to the weights: last-5, or best-3 by validation WER; null: none",
+    )
+    averaging_rank: Count | None = Field(
+        None, description="of that mean, cut by SVD; null: the sum of their ranks, which is exact"
     )
     log_every_steps: Count = Field(
         5, description="optimizer steps between two lines of metrics.jsonl"
@@ -631,6 +584,19 @@ class TrainingConfig:
     loader_workers: Amount = Field(
         2, description="processes that decode audio; 0: the training process itself"
     )
+
+    @property
+    def averaged(self) -> Averaged | None:
+        of, _, count = (self.averaging or "").partition("-")
+        return Averaged(of, int(count)) if count else None
+
+    @rule("averaging")
+    @classmethod
+    def _are_checkpoints(cls, averaging: str | None) -> str | None:
+        match = re.fullmatch(r"(?:last|best)-(\d{1,4})", averaging or "last-2")
+        holds = match is not None and int(match[1]) >= 2
+        require(holds, f"expected such as last-5 or best-3, found {averaging!r}")
+        return averaging
 
 
 @group
@@ -672,9 +638,6 @@ class EvaluationConfig:
     keywords: Text | None = Field(
         None, description="a file with a word or phrase a line, whose recall is measured"
     )
-    bootstrap_samples: Count = Field(
-        1000, description="resamplings of speakers or utterances for the 95 % interval"
-    )
 
 
 # What of it decides on a hypothesis.
@@ -695,6 +658,9 @@ class TrackingConfig:
     def _is_named(cls, project: str) -> str:
         require(bool(project.strip()), "expected a name, found none")
         return project
+
+
+# ── train, and what takes the same: check and plan ───────────────────────────────────────────────
 
 
 # Adapters that do not train on a quantization, and why (tests/lora/test_variants.py has the proof).
@@ -796,71 +762,87 @@ class TrainConfig(SpeechCommandConfig):
 
 
 @group
+class CheckConfig(SpeechCommandConfig):
+    """All of `lora-whisper check`: what `train` takes, as far as its speech hangs on it."""
+
+    ignored = frozenset(hints_of(TrainConfig)) - frozenset(hints_of(SpeechCommandConfig))
+    strict: Flag = Field(False, description="exit with 1 where something was found")
+    fix: Text | None = Field(None, description="folder for manifests without what was found")
+    listen: Amount = Field(
+        0,
+        description="training windows to write as sound files, augmented as they would be",
+    )
+
+
+BYTES = {"B": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
+
+
+def memory_bytes(given: str) -> int | None:
+    """8GB, 7.5 GiB or 6000MB in bytes; None of anything else. A number alone has no unit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", given.strip())
+    if match is None or match[2].upper() not in BYTES:
+        return None
+    return round(float(match[1]) * BYTES[match[2].upper()]) or None
+
+
+@group
+class PlanConfig:
+    """All of `lora-whisper plan`: what `train` takes, as far as memory hangs on it."""
+
+    ignored = frozenset(
+        {"name", "seed", "overwrite", "resume", "data", "augmentation", "evaluation", "tracking"}
+    )
+    gpu_memory: Text | None = Field(
+        None,
+        description='of the card, "8GB", "7.5GiB" or "6000MB"; null: this machine\'s GPU. A GB is '
+        "10^9 bytes: of a card sold as 8 GB, which has 8 GiB, 0.6 GB are left to the driver and "
+        "the screen",
+    )
+    tokens: Count | None = Field(
+        None,
+        description="of each window's text; null: as many as the decoder takes, the worst case",
+    )
+    json: Flag = Field(False, description="print JSON and nothing else")
+    model: ModelConfig | None = Field(
+        None, description="null: the table of all published checkpoints"
+    )
+    quantization: QuantizationConfig | None = Field(
+        None, description="null: none, and in the table all three"
+    )
+    adapter: FittingAdapter = Field(default_factory=AdapterConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    training: FittingTraining = Field(default_factory=TrainingConfig)
+
+    @rule("gpu_memory")
+    @classmethod
+    def _is_an_amount(cls, given: str | None) -> str | None:
+        require(
+            given is None or memory_bytes(given) is not None,
+            f'expected an amount with its unit, such as "8GB", found {given!r}',
+        )
+        return given
+
+
+# ── search ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@group
 class SpaceConfig:
     """What the trials of a search differ in; null: all of them have what `train` would have."""
 
-    learning_rate: Listed[Number] | Literal["auto"] | None = Field(
+    learning_rate: Bounds[Positive] | Literal["auto"] | None = Field(
         "auto",
         description="[lowest, highest], drawn evenly on a logarithmic scale; auto: from a quarter "
         "of what train would take to four times that",
     )
-    rank: Listed[Whole] | None = Field((4, 8, 16, 32, 64), description="choices")
-    alpha_per_rank: Listed[Number] | None = Field(
+    rank: Choices[Count] | None = Field((4, 8, 16, 32, 64), description="choices")
+    alpha_per_rank: Choices[Positive] | None = Field(
         (1.0, 2.0, 4.0), description="choices; adapter.alpha is so many times the rank"
     )
-    dropout: Listed[Number] | None = Field((0.0, 0.2), description="[lowest, highest]")
-    targets: Listed[Targets] | None = Field(
+    dropout: Bounds[Dropped] | None = Field((0.0, 0.2), description="[lowest, highest]")
+    targets: Choices[Targets] | None = Field(
         ("attention-qv", "attention", "all-linear"), description="choices"
     )
-
-    @rule("learning_rate")
-    @classmethod
-    def _is_range_of_rates(cls, rates: Any) -> Any:
-        if rates != "auto":
-            _require_bounds(rates, "more than 0", lambda rate: rate > 0)
-        return rates
-
-    @rule("dropout")
-    @classmethod
-    def _is_range_of_shares(cls, shares: Sequence[float] | None) -> Sequence[float] | None:
-        _require_bounds(shares, "0 … below 1", lambda share: 0 <= share < 1)
-        return shares
-
-    @rule("rank")
-    @classmethod
-    def _are_ranks(cls, ranks: Sequence[int] | None) -> Sequence[int] | None:
-        _require_choices(ranks, "1 or more each", lambda rank: rank >= 1)
-        return ranks
-
-    @rule("alpha_per_rank")
-    @classmethod
-    def _are_factors(cls, factors: Sequence[float] | None) -> Sequence[float] | None:
-        _require_choices(factors, "more than 0 each", lambda factor: factor > 0)
-        return factors
-
-    @rule("targets")
-    @classmethod
-    def _are_targets(cls, targets: Sequence[str] | None) -> Sequence[str] | None:
-        _require_choices(targets, "at least one", lambda name: True)
-        return targets
-
-
-def _require_bounds(
-    bounds: Sequence[float] | None, expected: str, holds: Callable[[float], bool]
-) -> None:
-    if bounds is not None:
-        is_range = len(bounds) == 2 and bounds[0] <= bounds[1] and all(map(holds, bounds))
-        found = list(bounds)
-        require(is_range, f"expected [lowest, highest], {expected}, found {found}")
-
-
-def _require_choices(
-    choices: Sequence[Any] | None, expected: str, holds: Callable[[Any], bool]
-) -> None:
-    if choices is not None:
-        is_fit = 0 < len(choices) == len(set(choices)) and all(map(holds, choices))
-        found = list(choices)
-        require(is_fit, f"expected a list of choices, {expected}, none twice, found {found}")
 
 
 @group
@@ -917,19 +899,17 @@ class SearchConfig(TrainConfig):
         return search
 
 
+# ── evaluate ─────────────────────────────────────────────────────────────────────────────────────
+
+
 if TYPE_CHECKING:
     TestSetChanges = DataConfig
     TestDataChanges = DataConfig
 else:
-    OF_A_SET = ("source", "path", "config", "columns", "language", "language_token", "task", "test")
+    OF_A_SET = "source path config columns language language_token task test"
+    MORE = "validation_share test_share revision quoted bad_audio long_audio"
     TestSetChanges = changes_to(DataConfig, OF_A_SET)
-    TestDataChanges = changes_to(
-        DataConfig,
-        [
-            *OF_A_SET,
-            *("validation_share", "test_share", "revision", "quoted", "bad_audio", "long_audio"),
-        ],
-    )
+    TestDataChanges = changes_to(DataConfig, f"{OF_A_SET} {MORE}")
 
 
 @group
@@ -988,8 +968,11 @@ CLEAN: Condition = "clean"  # as recorded
 if TYPE_CHECKING:
     EvaluationChanges = EvaluationConfig
 else:
-    of_tests = [name for name in hints_of(EvaluationConfig) if "validation" not in name]
-    EvaluationChanges = changes_to(EvaluationConfig, of_tests)
+    EvaluationChanges = changes_to(
+        EvaluationConfig,
+        "batch_size beams temperature_fallback timestamps previous_text padding max_utterances "
+        "group_by keywords",
+    )
 
 
 @group
@@ -1008,12 +991,10 @@ class RescoringConfig(EvaluationChanges):
     adapter_scales: tuple[Annotated[Number, Ge(0), Le(2)], ...] = Field(
         (), description="of what the adapter adds; 0 is the base, 1 the adapter"
     )
-    training_utterances: Amount = Field(
-        50, description="a sample of the run's training set that is scored beside the test"
-    )
-    probe_clips: Amount = Field(
-        4,
-        description="of each kind of sound without speech, in which nothing should be heard",
+    diagnostics: Flag = Field(
+        True,
+        description="also score 50 utterances of the run's training set, and 4 clips of each kind "
+        "of sound without speech, in which nothing should be heard; false: the sets alone",
     )
     players: Flag = Field(
         True,
@@ -1032,27 +1013,40 @@ class RescoringConfig(EvaluationChanges):
         return dataclasses.replace(settings, **{k: v for k, v in given.items() if k in known})
 
 
+def _require_one(first: str, others: Sequence[Any], info: ValidationInfo, expected: str) -> None:
+    is_one = first not in info.data or bool(info.data[first]) != bool(others)
+    require(is_one, f"expected {expected}", at=first)
+
+
 @group
-class EvaluateConfig:
-    """All of `lora-whisper evaluate`."""
+class ModelsCommandConfig:
+    """What `evaluate` and `merge` take alike."""
 
     run: Text | None = Field(
-        None,
-        description="folder that train wrote: its base, its adapter and, if there, merged/",
-    )
-    models: Listed[Text] = Field(
-        (),
-        description='or these: "base", runs, adapters, checkpoints, CTranslate2 folders',
+        None, description="folder that train wrote: its base, its adapter and its merged/"
     )
     base: Text | None = Field(
         None, description="a folder or hub id in place of the base that runs and adapters name"
     )
+    allow_pickle: Flag = Field(
+        False, description="read weights that are not in safetensors, which can run code"
+    )
+    overwrite: Flag = Field(
+        False, description="replace merged/, or a report that was asked for with other values"
+    )
+
+
+@group
+class EvaluateConfig(ModelsCommandConfig):
+    """All of `lora-whisper evaluate`."""
+
+    models: Listed[Text] = Field(
+        (),
+        description='in place of run: "base", runs, adapters, checkpoints, CTranslate2 folders',
+    )
     name: Name = Field(
         "evaluation",
         description="the report's folder below outputs/; with run=, evaluation is the run's own",
-    )
-    overwrite: Flag = Field(
-        False, description="replace a report that was asked for with other values"
     )
     seed: Seed | None = Field(
         None,
@@ -1063,9 +1057,6 @@ class EvaluateConfig:
         description="of checkpoints; auto: their own, but float32 for float16 on a CPU. Bases and "
         "adapters of runs are scored as they were trained",
     )
-    allow_pickle: Flag = Field(
-        False, description="read weights that are not in safetensors, which can run code"
-    )
     data: TestDataConfig = Field(default_factory=TestDataConfig)
     sets: Listed[TestSetConfig] = Field(
         (), description="more test sets beside data.test, or instead of the run's own"
@@ -1075,9 +1066,11 @@ class EvaluateConfig:
     @rule("models")
     @classmethod
     def _is_one_of_them(cls, models: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        is_one = "run" not in info.data or bool(info.data["run"]) != bool(models)
-        require(is_one, "expected a run=… or models=[…], one of them", at="run")
+        _require_one("run", models, info, "a run=… or models=[…], one of them")
         return models
+
+
+# ── merge and export ─────────────────────────────────────────────────────────────────────────────
 
 
 @group
@@ -1097,19 +1090,15 @@ class PartConfig:
 
 
 @group
-class MergeConfig:
+class MergeConfig(ModelsCommandConfig):
     """All of `lora-whisper merge`."""
 
-    run: Text | None = Field(None, description="folder that train wrote; gets merged/")
     adapters: Listed[PartConfig] = Field(
-        (), description="or adapter=…: one or several, for outputs/NAME/merged"
+        (), description="in place of run, adapter=…: one or several, for outputs/NAME/merged"
     )
     name: Text | None = Field(
         None,
         description="without run=: of the folder below outputs/; null: the adapter's own",
-    )
-    base: Text | None = Field(
-        None, description="a folder or hub id in place of the base that the adapter names"
     )
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of the merged weights"
@@ -1125,18 +1114,13 @@ class MergeConfig:
     force: Flag = Field(
         False, description="merge into other weights than those that the adapter was trained on"
     )
-    allow_pickle: Flag = Field(
-        False, description="read weights that are not in safetensors, which can run code"
-    )
-    overwrite: Flag = Field(False, description="replace an existing merged/")
 
     @rule("adapters")
     @classmethod
     def _go_together(
         cls, adapters: tuple[PartConfig, ...], info: ValidationInfo
     ) -> tuple[PartConfig, ...]:
-        is_one = "run" not in info.data or bool(info.data["run"]) != bool(adapters)
-        require(is_one, "expected a run=… or an adapter=…, one of them", at="run")
+        _require_one("run", adapters, info, "a run=… or an adapter=…, one of them")
         are_alike = len({part.weight is None for part in adapters}) <= 1
         require(are_alike, "expected a weight of each adapter or of none", at="adapter")
         return adapters
@@ -1230,17 +1214,7 @@ class ExportConfig:
         return self.dtype or EXPORT_DTYPES[name][0]
 
 
-@group
-class CheckConfig(SpeechCommandConfig):
-    """All of `lora-whisper check`: what `train` takes, as far as its speech hangs on it."""
-
-    ignored = frozenset(hints_of(TrainConfig)) - frozenset(hints_of(SpeechCommandConfig))
-    strict: Flag = Field(False, description="exit with 1 where something was found")
-    fix: Text | None = Field(None, description="folder for manifests without what was found")
-    listen: Amount = Field(
-        0,
-        description="training windows to write as sound files, augmented as they would be",
-    )
+# ── push and report ──────────────────────────────────────────────────────────────────────────────
 
 
 @group
@@ -1276,68 +1250,6 @@ class ReportConfig:
     @rule("runs")
     @classmethod
     def _is_one_of_them(cls, runs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        require(
-            "sweep" not in info.data or bool(info.data["sweep"]) != bool(runs),
-            "expected the folder of a sweep, such as outputs/sweeps/ranks, or runs=[…]",
-            at="sweep",
-        )
+        folder = "the folder of a sweep, such as outputs/sweeps/ranks"
+        _require_one("sweep", runs, info, f"{folder}, or runs=[…]")
         return runs
-
-
-BYTES = {"B": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
-
-
-def memory_bytes(given: str) -> int | None:
-    """8GB, 7.5 GiB or 6000MB in bytes; None of anything else. A number alone has no unit."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", given.strip())
-    if match is None or match[2].upper() not in BYTES:
-        return None
-    return round(float(match[1]) * BYTES[match[2].upper()]) or None
-
-
-@group
-class PlanConfig:
-    """All of `lora-whisper plan`: what `train` takes, as far as memory hangs on it."""
-
-    ignored = frozenset(
-        {"name", "seed", "overwrite", "resume", "data", "augmentation", "evaluation", "tracking"}
-    )
-    gpu_memory: Text | None = Field(
-        None,
-        description='of the card, "8GB", "7.5GiB" or "6000MB"; null: this machine\'s GPU. A GB is '
-        "10^9 bytes: of a card sold as 8 GB, which has 8 GiB, 0.6 GB are left to the driver and "
-        "the screen",
-    )
-    tokens: Count | None = Field(
-        None,
-        description="of each window's text; null: as many as the decoder takes, the worst case",
-    )
-    json: Flag = Field(False, description="print JSON and nothing else")
-    model: ModelConfig | None = Field(
-        None, description="null: the table of all published checkpoints"
-    )
-    quantization: QuantizationConfig | None = Field(
-        None, description="null: none, and in the table all three"
-    )
-    adapter: FittingAdapter = Field(default_factory=AdapterConfig)
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    training: FittingTraining = Field(default_factory=TrainingConfig)
-
-    @rule("gpu_memory")
-    @classmethod
-    def _is_an_amount(cls, given: str | None) -> str | None:
-        require(
-            given is None or memory_bytes(given) is not None,
-            f'expected an amount with its unit, such as "8GB", found {given!r}',
-        )
-        return given
-
-
-NOT_QUANTIZED = QuantizationConfig(kind="none")
-
-
-def in_own_dtype(
-    checkpoint: str, revision: str | None = None, allow_pickle: bool = False
-) -> ModelConfig:
-    """A checkpoint in its own dtype."""
-    return ModelConfig(checkpoint, revision, allow_pickle=allow_pickle)

@@ -10,45 +10,102 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from lora_whisper.layers import MODULES, WHOLE, as_text, ranges_in
+
 CODECS = ["pcm_mulaw", "pcm_alaw", "amr_nb", "opus"]
 BUILT_IN: dict[str, Any] = {
     "quantization.double_quantization": True,  # of nf4; the others have nothing to be quantized
     "quantization.compute_dtype": "auto",
+    "adapter.adalora": None,
+    "adapter.adalora.initial_rank": None,
     "adapter.adalora.start_share": 0.1,
     "adapter.adalora.final_share": 0.3,
     "adapter.adalora.interval_steps": 10,
     "adapter.adalora.orthogonality_weight": 0.5,
+    "adapter.eva": None,
+    "adapter.eva.windows": 64,
     "augmentation.telephone.codecs": CODECS,
     "augmentation.spec_augment.frequency_masks": 2,
     "augmentation.spec_augment.widest_frequency_mask": 0.2,
+    "augmentation.spec_augment.longest_time_mask_seconds": 0.5,
     "training.keep_checkpoints": 2,
+    "evaluation.bootstrap_samples": 1000,
     "search.pruning_after_trials": 5,
     "search.pruning_after_share": 0.3,
     "message": None,
 }
+WORDS = {"adapter.adalora.initial_rank": "one and a half times adapter.rank"}  # for null
+WITHOUT_EFFECT = {  # on what is learnt
+    "training.keep_checkpoints",
+    "evaluation.bootstrap_samples",
+    "message",
+}
+RANGES = {  # two keys each that are one now, [lowest, highest]
+    "augmentation.speed.factors": ("slowest", "fastest"),
+    "augmentation.gain.db": ("lowest_db", "highest_db"),
+    "augmentation.noise.snr_db": ("lowest_snr_db", "highest_snr_db"),
+    "augmentation.reverberation.rt60_seconds": ("shortest_rt60_seconds", "longest_rt60_seconds"),
+}
+BOUNDS = {
+    f"{key.rpartition('.')[0]}.{bound}": (key, place)
+    for key, bounds in RANGES.items()
+    for place, bound in enumerate(bounds)
+}
 RENAMED = {
     "optimizer.warmup_share": "optimizer.warmup",
     "optimizer.warmup_steps": "optimizer.warmup",
+    "adapter.stack": "adapter.layers",
+    "adapter.encoder_layers": "adapter.layers",
+    "adapter.decoder_layers": "adapter.layers",
+    "training.averaging.of": "training.averaging",
+    "training.averaging.count": "training.averaging",
+    "training.averaging.rank": "training.averaging_rank",
+    "evaluation.training_utterances": "evaluation.diagnostics",
+    "evaluation.probe_clips": "evaluation.diagnostics",
+    **{key: now for key, (now, _) in BOUNDS.items()},
 }
-WITHOUT_EFFECT = {"training.keep_checkpoints", "message"}  # on what is learnt
 
 
 def answer(key: str, value: Any = "…") -> str | None:
     """What became of a key, for whoever typed it; None of a key that there never was."""
     if key in RENAMED:
+        now = RENAMED[key]
         if value in (None, "null"):
-            return f"It is called {RENAMED[key]} now. Leave it out."
-        with contextlib.suppress(TypeError, ValueError):
-            value = current({key: float(value)}).get(RENAMED[key], value)
-            value = f"{value:g}" if value != 1 - 1e-9 else "0.999"
-        return f"It is called {RENAMED[key]} now. Type {RENAMED[key]}={value}"
+            return f"It is called {now} now. Leave it out."
+        one = str(value)
+        several = [one] if one.startswith("[") else one.split(",")  # of a sweep
+        return f"It is called {now} now. Type {now}={','.join(_typed(key, one) for one in several)}"
     if key in BUILT_IN:
         built_in = BUILT_IN[key]
         words = ", ".join(built_in) if isinstance(built_in, list) else str(built_in)
+        words = WORDS.get(key, words.lower())
         are = "are" if isinstance(built_in, list) else "is"
-        reason = "" if built_in is None else f": {words.lower()} {are} built in"
+        reason = "" if built_in is None and key not in WORDS else f": {words} {are} built in"
         return f"This is no setting any more{reason}. Leave it out."
     return None
+
+
+def _typed(key: str, value: str) -> str:
+    """A value of an older key, as it is typed for the one that took its place."""
+    if key in BOUNDS:
+        return f"[{value},…]" if BOUNDS[key][1] == 0 else f"[…,{value}]"
+    if key.startswith("optimizer.warmup"):
+        with contextlib.suppress(ValueError):
+            warmup = current({key: float(value)})[RENAMED[key]]
+            return f"{warmup:g}" if warmup != 1 - 1e-9 else "0.999"
+    if key == "adapter.stack":
+        return "all" if value == "both" else value
+    module = key.removeprefix("adapter.").removesuffix("_layers")
+    if module in MODULES:
+        return as_text({**dict.fromkeys(MODULES, WHOLE), module: value})
+    if RENAMED[key] == "evaluation.diagnostics":
+        return "false" if value == "0" else "true"
+    return {"training.averaging.of": f"{value}-…", "training.averaging.count": f"…-{value}"}.get(
+        key, value
+    )
+
+
+# ── of an older run ──────────────────────────────────────────────────────────────────────────
 
 
 def current(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,6 +117,19 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
     elif share is not None:
         # A share of 1, which would be one step, is what rounds to all of them.
         found["optimizer.warmup"] = min(share, 1 - 1e-9)
+    if values.keys() & {"adapter.stack", *(f"adapter.{module}_layers" for module in MODULES)}:
+        stack = values.get("adapter.stack", "both")
+        adapted = MODULES if stack == "both" else (stack,)
+        given = {module: values.get(f"adapter.{module}_layers") for module in adapted}
+        found["adapter.layers"] = as_text({one: given[one] or WHOLE for one in adapted})
+    for key, (lowest, highest) in RANGES.items():
+        group = key.rpartition(".")[0]
+        if f"{group}.{lowest}" in values:
+            found[key] = [values[f"{group}.{lowest}"], values.get(f"{group}.{highest}")]
+    if "training.averaging.of" in values:
+        of, count = values["training.averaging.of"], values.get("training.averaging.count")
+        found["training.averaging"] = f"{of}-{count}"
+        found["training.averaging_rank"] = values.get("training.averaging.rank")
     return found
 
 
@@ -70,8 +140,21 @@ def earlier(values: Mapping[str, Any]) -> dict[str, Any]:
     in_steps = warmup >= 1
     found["optimizer.warmup_share"] = 0.1 if in_steps else warmup
     found["optimizer.warmup_steps"] = int(warmup) if in_steps else None
-    groups = {key.rpartition(".")[0] for key in values}
-    learnt_with = BUILT_IN.keys() - WITHOUT_EFFECT
+    ranges = ranges_in(found.pop("adapter.layers"))
+    found["adapter.stack"] = "both" if len(ranges) > 1 else next(iter(ranges))
+    for module in MODULES:
+        given = ranges.get(module, WHOLE)
+        found[f"adapter.{module}_layers"] = None if given == WHOLE else given
+    for key in RANGES.keys() & values.keys():
+        group, bounds = key.rpartition(".")[0], zip(RANGES[key], found.pop(key), strict=True)
+        found |= {f"{group}.{bound}": value for bound, value in bounds}
+    of, _, count = (found.pop("training.averaging") or "").partition("-")
+    rank = found.pop("training.averaging_rank")
+    averaging = {"of": of, "count": int(count), "rank": rank} if count else {"": None}
+    found |= {f"training.averaging.{key}".rstrip("."): value for key, value in averaging.items()}
+    kind = values["adapter.kind"]
+    groups = {key.rpartition(".")[0] for key in values} | {f"adapter.{kind}"}
+    learnt_with = BUILT_IN.keys() - WITHOUT_EFFECT - {f"adapter.{kind}"}
     found |= {key: BUILT_IN[key] for key in learnt_with if key.rpartition(".")[0] in groups}
     found["quantization.double_quantization"] = values["quantization.kind"] == "nf4"
     return found

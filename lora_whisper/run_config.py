@@ -46,7 +46,6 @@ FREE_TO_CHANGE = {
     "training.log_every_steps",
     "training.loader_workers",
     "evaluation.batch_size",
-    "evaluation.bootstrap_samples",
     "evaluation.group_by",
     "evaluation.keywords",
     "tracking.trackers",
@@ -217,8 +216,8 @@ def free_to_change(config: TrainConfig) -> set[str]:
     the last checkpoints are averaged, it matters which these are. How windows are trimmed says
     nothing of whole ones.
     """
-    averaging = config.training.averaging
-    averages_last = averaging is not None and averaging.of == "last"
+    averaged = config.training.averaged
+    averages_last = averaged is not None and averaged.of == "last"
     fixed = {"training.checkpoint_every_steps"} if averages_last else set()
     has_open_end = is_open_ended(config.optimizer) and config.adapter.kind != "adalora"
     unused = set() if config.data.windows == "trimmed" else TRIMMED

@@ -11,7 +11,7 @@ import os
 import re
 import textwrap
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -216,10 +216,12 @@ def _problem(path: str, hint: Any, kind: str, value: Any) -> str:
 # ── changes to a group ───────────────────────────────────────────────────────────────────────
 
 
-def changes_to(kind: type, names: Iterable[str]) -> Any:
-    """A group of these fields of `kind`, each null where nothing is changed."""
+def changes_to(kind: type, names: str = "") -> Any:
+    """A group of these fields of `kind`, or of all of them, each null where nothing is changed."""
     hints = hints_of(kind)
-    means = {name: meaning_of(kind, name).partition("; null:")[0] for name in names}
+    means = {
+        name: meaning_of(kind, name).partition("; null:")[0] for name in names.split() or hints
+    }
     fields = {name: Field(None, description=meaning or None) for name, meaning in means.items()}
     types = {name: hints[name] | None for name in fields}
     name = kind.__name__.replace("Config", "Changes")

@@ -55,7 +55,7 @@ def test_all_problems_are_named_at_once() -> None:
         ("adapter.alpha", "32", "a number"),
         ("adapter.dropout", 1.0, "0 … below 1"),
         ("adapter.targets", "q_proj", "attention-qv or attention or all-linear"),
-        ("adapter.encoder_layers", "all", '"24-31"'),
+        ("adapter.layers", "middle", "expected all, or such as decoder or encoder.24-31"),
         ("overwrite", "yes", "true or false"),
         ("quantization.kind", None, "none or int8 or nf4"),
         ("data.train", "???", "missing; type data.train=…"),
@@ -77,7 +77,15 @@ def test_all_problems_are_named_at_once() -> None:
         ("data.mix", [{"weight": 1.0}], "expected a train=… or a path=…, found neither"),
         ("data.mix", [{"train": "b.jsonl"}], "data.mix[0].weight: missing; give each entry"),
         ("data.mix", "b.jsonl", "expected a list"),
-        ("augmentation.speed", {"share": 2.0, "slowest": 0.9, "fastest": 1.1}, "0 … 1, found 2.0"),
+        ("adapter.layers", "encoder+encoder.3", "expected all, or such as"),
+        ("adapter.layers", "encoder.3-2-1", "expected all, or such as"),
+        ("training.averaging", "best", "expected such as last-5 or best-3"),
+        ("training.averaging", "last-1", "expected such as last-5 or best-3"),
+        ("augmentation.gain", {"share": 1.0, "db": [6.0, -20.0]}, "[lowest, highest], found [6.0,"),
+        ("augmentation.gain", {"share": 1.0, "db": 6.0}, "[lowest, highest], found 6.0"),
+        ("augmentation.gain", {"share": 1.0, "db": ["a", 6.0]}, "expected a number, found 'a'"),
+        ("augmentation.speed", {"share": 1.0, "factors": [0.1, 1.1]}, "0.5 … 2, found 0.1"),
+        ("augmentation.speed", {"share": 2.0, "factors": [0.9, 1.1]}, "0 … 1, found 2.0"),
     ],
 )
 def test_each_bad_value_says_what_was_expected(path: str, value: Any, expected: str) -> None:
@@ -150,3 +158,16 @@ def test_every_knob_is_strict_and_says_what_it_means(kind: type) -> None:
         inside = [one.__origin__ for one in strict if Strict() in one.__metadata__]
         plain = [one for one in parts_of(hint) if one in (int, float, bool, str)]
         assert len(plain) == len(inside), name
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("encoder+decoder", "all"),
+        ("decoder+encoder.3", "encoder.3+decoder"),
+        ("encoder", "encoder"),
+    ],
+)
+def test_layers_have_one_form(given: str, meant: str) -> None:
+    values = train_values("data.train=a.jsonl", "name=x", f"adapter.layers={given}")
+    assert from_values(TrainConfig, values).adapter.layers == meant

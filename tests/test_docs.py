@@ -419,9 +419,9 @@ def test_a_file_is_transcribed_by_stock_programs(
         block.text for block in pages.blocks("python") if block.page.stem == "in-python"
     )
     scope = {}
-    exec(results.replace("evaluation={", 'evaluation={"probe_clips": 0, '), scope)
+    exec(results.replace("evaluation={", 'evaluation={"diagnostics": False, '), scope)
     assert scope["results"].conditions["test"].keys() > {"telephone", "noise-5db"}
-    assert "adapter no difference shown" in capsys.readouterr().out
+    assert "adapter too few to tell" in capsys.readouterr().out
     exec(by_run.replace('language="sw"', 'language="en"'), {})
     assert capsys.readouterr().out.splitlines() == [heard]
 
@@ -434,7 +434,7 @@ def test_the_notebooks_lines_run_as_they_stand(
     (code,) = (block.text for block in pages.blocks("python") if "lw.train(" in block.text)
     short = {
         'training={"max_epochs": 4}': 'training={"max_steps": 1}, evaluation={"max_utterances": 4}',
-        '"conditions":': '"probe_clips": 0, "training_utterances": 0, "conditions":',
+        '"conditions":': '"diagnostics": False, "conditions":',
     }
     for shown, shorter in short.items():
         assert shown in code

@@ -17,9 +17,12 @@ from lora_whisper.schema import from_values
 
 NAMED = {"name": "x", "model": "nano", "data": {"train": "embedded:speech/dictation/train.jsonl"}}
 
+MIXED = {"train": "embedded:speech/rehearsal/train.jsonl", "weight": 0.5}
+
 
 def test_none_of_them_is_a_key_and_each_new_name_is() -> None:
-    known = set(known_keys("train")) | set(known_keys("search")) | set(known_keys("push"))
+    commands = ("train", "search", "push", "evaluate")
+    known = {key for command in commands for key in known_keys(command)}
     assert not known & (BUILT_IN | RENAMED).keys()
     assert set(RENAMED.values()) <= known
 
@@ -41,10 +44,27 @@ def test_none_of_them_is_a_key_and_each_new_name_is() -> None:
             "amr_nb, opus are built in",
         ),
         ("quantization.compute_dtype", "float16", "auto is built in"),
+        ("adapter.stack", "decoder", "called adapter.layers now. Type adapter.layers=decoder"),
+        ("adapter.stack", "encoder,decoder,both", "Type adapter.layers=encoder,decoder,all"),
+        ("adapter.encoder_layers", "24-31", "Type adapter.layers=encoder.24-31+decoder"),
+        ("adapter.decoder_layers", "-7", "Type adapter.layers=encoder+decoder.-7"),
+        ("adapter.decoder_layers", "null", "called adapter.layers now. Leave it out."),
+        ("adapter.adalora.initial_rank", "24", "one and a half times adapter.rank is built in"),
+        ("adapter.eva.windows", "8", "64 is built in"),
+        ("augmentation.speed.slowest", "0.9", "Type augmentation.speed.factors=[0.9,…]"),
+        ("augmentation.noise.highest_snr_db", "20", "Type augmentation.noise.snr_db=[…,20]"),
+        ("training.averaging.of", "best", "Type training.averaging=best-…"),
+        ("training.averaging.count", "3", "Type training.averaging=…-3"),
+        ("training.averaging.rank", "16", "Type training.averaging_rank=16"),
     ],
 )
 def test_what_is_typed_is_answered(key: str, value: str, answer: str) -> None:
     assert answer in unknown_key(key, value, "train")
+
+
+def test_what_evaluate_was_told_is_answered() -> None:
+    answer = unknown_key("evaluation.probe_clips", "0", "evaluate")
+    assert "Type evaluation.diagnostics=false" in answer
 
 
 def test_what_stands_in_a_file_of_ones_own_is_answered_too() -> None:
@@ -59,6 +79,35 @@ def test_what_stands_in_a_file_of_ones_own_is_answered_too() -> None:
 def test_the_warm_up_of_an_older_run(share: float, steps: int | None, warmup: float) -> None:
     older = {"optimizer": {"warmup_share": share, "warmup_steps": steps, "schedule": "cosine"}}
     assert as_called_now(older) == {"optimizer": {"schedule": "cosine", "warmup": warmup}}
+
+
+OLDER = {  # as older runs have them, and as they are called now
+    "both, some": (
+        {"adapter": {"stack": "both", "encoder_layers": "24-", "decoder_layers": None}},
+        {"adapter": {"layers": "encoder.24-+decoder"}},
+    ),
+    "one, whole": ({"adapter": {"stack": "decoder"}}, {"adapter": {"layers": "decoder"}}),
+    "ranges": (
+        {"augmentation": {"gain": {"share": 1.0, "lowest_db": -20.0, "highest_db": 6.0}}},
+        {"augmentation": {"gain": {"share": 1.0, "db": [-20.0, 6.0]}}},
+    ),
+    "a mean": (
+        {"training": {"averaging": {"of": "last", "count": 5, "rank": None}}},
+        {"training": {"averaging": "last-5", "averaging_rank": None}},
+    ),
+    "no mean": ({"training": {"averaging": None}}, {"training": {"averaging": None}}),
+    "start": (
+        {"adapter": {"kind": "eva", "adalora": None, "eva": {"windows": 64}}},
+        {"adapter": {"kind": "eva"}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("older", "now"), OLDER.values(), ids=OLDER)
+def test_an_older_runs_keys_are_read_as_they_are_called_now(
+    older: dict[str, Any], now: dict[str, Any]
+) -> None:
+    assert as_called_now(older) == now
 
 
 def test_what_an_older_run_did_otherwise_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,6 +139,21 @@ def test_what_an_older_run_did_otherwise_is_said(caplog: pytest.LogCaptureFixtur
                 "optimizer": {"warmup": 50, "schedule": "constant"},
             },
             "5bbae449226e83feb3bf0185a1cb673c20b34fdc83ac83a5821dd814b10fe8f7",
+        ),
+        (
+            {
+                "adapter": {"layers": "decoder.0-3", "decoder_rank": 8},
+                "augmentation": ["speed", "noise", "gain", "reverberation"],
+                "training": {"averaging": "best-3", "averaging_rank": 8},
+            },
+            "ad4a26c27a826e3bf517a79c3130d3132a6ef4b9f9da62d1ff85d77c55b6de74",
+        ),
+        (
+            {
+                "adapter": {"layers": "encoder.24-+decoder"},
+                "data": NAMED["data"] | {"mix": [MIXED]},
+            },
+            "da7621b0b1cd9a0bbed4aad9b10682b9208c76134c2033e34e357ea1d57c2ea9",
         ),
     ],
 )

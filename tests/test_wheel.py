@@ -18,8 +18,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 SHORT_RUN = (
     "training.max_steps=2 training.global_batch=2 training.micro_batch=2 training.loader_workers=0 "
-    "evaluation.max_utterances=2 evaluation.max_validation_utterances=1 "
-    "evaluation.bootstrap_samples=10"
+    "evaluation.max_utterances=2 evaluation.max_validation_utterances=1"
 ).split()
 
 pytestmark = pytest.mark.slow

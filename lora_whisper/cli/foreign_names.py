@@ -73,7 +73,7 @@ FOREIGN = {
     "use_lora": Ours("adapter=lora"),
     "use_peft": Ours("adapter=lora"),
     "init_lora_weights": Ours("adapter=…", "lora, pissa or eva"),
-    "layers_to_transform": Ours("adapter.decoder_layers=…", 'such as "6-"; adapter.encoder_layers'),
+    "layers_to_transform": Ours("adapter.layers=…", "such as decoder.6-"),
     "loraplus_lr_ratio": Ours("optimizer.lora_plus_ratio"),
     "init_from_adapter": Ours("adapter.init_from"),
     "lora_model_dir": Ours("adapter.init_from"),

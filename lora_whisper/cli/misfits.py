@@ -32,9 +32,6 @@ LISTS = ("augmentation", "experiment")  # groups of which several options can be
 OF_HYDRA = ("launcher", "sweeper", "run.dir", "sweep.dir", "sweep.subdir", "callbacks")
 # What has to be typed before the keys of a group that is null can be.
 SWITCHES = {
-    "adapter.adalora": "adapter=adalora",
-    "adapter.eva": "adapter=eva",
-    "training.averaging": "'training.averaging={of: best, count: 3, rank: null}'",
     "model": "model=small, or model=FOLDER for one of your own,",
     "quantization": "quantization=nf4",
 }

@@ -340,7 +340,8 @@ def _steps_down(
         ):
             assert reduced.model is not None
             # It may not have the layers that were asked for.
-            adapter = dataclasses.replace(reduced.adapter, encoder_layers=None, decoder_layers=None)
+            adapter = reduced.adapter
+            adapter = dataclasses.replace(adapter, layers="+".join(adapter.ranges))
             reduced = dataclasses.replace(reduced, adapter=adapter)
             yield f"model={name}", reduced, published.shape(name)
 

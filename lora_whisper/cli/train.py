@@ -21,7 +21,7 @@ from lora_whisper.errors import Problems, UserError
 from lora_whisper.evaluation.run_summary import read_as_written
 from lora_whisper.evaluation.test_sets import group_labels
 from lora_whisper.locks import locked, require_free
-from lora_whisper.lora.validation import final_steps, require_adalora, require_possible
+from lora_whisper.lora.validation import final_steps, require_possible
 from lora_whisper.model.base import load_config
 from lora_whisper.paths import local_path
 from lora_whisper.reports.summary import show_summary
@@ -161,7 +161,6 @@ def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
         settings, windows = config.training, None  # counted where its length depends on them
         if settings.max_steps is None or settings.max_epochs is not None:
             windows = training_windows(config, inputs.base, inputs.speech).per_epoch
-        require_adalora(config.adapter)
         final_steps(
             total_steps(windows, settings.global_batch, settings.max_epochs, settings.max_steps)
         )
@@ -170,8 +169,9 @@ def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
 def _refuse_validating(settings: TrainingConfig) -> None:
     """See that nothing was asked for that needs the validation set which the run has not."""
     without = {}  # what was asked for, and what to type to have it not
-    if settings.averaging is not None and settings.averaging.of == "best":
-        without["training.averaging.of=best"] = "training.averaging.of=last"
+    if settings.averaged is not None and settings.averaged.of == "best":
+        count = settings.averaged.count
+        without[f"training.averaging={settings.averaging}"] = f"training.averaging=last-{count}"
     if settings.patience is not None:
         without["training.patience"] = "training.patience=null"
     if without:

@@ -54,6 +54,7 @@ WHITE_DB, BROWN_DB = 0.0, -6.0  # fall of generated noise's power an octave
 NOISE_FFT_SAMPLES = 1_024  # resolves 16 Hz; the library's default of 128 leaves the bass flat
 DIRECT_TO_REVERBERANT_DB = (0.0, 12.0)  # at a room's critical distance, and at a quarter of it
 FREQUENCY_MASKS, WIDEST_FREQUENCY_MASK = 2, 0.2  # in each window; of the mel bins
+LONGEST_TIME_MASK_SECONDS = 0.5
 LARGEST_TIME_MASK_SHARE = 0.2  # of the frames: p of Park et al. 2019, for short windows
 
 
@@ -97,7 +98,7 @@ class Augmenter:
         speed, done = 1.0, []
         if rng := self._draw("speed", seed):
             assert self.config.speed is not None
-            drawn = rng.uniform(self.config.speed.slowest, self.config.speed.fastest)
+            drawn = rng.uniform(*self.config.speed.factors)
             speed = max(drawn, len(samples) / self.window_samples)  # all of it fits in
             samples = at_speed(samples, speed)[: self.window_samples]  # rounding may add a sample
             done.append("speed")
@@ -117,7 +118,7 @@ class Augmenter:
             return ()
         frames = ceil(samples / HOP_SAMPLES)
         longest = min(
-            round(settings.longest_time_mask_seconds * SAMPLING_RATE / HOP_SAMPLES),
+            round(LONGEST_TIME_MASK_SECONDS * SAMPLING_RATE / HOP_SAMPLES),
             int(LARGEST_TIME_MASK_SHARE * frames),
         )
         widest = max(round(WIDEST_FREQUENCY_MASK * self.mel_bins), 1)
@@ -176,7 +177,7 @@ def at_speed(samples: np.ndarray, speed: float) -> np.ndarray:
 def _with_gain(settings: GainConfig, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     import audiomentations
 
-    gain = audiomentations.Gain(settings.lowest_db, settings.highest_db, p=1.0)
+    gain = audiomentations.Gain(*settings.db, p=1.0)
     with _library_draws_from(rng):
         return gain(samples, SAMPLING_RATE)
 
@@ -280,7 +281,7 @@ def _with_reverberation(
     rng: np.random.Generator,
 ) -> np.ndarray:
     if rooms is None:
-        rt60 = rng.uniform(settings.shortest_rt60_seconds, settings.longest_rt60_seconds)
+        rt60 = rng.uniform(*settings.rt60_seconds)
         return reverberant(samples, generated_response(rt60, rng))
     response = rooms.stretch(float("inf"), rng)
     return samples if response is None else reverberant(samples, from_direct_sound(response))
@@ -321,7 +322,7 @@ def _with_noise(
     samples: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db)
+    snr_db = rng.uniform(*settings.snr_db)
     if not samples.any():  # nothing to measure the noise against
         return samples
     if recordings is not None:

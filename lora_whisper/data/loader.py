@@ -140,15 +140,12 @@ def _trimming(config: TrainConfig, base: Base) -> Trimming:
     from lora_whisper.data.batches import Trimming
 
     asked, speed = config.data.trimmed, config.augmentation.speed
-    fewest, most = (
-        round(seconds / SECONDS_PER_TIMESTAMP)
-        for seconds in (asked.shortest_margin_seconds, asked.longest_margin_seconds)
-    )
+    fewest, most = (round(seconds / SECONDS_PER_TIMESTAMP) for seconds in asked.margin_seconds)
     return Trimming(
         whole_share=asked.whole_share,
         margin_positions=(fewest, most),
         window_positions=round(base.window_seconds / SECONDS_PER_TIMESTAMP),
-        slowest_speed=min(1.0, speed.slowest) if speed else 1.0,
+        slowest_speed=min(1.0, speed.factors[0]) if speed else 1.0,
     )
 
 

@@ -36,10 +36,16 @@ from lora_whisper.evaluation.results import (
     Score,
     ScoredUtterance,
 )
-from lora_whisper.evaluation.robustness import KINDS, no_speech_clips, no_speech_tests, padding_of
+from lora_whisper.evaluation.robustness import (
+    KINDS,
+    NO_SPEECH_CLIPS,
+    no_speech_clips,
+    no_speech_tests,
+    padding_of,
+)
 from lora_whisper.evaluation.score import score_set
 from lora_whisper.evaluation.scoring import report_bad_audio, write_scored
-from lora_whisper.evaluation.significance import compare
+from lora_whisper.evaluation.significance import BOOTSTRAP_SAMPLES, compare
 from lora_whisper.evaluation.test_sets import (
     TestSet,
     find_leaks,
@@ -118,7 +124,7 @@ def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
     tests = sum(len(each.corpus.utterances) for each in sets if each.role == "test")
     held_out = sum(len(each.corpus.utterances) for each in sets if each.role != "training")
     conditions, scales = plan.conditions, plan.more.adapter_scales
-    clips = plan.more.probe_clips * len(KINDS)
+    clips = NO_SPEECH_CLIPS * len(KINDS) if plan.more.diagnostics else 0
     if conditions:
         yield f"conditions  {', '.join(conditions)}: each test utterance again in each of them"
     if clips:
@@ -218,7 +224,7 @@ class Evaluator:
         _put(self.hallucination, one.name, name, find_hallucination(rows))
         _put(self.errors, one.name, name, analyse_errors(rows, MOST_ERRORS))
         if plan.keywords and one.role == "test":
-            recall = keyword_recall(rows, plan.keywords, settings.bootstrap_samples, plan.seed)
+            recall = keyword_recall(rows, plan.keywords, BOOTSTRAP_SAMPLES, plan.seed)
             _put(self.keywords, one.name, name, recall)
 
     # ── beyond the average ───────────────────────────────────────────────────────────────────
@@ -239,11 +245,11 @@ class Evaluator:
 
     def _test_without_speech(self, model: Transcriber, utterances: Utterances) -> None:
         """Decode sound without speech, told the language and task of the first utterance."""
-        clips, first, seed = self.plan.more.probe_clips, utterances[0], self.plan.seed
-        if not clips:
+        if not self.plan.more.diagnostics:
             return
+        first, seed = utterances[0], self.plan.seed
         language, name = first.language_token or first.language, model.entry.name
-        probes = no_speech_clips(clips, model.window_seconds, language, first.task, seed)
+        probes = no_speech_clips(NO_SPEECH_CLIPS, model.window_seconds, language, first.task, seed)
         transcriptions, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
         self.no_speech[name] = no_speech_tests(probes, transcriptions.texts)
 

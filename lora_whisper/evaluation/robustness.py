@@ -100,6 +100,7 @@ def _changed(sound: Sound, seed: int, samples: np.ndarray, utterance: Utterance)
 
 # ── sound without speech: a good model writes nothing, a bad one thanks for watching ──────────
 
+NO_SPEECH_CLIPS = 4  # of each of these kinds
 KINDS = ("silence", "white", "tones", "breathing")
 SHORTEST_SHARE = 0.2  # of a window; the lengths are spread from here to a whole one
 SHOWN_TEXTS = 5

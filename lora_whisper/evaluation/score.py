@@ -24,7 +24,12 @@ from lora_whisper.evaluation.normalizers import as_written, characters_of, norma
 from lora_whisper.evaluation.provenance import Weights, provenance
 from lora_whisper.evaluation.results import Interval, Score, ScoredSet, ScoredUtterance, to_json
 from lora_whisper.evaluation.scored_words import is_off, is_unspaced, written_words
-from lora_whisper.evaluation.significance import Units, bootstrap_interval, sampling_units
+from lora_whisper.evaluation.significance import (
+    BOOTSTRAP_SAMPLES,
+    Units,
+    bootstrap_interval,
+    sampling_units,
+)
 from lora_whisper.evaluation.test_sets import group_labels
 from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, SpecialTokens
 
@@ -106,7 +111,7 @@ def score_transcriptions(
         )
     ]
     groups = group_labels(utterances, settings.group_by)
-    result = score(rows, settings.bootstrap_samples, seed, groups)
+    result = score(rows, BOOTSTRAP_SAMPLES, seed, groups)
     return dataclasses.replace(result, decode_seconds=transcriptions.decode_seconds), rows
 
 

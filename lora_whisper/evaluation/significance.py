@@ -26,6 +26,8 @@ INTERVAL_PERCENTILES = (2.5, 97.5)  # of 95 %
 LEAST_SPEAKERS = 6
 CELLS = 1 << 20  # drawn at a time: 8 MB of numbers
 
+BOOTSTRAP_SAMPLES = 1000  # resamplings of speakers or utterances for a 95 % interval
+
 
 @dataclass(frozen=True)
 class Units:

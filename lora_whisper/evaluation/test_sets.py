@@ -32,6 +32,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.evaluation.results import Leaks, Role
 from lora_whisper.paths import local_path, plain_name
 from lora_whisper.run_folder import OWN_SET
+from lora_whisper.schema import given_in
 
 log = logging.getLogger("lora_whisper")
 
@@ -40,6 +41,7 @@ TRAINING_SET = "training"
 # Keys of `data` that decide on a test set, beside its place; and those of a decoding.
 READ = ("source", "revision", "columns", "language", "language_token", "task")
 DECIDE = (*DECODING, "max_utterances")
+TRAINING_UTTERANCES = 50  # of the run's training set, that are scored beside the test
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def read_test_sets(
     for one, place in zip(sets, places, strict=True):
         if places.count(place) > 1:
             raise UserError(f"The set {one.data.test or one.data.path} is given twice.")
-    if trained is not None and config.evaluation.training_utterances:
-        sets += _training_set(config, trained)
+    if trained is not None and config.evaluation.diagnostics:
+        sets += _training_set(trained)
     return _with_own_names(sets)
 
 
@@ -110,9 +112,9 @@ def data_to_score(given: TestDataConfig, trained: TrainConfig | None) -> DataCon
 
 def _changed(data: DataConfig, given: TestDataConfig | TestSetConfig) -> DataConfig:
     """`data` with all that is not null in `given`."""
-    changes = {name: value for name, value in vars(given).items() if value is not None}
+    changes = given_in(given)
     columns = changes.pop("columns", None)
-    named = {name: key for name, key in vars(columns).items() if key is not None} if columns else {}
+    named = given_in(columns) if columns else {}
     return dataclasses.replace(data, **changes, columns=dataclasses.replace(data.columns, **named))
 
 
@@ -195,7 +197,7 @@ def _further_set(entry: TestSetConfig, data: DataConfig, role: Role) -> TestSet:
     return TestSet(name_of(data), role, rows, data)
 
 
-def _training_set(config: EvaluateConfig, trained: TrainConfig) -> list[TestSet]:
+def _training_set(trained: TrainConfig) -> list[TestSet]:
     """A sample of what the run was trained on; none where it is not there any more."""
     if trained.data.streaming:
         return []
@@ -203,7 +205,7 @@ def _training_set(config: EvaluateConfig, trained: TrainConfig) -> list[TestSet]
         rows = train_rows(trained.data)
     except UserError:
         return []
-    chosen = sample(rows, config.evaluation.training_utterances, trained.seed)
+    chosen = sample(rows, TRAINING_UTTERANCES, trained.seed)
     data = dataclasses.replace(trained.data, bad_audio="drop")
     return [TestSet(TRAINING_SET, "training", chosen, data)]
 

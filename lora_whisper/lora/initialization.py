@@ -56,6 +56,8 @@ def initialize_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()
         token_rows(model)[tokens.index(token)] = row
 
 
+EVA_WINDOWS = 64  # of the training set, at most, from which EVA takes its directions
+
 log = logging.getLogger("lora_whisper")
 
 # ── PiSSA ─────────────────────────────────────────────────────────────────────────────────────────
@@ -216,8 +218,8 @@ def _batches(
     if _tokens(batches[0]) < fewest_tokens:
         raise UserError(
             f"adapter=eva with rank {fewest_tokens // 2} needs {fewest_tokens} tokens of text, "
-            f"found {_tokens(batches[0])} in {len(windows)} windows. Type a larger "
-            "adapter.eva.windows=…, or a smaller adapter.rank=…"
+            f"found {_tokens(batches[0])} in {len(windows)} windows. Type a smaller "
+            "adapter.rank=…, or adapter=lora."
         )
     return [_collate(batch, positions) for batch in batches]
 
@@ -257,7 +259,7 @@ class _Passes:
         if self.left == 0:
             raise UserError(
                 f"adapter=eva: the inputs' directions still turn after {PASSES} passes over them. "
-                "Type a larger adapter.eva.windows=…, or a smaller adapter.rank=…"
+                "Type a smaller adapter.rank=…, or adapter=lora."
             )
         self.left -= 1
         base.model(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
+from lora_whisper.layers import numbers
 
 if TYPE_CHECKING:
     from transformers import WhisperConfig
@@ -26,22 +27,21 @@ def target_ranks(config: AdapterConfig, shape: WhisperConfig) -> dict[str, int]:
     Raises:
         UserError: a range of layers that the checkpoint does not have.
     """
-    counts = {"encoder": shape.encoder_layers, "decoder": shape.decoder_layers}
     return {
-        f"model.{stack}.layers.{layer}.{name}": getattr(config, f"{stack}_rank") or config.rank
-        for stack in (counts if config.stack == "both" else (config.stack,))
-        for layer in _layers(stack, getattr(config, f"{stack}_layers"), counts[stack])
-        for name in _linear_names(stack, PRESETS[config.targets])
+        f"model.{module}.layers.{layer}.{name}": getattr(config, f"{module}_rank") or config.rank
+        for module, given in config.ranges.items()
+        for layer in _layers(module, given, getattr(shape, f"{module}_layers"))
+        for name in _linear_names(module, PRESETS[config.targets])
     }
 
 
 def layer_shapes(shape: WhisperConfig) -> dict[str, tuple[int, ...]]:
     """(outputs, inputs) of each linear layer of a checkpoint, and of its embeddings, by path."""
     width, shapes = shape.d_model, dict[str, tuple[int, ...]]()
-    for stack, attentions in ATTENTIONS.items():
-        inner = getattr(shape, f"{stack}_ffn_dim")
-        for layer in range(getattr(shape, f"{stack}_layers")):
-            path = f"model.{stack}.layers.{layer}"
+    for module, attentions in ATTENTIONS.items():
+        inner = getattr(shape, f"{module}_ffn_dim")
+        for layer in range(getattr(shape, f"{module}_layers")):
+            path = f"model.{module}.layers.{layer}"
             shapes |= {
                 f"{path}.{one}.{name}": (width, width) for one in attentions for name in ATTENTION
             }
@@ -55,23 +55,18 @@ def sees_sound(path: str) -> bool:
     return ".encoder." in path or path.endswith(SOUND_IN_DECODER)
 
 
-def _linear_names(stack: str, wanted: tuple[str, ...]) -> list[str]:
+def _linear_names(module: str, wanted: tuple[str, ...]) -> list[str]:
     """`self_attn.q_proj`, …, `fc2`: the linear layers of one Transformer layer that are wanted."""
     attention = [name for name in wanted if name in ATTENTION]
-    return [f"{one}.{name}" for one in ATTENTIONS[stack] for name in attention] + [
+    return [f"{one}.{name}" for one in ATTENTIONS[module] for name in attention] + [
         name for name in wanted if name not in ATTENTION
     ]
 
 
-def _layers(stack: str, given: str | None, count: int) -> range:
-    """`24-31`, `24-`, `-7` and `5`, of `count` layers that are numbered from 0."""
-    if given is None:
-        return range(count)
-    first, dash, last = given.partition("-")
-    start = int(first) if first else 0
-    end = int(last) if last else (count - 1 if dash else start)
-    if not start <= end < count:
+def _layers(module: str, given: str, count: int) -> range:
+    found = numbers(given, count)
+    if found is None:
         raise UserError(
-            f"adapter.{stack}_layers={given}: the {stack} has the layers 0 to {count - 1}"
+            f"adapter.layers={module}.{given}: the {module} has the layers 0 to {count - 1}"
         )
-    return range(start, end + 1)
+    return found

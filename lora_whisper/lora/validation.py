@@ -7,12 +7,14 @@ refused before anything is loaded.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_whisper.config import AdaLoraConfig, AdapterConfig
+from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError, listing
+from lora_whisper.layers import MODULES, WHOLE, as_text
 from lora_whisper.lora.adapter_config import (
     targeted,
 )
@@ -36,19 +38,9 @@ def require_possible(config: AdapterConfig, shape: WhisperConfig) -> None:
     rank = max(target_ranks(config, shape).values())
     width = shape.d_model  # no layer has fewer inputs or outputs
     if config.kind == "eva":
-        require_eva(config)
         require_directions(rank, width)
     if config.kind == "pissa":
         require_components(rank, width)
-    if config.kind == "adalora":
-        require_adalora(config)
-
-
-def require_eva(config: AdapterConfig) -> int:
-    """How many windows EVA's start is computed from, which has to be said."""
-    if config.eva is None:
-        raise UserError("adapter.kind=eva lacks its settings: type adapter=eva instead")
-    return config.eva.windows
 
 
 def require_directions(rank: int, width: int) -> None:
@@ -71,11 +63,12 @@ def require_components(rank: int, width: int) -> None:
 FINAL_SHARE = 0.3  # of the steps, at the end of a run, in which AdaLoRA's ranks stay as they are
 
 
-def require_adalora(config: AdapterConfig) -> AdaLoraConfig:
-    """AdaLoRA's settings, which have to be there."""
-    if config.adalora is None:
-        raise UserError("adapter.kind=adalora lacks its settings: type adapter=adalora instead")
-    return config.adalora
+def initial_rank(rank: int) -> int:
+    """Of every layer, from which AdaLoRA's ranks go down until their mean is `rank`.
+
+    Zhang et al. 2023, https://arxiv.org/abs/2303.10512, begin with one and a half times as much.
+    """
+    return math.ceil(1.5 * rank)
 
 
 def final_steps(total_steps: int) -> int:
@@ -180,9 +173,6 @@ def _by(shape: Shape) -> str:
     return " × ".join(map(str, shape))
 
 
-STACKS = ("encoder", "decoder")
-
-
 def resolve_initial(given: str, allow_pickle: bool = False) -> Path:
     """The folder of the adapter to start from; see `resolve_adapter`."""
     return resolve_adapter(given, "adapter.init_from", allow_pickle)
@@ -259,17 +249,18 @@ def _widened(config: AdapterConfig, saved: SavedAdapter, shape: WhisperConfig) -
     names = {path.rpartition(".")[2] for path in saved.ranks} | set(PRESETS[config.targets])
     targets = next((name for name, of in PRESETS.items() if names <= set(of)), "all-linear")
     changes: dict[str, Any] = {"targets": targets}
-    for stack in STACKS:
-        ranks = [rank for path, rank in saved.ranks.items() if path.startswith(f"model.{stack}.")]
+    ranges = config.ranges
+    for module in MODULES:
+        ranks = [rank for path, rank in saved.ranks.items() if path.startswith(f"model.{module}.")]
         if not ranks:
             continue
-        if config.stack not in (stack, "both"):
-            changes["stack"] = "both"
-        name = "rank" if getattr(config, f"{stack}_rank") is None else f"{stack}_rank"
+        ranges.setdefault(module, WHOLE)
+        name = "rank" if getattr(config, f"{module}_rank") is None else f"{module}_rank"
         changes[name] = max(*ranks, changes.get(name, 0), getattr(config, name))
+    changes["layers"] = as_text(ranges)
     wider = dataclasses.replace(config, **changes)
-    for stack in STACKS:
+    for module in MODULES:
         beyond = saved.ranks.keys() - target_ranks(wider, shape).keys()
-        if any(path.startswith(f"model.{stack}.") for path in beyond):
-            changes[f"{stack}_layers"] = None
-    return dataclasses.replace(config, **changes)
+        if any(path.startswith(f"model.{module}.") for path in beyond):
+            ranges[module] = WHOLE
+    return dataclasses.replace(wider, layers=as_text(ranges))

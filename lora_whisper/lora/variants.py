@@ -10,7 +10,6 @@ Matrices by kind, each below the path of its layer (all fp32, all trained):
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from peft.utils.integrations import dequantize_module_weight
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError
 from lora_whisper.lora.saved import SavedAdapter
-from lora_whisper.lora.validation import final_steps, require_adalora
+from lora_whisper.lora.validation import final_steps, initial_rank
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -139,12 +138,11 @@ def _rank_pattern(ranks: dict[str, int]) -> dict[str, int]:
 def _adalora_config(
     config: AdapterConfig, total_steps: int | None, common: dict[str, Any]
 ) -> AdaLoraConfig:
-    settings = require_adalora(config)
     if total_steps is None:
         raise UserError("adapter=adalora plans by the run's steps: type training.max_steps=…")
     return AdaLoraConfig(
         target_r=config.rank,
-        init_r=settings.initial_rank or math.ceil(1.5 * config.rank),
+        init_r=initial_rank(config.rank),
         tinit=int(START_SHARE * total_steps),
         tfinal=final_steps(total_steps),
         deltaT=INTERVAL_STEPS,

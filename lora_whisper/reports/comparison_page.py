@@ -179,7 +179,7 @@ def _columns(report: Report) -> Iterator[tuple[Column, Read]]:
     told = {key.removeprefix("adapter.") for key in report.keys}
     if "rank" not in told and len(comparison.known(report, "rank")) != 1:
         yield Column("rank"), _rank
-    if not told & {"targets", "stack"} and len(comparison.known(report, "targets")) != 1:
+    if not told & {"targets", "layers"} and len(comparison.known(report, "targets")) != 1:
         yield Column("targets", is_text=True), lambda entry: Cell(entry.point.targets or "–")
     yield Column("adapter"), lambda entry: _known(entry.point.adapter_bytes, megabytes)
     yield Column("trained for"), lambda entry: _known(entry.point.train_seconds, clock)

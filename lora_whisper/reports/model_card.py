@@ -29,6 +29,7 @@ from lora_whisper.evaluation.results import (
 )
 from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.files import read_json, write_json, write_whole
+from lora_whisper.layers import ALL
 from lora_whisper.lora.provenance import METADATA_FILE, METADATA_FORMAT
 from lora_whisper.lora.resolve import name_of
 from lora_whisper.lora.saved import (
@@ -244,9 +245,11 @@ def sources(data: DataConfig) -> list[str]:
 
 def _training(summary: RunSummary, config: TrainConfig) -> Iterator[str]:
     adapter, rank = config.adapter, shipped_rank(summary)
-    stack = "encoder and decoder" if adapter.stack == "both" else adapter.stack
+    layers = (
+        "encoder and decoder" if adapter.layers == ALL else adapter.layers.replace("+", " and ")
+    )
     form = f"{adapter.kind}, rank {rank}, trained with alpha {adapter.alpha:g}"
-    yield f"adapter: {form}, {adapter.targets} of {stack}"
+    yield f"adapter: {form}, {adapter.targets} of {layers}"
     if adapter.init_from is not None:
         start = name_of(adapter.init_from)
         yield f"start: the adapter {start}, the speech of which is not counted here"
@@ -324,6 +327,7 @@ def adapter_record(folder: RunFolder, summary: RunSummary) -> Json:
     """What `lora.provenance.read_metadata` reads."""
     config = read_config(folder)
     lowest, highest = exported_ranks(folder.adapter)
+    modules = list(config.adapter.ranges)
     finished = summary.finished
     if finished is None:  # older summaries lack it, but not the adapter's file
         seconds = (folder.adapter / WEIGHTS_FILE).stat().st_mtime
@@ -348,7 +352,7 @@ def adapter_record(folder: RunFolder, summary: RunSummary) -> Json:
             "rank": highest,  # of what ships, which can be another than what was trained
             "lowest_rank": lowest,
             "targets": config.adapter.targets,
-            "stack": config.adapter.stack,
+            "stack": "both" if len(modules) > 1 else modules[0],
             "parameters": summary.trainable_parameters,
             "bytes": summary.adapter_bytes,
             "sha256": summary.adapter_sha256 or sha256(folder.adapter / WEIGHTS_FILE),

@@ -30,6 +30,7 @@ from lora_whisper.evaluation.results import (
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.evaluation.scored_words import cautions
 from lora_whisper.files import as_written, read_json, write_json
+from lora_whisper.layers import ALL
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import model_name, shipped_rank
 from lora_whisper.reports.tables import Column, Table
@@ -96,8 +97,8 @@ class Point:
         """`all-linear`, or `attention of the decoder`"""
         if "adapter.targets" not in self.config:
             return None
-        stack = self.config["adapter.stack"]
-        return self.config["adapter.targets"] + ("" if stack == "both" else f" of the {stack}")
+        layers = self.config["adapter.layers"]
+        return self.config["adapter.targets"] + ("" if layers == ALL else f" of the {layers}")
 
     @property
     def adapter_bytes(self) -> int | None:
@@ -394,7 +395,7 @@ def _figures(points: Sequence[Point]) -> list[Figure]:
         ),
         Figure("", tuple(FRONT if is_on else "" for is_on in front), is_needed=True),
     ]
-    told = {"targets"} if {"adapter.targets", "adapter.stack"} & set(keys) else set()
+    told = {"targets"} if {"adapter.targets", "adapter.layers"} & set(keys) else set()
     is_said = (rank in ("", label) for rank, label in zip(ranks, labels, strict=True))
     if keys == ["adapter.rank"] and all(is_said):
         told.add("rank")

@@ -64,7 +64,7 @@ def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
     )
     layers, settings = adapter_table(model), config.adapter
     ranks = " and ".join(map(str, sorted({row.rank for row in layers if row.rank is not None})))
-    if settings.adalora is not None:
+    if settings.kind == "adalora":
         ranks = f"{ranks} going down to {settings.rank}"
     log.info(
         "adapter     %s, rank %s, alpha %g, %s parameters (%s)",
@@ -132,7 +132,7 @@ def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) ->
 
 
 def _trimmed(asked: TrimmedConfig) -> str:
-    shortest, longest = asked.shortest_margin_seconds, asked.longest_margin_seconds
+    shortest, longest = asked.margin_seconds
     shares = {
         "of the steps whole": asked.whole_share,
         "of the speech once more, packed": asked.packed_share,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from lora_whisper.config import Averaged
 from lora_whisper.evaluation.run_summary import Averaging
 from lora_whisper.files import remove_folder, written_whole
 from lora_whisper.lora.delta_weights import (
@@ -47,20 +48,16 @@ class Average:
     svd_error: float  # Frobenius norm of what the SVD lost over that of all; 0 without one
 
 
-def to_average(checkpoints: Checkpoints, of: str, count: int) -> list[Path]:
-    """The checkpoints that are asked for, or what there is of them, by their steps.
-
-    Args:
-        of: "last" or "best".
-    """
-    if of == "best":
-        paths = [path for _, path in checkpoints.bests()[:count]]
+def to_average(checkpoints: Checkpoints, asked: Averaged) -> list[Path]:
+    """The checkpoints that are asked for, or what there is of them, by their steps."""
+    if asked.of == "best":
+        paths = [path for _, path in checkpoints.bests()[: asked.count]]
     else:
-        paths = checkpoints.lasts()[-count:]
+        paths = checkpoints.lasts()[-asked.count :]
     if len(paths) < 2:
         log.warning(
             "average     none: %d of %d checkpoints are there; a smaller training.%s=… makes more",
-            *(len(paths), count, MORE[of]),
+            *(len(paths), asked.count, MORE[asked.of]),
         )
     return sorted(paths, key=step_of)
 

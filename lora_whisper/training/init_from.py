@@ -24,7 +24,6 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.saved import SavedAdapter, open_adapter, require_sum
 from lora_whisper.lora.validation import (
-    require_eva,
     require_fit,
     require_same_base,
     resolve_initial,
@@ -128,17 +127,13 @@ def watched_windows(
     """The first windows of the run, as it will be trained on them; in each process the same.
 
     Each is whole, and as long as its sound.
-
-    Raises:
-        UserError: it is not said how many.
     """
-    from lora_whisper.lora.initialization import WatchedWindow
+    from lora_whisper.lora.initialization import EVA_WINDOWS, WatchedWindow
     from lora_whisper.model.features import positions_with_sound
 
-    wanted = require_eva(config.adapter)
-    steps = math.ceil(wanted / config.training.global_batch)
+    steps = math.ceil(EVA_WINDOWS / config.training.global_batch)
     singles = (batch for step in windows.load_whole(0, steps, 1) for batch in step if batch.rows)
-    for batch in islice(singles, wanted):
+    for batch in islice(singles, EVA_WINDOWS):
         whole = dataclasses.replace(batch, positions=None)
         (features,) = whole.input_features(base.features).cpu()
         positions = positions_with_sound(batch.waveforms.shape[1])

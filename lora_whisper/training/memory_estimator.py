@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig, QuantizationConfig
+from lora_whisper.layers import WHOLE, as_text
 from lora_whisper.lora.adapter import adapter_parameters
 from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model.device import DTYPES
@@ -180,8 +181,7 @@ def shortened(
     Args:
         longer: the key in `left_out` of a run of which three layers are to be taken.
     """
-    adapted = target_ranks(adapter, shape)
-    changes: dict[str, Any] = {}
+    adapted, ranges = target_ranks(adapter, shape), adapter.ranges
     left_out: dict[Place, int] = {}
     short = type(shape).from_dict(shape.to_dict())
     for stack in STACKS:
@@ -197,10 +197,10 @@ def shortened(
             kept += [is_adapted] * taken
             left_out[stack, len(kept) - 1] = count - taken
         setattr(short, f"{stack}_layers", len(kept))
-        if getattr(adapter, f"{stack}_layers") is not None:
+        if ranges.get(stack, WHOLE) != WHOLE:
             numbers = [number for number, is_adapted in enumerate(kept) if is_adapted]
-            changes[f"{stack}_layers"] = f"{numbers[0]}-{numbers[-1]}"
-    return Shortened(short, dataclasses.replace(adapter, **changes), left_out)
+            ranges[stack] = f"{numbers[0]}-{numbers[-1]}"
+    return Shortened(short, dataclasses.replace(adapter, layers=as_text(ranges)), left_out)
 
 
 @dataclass(frozen=True)

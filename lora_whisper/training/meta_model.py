@@ -153,7 +153,7 @@ def attach_to_meta(
         UserError: a range of layers that the base does not have.
     """
     kind: Any = "lora" if config.kind in ("pissa", "eva") else config.kind
-    plain = dataclasses.replace(config, kind=kind, eva=None, init_from=None)
+    plain = dataclasses.replace(config, kind=kind, init_from=None)
     tokens = (FIRST_TOKEN,) if config.train_language_token else ()
     with torch.device("meta"):
         return attach(

@@ -22,6 +22,7 @@ from lora_whisper.config import AdapterConfig
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import checkpoint_activations
+from lora_whisper.lora.validation import initial_rank
 from lora_whisper.model.device import timed
 from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES
 from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
@@ -190,9 +191,8 @@ def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:
     share = 1.0
     if adapter.kind == "pissa":
         share = 2.0
-    elif adapter.adalora is not None:
-        initial = adapter.adalora.initial_rank or math.ceil(1.5 * adapter.rank)
-        share = adapter.rank / initial
+    elif adapter.kind == "adalora":
+        share = adapter.rank / initial_rank(adapter.rank)
     return round(share * FP32_BYTES * plan.trained) + HEADER_BYTES * plan.tensors
 
 

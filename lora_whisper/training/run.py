@@ -131,7 +131,7 @@ class Run:
         self.total_steps = total_steps(
             self.windows.per_epoch, settings.global_batch, settings.max_epochs, settings.max_steps
         )
-        averaged = {settings.averaging.of: settings.averaging.count} if settings.averaging else {}
+        averaged = {settings.averaged.of: settings.averaged.count} if settings.averaged else {}
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             every_steps=settings.checkpoint_every_steps,
@@ -353,10 +353,10 @@ class Run:
         def write() -> Average | None:
             with written_whole(self.folder.adapter) as aside:
                 save_adapter(self.model, aside, self.base.checkpoint, initial)
-            settings = self.config.training.averaging
-            if settings is None:
+            settings = self.config.training
+            if settings.averaged is None:
                 return None
-            paths = to_average(self.checkpoints, settings.of, settings.count)
+            paths = to_average(self.checkpoints, settings.averaged)
             if len(paths) < 2:
                 return None
             return write_average(
@@ -366,7 +366,7 @@ class Run:
                 self.model,
                 parameters,
                 initial,
-                settings.rank,
+                settings.averaging_rank,
             )
 
         return processes.from_main(write)

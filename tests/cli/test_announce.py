@@ -60,15 +60,15 @@ def test_an_evaluation_says_what_each_model_will_decode() -> None:
         return SimpleNamespace(role=role, corpus=SimpleNamespace(utterances=range(utterances)))
 
     sets = [loaded("test", 100), loaded("training", 40), loaded("retention", 10)]
-    more = SimpleNamespace(probe_clips=3, adapter_scales=(0.5, 0.75))
+    more = SimpleNamespace(diagnostics=True, adapter_scales=(0.5, 0.75))
     entries = [SimpleNamespace(adapter=None), SimpleNamespace(adapter="outputs/a/adapter")]
     plan = SimpleNamespace(conditions=("noise", "telephone"), more=more, entries=entries)
     assert list(further_decoding(plan, sets)) == [
         "conditions  noise, telephone: each test utterance again in each of them",
-        "no speech   12 clips without any: what does a model write there?",
+        "no speech   16 clips without any: what does a model write there?",
         "scales      0.5, 0.75 of each adapter",
-        "to decode   944 utterances in all, without those that were before",
+        "to decode   952 utterances in all, without those that were before",
     ]
-    plan.conditions, more.probe_clips, more.adapter_scales = (), 0, ()
+    plan.conditions, more.diagnostics, more.adapter_scales = (), False, ()
     (line,) = further_decoding(plan, sets[:1])
     assert line.startswith("to decode   200 utterances in all")

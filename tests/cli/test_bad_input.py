@@ -128,10 +128,10 @@ def test_a_run_is_replaced_only_when_the_new_one_can_begin(
     line: Line, finished: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Path("outputs/a/summary.json").read_text()
-    assert line("train", *finished, "overwrite=true", "adapter.encoder_layers=7-") == 2
+    assert line("train", *finished, "overwrite=true", "adapter.layers=encoder.7-") == 2
     assert "layers 0 to 1" in capsys.readouterr().err
     assert Path("outputs/a/summary.json").read_text() == before
-    assert line("train", *finished, "name=b", "adapter.encoder_layers=7-") == 2
+    assert line("train", *finished, "name=b", "adapter.layers=encoder.7-") == 2
     assert not Path("outputs/b").exists()
 
 
@@ -214,9 +214,7 @@ def test_audio_that_breaks_off_is_named(
     assert "not decoded cut.jsonl:1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "setting", ["training.patience=2", "training.averaging={of: best, count: 2, rank: null}"]
-)
+@pytest.mark.parametrize("setting", ["training.patience=2", "training.averaging=best-2"])
 def test_what_compares_adapters_needs_a_validation_set(
     world: World, line: Line, capsys: pytest.CaptureFixture[str], setting: str
 ) -> None:

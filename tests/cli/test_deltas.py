@@ -38,8 +38,8 @@ def deltas(name: str) -> dict[str, Tensor]:
 
 
 def averaging(of: str, rank: int | None = None) -> list[str]:
-    settings = f"{{of: {of}, count: 2, rank: {'null' if rank is None else rank}}}"
-    return [f"training.averaging={settings}", "optimizer.learning_rate=0.003"]
+    rank_is = f"training.averaging_rank={'null' if rank is None else rank}"
+    return [f"training.averaging={of}-2", rank_is, "optimizer.learning_rate=0.003"]
 
 
 def test_a_run_starts_from_another_one(world: World, line: Line, finished: list[str]) -> None:
@@ -167,7 +167,7 @@ def test_averaging_that_cannot_be_is_refused(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line("train", *world.arguments("x", "data.validation=null", *averaging("best"))) == 2
-    assert "Type data.validation=…, or training.averaging.of=last" in capsys.readouterr().err
+    assert "Type data.validation=…, or training.averaging=last-2" in capsys.readouterr().err
     assert line("train", *world.arguments("x", "adapter=dora", *averaging("last"))) == 2
     assert "averaging" in capsys.readouterr().err
     assert not RUNS.exists()

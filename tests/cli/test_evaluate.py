@@ -26,7 +26,7 @@ def test_a_source_with_all_splits_is_trained_merged_and_scored(
     summary = json.loads(Path("outputs/a/summary.json").read_text())
     assert [summary[model]["utterances"] for model in ("base", "adapter", "merged")] == [4, 4, 4]
 
-    assert line("evaluate", "run=outputs/a", "evaluation.bootstrap_samples=10", *QUICK) == 0
+    assert line("evaluate", "run=outputs/a", "evaluation.group_by=[duration]", *QUICK) == 0
     again = ("evaluate", "run=outputs/a", *QUICK, "overwrite=true")
     assert line(*again, "data.test=validation") == 0
     score = json.loads(Path("outputs/a/evaluation/base/validation/score.json").read_text())

@@ -16,6 +16,7 @@ from ctranslate2.converters import TransformersConverter
 from safetensors.numpy import load_file, save_file
 
 from lora_whisper.__main__ import carry_out
+from lora_whisper.evaluation import evaluate, test_sets
 from lora_whisper.evaluation.decoding import transcribe
 from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
 from tests.evaluation.toy_decoder import NANO
@@ -81,15 +82,19 @@ def test_models_side_by_side(world: World, line: Line, here: Path) -> None:
 
 
 def test_a_run_says_what_was_forgotten_learnt_by_heart_and_heard_in_silence(
-    world: World, line: Line, here: Path, capsys: pytest.CaptureFixture[str]
+    world: World,
+    line: Line,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(evaluate, "NO_SPEECH_CLIPS", 2)
+    monkeypatch.setattr(test_sets, "TRAINING_UTTERANCES", 4)
     leaking = other_speech(world, here, "other")
     more = (
         f"evaluation.retention=[{leaking}]",
         "evaluation.conditions=[noise-10db,speed-0.9]",
         "evaluation.adapter_scales=[0,0.5,1]",
-        "evaluation.training_utterances=4",
-        "evaluation.probe_clips=2",
     )
     assert line("evaluate", "run=outputs/a", *more) == 0
     found = results("outputs/a")
@@ -262,13 +267,14 @@ def test_a_folder_that_is_no_report_is_left_alone(
 
 
 def test_an_exported_model_beside_the_checkpoint_it_was_made_from(
-    line: Line, tmp_path: Path
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evaluate, "NO_SPEECH_CLIPS", 1)
     folder = tmp_path / "exported"
     converter = TransformersConverter(str(NANO), copy_files=["tokenizer.json"])
     converter.convert(str(folder), quantization="int8")
     models = f"models=[embedded:nano,{folder}]"
-    more = ("evaluation.max_utterances=6", "evaluation.probe_clips=1", "data.language=en")
+    more = ("evaluation.max_utterances=6", "data.language=en")
     assert line("evaluate", models, "data.test=embedded:speech/general/test.jsonl", *more) == 0
     found = results()
     assert [one["kind"] for one in found["models"]] == ["checkpoint", "ctranslate2"]

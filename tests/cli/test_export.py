@@ -186,7 +186,7 @@ def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     shutil.copytree(world.checkpoint, "moved base")
     config = Path("outputs/a/config.yaml")
     config.write_text(config.read_text().replace(str(world.checkpoint), f"{Path.cwd()}/toy"))
-    quick = ("evaluation.probe_clips=0", "evaluation.training_utterances=0")
+    quick = ("evaluation.diagnostics=false",)
     for typed in (["evaluate", *quick], ["export", "format=ctranslate2"]):
         assert line(*typed, "run=outputs/a") == 2
         said = capsys.readouterr().err

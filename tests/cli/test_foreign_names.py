@@ -18,7 +18,7 @@ EXAMPLES = {
     "name": "mine",
     "adapter": "dora",
     "adapter.targets": "attention",
-    "adapter.decoder_layers": "6-",
+    "adapter.layers": "decoder.6-",
     "model.attention": "sdpa",
     "optimizer.warmup": "0.1",
     "optimizer.schedule": "cosine",
@@ -82,7 +82,6 @@ def test_every_option_by_another_name_composes() -> None:
         ("language", "sw", "Did you mean data.language?"),
         ("evaluaton.batch_size", "1", "Did you mean evaluation.batch_size?"),
         ("eval.batch_size", "1", "Did you mean evaluation.batch_size?"),
-        ("adapter.adalora.initial_rank", "4", "Type adapter=adalora as well"),
         ("augmentation.noise.share", "1", "Type augmentation=noise as well"),
     ],
 )

@@ -130,7 +130,7 @@ def test_files_are_named_absolutely_and_splits_by_name(
     (tmp_path / "train").mkdir()
     (tmp_path / "corpus" / "clips").mkdir(parents=True)
     (tmp_path / "a.jsonl").touch()
-    noise = NoiseConfig(0.5, "noises", 0.0, 10.0)
+    noise = NoiseConfig(0.5, "noises", (0.0, 10.0))
     augmentation = AugmentationConfig(None, None, None, noise, None, None)
     data = data_config(
         path="corpus",
@@ -152,7 +152,7 @@ def test_files_are_named_absolutely_and_splits_by_name(
 
 
 def test_a_run_goes_on_only_with_what_changes_no_result(tmp_path: Path) -> None:
-    noise = NoiseConfig(0.5, None, 0.0, 10.0)
+    noise = NoiseConfig(0.5, None, (0.0, 10.0))
     noisy = AugmentationConfig(None, None, None, noise, None, None)
     config = train_config(data_config(mix=(mix(train="b.jsonl"),)), augmentation=noisy)
     folder = RunFolder(tmp_path / "run")

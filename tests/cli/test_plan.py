@@ -148,7 +148,7 @@ def test_a_shape_is_known_by_its_published_name() -> None:
         (["tokens=0"], "expected 1 or more"),
         (["adapter=pissa", "quantization=nf4"], "does not train on"),
         (["model=tiny", "model.dtype=float16", "training.precision=bf16"], "not computed with"),
-        (["model=tiny", "adapter.encoder_layers=9-12"], "the encoder has the layers 0 to 3"),
+        (["model=tiny", "adapter.layers=encoder.9-12"], "the encoder has the layers 0 to 3"),
         (["model=tiny", "model.checkpoint=nobody/nothing"], "model.checkpoint=nobody/nothing"),
         (["gpu_memory=8", "adapter.rank=0"], "adapter.rank"),
     ],

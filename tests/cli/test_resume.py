@@ -320,8 +320,8 @@ def test_what_changes_no_step_may_be_changed(
 def test_which_checkpoints_are_averaged_may_not_be_changed(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of_last = ["training.averaging={of: last, count: 2, rank: null}"]
-    of_best = ["training.averaging={of: best, count: 2, rank: null}"]
+    of_last = ["training.averaging=last-2"]
+    of_best = ["training.averaging=best-2"]
     for averaging, is_free in ((of_last, False), (of_best, True)):
         arguments = world.arguments("a", *averaging)
         written_run(arguments)
@@ -450,7 +450,7 @@ def test_a_complete_run_says_what_of_its_speech_has_changed_since(
         assert f"(test.jsonl:1): the scores are of what it was. Type lora-whisper {again}" in shown
         assert "1 not there any more: the adapter was trained on what it was. Type over" in shown
     assert summary("a") == before
-    assert line(*again.split(), "evaluation.probe_clips=0") == 0, "as it is advised"
+    assert line(*again.split(), "evaluation.diagnostics=false") == 0, "as it is advised"
     capsys.readouterr()
     shown = said()
     assert "the scores are" not in shown

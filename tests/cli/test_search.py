@@ -287,14 +287,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(
     both = ["adapter.encoder_rank=2", "adapter.decoder_rank=2"]
     assert line("search", *world.arguments("a", *both)) == 2
     assert "search.space.rank: it would change nothing" in capsys.readouterr().err
-    falling = ["adapter=adalora", "adapter.adalora.initial_rank=10", "adapter.rank=2"]
-    alone = ["search.space.alpha_per_rank=null", "search.space.targets=null"]
-    assert line("search", *world.arguments("a", *falling, *alone)) == 2
-    said = capsys.readouterr().err
-    for rank in (16, 32, 64):
-        assert f"rank={rank}: adalora.initial_rank: expected more" in said
-    assert "rank=8:" not in said
-    assert line("search", *world.arguments("a", *falling)) == 2
+    assert line("search", *world.arguments("a", "adapter=adalora")) == 2
     assert "search.space.alpha_per_rank: adalora's alpha" in capsys.readouterr().err
     assert not Path("outputs").exists()
 

@@ -285,13 +285,13 @@ def test_what_is_impossible_is_named_of_every_point_before_a_weight_is_loaded(
 def test_layers_that_are_not_there_and_unknown_keys_are_refused(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = short_run(world, "adapter.encoder_layers=0-1,7-", "adapter.alpha=1,2")
+    given = short_run(world, "adapter.layers=encoder.0-1,encoder.7-", "adapter.alpha=1,2")
     assert line("train", "-m", *given) == 2
     message = capsys.readouterr().err
     assert message.count("the encoder has the layers 0 to 1") == 1
     for point in ("_adapter.alpha-1, ", "_adapter.alpha-2: "):  # that have it, and no others
         assert point in message
-    assert "layers-0-1" not in message
+    assert "layers-encoder.0-1" not in message
     given = ["adapter.rnak=1", "sede=1", "adapter.rank=0,2"]
     assert line("train", "-m", *short_run(world, *given)) == 2
     message = capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 from lora_whisper.config import EvaluateConfig, EvaluationConfig, TrainConfig
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation import test_sets
 from lora_whisper.evaluation.test_sets import TestSet, data_to_score, group_labels, read_test_sets
 from lora_whisper.schema import from_values
 from tests.cli.conftest import World
@@ -42,13 +43,16 @@ def manifest(world: World, name: str, **changes: Any) -> Path:
     return path
 
 
-def test_a_run_is_scored_on_its_test_set_and_a_sample_of_training(world: World) -> None:
-    found = sets(asked("evaluation.training_utterances=5"), trained(world))
+def test_a_run_is_scored_on_its_test_set_and_a_sample_of_training(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(test_sets, "TRAINING_UTTERANCES", 5)
+    found = sets(asked(), trained(world))
     assert {name: (one.role, len(one.rows)) for name, one in found.items()} == {
         "test": ("test", 4),
         "training": ("training", 5),
     }
-    assert list(sets(asked("evaluation.training_utterances=0"), trained(world))) == ["test"]
+    assert list(sets(asked("evaluation.diagnostics=false"), trained(world))) == ["test"]
 
 
 @pytest.mark.parametrize("change", ["beams=2", "timestamps=true", "max_utterances=3"])
@@ -61,7 +65,7 @@ def test_scores_of_another_decoding_have_another_name(world: World, change: str)
 def test_one_set_more_several_and_some_that_must_not_get_worse(world: World) -> None:
     a, b, c = (manifest(world, f"{name}.jsonl") for name in "abc")
     run = trained(world)
-    off = "evaluation.training_utterances=0"
+    off = "evaluation.diagnostics=false"
     assert list(sets(asked(off, f"data.test={a}"), run)) == ["speech-a"]
     assert list(sets(asked(off, f"sets=[{a},{b}]"), run)) == ["speech-a", "speech-b"]
     found = sets(asked(off, f"data.test={a}", f"sets=[{b}]", f"evaluation.retention=[{c}]"), run)
@@ -98,7 +102,7 @@ def test_a_split_of_another_source_is_not_taken_for_the_runs_own(world: World) -
     folder = world.speech / "parts"
     folder.mkdir(exist_ok=True)
     manifest(world, "parts/test.jsonl")
-    found = sets(asked(f"data.path={folder}", "evaluation.training_utterances=0"), trained(world))
+    found = sets(asked(f"data.path={folder}", "evaluation.diagnostics=false"), trained(world))
     assert list(found) == ["speech-parts"]
 
 
@@ -148,7 +152,7 @@ def test_a_set_given_by_its_folder_alone_is_not_the_runs_own(world: World) -> No
     ["data.task=translate", "data.language=zh", "dtype=bfloat16", "data.columns.text=text"],
 )
 def test_what_is_not_scored_as_the_run_was_does_not_pass_for_it(world: World, change: str) -> None:
-    found = sets(asked(change, "evaluation.training_utterances=0"), trained(world))
+    found = sets(asked(change, "evaluation.diagnostics=false"), trained(world))
     assert list(found) != ["test"]
 
 
@@ -161,7 +165,7 @@ def test_another_split_is_not_called_as_the_runs_own(world: World) -> None:
     given = [one for one in world.arguments("a") if not one.startswith("data.")]
     values = train_values(*given, f"data.path={folder}", *splits)
     run = from_values(TrainConfig, values)
-    off = "evaluation.training_utterances=0"
+    off = "evaluation.diagnostics=false"
     assert list(sets(asked(off), run)) == ["test"]
     assert list(sets(asked(off, "data.test=test"), run)) == ["speech-splits-test"]
 

@@ -73,7 +73,7 @@ def test_trimmed_windows_are_of_training_alone(
         return encode(encoder, features)
 
     monkeypatch.setattr(loss, "encode", noted)
-    trimmed = {"shortest_margin_seconds": 0.1, "longest_margin_seconds": 0.3, "whole_share": 0.3}
+    trimmed = {"margin_seconds": [0.1, 0.3], "whole_share": 0.3}
     settings = [f"data.trimmed.{name}={value}" for name, value in trimmed.items()]
     arguments = world.arguments("cut", "data.windows=trimmed", *settings, "training.max_steps=8")
     assert line("train", *arguments) == 0

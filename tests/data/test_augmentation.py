@@ -225,14 +225,14 @@ def test_what_was_said_at_t_is_heard_at_t_over_speed(seconds: float, seed: int) 
     samples = np.zeros(round(seconds * SAMPLING_RATE), np.float32)
     click = len(samples) - 200
     samples[click] = 1.0
-    augmented = augmenter("speed", speed={"slowest": 0.5, "fastest": 1.2})(samples, (seed,))
+    augmented = augmenter("speed", speed={"factors": (0.5, 1.2)})(samples, (seed,))
     assert np.argmax(augmented.samples) == pytest.approx(click / augmented.speed, abs=1)
     assert len(augmented.samples) <= WINDOW_SAMPLES
     assert len(augmented.samples) == pytest.approx(len(samples) / augmented.speed, abs=1)
 
 
 def test_a_clip_is_slowed_as_far_as_it_fits() -> None:
-    slowest = {"slowest": 0.5, "fastest": 0.5}
+    slowest = {"factors": (0.5, 0.5)}
     augmented = augmenter("speed", speed=slowest)(tone(4.0), (0,))
     assert augmented.speed == 4.0 / WINDOW_SECONDS
     assert len(augmented.samples) == WINDOW_SAMPLES
@@ -247,7 +247,7 @@ def test_speeds_are_spread_over_the_range() -> None:
 
 
 def test_gain_is_drawn_from_its_range() -> None:
-    augment = augmenter("gain", gain={"lowest_db": -20.0, "highest_db": 6.0})
+    augment = augmenter("gain", gain={"db": (-20.0, 6.0)})
     samples = tone(0.1) * 0.1
     gains = [
         decibels(mean_power(augment(samples, (seed,)).samples) / mean_power(samples))
@@ -259,7 +259,7 @@ def test_gain_is_drawn_from_its_range() -> None:
 
 def test_nothing_is_clipped() -> None:
     """Beyond full scale the whole window is scaled: a sine stays a sine."""
-    augment = augmenter("gain", gain={"lowest_db": 20.0, "highest_db": 20.0})
+    augment = augmenter("gain", gain={"db": (20.0, 20.0)})
     sine = tone(1.0)
     louder = augment(sine, (0,)).samples
     np.testing.assert_allclose(louder, sine / np.abs(sine).max(), atol=1e-6)
@@ -291,7 +291,7 @@ def measured_snr_db(speech: np.ndarray, noisy: np.ndarray) -> float:
 def test_the_snr_is_what_was_asked_for(tmp_path: Path, snr_db: float, folder: bool) -> None:
     rain = np.random.default_rng(1).standard_normal(44_100 * 8) * 0.1
     given = recordings(tmp_path, {"rain.flac": rain}, rate=44_100) if folder else None
-    settings = {"folder": given, "lowest_snr_db": snr_db, "highest_snr_db": snr_db}
+    settings = {"folder": given, "snr_db": (snr_db, snr_db)}
     augment = augmenter("noise", noise=settings)
     speech = bursts()
     for seed in range(5):
@@ -300,7 +300,7 @@ def test_the_snr_is_what_was_asked_for(tmp_path: Path, snr_db: float, folder: bo
 
 
 def test_snrs_are_spread_over_the_range() -> None:
-    augment = augmenter("noise", noise={"lowest_snr_db": 5.0, "highest_snr_db": 25.0})
+    augment = augmenter("noise", noise={"snr_db": (5.0, 25.0)})
     speech = bursts(1.0)
     snrs = [measured_snr_db(speech, augment(speech, (seed,)).samples) for seed in range(100)]
     assert 4.5 < min(snrs) < 7
@@ -341,7 +341,7 @@ def test_recordings_are_taken_from_any_part_and_repeated_where_short(tmp_path: P
     """The first half of the long one is a low tone, the second a high one."""
     long = np.concatenate([tone(10.0, frequency=200.0), tone(10.0, frequency=2_000.0)])
     folder = recordings(tmp_path, {"long.wav": long, "short.wav": tone(0.2, frequency=900.0)})
-    augment = augmenter("noise", noise={"folder": folder, "lowest_snr_db": -20.0})
+    augment = augmenter("noise", noise={"folder": folder, "snr_db": (-20.0, 30.0)})
     speech = bursts(1.0)
     heard = set()
     for seed in range(40):

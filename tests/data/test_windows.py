@@ -468,7 +468,7 @@ def test_timestamps_follow_the_speed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("speed", [0.8, 1.25])
 def test_the_last_timestamp_is_the_end_of_the_augmented_sound(tmp_path: Path, speed: float) -> None:
-    settings = AugmentationConfig(SpeedConfig(1.0, speed, speed), *[None] * 5)
+    settings = AugmentationConfig(SpeedConfig(1.0, (speed, speed)), *[None] * 5)
     make = maker(timestamps_share=1.0, augmenter=Augmenter(settings, 5.0, 80))
     window = made(source(recorded(tmp_path, [1.0, 2.0]), make), make)
     assert len(window.samples) == pytest.approx(3.0 / speed * 16_000, abs=1)

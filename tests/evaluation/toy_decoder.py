@@ -38,7 +38,6 @@ GREEDY = EvaluationConfig(
     padding="sound",
     group_by=(),
     keywords=None,
-    bootstrap_samples=100,
 )
 IN_BATCHES = dataclasses.replace(GREEDY, batch_size=2)
 

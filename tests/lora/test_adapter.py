@@ -415,7 +415,7 @@ WIDTH, HIDDEN = 16, 32
 
 
 def test_rows_by_hand() -> None:
-    config = adapter_config(rank=4, encoder_rank=2, stack="both", targets="attention-qv")
+    config = adapter_config(rank=4, encoder_rank=2, targets="attention-qv")
     model = attach(toy_model(), config, "none", False, 0, (264, 265))
     assert adapter_table(model) == [
         TableRow("encoder self_attn q v", 2 * 2, (WIDTH, WIDTH), 2, 4 * 2 * 2 * WIDTH),

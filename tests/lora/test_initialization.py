@@ -131,7 +131,7 @@ def fit(folder: Path, given: AdapterConfig, tokens: tuple[int, ...] = ()) -> Non
 
 
 def test_what_has_room_is_let_through(tmp_path):
-    saved(tmp_path, tokens=TOKENS[:1], targets="attention", stack="decoder", decoder_layers="1")
+    saved(tmp_path, tokens=TOKENS[:1], targets="attention", layers="decoder.1")
     fit(tmp_path, config(), TOKENS)
 
 
@@ -143,18 +143,18 @@ WANTED = {
         {"targets": "attention-qv"},
         "adapter.targets=attention",
     ),
-    "stack": ({}, {"stack": "decoder"}, "adapter.stack=both"),
-    "layers": ({}, {"encoder_layers": "1-"}, "adapter.encoder_layers=null"),
+    "stack": ({}, {"layers": "decoder"}, "adapter.layers=all"),
+    "layers": ({}, {"layers": "encoder.1-+decoder"}, "adapter.layers=all"),
     "decoder's rank": ({}, {"decoder_rank": 3}, "adapter.decoder_rank=4"),
     "rank of the encoder only": (
-        {"stack": "encoder"},
+        {"layers": "encoder"},
         {"rank": 3, "decoder_rank": 2},
         "adapter.rank=4",
     ),
     "several": (
         {"decoder_rank": 8},
-        {"rank": 2, "stack": "encoder", "encoder_layers": "0"},
-        "adapter.rank=8 adapter.stack=both adapter.encoder_layers=null",
+        {"rank": 2, "layers": "encoder.0"},
+        "adapter.rank=8 adapter.layers=all",
     ),
 }
 
@@ -248,7 +248,7 @@ def test_a_base_of_which_nobody_knows_is_not_another_base(tmp_path, caplog):
 
 
 def test_the_headers_alone_say_what_is_saved(tmp_path):
-    saved(tmp_path, tokens=TOKENS, targets="attention-qv", stack="encoder")
+    saved(tmp_path, tokens=TOKENS, targets="attention-qv", layers="encoder")
     found = read_saved(tmp_path)
     assert found.tokens == TOKENS
     assert dict(found.ranks) == {
@@ -346,7 +346,7 @@ def test_without_windows_it_starts_as_lora_does() -> None:
 @pytest.mark.parametrize(
     ("count", "rank", "message"),
     [
-        (1, 8, r"needs 16 tokens of text, found 8 in 1 windows.*adapter\.eva\.windows"),
+        (1, 8, r"needs 16 tokens of text, found 8 in 1 windows.*adapter\.rank"),
         (0, 4, "found 0 in 0 windows"),
         (12, 9, r"up to 8 directions.*rank is 9.*adapter\.rank"),
     ],

@@ -102,7 +102,7 @@ def test_an_average_of_checkpoints_is_merged_as_peft_merges_it(checkpoint, tmp_p
 
 
 def test_only_layers_with_an_adapter_change(checkpoint, tmp_path):
-    saved(ours("lora", targets="attention-qv", stack="encoder"), tmp_path, checkpoint)
+    saved(ours("lora", targets="attention-qv", layers="encoder"), tmp_path, checkpoint)
     weights, base = merged_weights(checkpoint, tmp_path), toy_model().state_dict()
     changed = {name for name, weight in weights.items() if not torch.equal(weight, base[name])}
     assert changed == {

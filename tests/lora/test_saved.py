@@ -482,7 +482,7 @@ def saved(folder: Path, kind: str = "lora", tokens: tuple[int, ...] = (), **chan
         ("lora", (), {}, []),
         ("rslora", (), {}, []),
         ("eva", (), {}, []),
-        ("lora", (), {"stack": "encoder", "encoder_rank": 4}, []),
+        ("lora", (), {"layers": "encoder", "encoder_rank": 4}, []),
         ("dora", (), {}, ["DoRA is not served"]),
         ("lora", (264,), {}, ["re-learnt token embeddings are not served"]),
         ("lora", (), {"rank": 520}, ["rank 520 is over its limit of 512"]),
@@ -519,11 +519,11 @@ def test_the_rank_to_ask_vllm_for(tmp_path: Path, rank: int, asked: int) -> None
 
 def test_layers_that_see_sound_are_not_vouched_for(tmp_path: Path) -> None:
     """The decoder's keys and values of the sound see it as well as the encoder."""
-    encoder = saved(tmp_path / "encoder", stack="encoder")
-    decoder = saved(tmp_path / "decoder", stack="decoder", targets="attention-qv")
+    encoder = saved(tmp_path / "encoder", layers="encoder")
+    decoder = saved(tmp_path / "decoder", layers="decoder", targets="attention-qv")
     assert vllm_is_to_be_compared(encoder)
     assert vllm_is_to_be_compared(decoder)
-    text = saved(tmp_path / "text", stack="decoder", targets="attention-qv")
+    text = saved(tmp_path / "text", layers="decoder", targets="attention-qv")
     plain = read_delta_weights(text)
     kept = {path: pair for path, pair in plain.matrices.items() if "encoder_attn" not in path}
     write_delta_weights(DeltaWeights(kept, {}), text, BASE)

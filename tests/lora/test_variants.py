@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.config import UNSUPPORTED, AdapterConfig, QuantizationConfig
 from lora_whisper.errors import UserError
+from lora_whisper.layers import as_text
 from lora_whisper.lora.adalora import rank_schedule_of
 from lora_whisper.lora.adapter import (
     adapter_parameters,
@@ -207,12 +207,6 @@ def test_adalora_says_what_it_needs(total_steps: int | None, message: str) -> No
         attach(toy_model(), config, "none", False, 0, total_steps=total_steps)
 
 
-def test_a_kind_without_its_settings_says_what_to_type() -> None:
-    config = dataclasses.replace(adapter_config(), kind="adalora")
-    with pytest.raises(UserError, match="type adapter=adalora"):
-        attach(toy_model(), config, "none", False, 0, total_steps=10)
-
-
 # ── every size ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -256,7 +250,7 @@ def test_all_linear_is_every_linear_layer_of_both_stacks() -> None:
 
 
 def test_presets_by_hand() -> None:
-    first = {"stack": "decoder", "decoder_layers": "0"}
+    first = {"layers": "decoder.0"}
     prefix = "model.decoder.layers.0"
     assert list(targets(targets="attention-qv", **first)) == [
         f"{prefix}.self_attn.q_proj",
@@ -283,17 +277,17 @@ def test_every_path_is_a_linear_layer_of_the_checkpoint(name: str) -> None:
         ("30-", {30, 31}),
         ("-1", {0, 1}),
         ("5", {5}),
-        (None, set(range(32))),
+        ("-", set(range(32))),
     ],
 )
-def test_ranges_of_layers(given: str | None, layers: set[int]) -> None:
-    found = targets("large-v3", stack="encoder", encoder_layers=given)
+def test_ranges_of_layers(given: str, layers: set[int]) -> None:
+    found = targets("large-v3", layers=as_text({"encoder": given}))
     assert {int(path.split(".")[3]) for path in found} == layers
     assert {path.split(".")[1] for path in found} == {"encoder"}
 
 
 def test_a_range_of_one_stack_leaves_the_other_whole() -> None:
-    found = targets("large-v3-turbo", encoder_layers="24-", decoder_layers="-1")
+    found = targets("large-v3-turbo", layers="encoder.24-+decoder.-1")
     by_stack = {
         stack: {int(path.split(".")[3]) for path in found if f".{stack}." in path}
         for stack in ("encoder", "decoder")
@@ -303,8 +297,8 @@ def test_a_range_of_one_stack_leaves_the_other_whole() -> None:
 
 @pytest.mark.parametrize("given", ["30-32", "32", "32-", "3-2", "-32"])
 def test_layers_that_are_not_there_are_named(given: str) -> None:
-    with pytest.raises(UserError, match=rf"encoder_layers={given}: .* layers 0 to 31"):
-        targets("large-v3", encoder_layers=given)
+    with pytest.raises(UserError, match=rf"layers=encoder.{given}: .* layers 0 to 31"):
+        targets("large-v3", layers=f"encoder.{given}")
 
 
 def test_each_stack_has_its_rank() -> None:

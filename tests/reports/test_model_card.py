@@ -93,7 +93,7 @@ def test_no_path_and_no_name_of_the_machine(tmp_path: Path) -> None:
     home = "/home/anna"
     files = [f"data.{split}={home}/speech/{split}.jsonl" for split in ("train", "test")]
     start = [f"model.checkpoint={home}/models/mine", f"adapter.init_from={home}/runs/near"]
-    noise = f"augmentation.noise={{share:1,folder:{home}/noise,lowest_snr_db:1,highest_snr_db:2}}"
+    noise = f"augmentation.noise={{share:1,folder:{home}/noise,snr_db:[1,2]}}"
     mix = f"data.mix=[{{train:{home}/more.jsonl,weight:1}}]"
     card = card_of(tmp_path / "toy", *files, *start, noise, mix, **LOCAL)
     assert card.data.base_model is None, "the hub knows a base by its id alone"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lora_whisper.config import Averaged
 from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter
 from lora_whisper.lora.delta_weights import write_delta_weights
 from lora_whisper.model.checkpoint import Checkpoint
@@ -117,6 +118,6 @@ def test_the_last_or_the_best_are_averaged(
     of: Any, count: int, steps: list[int], tmp_path: Path
 ) -> None:
     checkpoints = checkpoints_of(tmp_path, {"lora_A": nn.Parameter(torch.zeros(2, 3))})
-    paths = to_average(checkpoints, of, count)
+    paths = to_average(checkpoints, Averaged(of, count))
     prefix = "step" if of == "last" else "best"
     assert [path.name for path in paths] == [f"{prefix}-{step:06d}" for step in steps]

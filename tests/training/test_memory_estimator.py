@@ -59,8 +59,8 @@ def whole(one: Setup) -> Shortened:
         ("none", True, {}),
         ("nf4", True, {}),
         ("int8", True, {}),
-        ("none", True, {"encoder_layers": "1-", "decoder_layers": "-2"}),
-        ("none", False, {"stack": "decoder"}),
+        ("none", True, {"layers": "encoder.1-+decoder.-2"}),
+        ("none", False, {"layers": "decoder"}),
     ],
 )
 def test_two_layers_tell_of_all(
@@ -124,14 +124,14 @@ def test_activations_are_what_autograd_keeps_in_a_real_step(device: str, dropout
 def test_checkpointing_and_fewer_layers_need_less() -> None:
     shape = deep()
     plain, again = (new_estimator(setup(shape), on).peaks(TOKENS) for on in (False, True))
-    upper = new_estimator(setup(shape, encoder_layers="4-"), False).peaks(TOKENS)
+    upper = new_estimator(setup(shape, layers="encoder.4-+decoder"), False).peaks(TOKENS)
     totals = [fullest(peaks, 2).total_bytes for peaks in (plain, again, upper)]
     assert totals[1] < totals[2] < totals[0]
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_weights_are_those_of_all_layers(quantization: str) -> None:
-    one = setup(deep(5), quantization, encoder_layers="2-3")
+    one = setup(deep(5), quantization, layers="encoder.2-3+decoder")
     assert weights_bytes(one) == stored_bytes(meta_base(one, quantization))
 
 
@@ -154,16 +154,16 @@ def test_dora_on_nf4_needs_at_least_what_lora_does() -> None:
 
 
 def test_layers_that_are_alike_are_run_twice() -> None:
-    adapter: AdapterConfig = adapter_config(encoder_layers="3-6", decoder_layers="-0")
+    adapter: AdapterConfig = adapter_config(layers="encoder.3-6+decoder.-0")
     short = shortened(deep(9), adapter)
     assert (short.shape.encoder_layers, short.shape.decoder_layers) == (6, 3)
-    assert (short.adapter.encoder_layers, short.adapter.decoder_layers) == ("2-3", "0-0")
+    assert short.adapter.layers == "encoder.2-3+decoder.0-0"
     assert sum(short.left_out.values()) == 18 - 9
 
 
 def test_operations_are_those_of_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """With checkpointing, whose second forward pass they count as well."""
-    one = setup(deep(4), encoder_layers="1-")
+    one = setup(deep(4), layers="encoder.1-+decoder")
     few = step_flops(one, True, 1, TOKENS)
     monkeypatch.setattr(estimator_module, "shortened", lambda *_: whole(one))
     assert step_flops(one, True, 1, TOKENS) == few
@@ -185,7 +185,7 @@ def test_operations_are_those_of_a_real_step() -> None:
 
 
 def test_parameters_are_those_of_all_layers() -> None:
-    one = setup(deep(6), encoder_layers="2-", decoder_rank=2)
+    one = setup(deep(6), layers="encoder.2-+decoder", decoder_rank=2)
     model = attach_to_meta(new_meta_model(one.shape, "none", one.dtype), one.adapter, "none", False)
     values = adapter_parameters(model).values()
     expected = (sum(value.numel() for value in values), len(values))

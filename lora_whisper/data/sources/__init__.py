@@ -31,6 +31,7 @@ from lora_whisper.data.sources import hub, manifest, subtitles
 from lora_whisper.data.sources.rows import USUAL_NAMES, Part
 from lora_whisper.errors import UserError, listing
 from lora_whisper.paths import local_path
+from lora_whisper.schema import given_in
 
 log = logging.getLogger("lora_whisper")
 
@@ -47,7 +48,7 @@ def resolved(config: DataConfig, mix: MixConfig) -> DataConfig:
 
     Another language than `config`'s does not borrow its token, and another path not its revision.
     """
-    own = {name: value for name, value in vars(mix).items() if value is not None}
+    own = given_in(mix)
     del own["weight"]
     source = mix.source or config.source
     inherited = replace(
