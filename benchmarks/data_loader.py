@@ -115,12 +115,12 @@ def loaded(manifest: Path, windows: str, base: Base) -> StepDataset:
     config = DataConfig(train=str(manifest))
     rows = read_split(config, "train")
     assert rows is not None
-    tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary
+    tokenizer, special_tokens = base.processor.tokenizer, base.special_tokens
     corpus = load_corpus(rows, "train", config, WINDOW_SECONDS)
-    spoken = keep_what_fits(corpus, tokenizer, vocabulary, config).utterances
-    source = WindowSource(spoken, pack(spoken, tokenizer, vocabulary, WINDOW_SECONDS, windows))
+    spoken = keep_what_fits(corpus, tokenizer, special_tokens, config).utterances
+    source = WindowSource(spoken, pack(spoken, tokenizer, special_tokens, WINDOW_SECONDS, windows))
     shares = (0.2, 0.2) if windows == "packed" else (0.0, 0.0)
-    maker = WindowMaker(tokenizer, vocabulary, WINDOW_SECONDS, *shares)
+    maker = WindowMaker(tokenizer, special_tokens, WINDOW_SECONDS, *shares)
     return StepDataset((source,), maker, 0.0, GLOBAL_BATCH, MICRO_BATCH, seed=0)
 
 

@@ -310,15 +310,15 @@ class GivenLengthDecoder(WhisperDecoder):
         return [*super()._rules(prompt), self._without_eot]
 
     def _without_eot(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        scores[:, self.vocabulary.eot] = -math.inf
+        scores[:, self.special_tokens.eot] = -math.inf
         return scores
 
 
 def ours(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> Side:
     config = model.config
-    vocabulary = read_special_tokens(processor.tokenizer, model.generation_config, config)
+    special_tokens = read_special_tokens(processor.tokenizer, model.generation_config, config)
     features = LogMel(config.num_mel_bins, window_seconds(config))
-    decoder = GivenLengthDecoder(model, processor, vocabulary, features)
+    decoder = GivenLengthDecoder(model, processor, special_tokens, features)
     batch_size = scoring_batch_for_width(config.d_model)
     settings = dataclasses.replace(train_config().evaluation, batch_size=batch_size)
 

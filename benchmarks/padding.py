@@ -144,7 +144,7 @@ class Test:
         rows = read_split(config.data, "test")
         assert rows is not None
         corpus = load_corpus(rows, "test", config.data, base.window_seconds)
-        return cls(with_codes(corpus, base.vocabulary).utterances, base, config)
+        return cls(with_codes(corpus, base.special_tokens).utterances, base, config)
 
     def by_faster_whisper(self, folder: Path) -> float:
         """The WER of an export in faster-whisper itself, greedily."""
@@ -152,7 +152,7 @@ class Test:
         settings, seed = greedily(self.config.evaluation), self.config.seed
         found = runtime.transcribe(self.utterances, settings, seed)
         score, _ = score_transcriptions(
-            self.utterances, found, self.base.vocabulary, settings, seed
+            self.utterances, found, self.base.special_tokens, settings, seed
         )
         return score.wer
 

@@ -94,7 +94,7 @@ def heard_by(folder: Path, language: str, speech: Sequence[np.ndarray]) -> dict[
     plain = QuantizationConfig("none")
     whisper = load_whisper(base, config, plain, "fp32", torch.device("cpu"))
     decoder = decoder_of(whisper, base)
-    start = base.vocabulary.start(language, "transcribe")
+    start = base.special_tokens.start(language, "transcribe")
     silent = silence(base.window_seconds)
     return {
         "silence": asdict(decoded(decoder, silent, start, "sound")),
@@ -123,7 +123,7 @@ def decoded(
             DecodingTask(
                 decoder.features.clip(torch.from_numpy(samples), padding),
                 tuple(start),
-                token_limit(decoder.vocabulary, len(samples), len(start)),
+                token_limit(decoder.special_tokens, len(samples), len(start)),
                 (0, 0),
                 most_letters(len(samples) / SAMPLING_RATE, None),
             )

@@ -110,7 +110,7 @@ def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
     """A `data.language` that is none is a finding where rows are in it, else `train` refuses it."""
     for rows in splits.values():
         if rows.defaults.language not in rows.column("language").unique().to_pylist():
-            require_language(rows.defaults, base.vocabulary)
+            require_language(rows.defaults, base.special_tokens)
 
 
 def read_splits(data: DataConfig) -> dict[str, Utterances]:
@@ -127,7 +127,7 @@ def run(plan: CheckPlan) -> int:
     """Measure everything, and write and show what was found."""
     config, folder, base = plan.config, plan.folder, plan.base
     refuse_replacing(folder, config.overwrite)
-    rules = TextRules(base.processor.tokenizer, base.vocabulary, words_of)
+    rules = TextRules(base.processor.tokenizer, base.special_tokens, words_of)
     with terminal.work("listening", sum(map(len, plan.splits.values()))) as work:
         measured = measure(plan.splits, rules, work.update)
     findings = inspect(measured, rules, base.window_seconds)

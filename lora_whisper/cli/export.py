@@ -434,7 +434,7 @@ def _sample(config: ExportConfig, source: Source) -> Sample:
     fitting = dataclasses.replace(data, long_audio="drop")
     corpus = load_corpus(rows, "test", fitting, base.window_seconds)
     chosen = sample(corpus.utterances, config.parity.utterances, seed)
-    corpus = with_codes(dataclasses.replace(corpus, utterances=chosen), base.vocabulary)
+    corpus = with_codes(dataclasses.replace(corpus, utterances=chosen), base.special_tokens)
     settings = source.trained.evaluation if source.trained else EvaluationConfig()
     return Sample(corpus.utterances, base, greedily(settings), seed)
 

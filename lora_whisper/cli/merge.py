@@ -214,7 +214,7 @@ def _score(
     corpus = usable(rows, "test", config.data, base)
     merged, settings = merged_of(folder), config.evaluation
     chosen = sample(corpus.utterances, settings.max_utterances, config.seed)
-    now = provenance(weights_of(merged), chosen, base.vocabulary, settings, config.seed)
+    now = provenance(weights_of(merged), chosen, base.special_tokens, settings, config.seed)
     if changed := between(beside.of, now) if beside and beside.of else []:
         log.warning(
             "not scored  the test set is not what the adapter was scored on (%s). To score base, "

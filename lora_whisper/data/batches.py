@@ -185,7 +185,7 @@ class StepDataset(Dataset[list[Batch]]):
                 make = self.maker.speech if order.is_speech[index] else self.maker.no_speech
                 number, window = int(order.source[index]), int(order.window[index])
                 windows.append(make(self.sources[number], window, epoch, number))
-            batches.append(collate(windows, self.maker.vocabulary.eot, positions))
+            batches.append(collate(windows, self.maker.special_tokens.eot, positions))
         return batches
 
     def positions(self, step: int) -> int | None:

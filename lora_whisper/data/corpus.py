@@ -115,7 +115,7 @@ def _warn_of_leftovers(utterances: Utterances, split: str) -> None:
 def keep_what_fits(
     corpus: Corpus,
     tokenizer: Any,
-    vocabulary: SpecialTokens,
+    special_tokens: SpecialTokens,
     config: DataConfig,
     clean: Sequence[str] = (),
 ) -> Corpus:
@@ -129,36 +129,38 @@ def keep_what_fits(
             be cleaned so; a text too long where the configuration says that long clips fail;
             nothing left.
     """
-    utterances = _with_codes(corpus.utterances, vocabulary)
+    utterances = _with_codes(corpus.utterances, special_tokens)
     if clean:
         columns = (utterances.column(name).to_pylist() for name in ("language", "task"))
         examples = {pair: index for index, pair in enumerate(zip(*columns, strict=True))}
-        written = {written_language(vocabulary, utterances[index]) for index in examples.values()}
+        written = {
+            written_language(special_tokens, utterances[index]) for index in examples.values()
+        }
         require_cleanable(clean, written)
     # Before a text without timestamps there are as many, whatever its language and task.
-    prompt = vocabulary.start(next(iter(vocabulary.languages), None), "transcribe")
+    prompt = special_tokens.start(next(iter(special_tokens.languages), None), "transcribe")
     prompt_tokens = len(prompt)
     too_long = {}
-    room_tokens = vocabulary.max_tokens - prompt_tokens
+    room_tokens = special_tokens.max_tokens - prompt_tokens
     for index in _perhaps_too_long(utterances, room_tokens, spells_digits="digits" in clean):
         one = utterances[index]
-        language = written_language(vocabulary, one)
+        language = written_language(special_tokens, one)
         text = clean_text(one.text, clean, language)
         tokens = prompt_tokens + len(text_tokens(tokenizer, text, language))
-        if tokens > vocabulary.max_tokens:
+        if tokens > special_tokens.max_tokens:
             too_long[index] = f"{tokens} tokens"
     sieve = _Sieve(utterances, corpus.left_out)
-    sieve.leave_out(f"with a text longer than {vocabulary.max_tokens} tokens", too_long)
+    sieve.leave_out(f"with a text longer than {special_tokens.max_tokens} tokens", too_long)
     return dataclasses.replace(sieve.corpus(config, "corpus"), remarks=corpus.remarks)
 
 
-def with_codes(corpus: Corpus, vocabulary: SpecialTokens) -> Corpus:
+def with_codes(corpus: Corpus, special_tokens: SpecialTokens) -> Corpus:
     """The same with languages named by code.
 
     Raises:
         UserError: a language or a task that the checkpoint does not know.
     """
-    return dataclasses.replace(corpus, utterances=_with_codes(corpus.utterances, vocabulary))
+    return dataclasses.replace(corpus, utterances=_with_codes(corpus.utterances, special_tokens))
 
 
 def sample(utterances: Utterances, count: int | None, seed: int) -> Utterances:
@@ -274,7 +276,7 @@ def _clip(utterance: Utterance) -> str:
 # ── languages and texts ──────────────────────────────────────────────────────────────────────
 
 
-def _with_codes(utterances: Utterances, vocabulary: SpecialTokens) -> Utterances:
+def _with_codes(utterances: Utterances, special_tokens: SpecialTokens) -> Utterances:
     """Languages by Whisper's code, but for one that borrows another's token.
 
     Raises:
@@ -288,24 +290,24 @@ def _with_codes(utterances: Utterances, vocabulary: SpecialTokens) -> Utterances
     for language in languages.unique().to_pylist():
         borrows = defaults.language_token is not None and language == defaults.language
         try:
-            code = language_code(vocabulary, defaults.language_token if borrows else language)
+            code = language_code(special_tokens, defaults.language_token if borrows else language)
             codes[language] = language if borrows else code
         except UserError as error:
             problems.append(f"{_first_place(utterances, languages, language)}: {error}")
     for task in tasks.unique().to_pylist():
         try:
-            check_task(vocabulary, task)
+            check_task(special_tokens, task)
         except UserError as error:
             problems.append(f"{_first_place(utterances, tasks, task)}: {error}")
     if problems:
         raise UserError("\n".join(problems))
-    require_language(defaults, vocabulary)
+    require_language(defaults, special_tokens)
     _warn_of_overruled(utterances, languages)
-    token = defaults.language_token and language_code(vocabulary, defaults.language_token)
+    token = defaults.language_token and language_code(special_tokens, defaults.language_token)
     return utterances.with_codes(codes, token)
 
 
-def require_language(defaults: Defaults, vocabulary: SpecialTokens) -> None:
+def require_language(defaults: Defaults, special_tokens: SpecialTokens) -> None:
     """See that `data.language` is one, also where every row names its own.
 
     Raises:
@@ -314,7 +316,7 @@ def require_language(defaults: Defaults, vocabulary: SpecialTokens) -> None:
     if defaults.language is None or defaults.language_token is not None:
         return
     try:
-        language_code(vocabulary, defaults.language)
+        language_code(special_tokens, defaults.language)
     except UserError as error:
         raise UserError(f"data.language={defaults.language}: {error}") from None
 

@@ -62,7 +62,7 @@ class Utterance:
     language_token: str | None = None  # language whose token stands for `language`; None: its own
 
 
-def token_language(vocabulary: SpecialTokens, utterance: Utterance) -> str | None:
+def token_language(special_tokens: SpecialTokens, utterance: Utterance) -> str | None:
     """Code of the language whose token the decoder is given; None for English-only checkpoints.
 
     A language that Whisper lacks borrows the token of another, its `language_token`.
@@ -70,10 +70,10 @@ def token_language(vocabulary: SpecialTokens, utterance: Utterance) -> str | Non
     Raises:
         UserError: a language that the checkpoint does not know, or none where one is needed.
     """
-    return language_code(vocabulary, utterance.language_token or utterance.language)
+    return language_code(special_tokens, utterance.language_token or utterance.language)
 
 
-def written_language(vocabulary: SpecialTokens, utterance: Utterance) -> str | None:
+def written_language(special_tokens: SpecialTokens, utterance: Utterance) -> str | None:
     """Code of the language that the text is in, which decides on spaces and normalization.
 
     A translation is English text, whatever was spoken. Under a borrowed token the language is the
@@ -83,7 +83,7 @@ def written_language(vocabulary: SpecialTokens, utterance: Utterance) -> str | N
         return "en"
     if utterance.language_token and utterance.language:
         return code_of(utterance.language)
-    return token_language(vocabulary, utterance)
+    return token_language(special_tokens, utterance)
 
 
 @dataclass(slots=True)

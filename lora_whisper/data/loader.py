@@ -87,7 +87,7 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
     asked = shares(config.data)
     maker = WindowMaker(
         base.processor.tokenizer,
-        base.vocabulary,
+        base.special_tokens,
         base.window_seconds,
         timestamps_share=asked.timestamps,
         previous_text_share=asked.previous_text,
@@ -175,7 +175,7 @@ def validation_windows(
 
     maker = WindowMaker(
         base.processor.tokenizer,
-        base.vocabulary,
+        base.special_tokens,
         base.window_seconds,
         seed=config.seed,
         log_mel_padding_share=float(config.evaluation.padding == "log-mel"),
@@ -201,5 +201,5 @@ def _source(
     weight: float = 1.0,
 ) -> WindowSource:
     tokenizer, seconds = base.processor.tokenizer, base.window_seconds
-    packing = pack(utterances, tokenizer, base.vocabulary, seconds, windows, clean)
+    packing = pack(utterances, tokenizer, base.special_tokens, seconds, windows, clean)
     return WindowSource(utterances, packing, weight)

@@ -45,7 +45,7 @@ HELD_OUT = ("validation", "test")  # splits that nothing else may share speech w
 
 def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Finding]:
     """Every finding, in the order of MEANINGS, also those that found nothing."""
-    limit = rules.vocabulary.max_tokens
+    limit = rules.special_tokens.max_tokens
     masks = {name: _masks(one.records, window_seconds, limit) for name, one in splits.items()}
     findings = {}
     for key in next(iter(masks.values())):
@@ -110,7 +110,7 @@ def _detail(key: str, rules: TextRules, window_seconds: float, one: Measured, ro
             quiet_seconds = record["quiet_share"] * record["seconds"]
             return f"{quiet_seconds:.1f} of {record['seconds']:.1f} s without speech"
         case "labels_over_limit":
-            return f"{record['tokens']} tokens, room for {rules.vocabulary.max_tokens}"
+            return f"{record['tokens']} tokens, room for {rules.special_tokens.max_tokens}"
         case "empty_texts":
             return "no text"
     if key in REMARK_KINDS:

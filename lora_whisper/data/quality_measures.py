@@ -270,7 +270,7 @@ class TextRules:
     """What a checkpoint's tokenizer and vocabulary say of a text."""
 
     tokenizer: Any
-    vocabulary: SpecialTokens
+    special_tokens: SpecialTokens
     words_of: CountWords | None = None  # how many are written and scored; None: nobody asks
     _tokens: dict[str, int] = field(default_factory=dict)  # of a character
     _problems: dict[tuple[str | None, ...], str] = field(default_factory=dict)  # of a language
@@ -281,9 +281,9 @@ class TextRules:
         Byte-level BPE makes no more tokens than the text has bytes; one more is for the space that
         is put in front. Where positions are left is of no interest, and tokenizing takes time.
         """
-        start = 4 if self.vocabulary.multilingual else 2  # sot, language, task, no timestamps
+        start = 4 if self.special_tokens.multilingual else 2  # sot, language, task, no timestamps
         text = unicodedata.normalize("NFC", utterance.text)
-        if len(text.encode("utf-8")) + 1 + start <= self.vocabulary.max_tokens:
+        if len(text.encode("utf-8")) + 1 + start <= self.special_tokens.max_tokens:
             return 0
         return start + len(text_tokens(self.tokenizer, text, self.written(utterance)))
 
@@ -298,8 +298,8 @@ class TextRules:
         prompt = utterance.language, utterance.language_token, utterance.task
         if prompt not in self._problems:
             try:
-                token_language(self.vocabulary, utterance)
-                check_task(self.vocabulary, utterance.task)
+                token_language(self.special_tokens, utterance)
+                check_task(self.special_tokens, utterance.task)
                 self._problems[prompt] = ""
             except UserError as error:
                 self._problems[prompt] = str(error)
@@ -317,7 +317,7 @@ class TextRules:
 
     def written(self, utterance: Utterance) -> str | None:
         try:
-            return written_language(self.vocabulary, utterance)
+            return written_language(self.special_tokens, utterance)
         except UserError:  # an unknown language is a finding of its own
             return None
 

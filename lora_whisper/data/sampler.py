@@ -56,7 +56,7 @@ class Packing:
 def pack(
     utterances: Utterances,
     tokenizer: Any,
-    vocabulary: SpecialTokens,
+    special_tokens: SpecialTokens,
     window_seconds: float,
     windows: str,
     clean: Sequence[str] = (),
@@ -70,7 +70,7 @@ def pack(
     if windows == "padded":
         return unpacked(utterances.durations_seconds)
     continues, gaps = _neighbours(utterances)
-    limits = _Limits(utterances, tokenizer, vocabulary, window_seconds, clean, continues, gaps)
+    limits = _Limits(utterances, tokenizer, special_tokens, window_seconds, clean, continues, gaps)
     first = np.fromiter(limits.firsts(), np.int64)
     count = np.diff(first, append=len(utterances))
     gaps[first] = math.nan
@@ -121,13 +121,13 @@ class _Limits:
         self,
         utterances: Utterances,
         tokenizer: Any,
-        vocabulary: SpecialTokens,
+        special_tokens: SpecialTokens,
         window_seconds: float,
         clean: Sequence[str],
         continues: np.ndarray,
         gaps_seconds: np.ndarray,
     ):
-        self.utterances, self.tokenizer, self.vocabulary = utterances, tokenizer, vocabulary
+        self.utterances, self.tokenizer, self.special_tokens = utterances, tokenizer, special_tokens
         self.window_samples = round(window_seconds * SAMPLING_RATE)
         self.ends = np.append(np.flatnonzero(~continues)[1:], len(utterances))  # of the speakers
         # Rounded up one by one, no sum is less than what reading a whole stretch gives.
@@ -137,7 +137,7 @@ class _Limits:
         self.texts = utterances.column("text")
         if clean:
             cleaned = [
-                clean_text(utterance.text, clean, written_language(vocabulary, utterance))
+                clean_text(utterance.text, clean, written_language(special_tokens, utterance))
                 for utterance in utterances
             ]
             self.texts = pa.chunked_array([pa.array(cleaned, pa.string())])
@@ -161,10 +161,10 @@ class _Limits:
         by_samples = int(np.searchsorted(self.samples_before, limit, side="right")) - 1
         last = max(first + 1, min(end, by_samples))
         most_tokens = self.most_tokens_before[last] - self.most_tokens_before[first]
-        if most_tokens <= self.vocabulary.room_tokens:
+        if most_tokens <= self.special_tokens.room_tokens:
             return last
-        written = written_language(self.vocabulary, self.utterances[first])  # one in a window
-        room = self.vocabulary.room_tokens
+        written = written_language(self.special_tokens, self.utterances[first])  # one in a window
+        room = self.special_tokens.room_tokens
         for index in range(first, last):
             room -= self._count(index, written)
             if room < 0:

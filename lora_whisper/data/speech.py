@@ -113,10 +113,10 @@ def usable(utterances: Utterances, split: Split, data: DataConfig, base: Base) -
     """
     if split == "test":
         corpus = load_corpus(utterances, split, data, math.inf)
-        return with_codes(corpus, base.vocabulary)
+        return with_codes(corpus, base.special_tokens)
     corpus = load_corpus(utterances, split, data, base.window_seconds)
     clean = data.clean if split == "train" else ()  # references stay as they are
-    return keep_what_fits(corpus, base.processor.tokenizer, base.vocabulary, data, clean)
+    return keep_what_fits(corpus, base.processor.tokenizer, base.special_tokens, data, clean)
 
 
 def refuse_leaks(speech: DatasetSplits) -> None:

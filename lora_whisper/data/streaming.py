@@ -131,7 +131,7 @@ class StreamDataset(Dataset[list[Batch]]):
     def __getitem__(self, step: int) -> list[Batch]:
         own = self._windows(step)
         return [
-            collate(own[first : first + self.micro_batch], self.maker.vocabulary.eot)
+            collate(own[first : first + self.micro_batch], self.maker.special_tokens.eot)
             for first in range(0, len(own), self.micro_batch)
         ]
 
@@ -217,8 +217,8 @@ def _fetch(url: str) -> bytes:
 def _seconds(utterance: Utterance, maker: WindowMaker) -> float | BadAudio:
     """How long the utterance is, if there is room for it and its text."""
     try:
-        token_language(maker.vocabulary, utterance)
-        check_task(maker.vocabulary, utterance.task)
+        token_language(maker.special_tokens, utterance)
+        check_task(maker.special_tokens, utterance.task)
         header = read_header(utterance.audio)
         start, end = slice_seconds(
             utterance.audio, header, utterance.start_seconds, utterance.end_seconds
@@ -231,8 +231,8 @@ def _seconds(utterance: Utterance, maker: WindowMaker) -> float | BadAudio:
         reason = f"{end - start:.2f} s, longer than the window of {maker.window_seconds:g} s"
         return LeftOut(utterance.row, reason)
     tokens = _tokens(utterance, maker)
-    if tokens > maker.vocabulary.max_tokens:
-        room = maker.vocabulary.max_tokens
+    if tokens > maker.special_tokens.max_tokens:
+        room = maker.special_tokens.max_tokens
         return LeftOut(utterance.row, f"a text of {tokens} tokens, longer than {room}")
     return end - start
 
@@ -241,9 +241,9 @@ def _tokens(utterance: Utterance, maker: WindowMaker) -> int:
     """At least how many; counted only where a text has so many bytes that it matters."""
     text = unicodedata.normalize("NFC", utterance.text)
     most = len(text.encode("utf-8")) + 1 + LONGEST_PROMPT_TOKENS  # 1: the space in front
-    if most <= maker.vocabulary.max_tokens:
+    if most <= maker.special_tokens.max_tokens:
         return 0
-    return len(window_tokens(utterance, maker.tokenizer, maker.vocabulary)) - 1
+    return len(window_tokens(utterance, maker.tokenizer, maker.special_tokens)) - 1
 
 
 # ── all rows ─────────────────────────────────────────────────────────────────────────────────

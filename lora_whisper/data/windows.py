@@ -74,7 +74,7 @@ class Segment:
 
 
 def token_sequence(
-    vocabulary: SpecialTokens,
+    special_tokens: SpecialTokens,
     segments: Sequence[Segment],
     language: str | None,
     task: str,
@@ -89,47 +89,47 @@ def token_sequence(
     """
     spoken = [segment for segment in segments if segment.tokens]
     if not spoken:  # <|nospeech|> after sot, where decoders read it; eot after the forced prompt
-        start = vocabulary.start(language, task)
+        start = special_tokens.start(language, task)
         between = [IGNORED] * (len(start) - 2)
-        return start, [vocabulary.no_speech, *between, vocabulary.eot]
+        return start, [special_tokens.no_speech, *between, special_tokens.eot]
     if timestamps:
-        text = _timestamped(vocabulary, spoken)
+        text = _timestamped(special_tokens, spoken)
     else:
         text = [token for segment in spoken for token in segment.tokens]
-    tokens = [*vocabulary.start(language, task, timestamps), *text, vocabulary.eot]
-    prompt = _prompt(vocabulary, previous, room=vocabulary.max_tokens - (len(tokens) - 1))
+    tokens = [*special_tokens.start(language, task, timestamps), *text, special_tokens.eot]
+    prompt = _prompt(special_tokens, previous, room=special_tokens.max_tokens - (len(tokens) - 1))
     # What the prompt is followed by, up to sot, is given and not learnt.
     return [*prompt, *tokens[:-1]], [IGNORED] * len(prompt) + tokens[1:]
 
 
-def fits_with_timestamps(vocabulary: SpecialTokens, segments: Sequence[Segment]) -> bool:
+def fits_with_timestamps(special_tokens: SpecialTokens, segments: Sequence[Segment]) -> bool:
     """Whether the decoder has room for a pair of timestamps around each text."""
     tokens = sum(len(segment.tokens) + TIMESTAMPS_A_TEXT for segment in segments if segment.tokens)
-    return tokens <= vocabulary.room_tokens
+    return tokens <= special_tokens.room_tokens
 
 
-def _timestamped(vocabulary: SpecialTokens, segments: Sequence[Segment]) -> list[int]:
+def _timestamped(special_tokens: SpecialTokens, segments: Sequence[Segment]) -> list[int]:
     """Each text between its two timestamps, which never run backwards."""
     tokens: list[int] = []
-    latest = vocabulary.timestamp(0.0)
+    latest = special_tokens.timestamp(0.0)
     for segment in segments:
-        start = max(latest, vocabulary.timestamp(segment.start_seconds))
-        latest = max(start, vocabulary.timestamp(segment.end_seconds))
+        start = max(latest, special_tokens.timestamp(segment.start_seconds))
+        latest = max(start, special_tokens.timestamp(segment.end_seconds))
         tokens += [start, *segment.tokens, latest]
     return tokens
 
 
-def _prompt(vocabulary: SpecialTokens, previous: Sequence[int], room: int) -> list[int]:
+def _prompt(special_tokens: SpecialTokens, previous: Sequence[int], room: int) -> list[int]:
     """<|startofprev|> and the last tokens of the previous text; decoders give it half at most."""
-    tokens = min(room, vocabulary.max_tokens // 2 - 1) - 1
-    return [vocabulary.previous, *previous[-tokens:]] if previous and tokens > 0 else []
+    tokens = min(room, special_tokens.max_tokens // 2 - 1) - 1
+    return [special_tokens.previous, *previous[-tokens:]] if previous and tokens > 0 else []
 
 
-def window_tokens(utterance: Utterance, tokenizer: Any, vocabulary: SpecialTokens) -> list[int]:
+def window_tokens(utterance: Utterance, tokenizer: Any, special_tokens: SpecialTokens) -> list[int]:
     """The plain sequence of one utterance, sot to eot; one less has to fit into the decoder."""
-    language = token_language(vocabulary, utterance)
-    text = text_tokens(tokenizer, utterance.text, written_language(vocabulary, utterance))
-    return [*vocabulary.start(language, utterance.task), *text, vocabulary.eot]
+    language = token_language(special_tokens, utterance)
+    text = text_tokens(tokenizer, utterance.text, written_language(special_tokens, utterance))
+    return [*special_tokens.start(language, utterance.task), *text, special_tokens.eot]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class WindowMaker:
     """Makes windows, each a pure function of `seed` and of which window of which epoch it is."""
 
     tokenizer: Any
-    vocabulary: SpecialTokens
+    special_tokens: SpecialTokens
     window_seconds: float
     timestamps_share: float = 0.0  # of the windows
     previous_text_share: float = 0.0  # of the windows that have some
@@ -200,14 +200,14 @@ class WindowMaker:
             texts = [replace(like, text=own)] if own else before
             previous = [token for one in texts for token in self._tokens(one)]
         decoder_input, labels = token_sequence(
-            self.vocabulary,
+            self.special_tokens,
             segments,
-            token_language(self.vocabulary, like),
+            token_language(self.special_tokens, like),
             like.task,
-            timestamps and fits_with_timestamps(self.vocabulary, segments),
+            timestamps and fits_with_timestamps(self.special_tokens, segments),
             previous,
         )
-        tokens, room = len(decoder_input), self.vocabulary.max_tokens
+        tokens, room = len(decoder_input), self.special_tokens.max_tokens
         if tokens > room:
             return LeftOut(like.row, f"a text of {tokens} tokens, where the decoder has {room}")
         rows = tuple(one.utterance.row for one in decoded.spoken)
@@ -228,7 +228,7 @@ class WindowMaker:
         like = source.utterances[int(source.packing.first[window])]
         samples = round(float(source.packing.seconds[window]) * SAMPLING_RATE)
         decoder_input, labels = token_sequence(
-            self.vocabulary, [], token_language(self.vocabulary, like), like.task
+            self.special_tokens, [], token_language(self.special_tokens, like), like.task
         )
         noise = generated_noise(str(generator.choice([*NOISE_KINDS])), samples, generator)
         augmented, _, masks = self._augmented(noise, draw)
@@ -239,7 +239,7 @@ class WindowMaker:
         return "log-mel" if draw.happens(PADDING, self.log_mel_padding_share) else "sound"
 
     def _tokens(self, utterance: Utterance) -> list[int]:
-        written = written_language(self.vocabulary, utterance)
+        written = written_language(self.special_tokens, utterance)
         return text_tokens(self.tokenizer, clean(utterance.text, self.clean, written), written)
 
     def _augmented(

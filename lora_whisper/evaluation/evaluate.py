@@ -174,7 +174,9 @@ class Evaluator:
         model = Transcriber(entry, self.plan.dtype, self.device, self.plan.more.cache)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
         try:
-            sets = [(one, with_codes(one.corpus, model.vocabulary).utterances) for one in self.sets]
+            sets = [
+                (one, with_codes(one.corpus, model.special_tokens).utterances) for one in self.sets
+            ]
             for one, utterances in sets:
                 self._score(model, one, utterances)
             tests = [(one, utterances) for one, utterances in sets if one.role == "test"]
@@ -205,7 +207,7 @@ class Evaluator:
         )
         if condition == CLEAN and scale == 1.0:
             report_bad_audio(transcriptions.bad, one.set.data.bad_audio)
-        given = (utterances, transcriptions, model.vocabulary, settings, seed)
+        given = (utterances, transcriptions, model.special_tokens, settings, seed)
         scored = processes.from_main(
             lambda: score_set(*given, weights_of(model.entry, scale), condition)
         )

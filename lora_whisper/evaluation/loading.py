@@ -100,16 +100,16 @@ def require_files(entry: ModelEntry) -> None:
     from lora_whisper.evaluation.decoding.ctranslate2 import require_package
 
     require_package()
-    vocabulary_of(entry)
+    special_tokens_of(entry)
 
 
-def vocabulary_of(entry: ModelEntry) -> SpecialTokens:
+def special_tokens_of(entry: ModelEntry) -> SpecialTokens:
     """The tokens of a model entry, read without its weights."""
     if entry.folder is None:
-        return base_of(entry).vocabulary
+        return base_of(entry).special_tokens
     from lora_whisper.evaluation.decoding.ctranslate2 import read_exported
 
-    return read_exported(entry.folder).vocabulary
+    return read_exported(entry.folder).special_tokens
 
 
 def base_of(entry: ModelEntry) -> Base:
@@ -166,7 +166,7 @@ def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:
 def decoder_of(whisper: WhisperForConditionalGeneration, base: Base) -> Decoder:
     from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 
-    return WhisperDecoder(whisper, base.processor, base.vocabulary, base.features)
+    return WhisperDecoder(whisper, base.processor, base.special_tokens, base.features)
 
 
 def transcribe_or_reuse(
@@ -246,8 +246,8 @@ class Transcriber:
         self._scaled = ExitStack()
 
     @property
-    def vocabulary(self) -> SpecialTokens:
-        return vocabulary_of(self.entry)
+    def special_tokens(self) -> SpecialTokens:
+        return special_tokens_of(self.entry)
 
     @property
     def window_seconds(self) -> float:

@@ -16,7 +16,7 @@ from lora_whisper.config import (
 )
 from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.loading import base_of, require_files, vocabulary_of
+from lora_whisper.evaluation.loading import base_of, require_files, special_tokens_of
 from lora_whisper.evaluation.models import ModelEntry, entries_of_run, find_entries
 from lora_whisper.evaluation.test_sets import TestSet, group_labels, has_group, read_test_sets
 from lora_whisper.lora.provenance import require_base
@@ -147,7 +147,7 @@ def _require_able(
     """
     try:
         for one in sets:
-            with_codes(Corpus(one.rows, {}), vocabulary_of(entry))
+            with_codes(Corpus(one.rows, {}), special_tokens_of(entry))
         if config.evaluation.adapter_scales and entry.adapter is not None:
             require_sum(read_saved(entry.adapter))
         if settings.temperature_fallback and entry.folder is not None:

@@ -25,14 +25,16 @@ BEFORE = {"padding": "sound"}  # what older versions did, and had no name for
 def provenance(
     weights: Weights,
     utterances: Utterances,
-    vocabulary: SpecialTokens,
+    special_tokens: SpecialTokens,
     settings: EvaluationConfig,
     seed: int,
     condition: str = CLEAN,
 ) -> Provenance:
     """What a score of these utterances is of, known before anything is decoded."""
     hashes = speech_hashes(utterances)
-    normalized = (normalizer_for(written_language(vocabulary, one))(one.text) for one in utterances)
+    normalized = (
+        normalizer_for(written_language(special_tokens, one))(one.text) for one in utterances
+    )
     return Provenance(
         weights=dict(weights),
         rows=hashes.rows,

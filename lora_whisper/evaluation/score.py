@@ -80,7 +80,7 @@ def hypotheses_jsonl(rows: Iterable[ScoredUtterance]) -> bytes:
 def score_transcriptions(
     utterances: Sequence[Utterance],
     transcriptions: Transcriptions,
-    vocabulary: SpecialTokens,
+    special_tokens: SpecialTokens,
     settings: EvaluationConfig,
     seed: int,
 ) -> tuple[Score, list[ScoredUtterance]]:
@@ -98,7 +98,7 @@ def score_transcriptions(
     rows = [
         score_utterance(
             utterance.row,
-            written_language(vocabulary, utterance),
+            written_language(special_tokens, utterance),
             utterance.text,
             text,
             speaker=utterance.speaker,
@@ -118,15 +118,15 @@ def score_transcriptions(
 def score_set(
     utterances: Utterances,
     transcriptions: Transcriptions,
-    vocabulary: SpecialTokens,
+    special_tokens: SpecialTokens,
     settings: EvaluationConfig,
     seed: int,
     weights: Weights,
     condition: str = CLEAN,
 ) -> ScoredSet:
     """Score transcriptions, and say what the score is of; see `evaluation.provenance`."""
-    score, scored = score_transcriptions(utterances, transcriptions, vocabulary, settings, seed)
-    of = provenance(weights, utterances, vocabulary, settings, seed, condition)
+    score, scored = score_transcriptions(utterances, transcriptions, special_tokens, settings, seed)
+    of = provenance(weights, utterances, special_tokens, settings, seed, condition)
     return ScoredSet(dataclasses.replace(score, of=of), scored)
 
 

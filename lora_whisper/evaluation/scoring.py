@@ -95,7 +95,7 @@ def validation_wer(
     report_bad_audio(transcriptions.bad, config.data.bad_audio)
     score, _ = processes.from_main(
         lambda: score_transcriptions(
-            utterances, transcriptions, base.vocabulary, settings, config.seed
+            utterances, transcriptions, base.special_tokens, settings, config.seed
         )
     )
     return score.wer
@@ -142,7 +142,7 @@ def score_model(
         config.seed,
     )
     report_bad_audio(transcriptions.bad, config.data.bad_audio)
-    given = (chosen, transcriptions, base.vocabulary, settings, config.seed)
+    given = (chosen, transcriptions, base.special_tokens, settings, config.seed)
     scored = processes.from_main(lambda: score_set(*given, weights_of(entry)))
     score = dataclasses.replace(scored.score, cached=is_known)
     write_scored(score, scored.utterances, folder)
@@ -185,7 +185,7 @@ def _earlier(
         return None
     settings, weights = config.evaluation, weights_of(entry)
     chosen = sample(utterances, settings.max_utterances, config.seed)
-    of = provenance(weights, chosen, base.vocabulary, settings, config.seed)
+    of = provenance(weights, chosen, base.special_tokens, settings, config.seed)
     changed = between(score.of, of) + ["other weights"] * (not is_of(score, weights))
     if not changed:
         return score

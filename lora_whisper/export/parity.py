@@ -61,7 +61,7 @@ class Sample:
     def scored(self, found: Transcriptions, weights: Mapping[str, Any]) -> ScoredSet:
         from lora_whisper.evaluation.score import score_set
 
-        given = (self.base.vocabulary, self.settings, self.seed)
+        given = (self.base.special_tokens, self.settings, self.seed)
         return score_set(self.utterances, found, *given, weights)
 
 
@@ -308,8 +308,8 @@ def why_untried(name: str, dtype: str) -> str:
 def unusual_in(base: Base) -> str:
     """What is not as in the published checkpoints; "" where nothing is."""
     found = []
-    if base.vocabulary.size not in PUBLISHED_SIZES:
-        found.append(f"{base.vocabulary.size:,} tokens")
+    if base.special_tokens.size not in PUBLISHED_SIZES:
+        found.append(f"{base.special_tokens.size:,} tokens")
     if base.window_seconds != PUBLISHED_SECONDS:
         found.append(f"{base.window_seconds:g} s")
     return " and ".join(found)
@@ -359,7 +359,7 @@ def _by_program(
                 samples = read_audio(one.audio, one.start_seconds, one.end_seconds)
                 if done == 1 and hasattr(program, "try_out"):
                     program.try_out(samples)
-                language = token_language(base.vocabulary, one)
+                language = token_language(base.special_tokens, one)
                 texts.append(program.transcribe(samples, language, one.task).strip())
                 seconds.append(len(samples) / SAMPLING_RATE)
             except AudioError as error:
@@ -409,6 +409,6 @@ def _decoder(name: str, folder: Path, base: Base, device: torch.device) -> Decod
         getattr(module_of(name), backend).load(folder),
         base.processor.tokenizer,
         load_generation_config(base.checkpoint),
-        base.vocabulary,
+        base.special_tokens,
         base.features,
     )

@@ -264,9 +264,9 @@ def adapter_table(model: PeftModel) -> list[TableRow]:
     """What is trained, in the model's order; an attention's projections stand in one row."""
     groups: dict[tuple[str, tuple[int, int], int], list[tuple[str, Any]]] = defaultdict(list)
     for path, layer in lora_layers(model).items():
-        _, stack, _, _, kind, *projection = path.split(".")
+        _, module, _, _, kind, *projection = path.split(".")
         shape = (layer.out_features, layer.in_features)
-        groups[f"{stack} {kind}", shape, layer.r[ADAPTER]].append(("".join(projection), layer))
+        groups[f"{module} {kind}", shape, layer.r[ADAPTER]].append(("".join(projection), layer))
     rows = []
     for (part, shape, rank), group in groups.items():
         there = {projection for projection, _ in group}

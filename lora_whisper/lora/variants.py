@@ -124,14 +124,16 @@ def measure_magnitudes(model: PeftModel) -> None:
 
 
 def _rank_pattern(ranks: dict[str, int]) -> dict[str, int]:
-    """The stack whose rank is not the highest, as the expression by which PEFT finds its layers.
+    """The module whose rank is not the highest, as the expression by which PEFT finds its layers.
 
     One expression and not a path for each layer: PEFT tries them all on every layer.
     """
     highest = max(ranks.values())
-    by_stack = {path.split(".")[1]: rank for path, rank in ranks.items()}
+    by_module = {path.split(".")[1]: rank for path, rank in ranks.items()}
     return {
-        rf"model\.{stack}\.layers\..+": rank for stack, rank in by_stack.items() if rank != highest
+        rf"model\.{module}\.layers\..+": rank
+        for module, rank in by_module.items()
+        if rank != highest
     }
 
 

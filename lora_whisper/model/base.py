@@ -65,7 +65,7 @@ class Base:
 
     checkpoint: Checkpoint
     processor: WhisperProcessor
-    vocabulary: SpecialTokens
+    special_tokens: SpecialTokens
     features: LogMel
     mel_bins: int
     window_seconds: float
@@ -92,10 +92,10 @@ def _read(checkpoint: Checkpoint, states: tuple[tuple[int, int], ...]) -> Base:
 
     shape, processor = load_config(checkpoint), load_processor(checkpoint)
     generation = load_generation_config(checkpoint)
-    vocabulary = read_special_tokens(processor.tokenizer, generation, shape)
+    special_tokens = read_special_tokens(processor.tokenizer, generation, shape)
     seconds = window_seconds(shape)
     mel_bins = shape.num_mel_bins
-    return Base(checkpoint, processor, vocabulary, LogMel(mel_bins, seconds), mel_bins, seconds)
+    return Base(checkpoint, processor, special_tokens, LogMel(mel_bins, seconds), mel_bins, seconds)
 
 
 def load_processor(checkpoint: Checkpoint) -> WhisperProcessor:

@@ -152,7 +152,7 @@ def _languages(ids: Mapping[str, int], generation_config: Any | None) -> dict[st
     return {match[1]: ids[token] for match, token in matches if match}
 
 
-def language_code(vocabulary: SpecialTokens, language: str | None) -> str | None:
+def language_code(special_tokens: SpecialTokens, language: str | None) -> str | None:
     """Whisper's code for a language given by code, locale or name, in any case.
 
     Returns None for English-only checkpoints, which have no language token.
@@ -160,7 +160,7 @@ def language_code(vocabulary: SpecialTokens, language: str | None) -> str | None
     Raises:
         UserError: a language that the checkpoint does not know, or none where one is needed.
     """
-    if not vocabulary.multilingual:
+    if not special_tokens.multilingual:
         if language is not None and code_of(language) != "en":
             raise UserError(
                 f"The checkpoint reads English only, but the language is {language!r}. "
@@ -174,21 +174,21 @@ def language_code(vocabulary: SpecialTokens, language: str | None) -> str | None
             'data.language=swahili), or give each row of the manifest a "language".'
         )
     code = code_of(language)
-    if code not in vocabulary.languages:
-        raise UserError(_unknown_language(vocabulary, language, code))
+    if code not in special_tokens.languages:
+        raise UserError(_unknown_language(special_tokens, language, code))
     return code
 
 
-def check_task(vocabulary: SpecialTokens, task: str) -> None:
+def check_task(special_tokens: SpecialTokens, task: str) -> None:
     """Raise UserError when the checkpoint has not learnt `task`."""
-    if task != "transcribe" and task not in vocabulary.tasks:
+    if task != "transcribe" and task not in special_tokens.tasks:
         raise UserError(
             f"The checkpoint reads English only and cannot {task}. Choose a multilingual one "
             "(model=small, not model=small.en) or say data.task=transcribe."
         )
 
 
-def _unknown_language(vocabulary: SpecialTokens, language: str, code: str) -> str:
+def _unknown_language(special_tokens: SpecialTokens, language: str, code: str) -> str:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     if code in NO_LANGUAGE:
@@ -196,22 +196,22 @@ def _unknown_language(vocabulary: SpecialTokens, language: str, code: str) -> st
             f"{language!r} stands for {NO_LANGUAGE[code]}, and Whisper has to be told which is "
             "spoken: say data.language=CODE, such as sw, or give each row its own."
         )
-    if code in NEWER_LANGUAGES and code not in vocabulary.languages:
+    if code in NEWER_LANGUAGES and code not in special_tokens.languages:
         known = ", ".join(NEWER_LANGUAGES[code][1:])
         return (
             f"The checkpoint does not know the language {language!r} ({LANGUAGES.get(code, code)}),"
             f" which came with large-v3: say model=large-v3 or model=turbo. Any other multilingual "
             f"one can borrow the token of a related language: data.language_token={known}."
         )
-    names = [name for name, known in TO_LANGUAGE_CODE.items() if known in vocabulary.languages]
-    near = difflib.get_close_matches(language.lower(), [*names, *vocabulary.languages], n=3)
+    names = [name for name, known in TO_LANGUAGE_CODE.items() if known in special_tokens.languages]
+    near = difflib.get_close_matches(language.lower(), [*names, *special_tokens.languages], n=3)
     codes = [TO_LANGUAGE_CODE.get(one, one) for one in near]
     named = [one if one == of else f"{one} ({of})" for one, of in zip(near, codes, strict=True)]
-    examples = ", ".join(named or sorted(vocabulary.languages)[:10])
+    examples = ", ".join(named or sorted(special_tokens.languages)[:10])
     kind = "the nearest being" if near else "such as"
     return (
         f"The checkpoint does not know the language {language!r}; it knows "
-        f"{len(vocabulary.languages)}, {kind} {examples}. Say data.language=CODE with "
+        f"{len(special_tokens.languages)}, {kind} {examples}. Say data.language=CODE with "
         "one of them; a language that Whisper was not trained on borrows the token of a related "
         "one: data.language_token=CODE."
     )

@@ -91,7 +91,7 @@ def summary(
         speakers=len(next(iter(measured.values())).speakers.all),
         problems=sum(finding.count > 0 for finding in findings),
         splits=splits,
-        settings=settings(base.window_seconds, base.vocabulary.max_tokens),
+        settings=settings(base.window_seconds, base.special_tokens.max_tokens),
         data=config.data,
         cleaning=cleaning,
         fix=fix,

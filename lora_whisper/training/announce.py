@@ -121,7 +121,7 @@ def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) ->
     log.info("windows     %s", "; ".join(filter(None, [kind, str(shares(data))])))
     if data.clean:
         texts = (
-            (utterance.text, written_language(base.vocabulary, utterance))
+            (utterance.text, written_language(base.special_tokens, utterance))
             for corpus in speech.training
             for utterance in corpus.utterances
         )
@@ -267,9 +267,9 @@ def decoding_seconds(utterances: Utterances, base: Base, config: TrainConfig, pa
 
 def texts_of(utterances: Utterances, base: Base) -> Texts:
     """Of a sample, which is the same in every process."""
-    tokenizer, vocabulary = base.processor.tokenizer, base.vocabulary
+    tokenizer, special_tokens = base.processor.tokenizer, base.special_tokens
     lengths = [
-        len(text_tokens(tokenizer, utterance.text, written_language(vocabulary, utterance)))
+        len(text_tokens(tokenizer, utterance.text, written_language(special_tokens, utterance)))
         for utterance in sample(utterances, SAMPLE_UTTERANCES, seed=0)
     ]
     return Texts(float(np.mean(lengths)), max(lengths))
@@ -280,8 +280,8 @@ def texts_of_windows(
 ) -> Texts:
     """Of the training windows; those of a stream, which nobody knows, count as full."""
     prompt, room = (
-        base.vocabulary.max_tokens - base.vocabulary.room_tokens,
-        base.vocabulary.max_tokens,
+        base.special_tokens.max_tokens - base.special_tokens.room_tokens,
+        base.special_tokens.max_tokens,
     )
     if speech.train is None or windows.per_epoch is None:
         return Texts(room / 2, room)
@@ -298,7 +298,7 @@ def scoring_pace(
     """Of decoding on this machine, all processes at once; nothing where nothing is decoded."""
     if speech.test is None and speech.validation is None:
         return Pace(0.0, 0.0)
-    decoder = WhisperDecoder(whisper, base.processor, base.vocabulary, base.features)
+    decoder = WhisperDecoder(whisper, base.processor, base.special_tokens, base.features)
     paces = processes.gather([measured_pace(decoder, scoring_batch(config, whisper))])
     slowest = (max(getattr(pace, name) for pace in paces) for name in vars(paces[0]))
     return Pace(*(seconds / len(paces) for seconds in slowest))

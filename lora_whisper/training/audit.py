@@ -102,18 +102,18 @@ def _all_zero(tensors: Iterable[Tensor | None]) -> list[bool]:
 
 
 def checked_start(
-    steps: Iterable[list[Batch]], tokenizer: Any, vocabulary: SpecialTokens
+    steps: Iterable[list[Batch]], tokenizer: Any, special_tokens: SpecialTokens
 ) -> Iterator[list[Batch]]:
     """Pass on what is trained on; check the tokens of the first steps, and show some of them."""
     for number, batches in enumerate(steps):
         if number < AUDITED_STEPS:
-            require_right_tokens(batches, vocabulary)
+            require_right_tokens(batches, special_tokens)
         if number == 0 and any(batch.rows for batch in batches):
             log.info("first batch %s", as_text(batches, tokenizer))
         yield batches
 
 
-def require_right_tokens(batches: Iterable[Batch], vocabulary: SpecialTokens) -> None:
+def require_right_tokens(batches: Iterable[Batch], special_tokens: SpecialTokens) -> None:
     """See that the decoder is given, and learns, what Whisper was trained with.
 
     Raises:
@@ -121,28 +121,28 @@ def require_right_tokens(batches: Iterable[Batch], vocabulary: SpecialTokens) ->
     """
     for batch in batches:
         for window, (inputs, labels) in enumerate(_sequences(batch)):
-            problems = list(token_problems(inputs, labels, vocabulary))
+            problems = list(token_problems(inputs, labels, special_tokens))
             assert not problems, f"window {window} of {batch.rows}: {'; '.join(problems)}"
 
 
 def token_problems(
-    inputs: list[int], labels: list[int], vocabulary: SpecialTokens
+    inputs: list[int], labels: list[int], special_tokens: SpecialTokens
 ) -> Iterator[str]:
     """What is wrong with one window's decoder input and labels, both without padding."""
-    sot = vocabulary.sot
+    sot = special_tokens.sot
     if inputs.count(sot) != 1:
         yield f"<|startoftranscript|> stands {inputs.count(sot)} times in the decoder's input"
         return
     start = inputs.index(sot)
-    if start > 0 and inputs[0] != vocabulary.previous:
+    if start > 0 and inputs[0] != special_tokens.previous:
         yield "the decoder's input begins with neither <|startoftranscript|> nor <|startofprev|>"
     if set(labels[:start]) - {IGNORED}:
         yield "the prompt before <|startoftranscript|> is learnt"
     if labels[start] == IGNORED or sot in labels:
         yield "what follows <|startoftranscript|> is not learnt"
-    if labels[-1] != vocabulary.eot or vocabulary.eot in labels[:-1]:
+    if labels[-1] != special_tokens.eot or special_tokens.eot in labels[:-1]:
         yield "<|endoftext|> is not the last that is learnt, and only there"
-    free = {IGNORED, vocabulary.no_speech}  # the latter is learnt, but never given
+    free = {IGNORED, special_tokens.no_speech}  # the latter is learnt, but never given
     pairs = zip(labels[:-1], inputs[1:], strict=True)
     if any(label not in free and label != following for label, following in pairs):
         yield "a label is not the token that the decoder is given next"

@@ -67,7 +67,7 @@ def require_start(config: TrainConfig, saved: SavedAdapter, inputs: Inputs) -> N
             validation or test set.
     """
     base, speech = inputs.base, inputs.speech
-    languages, tokens = base.vocabulary.languages, trained_tokens(config, base)
+    languages, tokens = base.special_tokens.languages, trained_tokens(config, base)
     require_fit(saved, config.adapter, load_config(base.checkpoint), languages, tokens)
     require_same_base(saved, base.checkpoint)
     scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
@@ -115,10 +115,10 @@ def trained_tokens(config: TrainConfig, base: Base) -> tuple[int, ...]:
     """
     if not config.adapter.train_language_token:
         return ()
-    code = language_code(base.vocabulary, config.data.language_token)
+    code = language_code(base.special_tokens, config.data.language_token)
     if code is None:
         raise UserError("adapter.train_language_token=true: .en checkpoints have no such token")
-    return (base.vocabulary.languages[code],)
+    return (base.special_tokens.languages[code],)
 
 
 def watched_windows(

@@ -2,7 +2,7 @@
 
 PyTorch's FakeTensorMode computes shapes instead of values, so that a forward and a backward pass of
 any size run in seconds on any machine. Every storage is followed from when it is made until it is
-freed. Layers of a stack that are alike keep alike amounts, so that two of them are run and the
+freed. Layers of a module that are alike keep alike amounts, so that two of them are run and the
 others counted (`tests/training/test_memory_estimator.py` holds it against all of them).
 
 The passes run on CPU tensors; PyTorch has no fake GPU without a real one. Where a GPU computes
@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig, QuantizationConfig
-from lora_whisper.layers import WHOLE, as_text
+from lora_whisper.layers import MODULES, WHOLE, as_text
 from lora_whisper.lora.adapter import adapter_parameters
 from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model.device import DTYPES
@@ -46,8 +46,7 @@ ALLOCATED_IN_BYTES = 512  # PyTorch's CUDA allocator rounds up to a multiple of 
 MANY_WINDOWS = 1009  # of the micro-batch that is tried: a prime, which no width is a multiple of
 LOSS, DECODER, ENCODER = "loss", "decoder", "encoder"  # the moments in which memory may be fullest
 LOGITS = "logits"
-STACKS = (ENCODER, DECODER)
-Place = tuple[str, int]  # a stack, and the number of a layer in it
+Place = tuple[str, int]  # a module, and the number of a layer in it
 
 
 @dataclass(frozen=True)
@@ -184,22 +183,22 @@ def shortened(
     adapted, ranges = target_ranks(adapter, shape), adapter.ranges
     left_out: dict[Place, int] = {}
     short = type(shape).from_dict(shape.to_dict())
-    for stack in STACKS:
-        layers = range(getattr(shape, f"{stack}_layers"))
+    for module in MODULES:
+        layers = range(getattr(shape, f"{module}_layers"))
         has_adapter = [
-            any(path.startswith(f"model.{stack}.layers.{layer}.") for path in adapted)
+            any(path.startswith(f"model.{module}.layers.{layer}.") for path in adapted)
             for layer in layers
         ]
         kept: list[bool] = []
         for is_adapted, run in itertools.groupby(has_adapter):
             count = len(list(run))
-            taken = min(count, 3 if longer == (stack, len(kept) + 1) else 2)
+            taken = min(count, 3 if longer == (module, len(kept) + 1) else 2)
             kept += [is_adapted] * taken
-            left_out[stack, len(kept) - 1] = count - taken
-        setattr(short, f"{stack}_layers", len(kept))
-        if ranges.get(stack, WHOLE) != WHOLE:
+            left_out[module, len(kept) - 1] = count - taken
+        setattr(short, f"{module}_layers", len(kept))
+        if ranges.get(module, WHOLE) != WHOLE:
             numbers = [number for number, is_adapted in enumerate(kept) if is_adapted]
-            ranges[stack] = f"{numbers[0]}-{numbers[-1]}"
+            ranges[module] = f"{numbers[0]}-{numbers[-1]}"
     return Shortened(short, dataclasses.replace(adapter, layers=as_text(ranges)), left_out)
 
 
@@ -239,14 +238,14 @@ class MemoryEstimator:
         self, peak: Peak, fixed: Mapping[Any, int], growing: Mapping[Any, int]
     ) -> Peak:
         """Add what the layers keep that were left out, as far as it is there at the moment."""
-        stacks = (ENCODER,) if peak.moment == ENCODER else STACKS
+        modules = (ENCODER,) if peak.moment == ENCODER else MODULES
         # The first of a run may keep less than the others; with checkpointing, what the last one
         # gives out is nobody's input.
         more_fixed, more_growing = (
             sum(
-                count * max(kept.get((stack, number), 0), kept.get((stack, number - 1), 0))
-                for (stack, number), count in self.short.left_out.items()
-                if stack in stacks and count
+                count * max(kept.get((module, number), 0), kept.get((module, number - 1), 0))
+                for (module, number), count in self.short.left_out.items()
+                if module in modules and count
             )
             for kept in (fixed, growing)
         )
@@ -314,8 +313,8 @@ def weights_bytes(setup: Setup) -> int:
     short = shortened(setup.shape, setup.adapter)
     base: Any = meta_base(dataclasses.replace(setup, shape=short.shape), setup.quantization.kind)
     return stored_bytes(base) + sum(
-        count * stored_bytes(getattr(base.model, stack).layers[number])
-        for (stack, number), count in short.left_out.items()
+        count * stored_bytes(getattr(base.model, module).layers[number])
+        for (module, number), count in short.left_out.items()
     )
 
 
@@ -418,9 +417,9 @@ def _fused_dropout(share: float, x: Tensor) -> Tensor:
 def _owned(watch: _Watch, whisper: Any) -> Iterator[None]:
     """Tell `watch` in which layer the forward pass is."""
     hooks = []
-    for stack in STACKS:
-        for number, layer in enumerate(getattr(whisper.model, stack).layers):
-            enter = functools.partial(watch.enter, (stack, number))
+    for module in MODULES:
+        for number, layer in enumerate(getattr(whisper.model, module).layers):
+            enter = functools.partial(watch.enter, (module, number))
             hooks.append(layer.register_forward_pre_hook(enter))
             hooks.append(layer.register_forward_hook(watch.leave))
     try:

@@ -170,12 +170,12 @@ class Run:
             remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
             sound = SoundAudit(config.data.bad_audio, remarked)
             batches = self.windows.load(state.step, self.total_steps, self.micro_batch)
-            tokenizer, vocabulary = self.base.processor.tokenizer, self.base.vocabulary
+            tokenizer, special_tokens = self.base.processor.tokenizer, self.base.special_tokens
             display = training_display(self.total_steps, state.step)
             with self.checkpoints, display as recorder.display:
                 main_loop(
                     self.trainer,
-                    checked_start(sound.watched(batches), tokenizer, vocabulary),
+                    checked_start(sound.watched(batches), tokenizer, special_tokens),
                     state,
                     sound.named_before(recorder.log),
                     recorder.validate,

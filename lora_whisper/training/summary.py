@@ -97,7 +97,7 @@ def new_summary(
 def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str]:
     """What `generate` is to be told; an English-only checkpoint is told nothing."""
     named = [name for name in (data.language_token, data.language, *languages) if name]
-    known = [code for code in map(code_of, named) if code in base.vocabulary.languages]
+    known = [code for code in map(code_of, named) if code in base.special_tokens.languages]
     return {"language": known[0], "task": data.task} if known else {}
 
 

@@ -108,8 +108,8 @@ def test_windows_that_are_packed_have_longer_texts(world: World) -> None:
         windows = training_windows(config, base, speech)
         found[kind] = texts_of_windows(config, base, speech, windows)
     assert found["padded"].mean <= found["padded"].longest
-    assert found["padded"].mean <= found["packed"].mean <= base.vocabulary.max_tokens
-    assert found["packed"].longest == base.vocabulary.max_tokens
+    assert found["padded"].mean <= found["packed"].mean <= base.special_tokens.max_tokens
+    assert found["packed"].longest == base.special_tokens.max_tokens
 
 
 # ── what is said ─────────────────────────────────────────────────────────────────────────────

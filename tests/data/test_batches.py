@@ -21,7 +21,7 @@ from lora_whisper.data.batches import Batch, StepDataset, Trimming, collate, ste
 from lora_whisper.data.sampler import pack
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
 from lora_whisper.model.features import LogMel
-from tests.model.test_tokenizer import toy_vocabulary
+from tests.model.test_tokenizer import toy_special_tokens
 from tests.toy_tokenizers import toy_tokenizer
 from tests.toy_utterances import recorded, toy_utterances
 
@@ -35,12 +35,12 @@ def dataset(tmp_path: Path) -> StepDataset:
 
 
 def padded(folder: Path) -> StepDataset:
-    tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
+    tokenizer, special_tokens = toy_tokenizer(), toy_special_tokens()
     utterances = recorded(folder, SECONDS)
-    windows = pack(utterances, tokenizer, vocabulary, 5.0, "padded")
+    windows = pack(utterances, tokenizer, special_tokens, 5.0, "padded")
     return StepDataset(
         (WindowSource(utterances, windows),),
-        WindowMaker(tokenizer, vocabulary, 5.0, seed=3),
+        WindowMaker(tokenizer, special_tokens, 5.0, seed=3),
         no_speech_share=0.0,
         global_batch=4,
         micro_batch=2,
@@ -68,13 +68,13 @@ class Augmented:
 @pytest.fixture
 def everything(tmp_path: Path) -> StepDataset:
     """Packed windows of two sources with all that is drawn: an epoch of 8 + 4 + 2 windows."""
-    tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
+    tokenizer, special_tokens = toy_tokenizer(), toy_special_tokens()
     sources = []
     for name, weight in [("main", 1.0), ("mixed", 0.5)]:
         utterances = recorded(tmp_path / name, SECONDS * 2)
-        windows = pack(utterances, tokenizer, vocabulary, 2.5, "packed")
+        windows = pack(utterances, tokenizer, special_tokens, 2.5, "packed")
         sources.append(WindowSource(utterances, windows, weight))
-    maker = WindowMaker(tokenizer, vocabulary, 2.5, 0.5, 0.5, (), Louder(), seed=3)
+    maker = WindowMaker(tokenizer, special_tokens, 2.5, 0.5, 0.5, (), Louder(), seed=3)
     return StepDataset(tuple(sources), maker, 0.25, global_batch=4, micro_batch=2, seed=3)
 
 
@@ -131,7 +131,7 @@ def test_every_epoch_has_other_batches_and_draws(everything: StepDataset) -> Non
 
 
 def test_windows_without_speech_have_their_share(everything: StepDataset) -> None:
-    silent = toy_vocabulary().no_speech
+    silent = toy_special_tokens().no_speech
     batches = [batch for step in range(everything.steps_per_epoch) for batch in everything[step]]
     found = sum(int((batch.labels[:, 0] == silent).sum()) for batch in batches)
     assert found == round(0.25 * len(everything.sources[0].packing)) > 0
@@ -151,7 +151,7 @@ def test_a_process_may_have_nothing_to_do_at_the_end_of_an_epoch(dataset: StepDa
 
 def test_each_row_is_its_utterance_and_padding(dataset: StepDataset) -> None:
     maker, utterances = dataset.maker, dataset.sources[0].utterances
-    eot = maker.vocabulary.eot
+    eot = maker.special_tokens.eot
     by_row = {one.row: one for one in utterances}
     batches = [batch for step in range(3) for batch in dataset[step]]
     target_tokens = 0
@@ -159,7 +159,7 @@ def test_each_row_is_its_utterance_and_padding(dataset: StepDataset) -> None:
         assert batch.waveforms.dtype == torch.float32
         assert batch.decoder_input.dtype == batch.labels.dtype == torch.int64
         for row, inputs, labels in zip(batch.rows, batch.decoder_input, batch.labels, strict=True):
-            tokens = window_tokens(by_row[row], maker.tokenizer, maker.vocabulary)
+            tokens = window_tokens(by_row[row], maker.tokenizer, maker.special_tokens)
             padding = len(labels) - (len(tokens) - 1)
             assert inputs.tolist() == tokens[:-1] + padding * [eot]
             assert labels.tolist() == tokens[1:] + padding * [-100]
@@ -324,13 +324,13 @@ def test_a_dataset_in_use_can_be_sent_to_a_worker(everything: StepDataset) -> No
 def test_memory_does_not_grow_with_the_epochs() -> None:
     """Of a hundred thousand windows' order, 1.1 MB each, only the last one is kept."""
     utterances = toy_utterances([{"audio": "/absent.wav"}])
-    tokenizer, vocabulary = toy_tokenizer(), toy_vocabulary()
-    windows = pack(utterances, tokenizer, vocabulary, 5.0, "padded")
+    tokenizer, special_tokens = toy_tokenizer(), toy_special_tokens()
+    windows = pack(utterances, tokenizer, special_tokens, 5.0, "padded")
     many = dataclasses.replace(
         windows, **{name: np.repeat(value, 100_000) for name, value in vars(windows).items()}
     )
     dataset = StepDataset(
-        (WindowSource(utterances, many),), WindowMaker(tokenizer, vocabulary, 5.0), 0.0, 2, 2, 0
+        (WindowSource(utterances, many),), WindowMaker(tokenizer, special_tokens, 5.0), 0.0, 2, 2, 0
     )
     dataset[0]
     tracemalloc.start()

@@ -22,7 +22,7 @@ from lora_whisper.data.contents import (
 )
 from lora_whisper.data.corpus import Corpus, with_codes
 from lora_whisper.data.dataset import Defaults, Table, Utterances
-from tests.model.test_tokenizer import toy_vocabulary
+from tests.model.test_tokenizer import toy_special_tokens
 from tests.toy_utterances import toy_row, toy_utterances
 
 
@@ -109,7 +109,7 @@ def test_the_checkpoint_that_reads_a_language_does_not_count(
 ) -> None:
     """Those for English alone know no languages, and are scored beside others."""
     whole = three(tmp_path)
-    coded = with_codes(Corpus(whole, {}), toy_vocabulary(multilingual=multilingual)).utterances
+    coded = with_codes(Corpus(whole, {}), toy_special_tokens(multilingual=multilingual)).utterances
     assert contents_hash(coded) == contents_hash(whole)
 
 

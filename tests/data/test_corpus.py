@@ -23,7 +23,7 @@ from lora_whisper.data.dataset import Defaults, Table, Utterance, Utterances
 from lora_whisper.errors import UserError
 from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
 from tests.configs import data_config
-from tests.model.test_tokenizer import toy_vocabulary
+from tests.model.test_tokenizer import toy_special_tokens
 from tests.toy_speech import tone, write_clip
 from tests.toy_tokenizers import toy_tokenizer
 from tests.toy_utterances import manifest_utterances, toy_row
@@ -127,7 +127,7 @@ def small_corpus(folder: Path, **columns: Any) -> Corpus:
 
 
 def short_decoder(max_tokens: int) -> SpecialTokens:
-    return dataclasses.replace(toy_vocabulary(), max_tokens=max_tokens)
+    return dataclasses.replace(toy_special_tokens(), max_tokens=max_tokens)
 
 
 def test_texts_longer_than_the_decoder_are_left_out(tmp_path: Path) -> None:
@@ -153,21 +153,21 @@ def test_texts_are_counted_as_they_will_be_learnt(tmp_path: Path) -> None:
 
 def test_languages_are_named_by_code_afterwards(tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path, language="Chinese")
-    kept = keep_what_fits(corpus, toy_tokenizer(), toy_vocabulary(), FAIL)
+    kept = keep_what_fits(corpus, toy_tokenizer(), toy_special_tokens(), FAIL)
     assert [one.language for one in kept.utterances] == ["zh", "en"]
 
 
 def test_an_unknown_language_is_found_before_anything_is_trained(tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path, language="klingon")
     with pytest.raises(UserError, match=r"a\.jsonl:1: .*does not know the language 'klingon'"):
-        keep_what_fits(corpus, toy_tokenizer(), toy_vocabulary(), FAIL)
+        keep_what_fits(corpus, toy_tokenizer(), toy_special_tokens(), FAIL)
 
 
 def test_an_english_only_checkpoint_cannot_translate(tmp_path: Path) -> None:
-    vocabulary = toy_vocabulary(multilingual=False)
+    special_tokens = toy_special_tokens(multilingual=False)
     with pytest.raises(UserError, match="cannot translate"):
         keep_what_fits(
-            small_corpus(tmp_path, task="translate"), toy_tokenizer(False), vocabulary, FAIL
+            small_corpus(tmp_path, task="translate"), toy_tokenizer(False), special_tokens, FAIL
         )
 
 
@@ -280,13 +280,13 @@ def test_a_language_that_whisper_lacks_borrows_a_token(tmp_path: Path) -> None:
     write_clip(tmp_path / "1.wav", 1.0)
     rows: list[dict[str, Any]] = [{}, {"language": "luo"}, {"language": "chinese"}]
     corpus = corpus_of(tmp_path, [{"audio": "1.wav", "text": "a"} | row for row in rows], luo)
-    kept = keep_what_fits(corpus, toy_tokenizer(), toy_vocabulary(), luo).utterances
+    kept = keep_what_fits(corpus, toy_tokenizer(), toy_special_tokens(), luo).utterances
     assert [one.language for one in kept] == ["luo", "luo", "zh"]
     assert [one.language_token for one in kept] == ["en", "en", None]
     unknown = dataclasses.replace(luo, language_token="luo")
     corpus = corpus_of(tmp_path, [{"audio": "1.wav", "text": "a"}], unknown)
     with pytest.raises(UserError, match="does not know the language 'luo'"):
-        keep_what_fits(corpus, toy_tokenizer(), toy_vocabulary(), unknown)
+        keep_what_fits(corpus, toy_tokenizer(), toy_special_tokens(), unknown)
 
 
 @pytest.mark.skipif(not SWAHILI.exists(), reason="the recordings are absent")

@@ -216,10 +216,10 @@ def test_texts_are_the_same_in_any_spelling_of_case_and_accents() -> None:
 def test_tokens_are_counted_where_they_may_not_fit(rules: TextRules, length: int) -> None:
     """Against the sequence that training would make: its last token is a label only."""
     one = utterance(Path("a.wav"), "x" * length)
-    positions = len(window_tokens(one, rules.tokenizer, rules.vocabulary)) - 1
+    positions = len(window_tokens(one, rules.tokenizer, rules.special_tokens)) - 1
     assert rules.tokens(one) in (0, positions)
-    assert (rules.tokens(one) > rules.vocabulary.max_tokens) == (
-        positions > rules.vocabulary.max_tokens
+    assert (rules.tokens(one) > rules.special_tokens.max_tokens) == (
+        positions > rules.special_tokens.max_tokens
     )
 
 

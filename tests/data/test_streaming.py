@@ -24,7 +24,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.schema import from_values
 from tests.composed import train_values
 from tests.configs import data_config
-from tests.model.test_tokenizer import toy_vocabulary
+from tests.model.test_tokenizer import toy_special_tokens
 from tests.toy_hub import PLAIN, clip, encoded, write_parquet, write_plain
 from tests.toy_tokenizers import toy_tokenizer
 
@@ -47,7 +47,7 @@ def streamed(path: Path, **changes: Any) -> DataConfig:
 
 
 def maker(**changes: Any) -> WindowMaker:
-    return WindowMaker(toy_tokenizer(), toy_vocabulary(), window_seconds=5.0, seed=3, **changes)
+    return WindowMaker(toy_tokenizer(), toy_special_tokens(), window_seconds=5.0, seed=3, **changes)
 
 
 def dataset(config: DataConfig, **changes: Any) -> StreamDataset:

@@ -110,18 +110,20 @@ SOT, EOT, NO_TIMES = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>
 
 @vocabularies(51865, 51866)
 def test_plain(tokens: functools.partial[Tokens]) -> None:
-    tokenizer, vocabulary = tokens()
-    given, labels = token_sequence(vocabulary, two(tokenizer), "sw", "transcribe")
+    tokenizer, special_tokens = tokens()
+    given, labels = token_sequence(special_tokens, two(tokenizer), "sw", "transcribe")
     whole = ids(tokenizer, SOT, "<|sw|>", "<|transcribe|>", NO_TIMES, " Habari.", " Asante.", EOT)
     assert (given, labels) == (whole[:-1], whole[1:])
-    shifted = shift_tokens_right(torch.tensor([labels]), vocabulary.eot, vocabulary.sot)
+    shifted = shift_tokens_right(torch.tensor([labels]), special_tokens.eot, special_tokens.sot)
     assert shifted.tolist() == [given], "Transformers would shift our labels to our decoder input"
 
 
 @vocabularies(51865, 51866)
 def test_timestamps(tokens: functools.partial[Tokens]) -> None:
-    tokenizer, vocabulary = tokens()
-    given, labels = token_sequence(vocabulary, two(tokenizer), "sw", "translate", timestamps=True)
+    tokenizer, special_tokens = tokens()
+    given, labels = token_sequence(
+        special_tokens, two(tokenizer), "sw", "translate", timestamps=True
+    )
     start = (SOT, "<|sw|>", "<|translate|>")
     first = ("<|0.00|>", " Habari.", "<|2.40|>")
     whole = ids(tokenizer, *start, *first, "<|2.50|>", " Asante.", "<|5.10|>", EOT)
@@ -130,9 +132,9 @@ def test_timestamps(tokens: functools.partial[Tokens]) -> None:
 
 @vocabularies(51865, 51866)
 def test_transformers_reads_our_timestamps(tokens: functools.partial[Tokens]) -> None:
-    tokenizer, vocabulary = tokens()
-    given, _ = token_sequence(vocabulary, two(tokenizer), "sw", "transcribe", timestamps=True)
-    start = len(vocabulary.start("sw", "transcribe", timestamps=True))
+    tokenizer, special_tokens = tokens()
+    given, _ = token_sequence(special_tokens, two(tokenizer), "sw", "transcribe", timestamps=True)
+    start = len(special_tokens.start("sw", "transcribe", timestamps=True))
     _, read = tokenizer._decode_asr(  # what its pipeline reads recordings with
         [{"tokens": torch.tensor([given[start:]])}],
         return_timestamps=True,
@@ -147,41 +149,41 @@ def test_transformers_reads_our_timestamps(tokens: functools.partial[Tokens]) ->
 
 @vocabularies(51865, 51866)
 def test_previous_text_is_given_and_not_learnt(tokens: functools.partial[Tokens]) -> None:
-    tokenizer, vocabulary = tokens()
+    tokenizer, special_tokens = tokens()
     previous = ids(tokenizer, " Jambo rafiki")
     given, labels = token_sequence(
-        vocabulary, two(tokenizer), "sw", "transcribe", previous=previous
+        special_tokens, two(tokenizer), "sw", "transcribe", previous=previous
     )
     plain = ids(tokenizer, SOT, "<|sw|>", "<|transcribe|>", NO_TIMES, " Habari.", " Asante.", EOT)
     prompt = tokenizer.get_prompt_ids("Jambo rafiki").tolist()  # Transformers' own
     assert given == prompt + plain[:-1]
     assert labels == [IGNORED] * len(prompt) + plain[1:]
-    assert labels[given.index(vocabulary.sot)] == plain[1], "the language is learnt after sot"
+    assert labels[given.index(special_tokens.sot)] == plain[1], "the language is learnt after sot"
 
 
 @vocabularies(51865, 51866)
 def test_no_speech(tokens: functools.partial[Tokens]) -> None:
-    tokenizer, vocabulary = tokens()
+    tokenizer, special_tokens = tokens()
     silent = [segment(tokenizer, "", 0.0, 3.0)]
     given, labels = token_sequence(
-        vocabulary, silent, "sw", "transcribe", timestamps=True, previous=[1, 2]
+        special_tokens, silent, "sw", "transcribe", timestamps=True, previous=[1, 2]
     )
     assert given == ids(tokenizer, SOT, "<|sw|>", "<|transcribe|>", NO_TIMES)
     assert labels == ids(tokenizer, no_speech_name(tokenizer), IGNORED, IGNORED, EOT)
 
 
 def test_english_only() -> None:
-    tokenizer, vocabulary = toy(51864)
+    tokenizer, special_tokens = toy(51864)
     segments = two(tokenizer)
     plain = ids(tokenizer, SOT, NO_TIMES, " Habari.", " Asante.", EOT)
-    given, labels = token_sequence(vocabulary, segments, None, "transcribe")
+    given, labels = token_sequence(special_tokens, segments, None, "transcribe")
     assert (given, labels) == (plain[:-1], plain[1:])
     first = ids(tokenizer, SOT, "<|0.00|>", " Habari.", "<|2.40|>")
     timed = first + ids(tokenizer, "<|2.50|>", " Asante.", "<|5.10|>", EOT)
-    given, labels = token_sequence(vocabulary, segments, None, "transcribe", True, [1, 2])
+    given, labels = token_sequence(special_tokens, segments, None, "transcribe", True, [1, 2])
     assert given == ids(tokenizer, "<|startofprev|>", 1, 2) + timed[:-1]
     assert labels == [IGNORED] * 3 + timed[1:]
-    given, labels = token_sequence(vocabulary, [], None, "transcribe")
+    given, labels = token_sequence(special_tokens, [], None, "transcribe")
     assert given == ids(tokenizer, SOT, NO_TIMES)
     assert labels == ids(tokenizer, no_speech_name(tokenizer), EOT)
 
@@ -195,10 +197,12 @@ def test_english_only() -> None:
     ],
 )
 def test_written_by_hand(size: int, sequence: list[int]) -> None:
-    _, vocabulary = toy(size)
+    _, special_tokens = toy(size)
     segments = [Segment([71], 0.0, 2.4), Segment([72], 2.5, 5.1)]
-    language = "sw" if vocabulary.multilingual else None
-    given, labels = token_sequence(vocabulary, segments, language, "transcribe", timestamps=True)
+    language = "sw" if special_tokens.multilingual else None
+    given, labels = token_sequence(
+        special_tokens, segments, language, "transcribe", timestamps=True
+    )
     assert (given, labels) == (sequence[:-1], sequence[1:])
 
 
@@ -208,40 +212,45 @@ def test_written_by_hand(size: int, sequence: list[int]) -> None:
 def test_the_prompt_is_cut_from_the_left_and_never_the_text(
     size: int, text_tokens: int, previous_tokens: int
 ) -> None:
-    _, vocabulary = toy(size)
-    language = "sw" if vocabulary.multilingual else None
-    start = vocabulary.start(language, "transcribe")
-    if len(start) + text_tokens > vocabulary.max_tokens:
+    _, special_tokens = toy(size)
+    language = "sw" if special_tokens.multilingual else None
+    start = special_tokens.start(language, "transcribe")
+    if len(start) + text_tokens > special_tokens.max_tokens:
         return
     text = [Segment([7] * text_tokens, 0.0, 9.0)]
     previous = list(range(previous_tokens))
-    given, labels = token_sequence(vocabulary, text, language, "transcribe", previous=previous)
-    assert len(given) == len(labels) <= vocabulary.max_tokens == 448
-    prompt, rest = given[: given.index(vocabulary.sot)], given[given.index(vocabulary.sot) :]
+    given, labels = token_sequence(special_tokens, text, language, "transcribe", previous=previous)
+    assert len(given) == len(labels) <= special_tokens.max_tokens == 448
+    prompt, rest = (
+        given[: given.index(special_tokens.sot)],
+        given[given.index(special_tokens.sot) :],
+    )
     assert rest == start + [7] * text_tokens
     room = min(448 - len(rest), 448 // 2 - 1)
     kept = min(previous_tokens, room - 1)
-    expected = [vocabulary.previous, *previous[previous_tokens - kept :]] if kept > 0 else []
+    expected = [special_tokens.previous, *previous[previous_tokens - kept :]] if kept > 0 else []
     assert prompt == expected
 
 
 def test_timestamps_never_run_backwards() -> None:
-    _, vocabulary = toy(51865)
+    _, special_tokens = toy(51865)
     crossing = [Segment([71], 0.0, 1.011), Segment([72], 1.009, 2.0)]
-    given, _ = token_sequence(vocabulary, crossing, "sw", "transcribe", timestamps=True)
-    times = [token for token in given if token >= vocabulary.timestamp_begin]
+    given, _ = token_sequence(special_tokens, crossing, "sw", "transcribe", timestamps=True)
+    times = [token for token in given if token >= special_tokens.timestamp_begin]
     assert times == sorted(times)
     assert len(times) == 4
 
 
 def test_room_for_timestamps_is_counted_to_the_token() -> None:
     for size in LAYOUTS:
-        _, vocabulary = toy(size)
-        language = "sw" if vocabulary.multilingual else None
+        _, special_tokens = toy(size)
+        language = "sw" if special_tokens.multilingual else None
         for count in range(430, 448):
             segments = [Segment([7] * count, 0.0, 9.0)]
-            given, _ = token_sequence(vocabulary, segments, language, "transcribe", timestamps=True)
-            assert fits_with_timestamps(vocabulary, segments) == (len(given) <= 448)
+            given, _ = token_sequence(
+                special_tokens, segments, language, "transcribe", timestamps=True
+            )
+            assert fits_with_timestamps(special_tokens, segments) == (len(given) <= 448)
 
 
 # ── whole windows ────────────────────────────────────────────────────────────────────────────
@@ -251,15 +260,15 @@ SMALL = {"languages": 3, "window_seconds": 5.0}
 
 def maker(**changes: Any) -> WindowMaker:
     tokenizer = toy_tokenizer(**SMALL)
-    vocabulary = read_special_tokens(
+    special_tokens = read_special_tokens(
         tokenizer, toy_generation_config(tokenizer), model_config(len(tokenizer))
     )
-    return WindowMaker(tokenizer, vocabulary, **({"window_seconds": 5.0} | changes))
+    return WindowMaker(tokenizer, special_tokens, **({"window_seconds": 5.0} | changes))
 
 
 def source(utterances: Utterances, make: WindowMaker, windows: str = "packed") -> WindowSource:
     return WindowSource(
-        utterances, pack(utterances, make.tokenizer, make.vocabulary, 5.0, windows, make.clean)
+        utterances, pack(utterances, make.tokenizer, make.special_tokens, 5.0, windows, make.clean)
     )
 
 
@@ -352,7 +361,7 @@ def test_timestamps_are_left_out_where_only_the_text_fits(tmp_path: Path) -> Non
     for letters, has_timestamps in [(442, True), (443, False)]:  # and the space in front
         utterances = recorded(tmp_path, [1.0], text="h" * letters)
         window = made(source(utterances, make, "padded"), make)
-        assert (make.vocabulary.no_timestamps in window.decoder_input) != has_timestamps
+        assert (make.special_tokens.no_timestamps in window.decoder_input) != has_timestamps
         assert len(window.decoder_input) <= 448
     found = make.speech(source(recorded(tmp_path, [1.0], text="h" * 444), make, "padded"), 0, 0)
     assert found == LeftOut("a.jsonl:1", "a text of 449 tokens, where the decoder has 448")
@@ -372,14 +381,14 @@ def test_the_previous_text_of_a_row_goes_before_that_of_the_window_before(tmp_pa
         window = made(windows, make, number)
         text = make.tokenizer.decode(window.decoder_input)
         prompts.append(text.partition("<|startoftranscript|>")[0])
-        assert window.labels.count(IGNORED) == window.decoder_input.index(make.vocabulary.sot)
+        assert window.labels.count(IGNORED) == window.decoder_input.index(make.special_tokens.sot)
     assert prompts == ["", "<|startofprev|> t0", "<|startofprev|> said", ""]
 
 
 def test_padded_windows_take_only_the_row_s_own_previous_text(tmp_path: Path) -> None:
     make = maker(previous_text_share=1.0)
     windows = source(recorded(tmp_path, [1.0, 1.0]), make, "padded")
-    assert made(windows, make, 1).decoder_input[0] == make.vocabulary.sot
+    assert made(windows, make, 1).decoder_input[0] == make.special_tokens.sot
 
 
 def test_texts_and_previous_texts_are_cleaned(tmp_path: Path) -> None:
@@ -407,7 +416,12 @@ def test_no_speech_is_as_long_as_a_window_and_says_so(tmp_path: Path) -> None:
     window = make.no_speech(windows, 1, epoch=0)
     assert window.samples.shape == (3 * 16_000,)
     assert window.samples.dtype == np.float32
-    assert window.labels == [make.vocabulary.no_speech, IGNORED, IGNORED, make.vocabulary.eot]
+    assert window.labels == [
+        make.special_tokens.no_speech,
+        IGNORED,
+        IGNORED,
+        make.special_tokens.eot,
+    ]
     again, other = make.no_speech(windows, 1, epoch=0), make.no_speech(windows, 1, epoch=1)
     assert np.array_equal(again.samples, window.samples)
     others = [make.no_speech(windows, 1, epoch).samples for epoch in range(8)]
@@ -430,8 +444,10 @@ def test_shares_are_kept_and_drawn_apart(tmp_path: Path, share: float) -> None:
     windows = source(utterances, make)
     drawn = [made(windows, make, epoch=epoch) for epoch in range(800)]
     padded = np.array([each.padding == "log-mel" for each in drawn])
-    times = np.array([make.vocabulary.no_timestamps not in each.decoder_input for each in drawn])
-    prompts = np.array([make.vocabulary.previous in each.decoder_input for each in drawn])
+    times = np.array(
+        [make.special_tokens.no_timestamps not in each.decoder_input for each in drawn]
+    )
+    prompts = np.array([make.special_tokens.previous in each.decoder_input for each in drawn])
     error = 3 * np.sqrt(share * (1 - share) / 800)
     assert abs(times.mean() - share) < error
     assert abs(prompts.mean() - share) < error
@@ -440,7 +456,7 @@ def test_shares_are_kept_and_drawn_apart(tmp_path: Path, share: float) -> None:
     assert abs((times & padded).mean() - share**2) < error
     again = dataclasses.replace(make, previous_text_share=0.0)
     assert [
-        make.vocabulary.no_timestamps not in made(windows, again, epoch=epoch).decoder_input
+        make.special_tokens.no_timestamps not in made(windows, again, epoch=epoch).decoder_input
         for epoch in range(100)
     ] == times[:100].tolist(), "one draw does not depend on another"
 
@@ -472,15 +488,15 @@ def test_the_last_timestamp_is_the_end_of_the_augmented_sound(tmp_path: Path, sp
     make = maker(timestamps_share=1.0, augmenter=Augmenter(settings, 5.0, 80))
     window = made(source(recorded(tmp_path, [1.0, 2.0]), make), make)
     assert len(window.samples) == pytest.approx(3.0 / speed * 16_000, abs=1)
-    *_, last, _ = [*window.decoder_input, make.vocabulary.eot]
-    assert last == make.vocabulary.timestamp(len(window.samples) / 16_000)
+    *_, last, _ = [*window.decoder_input, make.special_tokens.eot]
+    assert last == make.special_tokens.timestamp(len(window.samples) / 16_000)
 
 
 def test_the_plain_sequence_for_whoever_counts_tokens(tmp_path: Path) -> None:
     make = maker()
     (one,) = toy_utterances([{"text": "hi there"}])
     whole = ids(make.tokenizer, SOT, "<|en|>", "<|transcribe|>", NO_TIMES, " hi there", EOT)
-    assert window_tokens(one, make.tokenizer, make.vocabulary) == whole
+    assert window_tokens(one, make.tokenizer, make.special_tokens) == whole
 
 
 def test_what_is_remarked_on_the_sound_goes_with_the_window(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def judged(toy: Toy) -> Judged:
         group_by: tuple[str, ...] = (),
     ) -> tuple[Score, list[ScoredUtterance]]:
         settings = dataclasses.replace(GREEDY, group_by=group_by)
-        return score_transcriptions(rows, heard(texts, bad), toy.vocabulary, settings, seed=0)
+        return score_transcriptions(rows, heard(texts, bad), toy.special_tokens, settings, seed=0)
 
     return judge_texts
 
@@ -323,7 +323,7 @@ def test_the_whole_way(toy: Toy, tmp_path: Path) -> None:
     clips = [write_clip(tmp_path / f"{index}.wav", 0.4 + index / 10) for index in range(3)]
     rows = [utterance(clip, 0.4, text="Hello there.", row=clip.name) for clip in clips]
     result, scored = score_transcriptions(
-        rows, toy.transcribe(rows, IN_BATCHES), toy.vocabulary, IN_BATCHES, seed=0
+        rows, toy.transcribe(rows, IN_BATCHES), toy.special_tokens, IN_BATCHES, seed=0
     )
     assert [one.row for one in scored] == ["0.wav", "1.wav", "2.wav"]
     assert result.reference_words == 6

@@ -48,7 +48,7 @@ class Toy:
 
     model: WhisperForConditionalGeneration
     processor: WhisperProcessor
-    vocabulary: SpecialTokens
+    special_tokens: SpecialTokens
     features: LogMel
 
     def transcribe(
@@ -58,7 +58,7 @@ class Toy:
 
     @property
     def decoder(self) -> WhisperDecoder:
-        return WhisperDecoder(self.model, self.processor, self.vocabulary, self.features)
+        return WhisperDecoder(self.model, self.processor, self.special_tokens, self.features)
 
 
 def prefer(model: WhisperForConditionalGeneration, tokens: Iterable[int], logits: float) -> None:
@@ -78,14 +78,14 @@ def make_toy(multilingual: bool = True) -> Toy:
         torch.default_generator.manual_seed(1)
         model = WhisperForConditionalGeneration(config).requires_grad_(False).eval()
     model.generation_config = toy_generation_config(tokenizer, multilingual)
-    vocabulary = read_special_tokens(tokenizer, model.generation_config, config)
-    prefer(model, [vocabulary.eot], 4.0)  # texts of 3 to 18 tokens
-    prefer(model, range(vocabulary.timestamp_begin, vocabulary.size), -1000.0)
+    special_tokens = read_special_tokens(tokenizer, model.generation_config, config)
+    prefer(model, [special_tokens.eot], 4.0)  # texts of 3 to 18 tokens
+    prefer(model, range(special_tokens.timestamp_begin, special_tokens.size), -1000.0)
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)
     return Toy(
         model,
         WhisperProcessor(extractor, tokenizer),
-        vocabulary,
+        special_tokens,
         LogMel(MEL_BINS, WINDOW_SECONDS),
     )
 
@@ -103,9 +103,9 @@ GENERAL = NANO.parent / "speech" / "general"
 def nano() -> Toy:
     model = WhisperForConditionalGeneration.from_pretrained(NANO).requires_grad_(False).eval()
     processor = WhisperProcessor.from_pretrained(NANO)
-    vocabulary = read_special_tokens(processor.tokenizer, model.generation_config, model.config)
+    special_tokens = read_special_tokens(processor.tokenizer, model.generation_config, model.config)
     features = LogMel(model.config.num_mel_bins, window_seconds(model.config))
-    return Toy(model, processor, vocabulary, features)
+    return Toy(model, processor, special_tokens, features)
 
 
 def general_speech(count: int) -> list[Utterance]:

@@ -117,7 +117,7 @@ def test_texts_are_those_of_transformers(graphs: Path, timestamps: bool) -> None
         OnnxBackend.load(graphs),
         known.processor.tokenizer,
         known.model.generation_config,
-        known.vocabulary,
+        known.special_tokens,
         known.features,
     )
     found, expected = transcribe(decoder, clips, settings), known.transcribe(clips, settings)

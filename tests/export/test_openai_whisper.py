@@ -38,7 +38,7 @@ def exported(checkpoint: Path, folder: Path, dtype: str = "float32") -> Path:
 def stepwise(folder: Path, toy: Toy) -> StepwiseDecoder:
     backend = OpenAIWhisperBackend.load(folder)
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
-    return StepwiseDecoder(backend, tokenizer, config, toy.vocabulary, toy.features)
+    return StepwiseDecoder(backend, tokenizer, config, toy.special_tokens, toy.features)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_logits_with_large_v3s_bins_and_tokens(
     """Of a standard deviation of 3."""
     backend = OpenAIWhisperBackend.load(exported(narrow.folder, tmp_path / "out", dtype))
     window = narrow.window(general_speech(1)[0])
-    tokens = [*narrow.toy.vocabulary.start("yue", "translate"), 5, 6, 7, 8]
+    tokens = [*narrow.toy.special_tokens.start("yue", "translate"), 5, 6, 7, 8]
     with torch.inference_mode():
         backend.encode(window)
         expected = narrow.logits(window, tokens)

@@ -79,7 +79,7 @@ def test_nano_hears_what_the_checkpoint_hears(nano_folder: Path) -> None:
     """A window of 5 seconds and 1,382 tokens, which the program itself has no prompt for."""
     backend, toy, clips = WhisperCppBackend.load(nano_folder), nano(), general_speech(6)
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
-    decoder = StepwiseDecoder(backend, tokenizer, config, toy.vocabulary, toy.features)
+    decoder = StepwiseDecoder(backend, tokenizer, config, toy.special_tokens, toy.features)
     assert decoder.width == toy.model.config.d_model
     assert transcribe(decoder, clips, GREEDY).texts == toy.transcribe(clips).texts
 
@@ -88,7 +88,7 @@ def test_logits_with_large_v3s_bins_and_tokens(narrow: Merged, narrow_folder: Pa
     """Of a standard deviation of 3; found: 0.04 at most."""
     backend = exact(narrow_folder)
     window = narrow.window(general_speech(1)[0])
-    tokens = [*narrow.toy.vocabulary.start("yue", "translate"), 5, 6, 7, 8]
+    tokens = [*narrow.toy.special_tokens.start("yue", "translate"), 5, 6, 7, 8]
     expected = narrow.logits(window, tokens)
     backend.encode(window)
     for new in (tokens[:4], tokens[4:5], tokens[5:]):
@@ -111,7 +111,7 @@ def test_the_program_as_it_is_hears_what_the_library_hears(
     program, backend = WhisperCppProgram.load(narrow_folder), WhisperCppBackend.load(narrow_folder)
     toy, clip = narrow.toy, general_speech(1)[0]
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
-    decoder = StepwiseDecoder(backend, tokenizer, config, toy.vocabulary, toy.features)
+    decoder = StepwiseDecoder(backend, tokenizer, config, toy.special_tokens, toy.features)
     expected = transcribe(decoder, [clip], GREEDY).texts[0]
     assert program.transcribe(read_audio(clip.audio), "en", "transcribe") == expected != ""
 
@@ -134,7 +134,7 @@ def test_language_and_task_reach_the_prompt(narrow: Merged, narrow_folder: Path)
 
 def test_words_are_the_bytes_that_the_tokenizer_decodes_to(narrow: Merged) -> None:
     words, tokenizer = whisper_cpp.read_words(narrow.folder), narrow.toy.processor.tokenizer
-    assert len(words) == narrow.toy.vocabulary.eot
+    assert len(words) == narrow.toy.special_tokens.eot
     for text in ("naïve ÿ", "日本語 ☃", "\t\x00\x7f\xad mashed"):
         tokens = tokenizer(text, add_special_tokens=False).input_ids
         assert b"".join(words[token] for token in tokens).decode() == text

@@ -90,12 +90,12 @@ def merged(folder: Path, name: str, changes: dict[str, float]) -> Merged:
     write_companions(base, config, GENUINE / name, processor.tokenizer)
     checkpoint = Checkpoint(str(base), None, name)
     generation = load_generation_config(checkpoint)
-    vocabulary = read_special_tokens(processor.tokenizer, generation, config)
-    speak(model, vocabulary.eot)
+    special_tokens = read_special_tokens(processor.tokenizer, generation, config)
+    speak(model, special_tokens.eot)
     write_merged_folder(model, checkpoint, folder / "merged")
     model.generation_config = generation
     features = LogMel(config.num_mel_bins, 30.0)
-    return Merged(folder / "merged", Toy(model, processor, vocabulary, features))
+    return Merged(folder / "merged", Toy(model, processor, special_tokens, features))
 
 
 def speak(model: WhisperForConditionalGeneration, eot: int) -> None:

@@ -41,7 +41,7 @@ def model_config(size: int, **ids: int) -> Any:
     return SimpleNamespace(vocab_size=size, max_target_positions=448, **ids)
 
 
-def toy_vocabulary(**layout: Any) -> SpecialTokens:
+def toy_special_tokens(**layout: Any) -> SpecialTokens:
     tokenizer = toy_tokenizer(**layout)
     config = toy_generation_config(tokenizer, layout.get("multilingual", True))
     return read_special_tokens(tokenizer, config, model_config(len(tokenizer)))
@@ -49,17 +49,19 @@ def toy_vocabulary(**layout: Any) -> SpecialTokens:
 
 @pytest.fixture(scope="module")
 def english_only() -> SpecialTokens:
-    return toy_vocabulary(multilingual=False, languages=99, window_seconds=30, text_tokens=50256)
+    return toy_special_tokens(
+        multilingual=False, languages=99, window_seconds=30, text_tokens=50256
+    )
 
 
 @pytest.fixture(scope="module")
 def multilingual() -> SpecialTokens:
-    return toy_vocabulary(languages=99, window_seconds=30, text_tokens=50257)
+    return toy_special_tokens(languages=99, window_seconds=30, text_tokens=50257)
 
 
 @pytest.fixture(scope="module")
 def large_v3() -> SpecialTokens:
-    return toy_vocabulary(languages=100, window_seconds=30, text_tokens=50257)
+    return toy_special_tokens(languages=100, window_seconds=30, text_tokens=50257)
 
 
 def test_51864_has_neither_language_nor_task(english_only: SpecialTokens) -> None:
@@ -125,10 +127,10 @@ def test_english_only_by_its_size_when_there_is_no_generation_config() -> None:
 
 
 def test_a_small_vocabulary_has_its_own_ids() -> None:
-    vocabulary = toy_vocabulary(languages=2, window_seconds=1)
+    special_tokens = toy_special_tokens(languages=2, window_seconds=1)
     # 256 bytes and 5 merges, then: eot, sot, en, zh, translate, transcribe, lm, prev, nocaptions
-    assert vocabulary.start("zh", "transcribe") == [262, 264, 266, 270]
-    assert (vocabulary.eot, vocabulary.size) == (261, 322)
+    assert special_tokens.start("zh", "transcribe") == [262, 264, 266, 270]
+    assert (special_tokens.eot, special_tokens.size) == (261, 322)
 
 
 def test_every_disagreement_is_named_at_once() -> None:
@@ -199,7 +201,7 @@ def test_composed_and_decomposed_letters_are_the_same_text() -> None:
 def test_text_never_becomes_a_special_token(text: str) -> None:
     tokenizer = toy_tokenizer()
     ids = text_tokens(tokenizer, text, "en")
-    assert max(ids) < toy_vocabulary().eot
+    assert max(ids) < toy_special_tokens().eot
     assert tokenizer.backend_tokenizer.decode(ids) == f" {text}"
 
 
@@ -265,7 +267,7 @@ def test_timestamps_are_the_tokenizer_s(seconds: float) -> None:
     layout = {"languages": 100, "window_seconds": 30, "text_tokens": 50257}
     ids = toy_tokenizer(**layout).get_vocab()
     token = f"<|{round(seconds * 50) / 50:.2f}|>"
-    assert toy_vocabulary(**layout).timestamp(seconds) == ids[token]
+    assert toy_special_tokens(**layout).timestamp(seconds) == ids[token]
 
 
 # ── what a language is called ─────────────────────────────────────────────────────────────────────
@@ -319,24 +321,26 @@ def test_the_table_has_each_language_once_and_no_name_of_two() -> None:
 def test_what_is_no_language_stays_unknown(name: str) -> None:
     assert code_of(name) not in LANGUAGES
     with pytest.raises(UserError, match="does not know the language"):
-        language_code(toy_vocabulary(), name)
+        language_code(toy_special_tokens(), name)
 
 
 @pytest.mark.parametrize("name", ["mul", "und", "zxx", "unknown", "auto", "none"])
 def test_codes_for_no_language(name: str) -> None:
     with pytest.raises(UserError, match=r"stands for .*data\.language=CODE"):
-        language_code(toy_vocabulary(), name)
+        language_code(toy_special_tokens(), name)
 
 
 @pytest.mark.parametrize("name", ["yue", "Cantonese", "yue-HK"])
 def test_cantonese_on_an_older_checkpoint(name: str) -> None:
     with pytest.raises(UserError, match=r"model=large-v3 or model=turbo.*language_token=zh"):
-        language_code(toy_vocabulary(), name)
+        language_code(toy_special_tokens(), name)
 
 
 @pytest.mark.parametrize("name", ["sw", "sw_KE", "mul"])
 def test_an_english_checkpoint_takes_english_alone(name: str) -> None:
-    english = toy_vocabulary(multilingual=False, languages=99, window_seconds=30, text_tokens=50256)
+    english = toy_special_tokens(
+        multilingual=False, languages=99, window_seconds=30, text_tokens=50256
+    )
     assert language_code(english, "en_US") is None
     with pytest.raises(UserError, match=r"reads English only.*model=small, not model=small\.en"):
         language_code(english, name)
@@ -351,7 +355,7 @@ def coded(folder: Path, given: str | None, *languages: str | None) -> list[str |
     rows = [{"audio": "1.wav", "text": "a"} | {"language": one} for one in languages]
     utterances = manifest_utterances(folder, rows, config)
     corpus = with_codes(
-        load_corpus(utterances, "train", config, 30.0), toy_vocabulary(languages=99)
+        load_corpus(utterances, "train", config, 30.0), toy_special_tokens(languages=99)
     )
     return [one.language for one in corpus.utterances]
 

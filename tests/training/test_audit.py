@@ -156,11 +156,11 @@ TEXTS = st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=9), max_size
 def test_what_windows_are_made_of_is_right(
     texts: list[list[int]], timestamps: bool, previous: list[int], is_english: bool
 ) -> None:
-    _, vocabulary = toy(ENGLISH if is_english else MULTILINGUAL)
+    _, special_tokens = toy(ENGLISH if is_english else MULTILINGUAL)
     segments = [Segment(text, 2.0 * at, 2.0 * at + 1) for at, text in enumerate(texts)]
     language = None if is_english else "sw"
-    made = token_sequence(vocabulary, segments, language, "transcribe", timestamps, previous)
-    assert list(token_problems(*made, vocabulary)) == []
+    made = token_sequence(special_tokens, segments, language, "transcribe", timestamps, previous)
+    assert list(token_problems(*made, special_tokens)) == []
 
 
 def as_the_popular_collator(given: list[int], learnt: list[int]) -> Sequences:
@@ -190,27 +190,27 @@ BROKEN: dict[str, tuple[str, Callable[[list[int], list[int]], Sequences]]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_wrong_is_said(name: str) -> None:
     message, break_it = BROKEN[name]
-    _, vocabulary = toy(MULTILINGUAL)
+    _, special_tokens = toy(MULTILINGUAL)
     segments = [Segment([72, 101, 108], 0.0, 1.0)]
-    made = token_sequence(vocabulary, segments, "sw", "transcribe")
-    assert message in "; ".join(token_problems(*break_it(*made), vocabulary))
+    made = token_sequence(special_tokens, segments, "sw", "transcribe")
+    assert message in "; ".join(token_problems(*break_it(*made), special_tokens))
 
 
-def window(vocabulary: SpecialTokens, texts: list[list[int]], previous: list[int]) -> Window:
+def window(special_tokens: SpecialTokens, texts: list[list[int]], previous: list[int]) -> Window:
     segments = [Segment(text, 0.0, 1.0) for text in texts]
-    made = token_sequence(vocabulary, segments, "sw", "transcribe", True, previous)
+    made = token_sequence(special_tokens, segments, "sw", "transcribe", True, previous)
     return Window(("a:1",), np.zeros(16_000, np.float32), *made)
 
 
 def test_the_first_batch_is_shown_and_its_tokens_are_checked_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tokenizer, vocabulary = toy(MULTILINGUAL)
+    tokenizer, special_tokens = toy(MULTILINGUAL)
     said, before = (ids(tokenizer, text) for text in (" one two", " zero"))
-    good = collate([window(vocabulary, [said], before)] * 2, vocabulary.eot)
+    good = collate([window(special_tokens, [said], before)] * 2, special_tokens.eot)
     bad = Batch(good.waveforms, good.decoder_input, good.decoder_input, 2.0, good.rows, ())
     with caplog.at_level("INFO", "lora_whisper"):
-        passed = list(checked_start(iter([[good], [good], [bad]]), tokenizer, vocabulary))
+        passed = list(checked_start(iter([[good], [good], [bad]]), tokenizer, special_tokens))
     assert len(passed) == 3
     lines = caplog.messages[0].splitlines()
     assert len(caplog.messages) == 1
@@ -220,15 +220,15 @@ def test_the_first_batch_is_shown_and_its_tokens_are_checked_once(
     assert shown.startswith(f"({len(before) + 1} not learnt)<|sw|><|transcribe|><|0.00|> one two")
     assert shown.endswith("<|1.00|><|endoftext|>")
     with pytest.raises(AssertionError, match="not the token that the decoder is given next"):
-        require_right_tokens([bad], vocabulary)
+        require_right_tokens([bad], special_tokens)
     with pytest.raises(AssertionError):
-        next(checked_start(iter([[bad]]), tokenizer, vocabulary))
+        next(checked_start(iter([[bad]]), tokenizer, special_tokens))
 
 
 @pytest.mark.parametrize("text", ["a" * 500, "\x1b[31m\n\t", "日本語" * 100])
 def test_the_shown_text_fits_the_terminal_and_does_not_command_it(text: str) -> None:
-    tokenizer, vocabulary = toy(MULTILINGUAL)
-    batch = collate([window(vocabulary, [ids(tokenizer, text)], [])], vocabulary.eot)
+    tokenizer, special_tokens = toy(MULTILINGUAL)
+    batch = collate([window(special_tokens, [ids(tokenizer, text)], [])], special_tokens.eot)
     lines = as_text([batch], tokenizer).splitlines()
     assert 3 <= len(lines) <= 5
     assert max(map(cell_len, lines)) < 80

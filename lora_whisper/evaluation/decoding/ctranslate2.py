@@ -70,9 +70,9 @@ class CTranslate2Decoder:
 
     def __init__(self, model: Whisper, folder: ExportedFolder, features: LogMel):
         self.model, self.features = model, features
-        self.tokenizer, self.vocabulary = folder.tokenizer, folder.vocabulary
+        self.tokenizer, self.special_tokens = folder.tokenizer, folder.special_tokens
         self.width = folder.width
-        self.letters = letters_of(self.tokenizer, self.vocabulary.size)
+        self.letters = letters_of(self.tokenizer, self.special_tokens.size)
 
     @classmethod
     def load(
@@ -142,7 +142,7 @@ class ExportedFolder:
     """What an exported model's files say, read without its package and its weights."""
 
     tokenizer: Any
-    vocabulary: SpecialTokens
+    special_tokens: SpecialTokens
     width: int
     window_seconds: float
 

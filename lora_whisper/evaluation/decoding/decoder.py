@@ -73,7 +73,7 @@ class DecodingResult:
 class Decoder(Protocol):
     """A model with all that it takes to decode windows."""
 
-    vocabulary: SpecialTokens
+    special_tokens: SpecialTokens
     tokenizer: Any
     features: LogMel  # on the device where `decode` wants its windows
     width: int  # of the model, which says how many windows memory has room for
@@ -97,7 +97,7 @@ class Decoder(Protocol):
 
 def text_of(decoder: Decoder, tokens: Sequence[int]) -> str:
     """The text of tokens; timestamps and special tokens are none of it."""
-    spoken = [token for token in tokens if token < decoder.vocabulary.eot]
+    spoken = [token for token in tokens if token < decoder.special_tokens.eot]
     text: str = decoder.tokenizer.decode(spoken, clean_up_tokenization_spaces=False)
     return text.strip()
 

@@ -98,7 +98,7 @@ class Clip:
         self.is_done = False
 
     def task(self) -> DecodingTask:
-        most = token_limit(self.decoder.vocabulary, self.samples, len(self.prompt))
+        most = token_limit(self.decoder.special_tokens, self.samples, len(self.prompt))
         return DecodingTask(self.features, self.prompt, most, self.seed, self.most_letters)
 
     def take(self, result: DecodingResult) -> None:
@@ -110,10 +110,10 @@ class Clip:
 
     def segments(self) -> tuple[Segment, ...]:
         """Its finished segments, and what follows them up to the clip's end."""
-        vocabulary = self.decoder.vocabulary
-        if self.prompt[-1] == vocabulary.no_timestamps:
+        special_tokens = self.decoder.special_tokens
+        if self.prompt[-1] == special_tokens.no_timestamps:
             return ()
-        pieces, rest = split_at_timestamps(self.tokens, vocabulary.timestamp_begin)
+        pieces, rest = split_at_timestamps(self.tokens, special_tokens.timestamp_begin)
         pieces += [rest] if rest else []
         seconds = self.samples / SAMPLING_RATE
         segments = [_segment(self.decoder, piece, 0.0, seconds) for piece in pieces]
@@ -155,7 +155,7 @@ class Recording:
         window = self.features[:, self.seek_frames : self.seek_frames + self.window_frames]
         prompt = (*self._prompt(), *self.start)
         samples = self._frames_here() * HOP_SAMPLES
-        most = token_limit(self.decoder.vocabulary, samples, len(prompt))
+        most = token_limit(self.decoder.special_tokens, samples, len(prompt))
         return DecodingTask(window, prompt, most, (*self.seed, self.seek_frames))
 
     def take(self, result: DecodingResult) -> None:
@@ -163,7 +163,7 @@ class Recording:
         if is_silence(result):
             self.seek_frames += self._frames_here()
             return
-        begin = self.decoder.vocabulary.timestamp_begin
+        begin = self.decoder.special_tokens.timestamp_begin
         pieces, rest = split_at_timestamps(result.tokens, begin)
         offset = self.seek_frames / FRAMES_PER_SECOND
         end = offset + self._frames_here() / FRAMES_PER_SECOND
@@ -189,14 +189,14 @@ class Recording:
 
     def _prompt(self) -> list[int]:
         """Half of what the decoder has room for, at most."""
-        vocabulary = self.decoder.vocabulary
-        previous = self.tokens[self.prompt_since :][-(vocabulary.max_tokens // 2 - 1) :]
-        return [vocabulary.previous, *previous] if previous else []
+        special_tokens = self.decoder.special_tokens
+        previous = self.tokens[self.prompt_since :][-(special_tokens.max_tokens // 2 - 1) :]
+        return [special_tokens.previous, *previous] if previous else []
 
 
-def token_limit(vocabulary: SpecialTokens, samples: int, prompt_tokens: int) -> int:
+def token_limit(special_tokens: SpecialTokens, samples: int, prompt_tokens: int) -> int:
     """Tokens that audio of this length may have after a prompt; eot comes after them."""
-    room = vocabulary.max_tokens - prompt_tokens - 1
+    room = special_tokens.max_tokens - prompt_tokens - 1
     spoken = math.ceil(TOKENS_PER_SECOND * samples / SAMPLING_RATE)
     return min(FREE_TOKENS + spoken, room)
 
@@ -221,7 +221,7 @@ def _segment(
     decoder: Decoder, piece: Sequence[int], offset_seconds: float, window_end_seconds: float
 ) -> Segment:
     """A piece with its times; one without an end lasts to the end of its audio."""
-    begin = decoder.vocabulary.timestamp_begin
+    begin = decoder.special_tokens.timestamp_begin
     times = [
         offset_seconds + (one - begin) * SECONDS_PER_TIMESTAMP for one in piece if one >= begin
     ]

@@ -55,13 +55,13 @@ class StepwiseDecoder:
         backend: Backend,
         tokenizer: Any,
         generation_config: Any,
-        vocabulary: SpecialTokens,
+        special_tokens: SpecialTokens,
         features: LogMel,
     ):
         """`generation_config`: of Transformers; its suppressed tokens are not decoded."""
         self.backend, self.tokenizer, self.config = backend, tokenizer, generation_config
-        self.vocabulary, self.features, self.width = vocabulary, features, backend.width
-        self.letters = letters_of(tokenizer, vocabulary.size)
+        self.special_tokens, self.features, self.width = special_tokens, features, backend.width
+        self.letters = letters_of(tokenizer, special_tokens.size)
 
     def inference(self) -> AbstractContextManager[None]:
         return torch.inference_mode()
@@ -78,7 +78,7 @@ class StepwiseDecoder:
         self.backend.encode(task.features)
         rules: list[Rule] = [
             suppressed_tokens(self.config, len(task.prompt), torch.device("cpu")),
-            *timestamp_rules(self.vocabulary, task.prompt),
+            *timestamp_rules(self.special_tokens, task.prompt),
         ]
         tokens, new = [*task.prompt], list(task.prompt)
         while len(tokens) - len(task.prompt) < task.most_tokens:
@@ -88,7 +88,7 @@ class StepwiseDecoder:
             highest, likeliest = scores[0].max(dim=-1)
             if not highest.isfinite():
                 raise BrokenModel
-            if int(likeliest) == self.vocabulary.eot:
+            if int(likeliest) == self.special_tokens.eot:
                 break
             new = [int(likeliest)]
             tokens += new

@@ -161,17 +161,17 @@ class _InBatches:
     def _begin(self, samples: np.ndarray, utterance: Utterance) -> DecodingState:
         """Prompt and features of an utterance."""
         decoder, settings = self.decoder, self.settings
-        vocabulary = decoder.vocabulary
-        language = token_language(vocabulary, utterance)
+        special_tokens = decoder.special_tokens
+        language = token_language(special_tokens, utterance)
         waveform = torch.from_numpy(samples).to(decoder.features.hann.device)
         # The row's name stays the same in a sample of the test set, where its number does not.
         seed = (self.seed, zlib.crc32(utterance.row.encode()))
         if len(samples) > decoder.features.window_samples:
-            start = vocabulary.start(language, utterance.task, timestamps=True)
+            start = special_tokens.start(language, utterance.task, timestamps=True)
             return Recording(
                 decoder, waveform, start, settings.previous_text, seed, settings.padding
             )
-        prompt = vocabulary.start(language, utterance.task, settings.timestamps)
+        prompt = special_tokens.start(language, utterance.task, settings.timestamps)
         # By a loop, temperature fallback sees that a text has failed.
         needs_probabilities = settings.temperature_fallback
         seconds = len(samples) / SAMPLING_RATE
@@ -183,7 +183,7 @@ class _InBatches:
         tasks = [one.task() for one in active]
         groups: dict[tuple[int, bool], list[int]] = {}
         for index, task in enumerate(tasks):
-            has_timestamps = task.prompt[-1] != self.decoder.vocabulary.no_timestamps
+            has_timestamps = task.prompt[-1] != self.decoder.special_tokens.no_timestamps
             groups.setdefault((len(task.prompt), has_timestamps), []).append(index)
         fallback = self.settings.temperature_fallback
         for group in groups.values():
@@ -210,7 +210,7 @@ def _check(decoder: Decoder, utterances: Iterable[Utterance], settings: Evaluati
             "evaluation.temperature_fallback=false, or score the checkpoint it was converted from."
         )
     for utterance in utterances:
-        token_language(decoder.vocabulary, utterance)
+        token_language(decoder.special_tokens, utterance)
 
 
 # ── several threads of this process, each with its part of the processor ─────────────────────

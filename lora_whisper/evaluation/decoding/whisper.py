@@ -67,13 +67,13 @@ def suppressed_tokens(config: Any, prompt_tokens: int, device: torch.device) -> 
     return Suppressed(always, first, prompt_tokens, device)
 
 
-def timestamp_rules(vocabulary: SpecialTokens, prompt: Sequence[int]) -> list[Rule]:
+def timestamp_rules(special_tokens: SpecialTokens, prompt: Sequence[int]) -> list[Rule]:
     """Timestamps come in pairs, do not go back, and one where their sum is likeliest."""
-    if prompt[-1] == vocabulary.no_timestamps:
+    if prompt[-1] == special_tokens.no_timestamps:
         return []
     config = GenerationConfig(
-        eos_token_id=vocabulary.eot,
-        no_timestamps_token_id=vocabulary.no_timestamps,
+        eos_token_id=special_tokens.eot,
+        no_timestamps_token_id=special_tokens.no_timestamps,
         max_initial_timestamp_index=LATEST_START_STEPS,
     )
     return [WhisperTimeStampLogitsProcessor(config, begin_index=len(prompt))]
@@ -108,13 +108,18 @@ class GreedySearch:
     def __init__(
         self,
         whisper: Any,
-        vocabulary: SpecialTokens,
+        special_tokens: SpecialTokens,
         rows: Rows,
         rules: Sequence[Rule],
         temperature: float = 0.0,
         probabilities: bool = False,
     ):
-        self.whisper, self.vocabulary, self.rows, self.rules = whisper, vocabulary, rows, rules
+        self.whisper, self.special_tokens, self.rows, self.rules = (
+            whisper,
+            special_tokens,
+            rows,
+            rules,
+        )
         self.temperature, self.probabilities = temperature, probabilities
         count, device = len(rows.prompts), rows.prompts.device
         self.prompt_tokens = rows.prompts.shape[1]
@@ -153,9 +158,9 @@ class GreedySearch:
         )
         self.cache = output.past_key_values
         if is_first and self.probabilities:
-            sot = self.tokens[0].tolist().index(self.vocabulary.sot)
+            sot = self.tokens[0].tolist().index(self.special_tokens.sot)
             logits = projected(self.whisper.proj_out, output.last_hidden_state[:, sot])
-            self.no_speech = logits.softmax(-1)[:, self.vocabulary.no_speech]
+            self.no_speech = logits.softmax(-1)[:, self.special_tokens.no_speech]
         return projected(self.whisper.proj_out, output.last_hidden_state[:, -1])
 
     def _chosen(self, scores: Tensor) -> Tensor:
@@ -176,9 +181,9 @@ class GreedySearch:
         if self.probabilities:  # those of an eot that the model did not choose are left out
             logits = scores.gather(1, chosen[:, None])[:, 0]
             self.sums += (logits - scores.logsumexp(-1)).masked_fill(due, 0.0)
-        chosen = chosen.masked_fill(due, self.vocabulary.eot)
+        chosen = chosen.masked_fill(due, self.special_tokens.eot)
         self.tokens = torch.cat([self.tokens, chosen[:, None]], dim=1)
-        self.done = chosen == self.vocabulary.eot
+        self.done = chosen == self.special_tokens.eot
 
     def _end_loops(self) -> None:
         """Let rows that are too long and go round in a loop have no more tokens."""
@@ -200,7 +205,7 @@ class GreedySearch:
         for row, index in enumerate(self.index.tolist()):
             if done[row]:
                 text = self.tokens[row, self.prompt_tokens :].tolist()
-                self.texts[index] = text[: text.index(self.vocabulary.eot)]
+                self.texts[index] = text[: text.index(self.special_tokens.eot)]
                 self.means[index] = float(self.sums[row]) / (len(self.texts[index]) + 1)
         self.cache.batch_select_indices(kept)
         self.index, self.tokens, self.encoded, self.sums, self.done = (
@@ -266,7 +271,7 @@ class WhisperDecoder:
     draws_by_seed = True
 
     def __init__(
-        self, model: nn.Module, processor: Any, vocabulary: SpecialTokens, features: LogMel
+        self, model: nn.Module, processor: Any, special_tokens: SpecialTokens, features: LogMel
     ):
         self.model = model
         # Adapters are layers inside the base model; PEFT's wrapper is not needed to run them.
@@ -275,8 +280,8 @@ class WhisperDecoder:
         self.device = next(self.base.parameters()).device
         self.features = features.to(self.device)
         self.tokenizer = processor.tokenizer
-        self.vocabulary = vocabulary
-        self.letters = letters_of(self.tokenizer, vocabulary.size).to(self.device)
+        self.special_tokens = special_tokens
+        self.letters = letters_of(self.tokenizer, special_tokens.size).to(self.device)
         # Layers in 8 bits keep what they are at in themselves.
         alone = self.device.type != "cpu" or getattr(self.base, "is_quantized", False)
         self.threads = 1 if alone else min(MOST_THREADS, torch.get_num_threads())
@@ -335,8 +340,10 @@ class WhisperDecoder:
         temperature, probabilities = options.temperature, options.probabilities
         prompt = tasks[0].prompt
         suppressed = suppressed_tokens(self.base.generation_config, len(prompt), self.device)
-        rules: list[Rule] = [suppressed, *timestamp_rules(self.vocabulary, prompt)]
-        search = GreedySearch(self.base, self.vocabulary, rows, rules, temperature, probabilities)
+        rules: list[Rule] = [suppressed, *timestamp_rules(self.special_tokens, prompt)]
+        search = GreedySearch(
+            self.base, self.special_tokens, rows, rules, temperature, probabilities
+        )
         texts = search.run()
         if not texts.is_finite:
             raise BrokenModel
@@ -361,11 +368,11 @@ class WhisperDecoder:
         window. When a model emits timestamps unasked, it drops text and listens again in a guessed
         language.
         """
-        prompt_tokens, eot = len(tasks[0].prompt), self.vocabulary.eot
+        prompt_tokens, eot = len(tasks[0].prompt), self.special_tokens.eot
         limits = self._tensor([task.most_tokens for task in tasks])
         finite = Finite(self.device)
         limit = TokenLimit(limits.repeat_interleave(beams), prompt_tokens, eot)
-        rules = [finite, *timestamp_rules(self.vocabulary, tasks[0].prompt), limit]
+        rules = [finite, *timestamp_rules(self.special_tokens, tasks[0].prompt), limit]
         generated: Any = GenerationMixin.generate(
             self.base,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
@@ -398,7 +405,7 @@ class WhisperDecoder:
     def _padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """(texts, longest + 1) tokens, eot behind each."""
         longest = 1 + max(map(len, texts))
-        eot = self.vocabulary.eot
+        eot = self.special_tokens.eot
         return self._tensor([[*text, *[eot] * (longest - len(text))] for text in texts])
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
@@ -448,7 +455,7 @@ def _pace(decoder: WhisperDecoder, rows: int) -> Pace:
     device = decoder.device
     at_once = 1 if device.type == "cpu" else rows
     silence = torch.zeros(at_once, decoder.features.window_samples, device=device)
-    sot = decoder.vocabulary.sot
+    sot = decoder.special_tokens.sot
 
     def begun() -> GreedySearch:
         batch = Rows(
@@ -456,7 +463,7 @@ def _pace(decoder: WhisperDecoder, rows: int) -> Pace:
             torch.full((at_once, PROMPT_TOKENS), sot, device=device),
             torch.full((at_once,), STEPS, device=device),
         )
-        search = GreedySearch(decoder.base, decoder.vocabulary, batch, rules=[])
+        search = GreedySearch(decoder.base, decoder.special_tokens, batch, rules=[])
         search.forward()
         return search
 

@@ -62,7 +62,7 @@ def exported_toy(toy: Toy, folder: Path) -> Path:
 
 def test_the_folder_tells_all_that_the_checkpoint_tells(nano_folder: Path) -> None:
     hearing, decoder = nano(), CTranslate2Decoder.load(nano_folder)
-    assert decoder.vocabulary == hearing.vocabulary
+    assert decoder.special_tokens == hearing.special_tokens
     assert decoder.features.window_samples == hearing.features.window_samples
     shapes = read_shapes(nano_folder / "model.bin")
     assert shapes["decoder/embeddings/weight"] == (1382, 160)
@@ -92,7 +92,7 @@ def test_beams_find_what_is_more_probable(tmp_path: Path) -> None:
 
 def tasks(toy: Toy, most_tokens: int = 40) -> list[DecodingTask]:
     windows = toy.features(torch.randn(3, 32_000, generator=torch.Generator().manual_seed(0)))
-    prompt = tuple(toy.vocabulary.start("en", "transcribe"))
+    prompt = tuple(toy.special_tokens.start("en", "transcribe"))
     return [DecodingTask(window, prompt, most_tokens, (0,)) for window in windows]
 
 

@@ -87,7 +87,7 @@ def looping() -> Toy:
 
 def tasks(toy: Toy, limits: list[float]) -> list[DecodingTask]:
     windows = toy_inputs(batch=len(limits))["input_features"]
-    prompt = tuple(toy.vocabulary.start("en", "transcribe"))
+    prompt = tuple(toy.special_tokens.start("en", "transcribe"))
     return [
         DecodingTask(window, prompt, 40, (7, index), limit)
         for index, (window, limit) in enumerate(zip(windows, limits, strict=True))

@@ -55,7 +55,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
 def fond_of_timestamps() -> Toy:
     """nano, which knows little of long recordings, is made to end segments within a window."""
     hearing = nano()
-    times = range(hearing.vocabulary.timestamp_begin, hearing.vocabulary.size)
+    times = range(hearing.special_tokens.timestamp_begin, hearing.special_tokens.size)
     prefer(hearing.model, times, 3.0)
     return hearing
 
@@ -139,7 +139,7 @@ def test_words_of_the_whole_recording_are_heard(recordings: list[Utterance]) -> 
 
 def test_a_slice_of_a_recording_is_heard_as_that_slice_alone(tmp_path: Path) -> None:
     toy = make_toy()
-    prefer(toy.model, range(toy.vocabulary.timestamp_begin, toy.vocabulary.size), 1000.0)
+    prefer(toy.model, range(toy.special_tokens.timestamp_begin, toy.special_tokens.size), 1000.0)
     whole = write_clip(tmp_path / "whole.wav", 9.0, frequency=330.0)
     cut = write_clip(tmp_path / "cut.wav", 4.4, frequency=330.0)
     part = utterance(whole, 4.4, start_seconds=2.0, end_seconds=6.4)
@@ -176,7 +176,7 @@ def toy() -> Toy:
 
 
 def recording(toy: Toy, seconds: float, previous_text: bool = False) -> Recording:
-    start = toy.vocabulary.start("en", "transcribe", timestamps=True)
+    start = toy.special_tokens.start("en", "transcribe", timestamps=True)
     samples = torch.randn(round(16_000 * seconds), generator=torch.Generator().manual_seed(0))
     return Recording(toy.decoder, samples, start, previous_text, (0, 0), "sound")
 
@@ -190,7 +190,7 @@ def said(
         tokens += (
             toy.processor.tokenizer(part, add_special_tokens=False).input_ids
             if isinstance(part, str)
-            else [toy.vocabulary.timestamp(part)]
+            else [toy.special_tokens.timestamp(part)]
         )
     return DecodingResult(tuple(tokens), temperature, probability, no_speech_probability=0.9)
 
@@ -229,32 +229,35 @@ def test_silence_is_skipped_whatever_was_heard_in_it(toy: Toy) -> None:
 
 
 def test_the_prompt_is_what_was_heard_in_half_of_the_decoders_room(toy: Toy) -> None:
-    vocabulary, start = toy.vocabulary, toy.vocabulary.start("en", "transcribe", timestamps=True)
+    special_tokens, start = (
+        toy.special_tokens,
+        toy.special_tokens.start("en", "transcribe", timestamps=True),
+    )
     one = recording(toy, 20.0, previous_text=True)
     assert one.task().prompt == tuple(start)
     first = said(toy, 0.0, "a", 0.7, 0.7, "b")
     one.take(first)
-    assert one.task().prompt == (vocabulary.previous, *first.tokens[:3], *start)
+    assert one.task().prompt == (special_tokens.previous, *first.tokens[:3], *start)
     one.take(said(toy, 0.0, "c" * 50, 1.0, temperature=0.4))
     previous = one.task().prompt[1 : -len(start)]
-    assert len(previous) == vocabulary.max_tokens // 2 - 1
-    assert previous[-1] == vocabulary.timestamp(1.0)
-    assert len(one.task().prompt) + one.task().most_tokens < vocabulary.max_tokens
+    assert len(previous) == special_tokens.max_tokens // 2 - 1
+    assert previous[-1] == special_tokens.timestamp(1.0)
+    assert len(one.task().prompt) + one.task().most_tokens < special_tokens.max_tokens
     one.take(said(toy, 0.0, "d", 1.0, temperature=0.6))
     assert one.task().prompt == tuple(start), "what is uncertain is no prompt, nor what was before"
     last = said(toy, 0.0, "e", 1.0)
     one.take(last)
-    assert one.task().prompt == (vocabulary.previous, *last.tokens, *start)
+    assert one.task().prompt == (special_tokens.previous, *last.tokens, *start)
 
 
 def test_without_previous_text_there_is_no_prompt(toy: Toy) -> None:
     one = recording(toy, 20.0)
     one.take(said(toy, 0.0, "a", 0.7, 0.7, "b"))
-    assert one.task().prompt[0] == toy.vocabulary.sot
+    assert one.task().prompt[0] == toy.special_tokens.sot
 
 
 def test_an_unfinished_segment_of_a_clip_lasts_to_its_end(toy: Toy) -> None:
-    start = toy.vocabulary.start("en", "transcribe", timestamps=True)
+    start = toy.special_tokens.start("en", "transcribe", timestamps=True)
     one = Clip(toy.decoder, torch.zeros(24_000), start, False, (0, 0), "sound")
     one.take(said(toy, 0.0, "a", 0.7, 0.8, "b"))
     assert one.text() == "ab"
@@ -288,7 +291,7 @@ class Scripted:
 
     def __init__(self, script: dict[int, dict[float, tuple[str, float, float]]]):
         toy = make_toy()
-        self.vocabulary, self.tokenizer = toy.vocabulary, toy.processor.tokenizer
+        self.special_tokens, self.tokenizer = toy.special_tokens, toy.processor.tokenizer
         self.script = script
         self.asked: list[tuple[float, list[int]]] = []
 
@@ -380,8 +383,8 @@ def test_what_fallback_takes_for_silence_has_no_text(tmp_path: Path) -> None:
     clip = utterance(write_clip(tmp_path / "a.wav", 1.0), 1.0)
     settings = dataclasses.replace(GREEDY, temperature_fallback=True)
     assert toy.transcribe([clip], settings).texts != ("",)
-    bias = torch.zeros(toy.vocabulary.size)
-    bias[toy.vocabulary.no_speech] = 50.0  # which the suppressed tokens of the toy do not hold
-    toy.model.generation_config.suppress_tokens.append(toy.vocabulary.no_speech)
+    bias = torch.zeros(toy.special_tokens.size)
+    bias[toy.special_tokens.no_speech] = 50.0  # which the suppressed tokens of the toy do not hold
+    toy.model.generation_config.suppress_tokens.append(toy.special_tokens.no_speech)
     toy.model.proj_out.bias += bias
     assert toy.transcribe([clip], settings).texts == ("",)

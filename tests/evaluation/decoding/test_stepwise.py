@@ -44,7 +44,7 @@ def stepwise(kind: type[Checkpoint] = Checkpoint) -> StepwiseDecoder:
         kind(known.base),
         known.tokenizer,
         known.base.generation_config,
-        known.vocabulary,
+        known.special_tokens,
         known.features,
     )
 

@@ -137,24 +137,24 @@ def test_suppressed_tokens_are_not_heard(toy: Toy, utterances: list[Utterance]) 
 
 def test_the_first_token_obeys_begin_suppress_tokens(toy: Toy, utterances: list[Utterance]) -> None:
     """Where eot is the likeliest token everywhere, only the first place resists."""
-    prefer(toy.model, [toy.vocabulary.eot], 100.0)
+    prefer(toy.model, [toy.special_tokens.eot], 100.0)
     assert all(len(text) <= 1 for text in toy.transcribe(utterances, IN_BATCHES).texts)
     toy.model.generation_config.begin_suppress_tokens = None
     assert set(toy.transcribe(utterances, IN_BATCHES).texts) == {""}
 
 
 def test_the_limit_follows_the_duration_and_the_decoder(toy: Toy) -> None:
-    short = token_limit(toy.vocabulary, samples=1_600, prompt_tokens=4)
+    short = token_limit(toy.special_tokens, samples=1_600, prompt_tokens=4)
     assert short == FREE_TOKENS + TOKENS_PER_SECOND / 10
-    long = token_limit(toy.vocabulary, samples=480_000, prompt_tokens=4)
-    assert long == toy.vocabulary.max_tokens - 4 - 1
+    long = token_limit(toy.special_tokens, samples=480_000, prompt_tokens=4)
+    assert long == toy.special_tokens.max_tokens - 4 - 1
 
 
 def test_a_hallucination_ends_at_its_own_limit(toy: Toy, utterances: list[Utterance]) -> None:
     """A model that says one letter for ever: the loop is cut, and beams end at their limit."""
     letter = toy.processor.tokenizer.get_vocab()["a"]
     prefer(toy.model, [letter], 100.0)
-    room = toy.vocabulary.max_tokens - 4 - 1
+    room = toy.special_tokens.max_tokens - 4 - 1
     limits = [
         min(FREE_TOKENS + round(TOKENS_PER_SECOND * one.duration_seconds), room)
         for one in utterances
@@ -288,7 +288,7 @@ def generated_one_by_one(nano: Toy, clips: list[Utterance]) -> list[str]:
     for clip in clips:
         samples = read_audio(clip.audio)
         inputs = nano.processor(samples, sampling_rate=16_000, return_tensors="pt")
-        limit = token_limit(nano.vocabulary, len(samples), prompt_tokens=4)
+        limit = token_limit(nano.special_tokens, len(samples), prompt_tokens=4)
         tokens = nano.model.generate(
             inputs.input_features, language="en", task="transcribe", max_new_tokens=limit
         )
@@ -318,7 +318,7 @@ def test_a_model_of_no_numbers_is_refused(
 def test_a_model_that_says_nothing_is_heard_as_nothing(
     toy: Toy, utterances: list[Utterance]
 ) -> None:
-    prefer(toy.model, [toy.vocabulary.eot], 1000.0)
+    prefer(toy.model, [toy.special_tokens.eot], 1000.0)
     toy.model.generation_config.begin_suppress_tokens = None
     for beams in (1, 2):
         for fallback in (False, True):

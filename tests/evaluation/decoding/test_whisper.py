@@ -33,7 +33,7 @@ def toy() -> Toy:
 
 def tasks(toy: Toy, timestamps: bool) -> list[DecodingTask]:
     windows = toy_inputs(batch=len(MOST_TOKENS))["input_features"]
-    prompt = tuple(toy.vocabulary.start("en", "transcribe", timestamps))
+    prompt = tuple(toy.special_tokens.start("en", "transcribe", timestamps))
     return [
         DecodingTask(window, prompt, most, (7, index))
         for index, (window, most) in enumerate(zip(windows, MOST_TOKENS, strict=True))
@@ -41,15 +41,15 @@ def tasks(toy: Toy, timestamps: bool) -> list[DecodingTask]:
 
 
 def allow_timestamps(toy: Toy) -> None:
-    prefer(toy.model, range(toy.vocabulary.timestamp_begin, toy.vocabulary.size), 1000.0)
+    prefer(toy.model, range(toy.special_tokens.timestamp_begin, toy.special_tokens.size), 1000.0)
 
 
 def generated(toy: Toy, asked: list[DecodingTask]) -> Any:
     """Sequences and scores of Transformers' own loop, under its own timestamp rules."""
-    decoder, eot = toy.decoder, toy.vocabulary.eot
+    decoder, eot = toy.decoder, toy.special_tokens.eot
     prompt = asked[0].prompt
     limit = TokenLimit(torch.tensor([task.most_tokens for task in asked]), len(prompt), eot)
-    rules = [*timestamp_rules(decoder.vocabulary, prompt), limit]
+    rules = [*timestamp_rules(decoder.special_tokens, prompt), limit]
     return GenerationMixin.generate(
         toy.model,
         torch.stack([task.features for task in asked]),
@@ -78,7 +78,7 @@ def test_tokens_and_their_probability_are_those_of_generate(toy: Toy, timestamps
     )
     for row, result in enumerate(found):
         tokens = theirs.sequences[row, len(asked[row].prompt) :].tolist()
-        assert list(result.tokens) == tokens[: tokens.index(toy.vocabulary.eot)]
+        assert list(result.tokens) == tokens[: tokens.index(toy.special_tokens.eot)]
         count = len(result.tokens)
         summed = float(scores[row, :count].sum())
         if count < asked[row].most_tokens:  # else the limit was reached, and eot not chosen
@@ -93,9 +93,9 @@ def test_no_speech_is_asked_for_right_after_sot(toy: Toy) -> None:
         found = toy.decoder.decode(asked, WITH_PROBABILITIES)
         logits = toy.model(
             input_features=torch.stack([task.features for task in asked]),
-            decoder_input_ids=torch.tensor([[toy.vocabulary.sot]] * len(asked)),
+            decoder_input_ids=torch.tensor([[toy.special_tokens.sot]] * len(asked)),
         ).logits[:, -1]
-    expected = logits.softmax(-1)[:, toy.vocabulary.no_speech]
+    expected = logits.softmax(-1)[:, toy.special_tokens.no_speech]
     np.testing.assert_allclose([one.no_speech_probability for one in found], expected, rtol=1e-4)
 
 
