@@ -54,7 +54,7 @@ FORGIVEN_BYTES = 64  # a RIFF's padding or header that its writer counted and di
 FORGIVEN_SHARE = 0.05  # of the stated length; apps that record state some per cent too much
 MOST_CHUNKS = 100  # of a WAV, before its sound
 PLAIN_TAGS = {1, 3, 6, 7}  # of WAV: integers, floats, A-law and mu-law, read by seeking alone
-FLOAT_TAG, EXTENSIBLE_TAG = 3, 0xFFFE
+EXTENSIBLE_TAG = 0xFFFE
 OPUS_RATE = 48_000  # of its time stamps, whatever was encoded (RFC 7845)
 
 # Of the power that the mean of unlike channels has. Below it, two equally loud channels correlate

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import io
 import json
 import os
+import resource
 import select
 import signal
 import struct
@@ -150,9 +152,7 @@ class _Process:
         self.requests = 0
         self._to = cast(io.FileIO, self._process.stdin)
         self._from = cast(io.FileIO, self._process.stdout)
-        with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux alone has it
-            import fcntl
-
+        with contextlib.suppress(AttributeError, OSError):  # Linux alone has it
             for pipe in (self._to, self._from):
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._allowed_seconds = STARTING_SECONDS
@@ -285,8 +285,6 @@ class _Limits:
             pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
             self._base_bytes = int(pages) * os.sysconf("SC_PAGE_SIZE")
         if self._base_bytes:
-            import resource
-
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def set(self, seconds: float, size_bytes: float) -> None:
@@ -302,8 +300,6 @@ class _Limits:
     def _set_memory(self, size_bytes: float | None) -> None:
         """So much more than this process had at its beginning; None: what was allowed it."""
         if self._base_bytes:
-            import resource
-
             _, hard = resource.getrlimit(resource.RLIMIT_AS)
             most = hard if hard != resource.RLIM_INFINITY else sys.maxsize
             soft = most if size_bytes is None else min(self._base_bytes + round(size_bytes), most)

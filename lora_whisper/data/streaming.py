@@ -17,10 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets.config
+import fsspec
 import numpy as np
 import pyarrow as pa
+from datasets import IterableDataset
 from torch.utils.data import Dataset
 
 from lora_whisper.config import DataConfig, TrainingConfig
@@ -29,6 +32,7 @@ from lora_whisper.data.batches import Batch, collate, step_loader
 from lora_whisper.data.dataset import Row, Table, Utterance, Utterances, token_language
 from lora_whisper.data.sampler import unpacked
 from lora_whisper.data.sources import hub
+from lora_whisper.data.sources.hub_rows import RowReader
 from lora_whisper.data.text import require_cleanable
 from lora_whisper.data.windows import (
     BadAudio,
@@ -41,11 +45,6 @@ from lora_whisper.data.windows import (
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import check_task
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
-
-    from lora_whisper.data.sources.hub_rows import RowReader
 
 # Rows that wait for their turn, with their audio in memory: half a minute at 48 kHz is 2.9 MB.
 SHUFFLED_ROWS = 256
@@ -208,8 +207,6 @@ def _audio(row: Row, file: dict[str, Any], reader: RowReader, number: int) -> Pa
 
 def _fetch(url: str) -> bytes:
     """A file of the data set that its rows only name, "hf://datasets/…"."""
-    import fsspec
-
     with fsspec.open(url, "rb") as file:
         return file.read()  # type: ignore[no-any-return]
 
@@ -253,8 +250,6 @@ class _Rows:
     """The endless stream of rows, read from one global batch to the next."""
 
     def __init__(self, config: DataConfig, seed: int) -> None:
-        import datasets.config
-
         # For a fault of pyarrow up to 24 (apache/arrow#45214), datasets 5.2 sleeps for 5 s at the
         # end of every epoch, with whatever pyarrow.
         if datasets.config.PYARROW_VERSION.major > 24:
