@@ -310,15 +310,24 @@ def _first(values: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def _text(values: Mapping[str, Any], keys: tuple[str, ...], expected: str) -> str | None:
-    key, text = _first(values, keys)
-    if text is None or _is_text(text):
-        return text  # type: ignore[no-any-return]
-    flaw = ""  # why a string is no text, as JSON writes it
-    if isinstance(text, str) and (half := SURROGATE.search(text)):
-        flaw = f" with half of a letter (\\u{ord(half[0]):04x}, a surrogate without its other half)"
-    elif isinstance(text, str):
+    """The first text under one of the keys; it is asked for several times in each of a million.
+
+    Half of a surrogate pair is legal in JSON, but can be neither tokenized nor printed.
+    """
+    for key in keys:
+        value = values[key]
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise RowError(f"found {key} {excerpt(value)}, expected {expected}")
+        if "\0" not in value and (value.isascii() or is_encodable(value)):
+            return value
         flaw = " with a NUL (\\u0000) in it"
-    raise RowError(f"found {key} {excerpt(text)}{flaw}, expected {expected}")
+        if half := SURROGATE.search(value):
+            code = f"\\u{ord(half[0]):04x}"  # as JSON writes it
+            flaw = f" with half of a letter ({code}, a surrogate without its other half)"
+        raise RowError(f"found {key} {excerpt(value)}{flaw}, expected {expected}")
+    return None
 
 
 def _optional(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -336,13 +345,6 @@ def _task(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 def _speaker(values: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     _, speaker = _first(values, keys)
     return str(speaker) if type(speaker) is int else _text(values, keys, "text") or None
-
-
-def _is_text(value: Any) -> bool:
-    """Half of a surrogate pair is legal in JSON, but can be neither tokenized nor printed."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    return value.isascii() or is_encodable(value)
 
 
 def is_encodable(text: str) -> bool:
