@@ -158,7 +158,6 @@ class RowMaker:
         text = _text(values, texts, "text")
         if text is None:
             raise RowError(_lacking(values, self.names.text))
-        split_of_row = _optional(values, split) if split else None
         return Row(
             place,
             path,
@@ -169,7 +168,7 @@ class RowMaker:
             stop,
             _speaker(values, speaker) if speaker else None,
             _optional(values, previous) if previous else None,
-            split_of_row and split_name(split_of_row),
+            (split_name(_optional(values, split) or "") or None) if split else None,
             columns,
         )
 
