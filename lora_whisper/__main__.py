@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lora_whisper import __version__
 from lora_whisper.errors import UserError
 from lora_whisper.paths import require_current_folder
-from lora_whisper.terminal import guarded, require_delivered
+from lora_whisper.terminal import guarded, print_error, require_delivered
 from lora_whisper.training.stopping import ended_by_signals
 
 COMMANDS = {
@@ -52,10 +52,10 @@ def main() -> None:
                 require_delivered()
             sys.exit(exit_code)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(f"error: {error}")
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            print(f"stopped: {str(stop) or 'by Ctrl-C'}", file=sys.stderr)
+            print_error(f"stopped: {str(stop) or 'by Ctrl-C'}")
             sys.exit(getattr(stop, "exit_code", 130))
 
 

@@ -581,7 +581,7 @@ class TrainingConfig:
     log_every_steps: Count = Field(
         5, description="optimizer steps between two lines of metrics.jsonl"
     )
-    loader_workers: Amount = Field(
+    loader_workers: Annotated[Amount, Le(512)] = Field(
         2, description="processes that decode audio; 0: the training process itself"
     )
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import regex
+
+from lora_whisper.errors import UserError
 
 BEGINNING_BYTES = 64  # that are looked at
 POINTER = b"version https://git-lfs.github.com/spec/"
 PAGE = regex.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml)", regex.I)
+
+
+def require_itself(path: Path, expected: str) -> None:
+    """See that a file is not what a download left in its place.
+
+    Raises:
+        UserError: it is, or it is empty.
+    """
+    with path.open("rb") as file:
+        problem = in_place_of(expected, path.name, file.read(BEGINNING_BYTES))
+    if problem is not None:
+        raise UserError(f"{path}: {problem}.")
 
 
 def in_place_of(expected: str, name: str, beginning: bytes) -> str | None:

@@ -38,6 +38,8 @@ READER_LEFT = (errno.EPIPE, errno.EIO)  # of a pipe, and a terminal that was clo
 console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
 LABEL_COLUMNS = 12  # of a line of the log, before its text
+# What a line with a command has in it, which nobody is to put together again.
+TO_BE_COPIED = ("lora-whisper ", "pip install ", "git lfs ", "torchrun ", "accelerate launch ")
 LONG_SECONDS = 60  # work that will take longer says so as soon as that can be known
 # Parts, such as batches, that a time left is told from. The first is not one of them: it waits for
 # what starts up, and in decoding it has the longest windows.
@@ -51,7 +53,8 @@ class _Guard:
     """A stream that takes whatever it is given; what cannot be shown is replaced, or lost."""
 
     def __init__(self, stream: TextIO | None):
-        self._stream = stream  # None where the process was started without one
+        self._stream = stream
+        self.is_missing = stream is None  # the process was started without one
         self.failure: OSError | None = None  # why what was printed did not arrive
 
     def __getattr__(self, name: str) -> Any:
@@ -134,15 +137,20 @@ def print_result(text: str) -> None:
         UserError: it did not arrive, and not because its reader has left.
     """
     print(text)
-    require_delivered()
+    require_delivered(is_the_result=True)
 
 
-def require_delivered() -> None:
+def require_delivered(is_the_result: bool = False) -> None:
     """See that what was printed has arrived, as far as anybody is there who reads it.
+
+    Args:
+        is_the_result: whether the command is there for nothing but what it prints.
 
     Raises:
         UserError: it has not, such as on a full disk.
     """
+    if is_the_result and getattr(sys.stdout, "is_missing", False):
+        raise UserError("standard output is closed, and printing is all that this command does.")
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     if failure is not None and failure.errno not in READER_LEFT:
@@ -166,6 +174,12 @@ class _ConsoleHandler(logging.Handler):
         console.print(message, markup=False, style=style, soft_wrap=True)
 
 
+def print_error(message: str) -> None:
+    """What ends a command; broken between words on a terminal, as it is in a file or a pipe."""
+    shown = hanging(message, console.width) if sys.stderr.isatty() else message
+    print(shown, file=sys.stderr)
+
+
 def hanging(message: str, width: int) -> str:
     """Lines broken between words, and gone on with below the text of the first.
 
@@ -175,10 +189,11 @@ def hanging(message: str, width: int) -> str:
 
 
 def _hanging(line: str, width: int) -> str:
-    if "lora-whisper " in line:
+    if any(command in line for command in TO_BE_COPIED):
         return line
-    is_labelled = line[LABEL_COLUMNS - 1 : LABEL_COLUMNS] == " " and line[:1] != " "
-    indented = LABEL_COLUMNS if is_labelled else len(line) - len(line.lstrip())
+    label = line[:LABEL_COLUMNS]
+    is_labelled = label[-1:] == " " and label[:1] != " " and ":" not in label
+    indented = LABEL_COLUMNS if is_labelled else len(line) - len(line.lstrip(" -"))
     return textwrap.fill(
         line,
         max(width, 2 * indented),

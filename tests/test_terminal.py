@@ -227,6 +227,9 @@ def test_a_stream_may_be_missing(monkeypatch: pytest.MonkeyPatch, name: str) -> 
         print("a line", file=getattr(sys, name), flush=True)
         Console(width=80, stderr=name == "stderr").print(Table("a table"))
         assert not getattr(sys, name).isatty()
+        terminal.require_delivered()
+        with pytest.raises(UserError) if name == "stdout" else nullcontext():
+            terminal.print_result("what it is for")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
@@ -282,6 +285,26 @@ def test_a_long_line_goes_on_below_its_text() -> None:
         "            30 s, quantization none",
     ]
     assert hanging(line, 100) == line
+
+
+def test_what_ends_a_command_is_broken_between_words_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not in a file, where others look for it."""
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    message = f"error: two of them:\n  - {words} fifteen sixteen\n    pip install {words} more"
+    for is_terminal in (True, False):
+        shown = io.StringIO()
+        monkeypatch.setattr(shown, "isatty", lambda answer=is_terminal: answer)
+        monkeypatch.setattr(sys, "stderr", shown)
+        monkeypatch.setattr(terminal, "console", Console(width=80))
+        terminal.print_error(message)
+        lines = shown.getvalue().splitlines()
+        assert len(lines) == (4 if is_terminal else 3)
+        assert shown.getvalue().split() == message.split()
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    terminal.print_error(message)
+    assert "\n    fourteen fifteen sixteen\n    pip install one" in shown.getvalue()
 
 
 @pytest.mark.parametrize("width", [10, 40, 80])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
+from safetensors import safe_open
 
 from lora_whisper.errors import UserError
 from lora_whisper.lora.provenance import is_trained_adapter, read_metadata
@@ -35,9 +36,19 @@ from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import EMBEDDED, local_path, program
 from lora_whisper.reports.tables import PLAIN, Column, Table
 from lora_whisper.run_folder import RunFolder, read_whole_summary
-from lora_whisper.terminal import console, guarded, log_to_console, megabytes, percent, print_result
+from lora_whisper.terminal import (
+    console,
+    guarded,
+    log_to_console,
+    megabytes,
+    percent,
+    print_error,
+    print_result,
+    require_delivered,
+)
 
 UNKNOWN = "–"
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # those that are read
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class Listed:
     rank: int | None  # the highest of a layer
     lowest_rank: int | None
     bytes: int
+    dtype: str  # of its numbers: float32, float16 or bfloat16; "mixed": of several
     hours: float | None  # of speech that it was trained on
     languages: tuple[str, ...]
     metric: str | None  # wer or cer, of the next two
@@ -134,8 +146,15 @@ def _listed(folder: Path, path: str) -> Listed:
         is_changed=is_changed,
         is_damaged=is_damaged,
         bytes=size,
+        dtype=_dtype(weights),
         **about,
     )
+
+
+def _dtype(weights: Path) -> str:
+    with safe_open(weights, "numpy") as file:
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return DTYPES[found.pop()] if len(found) == 1 else "mixed"
 
 
 def _is_damaged(run: RunFolder) -> bool:
@@ -249,11 +268,12 @@ def _folded(text: str, width: int) -> str:
 
 def _cells(adapter: Listed) -> dict[str, str]:
     """By the column's name, in the order of columns."""
+    of_dtype = "" if adapter.dtype == "float32" else f"\n({adapter.dtype})"
     return {
         "adapter": _printable(adapter.path),
         "base": _base_cell(adapter.base),
         "rank": _rank_cell(adapter),
-        "size": megabytes(adapter.bytes),
+        "size": megabytes(adapter.bytes) + of_dtype,
         "data": _data_cell(adapter),
         "WER": _rates_cell(adapter),
         "date": adapter.date,
@@ -320,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _list(given.folder, given.json)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(f"error: {error}")
             return 2
 
 
@@ -351,6 +371,7 @@ def _list(given: str, as_json: bool) -> int:
         for path, reason in broken.items():
             first = f"not listed: {_printable(path)}: {reason.splitlines()[0]}"
             console.print(first, markup=False, style="yellow")
+        require_delivered(is_the_result=True)
     return 0 if found else 2
 
 

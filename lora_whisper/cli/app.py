@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import re
-import sys
 import textwrap
 import time
 import traceback
@@ -38,8 +37,8 @@ from lora_whisper.errors import UserError
 from lora_whisper.files import DiskFull, is_disk_full, no_room
 from lora_whisper.paths import program, require_current_folder
 from lora_whisper.run_folder import require_own_place
-from lora_whisper.terminal import guarded, log_to_console, quiet_libraries
-from lora_whisper.training.stopping import ended_by_signals
+from lora_whisper.terminal import guarded, log_to_console, print_error, quiet_libraries
+from lora_whisper.training.stopping import ended_by_signals, out_of_memory_explained
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -101,8 +100,8 @@ def run_command(command: AnyCommand, arguments: Sequence[str]) -> int:
             else:
                 config, folder = _configure(command, hydra, primary, overrides)
                 meet(command.name, command.is_shared)
-                plan = command.prepare(config, folder)
-                ending.exit_code = command.run(plan) or 0
+                with out_of_memory_explained(config):
+                    ending.exit_code = command.run(command.prepare(config, folder)) or 0
         leave()
     return ending.exit_code
 
@@ -131,7 +130,7 @@ def explained() -> Iterator[Ending]:
 
 
 def _end(exit_code: int, message: str) -> int:
-    return end(exit_code, lambda: print(message, file=sys.stderr))
+    return end(exit_code, lambda: print_error(message))
 
 
 def _advice(error: UserError) -> str:
@@ -173,7 +172,7 @@ def _answer(
     else:
         compose(hydra, primary, overrides)
         if flags.help:
-            print(help_of(command.kind, hydra, primary, overrides, flags.topic))
+            print(help_of(command.kind, hydra, primary, overrides, flags.topics))
         else:
             hydra.show_info(flags.info, config_name=primary, overrides=overrides)
 

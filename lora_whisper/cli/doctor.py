@@ -24,7 +24,14 @@ from typing import Literal
 from lora_whisper.environment import CHECKOUT
 from lora_whisper.paths import cache_folder
 from lora_whisper.reports.tables import PLAIN, Cell, Column, Table
-from lora_whisper.terminal import console, gigabytes, log_to_console, print_result, quiet_libraries
+from lora_whisper.terminal import (
+    console,
+    gigabytes,
+    log_to_console,
+    print_result,
+    quiet_libraries,
+    require_delivered,
+)
 
 Verdict = Literal["good", "missing", "broken"]  # missing: something can be done without it
 
@@ -348,6 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_result(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         show(found, allowed)
+        require_delivered(is_the_result=True)
     return 1 if is_broken else 0
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.plan import Plan, make_plan
 from lora_whisper.evaluation.results import Json, Score
-from lora_whisper.files import as_written, contents
+from lora_whisper.files import as_written, contents, read_json, remove_folder
 from lora_whisper.locks import locked
 from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.paths import below_home, mapped
@@ -78,11 +79,37 @@ def run(evaluation: EvaluationPlan) -> int:
         evaluator.carry_out()
         if processes.is_main():
             results = evaluator.results(folder.path.name, asked(evaluation.config))
+            before = _parts(as_written(folder.results, RESULTS_KEYS) or {})
             write(folder, results, evaluator.utterances, sets if plan.more.players else ())
+            _remove_parts(folder, before - _parts(read_json(folder.results)))
             if folder.is_run():
                 update_summary(folder, results.scores.get(OWN_SET, {}))
             show(folder, results)
     return 1 if evaluator.failed else 0
+
+
+def _parts(results: Json) -> set[tuple[str, str]]:
+    """The folders below evaluation/ that a report is of: each a model, and a set of clips."""
+    of_sets = {
+        (model, name) for name, scores in results.get("scores", {}).items() for model in scores
+    }
+    in_conditions = {
+        (model, f"{name}-{condition}")
+        for name, conditions in results.get("conditions", {}).items()
+        for condition, scores in conditions.items()
+        for model in scores
+    }
+    return of_sets | in_conditions
+
+
+def _remove_parts(folder: RunFolder, left: Collection[tuple[str, str]]) -> None:
+    """Delete what the report that was replaced had, and this one has not; never a run's own."""
+    for path in folder.evaluation.glob("*/*"):
+        is_own = folder.is_run() and path.name == OWN_SET
+        if (path.parent.name, path.name) in left and path.is_dir() and not is_own:
+            remove_folder(path)
+            with suppress(OSError):  # of a model that has others
+                path.parent.rmdir()
 
 
 def results_folder(config: EvaluateConfig, path: Path) -> RunFolder:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ def _require_sound(config: ExportConfig, source: Source) -> None:
     if source.trained is None:
         return
     saved = open_adapter(source.folder.adapter)
-    with _written_without_its_base(config):
+    with _written_without_its_base(config, source):
         if _is_to_be_merged(config, source):
             read_recipe(_merging(source), is_unfinished)
         elif config.parity.utterances:
@@ -213,15 +214,25 @@ def _require_sound(config: ExportConfig, source: Source) -> None:
 
 
 @contextmanager
-def _written_without_its_base(config: ExportConfig) -> Iterator[None]:
-    """An adapter can be written where its base is not at hand; it cannot be tried there."""
+def _written_without_its_base(config: ExportConfig, source: Source) -> Iterator[None]:
+    """An adapter can be written where its base is not at hand; it cannot be tried there.
+
+    Its name for others, which is typed as base=…, says nothing of a folder that was renamed.
+    """
+    from lora_whisper.reports.model_card import is_of_hub
+
     try:
         yield
     except UserError as error:
         if set(config.format) != {"adapter"} or not config.parity.utterances:
             raise
+        assert source.trained is not None, "an adapter is exported of a run alone"
+        place = local_path(source.trained.model.checkpoint)
+        is_elsewhere = not (place.exists() or is_of_hub(read_summary(source.folder)))
+        link = f"ln -s FOLDER {shlex.quote(str(place))}"
+        again = f" To try it, let its base lie where the run had it: {link}" if is_elsewhere else ""
         raise UserError(
-            f"{error}\nTo write the adapter without trying it, add parity.utterances=0."
+            f"{error}\nTo write the adapter without trying it, add parity.utterances=0.{again}"
         ) from error
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 import string
 import textwrap
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,8 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from lora_whisper import older_keys
 from lora_whisper.cli.compose import options_of, our_keys
+from lora_whisper.cli.misfits import known_keys
 from lora_whisper.errors import UserError
+from lora_whisper.options import EXPERIMENT, configuration_folder
 from lora_whisper.schema import (
     defaults_of,
     group_in,
@@ -32,9 +38,9 @@ MEANINGS_FROM = 34  # the column in which they begin
 
 
 def help_of(
-    kind: type, hydra: Hydra, primary: str, overrides: list[str], topic: str | None = None
+    kind: type, hydra: Hydra, primary: str, overrides: list[str], topics: Sequence[str] = ()
 ) -> str:
-    """All that can be typed, or of a group the keys below it.
+    """All that can be typed, or of some groups the keys below them.
 
     Hydra's own help lists the groups of all commands, and files that are parts of others.
 
@@ -47,8 +53,16 @@ def help_of(
     known = typing.cast(dict[str, Any], shown)
     values = {name: known.pop(name) for name in hints_of(kind) if name in known} | known
     values = plain_first(values)
-    if topic is not None:
-        return "\n".join(_topic_lines(kind, values, topic))
+    if topics:
+        has_experiments = not is_ignored(kind, EXPERIMENT) and EXPERIMENT in known_keys(primary)
+        return "\n\n".join(
+            "\n".join(
+                _experiment_lines(hydra)
+                if topic == EXPERIMENT and has_experiments
+                else _topic_lines(kind, values, topic)
+            )
+            for topic in topics
+        )
     HydraConfig.instance().set_config(composed)
     choices = [str(group) for group in composed.hydra.runtime.choices if "/" not in str(group)]
     groups = [group for group in choices if not is_ignored(kind, group)]
@@ -69,6 +83,8 @@ def _topic_lines(kind: type, values: Mapping[str, Any], topic: str) -> Iterator[
             yield from _lines(held, {name: values[name]})
             return
         if not groups.get(name):
+            if answer := older_keys.answer(topic):
+                raise UserError(f"--help {topic}: {answer}")
             known = ", ".join(".".join([*path[:depth], key]) for key, one in groups.items() if one)
             there_are = f"There are {known}." if known else "Nothing is below it."
             raise UserError(f"--help {topic}: there is no such group of keys. {there_are}")
@@ -77,6 +93,30 @@ def _topic_lines(kind: type, values: Mapping[str, Any], topic: str) -> Iterator[
     yield _wrapped(f"{topic}: {_summary(held)}")
     yield ""
     yield from _lines(held, values)
+
+
+def _experiment_lines(hydra: Hydra) -> Iterator[str]:
+    """The experiments that can be typed, each with what its file begins with."""
+    yield "experiment: settings that go together; experiment=[A,B] takes two of them"
+    yield ""
+    names = options_of(hydra, EXPERIMENT)
+    width = max(map(len, names), default=0) + 2
+    for name in names:
+        about = _beginning(configuration_folder() / EXPERIMENT / f"{name}.yaml")
+        yield textwrap.fill(
+            f"{name:<{width}}{about}".rstrip(),
+            COLUMNS,
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+        )
+
+
+def _beginning(path: Path) -> str:
+    """The first sentence of a file's first comment; "" of a file in a folder of one's own."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    comments = (line.removeprefix("# ") for line in lines if not line.startswith("# @package"))
+    comment = " ".join(itertools.takewhile(lambda line: not line.startswith("  "), comments))
+    return re.split(r"(?<=[.]) ", comment)[0]
 
 
 def is_ignored(kind: type, key: str) -> bool:

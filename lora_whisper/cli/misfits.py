@@ -20,12 +20,15 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from lora_whisper import older_keys
 from lora_whisper.cli.compose import COMMANDS, groups_of, options_of
 from lora_whisper.cli.foreign_names import FOREIGN_OPTIONS, ours_for
 from lora_whisper.config import CheckConfig, PlanConfig, TrainConfig
 from lora_whisper.errors import Problems, listing
+from lora_whisper.options import EXPERIMENT
+from lora_whisper.schema import defaults_of
 
 LISTS = ("augmentation", "experiment")  # groups of which several options can be typed
 # Of Hydra's own keys, those that mean something here; with what stands below them.
@@ -79,6 +82,11 @@ def compose_what_fits(
             if blamed is None:
                 break
             usable.remove(blamed)
+    if composed is not None and EXPERIMENT in composed:
+        wrong.append(
+            f"experiment: the keys of its file stand below “{EXPERIMENT}”, where nobody reads "
+            "them. Let the file begin with the line: # @package _global_"
+        )
     if wrong:
         wrong = list(dict.fromkeys(wrong))
         problems.found.append("The command line cannot be used:\n" + listing(wrong))
@@ -134,12 +142,26 @@ def _explained(error: Exception, hydra: Hydra, primary: str, blamed: str | None)
         return unknown_key(key, value, primary)
     if message.startswith("Error merging override") and error.__cause__ is not None:
         why = str(error.__cause__).splitlines()[0]
+        if blamed is not None and why == "Cannot merge DictConfig with ListConfig":
+            key = blamed.partition("=")[0]
+            return f"{blamed}: this value cannot stand there: expected a list, as in {key}=[A,B]"
         return f"{blamed or message.splitlines()[0]}: this value cannot stand there ({why})"
+    if isinstance(error, MarkedYAMLError):
+        return _no_yaml(error)
     message = message.split("Config search path:")[0].strip()
     if not isinstance(error, HydraException | OmegaConfBaseException):
         message = f"Hydra cannot use it ({message.splitlines()[0] if message else 'no reason'})"
     message = re.sub(r"\n\t", " ", re.sub(r"\n+(?!\t)", ". ", message))
     return message if blamed is None or blamed in message else f"{blamed}: {message}"
+
+
+def _no_yaml(error: MarkedYAMLError) -> str:
+    """Where a file cannot be read, and why."""
+    mark, problem = error.problem_mark, error.problem or "it is no YAML"
+    where = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
+    if twice := re.fullmatch(r"found duplicate key (.+)", problem):
+        return f"{where}: the key {twice[1]} stands there a second time. Leave one of them out."
+    return f"{where}: this cannot be read ({problem})."
 
 
 # ── before Hydra sees it ─────────────────────────────────────────────────────────────────────
@@ -164,6 +186,8 @@ def misfit(hydra: Hydra, primary: str, override: str) -> str | None:
         return unknown_key(key, _as_typed(parsed.value()), primary)
     if parsed.is_delete():
         return f"{override}: no key can be taken out. Type {key}=… for another value."
+    if parsed.is_sweep_override():
+        return _several(primary, key, override)
     if parsed.package is not None:
         return f"{override}: groups have one place. Type {key}={parsed.value()}"
     if key.startswith(("hydra.", "hydra/")) or key == "hydra":
@@ -171,6 +195,27 @@ def misfit(hydra: Hydra, primary: str, override: str) -> str | None:
     if key in known_keys(primary) and key in groups_of(hydra):
         return _group_misfit(hydra, primary, parsed)
     return None
+
+
+def _several(primary: str, key: str, override: str) -> str:
+    """Several values where one configuration is composed."""
+    value = override.partition("=")[2]
+    takes_list = key in LISTS or isinstance(
+        default_at(COMMANDS.get(primary, TrainConfig), key), list
+    )
+    together = f"{key}=[{value}] for all of them together, or " if takes_list else ""
+    return (
+        f"{override}: several values. Type {together}lora-whisper {primary} -m {override} "
+        "to try each."
+    )
+
+
+def default_at(kind: type, key: str) -> Any:
+    """The default of a key by its path, None where it is below what is off."""
+    found: Any = defaults_of(kind)
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def unreadable(primary: str, override: str) -> str:

@@ -144,7 +144,7 @@ def parsed_flags(arguments: Sequence[str], command: str) -> Namespace:
     if flags.help:  # --help adapter
         topics += [word for word in flags.overrides if "=" not in word]
         flags.overrides = [word for word in flags.overrides if "=" in word]
-    flags.topic = topics[0] if topics else None
+    flags.topics = topics
     if flags.config_path or flags.experimental_rerun or flags.shell_completion:
         raise UserError(
             "--config-path, --experimental-rerun and --shell-completion are not used: "

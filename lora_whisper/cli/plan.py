@@ -31,7 +31,15 @@ from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model import published
 from lora_whisper.paths import local_path
 from lora_whisper.reports.tables import PLAIN, Column, Table
-from lora_whisper.terminal import Work, console, gigabytes, megabytes, print_result, work
+from lora_whisper.terminal import (
+    Work,
+    console,
+    gigabytes,
+    megabytes,
+    print_result,
+    require_delivered,
+    work,
+)
 
 if TYPE_CHECKING:
     from transformers import WhisperConfig
@@ -480,7 +488,7 @@ def _lines(answer: Answer) -> Iterator[str]:
         yield "nothing fits: take a card with more memory, or train model=tiny on the CPU"
     yield (
         f"adapter: {answer.trained_parameters:,} parameters, "
-        f"{megabytes(answer.adapter_file_bytes)} on disk"
+        f"{megabytes(answer.adapter_file_bytes)} on disk, in float32"
     )
     yield f"operations: {answer.flops_per_audio_hour / 1e12:,.0f} TFLOP an hour of audio"
     rate = answer.audio_seconds_per_second
@@ -494,6 +502,7 @@ def _print_notes(config: PlanConfig) -> None:
         "benchmarks/gpu_memory.py holds against a GPU's own counters.",
         style="dim",
     )
+    require_delivered(is_the_result=True)
 
 
 COMMAND = Command("plan", PlanConfig, prepare, run)

@@ -23,7 +23,7 @@ from lora_whisper.files import contents, write_whole
 from lora_whisper.paths import local_path
 from lora_whisper.reports.sweep import folders_of, point_folders
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import console
+from lora_whisper.terminal import console, counted
 
 log = logging.getLogger("lora_whisper")
 
@@ -103,7 +103,7 @@ def runs_of(config: ReportConfig) -> list[Path]:
     """
     if config.sweep is not None:
         return _points_of(config.sweep)
-    folders = list(dict.fromkeys(local_path(given) for given in config.runs))
+    folders = list({path.absolute(): path for path in map(local_path, config.runs)}.values())
     problems = [
         f"{given}: {_what_it_is(local_path(given))}"
         for given in config.runs
@@ -114,6 +114,8 @@ def runs_of(config: ReportConfig) -> list[Path]:
             f"These are not runs:\n{listing(problems)}\n"
             "A run is a folder that lora-whisper train wrote, such as outputs/quickstart."
         )
+    if len(folders) < len(config.runs):
+        log.warning("runs        are named twice, of which each counts once")
     return folders
 
 
@@ -135,14 +137,19 @@ def _points_of(given: str) -> list[Path]:
             f"{given}: this is one run; how it went is in {given}/report.html.\n"
             "Type the folder of a sweep, or lora-whisper report 'runs=[A,B]' for runs side by side."
         )
-    folders = point_folders(folder)
-    if not folders:
+    planned = folders_of(folder)
+    if planned and not point_folders(folder):
+        raise UserError(
+            f"{given}: of the sweep's {counted(len(planned), 'point')}, none has begun.\n"
+            "Type the command of the sweep again."
+        )
+    if not planned:
         raise UserError(
             f"{given}: no run is in this folder.{_sweeps_beside(folder)}\n"
             "To make a sweep, type lora-whisper train -m experiment=quickstart "
             "adapter.rank=2,4,8 name=ranks"
         )
-    return folders_of(folder)
+    return planned
 
 
 def _sweeps_beside(folder: Path) -> str:

@@ -322,7 +322,7 @@ def _carry_out(study: Study, claim: Claim, config: TrainConfig, inputs: Inputs) 
 
     name = claim.folder.path.name
     try:
-        with out_of_memory_explained(config.evaluation.batch_size):
+        with out_of_memory_explained(config):
             wer = trial_module.carry_out(config, claim, inputs)
     except trial_module.Pruned as end:
         study.prune(claim, str(end))
@@ -364,7 +364,7 @@ def _bring_back(study: Study, plan: SearchPlan, best: FrozenTrial) -> None:
     from lora_whisper.search import trial as trial_module
 
     folder, config = study.run_folder(best.number), with_values(plan.common, best.params)
-    with alone_in(folder.path), out_of_memory_explained(config.evaluation.batch_size):
+    with alone_in(folder.path), out_of_memory_explained(config):
         if not trial_module.is_whole(folder):
             name = folder.path.name
             log.warning("%s, the best one, lost something; it is carried out anew", name)
@@ -380,7 +380,7 @@ def _scored(study: Study, plan: SearchPlan, best: FrozenTrial) -> RunSummary | N
         return None
     folder = study.run_folder(best.number)
     config = with_values(plan.common, best.params)
-    with alone_in(folder.path), out_of_memory_explained(config.evaluation.batch_size):
+    with alone_in(folder.path), out_of_memory_explained(config):
         summary = read_summary(folder)
         is_known = summary.adapter and train.is_scored_on(config, folder, test)
         return summary if is_known else score_kept(config, folder, plan.inputs)

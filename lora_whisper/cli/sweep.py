@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -40,11 +41,17 @@ from lora_whisper.locks import InUse
 from lora_whisper.paths import program
 from lora_whisper.reports.sweep import write_plan
 from lora_whisper.run_folder import RunFolder, require_outside_runs
-from lora_whisper.training.stopping import GOES_ON, Stopped, ended_by_signals
+from lora_whisper.training.stopping import (
+    GOES_ON,
+    Stopped,
+    ended_by_signals,
+    out_of_memory_explained,
+)
 
 log = logging.getLogger("lora_whisper")
 
 PART = re.compile(r"=_\w+_$")  # an option of a group that others consist of
+MOST_POINTS = 1_000  # each is composed and prepared before the first is run: some 0.1 s
 LONGEST_NAME = 200  # letters; file systems allow 255, and locks and copies have longer names
 
 
@@ -204,6 +211,13 @@ def _combinations(parsed: list[Override]) -> list[list[str]]:
     Raises:
         UserError: a sweep that has no end, such as over an interval, or no points.
     """
+    count = math.prod(_values_of(override) for override in parsed)
+    if count > MOST_POINTS:
+        raise UserError(
+            f"The sweep would have {count:,} points; up to {MOST_POINTS:,} are run. Type fewer "
+            f"values of {', '.join(swept_keys(parsed))}, or {program()} search … to look for the "
+            "best ones among many."
+        )
     try:
         combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
@@ -214,6 +228,14 @@ def _combinations(parsed: list[Override]) -> list[list[str]]:
     if not points:
         raise UserError(f"The sweep has no points: {', '.join(swept_keys(parsed))} has no values.")
     return points
+
+
+def _values_of(override: Override) -> int:
+    """How many a sweep tries, counted and not listed."""
+    value = override.value()
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
+        return max(0, math.ceil((value.stop - value.start) / (value.step or 1)))
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
 def _named(problems: Mapping[str, Sequence[str]], count: int) -> str:
@@ -323,8 +345,10 @@ class _Point:
             _forget_failure(folder)
             try:
                 config = plain_config(self.command, composed)
-                self.latest = self.command.prepared(config, folder, self.latest)
-                if exit_code := self.command.run(self.latest):
+                with out_of_memory_explained(config):
+                    self.latest = self.command.prepared(config, folder, self.latest)
+                    exit_code = self.command.run(self.latest)
+                if exit_code:
                     raise UserError(f"exit code {exit_code}")
             except Stopped as stop:
                 raise Stopped(stop.exit_code - 128, f"in {folder.name}; {GOES_ON}") from stop

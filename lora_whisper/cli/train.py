@@ -208,7 +208,7 @@ def run(plan: RunPlan) -> None:
 
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
-                failures_explained(folder, config.evaluation.batch_size),
+                failures_explained(folder, config),
             ):
                 inputs = read_inputs(config.model, config.data, plan.inputs)
                 training = Run(config, folder, inputs)  # loads it all: failing here costs nothing

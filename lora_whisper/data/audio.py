@@ -114,6 +114,7 @@ class Header:
     frames: int  # samples in one channel
     decoder: Literal["libsndfile", "ffmpeg"]  # what reads the samples
     are_floats: bool = False  # samples are stored as numbers that may go beyond full scale
+    original_rate: int | None = None  # as Opus states it, of what was encoded; 0: it does not
     remarks: tuple[Remark, ...] = ()
 
     @property
@@ -234,7 +235,8 @@ def _own_header(source: PathOrBytes) -> Header | None:
         raise Damaged(problem)
     length = None if end_early(ends) else ogg_length(ends)
     if length is not None and length[0] > 0:
-        return _checked(Header(*length, "ffmpeg"), ends)
+        original_rate = containers.opus_input_rate(ends.head[28:])
+        return _checked(Header(*length, "ffmpeg", original_rate=original_rate), ends)
     if not ends.is_plain:
         return None
     header = _header_by_libsndfile(source)
@@ -249,10 +251,10 @@ def _foreign_header(source: PathOrBytes) -> Header:
     header = None if ends.wave is not None else _header_by_libsndfile(source)
     if header is None:
         try:
-            rate, seconds, are_floats = containers.read_length(source)
+            rate, seconds, are_floats, original_rate = containers.read_length(source)
         except Damaged as error:
             raise Damaged(f"{error}; {READABLE}") from None
-        header = Header(rate, round(seconds * rate), "ffmpeg", are_floats)
+        header = Header(rate, round(seconds * rate), "ffmpeg", are_floats, original_rate)
     return _checked(header, ends)
 
 

@@ -149,8 +149,10 @@ def _file(source: PathOrBytes) -> AbstractContextManager[Any]:
     return nullcontext(f"file:{source}") if is_utf8 else open(os.open(source, os.O_RDONLY), "rb")
 
 
-def read_length(source: PathOrBytes) -> tuple[int, float, bool]:
-    """Sampling rate, seconds, and whether samples are stored as floats; without decoding.
+def read_length(source: PathOrBytes) -> tuple[int, float, bool, int | None]:
+    """Sampling rate, seconds, whether samples are stored as floats, and `opus_input_rate`.
+
+    Nothing is decoded.
 
     Raises:
         Damaged: not read, without sound, or of a length that cannot be found.
@@ -161,10 +163,18 @@ def read_length(source: PathOrBytes) -> tuple[int, float, bool]:
         are_floats = codec.name.startswith("pcm_f") or (
             codec.name == "wavpack" and sample_format.startswith("flt")
         )
-        seconds = _stated_seconds(sound)
+        seconds, original_rate = _stated_seconds(sound), opus_input_rate(codec.extradata or b"")
     if seconds is None:
         seconds = _counted_seconds(source)
-    return rate, seconds, are_floats
+    return rate, seconds, are_floats, original_rate
+
+
+def opus_input_rate(head: bytes) -> int | None:
+    """The rate of what was encoded, 0 where nobody stated it; None of what is no head of Opus.
+
+    Opus is decoded at 48 kHz, whatever went in (RFC 7845, 5.1).
+    """
+    return int.from_bytes(head[12:16], "little") if head.startswith(b"OpusHead") else None
 
 
 def _stated_seconds(sound: OpenSound) -> float | None:

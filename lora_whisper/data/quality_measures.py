@@ -88,7 +88,7 @@ class SoundMeasures:
     problem: str = ""  # one of SOUND_PROBLEMS
     detail: str = ""
     format: str = ""  # by the file's name: "opus"
-    rate: int = 0  # samples a second in the file
+    rate: int = 0  # samples a second of what was recorded; 0 where nobody states it
     seconds: float = math.nan
     rms_dbfs: float = math.nan
     loudest_dbfs: float = math.nan  # of the frames of 20 ms
@@ -151,18 +151,19 @@ def measure_sound(utterance: Utterance) -> SoundMeasures:
         header = read_header(utterance.audio)
     except AudioError as error:
         return SoundMeasures(_problem(error), str(error), kind)
+    rate = header.rate if header.original_rate is None else header.original_rate
     start = utterance.start_seconds or 0.0
     end = header.seconds if utterance.end_seconds is None else utterance.end_seconds
     seconds = min(end, header.seconds) - start
     if cut := _cut_off(utterance, header, start, end):
-        return SoundMeasures("truncated", cut, kind, header.rate, max(seconds, 0.0))
+        return SoundMeasures("truncated", cut, kind, rate, max(seconds, 0.0))
     if seconds < SHORTEST_SECONDS:
-        return SoundMeasures("too_short", f"{seconds:.3f} s", kind, header.rate, seconds)
+        return SoundMeasures("too_short", f"{seconds:.3f} s", kind, rate, seconds)
     try:
         levels = _levels(utterance.audio, start, start + seconds)
     except AudioError as error:
-        return SoundMeasures(_problem(error), str(error), kind, header.rate, seconds)
-    return replace(levels, format=kind, rate=header.rate, seconds=seconds)
+        return SoundMeasures(_problem(error), str(error), kind, rate, seconds)
+    return replace(levels, format=kind, rate=rate, seconds=seconds)
 
 
 def _problem(error: AudioError) -> str:

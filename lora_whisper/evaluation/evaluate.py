@@ -324,15 +324,23 @@ class Evaluator:
         held_out = {one.name: one.corpus.utterances for one in self.sets if one.role != "training"}
         leaks_by_set: dict[str, list[Leaks]] = {one.name: [] for one in self.sets}
         runs = {one.run.path: one.run for one in self.plan.entries if one.run is not None}
+        last_names = [path.name for path in runs]
         for path, run in runs.items():
-            learnt = learnt_speech(path.name, read_config(run))
+            is_one = last_names.count(path.name) == 1
+            label = path.name if is_one else "/".join(path.parts[-2:])
+            learnt = learnt_speech(label, read_config(run))
             if learnt is not None:
-                for name, leaks in find_leaks(path.name, learnt, held_out).items():
+                for name, leaks in find_leaks(label, learnt, held_out).items():
                     leaks_by_set[name].append(leaks)
         return leaks_by_set
 
     def _overfitted(self, base: str) -> Iterator[str]:
-        """Models that know their training set far better than a test set, as `base` does not."""
+        """Models that know their training set far better than a test set, as `base` does not.
+
+        Of fewer utterances than a difference is told of nothing is said.
+        """
+        from lora_whisper.evaluation.significance import LEAST_UNITS
+
         by_role = {one.role: one.name for one in reversed(self.sets)}
         if not {"training", "test"} <= by_role.keys():
             return
@@ -341,7 +349,8 @@ class Evaluator:
         for model in (name for name in learnt if name in tested and name != base):
             known, new = learnt[model], tested[model]
             is_apart = known.wer_ci95[1] < new.wer_ci95[0]
-            if new.wer - known.wer > max(before, 0.0) and is_apart:
+            is_enough = min(known.utterances, new.utterances) >= LEAST_UNITS
+            if is_enough and is_apart and new.wer - known.wer > max(before, 0.0):
                 yield (
                     f"{model} has a WER of {percent(known.wer)} on what it was trained on and "
                     f"{percent(new.wer)} on {by_role['test']}: overfitting, or a test set that is "

@@ -6,8 +6,9 @@ Scores are those of the weights and test sets that are there.
 from __future__ import annotations
 
 import logging
+import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ class RunSummary:
         return known | dict(self.more)
 
 
+BEYOND_ANYTHING = 1e15  # parameters, bytes and seconds are fewer
 ALWAYS = (*MODELS, "averaging")  # null says that there is none
 
 
@@ -133,9 +135,30 @@ def read_as_written(folder: RunFolder) -> RunSummary:
     """
     values = read_whole_summary(folder)
     try:
-        return RunSummary.from_json(values)
+        summary = RunSummary.from_json(values)
     except ValueError as error:
         raise damaged_summary(folder) from error
+    if not (_is_of_its_counts(summary.scores.values()) and _is_within_reach(values)):
+        raise damaged_summary(folder)
+    return summary
+
+
+def _is_of_its_counts(scores: Iterable[Score | None]) -> bool:
+    """Whether each WER is what its errors and words give: one that was typed in seldom is."""
+    for score in filter(None, scores):
+        errors = score.substitutions + score.insertions + score.deletions
+        words = score.reference_words
+        if words and not math.isclose(score.wer * words, errors, abs_tol=1e-3):
+            return False
+    return True
+
+
+def _is_within_reach(value: Any) -> bool:
+    """Whether no number is larger than anything that is counted or measured here."""
+    if isinstance(value, Mapping | list):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return all(map(_is_within_reach, parts))
+    return not isinstance(value, int | float) or abs(value) < BEYOND_ANYTHING
 
 
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:

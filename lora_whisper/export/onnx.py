@@ -50,6 +50,7 @@ from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditiona
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import SMALL_FILES, Checkpoint
+from lora_whisper.stand_ins import require_itself
 
 DTYPES = ("float32", "float16")  # the weights'
 KINDS = ("key", "value")
@@ -299,6 +300,8 @@ class OnnxBackend:
         ]
         if missing:
             raise UserError(f"{folder} is no exported ONNX Whisper:\n{listing(missing)}")
+        for name in (ENCODER, DECODER):
+            require_itself(folder / name, "a graph of ONNX")
         try:
             width = int(json.loads((folder / "config.json").read_text("utf-8"))["d_model"])
             return cls(_session(folder / ENCODER), _session(folder / DECODER), width)

@@ -30,6 +30,7 @@ from torch import Tensor
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model import weights
 from lora_whisper.model.weights import TIED, is_finite, is_pickled, weight_names
+from lora_whisper.stand_ins import require_itself
 
 FILE = "model.pt"
 DTYPES = ("float16", "float32")  # OpenAI's own files are in float16
@@ -286,6 +287,7 @@ def load_model(folder: Path, device: str) -> Any:
     package, path = _package(), folder / FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no {FILE}; export it: format=openai")
+    require_itself(path, "a checkpoint of openai-whisper")
     try:
         return package.load_model(str(path), device=device)
     except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:

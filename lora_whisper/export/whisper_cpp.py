@@ -41,6 +41,7 @@ from lora_whisper.export.openai_whisper import (
     read_tensors,
 )
 from lora_whisper.model.features import LogMel
+from lora_whisper.stand_ins import require_itself
 
 FILE = "ggml-model.bin"
 DTYPES = ("f16", "f32")  # float32 is for whisper.cpp from 1.9.2 on, and for its quantizer
@@ -325,6 +326,7 @@ def model_file(folder: Path, library: Library) -> Path:
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no {FILE}; export it: format=ggml")
+    require_itself(path, "a file of whisper.cpp")
     kind = read_type(path)
     if not library.computes(kind):
         raise UserError(

@@ -182,7 +182,7 @@ def load_generation_config(checkpoint: Checkpoint) -> GenerationConfig:
         values, known = read_object(folder / base_files.GENERATION), base_files.generation_schema
         stated = {key: values[key] for key in known(config) if key in values}
         if searched := searched_otherwise(stated, config):
-            _say_left_out(checkpoint.name, ", ".join(f"{key}={searched[key]}" for key in searched))
+            _say_left_out(checkpoint.given, ", ".join(f"{key}={searched[key]}" for key in searched))
             stated |= plain_search(config)
     if not is_complete(stated):
         stated = completed(stated, config, load_tokenizer(folder))

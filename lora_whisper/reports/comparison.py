@@ -419,9 +419,10 @@ def known(report: Report, name: str) -> list[str]:
 
 def remarks(report: Report) -> list[tuple[str, str]]:
     """A "warning" or a "note", and its text."""
-    unfinished = _labels(report, "unfinished")
+    unfinished, pruned = _labels(report, "unfinished"), _labels(report, "pruned")
     warnings = [
         f"without scores, since unfinished: {_some(unfinished)}" if unfinished else "",
+        f"without scores, since the search ended them early: {_some(pruned)}" if pruned else "",
         never_begun(report),
         without_adapter(report),
         NO_GAIN if report.none_beats_base else "",

@@ -63,6 +63,7 @@ def page(report: Report) -> str:
         worst=_worst(report),
         failed=_told(report, "failed"),
         unfinished=_told(report, "unfinished"),
+        pruned=_told(report, "pruned"),
         differences=_differences(report),
         markdown=markdown(report),
     )

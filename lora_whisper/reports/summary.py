@@ -96,6 +96,13 @@ def speakers_line(summary: RunSummary) -> str:
     return f"{seen:,} of the test set's {tested:,} speakers are seen in training" if tested else ""
 
 
+def _bits(size_bytes: int, parameters: int) -> str:
+    """How many bits a number has in a file of such a size, where it is plainly one of the usual."""
+    share = 8 * size_bytes / max(1, parameters)
+    usual = next((bits for bits in (16, 32) if abs(share / bits - 1) < 0.1), None)
+    return f" in {usual} bits" if usual else ""
+
+
 def figures(summary: RunSummary) -> list[tuple[str, str]]:
     """What a run cost and what it came to, each figure with its name."""
     adapter, model = summary.adapter_bytes, summary.model_bytes
@@ -103,8 +110,9 @@ def figures(summary: RunSummary) -> list[tuple[str, str]]:
     lines = [
         (
             "size",
-            f"adapter {megabytes(adapter)} of rank {shipped_rank(summary)}, "
-            f"model {megabytes(model)} ({percent(adapter / model)})",
+            f"adapter {megabytes(adapter)}{_bits(adapter, trainable)} of rank "
+            f"{shipped_rank(summary)}, model {megabytes(model)}{_bits(model, total - trainable)} "
+            f"({percent(adapter / model)})",
         ),
         ("parameters", f"{trainable:,} of {total:,} trained ({percent(trainable / total)})"),
         ("speech", amount_of_speech(summary)),

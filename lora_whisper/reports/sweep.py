@@ -45,7 +45,7 @@ LOG_RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ([A-Z]+) (.*)$", r
 NO_GAIN = "no run is better than its base on this test set"
 STOPPED = ("KeyboardInterrupt", "Stopped")  # by somebody, who may go on: no failure
 
-State = Literal["complete", "failed", "unfinished", "never begun"]
+State = Literal["complete", "failed", "pruned", "unfinished", "never begun"]
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,22 @@ def is_in_search(point: Point) -> bool:
 
 
 def point_folders(sweep: Path) -> list[Path]:
-    """Folders of runs and of points that failed before they were one, directly below `sweep`."""
+    """Folders of runs, damaged ones too, and of points that failed before they were one.
+
+    They lie directly below `sweep`.
+    """
     return sorted(
         path
         for path in sweep.iterdir()
         if not path.name.startswith(".")
-        and (RunFolder(path).is_run() or (path / FAILURE_FILE).is_file())
+        and (is_or_was_run(RunFolder(path)) or (path / FAILURE_FILE).is_file())
     )
+
+
+def is_or_was_run(run: RunFolder) -> bool:
+    """Whether it is a run, or one whose config.yaml was emptied or edited since."""
+    left = (run.metrics, run.rows, run.summary, run.pruned, run.checkpoints)
+    return run.is_run() or (run.config.is_file() and any(path.exists() for path in left))
 
 
 def write_plan(sweep: Path, names: Sequence[str]) -> None:
@@ -280,6 +289,10 @@ def _read(run: RunFolder) -> Point:
             )
             if as_written(run.summary, SUMMARY_KEYS):  # but something that belongs to it is broken
                 failure = str(error)
+    if failure is None and config and run.pruned.is_file():
+        pruned = as_written(run.pruned, ("step", "wer"))
+        when = f" after step {pruned['step']}" if pruned else ""
+        return Point(run.path, "pruned", f"the search ended it early{when}", config)
     if failure is None:
         state: State = "unfinished" if run.is_run() else "never begun"
         return Point(run.path, state, config=config)

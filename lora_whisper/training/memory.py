@@ -26,7 +26,8 @@ def is_out_of_memory(error: Exception) -> bool:
     accelerate knows what allocators say; calls to CUDA itself, such as those of bitsandbytes, and
     cuBLAS end in other words.
     """
-    return should_reduce_batch_size(error) or any(words in str(error) for words in OF_CUDA)
+    is_of_allocator = isinstance(error, MemoryError) or should_reduce_batch_size(error)
+    return is_of_allocator or any(words in str(error) for words in OF_CUDA)
 
 
 def split(batches: Iterable[Batch], windows: int) -> list[Batch]:

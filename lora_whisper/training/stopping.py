@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lora_whisper import processes
-from lora_whisper.errors import UserError
+from lora_whisper.errors import UserError, listing
 from lora_whisper.files import is_disk_full, no_room
 from lora_whisper.run_folder import RunFolder
 
@@ -34,6 +34,7 @@ NAMES = {
 # A batch system sends its signal to all processes of a job, and torchrun passes it on to them.
 ONE_SIGNAL_SECONDS = 1.0
 
+LARGE_RANK, LARGE_BATCH = 64, 32  # beyond them, they are named where memory runs out
 GOES_ON = "the same command goes on from here"
 
 
@@ -166,11 +167,8 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 
 
 @contextlib.contextmanager
-def failures_explained(folder: RunFolder, scoring_batch: int | None) -> Iterator[None]:
+def failures_explained(folder: RunFolder, config: Any) -> Iterator[None]:
     """What ends a run against its will: say what to type, and where the run goes on.
-
-    Args:
-        scoring_batch: utterances that are decoded at once, as given.
 
     Raises:
         UserError: the disk or the memory is full, a checkpoint is damaged, or a process that loads
@@ -179,7 +177,7 @@ def failures_explained(folder: RunFolder, scoring_batch: int | None) -> Iterator
     from lora_whisper.training.checkpoints import Damaged
 
     try:
-        with out_of_memory_explained(scoring_batch):
+        with out_of_memory_explained(config):
             yield
     except Damaged as error:  # after the run has begun to need it
         raise UserError(
@@ -208,24 +206,47 @@ def failures_explained(folder: RunFolder, scoring_batch: int | None) -> Iterator
 
 
 @contextlib.contextmanager
-def out_of_memory_explained(scoring_batch: int | None) -> Iterator[None]:
+def out_of_memory_explained(config: Any) -> Iterator[None]:
     """Say what to type when the memory does not suffice, not for a single window either.
 
     Args:
-        scoring_batch: utterances that are decoded at once, as given.
+        config: of the command; what it asks for beyond the usual is named first.
     """
-    from lora_whisper.training.memory import is_out_of_memory
-
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        from lora_whisper.training.memory import is_out_of_memory  # and with it torch
+
         if not is_out_of_memory(error):
             raise
-        smaller = max(1, (scoring_batch or 4) // 2)
+        why = (str(error).splitlines() or ["there is no more"])[0]
         raise UserError(
-            f"The memory does not suffice: {str(error).splitlines()[0]}\n"
-            "Type the same command with resume=auto and, if it happened\n"
-            "  in training: training.gradient_checkpointing=true\n"
-            f"  in scoring: evaluation.batch_size={smaller}\n"
-            "Or begin anew with overwrite=true quantization=nf4."
+            f"The memory does not suffice: {why}\n" + "\n".join(_what_takes_less(config))
         ) from error
+
+
+def _what_takes_less(config: Any) -> Iterator[str]:
+    adapter, evaluation = (getattr(config, name, None) for name in ("adapter", "evaluation"))
+    trains = hasattr(config, "training")
+    asked = []
+    if trains and adapter is not None and adapter.rank > LARGE_RANK:
+        asked.append(f"adapter.rank={adapter.rank}: type overwrite=true adapter.rank=16")
+    beams, batch = (getattr(evaluation, name, None) for name in ("beams", "batch_size"))
+    if (beams or 1) > 1:
+        asked.append(f"evaluation.beams={beams}, of which each takes as much: evaluation.beams=1")
+    if (batch or 1) > LARGE_BATCH:
+        asked.append(f"evaluation.batch_size={batch}: type evaluation.batch_size=4")
+    if asked:
+        yield "It was asked for more than is usual:"
+        yield listing(asked)
+    fewer = 4 if (batch or 1) > LARGE_BATCH else max(1, (batch or 4) // 2)
+    smaller = f"evaluation.batch_size={fewer}"
+    if trains:
+        yield "Type the same command with resume=auto and, if it happened"
+        yield "  in training: training.gradient_checkpointing=true"
+        yield f"  in scoring: {smaller}"
+        yield "Or begin anew with overwrite=true quantization=nf4."
+    elif evaluation is not None:
+        yield f"Type the same command with {smaller}, or on a machine with more."
+    else:
+        yield "Close what else is running, or type the same command on a machine with more."

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from lora_whisper.cli import adapters
 from lora_whisper.model.checkpoint import sha256
@@ -74,6 +75,7 @@ def test_runs_sweeps_copies_and_exports_are_found(
         "rank": 4,
         "lowest_rank": 2,
         "bytes": (run.adapter / "adapter_model.safetensors").stat().st_size,
+        "dtype": "float32",
         "hours": 1.0,
         "languages": ["sw"],
         "metric": "wer",
@@ -215,6 +217,9 @@ def test_foreign_adapters_show_what_peft_says(
     os.utime(foreign / "adapter_model.safetensors", (0, 0))
     path = foreign / "adapter_config.json"
     changes = {"base_model_name_or_path": "/home/anna/mine"}
+    weights = foreign / "adapter_model.safetensors"
+    save_file({name: value.half() for name, value in load_file(weights).items()}, weights)
+    os.utime(weights, (0, 0))
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     (listed,) = as_json(capsys, str(foreign.parent))["adapters"]
     assert not listed["has_record"]
@@ -223,6 +228,7 @@ def test_foreign_adapters_show_what_peft_says(
     assert adapters.main([str(foreign.parent)]) == 0
     shown = console.export_text()
     assert "[red]a" in shown
+    assert "(float16)" in shown
     assert "anna" not in shown
 
 

@@ -23,7 +23,7 @@ from tests.cli.conftest import Line, World
             ["adapter.rank=-1", "training.global_batch=0", "optimizer.schedule=steep"],
             ["adapter.rank", "training.global_batch", "optimizer.schedule"],
         ),
-        (["adapter.rank=2,4"], ["adapter.rank=2,4", "--multirun"]),
+        (["adapter.rank=2,4"], ["adapter.rank=2,4", "lora-whisper train -m adapter.rank=2,4"]),
         (["data.train=gone.jsonl"], ["gone.jsonl", "data.train"]),
         (["model.checkpoint=nowhere/at-all"], ["nowhere/at-all", "model=nano"]),
         (["data.language=klingon"], ["klingon", "data.language=CODE"]),

@@ -34,6 +34,8 @@ def test_a_source_with_all_splits_is_trained_merged_and_scored(
     other = world.speech / "test.jsonl"
     assert line(*again, f"data.test={other}") == 0
     assert Path("outputs/a/evaluation/base/speech-test/score.json").is_file()
+    assert not Path("outputs/a/evaluation/base/validation").exists(), "no report is of it any more"
+    assert Path("outputs/a/evaluation/base/test").is_dir(), "which is the run's own"
     assert json.loads(Path("outputs/a/summary.json").read_text())["base"]["utterances"] == 4
 
     assert line(*again, "data.test=nowhere") == 2

@@ -209,6 +209,10 @@ def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     assert "no such folder" in said
     (advice,) = {word.strip(".,") for word in said.split() if word.startswith("parity.")}
     assert line(*written, advice) == 0
+    assert f"ln -s FOLDER {Path.cwd()}/toy" in said
+    Path("toy").symlink_to("moved base")
+    assert line(*written, "parity.utterances=1", "overwrite=true") == 0, "tried, as it is advised"
+    assert "adapter float32" in parity("adapter")["scores"]
     assert (
         json.loads(Path("outputs/a/export/adapter/adapter_config.json").read_text())[
             "base_model_name_or_path"

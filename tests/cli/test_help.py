@@ -94,6 +94,7 @@ def test_one_group_alone(words: list[str], line: Line, capsys: pytest.CaptureFix
         ("seed", "seed: 1                           # 0 … 4294967295"),
         ("adapter.rank", "rank: 16"),
         ("data.columns", "speaker: null                     # who speaks"),
+        ("experiment", "quickstart  "),
     ],
 )
 def test_what_is_off_and_single_keys_are_explained_too(
@@ -103,12 +104,24 @@ def test_what_is_off_and_single_keys_are_explained_too(
     assert found in capsys.readouterr().out
 
 
+def test_several_groups_and_the_experiments(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line("train", "--help", "adapter", "training", "experiment") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= COLUMNS
+    for part in ("rank: 16", "max_epochs: ", "\nlarge-v3-8gb "):
+        assert part in shown
+    assert "learning_rate" not in shown
+    assert "lora-whisper train experiment" not in shown, "a sentence, and not the whole comment"
+
+
 @pytest.mark.parametrize(
     ("topic", "answer"),
     [
         ("adaptr", "There are model, data, augmentation, quantization"),
         ("data.colums", "There are data.columns, data.trimmed, data.mix."),
         ("adapter.rank.x", "Nothing is below it."),
+        ("training.keep_checkpoints", "This is no setting any more: 2 is built in. Leave it out."),
+        ("optimizer.warmup_steps", "It is called optimizer.warmup now."),
     ],
 )
 def test_a_wrong_group_is_answered_with_those_that_are(

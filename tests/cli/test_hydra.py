@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from lora_whisper.cli import app, train
+from lora_whisper.cli.compose import hydra_over
 from lora_whisper.cli.overrides import readable_overrides
 from lora_whisper.cli.sweep import point_name
 from tests.cli.conftest import Line, World
@@ -68,6 +71,22 @@ def test_point_names_need_no_quoting_and_never_meet() -> None:
     assert not set(one + two) - set(
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
     )
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "folder"),
+    [
+        (None, "outputs/x"),
+        ("mine/${now:%Y}/${name}", f"mine/{datetime.now():%Y}/x"),
+        ("outputs/${now:%Y-%m-%d}", f"outputs/{datetime.now():%Y-%m-%d}"),
+    ],
+)
+def test_a_folder_by_date_is_where_it_was_asked_for(run_dir: str | None, folder: str) -> None:
+    """A configuration without a folder of its own has outputs/NAME, and not Hydra's by the time."""
+    asked = ["name=x", "data.train=a.jsonl", *([f"hydra.run.dir={run_dir}"] if run_dir else [])]
+    with hydra_over("train", None) as hydra:
+        _, found = app._configure(train.COMMAND, hydra, "train", readable_overrides(asked))
+    assert found == Path(folder)
 
 
 def test_help_and_cfg(line: Line, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hydra._internal.hydra import Hydra
@@ -51,6 +52,9 @@ def test_odd_lines_end_in_a_message(tmp_path: object, line: Line) -> None:
         ("outputs/x", "key=value"),
         ("", "an empty argument"),
         ("=x", "no key before the ="),
+        ("augmentation=speed,noise", "Type augmentation=[speed,noise] for all of them together"),
+        ("adapter.rank=4,8", "several values. Type lora-whisper train -m adapter.rank=4,8 to try"),
+        ("seed=range(1,4)", "Type lora-whisper train -m seed=range(1,4) to try each"),
     ],
 )
 def test_what_hydra_would_misunderstand_is_answered(
@@ -66,6 +70,29 @@ def test_what_hydra_refuses_is_named_all_at_once(hydra: Hydra) -> None:
         assert part in str(raised.value)
     assert "augmentation.a" in str(raised.value)
     assert "seed" not in str(raised.value)
+
+
+def test_a_group_of_keys_where_a_list_is_wanted() -> None:
+    with hydra_over("evaluate", None) as hydra, pytest.raises(UserError) as raised:
+        compose(hydra, "evaluate", ["run=outputs/a", "sets={x:v}"])
+    assert "expected a list, as in sets=[A,B]" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("adapter:\n  rank: 4\n", "Let the file begin with the line: # @package _global_"),
+        ("seed: 1\nseed: 2\n", r"own\.yaml, line 2: the key seed stands there a second time"),
+        ("seed: [1\n", r"own\.yaml, line 2: this cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_ones_own_is_named(
+    tmp_path: Path, text: str, answer: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/own.yaml").write_text(text)
+    with hydra_over("train", str(tmp_path)) as hydra, pytest.raises(UserError, match=answer):
+        compose(hydra, "train", ["experiment=own"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -99,6 +100,32 @@ def test_a_constant_is_silence_and_no_part_of_a_level(
     utterances = Utterances([Table.from_rows(rows)], Defaults("en", "transcribe"))
     found = {one.key: one for one in inspect(measure({"train": utterances}, rules), rules, 30.0)}
     assert found["silent"].numbers["train"].tolist() == [0]
+
+
+def test_opus_has_the_rate_of_what_was_encoded_where_it_states_one(tmp_path: Path) -> None:
+    """It is decoded at 48 kHz always, which is not the recording's."""
+    clip = tmp_path / "a.opus"
+    soundfile.write(clip, tone(1.0), 16_000, format="OGG", subtype="OPUS")
+    assert measure_sound(utterance(clip)).rate == 16_000
+    film = tmp_path / "a.mkv"
+    with av.open(str(clip)) as ogg, av.open(str(film), "w") as matroska:
+        stream = matroska.add_stream_from_template(ogg.streams.audio[0])
+        for packet in ogg.demux(ogg.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                matroska.mux(packet)
+    assert measure_sound(utterance(film)).rate == 16_000
+    head = clip.read_bytes()
+    page = bytearray(head[: head.index(b"OggS", 4)])
+    page[40:44], page[22:26] = bytes(4), bytes(4)  # of the input, and its checksum: not stated
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
+    page[22:26] = crc.to_bytes(4, "little")
+    clip.write_bytes(bytes(page) + head[len(page) :])
+    assert measure_sound(utterance(clip)).rate == 0
 
 
 def test_the_same_samples_in_another_file_are_known_again(tmp_path: Path) -> None:

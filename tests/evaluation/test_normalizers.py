@@ -195,3 +195,13 @@ def test_any_text_normalizes_to_words_between_single_spaces(text: str, language:
     if language != "en":
         kinds = {unicodedata.category(letter)[0] for letter in normalized.replace(" ", "")}
         assert kinds.isdisjoint("PSZ")
+
+
+@pytest.mark.parametrize(
+    ("language", "digits"), [("hi", "१२"), ("ar", "١٢"), ("fa", "۱۲"), ("bn", "১২"), ("th", "๑๒")]
+)
+def test_digits_of_a_script_stay_what_they_are(language: str, digits: str) -> None:
+    """As in Whisper's own: they are another spelling; full-width ones are another font."""
+    kept = normalizer_for(language)(digits).replace(" ", "")
+    assert kept == BasicTextNormalizer()(digits).strip() == digits
+    assert normalizer_for(language)("１２") == normalizer_for(language)("12")

@@ -22,6 +22,7 @@ from lora_whisper.evaluation.decoding.stepwise import StepwiseDecoder
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export.onnx import DECODER, ENCODER, OnnxBackend, write
 from lora_whisper.model.published import shape
+from lora_whisper.stand_ins import POINTER
 from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
 
 PROMPT = [50258, 50259, 50360, 50364]  # whatever they mean
@@ -218,6 +219,9 @@ def test_what_does_not_load_is_said(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no graph")
     shutil.copyfile(NANO / "config.json", tmp_path / "config.json")
     with pytest.raises(UserError, match="does not load as an ONNX Whisper"):
+        OnnxBackend.load(tmp_path)
+    (tmp_path / DECODER).write_bytes(POINTER)
+    with pytest.raises(UserError, match=r"git lfs pull --include decoder\.onnx"):
         OnnxBackend.load(tmp_path)
 
 

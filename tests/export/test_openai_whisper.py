@@ -25,6 +25,7 @@ from lora_whisper.export.openai_whisper import (
     read_dimensions,
     read_tensors,
 )
+from lora_whisper.stand_ins import POINTER
 from tests.evaluation.toy_decoder import GREEDY, NANO, Toy, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
 
@@ -101,6 +102,9 @@ def test_what_does_not_load_is_said(tmp_path: Path) -> None:
         OpenAIWhisperProgram.load(tmp_path)
     (tmp_path / "model.pt").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"model\.pt does not load in openai-whisper"):
+        OpenAIWhisperProgram.load(tmp_path)
+    (tmp_path / "model.pt").write_bytes(POINTER)
+    with pytest.raises(UserError, match=r"git lfs pull --include model\.pt"):
         OpenAIWhisperProgram.load(tmp_path)
     torch.save({"dims": {}}, tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"model\.pt does not load in openai-whisper"):

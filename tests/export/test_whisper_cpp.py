@@ -22,6 +22,7 @@ from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import whisper_cpp
 from lora_whisper.export.openai_whisper import read_tensors
 from lora_whisper.export.whisper_cpp import WhisperCppBackend, WhisperCppProgram, load_library
+from lora_whisper.stand_ins import POINTER
 from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
 from tests.export.toy_merged import Merged, narrow_large_v3, tiny
 
@@ -209,9 +210,13 @@ def test_what_does_not_load_is_said(nano_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no ggml-model\.bin; export it: format=ggml"):
         WhisperCppBackend.load(tmp_path)
     file = tmp_path / whisper_cpp.FILE
-    for content in (b"", b"no model at all, and longer than a head of 12 numbers"):
+    for content, said in (
+        (b"", "found an empty file"),
+        (b"no model at all, and longer than a head of 12 numbers", r"is no file of whisper\.cpp"),
+        (POINTER, r"git lfs pull --include ggml-model\.bin"),
+    ):
         file.write_bytes(content)
-        with pytest.raises(UserError, match=r"is no file of whisper\.cpp"):
+        with pytest.raises(UserError, match=said):
             WhisperCppBackend.load(tmp_path)
     shutil.copyfile(nano_folder / whisper_cpp.FILE, file)
     file.write_bytes(file.read_bytes()[:2_000_000])

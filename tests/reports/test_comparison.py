@@ -278,6 +278,46 @@ def test_points_that_were_never_begun_are_named(
     assert "ever begun: rank 32; rank 64" in " ".join(Page(html()).text.split())
 
 
+def test_an_emptied_run_is_missed_and_a_pruned_one_is_not_unfinished(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither has a plan that would name it: trials of a search have none."""
+    ranks()
+    (SWEEP / "adapter.rank-2/config.yaml").write_text("")
+    pruned = RunFolder(SWEEP / "adapter.rank-4")
+    pruned.summary.unlink()
+    write_json(pruned.pruned, {"step": 20, "wer": 0.9})
+    assert line("report", str(SWEEP)) == 0
+    assert "config.yaml is not what was written there" in " ".join(capsys.readouterr().out.split())
+    assert sorted(row["state"] for row in table()) == ["complete", "failed", "pruned"]
+    shown = " ".join(Page(html()).text.split())
+    assert "pruned: the search ended it early after step 20" in shown
+
+
+@pytest.mark.parametrize("changed", [{"adapter": {"wer": 0.01}}, {"train_seconds": 1e308}])
+def test_a_summary_with_figures_that_cannot_be_is_damaged(
+    line: Line, changed: dict[str, Any]
+) -> None:
+    """A rate is what its own counts give."""
+    ranks()
+    file = SWEEP / "adapter.rank-2/summary.json"
+    values = read_json(file)
+    for key, value in changed.items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    write_json(file, values)
+    assert line("report", str(SWEEP)) == 0
+    assert {row["run"]: row["state"] for row in table()}["adapter.rank-2"] == "failed"
+
+
+def test_a_sweep_that_was_killed_before_its_first_point_is_one(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SWEEP.mkdir(parents=True)
+    write_plan(SWEEP, ["adapter.rank-2", "adapter.rank-4"])
+    assert line("report", str(SWEEP)) == 2
+    assert "of the sweep's 2 points, none has begun" in capsys.readouterr().err
+
+
 def test_what_a_run_lacks_is_named_with_it_and_costs_the_others_no_verdict(
     line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lora_whisper.data.quality import settings
-from lora_whisper.data.quality_measures import Names
+from lora_whisper.data.quality_measures import Categories
 from lora_whisper.reports.data_check import SHOWN_BARS, figures, limits
 from tests.data.test_quality import split
 
@@ -20,7 +20,7 @@ TEXT = "{http://www.w3.org/2000/svg}text"
 def plots(names: list[str]) -> dict[str, list[str]]:
     """Caption → all letters of a plot, for a split with one utterance of each speaker."""
     one = split("train", *({"speaker": number} for number in range(len(names))))
-    speakers = Names()
+    speakers = Categories()
     for name in names:
         speakers.number(name)
     svgs = dict(figures({"train": replace(one, speakers=speakers)}, 30.0))
@@ -49,7 +49,7 @@ def test_the_rest_of_many_speakers_is_counted() -> None:
 def test_what_is_unknown_is_not_drawn() -> None:
     one = split("train", {"problem": 1, "seconds": float("nan"), "language": -1})
     one.records["rms_dbfs"] = float("nan")
-    empty = replace(one, languages=Names(), speakers=Names())
+    empty = replace(one, languages=Categories(), speakers=Categories())
     assert figures({"train": empty}, 30.0) == []
 
 

@@ -8,8 +8,16 @@ import threading
 
 import pytest
 
+from lora_whisper.config import EvaluateConfig, TrainConfig
+from lora_whisper.errors import UserError
+from lora_whisper.options import configured
 from lora_whisper.training import stopping
-from lora_whisper.training.stopping import Stopped, StopRequest, ended_by_signals
+from lora_whisper.training.stopping import (
+    Stopped,
+    StopRequest,
+    ended_by_signals,
+    out_of_memory_explained,
+)
 
 
 def send(number: signal.Signals) -> None:
@@ -117,6 +125,28 @@ def test_a_second_signal_at_once_breaks_off_nothing_that_the_first_one_tidies_up
         work()
     assert done == ["tidied up"]
     assert str(stopped.value) == "go on"
+
+
+def test_what_was_asked_for_beyond_the_usual_is_named_where_memory_runs_out() -> None:
+    """And not the model, which has nothing to do with it."""
+    usual = configured(EvaluateConfig, {"run": "a"})
+    much = {"beams": 50, "batch_size": 999}
+    wide = configured(EvaluateConfig, {"run": "a", "evaluation": much})
+    for config, asked in ((usual, ()), (wide, ("beams=50", "batch_size=999"))):
+        with pytest.raises(UserError) as refused, out_of_memory_explained(config):
+            raise MemoryError("Unable to allocate 7.00 TiB")
+        said = str(refused.value)
+        assert said.startswith("The memory does not suffice: Unable to allocate 7.00 TiB\n")
+        assert ("more than is usual" in said) == bool(asked)
+        assert all(f"evaluation.{key}" in said for key in asked)
+        assert "resume" not in said, "there is nothing to go on with"
+    given = {"name": "a", "model": "nano", "data.train": "a.jsonl", "adapter.rank": 9999}
+    training = configured(TrainConfig, given)
+    with pytest.raises(UserError) as refused, out_of_memory_explained(training):
+        raise MemoryError
+    assert "type overwrite=true adapter.rank=16" in str(refused.value)
+    with pytest.raises(RuntimeError, match="else"), out_of_memory_explained(usual):
+        raise RuntimeError("something else")
 
 
 def test_without_a_word_of_its_own_it_says_which_signal_it_was() -> None:

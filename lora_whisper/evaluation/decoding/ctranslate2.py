@@ -42,6 +42,7 @@ from lora_whisper.model.base import load_tokenizer
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES, SAMPLING_RATE
 from lora_whisper.model.tokenizer import SpecialTokens, read_special_tokens
+from lora_whisper.stand_ins import require_itself
 
 if TYPE_CHECKING:
     from ctranslate2.models import Whisper
@@ -159,6 +160,9 @@ def read_exported(folder: Path) -> ExportedFolder:
     missing = [f"{name}: missing" for name, is_there in needed.items() if not is_there]
     if missing:
         raise UserError(f"{folder} is no complete CTranslate2 Whisper:\n{listing(missing)}")
+    for name in (WEIGHTS, *VOCABULARIES):
+        if (folder / name).is_file():
+            require_itself(folder / name, "a part of a CTranslate2 Whisper")
     try:
         shapes = read_shapes(folder / WEIGHTS)
         size, width = shapes[EMBEDDINGS]

@@ -22,6 +22,7 @@ from lora_whisper.evaluation.decoding.ctranslate2 import (
 )
 from lora_whisper.evaluation.decoding.decoder import BrokenModel, DecodingOptions, DecodingTask
 from lora_whisper.evaluation.decoding.transcribe import transcribe
+from lora_whisper.stand_ins import POINTER
 from tests.evaluation.toy_decoder import (
     GREEDY,
     NANO,
@@ -159,13 +160,23 @@ def test_what_is_missing_is_named(nano_folder: Path, tmp_path: Path) -> None:
         assert name in str(refused.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", None])
-def test_weights_that_are_none(nano_folder: Path, tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "found an empty file"),
+        (POINTER, "git lfs pull --include model.bin"),
+        (b"no model", "does not load as a CTranslate2 Whisper"),
+        (None, "does not load as a CTranslate2 Whisper"),
+    ],
+)
+def test_weights_that_are_none(
+    nano_folder: Path, tmp_path: Path, content: bytes | None, said: str
+) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(nano_folder, folder)
     weights = folder / "model.bin"
     weights.write_bytes(weights.read_bytes()[:200_000] if content is None else content)
-    with pytest.raises(UserError, match="does not load as a CTranslate2 Whisper"):
+    with pytest.raises(UserError, match=said):
         CTranslate2Decoder.load(folder)
 
 
