@@ -384,11 +384,11 @@ def _try_all(config: ExportConfig, source: Source, sample: Sample) -> bool:
     device = new_accelerator(entries[0].precision).device
     usual = sample.settings.padding
     paddings = {padding_in(name, sample.base, usual) for name in tried}
-    heard = transcribe_by_models(entries, sample, device, paddings)
+    scored = transcribe_by_models(entries, sample, device, paddings)
     found = {}
     for name in tried:
         try:
-            found[name] = _try(name, config, source, heard, sample, device)
+            found[name] = _try(name, config, source, scored, sample, device)
         except UserError as error:  # the other formats may be sound
             log.error("broken      %s: %s", source.folder.export / name, error)
     if found:
@@ -405,7 +405,7 @@ def _try(
     name: str,
     config: ExportConfig,
     source: Source,
-    heard: Mapping[Padding, Mapping[str, ScoredSet]],
+    scored: Mapping[Padding, Mapping[str, ScoredSet]],
     sample: Sample,
     device: torch.device,
 ) -> ParityResult:
@@ -425,10 +425,10 @@ def _try(
     # Of an adapter that was merged in part, or into other weights, the merged model is another one.
     is_of_adapter = name == "adapter" and not is_whole(made_of)
     reference = ADAPTER if is_of_adapter else MERGED
-    parity = compare(title, runtime, place, heard, sample, tolerance, reference)
+    parity = compare(title, runtime, place, scored, sample, tolerance, reference)
     if not parity.is_within and is_program(name, sample.base):
         backend = load_backend(name, place, sample.base, device)
-        below = compare(title, backend, place, heard, sample, tolerance, reference)
+        below = compare(title, backend, place, scored, sample, tolerance, reference)
         parity = dataclasses.replace(parity, below=below)
     write_json(place / PARITY_FILE, _made(name, dtype, source) | parity.to_json())
     return parity

@@ -190,11 +190,11 @@ def _require_same(plan: SearchPlan) -> None:
     path = plan.path
     before, now = _described(path), _description(plan)
     # Older searches did not keep what their speech was.
-    heard, hears = before.pop(SPEECH, now[SPEECH]), now.pop(SPEECH)
+    speech_before, speech_now = before.pop(SPEECH, now[SPEECH]), now.pop(SPEECH)
     changed = [
         f"data.{split}: its rows, texts or sound have changed"
-        for split in heard | hears
-        if split != TEST and heard.get(split) != hears.get(split)
+        for split in speech_before | speech_now
+        if split != TEST and speech_before.get(split) != speech_now.get(split)
     ] + [
         f"{key}: was {before.get(key)}, is {now.get(key)}"
         for key in before | now

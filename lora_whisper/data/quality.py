@@ -316,8 +316,8 @@ def _with_overlaps(same: Finding) -> Finding:
     """Add the slices that share half of themselves with a slice in a later, held-out split."""
     overlaps: dict[str, dict[int, str]] = {name: {} for name in same.splits}
     for early, late in _pairs(same.splits):
-        learnt = Recordings([_stretches(same.splits[late])])
-        rows = learnt.shared_with(_stretches(same.splits[early]))
+        recordings = Recordings([_stretches(same.splits[late])])
+        rows = recordings.shared_with(_stretches(same.splits[early]))
         overlaps[early] |= dict.fromkeys(rows, late)
     numbers = {
         name: np.union1d(rows, list(overlaps[name])).astype(np.int64)

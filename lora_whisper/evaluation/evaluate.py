@@ -50,8 +50,8 @@ from lora_whisper.evaluation.test_sets import (
     TestSet,
     find_leaks,
     has_group,
-    learnt_speech,
     speakers,
+    training_speech,
 )
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import read_config
@@ -328,9 +328,9 @@ class Evaluator:
         for path, run in runs.items():
             is_one = last_names.count(path.name) == 1
             label = path.name if is_one else "/".join(path.parts[-2:])
-            learnt = learnt_speech(label, read_config(run))
-            if learnt is not None:
-                for name, leaks in find_leaks(label, learnt, held_out).items():
+            trained_on = training_speech(label, read_config(run))
+            if trained_on is not None:
+                for name, leaks in find_leaks(label, trained_on, held_out).items():
                     leaks_by_set[name].append(leaks)
         return leaks_by_set
 
@@ -344,10 +344,14 @@ class Evaluator:
         by_role = {one.role: one.name for one in reversed(self.sets)}
         if not {"training", "test"} <= by_role.keys():
             return
-        learnt, tested = (self.scores.get(by_role[role], {}) for role in ("training", "test"))
-        before = tested[base].wer - learnt[base].wer if base in tested and base in learnt else 0.0
-        for model in (name for name in learnt if name in tested and name != base):
-            known, new = learnt[model], tested[model]
+        trained_on, tested = (self.scores.get(by_role[role], {}) for role in ("training", "test"))
+        before = (
+            tested[base].wer - trained_on[base].wer
+            if base in tested and base in trained_on
+            else 0.0
+        )
+        for model in (name for name in trained_on if name in tested and name != base):
+            known, new = trained_on[model], tested[model]
             is_apart = known.wer_ci95[1] < new.wer_ci95[0]
             is_enough = min(known.utterances, new.utterances) >= LEAST_UNITS
             if is_enough and is_apart and new.wer - known.wer > max(before, 0.0):

@@ -143,12 +143,12 @@ def _wav(kind: str, seconds: float, seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def no_speech_tests(probes: Sequence[Utterance], texts: Sequence[str]) -> dict[str, NoSpeechTest]:
+def no_speech_tests(clips: Sequence[Utterance], texts: Sequence[str]) -> dict[str, NoSpeechTest]:
     """By kind, in how many clips a model wrote anything; punctuation alone is nothing."""
     tests = {}
     for kind in KINDS:
         texts_of_kind = [
-            text for probe, text in zip(probes, texts, strict=True) if probe.columns["kind"] == kind
+            text for clip, text in zip(clips, texts, strict=True) if clip.columns["kind"] == kind
         ]
         written = [text for text in texts_of_kind if any(map(str.isalnum, text))]
         tests[kind] = NoSpeechTest(len(texts_of_kind), len(written), tuple(written[:SHOWN_TEXTS]))

@@ -312,7 +312,7 @@ COMPUTED: Mapping[str, Callable[[Utterance], str | None]] = {
 # ── leaks: recordings, texts and speakers that a run was trained on ──────────────────────────
 
 
-def learnt_speech(run: str, config: TrainConfig) -> list[Utterances] | None:
+def training_speech(run: str, config: TrainConfig) -> list[Utterances] | None:
     """All that a run was trained on, measured; None, with a warning, where it is gone.
 
     What is not to be heard any more counts without its length: its text was learnt all the same.
@@ -330,11 +330,11 @@ def learnt_speech(run: str, config: TrainConfig) -> list[Utterances] | None:
 
 
 def find_leaks(
-    run: str, learnt: Sequence[Utterances], sets: Mapping[str, Utterances]
+    run: str, training: Sequence[Utterances], sets: Mapping[str, Utterances]
 ) -> dict[str, Leaks]:
     """Look for each set's utterances in what a run was trained on."""
-    recordings, texts = Recordings(learnt), Texts(learnt)
-    seen = set().union(*map(speakers, learnt))
+    recordings, texts = Recordings(training), Texts(training)
+    seen = set().union(*map(speakers, training))
     return {
         name: Leaks(
             run=run,

@@ -115,12 +115,12 @@ class Encoder(nn.Module):
     def forward(self, input_features: Tensor) -> list[Tensor]:
         """See the module; keys and values of the layers take turns."""
         features = input_features.to(self.encoder.conv1.weight.dtype)
-        heard = self.encoder(features).last_hidden_state
-        outputs = [heard]
+        encoded = self.encoder(features).last_hidden_state
+        outputs = [encoded]
         attention: Any  # WhisperAttention
         for attention in self.attentions:
             for projection in (attention.k_proj, attention.v_proj):
-                by_head = projection(heard).unflatten(-1, (attention.num_heads, -1))
+                by_head = projection(encoded).unflatten(-1, (attention.num_heads, -1))
                 outputs.append(by_head.transpose(1, 2))
         return outputs
 
@@ -280,7 +280,9 @@ class OnnxBackend:
     def __init__(self, encoder: Any, decoder: Any, width: int):
         """`encoder`, `decoder`: sessions of the graphs that `export.onnx` describes."""
         self.encoder, self.decoder, self.width = encoder, decoder, width
-        self.heard = [one.name for one in encoder.get_outputs() if one.name.startswith("present.")]
+        self.cache_outputs = [
+            one.name for one in encoder.get_outputs() if one.name.startswith("present.")
+        ]
         self.given = [one.name for one in decoder.get_outputs()]
         self.sound: dict[str, Any] = {}
         self.past: dict[str, Any] = {}
@@ -311,8 +313,8 @@ class OnnxBackend:
     def encode(self, features: Tensor) -> None:
         """Encode a window: log-mel (mel bins, frames) in float32 on the CPU."""
         window = _value(features[None].numpy())
-        outputs = self.encoder.run_with_ort_values(self.heard, {"input_features": window})
-        self.sound = dict(zip(map(_as_input, self.heard), outputs, strict=True))
+        outputs = self.encoder.run_with_ort_values(self.cache_outputs, {"input_features": window})
+        self.sound = dict(zip(map(_as_input, self.cache_outputs), outputs, strict=True))
         self.past = {
             one.name: _value(np.zeros((1, one.shape[1], 0, one.shape[3]), NUMPY_TYPES[one.type]))
             for one in self.decoder.get_inputs()

@@ -294,9 +294,9 @@ def require_base(
     Raises:
         UserError: it is of others.
     """
-    lineage = provenance_of(saved.folder)
-    verdict, found = compared(lineage, checkpoint)
-    known = str(lineage)
+    provenance = provenance_of(saved.folder)
+    verdict, found = compared(provenance, checkpoint)
+    known = str(provenance)
     if verdict == "unknown":
         verdict, known, found = _compared_by_name(saved, checkpoint)
     if verdict == "same":
@@ -379,20 +379,20 @@ def provenance_of(adapter: Path) -> BaseProvenance:
     return BaseProvenance(value if kind == "commit" else None, value if kind == "sha256" else None)
 
 
-def compared(lineage: BaseProvenance, checkpoint: Checkpoint) -> tuple[Verdict, str]:
+def compared(provenance: BaseProvenance, checkpoint: Checkpoint) -> tuple[Verdict, str]:
     """Whether `checkpoint` has these weights, and what was found there, if that was looked at.
 
     The commit is compared where both are of the hub: it is known without reading gigabytes. Another
     commit may hold the same weights.
     """
-    if lineage == BaseProvenance(None, None):
+    if provenance == BaseProvenance(None, None):
         return "unknown", ""
     kind, _, value = fingerprint(checkpoint).partition(":")
-    if kind == "commit" and lineage.commit == value:
+    if kind == "commit" and provenance.commit == value:
         return "same", f"commit:{value}"
-    if lineage.sha256 is not None:
+    if provenance.sha256 is not None:
         found = weights_sha256(checkpoint)
-        return "same" if found == lineage.sha256 else "another", f"sha256:{found}"
-    if kind == "commit" and lineage.commit is not None:
+        return "same" if found == provenance.sha256 else "another", f"sha256:{found}"
+    if kind == "commit" and provenance.commit is not None:
         return "another", f"commit:{value}"
     return "unknown", f"{kind}:{value}"

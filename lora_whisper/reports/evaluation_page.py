@@ -257,10 +257,10 @@ def _hallucination(results: EvaluationResults) -> Iterator[Part]:
 
 
 def _overfitting(results: EvaluationResults) -> Iterator[Part]:
-    learnt = tables.sets_of(results, "training")
-    if not learnt:
+    training = tables.sets_of(results, "training")
+    if not training:
         return
-    names = learnt + tables.sets_of(results, "test")
+    names = training + tables.sets_of(results, "test")
     title = "What was trained on beside what was not"
     table = Table([Column(is_text=True), *map(Column, names)], title)
     for model in results.models:

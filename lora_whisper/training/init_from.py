@@ -71,20 +71,20 @@ def require_start(config: TrainConfig, saved: SavedAdapter, inputs: Inputs) -> N
     require_fit(saved, config.adapter, load_config(base.checkpoint), languages, tokens)
     require_same_base(saved, base.checkpoint)
     scored = {name: corpus for name, corpus in speech.splits.items() if name != "train"}
-    learnt: list[Utterances] = []
+    trained_on: list[Utterances] = []
     try:
         for run in _earlier_runs(saved.folder):
             if run.data.streaming:
                 raise UserError(f"the run {run.name} read a stream")
             sources = [run.data, *(resolved(run.data, mix) for mix in run.data.mix)]
-            learnt += [measure(train_rows(source))[0] for source in sources]
+            trained_on += [measure(train_rows(source))[0] for source in sources]
     except UserError as error:
         reason = str(error).splitlines()[0]
         log.warning("start       nobody can look for test speech in what it has learnt: %s", reason)
         return
     refuse_training_data(
         scored,
-        learnt,
+        trained_on,
         f"what {config.adapter.init_from} was trained on",
         "Take these rows out, or type adapter.init_from=null.",
     )
