@@ -42,7 +42,7 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.features import positions_with_sound
 from lora_whisper.model.published import SECONDS_PER_TIMESTAMP, shape, shape_names
-from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
+from lora_whisper.training.defaults import checkpoints_activations, micro_batch_for_width
 from lora_whisper.training.loop import Trainer, train_step
 from lora_whisper.training.memory_estimator import Setup, step_flops
 
@@ -133,7 +133,7 @@ def measured(
         "host_synchronisations_per_step": host_synchronisations(trainer, trimmed),
         "precision": trainer.accelerator.mixed_precision,
         "micro_batches": {"recipe": micro_batch, "ours": len(trimmed[0].rows)},
-        "gradient_checkpointing": checkpointing_for_width(trainer.whisper.config.d_model),
+        "gradient_checkpointing": checkpoints_activations(None, trainer.whisper.config.d_model),
         "attention": trainer.whisper.config._attn_implementation,
     }
 
@@ -179,7 +179,7 @@ def flops_of(trainer: Trainer, config: TrainConfig, batches: list[Batch]) -> int
     )
     if batches[0].positions is not None:
         setup.shape.max_source_positions = batches[0].positions
-    checkpointing = checkpointing_for_width(setup.shape.d_model)
+    checkpointing = checkpoints_activations(None, setup.shape.d_model)
     return sum(step_flops(setup, checkpointing, *batch.labels.shape) for batch in batches)
 
 

@@ -32,7 +32,7 @@ from lora_whisper.model.device import choose_dtype, choose_precision, new_accele
 from lora_whisper.model.published import shape, shape_names
 from lora_whisper.training.loop import train_step
 from lora_whisper.training.memory_estimator import Setup
-from lora_whisper.training.planning import Plan, make_plan, worst_batch
+from lora_whisper.training.planning import MemoryPlan, plan_memory, worst_batch
 
 SHAPES = ("tiny", "small", "large-v3", "large-v3-turbo")
 MICRO_BATCHES = (1, 4)
@@ -69,18 +69,21 @@ def shape_rows(name: str, quantizations: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def planned(name: str, quantization: str) -> Plan:
+def planned(name: str, quantization: str) -> MemoryPlan:
     config = train_config(f"quantization={quantization}")
     precision = choose_precision("auto") if torch.cuda.is_available() else "bf16"
     dtype = choose_dtype("auto", precision)
     setup = Setup(shape(name), config.quantization, config.adapter, dtype, precision)
-    return make_plan(setup, shape(name).max_target_positions)
+    return plan_memory(setup, shape(name).max_target_positions)
 
 
-def compared(plan: Plan, row: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:
+def compared(
+    plan: MemoryPlan, row: dict[str, Any], checkpoint: Checkpoint | None
+) -> dict[str, Any]:
     """What is planned, what was reserved, and how far the plan is off."""
     windows, checkpointing = row["micro_batch"], row["gradient_checkpointing"]
-    expected = plan.memory(windows, checkpointing).reserved
+    memory = plan.memory(windows, checkpointing)
+    expected = memory.total - memory.context  # which `max_memory_reserved` does not see
     figures: dict[str, Any] = {"planned_gigabytes": round(expected / 1e9, 3)}
     if checkpoint is None:
         return figures | {"reserved_gigabytes": NOT_MEASURED, "difference": NOT_MEASURED}

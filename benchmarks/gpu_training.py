@@ -33,7 +33,7 @@ from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.model.device import choose_dtype, new_accelerator
 from lora_whisper.model.published import shape, shape_names
-from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
+from lora_whisper.training.defaults import checkpoints_activations, micro_batch_for_width
 from lora_whisper.training.loop import Trainer, train_step
 
 SHAPES = ("tiny", "base", "small", "medium", "large-v3", "large-v3-turbo")
@@ -96,7 +96,7 @@ def measured(checkpoint: Checkpoint, name: str, quantization: str) -> dict[str, 
     return {
         "precision": trainer.accelerator.mixed_precision,
         "micro_batch": trainer.limit.windows or micro_batch,  # halved where it did not fit
-        "gradient_checkpointing": checkpointing_for_width(trainer.whisper.config.d_model),
+        "gradient_checkpointing": checkpoints_activations(None, trainer.whisper.config.d_model),
         "attention": trainer.whisper.config._attn_implementation,
         "seconds_per_step": round(seconds, 3),
         "peak_memory_gigabytes": round(torch.cuda.max_memory_allocated() / 1e9, 2),
@@ -109,7 +109,7 @@ def loaded(checkpoint: Checkpoint, quantization: str, config: TrainConfig) -> Tr
     accelerator = new_accelerator(config.training.precision)
     dtype = choose_dtype(config.model.dtype, config.training.precision)
     base = load_base(checkpoint, quantization, dtype, accelerator.device)
-    checkpointing = checkpointing_for_width(base.config.d_model)
+    checkpointing = checkpoints_activations(None, base.config.d_model)
     model = attach(base, config.adapter, quantization, checkpointing, config.seed)
     return new_trainer(model, config, accelerator, WARM_UP_STEPS + STEPS + 1)
 

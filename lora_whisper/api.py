@@ -108,7 +108,7 @@ def merge(run: Run | Place | None = None, **settings: Any) -> Path:
     with _as_a_command():
         plan = command.prepare(configured(MergeConfig, _of_run(run) | settings))
         command.run(plan)
-    return plan.recipe.place.merged
+    return plan.recipe.folder.merged
 
 
 def evaluate(

@@ -62,7 +62,7 @@ ALLOWED = {
     "data/dataset.py": {"published": CACHE},
     "evaluation/decoding/cache.py": {"decoded_by_one": LOCK},
     "evaluation/robustness.py": {"_wav": IN_MEMORY},
-    "export/adapter.py": {"_write_dora": INTO_WHOLE},
+    "export/adapter.py": {"write": INTO_WHOLE},
     "export/whisper_cpp.py": {"write": INTO_WHOLE},
     "export/huggingface.py": dict.fromkeys(
         ("_write_json", "_write_tokenizer", "_written_meanwhile"), INTO_WHOLE

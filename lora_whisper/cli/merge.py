@@ -70,7 +70,7 @@ def prepare(config: MergeConfig, path: Path | None = None) -> MergePlan:
 def run(plan: MergePlan) -> None:
     """Write merged/; of a run, score it on its test set and bring up to date what the run says."""
     config, recipe = plan.config, plan.recipe
-    place = recipe.place
+    place = recipe.folder
     with locked(place.path):
         if place.merged.exists() and is_unfinished(recipe) and not config.overwrite:
             log.info("merged      %s is there, and is scored now", place.merged)
@@ -97,9 +97,9 @@ def write_merged(recipe: Recipe) -> None:
     checkpoint, dtype = locate(recipe.base), getattr(torch, recipe.dtype)
     files = weight_files(checkpoint)
     shapes = {name: shape for name, shape in read_shapes(files).items() if name != TIED}
-    change = read_change([(part.folder, part.weight) for part in recipe.parts])
+    change = read_change([(one.folder, one.weight) for one in recipe.adapters])
     weights = folded(files, change, dtype, _nf4(recipe))
-    merged, notes = recipe.place.merged, {RECIPE_FILE: recipe.to_dict()}
+    merged, notes = recipe.folder.merged, {RECIPE_FILE: recipe.to_dict()}
     write_model(weights, shapes, dtype, checkpoint, merged, notes)
     size = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
     log.info("merged      %s, %s in %s", merged, megabytes(size), recipe.dtype)
@@ -114,8 +114,8 @@ def _nf4(recipe: Recipe) -> Nf4 | None:
     from lora_whisper.model.device import choose_dtype
     from lora_whisper.model.quantization import Nf4
 
-    config = read_config(recipe.place)
-    stored = read_json(recipe.place.summary).get("base_dtype")  # which older runs lack
+    config = read_config(recipe.folder)
+    stored = read_json(recipe.folder.summary).get("base_dtype")  # which older runs lack
     dtype = (
         getattr(torch, stored)
         if stored
@@ -240,6 +240,6 @@ COMMAND = Command(
     MergeConfig,
     prepare,
     run,
-    place=lambda plan: plan.recipe.place.merged,
+    place=lambda plan: plan.recipe.folder.merged,
     aliases={"adapter": "adapters"},  # Hydra takes adapter= for a choice among conf/adapter/
 )

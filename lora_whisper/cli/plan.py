@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from transformers import WhisperConfig
 
     from lora_whisper.training.memory_estimator import Setup
-    from lora_whisper.training.planning import Memory, Plan
+    from lora_whisper.training.planning import Memory, MemoryPlan
 
 CHECKPOINTS = ("tiny", "base", "small", "medium", "large-v2", "large-v3", "large-v3-turbo")
 # The others are of the same shapes: large of large-v2's, the .en ones but for a token.
@@ -195,17 +195,17 @@ def shape_of(config: ModelConfig) -> WhisperConfig:
 
 def plan_of(config: PlanConfig, memory: int | None) -> Answer:
     """All that is printed of one checkpoint."""
-    from lora_whisper.training.defaults import checkpointing_for_width, micro_batch_for_width
+    from lora_whisper.lora.variants import shipped_share
+    from lora_whisper.training.defaults import checkpoints_activations, micro_batch_for_width
     from lora_whisper.training.memory_estimator import step_flops
-    from lora_whisper.training.planning import adapter_file_bytes, even_shares, make_plan
+    from lora_whisper.training.planning import adapter_file_bytes, even_shares, plan_memory
 
     assert config.model is not None
     shape, settings = shape_of(config.model), config.training
     tokens = config.tokens or shape.max_target_positions
     setup = setup_of(config, shape, quantization_of(config))
-    plan = make_plan(setup, tokens)
-    asked = settings.gradient_checkpointing
-    checkpointing = checkpointing_for_width(shape.d_model) if asked is None else asked
+    plan = plan_memory(setup, tokens)
+    checkpointing = checkpoints_activations(settings.gradient_checkpointing, shape.d_model)
     windows = settings.micro_batch
     if not isinstance(windows, int):
         windows = micro_batch_for_width(shape.d_model)
@@ -234,7 +234,7 @@ def plan_of(config: PlanConfig, memory: int | None) -> Answer:
         largest_micro_batch=fitting,
         suggestions=suggestions(config, shape, plan, memory, checkpointing, windows),
         trained_parameters=plan.trained,
-        adapter_file_bytes=adapter_file_bytes(plan, config.adapter),
+        adapter_file_bytes=adapter_file_bytes(plan, shipped_share(config.adapter)),
         flops_per_audio_hour=round(flops * HOUR_SECONDS / seconds),
         audio_seconds_per_second=measured_rate(config.model, setup.quantization.kind),
     )
@@ -284,7 +284,7 @@ def measured_rate(model: ModelConfig, quantization: str) -> float | str:
 def suggestions(
     config: PlanConfig,
     shape: WhisperConfig,
-    plan: Plan,
+    plan: MemoryPlan,
     memory: int | None,
     checkpointing: bool,
     windows: int,
@@ -318,7 +318,7 @@ def suggestions(
 
 
 def _suggestion(
-    plan: Plan, typed: list[str], windows: int, checkpointing: bool, memory: int
+    plan: MemoryPlan, typed: list[str], windows: int, checkpointing: bool, memory: int
 ) -> Suggestion:
     more = [f"training.micro_batch={windows}"] if windows else []
     total = plan.memory(max(1, windows), checkpointing).total
@@ -354,11 +354,11 @@ def _steps_down(
             yield f"model={name}", reduced, published.shape(name)
 
 
-def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> Plan:
-    from lora_whisper.training.planning import make_plan
+def _plan_for(config: PlanConfig, shape: WhisperConfig, tokens: int | None) -> MemoryPlan:
+    from lora_whisper.training.planning import plan_memory
 
     setup = setup_of(config, shape, quantization_of(config))
-    return make_plan(setup, tokens or shape.max_target_positions)
+    return plan_memory(setup, tokens or shape.max_target_positions)
 
 
 def largest_for(model: str, quantization: str, memory: int) -> tuple[int, bool]:

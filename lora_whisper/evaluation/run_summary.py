@@ -206,7 +206,7 @@ def _is_of_what_is_there(folder: RunFolder, summary: RunSummary, model: str) -> 
 
 def is_unfinished(recipe: Recipe) -> bool:
     """Whether merged/ is just what is asked for, and a killed process had not scored it."""
-    run = recipe.place
+    run = recipe.folder
     made_of = merged_recipe(run) if run.is_complete() else None
     if made_of is None or not is_same(made_of, recipe.to_dict()):
         return False

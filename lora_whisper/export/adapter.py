@@ -15,7 +15,7 @@ from lora_whisper.lora.delta_weights import (
     delta_weights_from,
     write_delta_weights,
 )
-from lora_whisper.lora.saved import WEIGHTS_FILE, SavedAdapter, open_adapter, vllm_obstacles
+from lora_whisper.lora.saved import WEIGHTS_FILE, open_adapter, vllm_obstacles
 from lora_whisper.lora.variants import config_of_saved
 from lora_whisper.model.checkpoint import Checkpoint, open_to_readers
 from lora_whisper.model.weights import is_finite
@@ -50,7 +50,17 @@ def write(
     saved = open_adapter(adapter)
     base, precision = Checkpoint(base_name, revision, base_name), getattr(torch, dtype)
     if saved.is_dora:
-        _write_dora(saved, folder, base, precision)
+        config = config_of_saved(saved)
+        config.base_model_name_or_path, config.revision = base.path, base.revision
+        config.auto_mapping = AUTO_MAPPING
+        config.rank_pattern = {path: layer.rank for path, layer in saved.layers.items()}
+        config.alpha_pattern = {path: layer.alpha for path, layer in saved.layers.items()}
+        tensors: dict[str, Tensor] = load_file(saved.folder / WEIGHTS_FILE)
+        folder.mkdir(parents=True, exist_ok=True)
+        config.save_pretrained(str(folder))
+        rounded = {key: _in_range(key, value, precision) for key, value in tensors.items()}
+        save_file(rounded, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        open_to_readers(folder)
     else:
         write_delta_weights(_rounded(delta_weights_from(saved), precision), folder, base)
     return vllm_obstacles(folder)
@@ -75,17 +85,3 @@ def _in_range(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         shown = str(dtype).removeprefix("torch.")
         raise UserError(f"{name} has numbers beyond {shown}. Type dtype=float32, or bfloat16.")
     return rounded
-
-
-def _write_dora(saved: SavedAdapter, folder: Path, base: Checkpoint, dtype: torch.dtype) -> None:
-    config = config_of_saved(saved)
-    config.base_model_name_or_path, config.revision = base.path, base.revision
-    config.auto_mapping = AUTO_MAPPING
-    config.rank_pattern = {path: layer.rank for path, layer in saved.layers.items()}
-    config.alpha_pattern = {path: layer.alpha for path, layer in saved.layers.items()}
-    tensors: dict[str, Tensor] = load_file(saved.folder / WEIGHTS_FILE)
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    rounded = {key: _in_range(key, value, dtype) for key, value in tensors.items()}
-    save_file(rounded, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    open_to_readers(folder)

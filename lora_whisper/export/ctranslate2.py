@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from lora_whisper.errors import UserError
 from lora_whisper.export.openai_whisper import converted, read_tensors
@@ -32,8 +33,6 @@ def write(checkpoint: Path, folder: Path, dtype: str) -> None:
     Raises:
         UserError: the package is missing, or weights are too large for float16.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     assert dtype in DTYPES, dtype
     disable_progress_bar()  # of reading the weights, which the converter does with Transformers
     half = dtype in ("float16", "int8_float16")

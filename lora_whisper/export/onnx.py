@@ -84,7 +84,15 @@ def write(checkpoint: Path, folder: Path, dtype: str) -> None:
     base = Checkpoint(str(checkpoint), None, str(checkpoint))
     whisper = load_base(base, "none", getattr(torch, dtype), torch.device("cpu"))
     whisper.set_attn_implementation("eager")  # products and a softmax, which every runtime has
-    _write_encoder(whisper, folder / ENCODER)
+    config = whisper.config
+    _export(
+        Encoder(whisper),
+        (torch.zeros(BATCH, config.num_mel_bins, 2 * config.max_source_positions),),
+        ({0: Dim("batch")},),
+        ["input_features"],
+        ["last_hidden_state", *cache_names("present", config.decoder_layers, "encoder")],
+        folder / ENCODER,
+    )
     _write_decoder(whisper, folder / DECODER)
     for path in chain.from_iterable(checkpoint.glob(pattern) for pattern in SMALL_FILES):
         if path.name != WEIGHTS_INDEX:
@@ -177,19 +185,6 @@ class Decoder(nn.Module):
 def cache_names(prefix: str, layers: int, side: str) -> list[str]:
     """Names of keys and values, in the order of the graphs: `past_key_values.0.decoder.key` …"""
     return [f"{prefix}.{layer}.{side}.{kind}" for layer in range(layers) for kind in KINDS]
-
-
-def _write_encoder(whisper: WhisperForConditionalGeneration, path: Path) -> None:
-    config = whisper.config
-    frames = 2 * config.max_source_positions
-    _export(
-        Encoder(whisper),
-        (torch.zeros(BATCH, config.num_mel_bins, frames),),
-        ({0: Dim("batch")},),
-        ["input_features"],
-        ["last_hidden_state", *cache_names("present", config.decoder_layers, "encoder")],
-        path,
-    )
 
 
 def _write_decoder(whisper: WhisperForConditionalGeneration, path: Path) -> None:

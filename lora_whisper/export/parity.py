@@ -22,12 +22,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
-from lora_whisper.data.dataset import Utterance, Utterances
-from lora_whisper.evaluation.loading import Transcriber, weights_of
+from lora_whisper.data.audio import AudioError, read_audio
+from lora_whisper.data.dataset import Utterance, Utterances, token_language
+from lora_whisper.data.windows import BadAudio
+from lora_whisper.evaluation.loading import Transcriber, weights_of, with_batch_size
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.results import OtherPadding, ParityResult, ScoredSet
-from lora_whisper.model.base import Base
+from lora_whisper.model.base import Base, load_generation_config
 from lora_whisper.model.checkpoint import sha256
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.terminal import work
 
 if TYPE_CHECKING:
@@ -183,7 +186,7 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Kind:
+class FormatRuntime:
     """Where a format's runtime is found: the module of `export`, and what stands in it."""
 
     shown: str
@@ -195,8 +198,8 @@ class Kind:
     backend: str | None  # None: `evaluation` has it
 
 
-KINDS = {
-    "ctranslate2": Kind(
+RUNTIMES = {
+    "ctranslate2": FormatRuntime(
         "faster-whisper",
         "CTranslate2",
         "ctranslate2",
@@ -205,7 +208,7 @@ KINDS = {
         program="FasterWhisperProgram",
         backend=None,
     ),
-    "ggml": Kind(
+    "ggml": FormatRuntime(
         "whisper.cpp",
         "whisper.cpp",
         "pywhispercpp",
@@ -214,7 +217,7 @@ KINDS = {
         program="WhisperCppProgram",
         backend="WhisperCppBackend",
     ),
-    "onnx": Kind(
+    "onnx": FormatRuntime(
         "ONNX Runtime",
         "ONNX Runtime",
         "onnxruntime",
@@ -223,7 +226,7 @@ KINDS = {
         program=None,  # it runs graphs
         backend="OnnxBackend",
     ),
-    "openai": Kind(
+    "openai": FormatRuntime(
         "openai-whisper",
         "openai-whisper",
         "openai-whisper",
@@ -237,12 +240,12 @@ KINDS = {
 
 def padding_in(name: str, base: Base, usual: Padding) -> Padding:
     """How what runs a format pads short clips; `usual` where features are ours."""
-    return KINDS[name].padding if is_program(name, base) else usual
+    return RUNTIMES[name].padding if is_program(name, base) else usual
 
 
 def module_of(name: str) -> ModuleType:
     """What writes a format and loads it again."""
-    return importlib.import_module(f"lora_whisper.export.{KINDS[name].module}")
+    return importlib.import_module(f"lora_whisper.export.{RUNTIMES[name].module}")
 
 
 def require_packages(name: str) -> None:
@@ -251,7 +254,7 @@ def require_packages(name: str) -> None:
     Raises:
         UserError: one is missing; what to type.
     """
-    if name in KINDS:
+    if name in RUNTIMES:
         module_of(name).require_package()
 
 
@@ -264,30 +267,47 @@ def load_runtime(name: str, folder: Path, base: Base, device: torch.device) -> R
     Raises:
         UserError: it does not load there.
     """
-    kind, unusual = KINDS[name], unusual_in(base)
+    runtime, unusual = RUNTIMES[name], unusual_in(base)
     if is_program(name, base):
-        assert kind.program is not None
-        program = getattr(module_of(name), kind.program).load(folder, str(device))
+        assert runtime.program is not None
+        program = getattr(module_of(name), runtime.program).load(folder, str(device))
         return Runtime(program.name, lambda *given: _by_program(program, base, *given))
     below = load_backend(name, folder, base, device)
-    is_skipped = kind.program is not None
-    return dataclasses.replace(below, skipped=kind.shown, unusual=unusual) if is_skipped else below
+    is_skipped = runtime.program is not None
+    return (
+        dataclasses.replace(below, skipped=runtime.shown, unusual=unusual) if is_skipped else below
+    )
 
 
 def is_program(name: str, base: Base) -> bool:
     """Whether a format has a program that takes models like this one as they are."""
-    return name in KINDS and KINDS[name].program is not None and not unusual_in(base)
+    return name in RUNTIMES and RUNTIMES[name].program is not None and not unusual_in(base)
 
 
 def load_backend(name: str, folder: Path, base: Base, device: torch.device) -> Runtime:
     """Load the export into what lies below its program: the same weights, prompts of ours."""
-    backend = f"{KINDS[name].backend_shown} {_version(name)}"
-    return Runtime(backend, _by_backend(name, folder, base, device))
+    from lora_whisper.evaluation.decoding.transcribe import transcribe
+
+    decoder = _decoder(name, folder, base, device)
+
+    def transcribe_all(
+        utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int
+    ) -> Transcriptions:
+        with work(f"transcribing in {RUNTIMES[name].shown}", len(utterances)) as bar:
+            return transcribe(
+                decoder,
+                utterances,
+                with_batch_size(settings, decoder),
+                seed,
+                on_progress=lambda done, total: bar.update(done),
+            )
+
+    return Runtime(f"{RUNTIMES[name].backend_shown} {_version(name)}", transcribe_all)
 
 
 def _version(name: str) -> str:
     if name != "ggml":
-        return version(KINDS[name].package)
+        return version(RUNTIMES[name].package)
     from lora_whisper.export.whisper_cpp import load_library
 
     return load_library().version()  # of whisper.cpp, not of the binding
@@ -317,9 +337,6 @@ def unusual_in(base: Base) -> str:
 
 def adapter_runtime(folder: Path, base: ModelConfig, device: torch.device) -> Runtime:
     """Stock PEFT, which puts the exported adapter on the base in full precision."""
-    from lora_whisper.evaluation.loading import Transcriber
-    from lora_whisper.evaluation.models import ModelEntry
-
     model = dataclasses.replace(base, dtype="float32")
     entry = ModelEntry("adapter", str(folder), "adapter", model, adapter=folder)
 
@@ -335,9 +352,6 @@ def adapter_runtime(folder: Path, base: ModelConfig, device: torch.device) -> Ru
     return Runtime(f"PEFT {version('peft')}", transcribe_all)
 
 
-# ── the program ──────────────────────────────────────────────────────────────────────────────
-
-
 def _by_program(
     program: Any,
     base: Base,
@@ -346,11 +360,7 @@ def _by_program(
     seed: int,
 ) -> Transcriptions:
     """One utterance after the other, as a program transcribes files."""
-    from lora_whisper.data.audio import AudioError, read_audio
-    from lora_whisper.data.dataset import token_language
-    from lora_whisper.data.windows import BadAudio
     from lora_whisper.evaluation.decoding.transcribe import Transcriptions
-    from lora_whisper.model.published import SAMPLING_RATE
 
     started, texts, seconds, bad = time.perf_counter(), [], [], []
     with work(f"transcribing in {program.name.split()[0]}", len(utterances)) as bar:
@@ -372,38 +382,13 @@ def _by_program(
     return Transcriptions(tuple(texts), tuple(seconds), nothing, tuple(bad), taken)
 
 
-# ── what lies below it ───────────────────────────────────────────────────────────────────────
-
-
-def _by_backend(name: str, folder: Path, base: Base, device: torch.device) -> Transcribe:
-    decoder = _decoder(name, folder, base, device)
-
-    def transcribe_all(
-        utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int
-    ) -> Transcriptions:
-        from lora_whisper.evaluation.decoding.transcribe import transcribe
-        from lora_whisper.evaluation.loading import with_batch_size
-
-        with work(f"transcribing in {KINDS[name].shown}", len(utterances)) as bar:
-            return transcribe(
-                decoder,
-                utterances,
-                with_batch_size(settings, decoder),
-                seed,
-                on_progress=lambda done, total: bar.update(done),
-            )
-
-    return transcribe_all
-
-
 def _decoder(name: str, folder: Path, base: Base, device: torch.device) -> Decoder:
-    backend = KINDS[name].backend
+    backend = RUNTIMES[name].backend
     if backend is None:
         from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 
         return CTranslate2Decoder.load(folder, str(device))
     from lora_whisper.evaluation.decoding.stepwise import StepwiseDecoder
-    from lora_whisper.model.base import load_generation_config
 
     return StepwiseDecoder(
         getattr(module_of(name), backend).load(folder),

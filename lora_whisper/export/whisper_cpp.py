@@ -23,7 +23,7 @@ import os
 import re
 import shlex
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +35,6 @@ from torch import Tensor
 
 from lora_whisper.errors import UserError
 from lora_whisper.export.openai_whisper import (
-    Dimensions,
     converted,
     read_dimensions,
     read_tensors,
@@ -62,9 +61,29 @@ def write(checkpoint: Path, folder: Path, dtype: str) -> None:
     assert dtype in DTYPES, dtype
     dimensions = read_dimensions(checkpoint)
     with (folder / FILE).open("wb") as file:
-        _write_sizes(file, dimensions, TYPES[dtype])
-        _write_filters(file, dimensions.n_mels)
-        _write_vocabulary(file, checkpoint)
+        sizes = (
+            dimensions.n_vocab,
+            dimensions.n_audio_ctx,
+            dimensions.n_audio_state,
+            dimensions.n_audio_head,
+            dimensions.n_audio_layer,
+            dimensions.n_text_ctx,
+            dimensions.n_text_state,
+            dimensions.n_text_head,
+            dimensions.n_text_layer,
+            dimensions.n_mels,
+        )
+        file.write(HEAD.pack(MAGIC, *sizes, TYPES[dtype]))
+        # (mel bins, frequencies), those that training computes its features with, where each
+        # stands twice, for real and imaginary parts.
+        filters = LogMel(dimensions.n_mels, window_seconds=1.0).filters[:, ::2].numpy()
+        file.write(struct.pack("<2i", *filters.shape))
+        file.write(filters.astype("<f4").tobytes())
+        # Bytes of the tokens below <|endoftext|>; the loader names the special ones by itself.
+        words = read_words(checkpoint)
+        file.write(struct.pack("<i", len(words)))
+        for word in words:
+            file.write(struct.pack("<i", len(word)) + word)
         for name, weight in read_tensors(checkpoint):
             _write_tensor(file, name, weight, dtype)
 
@@ -92,40 +111,6 @@ def quantize_command(folder: Path, kind: str = "q5_0") -> str:
     return shlex.join(["./build/bin/whisper-quantize", str(folder / FILE), str(smaller), kind])
 
 
-def _write_sizes(file: BinaryIO, sizes: Dimensions, kind: int) -> None:
-    values = (
-        MAGIC,
-        sizes.n_vocab,
-        sizes.n_audio_ctx,
-        sizes.n_audio_state,
-        sizes.n_audio_head,
-        sizes.n_audio_layer,
-        sizes.n_text_ctx,
-        sizes.n_text_state,
-        sizes.n_text_head,
-        sizes.n_text_layer,
-        sizes.n_mels,
-        kind,
-    )
-    file.write(HEAD.pack(*values))
-
-
-def _write_filters(file: BinaryIO, mel_bins: int) -> None:
-    """(mel bins, frequencies), those that training computes its features with."""
-    doubled = LogMel(mel_bins, window_seconds=1.0).filters  # for real and imaginary parts
-    filters = doubled[:, ::2].numpy()
-    file.write(struct.pack("<2i", *filters.shape))
-    file.write(filters.astype("<f4").tobytes())
-
-
-def _write_vocabulary(file: BinaryIO, checkpoint: Path) -> None:
-    """Bytes of the tokens below <|endoftext|>; the loader names the special ones by itself."""
-    words = read_words(checkpoint)
-    file.write(struct.pack("<i", len(words)))
-    for word in words:
-        file.write(struct.pack("<i", len(word)) + word)
-
-
 def read_words(checkpoint: Path) -> list[bytes]:
     """What each text token stands for, by its id; empty where the vocabulary has a gap.
 
@@ -138,24 +123,18 @@ def read_words(checkpoint: Path) -> list[bytes]:
     end = added.get("<|endoftext|>", known.get("<|endoftext|>"))
     if end is None:
         raise UserError(f"{checkpoint / 'tokenizer.json'}: no <|endoftext|>, so no Whisper's")
-    by_character = _bytes_by_character()
+    # Byte-level BPE writes each byte as a character that can be seen. In the order of their codes,
+    # the characters of the alphabet below 256 are their own bytes; the rest, from 256 on, stands
+    # for the bytes left over, in order.
+    alphabet = sorted(ByteLevel.alphabet())
+    by_character = {character: ord(character) for character in alphabet if ord(character) < 256}
+    left_over = [byte for byte in range(256) if byte not in by_character.values()]
+    by_character |= zip(alphabet[len(by_character) :], left_over, strict=True)
     words = [b""] * end
     for token, index in known.items():
         if index < end:
             words[index] = bytes(by_character[character] for character in token)
     return words
-
-
-def _bytes_by_character() -> Mapping[str, int]:
-    """Byte-level BPE writes each byte as a character that can be seen.
-
-    In the order of their codes, the characters of the alphabet below 256 are their own bytes; the
-    rest, from 256 on, stands for the bytes left over, in order.
-    """
-    alphabet = sorted(ByteLevel.alphabet())
-    themselves = {character: ord(character) for character in alphabet if ord(character) < 256}
-    left_over = [byte for byte in range(256) if byte not in themselves.values()]
-    return themselves | dict(zip(alphabet[len(themselves) :], left_over, strict=True))
 
 
 def _write_tensor(file: BinaryIO, name: str, weight: torch.Tensor, dtype: str) -> None:
@@ -346,7 +325,12 @@ class Library:
         for name, (result, arguments) in FUNCTIONS.items():
             function = getattr(functions, name)
             function.restype, function.argtypes = result, arguments
-        self._listener = LOG(self._listen)  # has to live as long as it may be called
+
+        def listen(level: int, message: bytes | None, _: Any) -> None:
+            if level == ERROR and message:
+                self.complaints.append(message.decode(errors="replace").strip())
+
+        self._listener = LOG(listen)  # has to live as long as it may be called
         functions.whisper_log_set(self._listener, None)
 
     def load(self, path: Path) -> int:
@@ -368,10 +352,6 @@ class Library:
 
     def version(self) -> str:
         return str(self.functions.whisper_version().decode())
-
-    def _listen(self, level: int, message: bytes | None, _: Any) -> None:
-        if level == ERROR and message:
-            self.complaints.append(message.decode(errors="replace").strip())
 
 
 def load_library() -> Library:

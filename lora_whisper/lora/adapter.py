@@ -81,27 +81,17 @@ def attach(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # adapters are drawn on the CPU, then moved
         model = get_peft_model(base, asked)
-    _start(model, config.kind, directions, initial)
+    with torch.no_grad():  # what a kind's start needs beyond what PEFT draws
+        layers = lora_layers(model)
+        for path, rows in directions.items():
+            layers[path].lora_A[ADAPTER].weight.copy_(rows)
+        if config.kind == "pissa":
+            initialize_from_components(model, initial or principal_components(model))
+        if config.kind == "dora":
+            measure_magnitudes(model)
     if gradient_checkpointing:
         checkpoint_activations(base)
     return model
-
-
-@torch.no_grad()
-def _start(
-    model: PeftModel,
-    kind: str,
-    directions: Mapping[str, Tensor],
-    initial: Mapping[str, Tensor] | None,
-) -> None:
-    """What a kind's start needs beyond what PEFT draws."""
-    layers = lora_layers(model)
-    for path, rows in directions.items():
-        layers[path].lora_A[ADAPTER].weight.copy_(rows)
-    if kind == "pissa":
-        initialize_from_components(model, initial or principal_components(model))
-    if kind == "dora":
-        measure_magnitudes(model)
 
 
 def checkpoint_activations(base: WhisperForConditionalGeneration) -> None:
@@ -166,20 +156,16 @@ def load_adapter(base: WhisperForConditionalGeneration, folder: Path) -> PeftMod
     Raises:
         UserError: `folder` holds no sound adapter, or one that does not fit.
     """
-    saved = open_adapter(folder)
-    require_shapes(saved, dict(_weight_shapes(base)))
+    saved, shapes = open_adapter(folder), dict[str, tuple[int, ...]]()
+    for path, module in base.named_modules():
+        if isinstance(module, torch.nn.Linear):  # quantized, its weight may have another shape
+            shapes[path] = (module.out_features, module.in_features)
+        elif isinstance(weight := getattr(module, "weight", None), Tensor):
+            shapes[path] = tuple(weight.shape)
+    require_shapes(saved, shapes)
     if is_quantized(base):
         prepare_for_training(base)
     return PeftModel.from_pretrained(base, str(folder), config=config_of_saved(saved))
-
-
-def _weight_shapes(base: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Of each module with a weight; a quantized one has the shape of what it stands for."""
-    for path, module in base.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            yield path, (module.out_features, module.in_features)
-        elif isinstance(weight := getattr(module, "weight", None), Tensor):
-            yield path, tuple(weight.shape)
 
 
 def adapter_bytes(folder: Path) -> int:
@@ -207,21 +193,16 @@ def scaled(model: PeftModel, scale: float) -> Iterator[None]:
         for layer, scaling in zip(layers, whole, strict=True):
             layer.scaling[ADAPTER] = scale * scaling
         if rows is not None:
-            rows.data = torch.lerp(_base_rows(model).to(rows), rows.detach(), scale)
+            whisper: Any = model.get_base_model()
+            embedding = whisper.model.decoder.embed_tokens.token_adapter
+            of_base = embedding.base_layer.weight[embedding.token_indices[ADAPTER]].detach()
+            rows.data = torch.lerp(of_base.to(rows), rows.detach(), scale)
         yield
     finally:
         for layer, scaling in zip(layers, whole, strict=True):
             layer.scaling[ADAPTER] = scaling
         if rows is not None and kept is not None:
             rows.data = kept
-
-
-def _base_rows(model: PeftModel) -> Tensor:
-    """The base's own embeddings (tokens, width) of the tokens that the adapter re-learnt."""
-    whisper: Any = model.get_base_model()
-    embedding = whisper.model.decoder.embed_tokens.token_adapter
-    weight: Tensor = embedding.base_layer.weight
-    return weight[embedding.token_indices[ADAPTER]].detach()
 
 
 @contextmanager

@@ -266,7 +266,13 @@ class Expressions:
         try:
             if self._left_seconds <= 0:
                 raise TimeoutError
-            found = _compiled(expression).fullmatch(text, timeout=self._left_seconds)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what will be understood otherwise one day
+                # PEFT's `re` has to take it, too: `regex`, which has a limit of time, knows more,
+                # such as (?R), for which it takes all memory that there is.
+                re.compile(expression)
+                compiled = regex.compile(expression)
+            found = compiled.fullmatch(text, timeout=self._left_seconds)
         except TimeoutError as error:
             raise UserError(
                 f"{setting}: trying expressions such as {shown(expression)} on the names of "
@@ -296,17 +302,6 @@ def _copies(expression: str) -> int:
     ]
     of_letters = max((count for group, count in found if not group), default=1)
     return math.prod(count for group, count in found if group) * of_letters
-
-
-def _compiled(expression: str) -> regex.Pattern[str]:
-    """With `regex`, which has a limit of time, if PEFT's `re` takes it as well.
-
-    `regex` knows more, such as (?R), for which it takes all memory that there is.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what will be understood otherwise one day
-        re.compile(expression)
-        return regex.compile(expression)
 
 
 def alphas_of(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, float]:

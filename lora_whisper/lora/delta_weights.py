@@ -64,7 +64,16 @@ def delta_weights_of(model: PeftModel, initial: Mapping[str, Tensor] | None = No
     for path, layer in lora_layers(model).items():
         assert not layer.lora_variant, "what DoRA adds is no product of two matrices"
         is_adalora = isinstance(layer, AdaLoraLayer)
-        a, b = _adalora_factors(layer) if is_adalora else _lora_factors(layer)
+        if is_adalora:  # B·(E·A), where E is zero for each rank that was taken away
+            values = layer.lora_E[ADAPTER].detach().squeeze(1)
+            kept = values != 0
+            # 1e-5 as in PEFT's SVDLinear.forward, which divides by the rank of the start.
+            scale = layer.scaling[ADAPTER] / (layer.ranknum[ADAPTER].detach() + 1e-5)
+            a = layer.lora_A[ADAPTER].detach()[kept]
+            b = scale * values[kept] * layer.lora_B[ADAPTER].detach()[:, kept]
+        else:
+            a = layer.lora_A[ADAPTER].weight.detach()
+            b = layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight.detach()
         if initial is not None:
             a0, b0 = (
                 initial[f"{PREFIX}{path}.lora_{name}.{ADAPTER}.weight"].to(a) for name in "AB"
@@ -72,7 +81,9 @@ def delta_weights_of(model: PeftModel, initial: Mapping[str, Tensor] | None = No
             a, b = torch.cat([a, a0]), torch.cat([b, -layer.scaling[ADAPTER] * b0], dim=1)
         if len(a) > 0:
             matrices[path] = (_copied(a), _copied(b))
-    return DeltaWeights(matrices, _embeddings(model))
+    tokens: Any = getattr(model.peft_config[ADAPTER], "trainable_token_indices", None)
+    rows = _copied(token_rows(model)) if tokens else ()
+    return DeltaWeights(matrices, dict(zip(tokens or (), rows, strict=True)))
 
 
 def read_delta_weights(folder: Path) -> DeltaWeights:
@@ -169,7 +180,12 @@ def truncate_rank(delta: DeltaWeights, rank: int) -> tuple[DeltaWeights, float]:
     """
     matrices, lost, whole = {}, 0.0, 0.0
     for path, (a, b) in delta.matrices.items():
-        u, values, v = _svd(a, b)
+        # Of B·A, which itself is never made: with B = Qb·Rb and Aᵀ = Qa·Ra only Rb·Raᵀ has to be
+        # decomposed, which has a rank's size.
+        qa, ra = torch.linalg.qr(a.double().T)
+        qb, rb = torch.linalg.qr(b.double())
+        u, values, v = torch.linalg.svd(rb @ ra.T, full_matrices=False)
+        u, v = qb @ u, v @ qa.T
         root = values[:rank].sqrt()
         kept = (root[:, None] * v[:rank], u[:, :rank] * root)
         matrices[path] = (a, b) if len(a) <= rank else (kept[0].float(), kept[1].float())
@@ -177,40 +193,6 @@ def truncate_rank(delta: DeltaWeights, rank: int) -> tuple[DeltaWeights, float]:
         whole += values.square().sum().item()
     error = (lost / whole) ** 0.5 if whole > 0 else 0.0
     return DeltaWeights(matrices, delta.embeddings), error
-
-
-def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (outputs, k), singular values (k), V (k, inputs) of B·A, which itself is never made.
-
-    With B = Qb·Rb and Aᵀ = Qa·Ra only Rb·Raᵀ has to be decomposed, which has a rank's size.
-    """
-    qa, ra = torch.linalg.qr(a.double().T)
-    qb, rb = torch.linalg.qr(b.double())
-    u, values, v = torch.linalg.svd(rb @ ra.T, full_matrices=False)
-    return qb @ u, values, v @ qa.T
-
-
-def _lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
-    """A and B of one layer, its scale in B."""
-    a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
-    return a, layer.scaling[ADAPTER] * b
-
-
-def _adalora_factors(layer: Any) -> tuple[Tensor, Tensor]:
-    """The same of B·(E·A), where E is zero for each rank that was taken away."""
-    a, b = layer.lora_A[ADAPTER].detach(), layer.lora_B[ADAPTER].detach()
-    values = layer.lora_E[ADAPTER].detach().squeeze(1)
-    kept = values != 0
-    # 1e-5 as in PEFT's SVDLinear.forward, which divides by the rank of the start.
-    scale = layer.scaling[ADAPTER] / (layer.ranknum[ADAPTER].detach() + 1e-5)
-    return a[kept], scale * values[kept] * b[:, kept]
-
-
-def _embeddings(model: PeftModel) -> dict[int, Tensor]:
-    tokens: Any = getattr(model.peft_config[ADAPTER], "trainable_token_indices", None)
-    if not tokens:
-        return {}
-    return dict(zip(tokens, _copied(token_rows(model)), strict=True))
 
 
 def _copied(value: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from lora_whisper.lora.variants import ADAPTER, lora_layers
 if TYPE_CHECKING:
     from peft import PeftModel
 
+log = logging.getLogger("lora_whisper")
 
 # ── as another adapter: adapter.init_from, of a run or any plain LoRA ─────────────────────────────
 # What it adds to the weights is kept exactly: its matrices become the first rows of A and the first
@@ -55,10 +56,6 @@ def initialize_from(model: PeftModel, folder: Path, tokens: tuple[int, ...] = ()
     for token, row in delta.embeddings.items():
         token_rows(model)[tokens.index(token)] = row
 
-
-EVA_WINDOWS = 64  # of the training set, at most, from which EVA takes its directions
-
-log = logging.getLogger("lora_whisper")
 
 # ── PiSSA ─────────────────────────────────────────────────────────────────────────────────────────
 # What is trained are the weights' largest singular vectors, what is frozen is the rest:
@@ -151,6 +148,7 @@ def _names(path: str) -> tuple[str, str]:
 # authors', only the directions are taken: every layer keeps the rank that it was given, so that a
 # run's matrices have the shapes that its configuration says.
 
+EVA_WINDOWS = 64  # of the training set, at most, from which the directions are taken
 ROWS = 1024  # of a layer's inputs in one batch, at most: PEFT compares inputs number by number
 TOKENS = 256  # of text in one batch, at least, where there are as many
 PASSES = 50  # over all inputs; directions that still turn then are not waited for
@@ -191,10 +189,17 @@ def input_directions(
     rank = config.r  # the highest, see `variants`
     require_directions(rank, base.config.d_model)
     batches = _batches(list(windows), 2 * rank, base.config.max_source_positions)
+    asked = LoraConfig(
+        r=config.r,
+        rank_pattern=config.rank_pattern,
+        target_modules=config.target_modules,
+        init_lora_weights="eva",
+        eva_config=EvaConfig(rho=1.0),  # 1: no rank moves from one layer to another
+    )
     directions: dict[str, Tensor] = get_eva_state_dict(
         base,
         batches,
-        peft_config=_asking_for_directions(config),
+        peft_config=asked,
         forward_fn=_Passes(PASSES * len(batches)).forward,
         prepare_model_inputs_fn=lambda inputs, _: inputs,
         prepare_layer_inputs_fn=_rows,
@@ -221,32 +226,21 @@ def _batches(
             f"found {_tokens(batches[0])} in {len(windows)} windows. Type a smaller "
             "adapter.rank=…, or adapter=lora."
         )
-    return [_collate(batch, positions) for batch in batches]
+    return [
+        WatchedBatch(
+            features=torch.stack([window.features for window in batch]),
+            decoder_input=pad_sequence([one.decoder_input for one in batch], batch_first=True),
+            has_sound=torch.arange(positions) < torch.tensor([[one.positions] for one in batch]),
+            has_token=pad_sequence(
+                [torch.ones_like(one.decoder_input).bool() for one in batch], batch_first=True
+            ),
+        )
+        for batch in batches
+    ]
 
 
 def _tokens(windows: list[WatchedWindow]) -> int:
     return sum(len(window.decoder_input) for window in windows)
-
-
-def _collate(windows: list[WatchedWindow], positions: int) -> WatchedBatch:
-    tokens = [window.decoder_input for window in windows]
-    sound = torch.tensor([window.positions for window in windows])
-    return WatchedBatch(
-        features=torch.stack([window.features for window in windows]),
-        decoder_input=pad_sequence(tokens, batch_first=True),
-        has_sound=torch.arange(positions) < sound[:, None],
-        has_token=pad_sequence([torch.ones_like(one).bool() for one in tokens], batch_first=True),
-    )
-
-
-def _asking_for_directions(config: LoraConfig) -> LoraConfig:
-    return LoraConfig(
-        r=config.r,
-        rank_pattern=config.rank_pattern,
-        target_modules=config.target_modules,
-        init_lora_weights="eva",
-        eva_config=EvaConfig(rho=1.0),  # 1: no rank moves from one layer to another
-    )
 
 
 @dataclass

@@ -27,7 +27,7 @@ from lora_whisper.model.weights import EMBEDDINGS, TIED, is_finite, read_tensors
 
 log = logging.getLogger("lora_whisper")
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256  # of a weight
 MOST_GROWTH = 100.0  # ‖ΔW‖ / ‖W‖; training that went well stays below 1
 
 
@@ -106,7 +106,16 @@ def folded(
         path = name.removesuffix(".weight")
         left.discard(path)
         if name != TIED:
-            yield name, _require_finite(name, _fold(name, tensor, change, dtype, nf4), dtype)
+            merged = _fold(name, tensor, change, dtype, nf4)
+            if not is_finite(merged):
+                shown = str(dtype).removeprefix("torch.")
+                other = "" if dtype == torch.float32 else ", which dtype=float32 may hold"
+                raise UserError(
+                    f"{name}: with the adapter in it, it has numbers that are not finite in "
+                    f"{shown}{other}."
+                )
+            yield name, merged
+            del merged  # before the next one is made
         if path in change.matrices:
             growths[path] = _norm_of_change(change, path) / float(torch.linalg.vector_norm(tensor))
     assert not left, f"no such layers: {sorted(left)}"
@@ -136,46 +145,31 @@ def _norm_of_change(change: Change, path: str) -> float:
 
 @torch.no_grad()
 def _fold(name: str, tensor: Tensor, change: Change, dtype: torch.dtype, nf4: Nf4 | None) -> Tensor:
-    path = name.removesuffix(".weight")
-    if nf4 is not None and is_linear(name):
-        tensor = read_back(tensor, nf4)
-    if path in change.matrices:
-        return _sum(tensor, change.matrices[path], change.magnitudes.get(path), dtype)
-    if name == EMBEDDINGS and change.embeddings:
-        rows = tensor.to(torch.float32, copy=True)
-        for token, (moved, weight) in change.embeddings.items():
-            rows[token] = (1 - weight) * rows[token] + moved
-        return rows.to(dtype)
-    return tensor.to(dtype)
-
-
-def _require_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if not is_finite(tensor):
-        shown = str(dtype).removeprefix("torch.")
-        other = "" if dtype == torch.float32 else ", which dtype=float32 may hold"
-        raise UserError(
-            f"{name}: with the adapter in it, it has numbers that are not finite in {shown}{other}."
-        )
-    return tensor
-
-
-def _sum(
-    weight: Tensor, pair: tuple[Tensor, Tensor], magnitude: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """W + B·A, with rows of DoRA's lengths where it has them.
+    """W + B·A, with rows of DoRA's lengths where it has them; or the rows of re-learnt tokens.
 
     Some rows at a time, so that what is computed in fp32 stays in the processor's cache: less than
     half of the time that large-v3's largest weights took as a whole.
     """
-    a, b = pair
-    found = torch.empty(weight.shape, dtype=dtype)
-    for start in range(0, len(weight), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        block = torch.addmm(weight[rows].float(), b[rows], a)
-        if magnitude is not None:
-            block *= (magnitude[rows] / torch.linalg.norm(block, dim=1))[:, None]
-        found[rows] = block
-    return found
+    path = name.removesuffix(".weight")
+    if nf4 is not None and is_linear(name):
+        tensor = read_back(tensor, nf4)
+    if path in change.matrices:
+        a, b = change.matrices[path]
+        magnitude = change.magnitudes.get(path)
+        merged = torch.empty(tensor.shape, dtype=dtype)
+        for start in range(0, len(tensor), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            block = torch.addmm(tensor[rows].float(), b[rows], a)
+            if magnitude is not None:
+                block *= (magnitude[rows] / torch.linalg.norm(block, dim=1))[:, None]
+            merged[rows] = block
+        return merged
+    if name == EMBEDDINGS and change.embeddings:
+        merged = tensor.to(torch.float32, copy=True)
+        for token, (moved, weight) in change.embeddings.items():
+            merged[token] = (1 - weight) * merged[token] + moved
+        return merged.to(dtype)
+    return tensor.to(dtype)
 
 
 def is_linear(name: str) -> bool:

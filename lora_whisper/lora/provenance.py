@@ -34,19 +34,24 @@ from lora_whisper.model.checkpoint import (
 from lora_whisper.paths import EMBEDDED, is_line, is_plain_name
 from lora_whisper.run_folder import METADATA_FILE, RunFolder, read_whole_summary
 
+log = logging.getLogger("lora_whisper")
+
+METADATA_FORMAT = 1  # raised when a key changes its meaning
+MAX_BYTES = 1_000_000  # of lora_whisper.json, which needs about 2,000
+WITHOUT = "Take the file away, if you trust the adapter: it can be used without it."
+RATES = ("wer", "cer")
+SCORED = ("base", "adapter", "merged")
 # Of what `adapter_hashes` tells, its name in summary.json.
 TRAINED = {"adapter": "adapter_sha256", "adapter_settings": "adapter_settings_sha256"}
 
-
-def trained_sha256(run: RunFolder) -> str | None:
-    """The hash of the tensors that a complete run trained; None: an older one does not say."""
-    return trained_hashes(run).get("adapter")
+Rule = Callable[[Any], bool]
+Verdict = Literal["same", "another", "unknown"]
 
 
 def trained_hashes(run: RunFolder) -> dict[str, str]:
     """What names the adapter that a complete run trained, as far as it says.
 
-    Older runs know by their score what they trained, or by their record.
+    Older runs know by their score what they trained, or by `lora_whisper.json` beside it.
     """
     with suppress(ValueError, AttributeError):  # a damaged summary is said by whoever needs it
         summary = read_json(run.summary)
@@ -56,8 +61,8 @@ def trained_hashes(run: RunFolder) -> dict[str, str]:
         if "adapter" in known:
             return {key: str(known[key]) for key in TRAINED if key in known}
     with suppress(UserError):
-        if (record := read_metadata(run.adapter)) is not None:
-            return {"adapter": str(record["adapter"]["sha256"])}
+        if (metadata := read_metadata(run.adapter)) is not None:
+            return {"adapter": str(metadata["adapter"]["sha256"])}
     return {}
 
 
@@ -106,19 +111,8 @@ def require_trained_adapter(run: RunFolder) -> None:
     )
 
 
-METADATA_FORMAT = 1  # raised when a key changes its meaning
-MAX_BYTES = 1_000_000  # of which a record needs about 2,000
-
-WITHOUT = "Take the file away, if you trust the adapter: it can be used without it."
-
-RATES = ("wer", "cer")
-SCORED = ("base", "adapter", "merged")
-
-Rule = Callable[[Any], bool]
-
-
 def read_metadata(folder: Path) -> dict[str, Any] | None:
-    """The record in an adapter's folder; None where there is none.
+    """What `lora_whisper.json` of an adapter's folder says; None where there is none.
 
     Raises:
         UserError: it cannot be read, it was written by a newer version, or values in it are not
@@ -128,20 +122,20 @@ def read_metadata(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = read_object(path, MAX_BYTES)
+        metadata = read_object(path, MAX_BYTES)
     except ValueError as error:
         raise UserError(f"{path} cannot be used: {error}.\n{WITHOUT}") from error
-    number = record.get("format")
+    number = metadata.get("format")
     if isinstance(number, int) and number > METADATA_FORMAT:
         raise UserError(
             f"{path} is of format {number}, and this version of lora_whisper reads up to "
             f"{METADATA_FORMAT}.\nType pip install --upgrade lora-whisper, or take the file away: "
             "the adapter can be used without it."
         )
-    problems = list(_problems(record))
+    problems = list(_problems(metadata))
     if problems:
         raise UserError(f"{path} cannot be used:\n{listing(problems)}\n{WITHOUT}")
-    return record
+    return metadata
 
 
 # ── what values have to be ───────────────────────────────────────────────────────────────────
@@ -153,11 +147,6 @@ def is_base_name(value: Any) -> bool:
         return False
     parts = value.removeprefix(EMBEDDED).split("/")
     return len(parts) <= 2 and all(map(is_plain_name, parts))
-
-
-def _is_revision(value: Any) -> bool:
-    """A branch, tag or commit on the hub; git allows slashes in the first two."""
-    return isinstance(value, str) and all(map(is_plain_name, value.split("/")))
 
 
 def _is_amount(value: Any) -> bool:
@@ -186,7 +175,10 @@ RULES: dict[str, tuple[Rule, str]] = {  # by key: what holds, and how it is call
     "name": (is_plain_name, "a name without a path"),
     "date": (_matches(r"\d{4}-\d\d-\d\d"), "a date such as 2026-01-31"),
     "base.name": (is_base_name, "a hub id, or a name without a path"),
-    "base.revision": (_or_null(_is_revision), "a branch, tag or commit, or null"),
+    "base.revision": (  # git allows slashes in the first two
+        _or_null(lambda one: isinstance(one, str) and all(map(is_plain_name, one.split("/")))),
+        "a branch, tag or commit, or null",
+    ),
     "base.commit": (_or_null(_matches("[0-9a-f]{40}")), "40 hexadecimal digits, or null"),
     "base.sha256": (_or_null(_matches("[0-9a-f]{64}")), "64 hexadecimal digits, or null"),
     "quantization": (is_plain_name, "a name"),
@@ -210,16 +202,20 @@ SCORE_RULES: dict[str, tuple[Rule, str]] = {
     "metric": (lambda value: value in RATES, "wer or cer"),
     "normalizer": (is_line, "a name"),
 }
+RATE_RULES: dict[str, tuple[Rule, str]] = {
+    **dict.fromkeys(RATES, (_is_amount, "a number of 0 or more")),
+    **{f"{rate}_ci95": (_is_interval, "two such numbers") for rate in RATES},
+}
 
 
-def _problems(record: Mapping[str, Any]) -> Iterator[str]:
-    yield from _broken(record, RULES)
-    scores = record.get("scores")
+def _problems(metadata: Mapping[str, Any]) -> Iterator[str]:
+    yield from _broken(metadata, RULES)
+    scores = metadata.get("scores")
     if isinstance(scores, dict):
         yield from (f"scores.{problem}" for problem in _broken(scores, SCORE_RULES))
         for model in SCORED:
             if scores.get(model) is not None:
-                yield from (f"scores.{model}.{one}" for one in _broken_rates(scores[model]))
+                yield from (f"scores.{model}.{one}" for one in _broken(scores[model], RATE_RULES))
     elif scores is not None:
         yield f"scores: expected an object or null, found {_shown(scores)}"
 
@@ -233,12 +229,6 @@ def _broken(values: Any, rules: Mapping[str, tuple[Rule, str]]) -> Iterator[str]
             yield f"{key}: expected {what}, found {_shown(value)}"
 
 
-def _broken_rates(score: Any) -> Iterator[str]:
-    rates = dict.fromkeys(RATES, (_is_amount, "a number of 0 or more"))
-    bounds = {f"{rate}_ci95": (_is_interval, "two such numbers") for rate in RATES}
-    yield from _broken(score, rates | bounds)
-
-
 def _shown(value: Any) -> str:
     """Short, and with control characters escaped."""
     text = ascii(value)
@@ -248,25 +238,21 @@ def _shown(value: Any) -> str:
 def named_base(saved: SavedAdapter) -> tuple[str, str | None]:
     """The base that an adapter names, and its revision on the hub.
 
-    PEFT's file has the path of a base that lay in a folder; elsewhere, the record's name may do.
+    PEFT's file has the path of a base that lay in a folder; elsewhere, the name in
+    `lora_whisper.json` may do.
 
     Raises:
         UserError: neither file names one.
     """
-    base, revision, record = saved.base, saved.revision, read_metadata(saved.folder)
-    if record is not None and base and Path(base).is_absolute() and not Path(base).exists():
-        base, revision = record["base"]["name"], record["base"]["revision"]
+    base, revision, metadata = saved.base, saved.revision, read_metadata(saved.folder)
+    if metadata is not None and base and Path(base).is_absolute() and not Path(base).exists():
+        base, revision = metadata["base"]["name"], metadata["base"]["revision"]
     if base is None:
         raise UserError(
             f"{saved.folder / CONFIG_FILE} names no base (base_model_name_or_path).\n"
             "Type base=… with the checkpoint that it was trained on, a folder or a hub id."
         )
     return base, revision
-
-
-log = logging.getLogger("lora_whisper")
-
-Verdict = Literal["same", "another", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -359,18 +345,18 @@ def _compared_by_name(saved: SavedAdapter, checkpoint: Checkpoint) -> tuple[Verd
 
 
 def provenance_of(adapter: Path) -> BaseProvenance:
-    """What the adapter's record, or the run that it lies in, says of its base.
+    """What `lora_whisper.json`, or the run that it lies in, says of the adapter's base.
 
     Of weights that were put there since, neither says anything.
 
     Raises:
-        UserError: its record is broken.
+        UserError: `lora_whisper.json` is broken.
     """
-    record, weights = read_metadata(adapter), adapter / WEIGHTS_FILE
-    if record is not None:
-        if weights.is_file() and sha256(weights) != record["adapter"]["sha256"]:
+    metadata, weights = read_metadata(adapter), adapter / WEIGHTS_FILE
+    if metadata is not None:
+        if weights.is_file() and sha256(weights) != metadata["adapter"]["sha256"]:
             return BaseProvenance(None, None)
-        return BaseProvenance(record["base"]["commit"], record["base"]["sha256"])
+        return BaseProvenance(metadata["base"]["commit"], metadata["base"]["sha256"])
     run = RunFolder(adapter.parent)
     if adapter != run.adapter or not run.is_complete() or not is_trained_adapter(run):
         return BaseProvenance(None, None)

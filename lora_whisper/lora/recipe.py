@@ -23,12 +23,7 @@ from lora_whisper.lora.provenance import (
 from lora_whisper.lora.resolve import name_of, resolve_adapter, resolve_run
 from lora_whisper.lora.saved import CONFIG_FILE, adapter_hashes, open_adapter, read_saved
 from lora_whisper.lora.validation import require_shapes, shapes_of_weights
-from lora_whisper.model.checkpoint import (
-    fingerprint,
-    locate,
-    merged_hashes,
-    weight_files,
-)
+from lora_whisper.model.checkpoint import fingerprint, locate, merged_hashes, weight_files
 from lora_whisper.model.weights import TIED, read_shapes
 from lora_whisper.paths import file_name, plain_name, program
 from lora_whisper.run_config import read_config
@@ -49,8 +44,8 @@ ANOTHER_BASE = (
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the adapters."""
+class WeightedAdapter:
+    """One of the adapters that are merged."""
 
     name: str  # of its run or folder, or its hub id
     folder: Path
@@ -66,18 +61,18 @@ class Part:
 class Recipe:
     """All that decides on the merged weights."""
 
-    parts: tuple[Part, ...]
+    adapters: tuple[WeightedAdapter, ...]
     base: ModelConfig
     into: str
     dtype: str
-    place: RunFolder  # in which merged/ is put; not always a run
+    folder: RunFolder  # in which merged/ is put; not always a run
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written beside the weights: no path, but what names the files exactly."""
         checkpoint = locate(self.base)
         return {
             "adapters": [
-                {"name": part.name, "weight": part.weight} | part.hashes() for part in self.parts
+                {"name": one.name, "weight": one.weight} | one.hashes() for one in self.adapters
             ],
             "base": {"name": file_name(checkpoint.name), "fingerprint": fingerprint(checkpoint)},
             "into": self.into,
@@ -98,19 +93,19 @@ def read_recipe(
             would be replaced unasked.
     """
     recipe = _of_run(config) if config.run else _of_adapters(config)
-    if recipe.place.merged.exists() and not (config.overwrite or is_unfinished(recipe)):
-        raise UserError(f"{recipe.place.merged} exists. Type overwrite=true to replace it.")
+    if recipe.folder.merged.exists() and not (config.overwrite or is_unfinished(recipe)):
+        raise UserError(f"{recipe.folder.merged} exists. Type overwrite=true to replace it.")
     named_in = ""
     if config.base is None:  # nobody typed it
-        first = f"{CONFIG_FILE} of {recipe.parts[0].name}"
-        named_in = str(recipe.place.config) if config.run else first
+        first = f"{CONFIG_FILE} of {recipe.adapters[0].name}"
+        named_in = str(recipe.folder.config) if config.run else first
     checkpoint = locate(recipe.base, key="base", named_in=named_in)
     shapes = read_shapes(weight_files(checkpoint))
     shapes.pop(TIED, None)  # an adapter on it would untie it from the embeddings
-    for part in recipe.parts:
-        saved = open_adapter(part.folder)
+    for adapter in recipe.adapters:
+        saved = open_adapter(adapter.folder)
         require_shapes(saved, shapes_of_weights(shapes))
-        require_base(saved, part.name, checkpoint, ANOTHER_BASE, config.force)
+        require_base(saved, adapter.name, checkpoint, ANOTHER_BASE, config.force)
     return recipe
 
 
@@ -124,7 +119,10 @@ def merged_recipe(folder: RunFolder) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     recipe = as_written(path, {"adapters"})
-    if recipe is not None and _are_parts(recipe["adapters"]):
+    adapters = recipe["adapters"] if recipe is not None else None
+    if isinstance(adapters, list) and all(
+        isinstance(one, dict) and "sha256" in one for one in adapters
+    ):
         return recipe
     raise UserError(f"{path} is not what was written there.\nType {merge_again(folder)}")
 
@@ -156,12 +154,6 @@ def has_other_weights(
     )
 
 
-def _are_parts(adapters: Any) -> bool:
-    return isinstance(adapters, list) and all(
-        isinstance(one, dict) and "sha256" in one for one in adapters
-    )
-
-
 def require_current(folder: RunFolder) -> None:
     """See that a run's merged model was made of the adapter beside it.
 
@@ -179,18 +171,15 @@ def require_current(folder: RunFolder) -> None:
     recipe = merged_recipe(folder)
     made_of = recipe["adapters"] if recipe else []
     own = trained_hashes(folder) or adapter_hashes(folder.adapter)
-    if "adapter" in own and not any(_is_of(part, own) for part in made_of):
+    settings = own.get("adapter_settings")  # which older runs and recipes lack
+    if "adapter" in own and not any(
+        one["sha256"] == own["adapter"] and settings in (None, one.get("settings_sha256", settings))
+        for one in made_of
+    ):
         raise UserError(
             f"{folder.merged} was not made of the adapter beside it, or by an older version.\n"
             f"Type {merge_again(folder)}"
         )
-
-
-def _is_of(part: Mapping[str, Any], own: Mapping[str, str]) -> bool:
-    """Whether a part of a recipe is the adapter with these hashes; older ones lack the second."""
-    settings = own.get("adapter_settings")
-    known = part.get("settings_sha256", settings)
-    return part["sha256"] == own["adapter"] and (settings is None or known == settings)
 
 
 def require_whole_merged(folder: RunFolder) -> None:
@@ -235,32 +224,32 @@ def _of_run(config: MergeConfig) -> Recipe:
             "adapter has never met weights of nf4.\nType into=full."
         )
     model = replace(trained.model, allow_pickle=config.allow_pickle or trained.model.allow_pickle)
-    part = Part(run.path.name, run.adapter, config.scale)
+    adapter = WeightedAdapter(run.path.name, run.adapter, config.scale)
     if config.base is not None:
         model = replace(model, checkpoint=config.base, revision=None)
-    return Recipe((part,), model, config.into, config.dtype, run)
+    return Recipe((adapter,), model, config.into, config.dtype, run)
 
 
 def _of_adapters(config: MergeConfig) -> Recipe:
     count = len(config.adapters)
-    parts = [
-        Part(
+    adapters = [
+        WeightedAdapter(
             name_of(one.path),
             resolve_adapter(one.path, "adapter", config.allow_pickle),
             config.scale * (1 / count if one.weight is None else one.weight),
         )
         for one in config.adapters
     ]
-    first = read_saved(parts[0].folder)
+    first = read_saved(adapters[0].folder)
     base = (config.base, None) if config.base else named_base(first)
     model = in_own_dtype(*base, allow_pickle=config.allow_pickle)
-    place = RunFolder(Path("outputs") / (config.name or plain_name(Path(parts[0].name).name)))
-    if place.is_run():
+    folder = RunFolder(Path("outputs") / (config.name or plain_name(Path(adapters[0].name).name)))
+    if folder.is_run():
         raise UserError(
-            f"{place.path} is a run, whose own adapter merged/ there would be taken for.\n"
-            f"Type {shlex.quote(f'run={place.path}')} to merge that, or name=… for another folder."
+            f"{folder.path} is a run, whose own adapter merged/ there would be taken for.\n"
+            f"Type {shlex.quote(f'run={folder.path}')} to merge that, or name=… for another folder."
         )
-    require_own_place(place.path)
-    if place.path.exists() and not place.path.is_dir():
-        raise UserError(f"{place.path} is there, and no folder. Type another name=…")
-    return Recipe(tuple(parts), model, config.into, config.dtype, place)
+    require_own_place(folder.path)
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UserError(f"{folder.path} is there, and no folder. Type another name=…")
+    return Recipe(tuple(adapters), model, config.into, config.dtype, folder)

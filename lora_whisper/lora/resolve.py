@@ -13,21 +13,14 @@ from lora_whisper.files import written_whole
 from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import CONFIG_FILE, WEIGHTS_FILE
 from lora_whisper.model.base_files import CONFIG
-from lora_whisper.model.checkpoint import (
-    is_hub_id,
-    sha256,
-)
+from lora_whisper.model.checkpoint import is_hub_id, sha256
 from lora_whisper.model.weights import allowing, read_pickled, require_allowed
-from lora_whisper.paths import (
-    cache_folder,
-    local_path,
-    plain_name,
-    program,
-)
+from lora_whisper.paths import cache_folder, local_path, plain_name, program
 from lora_whisper.run_folder import METADATA_FILE, RECIPE_FILE, RunFolder, existing_run, run_around
 
 Asking = Literal["merge", "evaluate", "export", "push"]
 
+PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
 ADAPTER, MERGED, MODEL = "an adapter", "a merged model without its run", "a whole model"
 
 
@@ -42,19 +35,17 @@ def resolve_run(given: str, command: Asking) -> RunFolder:
         return existing_run(given)
     if (run := run_around(given)) is not None:
         raise UserError(f"run={given}: this folder lies in a run. Type {shlex.quote(f'run={run}')}")
-    if (what := _what_lies(path)) is None:
+    if (path / CONFIG_FILE).is_file():
+        what = ADAPTER
+    elif any((folder / RECIPE_FILE).is_file() for folder in (path, RunFolder(path).merged)):
+        what = MERGED
+    elif (path / CONFIG).is_file():
+        what = MODEL
+    else:
         return existing_run(given)
     raise UserError(
         f"run={given}: {what}, and no run.\n{_other_command(what, Path(given), command)}"
     )
-
-
-def _what_lies(path: Path) -> str | None:
-    if (path / CONFIG_FILE).is_file():
-        return ADAPTER
-    if any((folder / RECIPE_FILE).is_file() for folder in (path, RunFolder(path).merged)):
-        return MERGED
-    return MODEL if (path / CONFIG).is_file() else None
 
 
 def _other_command(what: str, folder: Path, command: Asking) -> str:
@@ -79,9 +70,6 @@ def _other_command(what: str, folder: Path, command: Asking) -> str:
         merge = f"{program()} merge {shlex.quote(f'adapter={folder}')}"
         return f"Type {merge}, and then {shlex.quote(f'run={place}')}"
     return "export takes a run, or the folder that merge adapter=… has written."
-
-
-PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
 
 
 def resolve_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
@@ -111,18 +99,17 @@ def resolve_adapter(given: str, key: str, allow_pickle: bool = False) -> Path:
             return _safe(folder, given, key, allow_pickle)
     if path.exists() or not is_hub_id(given):
         found = "holds no adapter" if path.exists() else "there is no such folder"
-        raise UserError(f"{key}={given}: {found}.\n{_what_to_type(given, path, key)}")
+        if (around := run_around(given)) is not None:
+            advice = f"It lies in a run: type {shlex.quote(f'{key}={around}')}"
+        elif below := adapters_below(path):
+            typed = [f"{key}={Path(given) / folder.relative_to(path)}" for folder in below]
+            advice = f"Below it lies an adapter: type {' or '.join(typed)}"
+        else:
+            advice = (
+                f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
+            )
+        raise UserError(f"{key}={given}: {found}.\n{advice}")
     return _safe(_downloaded(given, key, allow_pickle), given, key, allow_pickle)
-
-
-def _what_to_type(given: str, path: Path, key: str) -> str:
-    if (run := run_around(given)) is not None:
-        return f"It lies in a run: type {shlex.quote(f'{key}={run}')}"
-    below = adapters_below(path)
-    if not below:
-        return f"Type the folder of a complete run, one with {CONFIG_FILE} in it, or a hub id."
-    typed = [f"{key}={Path(given) / folder.relative_to(path)}" for folder in below]
-    return f"Below it lies an adapter: type {' or '.join(typed)}"
 
 
 def adapters_below(path: Path) -> list[Path]:
@@ -186,12 +173,7 @@ def _safe(folder: Path, given: str, key: str, allow_pickle: bool) -> Path:
     if (folder / WEIGHTS_FILE).is_file() or not (folder / PICKLED).is_file():
         return folder
     require_allowed(f"{key}={given}", allow_pickle, key)
-    return _unpickled(folder)
-
-
-def _unpickled(folder: Path) -> Path:
-    """A copy in the cache, whose weights can run nothing."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # imports torch, which most adapters need not wait for
 
     place = cache_folder("adapters") / sha256(folder / PICKLED, folder / CONFIG_FILE)
     if not place.is_dir():

@@ -139,10 +139,11 @@ def open_adapter(folder: Path) -> SavedAdapter:
         UserError: see `read_saved`; or a number is infinite or none.
     """
     saved = read_saved(folder)
-    broken = [
-        f"{_layer_of(key)}: {count:,} of the {total:,} numbers in {_tensor_of(key)} are not finite"
-        for key, count, total in _not_finite(folder / WEIGHTS_FILE)
-    ]
+    broken = []
+    for key, count, total in _not_finite(folder / WEIGHTS_FILE):
+        layer = _layer_of(key)  # of which a tensor is lora_A, lora_B, …
+        name = key.removeprefix(f"{PREFIX}{layer}").removesuffix(".weight").lstrip(".") or key
+        broken.append(f"{layer}: {count:,} of the {total:,} numbers in {name} are not finite")
     if broken:
         raise UnsoundAdapter(
             folder, broken, "Its training went wrong, or the file is damaged: take another copy."
@@ -157,7 +158,9 @@ def read_saved(folder: Path) -> SavedAdapter:
         UserError: `folder` holds no adapter; one that adds something else than B·A to the weights
             of linear layers, which DoRA may scale; or one of which anything is missing.
     """
-    require_adapter(folder)
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} holds no adapter: expected {' and '.join(missing)}")
     try:
         config = read_object(folder / CONFIG_FILE, MOST_BYTES)
     except ValueError as error:
@@ -169,7 +172,12 @@ def read_saved(folder: Path) -> SavedAdapter:
     if problems := config_problems(config):
         raise UnsoundAdapter(folder, problems, way_on(config, problems, folder))
     if problems := list(_tensor_problems(config, tensors)):
-        raise UnsoundAdapter(folder, problems, _way_on(config, tensors, folder))
+        advice = ""  # about matrices that are sound, and of no linear layer
+        if any(".lora_embedding_" in key or _layer_of(key) == PROJECTION for key in tensors):
+            advice = PARTED
+        elif any(len(a.shape) > 2 for _, a in _as(tensors)):  # of convolutions
+            advice = by_peft(config, folder)
+        raise UnsoundAdapter(folder, problems, advice)
     pairs = {_layer_of(key): (tensor, tensors[_partner(key)]) for key, tensor in _as(tensors)}
     try:
         alphas = alphas_of(config, pairs)
@@ -189,17 +197,6 @@ def read_saved(folder: Path) -> SavedAdapter:
     return SavedAdapter(folder, config, layers, tokens_of(config), rows.shape[1] if rows else None)
 
 
-def require_adapter(folder: Path) -> None:
-    """See that both files of an adapter are there.
-
-    Raises:
-        UserError: names what is missing.
-    """
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{folder} holds no adapter: expected {' and '.join(missing)}")
-
-
 def require_sum(saved: SavedAdapter) -> None:
     """See that the adapter is a sum with the weights, which can be scaled, and added to others.
 
@@ -214,6 +211,13 @@ def require_sum(saved: SavedAdapter) -> None:
 
 
 # ── what the header says ─────────────────────────────────────────────────────────────────────
+
+LEFT_THERE = {  # by how a tensor's name ends: what somebody may have trained it as
+    MAGNITUDE_SUFFIX: "; of DoRA, and use_dora is off",
+    ".lora_embedding_A": "; of the embeddings",
+    ".lora_embedding_B": "; of the embeddings",
+    ".lora_B.bias": "; B has a bias",
+}
 
 
 def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> Iterator[str]:
@@ -233,20 +237,22 @@ def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -
         elif key.startswith(PREFIX) and key.endswith((A_SUFFIX, B_SUFFIX)):
             yield from _pair_problems(key, tensor, tensors, ranks)
         else:
-            yield f"{name}: not a matrix A or B of a pair{_why_not(key, config)}"
+            guess = next((why for end, why in LEFT_THERE.items() if key.endswith(end)), "")
+            yield f"{name}: not a matrix A or B of a pair{guess}"
     if not any(_as(tensors)):
         yield f"{WEIGHTS_FILE} holds no matrices of any layer"
-    if config.get("use_dora"):
-        yield from _magnitude_problems(tensors)
-    yield from _token_problems(config, tensors.get(TOKENS_KEY))
-
-
-def _way_on(config: Mapping[str, Any], tensors: Mapping[str, Stored], folder: Path) -> str:
-    """What to do about matrices that are sound, and of no linear layer."""
-    if any(".lora_embedding_" in key or _layer_of(key) == PROJECTION for key in tensors):
-        return PARTED
-    is_of_convolutions = any(len(a.shape) > 2 for _, a in _as(tensors))
-    return by_peft(config, folder) if is_of_convolutions else ""
+    for key, _ in _as(tensors) if config.get("use_dora") else ():
+        expected = tensors[_partner(key)].shape[:1] if _partner(key) in tensors else None
+        lengths = tensors.get(f"{key.removesuffix(A_SUFFIX)}{MAGNITUDE_SUFFIX}")
+        if lengths is None:
+            yield f"{_layer_of(key)}: use_dora is on, and its lengths are missing"
+        elif lengths.shape != expected:
+            yield f"{_layer_of(key)}: expected lengths of shape {expected}, found {lengths.shape}"
+    tokens, rows = tokens_of(config), tensors.get(TOKENS_KEY)
+    if rows is None and tokens:
+        yield f"the embeddings of {len(tokens)} trained tokens are missing"
+    elif rows is not None and (len(rows.shape) != 2 or rows.shape[0] != len(tokens) or not tokens):
+        yield f"expected embeddings of {len(tokens)} trained tokens, found {rows.shape}"
 
 
 def _pair_problems(
@@ -271,35 +277,6 @@ def _pair_problems(
         )
 
 
-def _why_not(key: str, config: Mapping[str, Any]) -> str:
-    """A guess at what somebody has left there."""
-    reasons = {
-        MAGNITUDE_SUFFIX: "; of DoRA, and use_dora is off",
-        ".lora_embedding_A": "; of the embeddings",
-        ".lora_embedding_B": "; of the embeddings",
-        ".lora_B.bias": "; B has a bias",
-    }
-    return next((why for end, why in reasons.items() if key.endswith(end)), "")
-
-
-def _magnitude_problems(tensors: Mapping[str, Stored]) -> Iterator[str]:
-    for key, _ in _as(tensors):
-        expected = tensors[_partner(key)].shape[:1] if _partner(key) in tensors else None
-        found = tensors.get(f"{key.removesuffix(A_SUFFIX)}{MAGNITUDE_SUFFIX}")
-        if found is None:
-            yield f"{_layer_of(key)}: use_dora is on, and its lengths are missing"
-        elif found.shape != expected:
-            yield f"{_layer_of(key)}: expected lengths of shape {expected}, found {found.shape}"
-
-
-def _token_problems(config: Mapping[str, Any], rows: Stored | None) -> Iterator[str]:
-    tokens = tokens_of(config)
-    if rows is None and tokens:
-        yield f"the embeddings of {len(tokens)} trained tokens are missing"
-    elif rows is not None and (len(rows.shape) != 2 or rows.shape[0] != len(tokens) or not tokens):
-        yield f"expected embeddings of {len(tokens)} trained tokens, found {rows.shape}"
-
-
 def _as(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
     """The matrices A."""
     return ((key, one) for key, one in tensors.items() if key.endswith(A_SUFFIX))
@@ -319,11 +296,6 @@ def _layer_of(key: str) -> str:
     return path
 
 
-def _tensor_of(key: str) -> str:
-    """What the tensor is to its layer: lora_A, lora_B, …"""
-    return key.removeprefix(f"{PREFIX}{_layer_of(key)}").removesuffix(".weight").lstrip(".") or key
-
-
 # ── what the numbers are ─────────────────────────────────────────────────────────────────────
 
 
@@ -338,19 +310,16 @@ def _not_finite(path: Path) -> Iterator[tuple[str, int, int]]:
             continue
         start, end = entry["data_offsets"]
         numbers = np.frombuffer(values[start:end], FLOATS[entry["dtype"]])
-        count = sum(
-            _count_not_finite(numbers[first : first + VALUES_AT_ONCE], entry["dtype"])
-            for first in range(0, len(numbers), VALUES_AT_ONCE)
-        )
+        count = 0
+        for first in range(0, len(numbers), VALUES_AT_ONCE):
+            some = numbers[first : first + VALUES_AT_ONCE]
+            if entry["dtype"] == "BF16":
+                some = (some.astype(np.uint32) << 16).view(np.float32)
+            with np.errstate(over="ignore"):
+                is_finite = np.isfinite(some.astype(np.float32, copy=False))
+            count += int(np.count_nonzero(~is_finite))
         if count:
             yield key, count, len(numbers)
-
-
-def _count_not_finite(numbers: np.ndarray, dtype: str) -> int:
-    if dtype == "BF16":
-        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
-        return int(np.count_nonzero(~np.isfinite(numbers.astype(np.float32, copy=False))))
 
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes

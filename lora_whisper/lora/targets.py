@@ -27,12 +27,17 @@ def target_ranks(config: AdapterConfig, shape: WhisperConfig) -> dict[str, int]:
     Raises:
         UserError: a range of layers that the checkpoint does not have.
     """
-    return {
-        f"model.{module}.layers.{layer}.{name}": getattr(config, f"{module}_rank") or config.rank
-        for module, given in config.ranges.items()
-        for layer in _layers(module, given, getattr(shape, f"{module}_layers"))
-        for name in _linear_names(module, PRESETS[config.targets])
-    }
+    wanted, ranks = PRESETS[config.targets], dict[str, int]()
+    for module, given in config.ranges.items():
+        # self_attn.q_proj, …, fc2: the linear layers of one Transformer layer that are wanted.
+        names = [
+            f"{one}.{name}" for one in ATTENTIONS[module] for name in wanted if name in ATTENTION
+        ]
+        names += [name for name in wanted if name not in ATTENTION]
+        rank = getattr(config, f"{module}_rank") or config.rank
+        for layer in _layers(module, given, getattr(shape, f"{module}_layers")):
+            ranks |= {f"model.{module}.layers.{layer}.{name}": rank for name in names}
+    return ranks
 
 
 def layer_shapes(shape: WhisperConfig) -> dict[str, tuple[int, ...]]:
@@ -53,14 +58,6 @@ def layer_shapes(shape: WhisperConfig) -> dict[str, tuple[int, ...]]:
 def sees_sound(path: str) -> bool:
     """Whether a layer's inputs are of the encoder's positions, and not of the text's tokens."""
     return ".encoder." in path or path.endswith(SOUND_IN_DECODER)
-
-
-def _linear_names(module: str, wanted: tuple[str, ...]) -> list[str]:
-    """`self_attn.q_proj`, …, `fc2`: the linear layers of one Transformer layer that are wanted."""
-    attention = [name for name in wanted if name in ATTENTION]
-    return [f"{one}.{name}" for one in ATTENTIONS[module] for name in attention] + [
-        name for name in wanted if name not in ATTENTION
-    ]
 
 
 def _layers(module: str, given: str, count: int) -> range:

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lora_whisper.config import AdapterConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.layers import MODULES, WHOLE, as_text
-from lora_whisper.lora.adapter_config import (
-    targeted,
-)
+from lora_whisper.lora.adapter_config import targeted
 from lora_whisper.lora.provenance import require_base
 from lora_whisper.lora.resolve import resolve_adapter
 from lora_whisper.lora.saved import CONFIG_FILE, PREFIX, WEIGHTS_FILE, SavedAdapter, UnsoundAdapter
@@ -26,6 +24,11 @@ from lora_whisper.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import WhisperConfig
+
+
+FINAL_SHARE = 0.3  # of the steps, at the end of a run, in which AdaLoRA's ranks stay as they are
+EMBEDDINGS = "model.decoder.embed_tokens"
+Shape = tuple[int, ...]
 
 
 def require_possible(config: AdapterConfig, shape: WhisperConfig) -> None:
@@ -60,9 +63,6 @@ def require_components(rank: int, width: int) -> None:
         )
 
 
-FINAL_SHARE = 0.3  # of the steps, at the end of a run, in which AdaLoRA's ranks stay as they are
-
-
 def initial_rank(rank: int) -> int:
     """Of every layer, from which AdaLoRA's ranks go down until their mean is `rank`.
 
@@ -86,12 +86,6 @@ def final_steps(total_steps: int) -> int:
     return steps
 
 
-EMBEDDINGS = "model.decoder.embed_tokens"
-
-
-Shape = tuple[int, ...]
-
-
 def require_shapes(saved: SavedAdapter, base: Mapping[str, Shape]) -> None:
     """See that each layer that the adapter changes is there, and as large as it expects.
 
@@ -104,7 +98,7 @@ def require_shapes(saved: SavedAdapter, base: Mapping[str, Shape]) -> None:
     Raises:
         UserError: names each layer that does not fit, what was found and what was expected.
     """
-    problems = [*_layer_problems(saved, base), *_token_row_problems(saved, base)]
+    problems = list(_shape_problems(saved, base))
     if problems:
         raise UserError(
             f"The adapter in {saved.folder} does not fit its base, {len(problems)} of its "
@@ -131,7 +125,7 @@ def require_shapes(saved: SavedAdapter, base: Mapping[str, Shape]) -> None:
         raise UnsoundAdapter(saved.folder, lines, "The files are not whole: take another copy.")
 
 
-def _layer_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[str]:
+def _shape_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[str]:
     for path, layer in saved.layers.items():
         expected = base.get(path)
         if expected is None:
@@ -141,6 +135,12 @@ def _layer_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[
                 f"{path}: found an adapter of {_by(layer.shape)} (outputs × inputs), "
                 f"expected {_by(expected)}"
             )
+    count, width = base[EMBEDDINGS]
+    beyond = [token for token in saved.tokens if token >= count]
+    if beyond:
+        yield f"it trained the token {beyond[0]}, and the base has {count:,} of them"
+    if saved.token_width not in (None, width):
+        yield f"its embeddings are {saved.token_width} wide, expected {width}"
 
 
 def _what_it_is_of(saved: SavedAdapter, base: Mapping[str, Shape]) -> str:
@@ -152,15 +152,6 @@ def _what_it_is_of(saved: SavedAdapter, base: Mapping[str, Shape]) -> str:
                 f"In {WEIGHTS_FILE}, put {part} behind {PREFIX} in each name."
             )
     return "It was trained on a Whisper of another size."
-
-
-def _token_row_problems(saved: SavedAdapter, base: Mapping[str, Shape]) -> Iterator[str]:
-    count, width = base[EMBEDDINGS]
-    beyond = [token for token in saved.tokens if token >= count]
-    if beyond:
-        yield f"it trained the token {beyond[0]}, and the base has {count:,} of them"
-    if saved.token_width not in (None, width):
-        yield f"its embeddings are {saved.token_width} wide, expected {width}"
 
 
 def shapes_of_weights(weights: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -210,7 +201,18 @@ def require_fit(
         UserError: says what does not fit, and what to type.
     """
     require_shapes(saved, layer_shapes(shape))
-    problems, settings = _layers_without_room(saved, config, shape)
+    ranks = target_ranks(config, shape)
+    problems = [f"it adapts {path}, this run does not" for path in saved.ranks if path not in ranks]
+    problems += [
+        f"{path} is of rank {rank}, here of rank {ranks[path]}"
+        for path, rank in saved.ranks.items()
+        if rank > ranks.get(path, rank)
+    ]
+    settings = [
+        f"adapter.{name}={'null' if value is None else value}"
+        for name, value in vars(_widened(config, saved, shape)).items()
+        if value != getattr(config, name)
+    ]
     for token in saved.tokens:
         if token not in tokens:
             code = next((code for code, one in languages.items() if one == token), "CODE")
@@ -221,27 +223,6 @@ def require_fit(
             f"The adapter in {saved.folder} does not fit into this run's:\n{listing(problems)}\n"
             f"Type {' '.join(settings)}"
         )
-
-
-def _layers_without_room(
-    saved: SavedAdapter, config: AdapterConfig, shape: WhisperConfig
-) -> tuple[list[str], list[str]]:
-    """What of `saved` has no room in the adapter of `config`, and the settings that give it."""
-    ranks = target_ranks(config, shape)
-    wider = _widened(config, saved, shape)
-    missing = [path for path in saved.ranks if path not in ranks]
-    problems = [f"it adapts {path}, this run does not" for path in missing]
-    problems += [
-        f"{path} is of rank {rank}, here of rank {ranks[path]}"
-        for path, rank in saved.ranks.items()
-        if rank > ranks.get(path, rank)
-    ]
-    settings = [
-        f"adapter.{name}={'null' if value is None else value}"
-        for name, value in vars(wider).items()
-        if value != getattr(config, name)
-    ]
-    return problems, settings
 
 
 def _widened(config: AdapterConfig, saved: SavedAdapter, shape: WhisperConfig) -> AdapterConfig:

@@ -3,7 +3,7 @@
 Matrices by kind, each below the path of its layer (all fp32, all trained):
 
     lora, rslora, eva   lora_A (rank, inputs)  lora_B (outputs, rank), B starts at zero
-    pissa               the same two, and neither starts at zero: see `lora.pissa`
+    pissa               the same two, and neither starts at zero: see `lora.initialization`
     dora                the same two, and lora_magnitude_vector (outputs,)
     adalora             the same two, neither zero, and lora_E (rank, 1), which starts at zero
 """
@@ -60,14 +60,40 @@ def peft_config(
         "task_type": None,  # SEQ_2_SEQ_LM would pass input_ids, which Whisper does not take
     }
     if config.kind == "adalora":
-        return _adalora_config(config, total_steps, common)
+        if total_steps is None:
+            raise UserError("adapter=adalora plans by the run's steps: type training.max_steps=…")
+        return AdaLoraConfig(
+            target_r=config.rank,
+            init_r=initial_rank(config.rank),
+            tinit=int(START_SHARE * total_steps),
+            tfinal=final_steps(total_steps),
+            deltaT=INTERVAL_STEPS,
+            orth_reg_weight=ORTHOGONALITY_WEIGHT,
+            total_step=total_steps,
+            **common,
+        )
+    # The module whose rank is not the highest, as one expression and not a path for each layer:
+    # PEFT tries them all on every layer.
+    rank, by_module = max(ranks.values()), {path.split(".")[1]: one for path, one in ranks.items()}
     return LoraConfig(
-        r=max(ranks.values()),
-        rank_pattern=_rank_pattern(ranks),
+        r=rank,
+        rank_pattern={
+            rf"model\.{module}\.layers\..+": one for module, one in by_module.items() if one != rank
+        },
         use_rslora=config.kind == "rslora",
         use_dora=config.kind == "dora",
         **common,
     )
+
+
+def shipped_share(config: AdapterConfig) -> float:
+    """How many times as many numbers ship as are trained.
+
+    PiSSA ships at twice its rank; AdaLoRA's ranks go down to `rank` on the mean.
+    """
+    if config.kind == "pissa":
+        return 2.0
+    return config.rank / initial_rank(config.rank) if config.kind == "adalora" else 1.0
 
 
 def config_of_saved(saved: SavedAdapter) -> LoraConfig:
@@ -121,34 +147,3 @@ def measure_magnitudes(model: PeftModel) -> None:
         weight = dequantize_module_weight(layer.get_base_layer()).float()
         magnitude = layer.lora_magnitude_vector[ADAPTER].weight
         magnitude.copy_(torch.linalg.norm(weight, dim=1))
-
-
-def _rank_pattern(ranks: dict[str, int]) -> dict[str, int]:
-    """The module whose rank is not the highest, as the expression by which PEFT finds its layers.
-
-    One expression and not a path for each layer: PEFT tries them all on every layer.
-    """
-    highest = max(ranks.values())
-    by_module = {path.split(".")[1]: rank for path, rank in ranks.items()}
-    return {
-        rf"model\.{module}\.layers\..+": rank
-        for module, rank in by_module.items()
-        if rank != highest
-    }
-
-
-def _adalora_config(
-    config: AdapterConfig, total_steps: int | None, common: dict[str, Any]
-) -> AdaLoraConfig:
-    if total_steps is None:
-        raise UserError("adapter=adalora plans by the run's steps: type training.max_steps=…")
-    return AdaLoraConfig(
-        target_r=config.rank,
-        init_r=initial_rank(config.rank),
-        tinit=int(START_SHARE * total_steps),
-        tfinal=final_steps(total_steps),
-        deltaT=INTERVAL_STEPS,
-        orth_reg_weight=ORTHOGONALITY_WEIGHT,
-        total_step=total_steps,
-        **common,
-    )

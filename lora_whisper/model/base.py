@@ -33,18 +33,13 @@ from lora_whisper.model.published import (
     plain_search,
     searched_otherwise,
 )
-from lora_whisper.model.weights import (
-    is_pickled,
-    read_tensors,
-    require_finite,
-)
+from lora_whisper.model.weights import is_pickled, read_tensors, require_finite
 
 if TYPE_CHECKING:
     import torch
     from transformers import (
         GenerationConfig,
         WhisperConfig,
-        WhisperFeatureExtractor,
         WhisperForConditionalGeneration,
         WhisperProcessor,
         WhisperTokenizer,
@@ -104,9 +99,17 @@ def load_processor(checkpoint: Checkpoint) -> WhisperProcessor:
     Raises:
         UserError: the tokenizer's files do not load.
     """
-    from transformers import WhisperProcessor
+    from transformers import WhisperFeatureExtractor, WhisperProcessor
 
-    return WhisperProcessor(_load_extractor(checkpoint), load_tokenizer(snapshot(checkpoint)))
+    # As the checkpoint's window and mel bins have it, with which the extractor's file was compared.
+    config = _read_config(checkpoint)
+    seconds = config["max_source_positions"] / base_files.POSITIONS_PER_SECOND
+    extractor = WhisperFeatureExtractor(
+        feature_size=config["num_mel_bins"],
+        chunk_length=int(seconds) if seconds.is_integer() else seconds,
+        **base_files.LOG_MEL,
+    )
+    return WhisperProcessor(extractor, load_tokenizer(snapshot(checkpoint)))
 
 
 def load_tokenizer(folder: Path) -> WhisperTokenizer:
@@ -126,19 +129,6 @@ def load_tokenizer(folder: Path) -> WhisperTokenizer:
             f"The tokenizer in {folder} does not load: {first_line(error)}\n"
             "Take its files from the checkpoint that the model was made of."
         ) from error
-
-
-def _load_extractor(checkpoint: Checkpoint) -> WhisperFeatureExtractor:
-    """As the checkpoint's window and mel bins have it, with which its file was compared."""
-    from transformers import WhisperFeatureExtractor
-
-    config = _read_config(checkpoint)
-    seconds = config["max_source_positions"] / base_files.POSITIONS_PER_SECOND
-    return WhisperFeatureExtractor(
-        feature_size=config["num_mel_bins"],
-        chunk_length=int(seconds) if seconds.is_integer() else seconds,
-        **base_files.LOG_MEL,
-    )
 
 
 def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -269,8 +259,3 @@ def _read_whole(
     if missing := [f"{key}: missing" for key in sorted(report["missing_keys"])]:
         raise UserError(f"{checkpoint.given} lacks weights:\n{listing(missing)}")
     return cast("WhisperForConditionalGeneration", model)
-
-
-def model_bytes(model: torch.nn.Module) -> int:
-    """Bytes of all parameters as they lie in memory; tied ones count once."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers.pre_tokenizers import ByteLevel
+
 from lora_whisper.json_files import (
     Check,
     flag,
@@ -122,7 +124,10 @@ def config_schema(vocabulary: int) -> dict[str, Check]:
 def generation_schema(config: Mapping[str, Any]) -> dict[str, Check]:
     """Of generation_config.json; whatever else it has is not read."""
     vocabulary = config["vocab_size"]
-    token = optional(whole(0, vocabulary - 1))
+    token, position = optional(whole(0, vocabulary - 1)), whole(0, 1_000)
+    pair = listed(lambda _: None, 2)
+    layer = whole(0, config["decoder_layers"] - 1)
+    head = whole(0, config["decoder_attention_heads"] - 1)
     return {
         "bos_token_id": token,
         "eos_token_id": _token_or_tokens(vocabulary),
@@ -132,8 +137,14 @@ def generation_schema(config: Mapping[str, Any]) -> dict[str, Check]:
         "prev_sot_token_id": token,
         "suppress_tokens": _tokens(vocabulary),
         "begin_suppress_tokens": _tokens(vocabulary),
-        "forced_decoder_ids": optional(listed(_forced(vocabulary))),
-        "alignment_heads": optional(listed(_head(config))),
+        # [position, token], or null for a token that is detected
+        "forced_decoder_ids": optional(
+            listed(lambda value: pair(value) or position(value[0]) or token(value[1]))
+        ),
+        # [decoder layer, head], whose attention follows the sound
+        "alignment_heads": optional(
+            listed(lambda value: pair(value) or layer(value[0]) or head(value[1]))
+        ),
         "lang_to_id": optional(named(whole(0, vocabulary - 1))),
         "task_to_id": optional(named(whole(0, vocabulary - 1))),
         "is_multilingual": optional(flag),
@@ -160,20 +171,6 @@ def _token_or_tokens(vocabulary: int) -> Check:
     return optional(lambda value: several(value) if isinstance(value, list) else one(value))
 
 
-def _forced(vocabulary: int) -> Check:
-    """[position, token], or null for a token that is detected."""
-    pair, position, token = listed(lambda _: None, 2), whole(0, 1_000), whole(0, vocabulary - 1)
-    return lambda value: pair(value) or position(value[0]) or optional(token)(value[1])
-
-
-def _head(config: Mapping[str, Any]) -> Check:
-    """[decoder layer, head], whose attention follows the sound."""
-    pair = listed(lambda _: None, 2)
-    layer = whole(0, config["decoder_layers"] - 1)
-    head = whole(0, config["decoder_attention_heads"] - 1)
-    return lambda value: pair(value) or layer(value[0]) or head(value[1])
-
-
 # ── the files ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -187,8 +184,13 @@ def problems_of(folder: Path, weights: Sequence[str]) -> list[str]:
     problems = problems or config_problems(config)
     if problems:
         return problems  # everything else is measured by it
+    if _is_there(folder / GENERATION):
+        values, problems = _read(folder, GENERATION)
+        problems = problems or problems_with(GENERATION, values, generation_schema(config))
+        if not problems and len({*(values.get("suppress_tokens") or ())}) >= config["vocab_size"]:
+            problems = [f"{GENERATION}: suppress_tokens: leaves no token that could be decoded"]
     return [
-        *_generation_problems(folder, config),
+        *problems,
         *_extractor_problems(folder, config),
         *_tokenizer_problems(folder, config["vocab_size"]),
         *(weight_problems(folder, weights, config) if weights else ()),
@@ -217,26 +219,14 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
         return problems
     needed = ("eos_token_id", "decoder_start_token_id")
     problems = problems_with(CONFIG, config, config_schema(config["vocab_size"]), needed)
-    return [*problems, *_width_problems(config)]
-
-
-def _width_problems(config: Mapping[str, Any]) -> Iterator[str]:
     width = config["d_model"]
     if width % 2:
-        yield f"{CONFIG}: d_model: expected an even number, found {width}"
-    for side in ("encoder", "decoder"):
-        key = f"{side}_attention_heads"
-        if width % config[key]:
-            yield f"{CONFIG}: {key}: expected a divisor of d_model={width}, found {config[key]}"
-
-
-def _generation_problems(folder: Path, config: Mapping[str, Any]) -> list[str]:
-    if not _is_there(folder / GENERATION):
-        return []
-    values, problems = _read(folder, GENERATION)
-    problems = problems or problems_with(GENERATION, values, generation_schema(config))
-    if not problems and len({*(values.get("suppress_tokens") or ())}) >= config["vocab_size"]:
-        problems = [f"{GENERATION}: suppress_tokens: leaves no token that could be decoded"]
+        problems.append(f"{CONFIG}: d_model: expected an even number, found {width}")
+    problems += [
+        f"{CONFIG}: {key}: expected a divisor of d_model={width}, found {config[key]}"
+        for key in ("encoder_attention_heads", "decoder_attention_heads")
+        if width % config[key]
+    ]
     return problems
 
 
@@ -287,34 +277,27 @@ def _differing(file: str, stated: Mapping[str, Any], expected: Mapping[str, Any]
 
 
 def _tokenizer_problems(folder: Path, vocabulary: int) -> list[str]:
-    problems = [*_tokenizer_config_problems(folder)]
+    problems: list[str] = []
+    if _is_there(folder / TOKENIZER_CONFIG):
+        values, problems = _read(folder, TOKENIZER_CONFIG)
+        problems += [
+            f"{TOKENIZER_CONFIG}: {key}: expected nothing, found {shown(values[key])}"
+            for key in REDIRECTING
+            if values.get(key)
+        ]
+        problems += problems_with(TOKENIZER_CONFIG, values, TOKENIZER_SCHEMA)
     for name in TOKENIZER_EXTRAS:
         if _is_there(folder / name):
             problems += _read(folder, name)[1]
-    if not _is_there(folder / TOKENIZER):
-        return problems + _plain_vocabulary_problems(folder, vocabulary)
-    values, unread = _read(folder, TOKENIZER)
-    return problems + (unread or [*_tokenizer_json_problems(values, vocabulary)])
-
-
-def _tokenizer_config_problems(folder: Path) -> Iterator[str]:
-    if not _is_there(folder / TOKENIZER_CONFIG):
-        return
-    values, problems = _read(folder, TOKENIZER_CONFIG)
-    yield from problems
-    for key in REDIRECTING:
-        if values.get(key):
-            yield f"{TOKENIZER_CONFIG}: {key}: expected nothing, found {shown(values[key])}"
-    yield from problems_with(TOKENIZER_CONFIG, values, TOKENIZER_SCHEMA)
-
-
-def _plain_vocabulary_problems(folder: Path, vocabulary: int) -> list[str]:
-    ids, problems = _read(folder, VOCABULARY)
+    if _is_there(folder / TOKENIZER):
+        values, unread = _read(folder, TOKENIZER)
+        return problems + (unread or [*_tokenizer_json_problems(values, vocabulary)])
+    ids, unread = _read(folder, VOCABULARY)
     try:
         read_bytes(folder / MERGES).decode("utf-8")
     except ValueError as error:
-        problems.append(f"{MERGES}: {error}")
-    return problems or [*_id_problems(VOCABULARY, "", ids, vocabulary)]
+        unread.append(f"{MERGES}: {error}")
+    return problems + (unread or [*_id_problems(VOCABULARY, "", ids, vocabulary)])
 
 
 def _tokenizer_json_problems(values: Mapping[str, Any], vocabulary: int) -> Iterator[str]:
@@ -334,8 +317,21 @@ def _tokenizer_json_problems(values: Mapping[str, Any], vocabulary: int) -> Iter
         if part is not None and kind != "ByteLevel":
             yield f'{TOKENIZER}: {key}: expected the type "ByteLevel", found {shown(kind)}'
     yield from _id_problems(TOKENIZER, "model.vocab: ", model.get("vocab"), vocabulary)
-    yield from _merge_problems(model.get("merges"))
-    yield from _added_problems(values.get("added_tokens", []), vocabulary)
+    merges, added = model.get("merges"), values.get("added_tokens", [])
+    schema = {"id": whole(0, vocabulary - 1), "content": text}
+
+    def pair(value: Any) -> str | None:
+        is_pair = isinstance(value, str) or listed(text, 2)(value) is None
+        return None if is_pair else "pairs of tokens"
+
+    def token(value: Any) -> str | None:
+        fits = isinstance(value, dict) and not problems_with("", value, schema, schema)
+        return None if fits else f"a token with an id below {vocabulary:,}"
+
+    if expected := listed(pair)(merges):
+        yield f"{TOKENIZER}: model.merges: expected {expected}, found {shown(merges)}"
+    if expected := listed(token)(added):
+        yield f"{TOKENIZER}: added_tokens: expected {expected}, found {shown(added)}"
 
 
 def _id_problems(file: str, key: str, ids: Any, vocabulary: int) -> Iterator[str]:
@@ -344,31 +340,9 @@ def _id_problems(file: str, key: str, ids: Any, vocabulary: int) -> Iterator[str
         return
     if len(set(ids.values())) < len(ids):
         yield f"{file}: {key}expected an id of its own for each token, found some twice"
-    from tokenizers.pre_tokenizers import ByteLevel
-
     lost = [letter for letter in ByteLevel.alphabet() if letter not in ids]
     if lost:  # what is written with them would vanish from texts
         yield f"{file}: {key}expected a token for each of 256 bytes, found {256 - len(lost)}"
-
-
-def _merge_problems(merges: Any) -> Iterator[str]:
-    def pair(value: Any) -> str | None:
-        is_pair = isinstance(value, str) or listed(text, 2)(value) is None
-        return None if is_pair else "pairs of tokens"
-
-    if expected := listed(pair)(merges):
-        yield f"{TOKENIZER}: model.merges: expected {expected}, found {shown(merges)}"
-
-
-def _added_problems(added: Any, vocabulary: int) -> Iterator[str]:
-    schema = {"id": whole(0, vocabulary - 1), "content": text}
-
-    def token(value: Any) -> str | None:
-        fits = isinstance(value, dict) and not problems_with("", value, schema, schema)
-        return None if fits else f"a token with an id below {vocabulary:,}"
-
-    if expected := listed(token)(added):
-        yield f"{TOKENIZER}: added_tokens: expected {expected}, found {shown(added)}"
 
 
 # ── the weights ──────────────────────────────────────────────────────────────────────────────
@@ -406,8 +380,16 @@ def tensor_problems(stored: Mapping[str, Stored], config: Mapping[str, Any]) -> 
     A layer more than config.json has would be left out in silence.
     """
     expected = expected_shapes(config)
-    if not stored.keys() & expected.keys() - {TIED}:
-        yield _other_names([*expected], [*stored])
+    if not stored.keys() & expected.keys() - {TIED}:  # another program wrote them, or a part of it
+        such = f"such as {shown(next(iter(stored)))}" if stored else "none"
+        if {f"{INNER}{name}" for name in stored} & expected.keys():
+            yield (
+                f"weights: expected names that begin with {INNER}, found {such}: WhisperModel has "
+                "saved them. Load the folder with Transformers' "
+                "WhisperForConditionalGeneration.from_pretrained and save it with save_pretrained"
+            )
+        else:
+            yield f"weights: expected names such as {[*expected][1]}, found {such}"
         return
     for name in expected:
         if name not in stored and name != TIED:
@@ -421,18 +403,6 @@ def tensor_problems(stored: Mapping[str, Stored], config: Mapping[str, Any]) -> 
         elif tensor.dtype not in FLOATS.values():
             kinds = " or ".join(FLOATS.values())
             yield f"{name}: {tensor.file}: expected {kinds}, found {tensor.dtype}"
-
-
-def _other_names(expected: Sequence[str], found: Sequence[str]) -> str:
-    """Not one tensor is called as it should be: another program wrote them, or a part of it."""
-    such = f"such as {shown(found[0])}" if found else "none"
-    if not {f"{INNER}{name}" for name in found} & {*expected}:
-        return f"weights: expected names such as {expected[1]}, found {such}"
-    return (
-        f"weights: expected names that begin with {INNER}, found {such}: WhisperModel has saved "
-        "them. Load the folder with Transformers' WhisperForConditionalGeneration.from_pretrained "
-        "and save it with save_pretrained"
-    )
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -454,8 +424,12 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes |= _norm(f"{top}.layer_norm", width)
         for layer in range(config[f"{side}_layers"]):
             path = f"{top}.layers.{layer}"
-            for kind in attentions:
-                shapes |= _attention(f"{path}.{kind}_attn", width)
+            for attention in (f"{path}.{kind}_attn" for kind in attentions):
+                shapes |= _norm(f"{attention}_layer_norm", width)
+                for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                    shapes[f"{attention}.{name}.weight"] = (width, width)
+                    if name != "k_proj":
+                        shapes[f"{attention}.{name}.bias"] = (width,)
             shapes |= _norm(f"{path}.final_layer_norm", width)
             shapes |= {f"{path}.fc1.weight": (hidden, width), f"{path}.fc1.bias": (hidden,)}
             shapes |= {f"{path}.fc2.weight": (width, hidden), f"{path}.fc2.bias": (width,)}
@@ -464,15 +438,6 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _norm(path: str, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{path}.weight": (width,), f"{path}.bias": (width,)}
-
-
-def _attention(path: str, width: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = _norm(f"{path}_layer_norm", width)
-    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes[f"{path}.{name}.weight"] = (width, width)
-        if name != "k_proj":
-            shapes[f"{path}.{name}.bias"] = (width,)
-    return shapes
 
 
 def names_code(folder: Path) -> list[str]:

@@ -18,7 +18,6 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
@@ -31,13 +30,7 @@ from lora_whisper.model.weights import (
     weight_names,
 )
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import (
-    MERGED_FILES,
-)
-
-if TYPE_CHECKING:
-    pass
-
+from lora_whisper.run_folder import MERGED_FILES
 
 log = logging.getLogger("lora_whisper")
 
@@ -281,21 +274,16 @@ def _require_whisper(folder: Path, checkpoint: Checkpoint) -> None:
     problems = _missing_files(folder, checkpoint.has_weights)
     if (folder / base_files.CONFIG).exists():
         problems += _stray_files(folder)
-        if not problems:
-            problems = _unsound_files(folder, checkpoint)
-        else:
+        if problems:
             problems += _config_problems(folder / base_files.CONFIG)
+        else:  # weights are looked at where they are, needed or not
+            names = weight_names(os.listdir(folder))
+            if checkpoint.has_weights:
+                names = _weight_names(checkpoint, names)
+            elif is_pickled(names) and not checkpoint.allow_pickle:
+                names = []
+            problems = list(_problems_of(folder, tuple(names), _state_of(folder)))
     _raise_for(checkpoint, problems)
-
-
-def _unsound_files(folder: Path, checkpoint: Checkpoint) -> list[str]:
-    """What the files say that cannot be; weights are looked at where they are, needed or not."""
-    names = weight_names(os.listdir(folder))
-    if checkpoint.has_weights:
-        names = _weight_names(checkpoint, names)
-    elif is_pickled(names) and not checkpoint.allow_pickle:
-        names = []
-    return list(_problems_of(folder, tuple(names), _state_of(folder)))
 
 
 def _state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -148,19 +148,16 @@ def timed(action: Callable[[], Value], device: torch.device) -> tuple[float, Val
 
     The first one pays for what is only done once: kernels are chosen, memory is mapped.
     """
-    seconds, value = _once(action, device)
-    if seconds < LONG_SECONDS:
-        again, value = _once(action, device)
-        seconds = min(seconds, again)
-    return seconds, value
-
-
-def _once(action: Callable[[], Value], device: torch.device) -> tuple[float, Value]:
-    _wait_for(device)
-    started = time.perf_counter()
-    value = action()
-    _wait_for(device)
-    return time.perf_counter() - started, value
+    seconds: list[float] = []
+    for _ in range(2):
+        _wait_for(device)
+        started = time.perf_counter()
+        value = action()
+        _wait_for(device)
+        seconds.append(time.perf_counter() - started)
+        if seconds[0] >= LONG_SECONDS:
+            break
+    return min(seconds), value
 
 
 def _wait_for(device: torch.device) -> None:

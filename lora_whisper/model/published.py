@@ -135,7 +135,21 @@ def completed(
     ids: Mapping[str, int] = tokenizer.get_vocab()
     # Empty ones are a habit of training scripts; what is decoded is not read there.
     legacy = {key: config.get(key) or None for key in ("suppress_tokens", "begin_suppress_tokens")}
-    usual = _usual(config, tokenizer, ids)
+    eot = ids.get("<|endoftext|>")
+    usual = {
+        "bos_token_id": eot,
+        "eos_token_id": eot,
+        "pad_token_id": eot,
+        "decoder_start_token_id": ids.get("<|startoftranscript|>"),
+        "no_timestamps_token_id": ids.get("<|notimestamps|>"),
+        "prev_sot_token_id": ids.get("<|startofprev|>"),
+        "max_initial_timestamp_index": LATEST_START_STEPS,
+        "max_length": config["max_target_positions"],
+        "return_timestamps": False,
+        "suppress_tokens": suppressed_tokens(tokenizer, ids),
+        "begin_suppress_tokens": [index for index in (ids.get("Ġ"), eot) if index is not None],
+        "alignment_heads": alignment_heads(config),
+    }
     given = _stated(legacy) | _stated(stated)
     is_multilingual = given.get("is_multilingual", config["vocab_size"] != ENGLISH_VOCABULARY)
     usual["is_multilingual"] = is_multilingual
@@ -169,24 +183,6 @@ def is_complete(stated: Mapping[str, Any]) -> bool:
     if stated.get("is_multilingual"):
         needed += ["lang_to_id", "task_to_id"]
     return all(stated.get(key) is not None for key in needed)
-
-
-def _usual(config: Mapping[str, Any], tokenizer: Any, ids: Mapping[str, int]) -> dict[str, Any]:
-    eot = ids.get("<|endoftext|>")
-    return {
-        "bos_token_id": eot,
-        "eos_token_id": eot,
-        "pad_token_id": eot,
-        "decoder_start_token_id": ids.get("<|startoftranscript|>"),
-        "no_timestamps_token_id": ids.get("<|notimestamps|>"),
-        "prev_sot_token_id": ids.get("<|startofprev|>"),
-        "max_initial_timestamp_index": LATEST_START_STEPS,
-        "max_length": config["max_target_positions"],
-        "return_timestamps": False,
-        "suppress_tokens": suppressed_tokens(tokenizer, ids),
-        "begin_suppress_tokens": [index for index in (ids.get("Ġ"), eot) if index is not None],
-        "alignment_heads": alignment_heads(config),
-    }
 
 
 def suppressed_tokens(tokenizer: Any, ids: Mapping[str, int]) -> list[int]:

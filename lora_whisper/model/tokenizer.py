@@ -17,11 +17,13 @@ from typing import Any
 import regex
 
 from lora_whisper.errors import UserError, listing
-from lora_whisper.model.published import SECONDS_PER_TIMESTAMP
+from lora_whisper.model.published import (
+    ENGLISH_VOCABULARY,
+    LANGUAGE_TOKEN,
+    SECONDS_PER_TIMESTAMP,
+    TASKS,
+)
 
-ENGLISH_ONLY_SIZE = 51_864  # openai/whisper tells `.en` checkpoints by this size
-LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
-TASKS = ("transcribe", "translate")
 # That older checkpoints lack: those that have it, and the related one whose token it may borrow.
 NEWER_LANGUAGES = {"yue": ("large-v3, turbo", "zh")}
 # Written without spaces between words; Whisper's own transcripts of them begin without one.
@@ -76,12 +78,7 @@ def read_special_tokens(
         UserError: names each token that is missing and each id that the files disagree about.
     """
     ids: Mapping[str, int] = tokenizer.get_vocab()
-    problems = [
-        *_missing(ids),
-        *_disagreements(ids, "generation_config.json", generation_config),
-        *_disagreements(ids, "config.json", model_config),
-        *_out_of_place(ids, model_config.vocab_size),
-    ]
+    problems = list(_problems(ids, generation_config, model_config))
     if problems:
         raise UserError(
             "The checkpoint's tokenizer does not belong to its model:\n" + listing(problems) + "\n"
@@ -89,9 +86,13 @@ def read_special_tokens(
         )
     # `.en` vocabularies hold the language tokens too, so their presence says nothing.
     declared = getattr(generation_config, "is_multilingual", None)
-    by_size = model_config.vocab_size != ENGLISH_ONLY_SIZE
+    by_size = model_config.vocab_size != ENGLISH_VOCABULARY  # as openai/whisper tells `.en`
     multilingual = by_size if declared is None else declared
-    languages = _languages(ids, generation_config) if multilingual else {}
+    languages = {}
+    if multilingual:  # those that generation does not know are no use to anyone
+        usable = getattr(generation_config, "lang_to_id", None) or ids
+        codes = {token: LANGUAGE_TOKEN.fullmatch(token) for token in ids if token in usable}
+        languages = {match[1]: ids[token] for token, match in codes.items() if match}
     return SpecialTokens(
         size=model_config.vocab_size,
         sot=ids["<|startoftranscript|>"],
@@ -108,7 +109,9 @@ def read_special_tokens(
     )
 
 
-def _missing(ids: Mapping[str, int]) -> Iterator[str]:
+def _problems(
+    ids: Mapping[str, int], generation_config: Any | None, model_config: Any
+) -> Iterator[str]:
     names = ["startoftranscript", "endoftext", "startofprev", "notimestamps", *TASKS]
     # `tokenizer.convert_tokens_to_ids` would answer <|endoftext|> for a token that is not there.
     for token in (f"<|{name}|>" for name in names):
@@ -116,6 +119,15 @@ def _missing(ids: Mapping[str, int]) -> Iterator[str]:
             yield f"{token}: not in the tokenizer"
     if "<|nospeech|>" not in ids and "<|nocaptions|>" not in ids:
         yield "<|nospeech|>: not in the tokenizer, nor is <|nocaptions|>"
+    yield from _disagreements(ids, "generation_config.json", generation_config)
+    yield from _disagreements(ids, "config.json", model_config)
+    # Generation takes the id after <|notimestamps|> for the first timestamp.
+    first = ids.get("<|0.00|>")  # older tokenizer files hold no timestamps
+    if first is not None and first - 1 != ids.get("<|notimestamps|>"):
+        yield f"<|0.00|>: {first} in the tokenizer, expected right after <|notimestamps|>"
+    highest, size = max(ids, key=ids.__getitem__), model_config.vocab_size
+    if ids[highest] >= size:
+        yield f"{highest}: {ids[highest]} in the tokenizer, but vocab_size is {size} in config.json"
 
 
 def _disagreements(ids: Mapping[str, int], file: str, config: Any | None) -> Iterator[str]:
@@ -133,23 +145,6 @@ def _disagreements(ids: Mapping[str, int], file: str, config: Any | None) -> Ite
         if isinstance(index, int) and index != ids.get(token):
             found = f"{ids[token]} in the tokenizer" if token in ids else "not in the tokenizer"
             yield f"{token}: {index} in {file}, {found}"
-
-
-def _out_of_place(ids: Mapping[str, int], size: int) -> Iterator[str]:
-    """Generation takes the id after <|notimestamps|> for the first timestamp."""
-    first = ids.get("<|0.00|>")  # older tokenizer files hold no timestamps
-    if first is not None and first - 1 != ids.get("<|notimestamps|>"):
-        yield f"<|0.00|>: {first} in the tokenizer, expected right after <|notimestamps|>"
-    highest = max(ids, key=ids.__getitem__)
-    if ids[highest] >= size:
-        yield f"{highest}: {ids[highest]} in the tokenizer, but vocab_size is {size} in config.json"
-
-
-def _languages(ids: Mapping[str, int], generation_config: Any | None) -> dict[str, int]:
-    """Languages by code; those that generation does not know are no use to anyone."""
-    usable = getattr(generation_config, "lang_to_id", None) or ids
-    matches = ((LANGUAGE_TOKEN.fullmatch(token), token) for token in ids if token in usable)
-    return {match[1]: ids[token] for match, token in matches if match}
 
 
 def language_code(special_tokens: SpecialTokens, language: str | None) -> str | None:
@@ -253,12 +248,11 @@ UNSPACED_SCRIPTS = "Thai Lao Khmer Myanmar Tibetan Javanese Balinese Tai_Tham Ne
 ZERO_WIDTH_SPACE = "\u200b"
 
 
-def _of(scripts: list[str]) -> str:
-    """A class of the letters and marks of these scripts."""
-    return "[" + "".join(rf"\p{{Script={name}}}" for name in scripts) + "]"
-
-
-JOINABLE, UNSPACED = _of(JOINED_SCRIPTS), _of(UNSPACED_SCRIPTS)
+# Classes of the letters and marks of these scripts.
+JOINABLE, UNSPACED = (
+    "[" + "".join(rf"\p{{Script={name}}}" for name in scripts) + "]"
+    for scripts in (JOINED_SCRIPTS, UNSPACED_SCRIPTS)
+)
 # Control characters but for those that part words, format characters, variation selectors, and
 # what is drawn as nothing: Hangul fillers, the grapheme joiner (Default_Ignorable_Code_Point).
 UNSEEN = regex.compile(

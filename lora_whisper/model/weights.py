@@ -143,18 +143,15 @@ def read_headers(path: Path) -> dict[str, Stored]:
                 for name, one in slices.items()
             }
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(_why_unread(path, error)) from None
-
-
-def _why_unread(path: Path, error: Exception) -> str:
-    try:
-        found = _in_place_of("safetensors", path)
-    except OSError as denied:
-        return f"cannot be read: {denied.strerror or denied}"
-    reason = str(error).removeprefix("Error while deserializing header: ")
-    return found or (
-        f"expected safetensors, found a damaged file ({reason}). Download or copy it again"
-    )
+        try:
+            found = _in_place_of("safetensors", path)
+        except OSError as denied:
+            raise ValueError(f"cannot be read: {denied.strerror or denied}") from None
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        damaged = (
+            f"expected safetensors, found a damaged file ({reason}). Download or copy it again"
+        )
+        raise ValueError(found or damaged) from None
 
 
 def _in_place_of(expected: str, path: Path) -> str | None:

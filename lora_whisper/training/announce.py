@@ -36,7 +36,7 @@ from lora_whisper.training.defaults import (
     validate_every,
 )
 from lora_whisper.training.memory_estimator import Setup
-from lora_whisper.training.planning import Plan, decoding_bytes, make_plan
+from lora_whisper.training.planning import MemoryPlan, decoding_bytes
 
 log = logging.getLogger("lora_whisper")
 
@@ -48,12 +48,6 @@ def announce(
     log.info("run         %s", folder.path)
     if processes.count() > 1:
         log.info("processes   %d, which share each global batch", processes.count())
-    _announce_model(config, base, model)
-    _announce_speech(config, speech)
-    _announce_windows(config, base, speech)
-
-
-def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
     trainable, total = parameter_counts(model)
     log.info(
         "base        %s, %.1f M parameters, window %g s, quantization %s",
@@ -75,6 +69,8 @@ def _announce_model(config: TrainConfig, base: Base, model: PeftModel) -> None:
         log.info("%s", line)
     if settings.init_from is not None:
         log.info("start       %s", settings.init_from)
+    _announce_speech(config, speech)
+    _announce_windows(config, base, speech)
 
 
 def layer_lines(rows: list[TableRow]) -> Iterator[str]:
@@ -308,15 +304,11 @@ def scoring_batch(config: TrainConfig, whisper: WhisperForConditionalGeneration)
     return config.evaluation.batch_size or scoring_batch_for_width(whisper.config.d_model)
 
 
-def plan_memory(
-    config: TrainConfig,
-    whisper: WhisperForConditionalGeneration,
-    device: torch.device,
-    checkpointing: bool,
-    tokens: int,
-) -> Plan:
-    """What `plan` would say of a GPU, or the same of the CPU that trains here."""
-    setup = Setup(
+def setup_of(
+    config: TrainConfig, whisper: WhisperForConditionalGeneration, device: torch.device
+) -> Setup:
+    """What the run trains, for the plan of its memory: of a GPU, or of the CPU that trains here."""
+    return Setup(
         whisper.config,
         config.quantization,
         config.adapter,
@@ -324,11 +316,13 @@ def plan_memory(
         choose_precision(config.training.precision),
         "cuda" if device.type == "cuda" else "cpu",
     )
-    return make_plan(setup, tokens, (checkpointing,))
 
 
 def memory_needed(
-    plan: Plan, config: TrainConfig, whisper: WhisperForConditionalGeneration, micro_batch: int
+    plan: MemoryPlan,
+    config: TrainConfig,
+    whisper: WhisperForConditionalGeneration,
+    micro_batch: int,
 ) -> float:
     """Bytes of training or of scoring, whichever takes more; on a CPU, of both.
 

@@ -23,9 +23,7 @@ from lora_whisper.lora.delta_weights import (
     delta_weights_of,
     mean,
     truncate_rank,
-    write_delta_weights,
 )
-from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.run_folder import RunFolder, step_of
 from lora_whisper.terminal import percent
 from lora_whisper.training.checkpoints import Checkpoints, load_parameters
@@ -89,22 +87,6 @@ def average(
 def average_folder(folder: RunFolder) -> Path:
     """Where the mean lies until it is known whether it ships."""
     return folder.checkpoints / "average"
-
-
-def write_average(
-    folder: Path,
-    paths: Sequence[Path],
-    base: Checkpoint,
-    model: PeftModel,
-    parameters: Mapping[str, nn.Parameter],
-    initial: Mapping[str, Tensor] | None,
-    rank: int | None,
-) -> Average:
-    """Write the mean of the checkpoints at `paths` into `folder`; see `average`."""
-    adapter, summary = average(paths, model, parameters, initial, rank)
-    with written_whole(folder) as aside:
-        write_delta_weights(adapter, aside, base)
-    return summary
 
 
 def put_in_place(folder: RunFolder, ships: bool) -> None:

@@ -28,7 +28,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -109,7 +108,7 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class Found:
+class ResumePoint:
     """What there is to go on from."""
 
     path: Path | None  # the last checkpoint that is sound; None: there is none yet
@@ -149,12 +148,7 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._thread.shutdown()
         self.finish()
 
@@ -273,7 +267,7 @@ class Checkpoints:
         pairs = [(_best(path), path) for path in best_folders(self.folder)]
         return sorted(pairs, key=lambda pair: (*pair[0].worth, pair[0].step))
 
-    def find(self, without_best: bool = False) -> Found:
+    def find(self, without_best: bool = False) -> ResumePoint:
         """Look for the last checkpoint from which the run can go on; nothing is changed.
 
         It has to be sound, and so has the best adapter that it knows: without that, another one
@@ -296,27 +290,40 @@ class Checkpoints:
         passed = sound[: sound.index(usable)] if usable else sound
         damaged |= {path: lacking[path] for path in passed}
         if steps and usable is None:
-            raise UserError(_nothing_left(self.folder, damaged, bool(sound)))
-        return Found(usable, damaged, tuple(self._strange()), usable in lacking)
+            anyway = (
+                "\nOr type resume=anyway: it goes on without that adapter, and the best one from "
+                "here on ships."
+            )
+            raise UserError(
+                f"The run cannot go on: no checkpoint in {self.folder} is sound.\n"
+                f"{listing([*damaged.values()])}\n"
+                "Bring one back from a copy, if you have one, and type the same command again; or "
+                f"type overwrite=true instead of resume to begin anew.{anyway if sound else ''}"
+            )
+        strange = []  # such as a copy under another name
+        if self.folder.is_dir():
+            ours = {*steps, *best_folders(self.folder)}
+            names = sorted(path.name for path in self.folder.iterdir() if path not in ours)
+            strange = [
+                name for name in names if not (BESIDE.fullmatch(name) or HALF.fullmatch(name))
+            ]
+        return ResumePoint(usable, damaged, tuple(strange), usable in lacking)
 
     def _damaged(self, paths: list[Path]) -> dict[Path, str]:
+        """Which of these are not what was written there, and why."""
         reasons = {}
         for path in paths:
             try:
-                self._check(path)
+                values = _values_of(path)
+                _read(path, ADAPTER, values.get(SHA256))
+                if BEST.fullmatch(path.name):
+                    _best(path)
+                else:
+                    _read(path, OPTIMIZER, values.get(SHA256))
+                    _training_state(path, values)
             except Damaged as error:
                 reasons[path] = str(error)
         return reasons
-
-    def _check(self, path: Path) -> None:
-        """Raises Damaged: the checkpoint is not what was written there."""
-        values = _values_of(path)
-        for name in (ADAPTER, *([] if BEST.fullmatch(path.name) else [OPTIMIZER])):
-            _read(path, name, values.get(SHA256))
-        if BEST.fullmatch(path.name):
-            _best(path)
-        else:
-            _training_state(path, values)
 
     def _lacks_best(self, path: Path, damaged: Mapping[Path, str]) -> str | None:
         """Why the best adapter that a sound checkpoint knows is not there."""
@@ -331,14 +338,6 @@ class Checkpoints:
         if kept in damaged:
             return f"{path.name} needs the best adapter so far: {damaged[kept]}"
         return None
-
-    def _strange(self) -> list[str]:
-        """What is none of ours, such as a copy under another name."""
-        if not self.folder.is_dir():
-            return []
-        ours = {*step_folders(self.folder), *best_folders(self.folder)}
-        names = sorted(path.name for path in self.folder.iterdir() if path not in ours)
-        return [name for name in names if not (BESIDE.fullmatch(name) or HALF.fullmatch(name))]
 
     def resume(
         self,
@@ -362,16 +361,24 @@ class Checkpoints:
             state = self.load(found.path, parameters, optimizer, scaler, rank_schedule)
         if self.is_writer:
             self._set_aside(found)
-            self._forget_after(state)
+            for path in self.folder.glob(".*"):
+                if HALF.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+            for best, path in self.bests():
+                if best.step > state.validated:  # is to come again
+                    remove_folder(path)
         if found.path is not None and (anew or found.best_is_lost):
-            state = without_validations(state)
+            # As if nothing had been validated: the adapter of this step is, before the next one.
+            state = dataclasses.replace(
+                state, best=None, validations_without_gain=0, validation_due=True, metrics_sha256=""
+            )
             self.save(state, parameters, optimizer, scaler, rank_schedule)
             self.finish()
             for path in best_folders(self.folder) if self.is_writer else []:
                 remove_folder(path)
         return state
 
-    def _set_aside(self, found: Found) -> None:
+    def _set_aside(self, found: ResumePoint) -> None:
         """Name what is damaged and set it aside; name what that costs, and what is left alone."""
         for path, why in found.damaged.items():
             aside = path.with_name(f"{ASIDE}{path.name}")
@@ -431,22 +438,6 @@ class Checkpoints:
                 "anew with overwrite=true."
             )
         return _training_state(path, values)
-
-    def _forget_after(self, state: TrainingState) -> None:
-        """Remove what a process left half, and the validations that are to come again."""
-        for path in self.folder.glob(".*"):
-            if HALF.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-        for best, path in self.bests():
-            if best.step > state.validated:
-                remove_folder(path)
-
-
-def without_validations(state: TrainingState) -> TrainingState:
-    """As if nothing had been validated yet; the adapter of this step is, before the next one."""
-    return dataclasses.replace(
-        state, best=None, validations_without_gain=0, validation_due=True, metrics_sha256=""
-    )
 
 
 def best_folders(folder: Path) -> list[Path]:
@@ -544,21 +535,6 @@ def _best(path: Path) -> Best:
         return Best(values["step"], float(values["wer"]), float(values["loss"]))
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{path.name}/{STATE} is not what was written") from error
-
-
-def _nothing_left(folder: Path, damaged: Mapping[Path, str], is_best_lost: bool) -> str:
-    reasons = listing([*damaged.values()])
-    anyway = (
-        "\nOr type resume=anyway: it goes on without that adapter, and the best one from here on "
-        "ships."
-        if is_best_lost
-        else ""
-    )
-    return (
-        f"The run cannot go on: no checkpoint in {folder} is sound.\n{reasons}\n"
-        "Bring one back from a copy, if you have one, and type the same command again; or type "
-        f"overwrite=true instead of resume to begin anew.{anyway}"
-    )
 
 
 def _copied(value: Any) -> Any:

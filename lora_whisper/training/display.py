@@ -39,10 +39,15 @@ class StepFigures:
 
     def learning(self) -> list[str]:
         """What the run learns, a word or two for each figure."""
+        wer = []
+        if self.wer is not None:
+            wer = [f"WER {percent(self.wer)}"]
+            if self.best_wer is not None and self.best_wer != self.wer:
+                wer[0] += f" (best {percent(self.best_wer)})"
         return [
             *([f"epoch {self.epoch:.2f}"] if self.epoch is not None else []),
             f"loss {self.loss:.3f}" if self.loss is not None else "loss not finite",
-            *([self._wer()] if self.wer is not None else []),
+            *wer,
             f"rate {self.learning_rate:.1e}",
         ]
 
@@ -53,12 +58,6 @@ class StepFigures:
             f"memory {gigabytes(self.memory_bytes)}",
             *([f"{self.skipped_steps} steps skipped"] if self.skipped_steps else []),
         ]
-
-    def _wer(self) -> str:
-        assert self.wer is not None
-        if self.best_wer is None or self.best_wer == self.wer:
-            return f"WER {percent(self.wer)}"
-        return f"WER {percent(self.wer)} (best {percent(self.best_wer)})"
 
 
 class TrainingDisplay(Protocol):
@@ -85,7 +84,7 @@ class _Progress:
 
     total_steps: int
     step: int
-    _started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     _first: tuple[int, float] | None = None  # step and time; before it lies the wait for batches
     _left_seconds: float | None = None
 
@@ -97,9 +96,6 @@ class _Progress:
         elif step > self._first[0]:
             seconds_per_step = (now - self._first[1]) / (step - self._first[0])
             self._left_seconds = seconds_per_step * (self.total_steps - step)
-
-    def elapsed(self) -> str:
-        return clock(time.monotonic() - self._started)
 
     def left(self) -> str:
         return "…" if self._left_seconds is None else clock(self._left_seconds)
@@ -139,24 +135,20 @@ class _LiveDisplay:
 
     def __rich__(self) -> Group:
         """Drawn by rich's thread several times a second, between two updates as well."""
-        lines: list[RenderableType] = [self._bar()]
-        if self._figures is not None:
-            lines += [_spread(self._figures.learning()), _spread(self._figures.working())]
-        return Group(*lines)
-
-    def _bar(self) -> Table:
         progress = self._progress
-        bar = ProgressBar(total=progress.total_steps, completed=progress.step)
         grid = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 1, None, None):
             grid.add_column(ratio=ratio, no_wrap=True)
         grid.add_row(
             f"step {progress.step}/{progress.total_steps}",
-            bar,
-            progress.elapsed(),
+            ProgressBar(total=progress.total_steps, completed=progress.step),
+            clock(time.monotonic() - progress.started),
             f"left {progress.left()}",
         )
-        return grid
+        lines: list[RenderableType] = [grid]
+        if self._figures is not None:
+            lines += [_spread(self._figures.learning()), _spread(self._figures.working())]
+        return Group(*lines)
 
 
 def _spread(figures: list[str]) -> Text:

@@ -98,15 +98,14 @@ def left_in_groups(root: Path, own: Path) -> Iterator[int]:
             _, controllers, path = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue
-            top, files = (root / "memory", VERSION_1) if controllers else (root, VERSION_2)
+            top = root / "memory" if controllers else root
+            limit, used, reclaimable = VERSION_1 if controllers else VERSION_2
             group = top / path.strip("/")
             for folder in (group, *group.parents):
-                if folder.is_relative_to(top):
-                    yield from _left(folder, *files)
-
-
-def _left(group: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
-    with contextlib.suppress(OSError, ValueError):  # no such group here, or its limit is "max"
-        most, now = (int((group / name).read_text()) for name in (limit, used))
-        lines = (group / "memory.stat").read_text().splitlines()
-        yield most - now + int(dict(line.split() for line in lines).get(reclaimable, 0))
+                if not folder.is_relative_to(top):
+                    continue
+                # There may be no such group, or its limit is "max".
+                with contextlib.suppress(OSError, ValueError):
+                    most, now = (int((folder / name).read_text()) for name in (limit, used))
+                    lines = (folder / "memory.stat").read_text().splitlines()
+                    yield most - now + int(dict(line.split() for line in lines).get(reclaimable, 0))

@@ -35,18 +35,20 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lora_whisper.config import AdapterConfig, QuantizationConfig
 from lora_whisper.layers import MODULES, WHOLE, as_text
-from lora_whisper.lora.adapter import adapter_parameters
+from lora_whisper.lora.adapter import adapter_parameters, attach
 from lora_whisper.lora.targets import target_ranks
 from lora_whisper.model.device import DTYPES
 from lora_whisper.model.published import FRAMES_PER_POSITION
 from lora_whisper.training.loss import Inputs, loss_sum
-from lora_whisper.training.meta_model import attach_to_meta, new_meta_model, stored_bytes
+from lora_whisper.training.meta_model import new_meta_model, stored_bytes
 
 ALLOCATED_IN_BYTES = 512  # PyTorch's CUDA allocator rounds up to a multiple of it
 MANY_WINDOWS = 1009  # of the micro-batch that is tried: a prime, which no width is a multiple of
 LOSS, DECODER, ENCODER = "loss", "decoder", "encoder"  # the moments in which memory may be fullest
 LOGITS = "logits"
-Place = tuple[str, int]  # a module, and the number of a layer in it
+FIRST_TOKEN = 0  # stands for whichever token's embedding is trained
+ANY_STEPS = 10_000  # of the run, on which AdaLoRA's shapes do not depend
+LayerKey = tuple[str, int]  # a module, and the number of a layer in it
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self, vocabulary: int):
         super().__init__()
         self.vocabulary = vocabulary
-        self.owner: Place | None = None  # layer that is in its forward pass
+        self.owner: LayerKey | None = None  # layer that is in its forward pass
         self.in_forward = True  # later, a checkpointed layer goes forward again
         self.fixed: Counter[Any] = Counter()  # owner → bytes that are there now
         self.growing: Counter[Any] = Counter()  # and of each window
@@ -100,9 +102,9 @@ class _Watch(TorchDispatchMode):
         """Weights and their gradients, which are counted elsewhere and outlive this."""
         self._known |= {id(tensor.untyped_storage()) for tensor in tensors}
 
-    def enter(self, place: Place, *_: Any) -> None:
+    def enter(self, layer: LayerKey, *_: Any) -> None:
         if self.in_forward:
-            self.owner = place
+            self.owner = layer
 
     def leave(self, *_: Any) -> None:
         self.owner = None
@@ -130,14 +132,6 @@ class _Watch(TorchDispatchMode):
         live = self.fixed if rest else self.growing
         live[owner] += size
         weakref.finalize(storage, self._free, id(storage), live, owner, size)
-        self._keep_peak()
-
-    def _free(self, key: int, live: Counter[Any], owner: Any, size: int) -> None:
-        self._known.discard(key)
-        live[owner] -= size
-
-    def _keep_peak(self) -> None:
-        """Unless another instant of this moment has as much of both."""
         moment = LOSS if self.growing[LOGITS] else ENCODER
         if moment == ENCODER and any(
             size and isinstance(owner, tuple) and owner[0] == DECODER
@@ -151,8 +145,12 @@ class _Watch(TorchDispatchMode):
             self.growing[LOGITS],
         )
         known = self.peaks.setdefault(moment, [])
-        if not any(_covers(peak, now) for peak in known):
+        if not any(_covers(peak, now) for peak in known):  # which has as much of both
             known[:] = [peak for peak in known if not _covers(now, peak)] + [now]
+
+    def _free(self, key: int, live: Counter[Any], owner: Any, size: int) -> None:
+        self._known.discard(key)
+        live[owner] -= size
 
 
 def _covers(one: Peak, other: Peak) -> bool:
@@ -167,11 +165,11 @@ class Shortened:
 
     shape: WhisperConfig
     adapter: AdapterConfig
-    left_out: Mapping[Place, int]  # how many more layers there are like this one
+    left_out: Mapping[LayerKey, int]  # how many more layers there are like this one
 
 
 def shortened(
-    shape: WhisperConfig, adapter: AdapterConfig, longer: Place | None = None
+    shape: WhisperConfig, adapter: AdapterConfig, longer: LayerKey | None = None
 ) -> Shortened:
     """Take two of the layers with an adapter, two of those before them, and of those after.
 
@@ -181,7 +179,7 @@ def shortened(
         longer: the key in `left_out` of a run of which three layers are to be taken.
     """
     adapted, ranges = target_ranks(adapter, shape), adapter.ranges
-    left_out: dict[Place, int] = {}
+    left_out: dict[LayerKey, int] = {}
     short = type(shape).from_dict(shape.to_dict())
     for module in MODULES:
         layers = range(getattr(shape, f"{module}_layers"))
@@ -293,25 +291,52 @@ def new_estimator(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 warns at each layer
     short = short or shortened(setup.shape, setup.adapter)
     kind = setup.quantization.kind
-    base = meta_base(dataclasses.replace(setup, shape=short.shape), kind)
+    base = new_meta_model(short.shape, kind, setup.dtype)
     model = attach_to_meta(base, short.adapter, kind, gradient_checkpointing)
     mode = FakeTensorMode()
     with mode:
         _make_fake(model)
-    if setup.device != "cpu":
-        _compute_as_on_gpu(model, setup.precision)
+    for module in model.modules() if setup.device != "cpu" else ():
+        if isinstance(module, nn.LayerNorm) and setup.precision != "fp32":
+            vars(module)["forward"] = functools.partial(_norm_in_fp32, module)
+        elif isinstance(module, nn.Dropout) and module.p:
+            vars(module)["forward"] = functools.partial(_fused_dropout, module.p)
     model.train()
     return MemoryEstimator(model, short, mode, setup.precision, setup.device)
 
 
-def meta_base(setup: Setup, kind: str) -> WhisperForConditionalGeneration:
-    return new_meta_model(setup.shape, kind, setup.dtype)
+def attach_to_meta(
+    base: WhisperForConditionalGeneration,
+    config: AdapterConfig,
+    quantization: str,
+    gradient_checkpointing: bool,
+) -> PeftModel:
+    """Put an adapter beside every target layer of a base without weights.
+
+    PiSSA and EVA train the matrices of a LoRA, and only start from others.
+
+    Raises:
+        UserError: a range of layers that the base does not have.
+    """
+    kind: Any = "lora" if config.kind in ("pissa", "eva") else config.kind
+    plain = dataclasses.replace(config, kind=kind, init_from=None)
+    tokens = (FIRST_TOKEN,) if config.train_language_token else ()
+    with torch.device("meta"):
+        return attach(
+            base,
+            plain,
+            quantization,
+            gradient_checkpointing,
+            seed=0,
+            token_indices=tokens,
+            total_steps=ANY_STEPS,
+        )
 
 
 def weights_bytes(setup: Setup) -> int:
     """Of the frozen base as it is stored, all layers."""
     short = shortened(setup.shape, setup.adapter)
-    base: Any = meta_base(dataclasses.replace(setup, shape=short.shape), setup.quantization.kind)
+    base: Any = new_meta_model(short.shape, setup.quantization.kind, setup.dtype)
     return stored_bytes(base) + sum(
         count * stored_bytes(getattr(base.model, module).layers[number])
         for (module, number), count in short.left_out.items()
@@ -326,9 +351,9 @@ def step_flops(setup: Setup, gradient_checkpointing: bool, windows: int, tokens:
     """
     short = shortened(setup.shape, setup.adapter)
     total = fewest = _flops(setup, short, gradient_checkpointing, windows, tokens)
-    for place, count in short.left_out.items():
+    for layer, count in short.left_out.items():
         if count:
-            longer = shortened(setup.shape, setup.adapter, longer=place)
+            longer = shortened(setup.shape, setup.adapter, longer=layer)
             flops = _flops(setup, longer, gradient_checkpointing, windows, tokens)
             total += count * (flops - fewest)
     return total
@@ -365,20 +390,16 @@ def _make_fake(model: nn.Module) -> None:
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
-                if tensor is not None:
-                    if id(tensor) not in made:
-                        made[id(tensor)] = _fake_of(tensor)
-                    tensors[name] = made[id(tensor)]
-
-
-def _fake_of(tensor: Tensor) -> Tensor:
-    fake = torch.empty(tensor.shape, dtype=tensor.dtype)
-    if not isinstance(tensor, nn.Parameter):
-        return fake
-    parameter = nn.Parameter(fake, requires_grad=tensor.requires_grad)
-    if tensor.requires_grad:
-        parameter.grad = torch.empty_like(fake)
-    return parameter
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    if isinstance(tensor, nn.Parameter):
+                        fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                    if tensor.requires_grad:
+                        fake.grad = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    made[id(tensor)] = fake
+                tensors[name] = made[id(tensor)]
 
 
 @contextmanager
@@ -393,14 +414,6 @@ def _as_on_cuda(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_enabled("cuda", was)
-
-
-def _compute_as_on_gpu(model: nn.Module, precision: str) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm) and precision != "fp32":
-            vars(module)["forward"] = functools.partial(_norm_in_fp32, module)
-        elif isinstance(module, nn.Dropout) and module.p:
-            vars(module)["forward"] = functools.partial(_fused_dropout, module.p)
 
 
 def _norm_in_fp32(norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ its own code, whose operators know the shapes of what they return.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import bitsandbytes
 import torch
@@ -18,18 +17,11 @@ from bitsandbytes.functional import QuantState
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from lora_whisper.config import AdapterConfig
-from lora_whisper.lora.adapter import attach
 from lora_whisper.model.quantization import ReadLinear4bit, forget_input, prepare_for_training
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 NF4_BLOCK = 64  # weights that share a scale
 SCALE_BLOCK = 256  # scales that share one of their own, where they are quantized as well
 CODES = 256  # values that a quantized scale can have
-FIRST_TOKEN = 0  # stands for whichever token's embedding is trained
-ANY_STEPS = 10_000  # of the run, on which AdaLoRA's shapes do not depend
 
 
 class MetaLinear4bit(ReadLinear4bit):
@@ -100,7 +92,6 @@ def new_meta_model(
     shape: WhisperConfig,
     quantization: str,
     dtype: torch.dtype,
-    compute_dtype: torch.dtype | None = None,
     double_quantization: bool = True,
 ) -> WhisperForConditionalGeneration:
     """The frozen base as `load_base` would load it, on the meta device.
@@ -111,60 +102,21 @@ def new_meta_model(
         model = WhisperForConditionalGeneration(shape)
         nn.Module.to(model, dtype).requires_grad_(False)
         if quantization != "none":
-            _quantize(model, quantization, compute_dtype or dtype, double_quantization)
+            for path, layer in list(model.model.named_modules()):  # as in `bitsandbytes_config`
+                if isinstance(layer, nn.Linear):
+                    stand_in: nn.Module = (
+                        MetaLinear8bit(layer)
+                        if quantization == "int8"
+                        else MetaLinear4bit(layer, dtype, double_quantization)
+                    )
+                    parent, _, name = path.rpartition(".")
+                    setattr(model.model.get_submodule(parent), name, stand_in)
+            marked: Any = model
+            marked.is_loaded_in_8bit = quantization == "int8"
+            marked.is_loaded_in_4bit = quantization == "nf4"
+            prepare_for_training(model)
     model.tie_weights()
     return model
-
-
-def _quantize(
-    model: WhisperForConditionalGeneration,
-    quantization: str,
-    compute_dtype: torch.dtype,
-    double_quantization: bool,
-) -> None:
-    """Take stand-ins for the layers that `bitsandbytes_config` asks for, and cast the others."""
-    for path, layer in list(model.model.named_modules()):
-        if isinstance(layer, nn.Linear):
-            stand_in: nn.Module = (
-                MetaLinear8bit(layer)
-                if quantization == "int8"
-                else MetaLinear4bit(layer, compute_dtype, double_quantization)
-            )
-            parent, _, name = path.rpartition(".")
-            setattr(model.model.get_submodule(parent), name, stand_in)
-    marked: Any = model
-    marked.is_loaded_in_8bit, marked.is_loaded_in_4bit = (
-        quantization == kind for kind in ("int8", "nf4")
-    )
-    prepare_for_training(model)
-
-
-def attach_to_meta(
-    base: WhisperForConditionalGeneration,
-    config: AdapterConfig,
-    quantization: str,
-    gradient_checkpointing: bool,
-) -> PeftModel:
-    """Put an adapter beside every target layer of a base without weights.
-
-    PiSSA and EVA train the matrices of a LoRA, and only start from others.
-
-    Raises:
-        UserError: a range of layers that the base does not have.
-    """
-    kind: Any = "lora" if config.kind in ("pissa", "eva") else config.kind
-    plain = dataclasses.replace(config, kind=kind, init_from=None)
-    tokens = (FIRST_TOKEN,) if config.train_language_token else ()
-    with torch.device("meta"):
-        return attach(
-            base,
-            plain,
-            quantization,
-            gradient_checkpointing,
-            seed=0,
-            token_indices=tokens,
-            total_steps=ANY_STEPS,
-        )
 
 
 def stored_bytes(model: nn.Module) -> int:

@@ -18,11 +18,9 @@ from accelerate.utils.memory import clear_device_cache, find_executable_batch_si
 from transformers import WhisperConfig
 
 from lora_whisper import processes
-from lora_whisper.config import AdapterConfig
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import checkpoint_activations
-from lora_whisper.lora.validation import initial_rank
 from lora_whisper.model.device import timed
 from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES
 from lora_whisper.training.defaults import TINY_WIDTH, micro_batch_for_width
@@ -99,14 +97,9 @@ class Memory:
     def total(self) -> float:
         return sum(getattr(self, field.name) for field in fields(self))
 
-    @property
-    def reserved(self) -> float:
-        """What `torch.cuda.max_memory_reserved` sees: all but the context."""
-        return self.total - self.context
-
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """The memory of one setup, at any micro-batch, with and without checkpointing."""
 
     weights_bytes: int
@@ -142,7 +135,7 @@ class Plan:
         return max(fits, default=0)
 
 
-def micro_batch_on_cpu(plan: Plan, memory_bytes: float) -> int:
+def micro_batch_on_cpu(plan: MemoryPlan, memory_bytes: float) -> int:
     """As many windows as a CPU gains anything by and as the memory holds; one at least.
 
     Args:
@@ -164,7 +157,9 @@ def decoding_bytes(shape: WhisperConfig, rows: int, number_bytes: int) -> float:
     return 2.0 * rows * 2 * shape.decoder_layers * positions * shape.d_model * number_bytes
 
 
-def make_plan(setup: Setup, tokens: int, checkpointing: Sequence[bool] = (False, True)) -> Plan:
+def plan_memory(
+    setup: Setup, tokens: int, checkpointing: Sequence[bool] = (False, True)
+) -> MemoryPlan:
     """Count what does not depend on the micro-batch, and try a step.
 
     Args:
@@ -180,19 +175,15 @@ def make_plan(setup: Setup, tokens: int, checkpointing: Sequence[bool] = (False,
         if on:
             checkpoint_activations(step.whisper)
         peaks[on] = step.peaks(tokens)
-    return Plan(weights_bytes(setup), *step.trained(), peaks, Assumed.of(setup), setup.device)
+    return MemoryPlan(weights_bytes(setup), *step.trained(), peaks, Assumed.of(setup), setup.device)
 
 
-def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:
+def adapter_file_bytes(plan: MemoryPlan, share: float) -> int:
     """Of `adapter_model.safetensors`, about: fp32, as `save_adapter` writes it.
 
-    PiSSA ships at twice its rank; AdaLoRA's ranks go down to `rank` on the mean.
+    Args:
+        share: of what is trained that ships, see `shipped_share`.
     """
-    share = 1.0
-    if adapter.kind == "pissa":
-        share = 2.0
-    elif adapter.kind == "adalora":
-        share = adapter.rank / initial_rank(adapter.rank)
     return round(share * FP32_BYTES * plan.trained) + HEADER_BYTES * plan.tensors
 
 
@@ -201,7 +192,7 @@ def adapter_file_bytes(plan: Plan, adapter: AdapterConfig) -> int:
 # The worst that can come are windows full of sound, with texts as long as the decoder can be.
 
 
-def choose_micro_batch(trainer: Trainer, plan: Callable[[], Plan]) -> int:
+def choose_micro_batch(trainer: Trainer, plan: Callable[[], MemoryPlan]) -> int:
     """Windows in one forward pass: as given, as the memory holds, or by the model's width.
 
     Args:
@@ -264,12 +255,11 @@ def fitting_micro_batch(trainer: Trainer) -> int:
     """
     samples = trainer.features.window_samples
     tokens = trainer.whisper.config.max_target_positions
-
-    def try_windows(windows: int) -> None:
-        try_batch(trainer, worst_batch(windows, samples, tokens))
-
     share = math.ceil(trainer.settings.global_batch / processes.count())
-    return min(processes.gather([largest_micro_batch(try_windows, share)]))
+    largest = largest_micro_batch(
+        lambda windows: try_batch(trainer, worst_batch(windows, samples, tokens)), share
+    )
+    return min(processes.gather([largest]))
 
 
 def largest_micro_batch(try_windows: Callable[[int], None], windows: int) -> int:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,12 @@ log = logging.getLogger("lora_whisper")
 SHOWN_STEPS = 20  # over which the display's loss and speed are means
 SLOW_VALIDATION = 0.2  # share of the time, from which on a warning names the settings
 SLOW_VALIDATION_SECONDS = 60.0  # in shorter ones there is nothing to gain
+VALIDATIONS_OF_OVERFITTING = 3
+FEWEST_TOKENS = 200  # of a validation set, to know how frequent each is
+MOSTLY_WRONG = 0.8  # of WER
+NEAR_GUESSING = 0.75  # of its loss
+Number = int | float | None
+Line = dict[str, Any]  # units in the keys; a line with "validation_wer" is of a validation
 
 
 @dataclass(frozen=True)
@@ -127,13 +133,11 @@ class Recorder:
 
     def _write_steps(self, state: TrainingState) -> None:
         """Write a line of what happened since the last one, if anything did."""
-        if self._unwritten:
-            steps, self._unwritten = self._unwritten, []
-            self._write(self._line(state, steps))
-
-    def _line(self, state: TrainingState, steps: Sequence[TimedStep]) -> Line:
+        if not self._unwritten:
+            return
+        steps, self._unwritten = self._unwritten, []
         last = steps[-1].result
-        return {
+        line = {
             "step": state.step,
             "epoch": self._epoch(state),
             "loss_per_token": loss_per_token(steps),
@@ -149,6 +153,7 @@ class Recorder:
             "train_seconds": round(state.train_seconds, 3),
             **memory_bytes(self.trainer.accelerator.device),
         }
+        self._write(line)
 
     def _epoch(self, state: TrainingState) -> float | None:
         return round(state.step / self.steps_per_epoch, 4) if self.steps_per_epoch else None
@@ -173,11 +178,24 @@ class Recorder:
             self.trainer.whisper.train()
         seconds = time.monotonic() - started
         state.validation_seconds += seconds
-        line = self._validation_line(validation, seconds)
-        self._write(line)
+        training_loss = self.curves.training_loss()
+        # Over the mean of training since the last validation, where dropout and augmentation make
+        # it harder: it is how the gap changes that shows overfitting.
+        gap = None if training_loss is None else loss - training_loss
+        self._write(
+            {
+                "step": validation.step,
+                "validation_wer": validation.wer,
+                "validation_loss_per_token": loss,
+                "loss_gap_per_token": gap,
+                "validation_seconds": round(seconds, 3),
+            }
+        )
         is_best = state.best is None or state.best.is_beaten_by(validation)
         note = ", the best so far" if is_best else ""
-        log.info("step %d: %s%s", state.step, _validation_text(line), note)
+        beside = f" (training {loss - gap:.3f})" if gap is not None else ""
+        wer = percent(validation.wer)
+        log.info("step %d: validation WER %s, loss %.3f%s%s", state.step, wer, loss, beside, note)
         # The best adapters stay on disk; which these are is the checkpoints' business.
         self.checkpoints.save_best(validation, self.trainer.parameters)
         state.validations_without_gain = 0 if is_best else state.validations_without_gain + 1
@@ -196,18 +214,6 @@ class Recorder:
             yield batches
         self._guessing_loss = guessing_loss(tokens)
 
-    def _validation_line(self, validation: Best, seconds: float) -> Line:
-        training_loss, loss = self.curves.training_loss(), validation.loss
-        return {
-            "step": validation.step,
-            "validation_wer": validation.wer,
-            "validation_loss_per_token": loss,
-            # Over the mean of training since the last validation, where dropout and augmentation
-            # make it harder: it is how the gap changes that shows overfitting.
-            "loss_gap_per_token": None if training_loss is None else loss - training_loss,
-            "validation_seconds": round(seconds, 3),
-        }
-
     # ── warnings ─────────────────────────────────────────────────────────────────────────────
 
     def _warn_while_running(self, state: TrainingState, seconds: float) -> None:
@@ -219,25 +225,22 @@ class Recorder:
             self.curves.validations, self._guessing_loss
         ):
             self._warned.add("other sound")
-            self._warn_of_other_sound(state)
+            line = self.curves.validations[-1]
+            loss = line["validation_loss_per_token"]
+            log.warning(
+                "step %d: the validation set looks as if its texts belonged to other sound: its "
+                "loss is %.2f (guessing by how frequent words are has %.2f, training has %.2f), "
+                "and its WER %s. Listen to some of its rows, or type lora-whisper check; until "
+                "then, which adapter is the best one says nothing.",
+                state.step,
+                loss,
+                self._guessing_loss,
+                loss - line["loss_gap_per_token"],
+                percent(line["validation_wer"]),
+            )
         if overfits(self.curves.validations) and "overfits" not in self._warned:
             self._warned.add("overfits")
             self._warn_of_overfitting(state)
-
-    def _warn_of_other_sound(self, state: TrainingState) -> None:
-        line = self.curves.validations[-1]
-        loss = line["validation_loss_per_token"]
-        log.warning(
-            "step %d: the validation set looks as if its texts belonged to other sound: its loss "
-            "is %.2f (guessing by how frequent words are has %.2f, training has %.2f), and its WER "
-            "%s. Listen to some of its rows, or type lora-whisper check; until then, which adapter "
-            "is the best one says nothing.",
-            state.step,
-            loss,
-            self._guessing_loss,
-            loss - line["loss_gap_per_token"],
-            percent(line["validation_wer"]),
-        )
 
     def warn_of_slow_validation(self, state: TrainingState) -> None:
         """At the end, name the settings when validation took too long, if nobody has yet."""
@@ -315,21 +318,6 @@ def memory_bytes(device: torch.device) -> dict[str, int]:
 
 def _trained_seconds(state: TrainingState) -> float:
     return state.train_seconds - state.validation_seconds
-
-
-def _validation_text(line: Line) -> str:
-    wer, loss = percent(line["validation_wer"]), line["validation_loss_per_token"]
-    gap = line["loss_gap_per_token"]
-    beside = f" (training {loss - gap:.3f})" if gap is not None else ""
-    return f"validation WER {wer}, loss {loss:.3f}{beside}"
-
-
-Number = int | float | None
-Line = dict[str, Any]  # units in the keys; a line with "validation_wer" is of a validation
-VALIDATIONS_OF_OVERFITTING = 3
-FEWEST_TOKENS = 200  # of a validation set, to know how frequent each is
-MOSTLY_WRONG = 0.8  # of WER
-NEAR_GUESSING = 0.75  # of its loss
 
 
 @dataclass

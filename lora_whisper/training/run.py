@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from peft import PeftModel
@@ -37,6 +37,7 @@ from lora_whisper.lora.adapter import (
     parameter_counts,
     save_adapter,
 )
+from lora_whisper.lora.delta_weights import write_delta_weights
 from lora_whisper.lora.initialization import (
     INITIAL_FILE,
     initialize_from,
@@ -55,18 +56,18 @@ from lora_whisper.training.announce import (
     estimate,
     estimate_lines,
     memory_needed,
-    plan_memory,
     scoring_pace,
+    setup_of,
     texts_of_windows,
 )
 from lora_whisper.training.audit import SoundAudit, checked_start
 from lora_whisper.training.averaging import (
     Average,
     announce_average,
+    average,
     average_folder,
     put_in_place,
     to_average,
-    write_average,
 )
 from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState, load_parameters
 from lora_whisper.training.defaults import (
@@ -79,7 +80,7 @@ from lora_whisper.training.display import training_display
 from lora_whisper.training.init_from import trained_tokens, watched_windows
 from lora_whisper.training.loop import Trainer, main_loop
 from lora_whisper.training.optim import new_optimizer
-from lora_whisper.training.planning import choose_micro_batch, seconds_per_window
+from lora_whisper.training.planning import choose_micro_batch, plan_memory, seconds_per_window
 from lora_whisper.training.recorder import Recorder
 from lora_whisper.training.resume import (
     changes,
@@ -167,27 +168,29 @@ class Run:
         with tracked(config.tracking.trackers if processes.is_main() else (), run) as trackers:
             base_score = earlier_base_score or self._score_base()
             recorder, state = self._recorder_and_state(trackers)
+            load = partial(self.windows.load, state.step, self.total_steps, self.micro_batch)
             remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
             sound = SoundAudit(config.data.bad_audio, remarked)
-            batches = self.windows.load(state.step, self.total_steps, self.micro_batch)
             tokenizer, special_tokens = self.base.processor.tokenizer, self.base.special_tokens
-            display = training_display(self.total_steps, state.step)
-            with self.checkpoints, display as recorder.display:
+            with (
+                self.checkpoints,
+                training_display(self.total_steps, state.step) as recorder.display,
+            ):
                 main_loop(
                     self.trainer,
-                    checked_start(sound.watched(batches), tokenizer, special_tokens),
+                    checked_start(sound.watched(load()), tokenizer, special_tokens),
                     state,
                     sound.named_before(recorder.log),
                     recorder.validate,
                     recorder.checkpoint,
                 )
             recorder.warn_of_slow_validation(state)
-            average = self._keep_best()
+            mean = self._keep_best()
             counts = parameter_counts(self.model)
             # Room for the model that is loaded with what ships.
             del self.model, self.trainer, recorder
             self.accelerator.free_memory()
-            averaging = self._judge(average, state.best) if average else None
+            averaging = self._judge(mean, state.best) if mean else None
             scores = {"base": base_score, "adapter": self._score_adapter()}
             track_scores(trackers, state.step, scores)
         if processes.is_main():  # card, report and summary.json, which makes the run complete
@@ -283,7 +286,8 @@ class Run:
         given = config.training.gradient_checkpointing
         checkpointing = checkpoints_activations(given, width)
         texts = texts_of_windows(config, self.base, self.speech, self.windows)
-        plan = cache(lambda: plan_memory(config, whisper, device, checkpointing, texts.longest))
+        setup = setup_of(config, whisper, device)
+        plan = cache(lambda: plan_memory(setup, texts.longest, (checkpointing,)))
         self.model.train()
         self.micro_batch = choose_micro_batch(self.trainer, plan)
         for line in course(config, self.windows, width, self.micro_batch, self.scored):
@@ -359,32 +363,24 @@ class Run:
             paths = to_average(self.checkpoints, settings.averaged)
             if len(paths) < 2:
                 return None
-            return write_average(
-                average_folder(self.folder),
-                paths,
-                self.base.checkpoint,
-                self.model,
-                parameters,
-                initial,
-                settings.averaging_rank,
-            )
+            mean, found = average(paths, self.model, parameters, initial, settings.averaging_rank)
+            with written_whole(average_folder(self.folder)) as aside:
+                write_delta_weights(mean, aside, self.base.checkpoint)
+            return found
 
         return processes.from_main(write)
 
-    def _load_adapter(self, folder: Path) -> PeftModel:
-        """The adapter as it lies on the disk, on a fresh base: what is scored is what ships."""
-        return load_adapter(self._load_base(), folder)
-
-    def _judge(self, average: Average, best: Best | None) -> Averaging:
+    def _judge(self, mean: Average, best: Best | None) -> Averaging:
         """Let the mean ship unless a single adapter has a lower WER; say what became of it."""
         sample, wer = validation_sample(self.config, self.speech), None
         if sample is not None and best is not None:
-            mean = self._load_adapter(average_folder(self.folder))
-            wer = validation_wer(mean, sample, self.base, self.config)
+            # As it lies on the disk, on a fresh base: what is scored is what ships.
+            model = load_adapter(self._load_base(), average_folder(self.folder))
+            wer = validation_wer(model, sample, self.base, self.config)
         ships = wer is None or best is None or wer <= best.wer
         processes.from_main(lambda: put_in_place(self.folder, ships))
         averaging = Averaging(
-            **vars(average),
+            **vars(mean),
             validation_wer=wer,
             validation_wer_of_best=best.wer if best else None,
             ships=ships,
@@ -416,7 +412,7 @@ class Run:
     def _score_adapter(self) -> Score | None:
         if self.scored.test is None:
             return None
-        model = self._load_adapter(self.folder.adapter)
+        model = load_adapter(self._load_base(), self.folder.adapter)  # as it ships
         with merged_in_place(model):
             return self._score("adapter", whisper_inside(model), self.folder.adapter)
 

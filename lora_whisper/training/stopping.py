@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from lora_whisper import processes
@@ -70,12 +70,7 @@ class StopRequest:
         self._handlers.enter_context(_handled_by(self._note))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._handlers.close()
 
     def unless_stopped(self, work: Callable[[], None]) -> bool:
@@ -142,11 +137,6 @@ def _is_the_same_as_before() -> bool:
     return is_same
 
 
-def _is_of_nohup(number: int) -> bool:
-    """Whether whoever started this wants it to go on when the terminal is closed."""
-    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-
-
 @contextlib.contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Python lets the main thread alone handle signals; in another, nothing changes."""
@@ -154,7 +144,9 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     if threading.current_thread() is threading.main_thread():
         if not _handlers:  # else a signal may have come to the one around this
             _last["seconds"] = -math.inf
-        met = [number for number in SIGNALS if not _is_of_nohup(number)]
+        # Whoever started this with nohup wants it to go on when the terminal is closed.
+        is_of_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        met = [number for number in SIGNALS if number != signal.SIGHUP or not is_of_nohup]
         previous = {number: signal.signal(number, handler) for number in met}
         _handlers.append(handler)
     try:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.run_summary import RunSummary
+from lora_whisper.lora.adapter import adapter_bytes
 from lora_whisper.lora.saved import adapter_hashes, exported_ranks
 from lora_whisper.model.base import Base
-from lora_whisper.model.checkpoint import (
-    fingerprint,
-    weights_bytes,
-    weights_sha256,
-)
+from lora_whisper.model.checkpoint import fingerprint, weights_bytes, weights_sha256
+from lora_whisper.model.device import choose_dtype
 from lora_whisper.model.tokenizer import code_of
-from lora_whisper.run_folder import (
-    SUMMARY_FORMAT,
-    RunFolder,
-)
-
-if TYPE_CHECKING:
-    from lora_whisper.training.checkpoints import TrainingState
+from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder
+from lora_whisper.training.checkpoints import TrainingState
+from lora_whisper.training.loop import is_out_of_patience
+from lora_whisper.training.recorder import memory_peaks
 
 
 def new_summary(
@@ -41,11 +35,6 @@ def new_summary(
     Args:
         counts: of the parameters that were trained, and of all.
     """
-    from lora_whisper.lora.adapter import adapter_bytes
-    from lora_whisper.model.device import choose_dtype
-    from lora_whisper.training.loop import is_out_of_patience
-    from lora_whisper.training.recorder import memory_peaks
-
     trainable, total = counts
     dtype = choose_dtype(config.model.dtype, config.training.precision)
     hashes, memory = adapter_hashes(folder.adapter), memory_peaks(folder.metrics)

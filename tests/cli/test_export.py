@@ -271,9 +271,9 @@ def test_the_table_of_dtypes_is_that_of_the_writers(name: str) -> None:
     assert EXPORT_DTYPES[name] == writer.DTYPES
 
 
-@pytest.mark.parametrize("name", parity_module.KINDS)
+@pytest.mark.parametrize("name", parity_module.RUNTIMES)
 def test_consumers_are_where_the_table_says(name: str) -> None:
-    kind, module = parity_module.KINDS[name], parity_module.module_of(name)
+    kind, module = parity_module.RUNTIMES[name], parity_module.module_of(name)
     assert callable(module.require_package)
     for place in filter(None, (kind.program, kind.backend)):
         assert callable(getattr(module, place).load)

@@ -20,7 +20,7 @@ from lora_whisper.lora.provenance import (
     provenance_of,
     read_metadata,
     require_trained_adapter,
-    trained_sha256,
+    trained_hashes,
 )
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import Checkpoint, locate, weights_sha256
@@ -250,7 +250,7 @@ def test_another_file_is_refused_and_both_are_named(
     """The record does not count: it lies in the folder that is copied."""
     run = run_of(tmp_path / "own", summary, b"own")
     (run.adapter / METADATA_FILE).write_text("{}")
-    assert trained_sha256(run) == OWN
+    assert trained_hashes(run).get("adapter") == OWN
     require_trained_adapter(run)
     (run.adapter / WEIGHTS_FILE).write_bytes(b"another")
     with pytest.raises(UserError, match=OWN) as refusal:
@@ -264,7 +264,7 @@ def test_another_file_is_refused_and_both_are_named(
 @pytest.mark.parametrize("summary", [{}, {"adapter": None}, {"adapter": {"wer": 0.5}}], ids=str)
 def test_an_older_run_that_does_not_say_goes_on(summary: dict[str, Any], tmp_path: Path) -> None:
     run = run_of(tmp_path / "older", summary, b"whatever")
-    assert trained_sha256(run) is None
+    assert trained_hashes(run) == {}
     require_trained_adapter(run)
     run.summary.write_text('{"ada')
     assert is_trained_adapter(run), "that is for others to say"

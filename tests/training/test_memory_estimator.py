@@ -19,14 +19,14 @@ from lora_whisper.training.memory_estimator import (
     LOSS,
     Setup,
     Shortened,
+    attach_to_meta,
     fullest,
-    meta_base,
     new_estimator,
     shortened,
     step_flops,
     weights_bytes,
 )
-from lora_whisper.training.meta_model import attach_to_meta, new_meta_model, stored_bytes
+from lora_whisper.training.meta_model import new_meta_model, stored_bytes
 from tests.configs import adapter_config, quantization_config
 from tests.toys import toy_config, toy_model
 
@@ -132,7 +132,7 @@ def test_checkpointing_and_fewer_layers_need_less() -> None:
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_weights_are_those_of_all_layers(quantization: str) -> None:
     one = setup(deep(5), quantization, layers="encoder.2-3+decoder")
-    assert weights_bytes(one) == stored_bytes(meta_base(one, quantization))
+    assert weights_bytes(one) == stored_bytes(new_meta_model(one.shape, quantization, one.dtype))
 
 
 def test_checkpointing_helps_int8_as_it_does_nf4() -> None:

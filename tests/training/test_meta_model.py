@@ -13,7 +13,8 @@ from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import Checkpoint, locate, open_to_readers
 from lora_whisper.model.published import shape
 from lora_whisper.model.quantization import prepare_for_training
-from lora_whisper.training.meta_model import attach_to_meta, new_meta_model, stored_bytes
+from lora_whisper.training.memory_estimator import attach_to_meta
+from lora_whisper.training.meta_model import new_meta_model, stored_bytes
 from tests.configs import adapter_config, model_config
 from tests.toys import toy_checkpoint, toy_config, toy_model
 
