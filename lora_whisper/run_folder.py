@@ -298,5 +298,6 @@ def damaged_summary(folder: RunFolder) -> UserError:
 
 
 def _known_runs(parent: Path) -> str:
-    runs = sorted(str(path.parent) for path in parent.glob("*/summary.json"))
+    complete = (path for path in parent.glob("*") if RunFolder(path).is_complete())
+    runs = sorted(map(str, complete))
     return "\nRuns found there: " + ", ".join(runs[:10]) if runs else ""

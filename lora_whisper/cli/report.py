@@ -21,7 +21,7 @@ from lora_whisper.config import ReportConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.files import contents, write_whole
 from lora_whisper.paths import local_path
-from lora_whisper.reports.sweep import folders_of, point_folders
+from lora_whisper.reports.sweep import folders_of, is_or_was_run, point_folders
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console, counted
 
@@ -136,6 +136,11 @@ def _points_of(given: str) -> list[Path]:
         raise UserError(
             f"{given}: this is one run; how it went is in {given}/report.html.\n"
             "Type the folder of a sweep, or lora-whisper report 'runs=[A,B]' for runs side by side."
+        )
+    if is_or_was_run(RunFolder(folder)):
+        raise UserError(
+            f"{given}: this was one run, and its config.yaml is not what was written there.\n"
+            "Bring it back from a copy."
         )
     planned = folders_of(folder)
     if planned and not point_folders(folder):

@@ -436,11 +436,12 @@ def test_a_point_of_a_sweep_that_finds_something_fails(
     assert len(list(Path("outputs/sweeps/c").glob("*/check.json"))) == 2
 
 
-def test_help_needs_no_torch() -> None:
+def test_neither_help_nor_what_is_not_there_needs_torch() -> None:
     script = (
         "import sys; sys.argv = ['lora-whisper', 'check', '--help']\n"
-        "from lora_whisper.__main__ import main\n"
+        "from lora_whisper.__main__ import carry_out, main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert carry_out('evaluate', ['run=nowhere']) == 2\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

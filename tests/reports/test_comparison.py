@@ -292,6 +292,9 @@ def test_an_emptied_run_is_missed_and_a_pruned_one_is_not_unfinished(
     assert sorted(row["state"] for row in table()) == ["complete", "failed", "pruned"]
     shown = " ".join(Page(html()).text.split())
     assert "pruned: the search ended it early after step 20" in shown
+    capsys.readouterr()
+    assert line("report", str(SWEEP / "adapter.rank-2")) == 2
+    assert "this was one run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", [{"adapter": {"wer": 0.01}}, {"train_seconds": 1e308}])
