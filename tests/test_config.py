@@ -10,7 +10,13 @@ import yaml
 from pydantic import Strict
 
 import lora_whisper.config
-from lora_whisper.config import MergeConfig, TrainConfig
+from lora_whisper.config import (
+    EvaluateConfig,
+    EvaluationConfig,
+    MergeConfig,
+    RescoringConfig,
+    TrainConfig,
+)
 from lora_whisper.errors import UserError
 from lora_whisper.schema import from_values, group_in, hints_of, is_group, meaning_of, parts_of
 from tests.composed import train_values
@@ -171,3 +177,13 @@ def test_every_knob_is_strict_and_says_what_it_means(kind: type) -> None:
 def test_layers_have_one_form(given: str, meant: str) -> None:
     values = train_values("data.train=a.jsonl", "name=x", f"adapter.layers={given}")
     assert from_values(TrainConfig, values).adapter.layers == meant
+
+
+def test_changes_say_nothing_until_they_are_given() -> None:
+    """And then they are checked as what they change."""
+    run = EvaluationConfig(beams=2, group_by=("region",))
+    assert RescoringConfig().applied_to(run) == run
+    changed = RescoringConfig(beams=5, max_utterances=9).applied_to(run)
+    assert changed == dataclasses.replace(run, beams=5, max_utterances=9)
+    with pytest.raises(UserError, match=r"evaluation\.beams: expected 1 or more, found 0"):
+        from_values(EvaluateConfig, {"run": "a", "evaluation": {"beams": 0}})

@@ -494,7 +494,7 @@ def test_lists_are_values_like_others(line: Line) -> None:
     point("a", "data.mix=[{weight: 1.0, train: /srv/speech/old.jsonl}]", wrong=2)
     point("b", "data.clean=[case,digits]", wrong=3)
     assert line("report", str(SWEEP)) == 0
-    assert [row["data.mix"] for row in table()] == ["[]", "[{weight: 1, train: old.jsonl}]"]
+    assert [row["data.mix"] for row in table()] == ["[]", "[{train: old.jsonl, weight: 1}]"]
     assert "[case, digits]" in Page(html()).text
 
 
