@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import copy
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,7 +27,7 @@ def toy_config(
     text_positions: int = 64,
 ) -> WhisperConfig:
     """Two layers of width 16 a side, with the token ids of the toy tokenizer."""
-    ids = toy_tokenizer(multilingual, languages, window_seconds).get_vocab()
+    ids = _ids(multilingual, languages, window_seconds)
     end_of_text = ids["<|endoftext|>"]
     return WhisperConfig(
         vocab_size=len(ids),
@@ -45,8 +50,18 @@ def toy_config(
     )
 
 
+@functools.cache
+def _ids(multilingual: bool, languages: int, window_seconds: int) -> dict[str, int]:
+    return toy_tokenizer(multilingual, languages, window_seconds).get_vocab()
+
+
 def toy_model(seed: int = 0, text_positions: int = 64) -> WhisperForConditionalGeneration:
     """A frozen multilingual fp32 toy in evaluation mode; the same seed gives the same weights."""
+    return copy.deepcopy(_toy_model(seed, text_positions))
+
+
+@functools.cache
+def _toy_model(seed: int, text_positions: int) -> WhisperForConditionalGeneration:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = WhisperForConditionalGeneration(toy_config(text_positions=text_positions))
@@ -56,6 +71,15 @@ def toy_model(seed: int = 0, text_positions: int = 64) -> WhisperForConditionalG
 
 def toy_checkpoint(folder: Path, seed: int = 0, text_positions: int = 64) -> Path:
     """Write a multilingual toy with tokenizer, generation config and preprocessor; 2-s window."""
+    kept = _toy_checkpoint(seed, text_positions)
+    shutil.copytree(kept, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _toy_checkpoint(seed: int, text_positions: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="lora_whisper-")) / "toy"
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     toy_model(seed, text_positions).save_pretrained(folder)
     write_tokenizer(folder, window_seconds=WINDOW_SECONDS)
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=WINDOW_SECONDS)

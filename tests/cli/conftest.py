@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 from lora_whisper.__main__ import carry_out
+from lora_whisper.reports.charts import Chart
 from tests.toy_speech import toy_speech
 from tests.toys import toy_checkpoint
 
 QUICK = ("evaluation.diagnostics=false",)
 STRONG = ("optimizer.learning_rate=0.03",)
 Line = Callable[..., int]
+Refusal = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def finished(trained: Path, world: World, line: Line) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave plots empty where no test looks into them: drawing took a sixth of a toy run."""
+    """Leave plots empty where no test looks into them: drawing took a fifth of a toy run."""
     if "drawn" not in request.keywords:
-        monkeypatch.setattr(Figure, "draw", lambda *_: None)
+        monkeypatch.setattr(Chart, "svg", lambda chart: "<svg></svg>")
 
 
 @pytest.fixture
@@ -91,3 +92,14 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     """Run a command line in an empty folder; return its exit code."""
     monkeypatch.chdir(tmp_path)
     return lambda command, *arguments: carry_out(command, arguments)
+
+
+@pytest.fixture
+def refusal(line: Line, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Run a command line that is the user's to mend; return what it says."""
+
+    def answer(command: str, *arguments: str) -> str:
+        assert line(command, *arguments) == 2
+        return capsys.readouterr().err
+
+    return answer

@@ -19,8 +19,6 @@ from tests.threads import THREADS
 
 LOADED = [  # once, which takes most of what a short run takes
     "peft",
-    "scipy.stats",
-    "evaluate",
     "matplotlib.backends.backend_svg",
     "lora_whisper.reports.run",
     "lora_whisper.cli.train",

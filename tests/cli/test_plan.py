@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import WhisperConfig
 from lora_whisper.__main__ import carry_out
 from lora_whisper.cli import plan
 from lora_whisper.config import memory_bytes
+from lora_whisper.training import memory_estimator, planning
 from tests.configs import model_config
 from tests.toys import toy_config
 
@@ -28,6 +30,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shape")
     one_layer().save_pretrained(path)
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def each_step_is_tried_once() -> Iterator[None]:
+    """A plan takes a second, and hangs on its setup alone; several are asked for by most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((planning, "make_plan"), (memory_estimator, "step_flops")):
+            patch.setattr(module, name, once(getattr(module, name)))
+        yield
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    known: dict[str, Any] = {}
+
+    def found(*given: Any) -> Any:
+        if repr(given) not in known:
+            known[repr(given)] = function(*given)
+        return known[repr(given)]
+
+    return found
 
 
 def one_layer() -> WhisperConfig:

@@ -4,7 +4,9 @@ embedded nano, whose texts have words.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -70,7 +72,17 @@ def prefer(model: WhisperForConditionalGeneration, tokens: Iterable[int], logits
     projection.bias[list(tokens)] += logits
 
 
+def with_own_model(toy: Toy) -> Toy:
+    """A copy whose weights and generation config can be changed."""
+    return dataclasses.replace(toy, model=copy.deepcopy(toy.model))
+
+
 def make_toy(multilingual: bool = True) -> Toy:
+    return with_own_model(_toy(multilingual))
+
+
+@functools.cache
+def _toy(multilingual: bool) -> Toy:
     tokenizer = toy_tokenizer(multilingual, window_seconds=WINDOW_SECONDS)
     config = toy_config(multilingual)
     config.init_std = 0.4  # strong enough to tell languages apart
@@ -101,6 +113,11 @@ GENERAL = NANO.parent / "speech" / "general"
 
 
 def nano() -> Toy:
+    return with_own_model(_nano())
+
+
+@functools.cache
+def _nano() -> Toy:
     model = WhisperForConditionalGeneration.from_pretrained(NANO).requires_grad_(False).eval()
     processor = WhisperProcessor.from_pretrained(NANO)
     special_tokens = read_special_tokens(processor.tokenizer, model.generation_config, model.config)

@@ -19,18 +19,13 @@ from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import ctranslate2
 from lora_whisper.export.ctranslate2 import FasterWhisperProgram
 from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
-from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
+from tests.export.toy_merged import Merged, whole_window
 
 
 def exported(checkpoint: Path, folder: Path, dtype: str) -> Path:
     folder.mkdir()
     ctranslate2.write(checkpoint, folder, dtype)
     return folder
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Merged:
-    return narrow_large_v3(tmp_path_factory.mktemp("narrow"))
 
 
 @pytest.mark.parametrize("dtype", ctranslate2.DTYPES)
@@ -77,13 +72,13 @@ def test_the_program_hears_what_the_checkpoint_hears(
 
 
 @pytest.mark.slow
-def test_the_program_runs_the_genuine_tiny(tmp_path: Path) -> None:
-    merged, clip = tiny(tmp_path / "tiny"), general_speech(1)[0]
-    folder = exported(merged.folder, tmp_path / "out", "float16")
+def test_the_program_runs_the_genuine_tiny(genuine_tiny: Merged, tmp_path: Path) -> None:
+    clip = general_speech(1)[0]
+    folder = exported(genuine_tiny.folder, tmp_path / "out", "float16")
     heads = json.loads((folder / "config.json").read_text())["alignment_heads"]
     assert heads == [[2, 2], [3, 0], [3, 2], [3, 3], [3, 4], [3, 5]]
     text = FasterWhisperProgram.load(folder).transcribe(whole_window(clip), "en", "transcribe")
-    assert text == merged.text(clip) != ""
+    assert text == genuine_tiny.text(clip) != ""
 
 
 def test_language_and_task_reach_the_prompt(narrow: Merged, tmp_path: Path) -> None:

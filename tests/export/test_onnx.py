@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.errors import UserError
@@ -38,6 +40,15 @@ NARROW = {
     "decoder_ffn_dim": 256,
     "init_std": 0.1,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def operators_are_listed_once() -> Iterator[None]:
+    """The exporter goes through all that it knows for each graph, which takes two seconds."""
+    list_operators = ONNXRegistry.from_torchlib
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", functools.cache(list_operators))
+        yield
 
 
 def exported(checkpoint: Path, folder: Path, dtype: str = "float32") -> Path:

@@ -27,7 +27,7 @@ from lora_whisper.export.openai_whisper import (
 )
 from lora_whisper.stand_ins import POINTER
 from tests.evaluation.toy_decoder import GREEDY, NANO, Toy, general_speech, nano
-from tests.export.toy_merged import Merged, narrow_large_v3, tiny, whole_window
+from tests.export.toy_merged import Merged, whole_window
 
 
 def exported(checkpoint: Path, folder: Path, dtype: str = "float32") -> Path:
@@ -40,11 +40,6 @@ def stepwise(folder: Path, toy: Toy) -> StepwiseDecoder:
     backend = OpenAIWhisperBackend.load(folder)
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
     return StepwiseDecoder(backend, tokenizer, config, toy.special_tokens, toy.features)
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Merged:
-    return narrow_large_v3(tmp_path_factory.mktemp("narrow"))
 
 
 def test_weights_are_the_checkpoints_bit_for_bit(tmp_path: Path) -> None:
@@ -90,11 +85,11 @@ def test_the_program_hears_what_the_checkpoint_hears(narrow: Merged, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_program_runs_the_genuine_tiny(tmp_path: Path) -> None:
-    merged, clip = tiny(tmp_path / "tiny"), general_speech(1)[0]
-    program = OpenAIWhisperProgram.load(exported(merged.folder, tmp_path / "out", "float16"))
+def test_the_program_runs_the_genuine_tiny(genuine_tiny: Merged, tmp_path: Path) -> None:
+    clip = general_speech(1)[0]
+    program = OpenAIWhisperProgram.load(exported(genuine_tiny.folder, tmp_path / "out", "float16"))
     text = program.transcribe(whole_window(clip), "en", "transcribe")
-    assert text == merged.text(clip) != ""
+    assert text == genuine_tiny.text(clip) != ""
 
 
 def test_what_does_not_load_is_said(tmp_path: Path) -> None:

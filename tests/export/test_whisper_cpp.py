@@ -24,7 +24,7 @@ from lora_whisper.export.openai_whisper import read_tensors
 from lora_whisper.export.whisper_cpp import WhisperCppBackend, WhisperCppProgram, load_library
 from lora_whisper.stand_ins import POINTER
 from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
-from tests.export.toy_merged import Merged, narrow_large_v3, tiny
+from tests.export.toy_merged import Merged
 
 
 class ContextSettings(ctypes.Structure):
@@ -64,11 +64,6 @@ def exported(checkpoint: Path, folder: Path, dtype: str = "f16") -> Path:
 @pytest.fixture(scope="module")
 def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(NANO, tmp_path_factory.mktemp("nano") / "ggml")
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Merged:
-    return narrow_large_v3(tmp_path_factory.mktemp("narrow"))
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +113,12 @@ def test_the_program_as_it_is_hears_what_the_library_hears(
 
 
 @pytest.mark.slow
-def test_the_program_runs_the_genuine_tiny(tmp_path: Path) -> None:
-    merged, clip = tiny(tmp_path / "tiny"), general_speech(1)[0]
-    folder = exported(merged.folder, tmp_path / "out")
+def test_the_program_runs_the_genuine_tiny(genuine_tiny: Merged, tmp_path: Path) -> None:
+    clip = general_speech(1)[0]
+    folder = exported(genuine_tiny.folder, tmp_path / "out")
     program = WhisperCppProgram.load(folder, flash_attention=False)
     text = program.transcribe(read_audio(clip.audio), "en", "transcribe")
-    assert text == merged.text(clip) != ""
+    assert text == genuine_tiny.text(clip) != ""
 
 
 def test_language_and_task_reach_the_prompt(narrow: Merged, narrow_folder: Path) -> None:
