@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lora_whisper.cli.compose import COMMANDS
-from lora_whisper.config import (
-    TrainConfig,
-)
+from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.options import configuration_folder, configured
 from lora_whisper.schema import defaults_of, from_values
@@ -30,30 +29,38 @@ OPTIONS = sorted(
 def test_the_options_are_all_known() -> None:
     """A new file has to be counted here, so that none is left untested by accident."""
     assert len(OPTIONS) == 64
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == [
-        "_hydra_",
-        "check",
-        "evaluate",
-        "export",
-        "merge",
-        "plan",
-        "push",
-        "report",
-        "search",
-        "train",
-    ]
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_each_option_composes_with_hydra_and_without(option: str) -> None:
-    group, name = option.split("/")
-    required = {
-        "data": ["data.path=x", "data.config=x"],
-        "search": ["search.trials=3"],
-        "experiment": ["evaluation.keywords=x", "data.config=x"],
+    others = {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
+    others -= {f"{option}.yaml" for option in OPTIONS}
+    assert others == {
+        "_hydra_.yaml",
+        *(f"{command}.yaml" for command in COMMANDS),
+        *(f"hydra/launcher/{name}.yaml" for name in ("joblib", "submitit_local", "submitit_slurm")),
     }
-    primary = "search" if group == "search" else "train"
-    given = (f"{group}={name}", "name=x", "data.train=a.jsonl", *required.get(group, []))
+
+
+REQUIRED = {
+    "data": ["data.path=x", "data.config=x"],
+    "search": ["search.trials=3"],
+    "experiment": ["evaluation.keywords=x", "data.config=x"],
+}
+
+
+def combined() -> list[list[str]]:
+    """Each option once: those of different groups together, but for experiments, which choose."""
+    groups: dict[str, list[str]] = {}
+    for option in OPTIONS:
+        group, name = option.split("/")
+        groups.setdefault(group, []).append(f"{group}={name}")
+    apart = [[one] for group in ("experiment", "search") for one in groups.pop(group)]
+    return apart + [[one for one in row if one] for row in zip_longest(*groups.values())]
+
+
+@pytest.mark.parametrize("options", combined(), ids=" ".join)
+def test_each_option_composes_with_hydra_and_without(options: list[str]) -> None:
+    groups = [option.partition("=")[0] for option in options]
+    primary = "search" if "search" in groups else "train"
+    required = [one for group in groups for one in REQUIRED.get(group, ())]
+    given = (*options, "name=x", "data.train=a.jsonl", *required)
     config = from_values(COMMANDS[primary], train_values(*given, primary=primary))
     assert config.name == "x"
     assert config == from_values(COMMANDS[primary], by_hydra(primary, *given))

@@ -77,18 +77,16 @@ def test_the_wheel_holds_the_package_conf_and_assets_and_nothing_else(wheel):
         assert any(name.endswith(suffix) for name in shipped), f"no {suffix} file in the wheel"
 
 
-def test_the_quickstart_composes_outside_the_repository(environment, tmp_path):
-    assert "name: quickstart" in config_of(environment, tmp_path, "experiment=quickstart")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_users_own_experiment_file_is_found(environment, tmp_path):
+def test_a_users_own_experiment_file_is_found_outside_the_repository(environment, tmp_path):
+    """It stands on the quickstart's; to show it writes nothing."""
     own = tmp_path / "own/experiment/mine.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("# @package _global_\ndefaults: [quickstart]\nname: mine\nadapter: {rank: 3}\n")
     printed = config_of(environment, tmp_path, "--config-dir", own.parents[1], "experiment=mine")
     assert "name: mine" in printed
     assert "rank: 3" in printed
+    assert "checkpoint: embedded:nano" in printed
+    assert list(tmp_path.iterdir()) == [tmp_path / "own"]
 
 
 def test_the_first_steps_of_the_quickstart_run_from_the_wheel(environment, tmp_path):

@@ -30,13 +30,17 @@ def begin(point: tuple[TrainConfig, Path]) -> None:
         raise UserError("seed 2 is unlucky")
 
 
-def begin_and_train(plan: train.RunPlan) -> None:
-    begin((plan.config, plan.folder.path))
-    train.run(plan)
+def begin_and_prepare(
+    config: TrainConfig, folder: Path, earlier: train.RunPlan | None = None
+) -> train.RunPlan:
+    """In a worker, which has one GPU: what fails there fails before anything heavy is loaded."""
+    if "," not in os.environ["CUDA_VISIBLE_DEVICES"]:
+        begin((config, folder))
+    return train.prepare(config, folder, earlier)
 
 
 LIGHT = replace(train.COMMAND, prepare=prepare, run=begin, is_finished=None, shares_inputs=False)
-REAL = replace(train.COMMAND, run=begin_and_train)
+REAL = replace(train.COMMAND, prepare=begin_and_prepare)
 
 
 def light(*arguments: str) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,18 +297,3 @@ def test_nothing_found_is_one_clear_message(
     assert said.out == ""
     assert said.err.startswith(f"error: {tmp_path / folder}: ")
     assert "lora-whisper " in said.err
-
-
-def test_help_and_no_torch(tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "toy")
-    script = (
-        "import sys; sys.argv = ['lora-whisper', 'adapters', *sys.argv[1:]]\n"
-        "from lora_whisper.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
-    )
-    for argument, expected in ((str(run.path), "0 False"), ("--help", "0 False")):
-        command = [sys.executable, "-c", script, argument]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.stdout.endswith(f"{expected}\n"), done.stderr
-    assert "--json" in done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,7 @@ from tests.cli.conftest import Line, World
     ids=lambda value: value[0] if value else "",
 )
 def test_one_message_and_nothing_written(
-    world: World,
-    line: Line,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    parts: list[str],
+    world: World, refusal: Refusal, tmp_path: Path, arguments: list[str], parts: list[str]
 ) -> None:
     given = {argument.split("=")[0] for argument in arguments}
     others = [one for one in world.arguments("a") if one.split("=")[0] not in given]
@@ -47,8 +42,7 @@ def test_one_message_and_nothing_written(
         (world.speech / "plain.jsonl").write_text(rows)
         others = [one for one in others if not one.startswith("data.")]
         others.append(f"data.train={world.speech / 'plain.jsonl'}")
-    assert line("train", *others, *arguments) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *others, *arguments)
     for part in parts:
         assert part in message
     assert "Traceback" not in message
@@ -56,12 +50,11 @@ def test_one_message_and_nothing_written(
 
 
 def test_a_line_that_is_no_json_is_named_by_file_and_line(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio": "a.wav", "text": "x"}\n{"audio": \n[]\n')
-    assert line("train", *world.arguments("a", f"data.train={manifest}")) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *world.arguments("a", f"data.train={manifest}"))
     assert "m.jsonl:2" in message
     assert "m.jsonl:3" in message
     assert not (tmp_path / "outputs").exists()
@@ -71,56 +64,45 @@ def test_a_line_that_is_no_json_is_named_by_file_and_line(
     "content", ["", "\n\n", '{"audio": "a.wav", "text": "x", "split": "test"}\n']
 )
 def test_an_empty_split_is_refused(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+    world: World, refusal: Refusal, tmp_path: Path, content: str
 ) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(content)
-    assert line("train", *world.arguments("a", f"data.train={manifest}")) == 2
-    assert "m.jsonl" in capsys.readouterr().err
+    assert "m.jsonl" in refusal("train", *world.arguments("a", f"data.train={manifest}"))
 
 
 def test_a_split_whose_clips_are_all_too_long_says_how_long_the_window_is(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, tmp_path: Path
 ) -> None:
     from tests.toy_speech import write_clip, write_manifest
 
     write_clip(tmp_path / "long.wav", 3.0)
     rows = [{"audio": "long.wav", "text": "one", "language": "en"}]
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
-    assert line("train", *world.arguments("a", f"data.train={manifest}")) == 2
-    assert "2 s" in capsys.readouterr().err
+    assert "2 s" in refusal("train", *world.arguments("a", f"data.train={manifest}"))
 
 
 def test_all_points_of_a_sweep_are_checked_before_the_first_is_run(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, tmp_path: Path
 ) -> None:
     arguments = world.arguments("s", "adapter.rank=2,-4", "optimizer.learning_rate=1e-3,0")
-    assert line("train", "-m", *arguments) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", "-m", *arguments)
     assert message.count("adapter.rank: expected 1 or more") == 2
     assert message.count("optimizer.learning_rate: expected more than 0") == 2
     assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("command", ["merge", "evaluate"])
-def test_a_folder_that_is_no_run_is_refused(
-    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
+def test_a_folder_that_is_no_run_is_refused(refusal: Refusal, tmp_path: Path, command: str) -> None:
     (tmp_path / "other").mkdir()
-    assert line(command, "run=other") == 2
-    assert "not a run" in capsys.readouterr().err
-    assert line(command, "run=gone") == 2
-    assert "no such folder" in capsys.readouterr().err
-    assert line(command) == 2
-    assert "run: " in capsys.readouterr().err
+    assert "not a run" in refusal(command, "run=other")
+    assert "no such folder" in refusal(command, "run=gone")
+    assert "run: " in refusal(command)
 
 
-def test_merge_replaces_nothing_unasked(
-    line: Line, finished: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_merge_replaces_nothing_unasked(line: Line, refusal: Refusal, finished: list[str]) -> None:
     assert line("merge", "run=outputs/a") == 0
-    assert line("merge", "run=outputs/a") == 2
-    assert "overwrite=true" in capsys.readouterr().err
+    assert "overwrite=true" in refusal("merge", "run=outputs/a")
     assert line("merge", "run=outputs/a", "overwrite=true") == 0
 
 
@@ -142,12 +124,9 @@ def test_a_complete_run_is_not_reported_for_another_configuration(
     assert "adapter.alpha: was 32.0, is 1.0" in capsys.readouterr().err
 
 
-def test_training_on_the_test_recordings_is_refused(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_on_the_test_recordings_is_refused(world: World, refusal: Refusal) -> None:
     arguments = world.arguments("a", f"data.test={world.speech / 'train.jsonl'}")
-    assert line("train", *arguments) == 2
-    assert "20 recordings of data.test are in data.train too" in capsys.readouterr().err
+    assert "20 recordings of data.test are in data.train too" in refusal("train", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -158,16 +137,11 @@ def test_training_on_the_test_recordings_is_refused(
     ],
 )
 def test_a_sweep_that_would_lose_points_is_refused(
-    world: World,
-    line: Line,
-    capsys: pytest.CaptureFixture[str],
-    overrides: list[str],
-    expected: str,
+    world: World, refusal: Refusal, overrides: list[str], expected: str
 ) -> None:
     given = {one.split("=")[0] for one in overrides}
     others = [one for one in world.arguments("s") if one.split("=")[0] not in given]
-    assert line("train", "-m", *others, *overrides) == 2
-    assert expected in capsys.readouterr().err
+    assert expected in refusal("train", "-m", *others, *overrides)
     assert not Path("outputs").exists()
 
 
@@ -194,7 +168,7 @@ def test_a_typo_beside_what_is_swept_is_the_users_to_mend(
 
 
 def test_audio_that_breaks_off_is_named(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its header is sound, so that only decoding finds it: here in the base's score."""
     import soundfile
@@ -208,18 +182,16 @@ def test_audio_that_breaks_off_is_named(
     test = write_manifest(tmp_path / "cut.jsonl", rows)
     few = ("training.max_steps=1", "data.validation=null")
     arguments = world.arguments("a", f"data.test={test}", *few)
-    assert line("train", *arguments) == 2
-    assert "cut.jsonl:1" in capsys.readouterr().err
+    assert "cut.jsonl:1" in refusal("train", *arguments)
     assert line("train", *arguments, "overwrite=true", "data.bad_audio=drop") == 0
     assert "not decoded cut.jsonl:1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("setting", ["training.patience=2", "training.averaging=best-2"])
 def test_what_compares_adapters_needs_a_validation_set(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str], setting: str
+    world: World, refusal: Refusal, setting: str
 ) -> None:
-    assert line("train", *world.arguments("a", "data.validation=null", setting)) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *world.arguments("a", "data.validation=null", setting))
     assert f"{setting.split('=')[0]}" in message
     assert "Type data.validation=…" in message
     assert not Path("outputs").exists()
@@ -240,22 +212,18 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert Path("outputs").read_text() == "a file of mine"
 
 
-def test_a_name_that_is_too_long_is_to_be_shorter(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert line("check", *world.arguments("ü" * 150)[:5]) == 2
-    message = capsys.readouterr().err
+def test_a_name_that_is_too_long_is_to_be_shorter(world: World, refusal: Refusal) -> None:
+    message = refusal("check", *world.arguments("ü" * 150)[:5])
     assert "File name too long" in message
     assert message.rstrip().endswith("Type a shorter name.")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_named(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o555)
-    assert line("train", *world.arguments("a")) == 2
-    assert "error: outputs: Permission denied" in capsys.readouterr().err
+    assert "error: outputs: Permission denied" in refusal("train", *world.arguments("a"))
 
 
 @pytest.mark.parametrize("fault", ["config.json", "model.safetensors", "tokenizer.json"])

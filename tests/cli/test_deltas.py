@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.lora.delta_weights import read_delta_weights
 from lora_whisper.training import run
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 
 RUNS = Path("outputs")
 UNSCORED = ("data.test=null", "data.validation=null")
@@ -81,7 +81,11 @@ def test_a_resumed_run_needs_its_start_no_longer(
 
 
 def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
-    world: World, line: Line, finished: list[str], capsys: pytest.CaptureFixture[str]
+    world: World,
+    line: Line,
+    refusal: Refusal,
+    finished: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     refused = {
         "there is no such folder": ["adapter.init_from=outputs/far"],
@@ -90,8 +94,7 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
     }
     for message, given in refused.items():
         capsys.readouterr()
-        assert line("train", *world.arguments("next", *given)) == 2
-        assert message in capsys.readouterr().err
+        assert message in refusal("train", *world.arguments("next", *given))
         assert not (RUNS / "next").exists()
     before = (RUNS / "a/summary.json").read_text()
     assert line("train", *finished, "adapter.init_from=outputs/a", "overwrite=true") == 2
@@ -100,7 +103,7 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
 
 
 def test_a_start_that_has_heard_the_test_set_is_refused(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal
 ) -> None:
     """Also where another run lies between: its start's start has heard it."""
     few = ["training.max_steps=1", *UNSCORED]
@@ -108,8 +111,7 @@ def test_a_start_that_has_heard_the_test_set_is_refused(
     assert line("train", *world.arguments("first", *few, speech["test"])) == 0
     between = [*few, "adapter.init_from=outputs/first", speech["train"]]
     assert line("train", *world.arguments("second", *between)) == 0
-    assert line("train", *world.arguments("third", "adapter.init_from=outputs/second")) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *world.arguments("third", "adapter.init_from=outputs/second"))
     assert "4 recordings of data.test are in what" in message
     assert "outputs/second was trained on too" in message
     assert not (RUNS / "third").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from lora_whisper.__main__ import carry_out
 from lora_whisper.evaluation import evaluate, test_sets
 from lora_whisper.evaluation.decoding import transcribe
-from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
+from tests.cli.conftest import QUICK, STRONG, Line, Refusal, World, working_in
 from tests.evaluation.toy_decoder import NANO
 from tests.launched import command_line, together
 from tests.toy_speech import write_manifest
@@ -155,22 +154,6 @@ def test_what_was_decoded_before_is_not_decoded_again(
         line("evaluate", "run=outputs/a", *QUICK, "evaluation.beams=2", "overwrite=true")
 
 
-def test_the_points_of_a_sweep_pay_for_their_base_once(
-    world: World, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heard: list[int] = []
-    decode = transcribe.transcribe
-
-    def counted(decoder: Any, utterances: Sequence[Any], *more: Any, **named: Any) -> Any:
-        heard.append(len(utterances))
-        return decode(decoder, utterances, *more, **named)
-
-    monkeypatch.setattr(transcribe, "transcribe", counted)
-    few = ("training.max_steps=1", "training.validate_every_steps=null", "adapter.rank=1,2")
-    assert line("train", "-m", *world.arguments("ranks", *few)) == 0
-    assert heard.count(4) == 3  # the base, and two adapters
-
-
 def test_a_model_that_gives_no_numbers_is_named_and_the_others_are_scored(
     world: World, line: Line, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +185,9 @@ def test_recordings_over_the_window_are_heard_and_counted(
     assert score["audio_seconds"] == pytest.approx(5.0)
 
 
-def test_two_processes_find_out_the_same(runs: Path, world: World, tmp_path: Path) -> None:
+def test_two_processes_find_out_the_same(
+    runs: Path, world: World, line: Line, tmp_path: Path
+) -> None:
     arguments = (
         "evaluate",
         f"models=[base,{runs}/outputs/a]",
@@ -211,11 +196,12 @@ def test_two_processes_find_out_the_same(runs: Path, world: World, tmp_path: Pat
         "evaluation.conditions=[noise-0db]",
         *QUICK,
     )
+    two = tmp_path / "two"
+    two.mkdir()
+    assert line(*arguments) == 0
+    assert together(2, command_line, two, *arguments) == [0, 0]
     found = []
-    for count in (1, 2):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        assert together(count, command_line, folder, *arguments) == [0] * count
+    for folder in (tmp_path, two):
         scores = results(str(folder / "outputs/evaluation"))["scores"]["speech-test"]
         found.append({name: one | {"decode_seconds": 0} for name, one in scores.items()})
     assert found[0] == found[1]
@@ -237,31 +223,24 @@ def test_two_processes_find_out_the_same(runs: Path, world: World, tmp_path: Pat
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_written(
-    world: World,
-    line: Line,
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    given: list[str],
-    message: str,
+    world: World, refusal: Refusal, here: Path, given: list[str], message: str
 ) -> None:
     rows = (world.speech / "test.jsonl").read_text().replace(', "language": "en"', "")
     (here / "plain.jsonl").write_text(rows.replace('"test/', f'"{world.speech}/test/'))
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()}
-    assert line("evaluate", *given) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal("evaluate", *given)
     after = {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()}
     assert {path for path in after if ".lock" not in path.name} == before.keys()
 
 
 def test_a_folder_that_is_no_report_is_left_alone(
-    world: World, line: Line, here: Path, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, here: Path
 ) -> None:
     Path("outputs/mine").mkdir()
     Path("outputs/mine/thesis.tex").touch()
     arguments = (f"models=[{world.checkpoint}]", f"data.test={world.speech / 'test.jsonl'}")
     for name in ("mine", "a"):
-        assert line("evaluate", *arguments, *QUICK, f"name={name}") == 2
-        assert "left alone" in capsys.readouterr().err
+        assert "left alone" in refusal("evaluate", *arguments, *QUICK, f"name={name}")
     assert line("evaluate", *arguments, *QUICK) == 0
     assert line("evaluate", *arguments, *QUICK) == 0  # a report is made anew
 

@@ -19,7 +19,7 @@ from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from lora_whisper.export import adapter, ctranslate2
 from lora_whisper.export import parity as parity_module
 from lora_whisper.export.whisper_cpp import quantize_command
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 from tests.toy_speech import write_manifest
 
 
@@ -180,7 +180,11 @@ def test_an_adapter_is_written_where_nothing_was_merged(finished: list[str], lin
 
 
 def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
-    finished: list[str], world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    finished: list[str],
+    world: World,
+    line: Line,
+    refusal: Refusal,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And so is what is advised to type next; without base= nothing is begun."""
     shutil.copytree(world.checkpoint, "moved base")
@@ -188,8 +192,7 @@ def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     config.write_text(config.read_text().replace(str(world.checkpoint), f"{Path.cwd()}/toy"))
     quick = ("evaluation.diagnostics=false",)
     for typed in (["evaluate", *quick], ["export", "format=ctranslate2"]):
-        assert line(*typed, "run=outputs/a") == 2
-        said = capsys.readouterr().err
+        said = refusal(*typed, "run=outputs/a")
         assert "the base that outputs/a/config.yaml names: " in said
         assert "base=path/to/folder" in said
     written = {one.name for one in Path("outputs/a").iterdir()}
@@ -204,8 +207,7 @@ def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     found = json.loads(Path("outputs/a/evaluation.json").read_text())
     assert [one["name"] for one in found["models"]] == ["base", "adapter", "merged"]
     written = ("export", "run=outputs/a", "format=adapter", "base=some/body")
-    assert line(*written) == 2
-    said = capsys.readouterr().err
+    said = refusal(*written)
     assert "no such folder" in said
     (advice,) = {word.strip(".,") for word in said.split() if word.startswith("parity.")}
     assert line(*written, advice) == 0
@@ -234,10 +236,9 @@ def test_a_run_whose_base_was_renamed_is_exported_and_evaluated_with_base(
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is(
-    finished: list[str], line: Line, capsys: pytest.CaptureFixture[str], typed: list[str], said: str
+    refusal: Refusal, finished: list[str], typed: list[str], said: str
 ) -> None:
-    assert line("export", "run=outputs/a", *typed) == 2
-    assert said in capsys.readouterr().err
+    assert said in refusal("export", "run=outputs/a", *typed)
     assert not Path("outputs/a/merged").exists()
 
 

@@ -12,7 +12,7 @@ from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.files import write_json
 from lora_whisper.lora.resolve import Asking, resolve_run
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 from tests.cli.test_merge import adapter
 from tests.cli.toy_run import toy_run
 
@@ -70,13 +70,12 @@ def test_from_inside_a_run_it_is_named_in_full(
 
 
 def test_every_command_says_so_and_what_it_says_works(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal
 ) -> None:
     folder = adapter(Path("alone"), world.checkpoint)
     for command in ("merge", "evaluate", "export", "push"):
         more = {"export": ["format=ctranslate2"], "push": ["repo=owner/name"]}.get(command, [])
-        assert line(command, f"run={folder}", *more) == 2
-        assert "run=alone: an adapter, and no run" in capsys.readouterr().err
+        assert "run=alone: an adapter, and no run" in refusal(command, f"run={folder}", *more)
     assert line("merge", "adapter=alone") == 0
     assert line("export", "run=outputs/alone", "format=ctranslate2", "parity.utterances=0") == 0
     test_set = f"data.test={world.speech / 'test.jsonl'}"

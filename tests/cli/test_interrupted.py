@@ -19,7 +19,7 @@ from lora_whisper.files import read_json, write_json
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.training import run
-from tests.cli.conftest import QUICK, STRONG, Line, World, working_in
+from tests.cli.conftest import QUICK, STRONG, Line, Refusal, World, working_in
 from tests.test_run_folder import Killed, full_disk
 from tests.toy_speech import write_manifest
 
@@ -90,7 +90,7 @@ def test_new_weights_never_have_the_score_of_older_ones(
 
 
 def test_a_merged_model_that_somebody_replaced_has_no_score(
-    here: None, line: Line, capsys: pytest.CaptureFixture[str]
+    here: None, line: Line, refusal: Refusal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither the old one nor one of its own: the run says that it is made of its adapter."""
     own = MERGED.read_bytes()
@@ -104,16 +104,14 @@ def test_a_merged_model_that_somebody_replaced_has_no_score(
         ("export", "run=outputs/a", "format=ctranslate2"),
         ("push", "run=outputs/a", "repo=me/it", "what=merged", "base=me/base", "dry_run=true"),
     ):
-        assert line(*given) == 2
-        assert again in capsys.readouterr().err, given
+        assert again in refusal(*given), given
     shutil.copytree(MERGED.parent, "whole")
     made_of = read_json(Path("whole/merge.json"))
     made_of["adapters"][0]["sha256"] = "0" * 64
     write_json(Path("whole/merge.json"), made_of)
     shutil.move(MERGED.parent, "aside")
     shutil.move("whole", MERGED.parent)
-    assert line("evaluate", "run=outputs/a", "overwrite=true", *QUICK) == 2
-    assert again in capsys.readouterr().err, "of another run"
+    assert again in refusal("evaluate", "run=outputs/a", "overwrite=true", *QUICK), "of another run"
     shutil.rmtree(MERGED.parent)
     shutil.move("aside", MERGED.parent)
     assert line("merge", "run=outputs/a") == 2, "it is not finished, but replaced when asked for"
@@ -159,15 +157,14 @@ def test_the_adapter_of_another_run_never_goes_by_this_runs_name(
 
 
 def test_a_run_writes_its_adapter_again_where_another_lies_there(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal
 ) -> None:
     arguments = world.arguments("a", *STRONG, "data.test=null", "training.max_steps=2")
     assert line("train", *arguments) == 0
     weights = RUN.adapter / "adapter_model.safetensors"
     own = weights.read_bytes()
     weights.write_bytes(own[:-1] + b"\x00")
-    assert line("merge", "run=outputs/a") == 2
-    assert "take outputs/a/summary.json away" in " ".join(capsys.readouterr().err.split())
+    assert "take outputs/a/summary.json away" in " ".join(refusal("merge", "run=outputs/a").split())
     RUN.summary.unlink()
     assert line("train", *arguments, "resume=auto") == 0
     assert weights.read_bytes() == own
@@ -242,16 +239,13 @@ def test_an_export_that_was_killed_is_tried_when_it_is_typed_again(
 # ── evaluate ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_another_evaluation_replaces_none_unasked(
-    here: None, line: Line, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_evaluation_replaces_none_unasked(here: None, line: Line, refusal: Refusal) -> None:
     given = ("evaluate", "run=outputs/a", "evaluation.max_utterances=2", *QUICK)
     assert line(*given) == 0
     first = RUN.results.read_bytes()
     assert line(*given, "evaluation.players=false") == 0, "the same again"
     more = "evaluation.max_utterances=1"
-    assert line(*given, more) == 2
-    assert "evaluation.max_utterances: was 2, is 1" in capsys.readouterr().err
+    assert "evaluation.max_utterances: was 2, is 1" in refusal(*given, more)
     assert line(*given, more, "name=other") == 0
     assert len(read_json(Path("outputs/other/evaluation.json"))["scores"]) == 1
     assert json.loads(first)["scores"].keys() == read_json(RUN.results)["scores"].keys()
@@ -260,7 +254,7 @@ def test_another_evaluation_replaces_none_unasked(
 
 
 def test_on_a_full_disk_hypotheses_and_score_stay_together(
-    here: None, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    refusal: Refusal, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RUN.evaluation / "adapter/test"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -271,8 +265,7 @@ def test_on_a_full_disk_hypotheses_and_score_stay_together(
             write(path, data)
 
     monkeypatch.setattr(scoring, "write_synced", on_a_full_disk)
-    assert line("evaluate", "run=outputs/a", *QUICK) == 2
-    said = capsys.readouterr().err
+    said = refusal("evaluate", "run=outputs/a", *QUICK)
     assert "hypotheses.jsonl could not be written" in said
     assert "type it again" in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

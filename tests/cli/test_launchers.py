@@ -64,7 +64,9 @@ def test_joblib_gives_each_worker_a_gpu_and_notes_what_failed(
     world: World, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    given = short_run(world, "hydra/launcher=joblib", "seed=1,2", "adapter.rank=1")
+    given = short_run(
+        world, "hydra/launcher=joblib", "seed=1,2", "adapter.rank=1", "data.test=null"
+    )
     assert real("-m", *given) == 1
     assert sorted(str(one["gpu"]) for one in require_seeds()) == ["4", "5"]
     assert (SWEEP / "seed-1" / "summary.json").is_file()

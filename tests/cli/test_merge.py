@@ -25,7 +25,7 @@ from lora_whisper.model import weights as weights_module
 from lora_whisper.model.base import load_base
 from lora_whisper.model.checkpoint import fingerprint, locate, weights_sha256
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 from tests.configs import adapter_config, model_config
 from tests.lora.test_delta_weights import filled
 from tests.merged import merged_weights
@@ -138,13 +138,12 @@ def test_several_are_merged_with_their_weights(
 
 
 def test_another_base_is_refused_unless_it_is_forced(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = toy_checkpoint(tmp_path / "other", seed=1)
     assert line("train", *world.arguments("a", "data.test=null", "training.max_steps=1")) == 0
     before = written()
-    assert line("merge", "run=outputs/a", f"base={other}") == 2
-    message = capsys.readouterr().err
+    message = refusal("merge", "run=outputs/a", f"base={other}")
     assert "a was trained on other weights" in message
     for checkpoint in (world.checkpoint, other):
         assert weights_sha256(locate(model_config(checkpoint))) in message
@@ -173,6 +172,7 @@ def test_the_same_weights_elsewhere_are_the_same_base(
 def test_an_adapter_that_only_names_its_base_is_not_taken_to_another(
     world: World,
     line: Line,
+    refusal: Refusal,
     tmp_path: Path,
     two: tuple[str, str],
     capsys: pytest.CaptureFixture[str],
@@ -180,12 +180,11 @@ def test_an_adapter_that_only_names_its_base_is_not_taken_to_another(
     assert line("merge", "adapter=a") == 0
     assert capsys.readouterr().out.count("not checked a does not say which weights") == 1
     toy_checkpoint(tmp_path / "other", seed=1)
-    assert line("merge", "adapter=b", "base=other") == 2
-    assert "force=true" in capsys.readouterr().err
+    assert "force=true" in refusal("merge", "adapter=b", "base=other")
 
 
 def test_a_base_that_nobody_typed_is_said_to_be_named_by_a_file(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, tmp_path: Path
 ) -> None:
     adapter(tmp_path / "a", world.checkpoint)
     changes = {"base_model_name_or_path": "/home/bob/models/whisper-base"}
@@ -194,14 +193,12 @@ def test_a_base_that_nobody_typed_is_said_to_be_named_by_a_file(
     (tmp_path / "a/lora_whisper.json").unlink(missing_ok=True)
     given = ("models=[a]", f"data.test={world.speech / 'test.jsonl'}", "name=e")
     for typed in (("merge", "adapter=a"), ("evaluate", *given)):
-        assert line(*typed) == 2
-        said = capsys.readouterr().err
+        said = refusal(*typed)
         assert (
             f"{changes['base_model_name_or_path']}, the base that adapter_config.json of a " in said
         )
         assert "base=/home" not in said
-        assert line(*typed, "base=gone") == 2
-        assert "error: base=gone: " in capsys.readouterr().err
+        assert "error: base=gone: " in refusal(*typed, "base=gone")
 
 
 def test_an_adapter_of_another_size_is_named_by_its_modules(
@@ -239,24 +236,18 @@ def test_an_adapter_of_another_size_is_named_by_its_modules(
     ],
 )
 def test_what_cannot_be_merged_is_named_and_nothing_written(
-    line: Line,
-    two: tuple[str, str],
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    refusal: Refusal, two: tuple[str, str], arguments: list[str], message: str
 ) -> None:
-    assert line("merge", *arguments) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal("merge", *arguments)
     assert not Path("outputs").exists()
 
 
 def test_what_float16_cannot_hold_is_not_written_as_infinity(
-    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    line: Line, refusal: Refusal, two: tuple[str, str]
 ) -> None:
     tensors = load_file(Path("a") / WEIGHTS_FILE)
     save_file({key: 1e4 * value for key, value in tensors.items()}, Path("a") / WEIGHTS_FILE)
-    assert line("merge", "adapter=a", "dtype=float16") == 2
-    said = capsys.readouterr().err
+    said = refusal("merge", "adapter=a", "dtype=float16")
     assert "float16" in said
     assert "dtype=float32" in said
     assert not Path("outputs/a/merged").exists()
@@ -265,16 +256,11 @@ def test_what_float16_cannot_hold_is_not_written_as_infinity(
 
 
 def test_dora_is_not_scaled_and_not_added(
-    world: World,
-    line: Line,
-    tmp_path: Path,
-    two: tuple[str, str],
-    capsys: pytest.CaptureFixture[str],
+    world: World, line: Line, refusal: Refusal, tmp_path: Path, two: tuple[str, str]
 ) -> None:
     adapter(tmp_path / "dora", world.checkpoint, "dora")
     for arguments in (["adapter=dora", "scale=0.5"], ["adapter=[a,dora]", "name=x"]):
-        assert line("merge", *arguments) == 2
-        assert "Merge it alone, with scale=1" in capsys.readouterr().err
+        assert "Merge it alone, with scale=1" in refusal("merge", *arguments)
     assert written() == []
     assert line("merge", "adapter=dora") == 0
 
@@ -331,13 +317,10 @@ def test_what_a_run_says_is_of_the_model_that_is_there(
     assert json.loads(run.summary.read_text())["merged"] is not None
 
 
-def test_a_file_is_not_taken_for_a_folder(
-    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_is_not_taken_for_a_folder(refusal: Refusal, two: tuple[str, str]) -> None:
     Path("outputs").mkdir()
     Path("outputs/x").write_text("mine")
-    assert line("merge", "adapter=a", "name=x") == 2
-    assert "outputs/x is there, and no folder" in capsys.readouterr().err
+    assert "outputs/x is there, and no folder" in refusal("merge", "adapter=a", "name=x")
     assert Path("outputs/x").read_text() == "mine"
 
 
@@ -355,10 +338,9 @@ def test_what_to_type_next_is_quoted(
 
 
 def test_a_run_s_folder_is_not_taken_for_another_adapter_s(
-    line: Line, two: tuple[str, str], capsys: pytest.CaptureFixture[str], finished: list[str]
+    refusal: Refusal, two: tuple[str, str], finished: list[str]
 ) -> None:
-    assert line("merge", "adapter=b", "name=a") == 2
-    assert "outputs/a is a run" in capsys.readouterr().err
+    assert "outputs/a is a run" in refusal("merge", "adapter=b", "name=a")
 
 
 @pytest.mark.parametrize("given", ["deep/..", "deep/../..", ".", "deep/."])
@@ -424,7 +406,7 @@ def test_a_pickled_adapter_is_refused_by_every_command_unless_allowed(
 
 
 def test_pickles_that_would_run_something_run_nothing(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"
     base = Path(shutil.copytree(world.checkpoint, tmp_path / "base"))
@@ -435,8 +417,7 @@ def test_pickles_that_would_run_something_run_nothing(
     pickled(base / "model.safetensors", "pytorch_model.bin", touching=ran)
     assert line("merge", "adapter=good", "allow_pickle=true") == 2
     arguments = world.arguments("a", f"model.checkpoint={base}", "model.allow_pickle=true")
-    assert line("train", *arguments) == 2
-    assert capsys.readouterr().err.count("holds more than weights") == 3
+    assert refusal("train", *arguments).count("holds more than weights") == 3
     assert not ran.exists()
 
 

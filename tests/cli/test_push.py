@@ -23,7 +23,7 @@ from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import local_path
 from lora_whisper.reports.run import write_results
 from lora_whisper.run_folder import RECIPE_FILE, RunFolder
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 from tests.cli.toy_run import Heard, toy_run
 from tests.hub_uploads import TOKEN, Repository, UploadHub, upload_hub
 
@@ -202,11 +202,10 @@ def test_a_dry_run_needs_no_hub_and_no_token(
 
 
 def test_a_base_from_a_folder_is_asked_for(
-    tmp_path: Path, line: Line, hub: UploadHub, user: str, capsys: pytest.CaptureFixture[str]
+    refusal: Refusal, tmp_path: Path, hub: UploadHub, user: str
 ) -> None:
     finished_run(tmp_path / "outputs" / "mine", **FOLDER)
-    assert line("push", "run=outputs/mine", "repo=owner/name") == 2
-    assert "base=owner/name" in capsys.readouterr().err
+    assert "base=owner/name" in refusal("push", "run=outputs/mine", "repo=owner/name")
     assert hub.requests == []
 
 
@@ -285,19 +284,12 @@ def test_nano_keeps_the_name_that_it_has_in_the_package(
     ],
 )
 def test_what_names_the_machine_is_found_before_anything_is_sent(
-    tmp_path: Path,
-    line: Line,
-    hub: UploadHub,
-    user: str,
-    capsys: pytest.CaptureFixture[str],
-    written: str,
-    found: str,
+    refusal: Refusal, tmp_path: Path, hub: UploadHub, user: str, written: str, found: str
 ) -> None:
     run = finished_run(tmp_path / "outputs" / "mine")
     places = {"home": tmp_path / "anna", "cwd": tmp_path}
     (run.adapter / "README.md").write_text(written.format(**places))
-    assert line("push", "run=outputs/mine", "repo=owner/name") == 2
-    said = capsys.readouterr().err
+    said = refusal("push", "run=outputs/mine", "repo=owner/name")
     assert f"outputs/mine/adapter/README.md, {found.format(**places)}" in said
     assert "Nothing was sent" in said
     assert "A" * 34 not in said
@@ -305,7 +297,12 @@ def test_what_names_the_machine_is_found_before_anything_is_sent(
 
 
 def test_headers_of_weights_and_escaped_letters_are_searched(
-    tmp_path: Path, line: Line, hub: UploadHub, user: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    line: Line,
+    refusal: Refusal,
+    hub: UploadHub,
+    user: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = finished_run(tmp_path / "outputs" / "mine")
     (run.adapter / "lora_whisper.json").unlink()  # which an older run lacks: it goes on
@@ -318,8 +315,7 @@ def test_headers_of_weights_and_escaped_letters_are_searched(
     config = run.adapter / "adapter_config.json"
     values = json.loads(config.read_text()) | {"note": "/home/andré/x"}
     config.write_text(json.dumps(values, ensure_ascii=True))
-    assert line("push", "run=outputs/mine", "repo=owner/name") == 2
-    assert "the path /home/andré" in capsys.readouterr().err
+    assert "the path /home/andré" in refusal("push", "run=outputs/mine", "repo=owner/name")
     path.write_bytes(b"\x80\x02.pickled")
     config.write_text(json.dumps(values | {"note": ""}))
     assert line("push", "run=outputs/mine", "repo=owner/name") == 2
@@ -348,19 +344,23 @@ def test_names_that_are_public_or_nobodys(
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(
-    tmp_path: Path, line: Line, hub: UploadHub, user: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, line: Line, refusal: Refusal, hub: UploadHub, user: str
 ) -> None:
     hub.repositories["owner/name"] = Repository(False)
     finished_run(tmp_path / "outputs" / "mine")
-    assert line("push", "run=outputs/mine", "repo=owner/name") == 2
-    assert "exists and is public" in capsys.readouterr().err
+    assert "exists and is public" in refusal("push", "run=outputs/mine", "repo=owner/name")
     assert files(hub) == {}
     assert line("push", "run=outputs/mine", "repo=owner/name", "private=false") == 0
     assert files(hub).keys() == ADAPTER
 
 
 def test_an_adapter_and_a_model_never_share_the_root(
-    tmp_path: Path, line: Line, hub: UploadHub, user: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    line: Line,
+    refusal: Refusal,
+    hub: UploadHub,
+    user: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     finished_run(tmp_path / "outputs" / "mine", merged=True)
     assert line("push", "run=outputs/mine", "repo=owner/a") == 0
@@ -368,8 +368,7 @@ def test_an_adapter_and_a_model_never_share_the_root(
     assert "holds an adapter at its root" in capsys.readouterr().err
     assert files(hub, "owner/a").keys() == ADAPTER
     assert line("push", "run=outputs/mine", "repo=owner/b", "what=merged") == 0
-    assert line("push", "run=outputs/mine", "repo=owner/b") == 2
-    assert "Type what=both" in capsys.readouterr().err
+    assert "Type what=both" in refusal("push", "run=outputs/mine", "repo=owner/b")
     assert line("push", "run=outputs/mine", "repo=owner/b", "what=both") == 0
 
 
@@ -397,14 +396,13 @@ def test_shards_replace_a_single_file_and_leave_other_files_alone(
 
 
 def test_an_interrupted_upload_changes_nothing(
-    tmp_path: Path, line: Line, hub: UploadHub, user: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, line: Line, refusal: Refusal, hub: UploadHub, user: str
 ) -> None:
     finished_run(tmp_path / "outputs" / "mine", merged=True)
     old = {"README.md": b"---\n---\nold", "model.safetensors": b"old"}
     hub.repositories["owner/name"] = Repository(True, dict(old))
     hub.breaks_at = 2
-    assert line("push", "run=outputs/mine", "repo=owner/name", "what=both") == 2
-    said = capsys.readouterr().err
+    said = refusal("push", "run=outputs/mine", "repo=owner/name", "what=both")
     assert "connection broke" in said
     assert "No file there has changed" in said
     assert files(hub) == old
@@ -427,19 +425,17 @@ def test_an_interrupted_upload_changes_nothing(
     ],
 )
 def test_each_refusal_is_one_message(
+    refusal: Refusal,
     tmp_path: Path,
-    line: Line,
     hub: UploadHub,
     user: str,
-    capsys: pytest.CaptureFixture[str],
     request_: str,
     status: int,
     message: str,
 ) -> None:
     finished_run(tmp_path / "outputs" / "mine")
     hub.refuse = {request_: status}
-    assert line("push", "run=outputs/mine", "repo=owner/name") == 2
-    said = capsys.readouterr().err
+    said = refusal("push", "run=outputs/mine", "repo=owner/name")
     assert said.startswith("error: repo=owner/name: ")
     assert message in said
     assert len(said.splitlines()) <= 3
@@ -478,9 +474,8 @@ def test_no_right_no_token_no_network(
 
 
 @pytest.mark.parametrize("repo", ["name", "a/b/c", "owner/na me", "owner/..", "o--p/x", "o/x.git"])
-def test_a_malformed_repository(line: Line, capsys: pytest.CaptureFixture[str], repo: str) -> None:
-    assert line("push", "run=outputs/mine", f"repo={repo}") == 2
-    said = capsys.readouterr().err
+def test_a_malformed_repository(refusal: Refusal, repo: str) -> None:
+    said = refusal("push", "run=outputs/mine", f"repo={repo}")
     assert f"repo: expected owner/name as on the hub, found '{repo}'" in said
 
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from lora_whisper.config import TrainConfig
 from lora_whisper.files import write_json
 from lora_whisper.locks import locked
+from lora_whisper.lora import adapter as adapter_module
 from lora_whisper.lora import variants
 from lora_whisper.run_config import with_absolute_paths, write_config
 from lora_whisper.run_folder import MARKER, SUMMARY_KEYS, RunFolder
@@ -30,9 +31,10 @@ from lora_whisper.schema import from_values
 from lora_whisper.training import loop
 from lora_whisper.training import run as run_module
 from lora_whisper.training.checkpoints import Checkpoints
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 from tests.cli.processes import ended, last_step, signalled, started, wait_for_step
 from tests.composed import train_values
+from tests.test_run_folder import full_disk
 
 STEPS, KILLS = 18, 3
 UNSCORED = ("data.test=null", "data.validation=null")
@@ -170,17 +172,6 @@ def test_a_signal_ends_the_scoring_of_the_base_at_once(
 # ── a full disk ──────────────────────────────────────────────────────────────────────────────
 
 
-@contextmanager
-def full_disk(size_bytes: int) -> Iterator[None]:
-    """No file grows beyond `size_bytes`, which the system says as it says that a disk is full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_a_full_disk_says_where_the_run_goes_on(
     world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,15 +226,14 @@ def on_a_full_disk(function: str) -> Callable[..., Any]:
 
 
 def test_a_run_with_an_open_end_can_be_made_longer(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also a complete one; its merged model is of the adapter that it had."""
     arguments = world.arguments("a", "data.validation=null", *OPEN_END)
     assert line("train", *arguments) == 0
     shutil.copytree("outputs/a/adapter", "outputs/a/merged")
     first_base = Path("outputs/a/evaluation/base/test/score.json").stat().st_mtime_ns
-    assert line("train", *arguments, "resume=auto", "training.max_steps=3") == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *arguments, "resume=auto", "training.max_steps=3")
     assert "has done 4 steps, and is now to have 3" in message
     assert "training.max_steps=4 or more" in message
     assert summary("a")["steps"] == 4, "a refusal leaves it as it was"
@@ -274,60 +264,47 @@ def written_run(arguments: list[str], steps: int = 12) -> None:
     ],
 )
 def test_a_run_with_a_plan_for_all_its_steps_cannot(
-    world: World,
-    line: Line,
-    capsys: pytest.CaptureFixture[str],
-    settings: list[str],
-    reason: str,
+    world: World, refusal: Refusal, settings: list[str], reason: str
 ) -> None:
     arguments = world.arguments("a", *settings)
     written_run(arguments)
-    assert line("train", *arguments, "resume=auto", "training.max_steps=14") == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *arguments, "resume=auto", "training.max_steps=14")
     assert "training.max_steps: was 4, is 14" in message
     assert reason in message
     for more in (["resume=auto", "training.max_steps=14"], []):
-        assert line("train", *arguments, *more) == 2
-        message = capsys.readouterr().err
+        message = refusal("train", *arguments, *more)
         assert "Type adapter.init_from=outputs/a name=…" in message
         assert "resume=auto" not in message
 
 
 def test_a_complete_run_without_checkpoints_is_not_begun_anew(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = world.arguments("a", *OPEN_END)
     written_run(arguments)
-    assert line("train", *arguments) == 2
-    assert "resume=auto training.max_steps=… to make it longer" in capsys.readouterr().err
+    assert "resume=auto training.max_steps=… to make it longer" in refusal("train", *arguments)
     assert line("train", *arguments, "resume=auto", "training.max_steps=14") == 2
     assert "checkpoints were removed" in capsys.readouterr().err
     assert Path("outputs/a/summary.json").exists()
 
 
-def test_what_changes_no_step_may_be_changed(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_changes_no_step_may_be_changed(world: World, refusal: Refusal) -> None:
     arguments = world.arguments("a")
     written_run(arguments)
     free = ["training.log_every_steps=1", "tracking.project=other"]
-    assert line("train", *arguments, "resume=auto", "seed=2", *free) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *arguments, "resume=auto", "seed=2", *free)
     assert "seed: was 1, is 2" in message
     assert not any(key.partition("=")[0] in message for key in free)
 
 
-def test_which_checkpoints_are_averaged_may_not_be_changed(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_which_checkpoints_are_averaged_may_not_be_changed(world: World, refusal: Refusal) -> None:
     of_last = ["training.averaging=last-2"]
     of_best = ["training.averaging=best-2"]
     for averaging, is_free in ((of_last, False), (of_best, True)):
         arguments = world.arguments("a", *averaging)
         written_run(arguments)
         now = [*arguments, "resume=auto", "seed=2", "training.checkpoint_every_steps=7"]
-        assert line("train", *now) == 2
-        found = "training.checkpoint_every_steps" in capsys.readouterr().err
+        found = "training.checkpoint_every_steps" in refusal("train", *now)
         assert found != is_free
 
 
@@ -346,25 +323,39 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
         assert line("train", *arguments) == 130
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        # The start of PiSSA is kept beside the checkpoints, that of EVA is not looked for again.
-        ["adapter=pissa", "data.windows=packed", "optimizer.lora_plus_ratio=4"],
-        ["adapter=eva", "data.windows=trimmed", "data.trimmed.whole_share=0.4"],
-        ["adapter=adalora", "training.max_steps=8"],
-        ["adapter=dora", "quantization=nf4"],
-    ],
-    ids=lambda settings: settings[0].partition("=")[2],
-)
+KINDS = {
+    "pissa": ["data.windows=packed", "optimizer.lora_plus_ratio=4"],
+    "eva": ["data.windows=trimmed", "data.trimmed.whole_share=0.4"],
+    "adalora": [],
+    "dora": ["quantization=nf4"],
+}
+
+
+def cut_off(run: str, name: str, step: int) -> None:
+    """A copy of `run` that was killed at `step`: what was written later is not there."""
+    folder = Path("outputs") / name
+    shutil.copytree(Path("outputs") / run, folder)
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "adapter")
+    for checkpoint in (folder / "checkpoints").glob("*-*"):
+        if int(checkpoint.name.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_goes_on_to_the_same_adapter(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, settings: list[str]
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    """What a start is computed from may give other bits on another machine: it is read instead."""
     monkeypatch.setattr(variants, "INTERVAL_STEPS", 1)
-    arguments = world.arguments("a", *UNSCORED, "adapter.dropout=0.2", *settings)
-    stopped_run(line, arguments, monkeypatch)
-    assert line("train", *arguments, "resume=auto") == 0
+    more = [f"adapter={kind}", *KINDS[kind], *UNSCORED, "adapter.dropout=0.2"]
+    arguments = world.arguments("a", *more, "training.checkpoint_every_steps=2")
     assert line("train", *renamed(arguments, "through")) == 0
+    cut_off("through", "a", step=2)
+    monkeypatch.setattr(adapter_module, "principal_components", None)
+    monkeypatch.setattr(adapter_module, "input_directions", None)
+    assert line("train", *arguments, "resume=auto") == 0
+    assert metrics("a", "loss_per_token") == metrics("through", "loss_per_token")
     assert same("a", "through")
 
 
@@ -406,7 +397,7 @@ def references(model: str) -> list[str]:
 
 
 def test_speech_that_changed_is_named_and_scored_anew_where_asked_for(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = world.arguments("a", *manifests_of_ones_own(world))
     stopped_run(line, arguments, monkeypatch)
@@ -414,8 +405,7 @@ def test_speech_that_changed_is_named_and_scored_anew_where_asked_for(
     edited("train", lambda rows: rows[:-1])
     edited("validation", lambda rows: rows[::-1])
     edited("test", lambda rows: [*rows[:2], rows[2].replace('"text": "', '"text": "nine ')])
-    assert line("train", *arguments, "resume=auto") == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *arguments, "resume=auto")
     assert "train: 20 rows before, 19 now: 1 not there any more" in message
     assert "validation: 3 rows before, 3 now: the same ones in another order" in message
     assert "test: 4 rows before, 3 now: 2 not there any more and 1 new (test.jsonl:3)" in message
@@ -481,15 +471,12 @@ def test_a_damaged_checkpoint_costs_its_steps_and_no_more(
 
 
 @pytest.mark.parametrize("damage", ["model: [", "adapter:\n  rnak: 4\n", "\udcff", "- 1\n", ""])
-def test_a_damaged_configuration_is_named(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
+def test_a_damaged_configuration_is_named(world: World, refusal: Refusal, damage: str) -> None:
     arguments = world.arguments("a")
     written_run(arguments)
     config = Path("outputs/a/config.yaml")
     config.write_bytes((MARKER + damage).encode("utf-8", "surrogateescape"))
-    assert line("train", *arguments, "resume=auto") == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *arguments, "resume=auto")
     assert "outputs/a/config.yaml is damaged" in message
     assert "overwrite=true" in message
 

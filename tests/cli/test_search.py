@@ -25,7 +25,7 @@ from lora_whisper.search import trial as trial_module
 from lora_whisper.training import loop
 from lora_whisper.training import run as run_module
 from lora_whisper.training.loop import Diverged
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 from tests.cli.processes import ended, signalled, started, wait_for_step
 from tests.cli.test_resume import edited, manifests_of_ones_own
 
@@ -79,7 +79,11 @@ def wer_by_rate(*given: Any) -> float:
 
 
 def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World,
+    line: Line,
+    refusal: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(run_module, "validation_wer", wer_by_rate)
     monkeypatch.setattr(study_module, "PRUNING_AFTER_TRIALS", 1)
@@ -108,8 +112,7 @@ def test_bad_trials_end_early_and_the_best_one_alone_meets_the_test_set(
     assert "optimizer.learning_rate=0.001" in shown
     table = shown.split("WER on the validation set")[1].split("on the test set")[0]
     assert max(map(len, table.splitlines())) <= 80
-    assert line("merge", f"run={run_of('a', 1).path}") == 2
-    assert "ended this run early" in capsys.readouterr().err
+    assert "ended this run early" in refusal("merge", f"run={run_of('a', 1).path}")
 
     # Typed again, it is done; with more trials, it goes on.
     assert line("search", *arguments) == 0
@@ -202,7 +205,7 @@ def references_of(number: int) -> list[str]:
 
 @pytest.mark.slow
 def test_two_processes_share_one_search(world: World, line: Line, tmp_path: Path) -> None:
-    arguments = arguments_of(world, "shared", 3)
+    arguments = arguments_of(world, "shared", 3, "training.max_steps=2")
     both = [started(arguments, tmp_path, "search") for _ in range(2)]
     output = tmp_path / "output.txt"
     assert [ended(process) for process in both] == [0, 0], output.read_text()
@@ -257,7 +260,8 @@ def test_a_failed_trial_stops_no_other_and_one_that_diverged_is_a_bad_one(
 def test_the_best_trial_is_carried_out_again_where_it_lost_something(
     world: World, line: Line, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = arguments_of(world, "a", 1)
+    one_step = ("training.max_steps=1", "training.validate_every_steps=1")
+    arguments = arguments_of(world, "a", 1, *one_step)
     assert line("search", *arguments) == 0
     trial = Path("outputs/searches/a/trial-0")
     weights = (trial / "adapter/adapter_model.safetensors").read_bytes()
@@ -273,11 +277,10 @@ def test_the_best_trial_is_carried_out_again_where_it_lost_something(
 
 
 def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = ["search.space.rank=[0]", "search.space.dropout=[0.1]", "search.trials=0", "seed=-1"]
-    assert line("search", *world.arguments("a", *bad)) == 2
-    said = capsys.readouterr().err
+    said = refusal("search", *world.arguments("a", *bad))
     for key in ("space.rank", "space.dropout", "search.trials", "seed"):
         assert f"{key}: expected" in said
     assert line("search", *world.arguments("a", "search.spcae.rank=[2]")) == 2
@@ -293,23 +296,21 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(
 
 
 def test_without_optuna_it_says_what_to_install(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study.importlib.util, "find_spec", lambda name: None)
-    assert line("search", *world.arguments("a")) == 2
-    said = capsys.readouterr().err
+    said = refusal("search", *world.arguments("a"))
     assert "pip install 'lora-whisper[search]'" in said
     assert len(said.splitlines()) == 1
 
 
 def test_a_folder_is_another_searchs_or_nobodys(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_module, "carry_out", lambda *given: 0.5)
     arguments = arguments_of(world, "a", 1, "data.test=null")
     assert line("search", *arguments) == 0
-    assert line("search", *arguments, "search.space.rank=[2]", "adapter.dropout=0") == 2
-    said = capsys.readouterr().err
+    said = refusal("search", *arguments, "search.space.rank=[2]", "adapter.dropout=0")
     assert "search.space.rank: was [4, 8, 16, 32, 64], is [2]" in said
     assert "adapter.dropout: was 0.05, is 0" in said
     assert line("search", *arguments, "search.space.rank=[2]", "overwrite=true") == 0
@@ -317,12 +318,11 @@ def test_a_folder_is_another_searchs_or_nobodys(
     Path("outputs/searches/b").mkdir()
     Path("outputs/searches/b/notes.txt").touch()
     for more in ([], ["overwrite=true"]):
-        assert line("search", *arguments_of(world, "b", 1, *more)) == 2
-        assert "is not a search" in capsys.readouterr().err
+        assert "is not a search" in refusal("search", *arguments_of(world, "b", 1, *more))
 
 
 def test_files_of_another_program_are_named_and_overwrite_begins_anew(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_module, "carry_out", lambda *given: 0.5)
     arguments = arguments_of(world, "a", 1, "data.test=null", *ONLY_RATE)
@@ -330,8 +330,7 @@ def test_files_of_another_program_are_named_and_overwrite_begins_anew(
     for file in ("study.db", "search.json"):
         broken = Path("outputs/searches/a", file)
         broken.write_text("{ no database, and no JSON")
-        assert line("search", *arguments) == 2
-        said = capsys.readouterr().err
+        said = refusal("search", *arguments)
         assert file in said
         assert "overwrite=true" in said
         assert "Traceback" not in said

@@ -33,7 +33,7 @@ from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.locks import InUse
 from lora_whisper.options import configuration_folder
 from lora_whisper.run_folder import RunFolder
-from tests.cli.conftest import Line, World
+from tests.cli.conftest import Line, Refusal, World
 from tests.cli.toy_run import toy_run
 
 SWEEP = Path("outputs/sweeps/s")
@@ -191,11 +191,14 @@ def test_a_point_of_another_process_is_left_to_it(
 
 
 def test_a_change_that_no_point_can_take_up_is_said_once(
-    world: World, line: Line, quick: type[Quick], capsys: pytest.CaptureFixture[str]
+    world: World,
+    line: Line,
+    refusal: Refusal,
+    quick: type[Quick],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert line("train", "-m", *short_run(world, "adapter.rank=2,3")) == 0
-    assert line("train", "-m", *short_run(world, "adapter.rank=2,3,4", "seed=9")) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", "-m", *short_run(world, "adapter.rank=2,3,4", "seed=9"))
     assert message.count("seed: was 1, is 9") == 1
     assert "adapter.rank-2, adapter.rank-3: The run outputs/sweeps/s/… has another" in message
     assert line("train", "-m", *short_run(world, "adapter.rank=2,4", "seed=9")) == 2
@@ -205,17 +208,12 @@ def test_a_change_that_no_point_can_take_up_is_said_once(
 
 @pytest.mark.parametrize("command", [["train"], ["train", "-m"], ["search"]])
 def test_a_folder_that_cannot_be_written_to_is_said(
-    world: World,
-    line: Line,
-    quick: type[Quick],
-    capsys: pytest.CaptureFixture[str],
-    command: list[str],
+    world: World, refusal: Refusal, quick: type[Quick], command: list[str]
 ) -> None:
     if command == ["search"]:
         pytest.importorskip("optuna")
     Path("outputs").touch()
-    assert line(*command, *world.arguments("s")) == 2
-    message = capsys.readouterr().err
+    message = refusal(*command, *world.arguments("s"))
     assert "outputs" in message
     assert "cannot be written to" in message
     assert len(message.splitlines()) == 2
@@ -235,30 +233,23 @@ def test_parts_of_options_are_no_points(tmp_path: Path) -> None:
 
 
 def test_what_is_typed_goes_before_what_an_experiment_sweeps(
-    world: World, line: Line, ranks: list[str], capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, ranks: list[str]
 ) -> None:
     given = short_run(world, "adapter.rank=0", "optimizer.learning_rate=1e-3,0")
-    assert line("train", "-m", *ranks, *given) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", "-m", *ranks, *given)
     assert message.count("adapter.rank: expected 1 or more, found 0") == 2  # by learning rate
     assert "adapter.rank-" not in message
 
 
-def test_a_sweep_needs_an_m(
-    world: World, line: Line, ranks: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert line("train", *ranks, *short_run(world)) == 2
-    message = capsys.readouterr().err
+def test_a_sweep_needs_an_m(world: World, refusal: Refusal, ranks: list[str]) -> None:
+    message = refusal("train", *ranks, *short_run(world))
     assert "sweep over adapter.rank" in message
     assert "train -m experiment=ranks" in message
     assert not Path("outputs").exists()
 
 
 def test_what_is_impossible_is_named_of_every_point_before_a_weight_is_loaded(
-    world: World,
-    line: Line,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    world: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_whisper.training.run.Run", None)
     given = [
@@ -267,8 +258,7 @@ def test_what_is_impossible_is_named_of_every_point_before_a_weight_is_loaded(
         "training.precision=fp16",
         "evaluation.group_by=[shoe_size]",
     ]
-    assert line("train", "-m", *short_run(world, *given)) == 2
-    message = " ".join(capsys.readouterr().err.split())
+    message = " ".join(refusal("train", "-m", *short_run(world, *given)).split())
     for part in (
         "adapter=eva finds up to 8 directions in layers of width 16, but the rank is 9",
         "but the rank is 17. Type a smaller adapter.rank=…, or adapter=lora",
@@ -283,18 +273,16 @@ def test_what_is_impossible_is_named_of_every_point_before_a_weight_is_loaded(
 
 
 def test_layers_that_are_not_there_and_unknown_keys_are_refused(
-    world: World, line: Line, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal
 ) -> None:
     given = short_run(world, "adapter.layers=encoder.0-1,encoder.7-", "adapter.alpha=1,2")
-    assert line("train", "-m", *given) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", "-m", *given)
     assert message.count("the encoder has the layers 0 to 1") == 1
     for point in ("_adapter.alpha-1, ", "_adapter.alpha-2: "):  # that have it, and no others
         assert point in message
     assert "layers-encoder.0-1" not in message
     given = ["adapter.rnak=1", "sede=1", "adapter.rank=0,2"]
-    assert line("train", "-m", *short_run(world, *given)) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", "-m", *short_run(world, *given))
     assert message.count("adapter.rnak: there is no such key") == 1
     assert "every point" in message
     assert "adapter.rank-0: The configuration cannot be used" in message, "not hidden by the typo"
@@ -311,30 +299,20 @@ def test_layers_that_are_not_there_and_unknown_keys_are_refused(
     ],
 )
 def test_sweeps_that_cannot_be_launched_are_refused(
-    world: World,
-    line: Line,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    given: list[str],
-    expected: str,
+    world: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: str
 ) -> None:
     monkeypatch.setattr("lora_whisper.cli.workers.visible_gpus", lambda: ())
     monkeypatch.setattr("lora_whisper.cli.workers._require_package", lambda *_: None)
-    assert line("train", "-m", *short_run(world, *given)) == 2
-    assert expected in capsys.readouterr().err
+    assert expected in refusal("train", "-m", *short_run(world, *given))
     assert not Path("outputs").exists()
 
 
 def test_a_launcher_without_its_package_says_what_to_install(
-    world: World,
-    line: Line,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    world: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     given = short_run(world, "hydra/launcher=submitit_slurm", "adapter.rank=1,2")
-    assert line("train", "-m", *given) == 2
-    assert "pip install 'lora-whisper[submitit]'" in capsys.readouterr().err
+    assert "pip install 'lora-whisper[submitit]'" in refusal("train", "-m", *given)
     assert not Path("outputs").exists()
 
 

@@ -17,18 +17,10 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from lora_whisper.training import loop
 from lora_whisper.training.run import Run
-from tests.cli.conftest import QUICK, Line, World
+from tests.cli.conftest import QUICK, Line, Refusal, World
+from tests.cli.test_resume import adapter, same
 from tests.toy_speech import write_manifest
 from tests.toys import toy_inputs
-
-
-def adapter(name: str) -> dict[str, torch.Tensor]:
-    return load_file(Path("outputs") / name / "adapter" / "adapter_model.safetensors")
-
-
-def same(first: str, second: str) -> bool:
-    one, two = adapter(first), adapter(second)
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_train_merge_evaluate(world: World, line: Line, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,11 +148,10 @@ def test_a_run_can_be_evaluated_from_another_folder(
 
 
 def test_the_rerun_rule(
-    line: Line, finished: list[str], capsys: pytest.CaptureFixture[str]
+    line: Line, refusal: Refusal, finished: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = Path("outputs/a/summary.json").stat().st_mtime_ns
-    assert line("train", *finished) == 2
-    assert "overwrite=true" in capsys.readouterr().err
+    assert "overwrite=true" in refusal("train", *finished)
     assert line("train", *finished, "resume=auto") == 0
     assert "complete" in capsys.readouterr().out
     assert Path("outputs/a/summary.json").stat().st_mtime_ns == written
@@ -169,7 +160,11 @@ def test_the_rerun_rule(
 
 
 def test_an_interrupted_run_goes_on_to_the_same_adapter(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World,
+    line: Line,
+    refusal: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     more = ("adapter.dropout=0.3", "training.max_steps=6", "data.test=null")
     assert line("train", *world.arguments("through", *more)) == 0
@@ -187,8 +182,7 @@ def test_an_interrupted_run_goes_on_to_the_same_adapter(
     assert "resume=auto" in capsys.readouterr().err
     assert not Path("outputs/halves/summary.json").exists()
     assert line("train", *halves) == 2, "an unfinished run is not replaced unasked"
-    assert line("train", *halves, "resume=auto", "adapter.rank=3") == 2
-    assert "adapter.rank: was 2, is 3" in capsys.readouterr().err
+    assert "adapter.rank: was 2, is 3" in refusal("train", *halves, "resume=auto", "adapter.rank=3")
     assert line("train", *halves, "resume=auto", "training.log_every_steps=1") == 0
     assert same("through", "halves")
     steps = [
@@ -219,7 +213,7 @@ def test_quantized_training_and_a_full_precision_merge(world: World, line: Line,
 
 
 def test_bad_audio_is_skipped_only_when_told(
-    world: World, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, line: Line, refusal: Refusal, tmp_path: Path
 ) -> None:
     rows = (world.speech / "train.jsonl").read_text().replace('"train/', f'"{world.speech}/train/')
     manifest = tmp_path / "some.jsonl"
@@ -229,8 +223,7 @@ def test_bad_audio_is_skipped_only_when_told(
     manifest.write_text(rows + bad + broken)
     few = ("training.max_steps=1", "data.validation=null", "data.test=null")
     arguments = world.arguments("a", f"data.train={manifest}", *few)
-    assert line("train", *arguments) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *arguments)
     assert "some.jsonl:21" in message
     assert "some.jsonl:22" in message
     assert "data.bad_audio=drop" in message
@@ -238,36 +231,6 @@ def test_bad_audio_is_skipped_only_when_told(
     assert line("train", *arguments, "data.bad_audio=drop") == 0
     summary = json.loads(Path("outputs/a/summary.json").read_text())
     assert sum(summary["left_out"]["train"].values()) == 2
-
-
-def test_a_point_that_fails_does_not_take_the_sweep_along(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    real = Run.carry_out
-
-    def fail_at_rank_3(run: Run) -> None:
-        if run.config.adapter.rank == 3:
-            raise RuntimeError("out of luck")
-        real(run)
-
-    monkeypatch.setattr(Run, "carry_out", fail_at_rank_3)
-    arguments = world.arguments("ranks", "training.max_steps=1", "data.validation=null")
-    assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 1
-    sweep = Path("outputs/sweeps/ranks")
-    done = {path.parent.name for path in sweep.glob("*/summary.json")}
-    assert done == {"adapter.rank-2", "adapter.rank-4"}
-    assert "out of luck" in capsys.readouterr().out
-    monkeypatch.setattr(Run, "carry_out", real)
-    assert line("train", "-m", *arguments, "adapter.rank=2,3,4") == 0
-    assert (sweep / "adapter.rank-3" / "summary.json").exists()
-    assert "adapter.rank-3" in capsys.readouterr().out, "the table has a row for each point"
-
-
-def test_a_sweep_over_precision_resets_accelerate(world: World, line: Line) -> None:
-    """A second `Accelerator` of another precision raises in one process."""
-    few = ("training.max_steps=1", "data.validation=null", "data.test=null")
-    arguments = world.arguments("p", *few, "training.precision=fp32,bf16")
-    assert line("train", "-m", *arguments) == 0
 
 
 def test_patience_ends_a_run_early_and_the_summary_says_so(
@@ -298,14 +261,13 @@ def test_the_first_batch_is_shown(
 
 
 def test_out_of_memory_says_what_to_type(
-    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(run: Run) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(Run, "carry_out", full)
-    assert line("train", *world.arguments("a")) == 2
-    message = capsys.readouterr().err
+    message = refusal("train", *world.arguments("a"))
     assert "training.gradient_checkpointing=true" in message
     assert "quantization=nf4" in message
 

@@ -45,9 +45,9 @@ NARROW = {
 @pytest.fixture(autouse=True, scope="module")
 def operators_are_listed_once() -> Iterator[None]:
     """The exporter goes through all that it knows for each graph, which takes two seconds."""
-    list_operators = ONNXRegistry.from_torchlib
+    listed = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", functools.cache(list_operators))
+        patch.setattr(ONNXRegistry, "from_torchlib", listed)
         yield
 
 

@@ -59,6 +59,14 @@ class Run:
         return torch.nn.functional.cross_entropy(found, inputs["decoder_input_ids"].flatten())
 
 
+@pytest.fixture(scope="module")
+def whole() -> Run:
+    """All steps, in one go."""
+    run = Run(adalora())
+    run.go(range(STEPS))
+    return run
+
+
 def test_the_regularization_is_what_peft_adds_to_a_loss_of_the_model() -> None:
     model = adalora(ORTHOGONALITY_WEIGHT=0.3)
     schedule = rank_schedule_of(model)
@@ -75,13 +83,12 @@ def test_the_regularization_is_what_peft_adds_to_a_loss_of_the_model() -> None:
         assert (value.grad is not None) == ("lora_E" not in name)
 
 
-def test_ranks_fall_to_their_mean_and_stay() -> None:
-    run = Run(adalora())  # the first step keeps its ranks, and so do the last three
-    run.go(range(STEPS))
-    assert run.totals[0] == LAYERS * math.ceil(1.5 * RANK)
-    assert run.totals[3] < run.totals[0], "in an allocation before the last one"
-    assert run.totals[-4:] == [LAYERS * RANK] * 4
-    assert len(set(run.schedule.ranks().values())) > 1, "some layers keep more than others"
+def test_ranks_fall_to_their_mean_and_stay(whole: Run) -> None:
+    """The first step keeps its ranks, and so do the last three."""
+    assert whole.totals[0] == LAYERS * math.ceil(1.5 * RANK)
+    assert whole.totals[3] < whole.totals[0], "in an allocation before the last one"
+    assert whole.totals[-4:] == [LAYERS * RANK] * 4
+    assert len(set(whole.schedule.ranks().values())) > 1, "some layers keep more than others"
 
 
 @pytest.mark.parametrize(
@@ -105,9 +112,7 @@ def test_a_step_without_a_window_takes_nothing_away() -> None:
 
 
 @pytest.mark.parametrize("stopped", [5, 10], ids=["between", "after the allocations"])
-def test_a_run_that_goes_on_is_the_same_to_the_bit(stopped: int) -> None:
-    whole = Run(adalora())
-    whole.go(range(STEPS))
+def test_a_run_that_goes_on_is_the_same_to_the_bit(stopped: int, whole: Run) -> None:
     first, second = Run(adalora()), Run(adalora())
     first.go(range(stopped))
     second.schedule.load_state_dict(written_and_read(first.schedule))
@@ -129,12 +134,10 @@ def written_and_read(schedule: RankSchedule) -> dict[str, Any]:
     return found
 
 
-def test_what_is_left_of_each_layer_ships(tmp_path: Path) -> None:
-    run = Run(adalora())
-    run.go(range(STEPS))
-    save_adapter(run.model, tmp_path, BASE)
+def test_what_is_left_of_each_layer_ships(whole: Run, tmp_path: Path) -> None:
+    save_adapter(whole.model, tmp_path, BASE)
     assert read_saved(tmp_path).ranks == {
-        path: rank for path, rank in run.schedule.ranks().items() if rank > 0
+        path: rank for path, rank in whole.schedule.ranks().items() if rank > 0
     }
 
 

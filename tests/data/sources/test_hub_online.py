@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,6 @@ def hub_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def server(hub_root: Path) -> Iterator[tuple[str, Requests]]:
-    with hub_server(hub_root, gated=frozenset({"closed/set"})) as found:
-        yield found
-
-
 def output(code: str, argument: str, address: str, home: Path, offline: bool = False) -> Any:
     """What the code prints, in a process that knows of no other hub."""
     environment = os.environ | {
@@ -83,45 +77,59 @@ def output(code: str, argument: str, address: str, home: Path, offline: bool = F
     return json.loads(done.stdout)
 
 
-def test_one_split_is_downloaded_and_read_again_without_a_network(
-    server: tuple[str, Requests], tmp_path: Path
-) -> None:
-    address, downloads = server
-    test = ["some/fleurs", "sw_ke", "test"]
-    (online,) = output(READ, json.dumps([test]), address, tmp_path)
-    assert [text for text, _ in online] == ["habari ya test 0", "habari ya test 1"]
-    assert [name for name in downloads if name.endswith(".parquet")] == [
+TEST, TRAIN = (["some/fleurs", "sw_ke", split] for split in ("test", "train"))
+CONVERTED = ["old/script", "de", "train"]
+REFUSED = {
+    "no split dev; it has train, validation, test": ["some/fleurs", "sw_ke", "dev"],
+    "data.config=sw. Type data.config=NAME": ["some/fleurs", "sw", "train"],
+    "has no revision v9": ["some/fleurs", "sw_ke", "test", "v9"],
+    "The hub has no data set nobody/nothing": ["nobody/nothing", None, "train"],
+    "closed/set is given to those who ask": ["closed/set", None, "train"],
+    "is a Python script": ["old/gone", None, "train"],
+    "conversion of fr": ["old/script", "fr", "train"],
+}
+
+
+@dataclass(frozen=True)
+class Online:
+    """What one process was answered, what it downloaded, and where that lies."""
+
+    test: list[Any]
+    converted: list[Any]
+    refused: list[str]
+    downloads: Requests
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def online(hub_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Online:
+    home, asked = tmp_path_factory.mktemp("home"), [TEST, CONVERTED, *REFUSED.values()]
+    with hub_server(hub_root, gated=frozenset({"closed/set"})) as (address, downloads):
+        test, converted, *refused = output(READ, json.dumps(asked), address, home)
+    return Online(test, converted, refused, downloads, home)
+
+
+def test_one_split_is_downloaded_and_read_again_without_a_network(online: Online) -> None:
+    assert [text for text, _ in online.test] == ["habari ya test 0", "habari ya test 1"]
+    assert [name for name in online.downloads if name.startswith("some/fleurs/parquet")] == [
         "some/fleurs/parquet-data/sw_ke/test-00000-of-00001.parquet"
     ]
-    train = ["some/fleurs", "sw_ke", "train"]
-    again, missing = output(READ, json.dumps([test, train]), address, tmp_path, offline=True)
-    assert again == online
+    nowhere = "http://127.0.0.1:1"
+    again, missing = output(READ, json.dumps([TEST, TRAIN]), nowhere, online.home, offline=True)
+    assert again == online.test
     assert "The split train of some/fleurs/sw_ke is not on this machine" in missing
     assert "hf download some/fleurs" in missing
 
 
-def test_what_the_hub_has_not_and_what_it_has_converted(
-    server: tuple[str, Requests], tmp_path: Path
-) -> None:
-    cases = {
-        "no split dev; it has train, validation, test": ["some/fleurs", "sw_ke", "dev"],
-        "data.config=sw. Type data.config=NAME": ["some/fleurs", "sw", "train"],
-        "has no revision v9": ["some/fleurs", "sw_ke", "test", "v9"],
-        "The hub has no data set nobody/nothing": ["nobody/nothing", None, "train"],
-        "closed/set is given to those who ask": ["closed/set", None, "train"],
-        "is a Python script": ["old/gone", None, "train"],
-        "conversion of fr": ["old/script", "fr", "train"],
-    }
-    converted = ["old/script", "de", "train"]
-    *answers, read = output(READ, json.dumps([*cases.values(), converted]), server[0], tmp_path)
-    assert [text for text, _ in read] == ["number 0", "number 1", "number 2"]
-    for expected, message in zip(cases, answers, strict=True):
+def test_what_the_hub_has_not_and_what_it_has_converted(online: Online) -> None:
+    assert [text for text, _ in online.converted] == ["number 0", "number 1", "number 2"]
+    for expected, message in zip(REFUSED, online.refused, strict=True):
         assert expected in message
 
 
-def test_streaming_keeps_nothing(server: tuple[str, Requests], tmp_path: Path) -> None:
-    address, downloads = server
-    batches = output(STREAM, "", address, tmp_path)
+def test_streaming_keeps_nothing(hub_root: Path, tmp_path: Path) -> None:
+    with hub_server(hub_root) as (address, downloads):
+        batches = output(STREAM, "", address, tmp_path)
     assert [len(batch) for batch in batches] == [4, 4, 4]
     assert len({row for batch in batches[1:] for row in batch}) == 8
     assert sum(name.endswith(".parquet") for name in downloads) > 3
