@@ -145,7 +145,7 @@ def processor_seconds() -> float:
     return time.process_time() + sum(times.user + times.system for times in children)
 
 
-def answered_here(request: dict[str, Any], source: audio.Source) -> audio.Answer:
+def answered_here(request: dict[str, Any], source: audio.PathOrBytes) -> audio.Answer:
     content = source if isinstance(source, bytes) else b""
     path = None if isinstance(source, bytes) else str(source)
     return audio._answer(request | {"path": path}, content, lambda seconds, size_bytes: None)

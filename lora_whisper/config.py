@@ -372,13 +372,13 @@ class DataConfig(SourceConfig):
     )
     trimmed: TrimmedConfig = Field(default_factory=TrimmedConfig)
     timestamps_share: Share | None = Field(
-        None, description="of the windows; null: 0.2 of packed ones, 0.1 of padded ones"
+        None, description="of the windows; null: 0.2 of packed ones, 0.1 of others"
     )
     previous_text_share: Share | None = Field(
-        None, description="of the windows that have some, as a prompt; null: 0.2 or 0"
+        None, description="of the windows that have some, as a prompt; null: 0.2 packed, else 0"
     )
     no_speech_share: Share | None = Field(
-        None, description="generated ones for each window of speech; null: 0.02 or 0.05"
+        None, description="generated ones for each window of speech; null: 0.02 packed, else 0.05"
     )
     log_mel_padding_share: Share = Field(
         0.5,

@@ -73,7 +73,8 @@ class Ending:
 def run_command(command: AnyCommand, arguments: Sequence[str]) -> int:
     """Carry out a command line; return its exit code.
 
-    0: done; 1: a failure of ours; 2: the user's to mend; 130 and 143: stopped by SIGINT, SIGTERM.
+    0: done; 1: a failure of ours; 2: the user's to mend; 129, 130, 143: stopped by SIGHUP, SIGINT,
+    SIGTERM.
     """
     with guarded(), ended_by_signals(), explained() as ending:
         log_to_console()

@@ -33,6 +33,7 @@ from lora_whisper.model.published import FRAMES_PER_POSITION
 from lora_whisper.model.tokenizer import language_code
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
+from lora_whisper.training.memory import split
 
 if TYPE_CHECKING:
     from lora_whisper.lora.initialization import WatchedWindow
@@ -126,16 +127,17 @@ def watched_windows(
 ) -> Iterator[WatchedWindow]:
     """The first windows of the run, as it will be trained on them; in each process the same.
 
-    Each is whole, and as long as its sound.
+    Each with the padding of a whole window, and how much of it is sound.
     """
     from lora_whisper.lora.initialization import EVA_WINDOWS, WatchedWindow
     from lora_whisper.model.features import positions_with_sound
 
     steps = math.ceil(EVA_WINDOWS / config.training.global_batch)
-    singles = (batch for step in windows.load_whole(0, steps, 1) for batch in step if batch.rows)
-    for batch in islice(singles, EVA_WINDOWS):
-        whole = dataclasses.replace(batch, positions=None)
+    steps_batches = windows.load_whole(0, steps, 1)
+    singles = (single for step in steps_batches for single in split(step, 1) if single.rows)
+    for single in islice(singles, EVA_WINDOWS):
+        whole = dataclasses.replace(single, positions=None)
         (features,) = whole.input_features(base.features).cpu()
-        positions = positions_with_sound(batch.waveforms.shape[1])
+        positions = positions_with_sound(single.waveforms.shape[1])
         most = features.shape[1] // FRAMES_PER_POSITION
-        yield WatchedWindow(features, batch.decoder_input[0], min(positions, most))
+        yield WatchedWindow(features, single.decoder_input[0], min(positions, most))

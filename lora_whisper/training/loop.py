@@ -49,7 +49,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Trainer:
-    """The parts of one run that do not change while it goes on, but for the last two."""
+    """The parts of one run; what changes while it goes on stands last."""
 
     accelerator: Accelerator
     whisper: WhisperForConditionalGeneration  # with the adapter in it
@@ -149,7 +149,7 @@ def main_loop(
     """Train from `state.step` to the last step; `loader` yields one global batch after another.
 
     Raises:
-        Stopped: a signal came; a checkpoint of the last whole step has been written.
+        Stopped: a signal came; a checkpoint of the last whole step, if any, has been written.
         Diverged: the loss has not been finite for some steps in a row.
     """
     validation_steps = validate_every(trainer.total_steps, trainer.settings.validate_every_steps)

@@ -33,7 +33,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def split(batches: Iterable[Batch], windows: int) -> list[Batch]:
     """The same windows in batches of at most `windows`, in the same order.
 
-    What is told of a whole batch, such as its seconds, stays with its first part.
+    Seconds and bad audio stay with the first part; each part keeps the rows and remarks of all.
     """
     parts: list[Batch] = []
     for batch in batches:

@@ -325,7 +325,7 @@ def stopped_run(line: Line, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 
 KINDS = {
     "pissa": ["data.windows=packed", "optimizer.lora_plus_ratio=4"],
-    "eva": ["data.windows=trimmed", "data.trimmed.whole_share=0.4"],
+    "eva": ["data.windows=trimmed", "data.trimmed.margin_seconds=[0,0.2]"],
     "adalora": [],
     "dora": ["quantization=nf4"],
 }
