@@ -32,6 +32,7 @@ from lora_whisper.files import read_jsonl
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.paths import file_name
+from lora_whisper.reports.evaluation_tables import how_scored
 from lora_whisper.reports.summary import EMBEDDED_NOTE, model_name
 from lora_whisper.reports.sweep import (
     NO_GAIN,
@@ -488,8 +489,7 @@ def method(report: Report) -> str:
     score = report.score
     assert score is not None, "of a report with a best run"
     text = (
-        f"Text is normalized by {score.normalizer}; {score.padded_as}. "
-        f"95 % intervals are by drawing {score.resampled} anew. "
+        f"{how_scored([score])} "
         f"Verdicts against the {report.best_name} are by approximate randomization, paired and "
         "two-sided, at 5 %, and not corrected for the number of runs."
     )

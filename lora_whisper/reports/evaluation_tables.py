@@ -5,7 +5,7 @@ And the table for a model card.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from rich.text import Text
 from lora_whisper.evaluation import results as stored
 from lora_whisper.evaluation.results import (
     Comparison,
-    ErrorAnalysis,
     EvaluatedSet,
     EvaluationResults,
     Rate,
@@ -124,13 +123,7 @@ def size(results: EvaluationResults, one: EvaluatedSet) -> str:
 def method(results: EvaluationResults) -> str:
     """How text was normalized, and what the intervals and verdicts are made of."""
     all_scores = [score for name in results.scores for score in results.scored(name).values()]
-    normalizers = _listed(score.normalizer for score in all_scores)
-    drawn = _listed(score.resampled for score in all_scores)
-    padded = _listed(score.padded_as for score in all_scores)
-    text = (
-        f"Text is normalized by {normalizers}; {padded}. "
-        f"95 % intervals are by drawing {drawn} anew."
-    )
+    text = how_scored(all_scores)
     if any(results.comparisons.values()):
         text += (
             " Verdicts and the intervals of differences are by approximate randomization, paired "
@@ -141,8 +134,16 @@ def method(results: EvaluationResults) -> str:
     return text
 
 
-def _listed(names: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(names))
+def how_scored(scores: Sequence[Score]) -> str:
+    """How text was normalized and clips were padded, and what intervals are made of."""
+    normalizers, paddings, drawn = (
+        " and ".join(dict.fromkeys(getattr(score, name) for score in scores))
+        for name in ("normalizer", "padded_as", "resampled")
+    )
+    return (
+        f"Text is normalized by {normalizers}; {paddings}. "
+        f"95 % intervals are by drawing {drawn} anew."
+    )
 
 
 def share(part: float | None) -> str:
@@ -449,22 +450,20 @@ def _mistakes(results: EvaluationResults) -> Iterator[RenderableType]:
     for name in sets_of(results, "test"):
         model = last_model(results, name)
         analysis = results.mistakes.get(name, {}).get(model or "")
+        if analysis is None:
+            continue
+        kinds = {
+            "confused": [
+                f"{word} → {other} {count}×" for word, other, count in analysis.confusions
+            ],
+            "lost": [f"{word} {lost} of {times}" for word, lost, times in analysis.lost],
+            "inserted": [f"{word} {count}×" for word, count in analysis.inserted],
+        }
         lines = [
-            (kind, ", ".join(texts[:SHOWN_MISTAKES]))
-            for kind, texts in (mistakes(analysis) if analysis else {}).items()
-            if texts
+            (kind, ", ".join(texts[:SHOWN_MISTAKES])) for kind, texts in kinds.items() if texts
         ]
         if lines:
             yield Group(Text(f"{name}: what {model} has wrong most often", "bold"), _lines(lines))
-
-
-def mistakes(analysis: ErrorAnalysis) -> dict[str, list[str]]:
-    """Each kind's own, as they are shown."""
-    return {
-        "confused": [f"{word} → {other} {count}×" for word, other, count in analysis.confusions],
-        "lost": [f"{word} {lost} of {times}" for word, lost, times in analysis.lost],
-        "inserted": [f"{word} {count}×" for word, count in analysis.inserted],
-    }
 
 
 def _lines(lines: Sequence[tuple[str, str]]) -> TerminalTable:

@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 
 from lora_whisper.evaluation.results import (
-    Rate,
-    Score,
     both_rates,
-    groups_of,
-    leading,
     rate_name,
-    units_of,
 )
 from lora_whisper.evaluation.run_summary import RunSummary, write_summary
 from lora_whisper.files import read_jsonl, write_whole
@@ -28,8 +23,7 @@ from lora_whisper.reports.summary import (
     figures,
     model_name,
     remarks,
-    score_cells,
-    score_headings,
+    score_table,
     speakers_line,
 )
 from lora_whisper.reports.tables import Column, Table
@@ -75,7 +69,7 @@ def page(folder: RunFolder, summary: RunSummary) -> str:
         about=f"An adapter for {base}, trained with {made_with}",
         key_figures=_key_figures(summary),
         remarks=remarks(summary),
-        scores=_score_table(summary),
+        scores=score_table("", summary.scores, summary.quantization, is_of_page=True),
         method=(
             f"Rates of text normalized by {adapter.normalizer}; {adapter.padded_as}. "
             f"Intervals by drawing {adapter.resampled} anew, with replacement."
@@ -118,25 +112,6 @@ def _key_figures(summary: RunSummary) -> dict[str, str]:
         titles[rate]: f"{before.get(rate, '')}{percent(adapter.rate(rate))}"
         for rate in both_rates(adapter.leading)
     } | effort
-
-
-def _score_table(summary: RunSummary) -> Table:
-    """A row a model and a group of its; no rows where nothing was scored."""
-    adapter = summary.adapter
-    name = rate_name(adapter, leading(adapter))
-    headings = [*score_headings(adapter), units_of(adapter), f"{name} as written"]
-    table = Table([Column(is_text=True), *map(Column, headings)])
-    for model, score in summary.scores.items():
-        if score is not None:
-            table.add(model_name(model, summary.quantization), *_cells(score, score.leading))
-            for label, group in groups_of(score):
-                table.add(label, *_cells(group, score.leading), kind="group")
-    return table
-
-
-def _cells(score: Score, rate: Rate) -> list[str]:
-    words, written = f"{score.reference_words:,}", percent(getattr(score, f"{rate}_orthographic"))
-    return [*score_cells(score, rate), words, written]
 
 
 def _training(summary: RunSummary) -> dict[str, str]:

@@ -18,6 +18,7 @@ from lora_whisper.evaluation.results import (
     interval,
     leading,
     rate_name,
+    units_of,
 )
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.evaluation.scored_words import cautions
@@ -58,16 +59,35 @@ def show_summary(folder: RunFolder, base: str | None = None) -> None:
         console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand
 
 
-def score_table(title: str, scores: Mapping[str, Score | None], quantization: str) -> Table:
-    """Both rates, with the interval of the leading one; of each model and each of its groups."""
+def score_table(
+    title: str, scores: Mapping[str, Score | None], quantization: str, is_of_page: bool = False
+) -> Table:
+    """Both rates, with the interval of the leading one; of each model and each of its groups.
+
+    Args:
+        is_of_page: whether there is room for the number of words, and for the rate as written.
+    """
     known = {model: score for model, score in scores.items() if score is not None}
-    headings = score_headings(next(iter(known.values()), None))
+    one = next(iter(known.values()), None)
+    first, second = (rate_name(one, rate) for rate in both_rates(leading(one)))
+    headings = [first, "95 % interval", second, "utterances"]
+    headings += [units_of(one), f"{first} as written"] * is_of_page
     table = Table([Column(is_text=True), *map(Column, headings)], title)
+
+    def cells(score: Score, rates: tuple[Rate, Rate]) -> list[str]:
+        first, second = rates
+        bounds = interval(score.ci95(first))
+        both = [percent(score.rate(first)), bounds, percent(score.rate(second))]
+        written = percent(getattr(score, f"{first}_orthographic"))
+        of_page = [f"{score.reference_words:,}", written] * is_of_page
+        return [*both, str(score.utterances), *of_page]
+
     for model, score in known.items():
-        cells = score_cells(score, score.leading)
-        table.add(model_name(model, quantization), *cells, style="bold", starts_section=True)
-        for name, group in groups_of(score):
-            table.add(f"  {name}", *score_cells(group, score.leading), kind="group")
+        rates = both_rates(score.leading)
+        name = model_name(model, quantization)
+        table.add(name, *cells(score, rates), style="bold", starts_section=True)
+        for label, group in groups_of(score):
+            table.add(f"  {label}", *cells(group, rates), kind="group")
     return table
 
 
@@ -75,19 +95,6 @@ def model_name(model: str, quantization: str) -> str:
     """The base and the adapter are scored on quantized weights, the merged model never is."""
     is_rounded = quantization != "none" and model != "merged"
     return f"{model} ({quantization})" if is_rounded else model
-
-
-def score_headings(score: Score | None) -> list[str]:
-    """What `score_cells` shows."""
-    first, second = both_rates(leading(score))
-    return [rate_name(score, first), "95 % interval", rate_name(score, second), "utterances"]
-
-
-def score_cells(score: Score, first: Rate) -> list[str]:
-    """The leading rate with its interval, the other one, and the number of utterances."""
-    _, second = both_rates(first)
-    rates = [percent(score.rate(first)), interval(score.ci95(first)), percent(score.rate(second))]
-    return [*rates, str(score.utterances)]
 
 
 def speakers_line(summary: RunSummary) -> str:

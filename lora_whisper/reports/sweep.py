@@ -389,6 +389,13 @@ def _figures(points: Sequence[Point]) -> list[Figure]:
     sizes = of_summaries(
         lambda one: f"{one.adapter_bytes / 1e6:.{1 if one.adapter_bytes < 1e8 else 0}f}"
     )
+    times = of_summaries(
+        lambda one: (
+            clock(one.train_seconds)
+            if one.train_seconds < 36_000
+            else f"{one.train_seconds / 3600:.1f} h"
+        )
+    )
     rates = of_scores(lambda score: f"{100 * score.rate(score.leading):.1f}")
     states = ("" if point.state == "complete" else point.state for point in points)
     rated = tuple(state or rate for state, rate in zip(states, rates, strict=True))
@@ -398,7 +405,7 @@ def _figures(points: Sequence[Point]) -> list[Figure]:
         Figure("targets", tuple(p.targets or "" for p in points), "{}", is_number=False),
         Figure("trained", of_summaries(_parameters), "{} parameters trained"),
         Figure("MB", sizes, "adapters of {} MB"),
-        Figure("time", of_summaries(_time), is_needed=True),
+        Figure("time", times, is_needed=True),
         Figure(f"{rate_name(known, first)} %", rated, is_needed=True),
         Figure("interval", of_scores(bounds), is_needed=True),
         Figure(
@@ -436,11 +443,6 @@ def _parameters(summary: RunSummary) -> str:
     count = summary.trainable_parameters
     number, unit = (count / 1e6, "M") if count >= 1e5 else (count / 1e3, "k")
     return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f} {unit}"
-
-
-def _time(summary: RunSummary) -> str:
-    seconds = summary.train_seconds
-    return clock(seconds) if seconds < 36_000 else f"{seconds / 3600:.1f} h"
 
 
 def _bases(points: Sequence[Point]) -> list[str]:
