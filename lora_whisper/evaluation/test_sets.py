@@ -297,13 +297,12 @@ def _is_number(value: object) -> bool:
     return True
 
 
-def _duration(row: Utterance) -> str | None:
-    seconds = row.duration_seconds  # 0 where nobody measured it
-    return DURATIONS[bisect.bisect_left(LIMITS_SECONDS, seconds)] if seconds else None
-
-
 COMPUTED: Mapping[str, Callable[[Utterance], str | None]] = {
-    "duration": _duration,
+    "duration": lambda row: (  # 0 where nobody measured it
+        DURATIONS[bisect.bisect_left(LIMITS_SECONDS, row.duration_seconds)]
+        if row.duration_seconds
+        else None
+    ),
     "speaker": lambda row: row.speaker,
     "language": lambda row: row.language,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_whisper.evaluation.results import Rate, both_rates, rate_name, with_interval
+from lora_whisper.evaluation.results import both_rates, rate_name, with_interval
 from lora_whisper.files import read_jsonl
 from lora_whisper.paths import file_name
 from lora_whisper.reports import comparison
@@ -61,9 +61,9 @@ def page(report: Report) -> str:
         hidden=max(len(report.scored) - SHOWN_CURVES, 0),
         effects=[drawn(report, effect) for effect in comparison.effects(report)],
         worst=_worst(report),
-        failed=_told(report, "failed"),
-        unfinished=_told(report, "unfinished"),
-        pruned=_told(report, "pruned"),
+        failed=_reasons(report, "failed"),
+        unfinished=_reasons(report, "unfinished"),
+        pruned=_reasons(report, "pruned"),
         differences=_differences(report),
         markdown=markdown(report),
     )
@@ -105,15 +105,12 @@ def _worst(report: Report) -> list[ShownUtterance]:
     return [replace(one, bad_audio=comparison.anonymous(one.bad_audio or "")) for one in worst]
 
 
-def _told(report: Report, state: str) -> list[tuple[str, str]]:
+def _reasons(report: Report, state: str) -> list[tuple[str, str]]:
     """Each run in this state, and why it failed or how far it is."""
+    chosen = [entry for entry in report.entries if entry.point.state == state]
     return [
-        (
-            entry.label,
-            comparison.anonymous(entry.point.reason) or comparison.progress(entry.point),
-        )
-        for entry in report.entries
-        if entry.point.state == state
+        (one.label, comparison.anonymous(one.point.reason) or comparison.progress(one.point))
+        for one in chosen
     ]
 
 
@@ -121,10 +118,8 @@ def _differences(report: Report) -> Table:
     """All keys that differ, and each run's values of them; no rows where none do."""
     points = [entry.point for entry in report.entries]
     keys = differing_keys(points)
-    values, names = (
-        comparison.shown_values(points, keys),
-        comparison.folder_names([p.folder for p in points]),
-    )
+    values = comparison.shown_values(points, keys)
+    names = comparison.folder_names([point.folder for point in points])
     table = Table([Column("run", is_text=True), *(Column(key, True, is_code=True) for key in keys)])
     for point in points if keys else ():
         if point.folder in values:
@@ -134,95 +129,98 @@ def _differences(report: Report) -> Table:
 
 # ── the runs as a table ──────────────────────────────────────────────────────────────────────
 
-Read = Callable[[Entry], Cell]
-
 
 def run_table(report: Report) -> Table:
     """What tells the runs apart, what they cost, and what they gave; a row a run."""
-    columns = list(_columns(report))
+    columns = [*_names(report), *_rates(report), *_adapters(report)]
+    verdicts = [_verdict(report, entry) for entry in report.entries]
+    columns.append((Column("points above the best", is_text=True), verdicts))
     table = Table([column for column, _ in columns])
-    for entry in report.entries:
-        is_best = report.best is not None and entry.point is report.best.point
-        kind = "best" if is_best else entry.point.state
-        table.add(*(read(entry) for _, read in columns), kind=kind)
+    best = report.best.point if report.best else None
+    for number, entry in enumerate(report.entries):
+        kind = "best" if entry.point is best else entry.point.state
+        table.add(*(cells[number] for _, cells in columns), kind=kind)
     return table
 
 
-def _columns(report: Report) -> Iterator[tuple[Column, Read]]:
-    first, second = both_rates(report.leading)
-    keys = comparison.short_keys(report.keys)
-    if report.has_folder_names and len(keys) > TOLD_KEYS:  # the page has them in a table of theirs
-        keys = {}
+Columns = Iterator[tuple[Column, Sequence[Cell]]]  # each with a cell for every run
+
+
+def _names(report: Report) -> Columns:
+    """What tells the runs apart: a number, the folder, or the values that differ."""
+    entries = report.entries
     if report.is_numbered:  # what the plots call a run
-        numbers = {entry.label: number for number, entry in enumerate(report.entries, start=1)}
-        yield (
-            Column("no."),
-            lambda entry: Cell(str(numbers[entry.label]), order=numbers[entry.label]),
-        )
+        yield Column("no."), [Cell(str(one), order=one) for one in range(1, len(entries) + 1)]
     # Runs that never began have nothing but their folders' names.
-    has_nameless = not report.keys or any(not entry.shown for entry in report.entries)
-    if report.has_folder_names or has_nameless:
-        yield (
-            Column("run", is_text=True),
-            lambda entry: Cell(entry.label if report.has_folder_names or not entry.shown else ""),
+    if report.has_folder_names or not report.keys or any(not entry.shown for entry in entries):
+        labels = (
+            entry.label if report.has_folder_names or not entry.shown else "" for entry in entries
         )
-    for key, short in keys.items():
-        yield _of_key(report, key, short)
-    yield Column(rate_name(report.score, first)), lambda entry: _rate(entry, first)
-    yield Column(rate_name(report.score, second)), lambda entry: _rate(entry, second)
+        yield Column("run", is_text=True), [Cell(label) for label in labels]
+    if report.has_folder_names and len(report.keys) > TOLD_KEYS:
+        return  # the page has them in a table of theirs
+    for key, heading in comparison.short_keys(report.keys).items():
+        values = [entry.point.config.get(key) for entry in entries]
+        ranked = sorted({repr(value): value for value in values}.values(), key=ordered)
+        place = {repr(value): float(number) for number, value in enumerate(ranked)}
+        is_text = not all(isinstance(value, int | float | None) for value in values)
+        yield (
+            Column(heading, is_text=is_text),
+            [
+                Cell(entry.shown.get(key, "–"), order=place[repr(value)] if entry.shown else None)
+                for entry, value in zip(entries, values, strict=True)
+            ],
+        )
+
+
+def _rates(report: Report) -> Columns:
+    points = [entry.point for entry in report.entries]
+    for rate in both_rates(report.leading):
+        yield (
+            Column(rate_name(report.score, rate)),
+            [
+                rate_cell(point.score, rate)
+                if point.score
+                else Cell("–" if point.state == "complete" else point.state)
+                for point in points
+            ],
+        )
     if not report.has_one_base:
-        yield Column("base"), lambda entry: _known(entry.point.base_rate, percent)
-    yield (
-        Column("Pareto"),
-        lambda entry: Cell(FRONT, order=0.0) if entry.is_on_front else Cell(),
-    )
-    # What each adapter is and cost; what a key or the line above the table says is left out.
+        yield Column("base"), [_known(point.base_rate, percent) for point in points]
+    front = [Cell(FRONT, order=0.0) if entry.is_on_front else Cell() for entry in report.entries]
+    yield Column("Pareto"), front
+
+
+def _adapters(report: Report) -> Columns:
+    """What each is and cost; what a key or the line above the table says is left out."""
     told = {key.removeprefix("adapter.") for key in report.keys}
+    points = [entry.point for entry in report.entries]
+    summaries = [point.summary for point in points]
     if "rank" not in told and len(comparison.known(report, "rank")) != 1:
-        yield Column("rank"), _rank
+        ranks = [one.adapter_ranks if one else None for one in summaries]
+        yield (
+            Column("rank"),
+            [
+                Cell(point.rank or "–", order=rank[1] if rank else None)
+                for point, rank in zip(points, ranks, strict=True)
+            ],
+        )
     if not told & {"targets", "layers"} and len(comparison.known(report, "targets")) != 1:
-        yield Column("targets", is_text=True), lambda entry: Cell(entry.point.targets or "–")
-    yield Column("adapter"), lambda entry: _known(entry.point.adapter_bytes, megabytes)
-    yield Column("trained for"), lambda entry: _known(entry.point.train_seconds, clock)
-    yield Column("parameters"), _parameters
-    yield Column("points above the best", is_text=True), lambda entry: _against(report, entry)
-
-
-def _of_key(report: Report, key: str, heading: str) -> tuple[Column, Read]:
-    known = [entry.point.config.get(key) for entry in report.entries]
-    values = sorted({repr(value): value for value in known}.values(), key=ordered)  # no sets: lists
-    place = {repr(value): float(number) for number, value in enumerate(values)}
-    numeric = all(isinstance(value, int | float | None) for value in values)
-
-    def cell(entry: Entry) -> Cell:
-        order = place[repr(entry.point.config.get(key))] if entry.shown else None
-        return Cell(entry.shown.get(key, "–"), order=order)
-
-    return Column(heading, is_text=not numeric), cell
-
-
-def _parameters(entry: Entry) -> Cell:
-    count = entry.point.summary.trainable_parameters if entry.point.summary else None
-    return _known(count, lambda count: f"{count:,}" if count < 1e5 else f"{count / 1e6:.2f} M")
+        yield Column("targets", is_text=True), [Cell(point.targets or "–") for point in points]
+    yield Column("adapter"), [_known(point.adapter_bytes, megabytes) for point in points]
+    yield Column("trained for"), [_known(point.train_seconds, clock) for point in points]
+    counts = (one.trainable_parameters if one else None for one in summaries)
+    yield (
+        Column("parameters"),
+        [_known(count, lambda n: f"{n:,}" if n < 1e5 else f"{n / 1e6:.2f} M") for count in counts],
+    )
 
 
 def _known(value: Any, text: Callable[[Any], str]) -> Cell:
     return Cell("–") if value is None else Cell(text(value), order=value)
 
 
-def _rank(entry: Entry) -> Cell:
-    ranks = entry.point.summary.adapter_ranks if entry.point.summary else None
-    return Cell(entry.point.rank or "–", order=ranks[1] if ranks else None)
-
-
-def _rate(entry: Entry, rate: Rate) -> Cell:
-    score = entry.point.score
-    if score is None:
-        return Cell("–" if entry.point.state == "complete" else entry.point.state)
-    return rate_cell(score, rate)
-
-
-def _against(report: Report, entry: Entry) -> Cell:
+def _verdict(report: Report, entry: Entry) -> Cell:
     if report.best is not None and entry.point is report.best.point:
         return Cell("the best" if len(report.scored) > 1 else "", order=-1.0)
     beside = entry.beside_best

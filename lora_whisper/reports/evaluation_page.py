@@ -454,6 +454,13 @@ def _about_row(row: Row) -> str:
 
 
 def _facts(results: EvaluationResults) -> dict[str, dict[str, str]]:
+    def text(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return ", ".join(map(str, value)) or "none"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return "none" if value is None else str(value)
+
     models = {
         one.name: ", ".join(
             [one.what, one.kind, one.dtype]
@@ -464,15 +471,7 @@ def _facts(results: EvaluationResults) -> dict[str, dict[str, str]]:
     }
     parts = {"Settings": results.settings, "Environment": results.environment}
     named = {
-        title: {key.replace("_", " "): _fact(value) for key, value in facts.items()}
+        title: {key.replace("_", " "): text(value) for key, value in facts.items()}
         for title, facts in (parts | {"Versions": results.versions}).items()
     }
     return {"Models": models} | named
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else str(value)

@@ -328,11 +328,17 @@ class WhisperDecoder:
         options: DecodingOptions,
         forced: Sequence[Sequence[int]] | None = None,
     ) -> list[DecodingResult]:
+        uniforms = None
+        if options.temperature:  # to draw with, (tasks, tokens + 1), each row's by its own seed
+            most = 1 + max(task.most_tokens for task in tasks)
+            seeds = [(*task.seed, round(100 * options.temperature)) for task in tasks]
+            numbers = [np.random.default_rng(seed).random(most) for seed in seeds]
+            uniforms = torch.from_numpy(np.stack(numbers)).to(self.device)
         rows = Rows(
             encoded,
             self._tensor([task.prompt for task in tasks]),
             self._tensor([task.most_tokens for task in tasks]),
-            uniforms=self._uniforms(tasks, options.temperature) if options.temperature else None,
+            uniforms=uniforms,
             forced=None if forced is None else self._padded(forced),
             letters=self.letters if forced is None else None,
             most_letters=self._tensor([task.most_letters for task in tasks]),
@@ -394,13 +400,6 @@ class WhisperDecoder:
             raise BrokenModel
         texts = [row[prompt_tokens:] for row in generated.tolist()]
         return [text[: text.index(eot)] if eot in text else text for text in texts]
-
-    def _uniforms(self, tasks: Sequence[DecodingTask], temperature: float) -> Tensor:
-        """Numbers to draw with, (tasks, tokens + 1), each row's by its own seed."""
-        most = 1 + max(task.most_tokens for task in tasks)
-        seeds = [(*task.seed, round(100 * temperature)) for task in tasks]
-        rows = [np.random.default_rng(seed).random(most) for seed in seeds]
-        return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def _padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """(texts, longest + 1) tokens, eot behind each."""
