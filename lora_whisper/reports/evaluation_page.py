@@ -155,9 +155,8 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
 def _key_figures(results: EvaluationResults) -> dict[str, str]:
     """The leading rate of the first sets, of the first model and of the last."""
     figures = {}
-    for name in (tables.sets_of(results, "test") + tables.sets_of(results, "retention"))[
-        :KEY_FIGURES
-    ]:
+    names = tables.sets_of(results, "test") + tables.sets_of(results, "retention")
+    for name in names[:KEY_FIGURES]:
         scores, rate = results.scored(name), tables.leading(results, name)
         models = list(dict.fromkeys([*list(scores)[:1], *list(scores)[-1:]]))
         if models:
