@@ -33,7 +33,6 @@ from lora_whisper.model.published import FRAMES_PER_POSITION
 from lora_whisper.model.tokenizer import language_code
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.training.memory import split
 
 if TYPE_CHECKING:
     from lora_whisper.lora.initialization import WatchedWindow
@@ -131,6 +130,7 @@ def watched_windows(
     """
     from lora_whisper.lora.initialization import EVA_WINDOWS, WatchedWindow
     from lora_whisper.model.features import positions_with_sound
+    from lora_whisper.training.memory import split
 
     steps = math.ceil(EVA_WINDOWS / config.training.global_batch)
     steps_batches = windows.load_whole(0, steps, 1)

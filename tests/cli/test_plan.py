@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def each_step_is_tried_once() -> Iterator[None]:
     """A plan takes a second, and hangs on its setup alone; several are asked for by most tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((planning, "make_plan"), (memory_estimator, "step_flops")):
+        for module, name in ((planning, "plan_memory"), (memory_estimator, "step_flops")):
             patch.setattr(module, name, once(getattr(module, name)))
         yield
 
