@@ -6,9 +6,12 @@ Clips of each length are cut from the recordings of MANIFEST, or joined from the
 WAV; `real` takes them as they are. `benchmarks.reference_recipe` and `lora-whisper train` then take
 turns (A B A B), a process each, on the same model, data, adapter (rank 32 on query and value
 projections), global batch and precision; with `--defaults`, each also with its own settings. Said
-is the speech a second, padding not counted, from the first step to the last, the first of which
-warms up; the ratio of each pair; and the peak memory. Further arguments go to `train` as they are:
-`data.windows=trimmed`. Results go to benchmarks/results/throughput.json, or to --result NAME.
+is the speech a second, padding not counted; the ratio of each pair; and the peak memory. Further
+arguments go to `train` as they are: `data.windows=trimmed`. On a quiet machine the seconds are
+those from the first step to the last, the first of which warms up. With `--processor-time` they
+are the processor's, on one thread, so that other work on the machine does not count: what a run of
+twice the steps takes more than one of `--steps`, the start of both left out. Results go to
+benchmarks/results/throughput.json, or to --result NAME.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +61,12 @@ def main() -> None:
     parser.add_argument(
         "--defaults", action="store_true", help="and once more as each is by itself"
     )
+    parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--result", default="throughput")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_intermixed_args()
+    if given.processor_time:
+        os.environ["OMP_NUM_THREADS"] = "1"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         recordings = list(read_recordings(given.manifest))
@@ -78,8 +85,9 @@ def compared(
     given: argparse.Namespace, length: str, manifest: Path, settings: str
 ) -> dict[str, Any]:
     """Both sides in turn, and what one is to the other."""
+    side = by_processor if given.processor_time else by_clock
     pairs = [
-        (recipe(given, manifest, settings), ours(given, manifest, settings))
+        tuple(side(carry_out, given, manifest, settings) for carry_out in (recipe, ours))
         for _ in range(given.pairs)
     ]
     speeds = [[each["speech_seconds"] / each["train_seconds"] for each in pair] for pair in pairs]
@@ -100,11 +108,38 @@ def compared(
 
 # ── the two sides ────────────────────────────────────────────────────────────────────────────
 
+Side = Callable[[argparse.Namespace, Path, str, int], dict[str, Any]]  # of so many steps
 
-def recipe(given: argparse.Namespace, manifest: Path, settings: str) -> dict[str, Any]:
+
+def by_clock(
+    side: Side, given: argparse.Namespace, manifest: Path, settings: str
+) -> dict[str, Any]:
+    return side(given, manifest, settings, given.steps)
+
+
+def by_processor(
+    side: Side, given: argparse.Namespace, manifest: Path, settings: str
+) -> dict[str, Any]:
+    """What the second half of a run takes of the processor, all processes of it together."""
+    spent, runs = [processor_seconds()], []
+    for steps in (given.steps, 2 * given.steps):
+        runs.append(side(given, manifest, settings, steps))
+        spent.append(processor_seconds())
+    short, long = spent[1] - spent[0], spent[2] - spent[1]
+    speech = runs[1]["speech_seconds"] - runs[0]["speech_seconds"]
+    return runs[1] | {"speech_seconds": speech, "train_seconds": long - short}
+
+
+def processor_seconds() -> float:
+    """Of the processes that have ended."""
+    times = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return times.ru_utime + times.ru_stime
+
+
+def recipe(given: argparse.Namespace, manifest: Path, settings: str, steps: int) -> dict[str, Any]:
     command = [
         *(sys.executable, "-m", "benchmarks.reference_recipe", given.model, str(manifest)),
-        *("--language", given.language, "--steps", str(given.steps)),
+        *("--language", given.language, "--steps", str(steps)),
         *("--precision", given.precision),
     ]
     if settings == "same":
@@ -115,11 +150,11 @@ def recipe(given: argparse.Namespace, manifest: Path, settings: str) -> dict[str
     return found
 
 
-def ours(given: argparse.Namespace, manifest: Path, settings: str) -> dict[str, Any]:
+def ours(given: argparse.Namespace, manifest: Path, settings: str, steps: int) -> dict[str, Any]:
     command = [
         *(sys.executable, "-m", "lora_whisper", "train", "name=throughput"),
         *(f"model={given.model}", f"data.path={manifest}", f"data.language={given.language}"),
-        *(f"training.max_steps={given.steps}", f"training.precision={given.precision}", *UNSCORED),
+        *(f"training.max_steps={steps}", f"training.precision={given.precision}", *UNSCORED),
     ]
     if settings == "same":
         command += [*SAME, f"training.global_batch={given.global_batch}"]

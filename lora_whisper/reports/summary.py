@@ -107,19 +107,20 @@ def _bits(size_bytes: int, parameters: int) -> str:
     """How many bits a number has in a file of such a size, where it is plainly one of the usual."""
     share = 8 * size_bytes / max(1, parameters)
     usual = next((bits for bits in (16, 32) if abs(share / bits - 1) < 0.1), None)
-    return f" in {usual} bits" if usual else ""
+    return f" ({usual} bits)" if usual else ""
 
 
 def figures(summary: RunSummary) -> list[tuple[str, str]]:
     """What a run cost and what it came to, each figure with its name."""
     adapter, model = summary.adapter_bytes, summary.model_bytes
     trainable, total = summary.trainable_parameters, summary.total_parameters
+    rank, of_adapter = shipped_rank(summary), _bits(adapter, trainable)
+    of_model = _bits(model, total - trainable)
     lines = [
         (
             "size",
-            f"adapter {megabytes(adapter)}{_bits(adapter, trainable)} of rank "
-            f"{shipped_rank(summary)}, model {megabytes(model)}{_bits(model, total - trainable)} "
-            f"({percent(adapter / model)})",
+            f"adapter {megabytes(adapter)}{of_adapter}, rank {rank}; "
+            f"model {megabytes(model)}{of_model}: {percent(adapter / model)}",
         ),
         ("parameters", f"{trainable:,} of {total:,} trained ({percent(trainable / total)})"),
         ("speech", amount_of_speech(summary)),
