@@ -202,7 +202,10 @@ class AdapterConfig:
     def _are_layers(cls, layers: str) -> str:
         with contextlib.suppress(ValueError):
             return as_text(ranges_in(layers))
-        raise Misfit(f"expected all, or such as decoder or encoder.24-31+decoder, found {layers!r}")
+        raise Misfit(
+            "expected all, or such as decoder or encoder.24-31+decoder, each of them once and its "
+            f"layers upwards, found {layers!r}"
+        )
 
     @rule("rank", "encoder_rank", "decoder_rank", "alpha")
     @classmethod
@@ -597,6 +600,13 @@ class TrainingConfig:
         holds = match is not None and int(match[1]) >= 2
         require(holds, f"expected such as last-5 or best-3, found {averaging!r}")
         return averaging
+
+    @rule("averaging_rank")
+    @classmethod
+    def _is_of_a_mean(cls, rank: int | None, info: ValidationInfo) -> int | None:
+        is_used = rank is None or info.data.get("averaging", "invalid") is not None
+        require(is_used, "given, but nothing is averaged: type training.averaging=best-3, too")
+        return rank
 
 
 @group

@@ -17,7 +17,7 @@ def ranges_in(layers: str) -> dict[str, str]:
     """{"encoder": "24-31", "decoder": "-"}, without a module that gets no adapter.
 
     Raises:
-        ValueError: it is not written so, or names a module twice.
+        ValueError: it is not written so, names a module twice, or a range runs backwards.
     """
     if layers == ALL:
         return dict.fromkeys(MODULES, WHOLE)
@@ -25,6 +25,9 @@ def ranges_in(layers: str) -> dict[str, str]:
     for part in layers.split("+"):
         match = re.fullmatch(r"(encoder|decoder)(?:\.(\d+|\d+-\d*|-\d+))?", part)
         if match is None or match[1] in given:
+            raise ValueError(layers)
+        first, _, last = (match[2] or WHOLE).partition("-")
+        if first and last and int(first) > int(last):
             raise ValueError(layers)
         given[match[1]] = match[2] or WHOLE
     return {module: given[module] for module in MODULES if module in given}

@@ -85,6 +85,8 @@ def test_all_problems_are_named_at_once() -> None:
         ("data.mix", "b.jsonl", "expected a list"),
         ("adapter.layers", "encoder+encoder.3", "expected all, or such as"),
         ("adapter.layers", "encoder.3-2-1", "expected all, or such as"),
+        ("adapter.layers", "encoder.3-1", "its layers upwards, found 'encoder.3-1'"),
+        ("training.averaging_rank", 4, "nothing is averaged: type training.averaging=best-3"),
         ("training.averaging", "best", "expected such as last-5 or best-3"),
         ("training.averaging", "last-1", "expected such as last-5 or best-3"),
         ("augmentation.gain", {"share": 1.0, "db": [6.0, -20.0]}, "[lowest, highest], found [6.0,"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -149,7 +150,8 @@ def course(
     limits = settings.max_epochs, settings.max_steps
     steps = total_steps(windows.per_epoch, settings.global_batch, *limits)
     whole = "whole ones " if config.data.windows == "trimmed" else ""
-    portions = f"{min(micro_batch, settings.global_batch)} {whole}in a forward pass"
+    share = math.ceil(settings.global_batch / processes.count())
+    portions = f"{min(micro_batch, share)} {whole}in a forward pass"
     yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
     if windows.per_epoch is not None and windows.steps_per_epoch is not None:
         epochs = passes(steps / windows.steps_per_epoch)
