@@ -2,7 +2,7 @@
 
 Transformers' own forward takes whole windows alone. Whisper's positions are sinusoids that are
 added one by one, so that the first ones stand for a shorter window; what a model that was
-pre-trained on whole ones makes of it is another question (`data.windows` in docs/settings.md).
+pre-trained on whole ones makes of it is another question (docs/speed.md).
 """
 
 from __future__ import annotations

@@ -149,9 +149,9 @@ def course(
     settings, optimizer = config.training, config.optimizer
     limits = settings.max_epochs, settings.max_steps
     steps = total_steps(windows.per_epoch, settings.global_batch, *limits)
-    whole = "whole ones " if config.data.windows == "trimmed" else ""
+    more = ", or more that are short" if config.data.windows == "trimmed" else ""
     share = math.ceil(settings.global_batch / processes.count())
-    portions = f"{min(micro_batch, share)} {whole}in a forward pass"
+    portions = f"{min(micro_batch, share)} in a forward pass{more}"
     yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
     if windows.per_epoch is not None and windows.steps_per_epoch is not None:
         epochs = passes(steps / windows.steps_per_epoch)
