@@ -295,7 +295,7 @@ def test_a_range_of_one_stack_leaves_the_other_whole() -> None:
     assert by_stack == {"encoder": set(range(24, 32)), "decoder": {0, 1}}
 
 
-@pytest.mark.parametrize("given", ["30-32", "32", "32-", "3-2", "-32"])
+@pytest.mark.parametrize("given", ["30-32", "32", "32-", "-32"])
 def test_layers_that_are_not_there_are_named(given: str) -> None:
     with pytest.raises(UserError, match=rf"layers=encoder.{given}: .* layers 0 to 31"):
         targets("large-v3", layers=f"encoder.{given}")
