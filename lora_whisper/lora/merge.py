@@ -106,7 +106,7 @@ def folded(
         path = name.removesuffix(".weight")
         left.discard(path)
         if name != TIED:
-            merged = _fold(name, tensor, change, dtype, nf4)
+            merged = fold(name, tensor, change, dtype, nf4)
             if not is_finite(merged):
                 shown = str(dtype).removeprefix("torch.")
                 other = "" if dtype == torch.float32 else ", which dtype=float32 may hold"
@@ -144,7 +144,9 @@ def _norm_of_change(change: Change, path: str) -> float:
 
 
 @torch.no_grad()
-def _fold(name: str, tensor: Tensor, change: Change, dtype: torch.dtype, nf4: Nf4 | None) -> Tensor:
+def fold(
+    name: str, tensor: Tensor, change: Change, dtype: torch.dtype, nf4: Nf4 | None = None
+) -> Tensor:
     """W + B·A, with rows of DoRA's lengths where it has them; or the rows of re-learnt tokens.
 
     Some rows at a time, so that what is computed in fp32 stays in the processor's cache: less than

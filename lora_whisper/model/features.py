@@ -9,7 +9,7 @@ model trained with one hears the other as something new.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES, SAMPL
 FFT_SAMPLES = 400  # one frame sees 25 ms
 HIGHEST_FREQUENCY = 8_000.0  # Hz, half of the sampling rate
 SMALLEST_POWER = 1e-10  # what silence counts as
+SMALLEST_LOG_POWER = math.log10(SMALLEST_POWER)
 DYNAMIC_RANGE = 8.0  # powers of ten below the loudest spot of the window
 
 
@@ -94,21 +95,47 @@ class LogMel(nn.Module):
         As openai/whisper's `transcribe` looks at a long recording: the range hangs on the loudest
         spot of all of it, and a window of padding follows, so that one can be cut out anywhere.
         """
-        frames = content_frames(len(waveform))
-        window_frames = self.window_samples // HOP_SAMPLES
-        with torch.autocast(waveform.device.type, enabled=False):
-            padded = pad(waveform.float()[None], (0, self.window_samples))
-            centred = pad(padded, (FFT_SAMPLES // 2, FFT_SAMPLES // 2), mode="reflect")
-            mel = centred.new_zeros(1, len(self.filters), frames + window_frames)
-            sounding = frames_with_sound(len(waveform))
-            # A window at a time: the frames' spectra take 40 times the memory of the samples.
-            for first in range(0, sounding, window_frames):
-                part = slice(first, min(first + window_frames, sounding))
-                self._mel(centred[:, first * HOP_SAMPLES :], mel[:, :, part])
-            scaled = _scaled(mel)[0]
+        frames = content_frames(len(waveform)) + self.window_samples // HOP_SAMPLES
+        log_powers = waveform.new_full((len(self.filters), frames), SMALLEST_LOG_POWER).float()
+        first = 0
+        for part in self.log_powers([waveform]):
+            log_powers[:, first : first + part.shape[1]] = part
+            first += part.shape[1]
+        scaled = in_range(log_powers, log_powers.amax())
         if padding == "log-mel":
             scaled[:, content_frames(len(waveform)) :] = 0.0
         return scaled
+
+    @torch.no_grad()
+    def log_powers(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """A recording in pieces, (samples,) each → log10 of its powers, as far as any sounds.
+
+        Yields (mel_bins, frames), the frames of a window at a time: spectra take 40 times the
+        memory of the samples. How the recording was divided changes no bit.
+        """
+        at_once, half = self.window_samples // HOP_SAMPLES, FFT_SAMPLES // 2
+        needed = (at_once - 1) * HOP_SAMPLES + FFT_SAMPLES
+        waiting, samples, done = self.hann.new_zeros(0), 0, 0
+        for piece in pieces:
+            waiting = torch.cat([waiting, piece.float()])
+            if samples <= half < samples + len(piece):  # frames are centred: its mirror precedes it
+                waiting = _mirrored(waiting)
+            samples += len(piece)
+            while samples > half and len(waiting) >= needed:
+                yield self._log_powers(waiting, at_once)
+                waiting, done = waiting[at_once * HOP_SAMPLES :], done + at_once
+        waiting = pad(waiting, (0, self.window_samples))
+        waiting = waiting if samples > half else _mirrored(waiting)
+        for first in range(done, frames_with_sound(samples), at_once):
+            frames = min(at_once, frames_with_sound(samples) - first)
+            yield self._log_powers(waiting[(first - done) * HOP_SAMPLES :], frames)
+
+    def _log_powers(self, centred: Tensor, frames: int) -> Tensor:
+        """Of the first frames of (samples,): (mel_bins, frames)."""
+        mel = centred.new_zeros(1, len(self.filters), frames)
+        with torch.autocast(centred.device.type, enabled=False):
+            self._mel(centred[None], mel)
+        return mel.clamp_(min=SMALLEST_POWER).log10_()[0]
 
     def _features(self, padded: Tensor, frames: int) -> Tensor:
         """(batch, window_samples) → (batch, mel_bins, frames of the window)."""
@@ -133,8 +160,17 @@ class LogMel(nn.Module):
 def _scaled(mel: Tensor) -> Tensor:
     """Powers (batch, mel bins, frames) → what the model sees, in place."""
     log_power = mel.clamp_(min=SMALLEST_POWER).log10_()
-    floor = log_power.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
-    return log_power.clamp_(min=floor).add_(4.0).div_(4.0)
+    return in_range(log_power, log_power.amax(dim=(1, 2), keepdim=True))
+
+
+def in_range(log_power: Tensor, loudest: Tensor) -> Tensor:
+    """log10 of powers → what the model sees, in place; the range hangs on the loudest of them."""
+    return log_power.clamp_(min=loudest - DYNAMIC_RANGE).add_(4.0).div_(4.0)
+
+
+def _mirrored(samples: Tensor) -> Tensor:
+    """With what half a frame before the beginning hears: the sound behind it, backwards."""
+    return torch.cat([samples[1 : FFT_SAMPLES // 2 + 1].flip(0), samples])
 
 
 def _bands(filters: Tensor) -> list[tuple[slice, slice]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
-from lora_whisper.model.features import LogMel
+from lora_whisper.model.features import LogMel, in_range
 from lora_whisper.model.published import SAMPLING_RATE
 
 
@@ -151,3 +151,14 @@ def test_behind_a_long_recording_the_log_mel_is_padded_as_well(samples: int) -> 
     assert torch.equal(sound[:, :end], mel[:, :end])
     assert not mel[:, end:].any()
     assert sound[:, end:].all()
+
+
+@pytest.mark.parametrize("samples", [150, 201, 4_321, 80_000, 250_001])
+@pytest.mark.parametrize("piece_samples", [777, 80_000])
+def test_a_recording_in_pieces_has_the_same_log_mel(samples: int, piece_samples: int) -> None:
+    log_mel, clip = LogMel(80, 5), torch.randn(samples, generator=torch.manual_seed(3))
+    (*parts,) = log_mel.log_powers(clip.split(piece_samples))
+    assert all(part.shape[1] <= 500 for part in parts)
+    powers = torch.cat(parts, dim=1)
+    whole = log_mel.recording(clip, "sound")
+    assert torch.equal(in_range(powers, powers.amax()), whole[:, : powers.shape[1]])

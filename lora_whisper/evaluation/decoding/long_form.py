@@ -24,6 +24,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     DecodingTask,
     text_of,
 )
+from lora_whisper.model.features import LogMel, content_frames
 from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE, SECONDS_PER_TIMESTAMP
 from lora_whisper.model.tokenizer import SpecialTokens
 
@@ -120,6 +121,28 @@ class Clip:
         return tuple(segment for segment in segments if segment.text)
 
 
+class Windows(Protocol):
+    """The log-mel of a recording, wherever it is kept."""
+
+    frames: int  # of the recording, without what is behind it
+
+    def window(self, first_frame: int) -> Tensor:
+        """(mel bins, frames of a window), padded behind the recording's end."""
+        ...
+
+
+class HeldWindows:
+    """A recording in memory."""
+
+    def __init__(self, features: LogMel, samples: Tensor, padding: Padding):
+        """`samples`: (samples,) float32 at 16 kHz."""
+        self.mel, self.frames = features.recording(samples, padding), content_frames(len(samples))
+        self.window_frames = features.window_samples // HOP_SAMPLES
+
+    def window(self, first_frame: int) -> Tensor:
+        return self.mel[:, first_frame : first_frame + self.window_frames]
+
+
 class Recording:
     """A recording longer than a window, on the way from its beginning to its end."""
 
@@ -128,22 +151,21 @@ class Recording:
     def __init__(
         self,
         decoder: Decoder,
-        samples: Tensor,
+        windows: Windows,
         start: Sequence[int],
         previous_text: bool,
         seed: tuple[int, ...],
-        padding: Padding,
     ):
         """`start`: what the decoder is given before the first timestamp."""
         self.decoder, self.start, self.seed = decoder, tuple(start), seed
         self.previous_text = previous_text
-        self.features = decoder.features.recording(samples, padding)
-        self.frames = len(samples) // HOP_SAMPLES
+        self.windows, self.frames = windows, windows.frames
         self.window_frames = decoder.features.window_samples // HOP_SAMPLES
         self.seek_frames = 0  # where the next window begins
         self.tokens: list[int] = []  # of all segments, with their timestamps
         self.prompt_since = 0  # the first of them that may be in a prompt
         self.found: list[Segment] = []
+        self.pieces: list[list[int]] = []  # tokens of each segment
 
     @property
     def is_done(self) -> bool:
@@ -152,7 +174,7 @@ class Recording:
     def task(self) -> DecodingTask:
         # Where sound is padded, the tail is followed by silence. openai/whisper did so from March
         # 2023 on (#1052, against hallucinations); #1838 left its mel-frames at 0 instead.
-        window = self.features[:, self.seek_frames : self.seek_frames + self.window_frames]
+        window = self.windows.window(self.seek_frames)
         prompt = (*self._prompt(), *self.start)
         samples = self._frames_here() * HOP_SAMPLES
         most = token_limit(self.decoder.special_tokens, samples, len(prompt))
@@ -171,6 +193,7 @@ class Recording:
             segment = _segment(self.decoder, piece, offset, end)
             if segment.text and segment.start_seconds < segment.end_seconds:
                 self.found.append(segment)
+                self.pieces.append(piece)
                 self.tokens += piece
         if not self.previous_text or result.temperature > HIGHEST_PROMPT_TEMPERATURE:
             self.prompt_since = len(self.tokens)

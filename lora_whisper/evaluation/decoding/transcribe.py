@@ -25,6 +25,7 @@ from lora_whisper.evaluation.decoding.decoder import Decoder, DecodingOptions, m
 from lora_whisper.evaluation.decoding.long_form import (
     Clip,
     DecodingState,
+    HeldWindows,
     Recording,
     Segment,
     decode_with_fallback,
@@ -146,7 +147,9 @@ class _InBatches:
                 active[row] = seconds, self._begin(samples, utterances[row])
             if not active:
                 return
-            self._decode([one for _, one in active.values()])
+            states = [state for _, state in active.values()]
+            settings = self.settings
+            decode_windows(self.decoder, states, settings.beams, settings.temperature_fallback)
             for row in [row for row, (_, one) in active.items() if one.is_done]:
                 seconds, one = active.pop(row)
                 yield row, Transcription(one.text(), seconds, one.segments())
@@ -168,9 +171,8 @@ class _InBatches:
         seed = (self.seed, zlib.crc32(utterance.row.encode()))
         if len(samples) > decoder.features.window_samples:
             start = special_tokens.start(language, utterance.task, timestamps=True)
-            return Recording(
-                decoder, waveform, start, settings.previous_text, seed, settings.padding
-            )
+            windows = HeldWindows(decoder.features, waveform, settings.padding)
+            return Recording(decoder, windows, start, settings.previous_text, seed)
         prompt = special_tokens.start(language, utterance.task, settings.timestamps)
         # By a loop, temperature fallback sees that a text has failed.
         needs_probabilities = settings.temperature_fallback
@@ -178,27 +180,27 @@ class _InBatches:
         most = math.inf if needs_probabilities else most_letters(seconds, language)
         return Clip(decoder, waveform, prompt, needs_probabilities, seed, settings.padding, most)
 
-    def _decode(self, active: Sequence[DecodingState]) -> None:
-        """Decode a window of each: those together that a decoder can decode together."""
-        tasks = [one.task() for one in active]
-        groups: dict[tuple[int, bool], list[int]] = {}
-        for index, task in enumerate(tasks):
-            has_timestamps = task.prompt[-1] != self.decoder.special_tokens.no_timestamps
-            groups.setdefault((len(task.prompt), has_timestamps), []).append(index)
-        fallback = self.settings.temperature_fallback
-        for group in groups.values():
-            options = DecodingOptions(
-                self.settings.beams,
-                probabilities=fallback or any(active[index].needs_probabilities for index in group),
-            )
-            of_group = [tasks[index] for index in group]
-            results = (
-                decode_with_fallback(self.decoder, of_group, options)
-                if fallback
-                else self.decoder.decode(of_group, options)
-            )
-            for index, result in zip(group, results, strict=True):
-                active[index].take(result)
+
+def decode_windows(
+    decoder: Decoder, active: Sequence[DecodingState], beams: int, temperature_fallback: bool
+) -> None:
+    """Decode a window of each: those together that a decoder can decode together."""
+    tasks = [one.task() for one in active]
+    groups: dict[tuple[int, bool], list[int]] = {}
+    for index, task in enumerate(tasks):
+        has_timestamps = task.prompt[-1] != decoder.special_tokens.no_timestamps
+        groups.setdefault((len(task.prompt), has_timestamps), []).append(index)
+    for group in groups.values():
+        needs_probabilities = any(active[index].needs_probabilities for index in group)
+        options = DecodingOptions(beams, probabilities=temperature_fallback or needs_probabilities)
+        of_group = [tasks[index] for index in group]
+        results = (
+            decode_with_fallback(decoder, of_group, options)
+            if temperature_fallback
+            else decoder.decode(of_group, options)
+        )
+        for index, result in zip(group, results, strict=True):
+            active[index].take(result)
 
 
 def _check(decoder: Decoder, utterances: Iterable[Utterance], settings: EvaluationConfig) -> None:

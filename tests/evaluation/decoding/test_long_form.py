@@ -17,6 +17,7 @@ from lora_whisper.data.dataset import Utterance
 from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingResult, DecodingTask
 from lora_whisper.evaluation.decoding.long_form import (
     Clip,
+    HeldWindows,
     Recording,
     compression_ratio,
     decode_with_fallback,
@@ -178,7 +179,8 @@ def toy() -> Toy:
 def recording(toy: Toy, seconds: float, previous_text: bool = False) -> Recording:
     start = toy.special_tokens.start("en", "transcribe", timestamps=True)
     samples = torch.randn(round(16_000 * seconds), generator=torch.Generator().manual_seed(0))
-    return Recording(toy.decoder, samples, start, previous_text, (0, 0), "sound")
+    windows = HeldWindows(toy.features, samples, "sound")
+    return Recording(toy.decoder, windows, start, previous_text, (0, 0))
 
 
 def said(
@@ -199,7 +201,7 @@ def test_the_next_window_begins_where_the_last_finished_segment_ends(toy: Toy) -
     one = recording(toy, 5.0)
     one.take(said(toy, 0.0, "a", 0.7, 0.8, "b"))
     assert one.seek_frames == 70
-    assert torch.equal(one.task().features, one.features[:, 70:270])
+    assert torch.equal(one.task().features, one.windows.mel[:, 70:270])
     one.take(said(toy, 0.1, "b", 0.9, 0.9, "c", 1.5))  # nothing is spoken after 1.5 s
     assert one.seek_frames == 270
     one.take(said(toy, 0.0, "d", 1.0))  # no two timestamps in a row: all of the window is done
