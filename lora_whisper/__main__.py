@@ -61,20 +61,41 @@ def main() -> None:
 
 def _main() -> int:
     name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
-    if name == "help":  # as git and pip have it
-        name, arguments = (arguments or ["--help"])[0], ["--help", *arguments[1:]]
-    if name in ("--help", "-h"):
+    if name in ("help", "--help", "-h"):  # a word of its own, as git and pip have it
+        if arguments:
+            return _help(arguments)
         print(USAGE)
     elif name == "--version":
         print(f"lora-whisper {__version__}")
     elif name in COMMANDS:
         return carry_out(name, arguments)
     else:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f". Did you mean {near[0]}?" if near else ""
-        print(f"error: {name!r} is not a command{meant}\n\n{USAGE}", file=sys.stderr)
-        return 2
+        return _no_command(name)
     return 0
+
+
+def _help(words: Sequence[str]) -> int:
+    """Of a command; or of a key or a group of keys, in the first command that has it."""
+    name, *topics = words
+    if name not in COMMANDS:
+        from lora_whisper.cli.misfits import known_keys
+
+        have = [one for one in ("train", *COMMANDS) if name in known_keys(one)]
+        if not have and _near(name):
+            return _no_command(name)
+        name, topics = next(iter(have), "train"), [*words]
+    return carry_out(name, ["--help", *topics])
+
+
+def _no_command(name: str) -> int:
+    near = _near(name)
+    meant = f". Did you mean {near}?" if near else ""
+    print(f"error: {name!r} is not a command{meant}\n\n{USAGE}", file=sys.stderr)
+    return 2
+
+
+def _near(name: str) -> str:
+    return next(iter(difflib.get_close_matches(name, COMMANDS, n=1)), "")
 
 
 def carry_out(name: str, arguments: Sequence[str]) -> int:

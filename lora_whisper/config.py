@@ -33,6 +33,7 @@ from lora_whisper.schema import (
     Share,
     Text,
     ValidationInfo,
+    as_typed,
     changes_to,
     given_in,
     group,
@@ -71,15 +72,16 @@ def _owner_and_name(given: str) -> str:
 
 def _are_two(bounds: Any) -> Any:
     is_pair = isinstance(bounds, list | tuple) and len(bounds) == 2
-    require(is_pair, f"expected [lowest, highest], found {bounds!r}")
+    require(is_pair, f"expected [lowest, highest], found {as_typed(bounds)}")
     return bounds
 
 
 def _are_in_order(bounds: tuple[float, float]) -> tuple[float, float]:
-    require(bounds[0] <= bounds[1], f"expected [lowest, highest], found {list(bounds)}")
+    require(bounds[0] <= bounds[1], f"expected [lowest, highest], found {as_typed(bounds)}")
     return bounds
 
 
+# Of two numbers each, which both lie in what the item may be.
 Bounds = Annotated[tuple[Item, Item], BeforeValidator(_are_two), AfterValidator(_are_in_order)]
 
 
@@ -90,6 +92,7 @@ def _are_choices(choices: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Choices = Annotated[Listed[Item], AfterValidator(_are_choices)]
+Decibels = Annotated[Number, Ge(-100), Le(100)]  # 16 bits hold 96
 Dropped = Annotated[Number, Ge(0), Lt(1)]
 Name = Annotated[Text, AfterValidator(_below_outputs)]
 HubId = Annotated[Text, AfterValidator(_owner_and_name)]
@@ -321,7 +324,7 @@ class TrimmedConfig:
     packed_share: Share = Field(
         0.25, description="of the speech, met once more in each epoch, in packed windows"
     )
-    margin_seconds: Bounds[NonNegative] = Field(
+    margin_seconds: Bounds[Annotated[Number, Ge(0), Le(30)]] = Field(
         (0.64, 2.56),
         description="[shortest, longest] of padding behind the longest clip, drawn for each step",
     )
@@ -433,7 +436,7 @@ class SpeedConfig(AugmentedConfig):
 class GainConfig(AugmentedConfig):
     """Louder or softer."""
 
-    db: Bounds[Number] = Field(
+    db: Bounds[Decibels] = Field(
         description="[lowest, highest]; below 0 is softer, and none goes beyond full scale"
     )
 
@@ -445,7 +448,7 @@ class NoiseConfig(AugmentedConfig):
     folder: Text | None = Field(
         description="recordings of noise; null: generated, from white to brown"
     )
-    snr_db: Bounds[Number] = Field(description="[lowest, highest] of speech over noise")
+    snr_db: Bounds[Decibels] = Field(description="[lowest, highest] of speech over noise")
 
 
 @group

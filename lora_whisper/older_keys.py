@@ -7,7 +7,9 @@ read as they are called now, and their checkpoints know them by what they were c
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from lora_whisper.layers import MODULES, WHOLE, as_text, ranges_in
@@ -66,15 +68,20 @@ RENAMED = {
 }
 
 
-def answer(key: str, value: Any = "…") -> str | None:
-    """What became of a key, for whoever typed it; None of a key that there never was."""
+def answer(key: str, value: Any = "…", beside: Mapping[str, Any] | None = None) -> str | None:
+    """What became of a key, for whoever typed it; None of a key that there never was.
+
+    Args:
+        beside: what else is typed, of which keys that are one now are answered alike.
+    """
     if key in RENAMED:
         now = RENAMED[key]
-        if value in (None, "null"):
+        asked = {one: given for one, given in (beside or {}).items() if RENAMED.get(one) == now}
+        typed = {one: _each(given) for one, given in (asked | {key: value}).items()}
+        if all(one == [None] for one in typed.values()):
             return f"It is called {now} now. Leave it out."
-        one = str(value)
-        several = [one] if one.startswith("[") else one.split(",")  # of a sweep
-        return f"It is called {now} now. Type {now}={','.join(_typed(key, one) for one in several)}"
+        points = (dict(zip(typed, point, strict=True)) for point in product(*typed.values()))
+        return f"It is called {now} now. Type {now}={','.join(_typed(now, one) for one in points)}"
     if key in BUILT_IN:
         built_in = BUILT_IN[key]
         words = ", ".join(built_in) if isinstance(built_in, list) else str(built_in)
@@ -85,24 +92,51 @@ def answer(key: str, value: Any = "…") -> str | None:
     return None
 
 
-def _typed(key: str, value: str) -> str:
-    """A value of an older key, as it is typed for the one that took its place."""
-    if key in BOUNDS:
-        return f"[{value},…]" if BOUNDS[key][1] == 0 else f"[…,{value}]"
-    if key.startswith("optimizer.warmup"):
+def _each(value: Any) -> list[str | None]:
+    """The value, or each of a sweep's."""
+    text = "null" if value is None else str(value)
+    each = [text] if text.startswith("[") else text.split(",")
+    return [None if one == "null" else one for one in each]
+
+
+def _typed(now: str, given: Mapping[str, str | None]) -> str:
+    """The value of the key that took the place of others, as it is typed."""
+    if now in RANGES:
+        group = now.rpartition(".")[0]
+        return "[{},{}]".format(*(given.get(f"{group}.{bound}") or "…" for bound in RANGES[now]))
+    if now == "adapter.layers":
+        return _layers(given)
+    if now == "evaluation.diagnostics":
+        return "false" if set(given.values()) == {"0"} else "true"
+    if now == "training.averaging":
+        of, count = (given.get(f"{now}.{part}") or "…" for part in ("of", "count"))
+        return f"{of}-{count}"
+    if now == "optimizer.warmup":
         with contextlib.suppress(ValueError):
-            warmup = current({key: float(value)})[RENAMED[key]]
+            older = {one: float(value) for one, value in given.items() if value is not None}
+            warmup = current(older)[now]
             return f"{warmup:g}" if warmup != 1 - 1e-9 else "0.999"
-    if key == "adapter.stack":
-        return "all" if value == "both" else value
-    module = key.removeprefix("adapter.").removesuffix("_layers")
-    if module in MODULES:
-        return as_text({**dict.fromkeys(MODULES, WHOLE), module: value})
-    if RENAMED[key] == "evaluation.diagnostics":
-        return "false" if value == "0" else "true"
-    return {"training.averaging.of": f"{value}-…", "training.averaging.count": f"…-{value}"}.get(
-        key, value
-    )
+    return next(value for value in given.values() if value is not None)
+
+
+def _layers(given: Mapping[str, str | None]) -> str:
+    """Of both modules, or of one, the layers that were asked for."""
+    module = given.get("adapter.stack") or "both"
+    if module not in ("both", *MODULES):
+        return "…"
+    adapted = MODULES if module == "both" else (module,)
+    return as_text({one: _range(given.get(f"adapter.{one}_layers")) for one in adapted})
+
+
+def _range(given: str | None) -> str:
+    """Layers as they are typed, where they were given as a list, too."""
+    if given is None:
+        return WHOLE
+    numbers = [int(number) for number in re.findall(r"\d+", given)]
+    if given.startswith("[") and numbers:
+        is_range = numbers == list(range(numbers[0], numbers[-1] + 1))
+        return f"{numbers[0]}-{numbers[-1]}" if is_range else "FIRST-LAST"
+    return given
 
 
 # ── of an older run ──────────────────────────────────────────────────────────────────────────

@@ -9,17 +9,19 @@ The command line goes through Hydra, which reads the same files and sweeps over 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lora_whisper.errors import UserError
-from lora_whisper.schema import Config, from_values
+from lora_whisper.schema import TO_BE_TYPED, Config, from_values
 
 PACKAGE = Path(__file__).resolve().parent
 EXPERIMENT = "experiment"
+# Keys that options choose, with values that suit it; and the option of a group that is not typed.
+CHOOSERS = {"adapter": ("kind", "lora"), "data": ("source", "manifest")}
 
 
 def configuration_folder() -> Path:
@@ -44,7 +46,7 @@ def composed(given: Mapping[str, Any]) -> dict[str, Any]:
     as "adapter.rank". Experiments give way to options that are named, and both to values.
 
     Raises:
-        UserError: an option that there is not.
+        UserError: an option that there is not, or a kind that is given without it.
     """
     options: dict[str, Sequence[str]] = {}
     values: dict[str, Any] = {}
@@ -66,7 +68,54 @@ def composed(given: Mapping[str, Any]) -> dict[str, Any]:
             merge(found, {group: _option(group, name)})
     merge(found, own)
     merge(found, values)
+    chosen = {group: options.get(group) or [usual] for group, (_, usual) in CHOOSERS.items()}
+    choices = {group: names[0] for group, names in chosen.items()}
+    if wrong := unsuited(choices, found, paths_of(values)):
+        raise UserError("; ".join(wrong))
     return found
+
+
+def unsuited(
+    choices: Mapping[str, str], values: Mapping[str, Any], typed: Container[str]
+) -> list[str]:
+    """What is wrong with a kind of adapter or of source that was given without its option.
+
+    Args:
+        choices: the option of each group.
+        values: what is composed of them and of what was given.
+        typed: the paths of keys that were given, whose values are wanted as they are.
+    """
+    problems = []
+    for group, (key, _) in CHOOSERS.items():
+        given, option = values.get(group), choices.get(group)
+        if not isinstance(given, Mapping) or option is None or not _is_option(group, option):
+            continue
+        kind, had = given.get(key), _option(group, option)
+        if not isinstance(kind, str) or kind == had.get(key) or not _is_option(group, kind):
+            continue
+        suits = _option(group, kind)
+        left = [
+            f"{group}.{one}={suits.get(one, '…')}"
+            for one in sorted({*suits, *had} - {key})
+            if suits.get(one) not in (had.get(one), TO_BE_TYPED) and f"{group}.{one}" not in typed
+        ]
+        if left:
+            problems.append(
+                f"{group}.{key}={kind}: it is chosen by {group}={kind}, with "
+                f"{' and '.join(left)} to suit it.\nType that, or your own values as well."
+            )
+    return problems
+
+
+def paths_of(values: Mapping[str, Any]) -> set[str]:
+    """The paths of nested values, and of the groups that they stand in."""
+    below = {
+        f"{key}.{path}"
+        for key, value in values.items()
+        if isinstance(value, Mapping)
+        for path in paths_of(value)
+    }
+    return below | set(values)
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
@@ -83,6 +132,10 @@ def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             merge(below, value)
         else:
             values[key] = value
+
+
+def _is_option(group: str, name: str) -> bool:
+    return not name.startswith("_") and (configuration_folder() / group / f"{name}.yaml").is_file()
 
 
 def _option(group: str, name: str) -> dict[str, Any]:

@@ -145,7 +145,13 @@ def changed(config: Config, **changes: Any) -> Config:
 def problems_of(kind: type, error: ValidationError) -> list[str]:
     """What pydantic found in a group, one problem a key."""
     problems: dict[str, str] = {}
-    for found in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    unknown = {
+        _place(kind, found["loc"])[0]: found["input"]
+        for found in errors
+        if found["type"] == UNKNOWN_KEY
+    }
+    for found in errors:
         path, hint, meaning = _place(kind, found["loc"])
         reason = found.get("ctx", {}).get("error")
         if isinstance(reason, Misfit):
@@ -156,7 +162,7 @@ def problems_of(kind: type, error: ValidationError) -> list[str]:
         else:
             # Which of several names or numbers it is says the value; one may stand there alone.
             key = path if group_in(hint) else re.sub(r"\[\d+\]$", "", path)
-            text = f"{key}: {_problem(key, hint, found['type'], found['input'])}"
+            text = f"{key}: {_problem(key, hint, found['type'], found['input'], unknown)}"
         if meaning:
             text += "\n" + textwrap.fill(meaning, 76)
         if not any(other.startswith(f"{path}[") for other in problems):
@@ -183,6 +189,7 @@ def _place(kind: type, location: Sequence[str | int]) -> tuple[str, Any, str]:
     return path, hint, meaning
 
 
+UNKNOWN_KEY = "unexpected_keyword_argument"  # as pydantic calls it
 # What is expected where a value is of another type, by pydantic's name of the error.
 EXPECTED = {
     "int_type": "a whole number",
@@ -196,9 +203,9 @@ EXPECTED = {
 EXAMPLES = {"run": "outputs/NAME", "repo": "owner/name"}  # of keys without a default
 
 
-def _problem(path: str, hint: Any, kind: str, value: Any) -> str:
-    if kind in ("unexpected_keyword_argument", "invalid_key"):
-        return older_keys.answer(path, value) or "unknown key"
+def _problem(path: str, hint: Any, kind: str, value: Any, unknown: Mapping[str, Any]) -> str:
+    if kind in (UNKNOWN_KEY, "invalid_key"):
+        return older_keys.answer(path, value, unknown) or "unknown key"
     if kind == "missing" and "[" in path:  # nobody can type what stands in a list alone
         return "missing; give each entry of the list one"
     if kind == "missing" or (isinstance(value, str) and value == TO_BE_TYPED):
@@ -209,8 +216,14 @@ def _problem(path: str, hint: Any, kind: str, value: Any) -> str:
         expected = " or ".join(words(hint))
     else:
         expected = EXPECTED.get(kind) or range_of(hint)
-    found = "null" if value is None else str(value) if kind == "finite_number" else repr(value)
-    return f"expected {expected}, found {found}"
+    return f"expected {expected}, found {value if kind == 'finite_number' else as_typed(value)}"
+
+
+def as_typed(value: Any) -> str:
+    """A value that does not fit, as it would be typed."""
+    if value is None:
+        return "null"
+    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 # ── changes to a group ───────────────────────────────────────────────────────────────────────

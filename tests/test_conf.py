@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lora_whisper.cli.compose import COMMANDS
+from lora_whisper.cli import misfits
+from lora_whisper.cli.compose import COMMANDS, hydra_over, our_keys
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.options import configuration_folder, configured
@@ -139,3 +141,44 @@ def test_an_experiment_gives_way_in_python_too() -> None:
 def test_an_option_that_there_is_not_is_answered_with_those_that_are() -> None:
     with pytest.raises(UserError, match=r"model=enormous: .* There are base"):
         configured(TrainConfig, {"model": "enormous"})
+
+
+@pytest.mark.parametrize(
+    ("typed", "left"),
+    [
+        (["adapter.kind=adalora"], "adapter.alpha=1024"),
+        (["adapter.kind=rslora", "adapter.rank=8"], "adapter.alpha=16"),
+        (["adapter=adalora", "adapter.kind=lora"], "adapter.alpha="),
+        (["data.source=common_voice", "data.path=x", "data.train=a"], "data.test=test"),
+    ],
+    ids=" ".join,
+)
+def test_a_kind_without_its_option_is_refused(typed: list[str], left: str) -> None:
+    """It would be trained with what suits another kind."""
+    with pytest.raises(UserError, match=re.escape(left)) as in_python:
+        train_values(*typed)
+    with hydra_over("train", None) as hydra, pytest.raises(UserError) as on_the_line:
+        misfits.compose(hydra, "train", typed)
+    problem = str(in_python.value).replace("\n", "\n    ")
+    assert problem in str(on_the_line.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["adapter.kind=dora"],
+        ["adapter.kind=adalora", "adapter.alpha=32"],
+        ["adapter=adalora", "adapter.kind=adalora"],
+        ["data.source=nemo", "data.train=a"],
+        ["data.source=hub", "data.path=x", "data.train=a"],
+    ],
+    ids=" ".join,
+)
+def test_a_kind_that_lacks_nothing_is_taken(typed: list[str]) -> None:
+    assert train_values(*typed) == by_line(typed)
+
+
+def by_line(typed: list[str]) -> Any:
+    with hydra_over("train", None) as hydra:
+        composed = misfits.compose(hydra, "train", typed)
+    return OmegaConf.to_container(OmegaConf.masked_copy(composed, our_keys(composed)), resolve=True)

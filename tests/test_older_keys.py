@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.cli.misfits import known_keys, unknown_key
+from lora_whisper import older_keys
+from lora_whisper.cli.compose import hydra_over
+from lora_whisper.cli.misfits import compose, known_keys, unknown_key
 from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.older_keys import BUILT_IN, RENAMED
@@ -49,6 +51,8 @@ def test_none_of_them_is_a_key_and_each_new_name_is() -> None:
         ("adapter.encoder_layers", "24-31", "Type adapter.layers=encoder.24-31+decoder"),
         ("adapter.decoder_layers", "-7", "Type adapter.layers=encoder+decoder.-7"),
         ("adapter.decoder_layers", "null", "called adapter.layers now. Leave it out."),
+        ("adapter.encoder_layers", "[1,2]", "Type adapter.layers=encoder.1-2+decoder"),
+        ("adapter.encoder_layers", "[1,3]", "Type adapter.layers=encoder.FIRST-LAST+decoder"),
         ("adapter.adalora.initial_rank", "24", "one and a half times adapter.rank is built in"),
         ("adapter.eva.windows", "8", "64 is built in"),
         ("augmentation.speed.slowest", "0.9", "Type augmentation.speed.factors=[0.9,…]"),
@@ -60,6 +64,41 @@ def test_none_of_them_is_a_key_and_each_new_name_is() -> None:
 )
 def test_what_is_typed_is_answered(key: str, value: str, answer: str) -> None:
     assert answer in unknown_key(key, value, "train")
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (("adapter.stack=encoder", "adapter.encoder_layers=1-2"), "adapter.layers=encoder.1-2"),
+        (
+            ("adapter.encoder_layers=[1,2]", "adapter.decoder_layers=3-"),
+            "adapter.layers=encoder.1-2+decoder.3-",
+        ),
+        (
+            ("augmentation.gain.lowest_db=-3", "augmentation.gain.highest_db=2"),
+            "augmentation.gain.db=[-3,2]",
+        ),
+        (("training.averaging.of=best", "training.averaging.count=3"), "averaging=best-3"),
+        (("optimizer.warmup_share=0.1", "optimizer.warmup_steps=50"), "optimizer.warmup=50"),
+        (("evaluation.probe_clips=0", "evaluation.training_utterances=9"), "diagnostics=true"),
+        (("adapter.stack=encoder,decoder", "adapter.encoder_layers=1-"), "=encoder.1-,decoder"),
+    ],
+)
+def test_keys_that_are_one_now_are_answered_alike(typed: tuple[str, str], answer: str) -> None:
+    given = dict(one.split("=", 1) for one in typed)
+    for key, value in given.items():
+        assert str(older_keys.answer(key, value, given)).endswith(answer)
+
+
+def test_the_command_line_and_files_answer_them_alike_too() -> None:
+    typed = {"stack": "encoder", "encoder_layers": "1-2"}
+    with hydra_over("train", None) as hydra, pytest.raises(UserError) as on_the_line:
+        compose(hydra, "train", [f"adapter.{key}={value}" for key, value in typed.items()])
+    with pytest.raises(UserError) as in_a_file:
+        from_values(TrainConfig, NAMED | {"model": {}, "adapter": typed})
+    for raised in (on_the_line, in_a_file):
+        assert str(raised.value).count("Type adapter.layers=encoder.1-2\n") == 1
+        assert str(raised.value).endswith("Type adapter.layers=encoder.1-2")
 
 
 def test_what_evaluate_was_told_is_answered() -> None:

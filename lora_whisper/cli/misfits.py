@@ -10,7 +10,7 @@ import difflib
 import functools
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra._internal.hydra import Hydra
@@ -27,7 +27,7 @@ from lora_whisper.cli.compose import COMMANDS, groups_of, options_of
 from lora_whisper.cli.foreign_names import FOREIGN_OPTIONS, ours_for
 from lora_whisper.config import CheckConfig, PlanConfig, TrainConfig
 from lora_whisper.errors import Problems, listing
-from lora_whisper.options import EXPERIMENT
+from lora_whisper.options import EXPERIMENT, unsuited
 from lora_whisper.schema import defaults_of
 
 LISTS = ("augmentation", "experiment")  # groups of which several options can be typed
@@ -69,6 +69,7 @@ def compose_what_fits(
     Returns None where that is not enough.
     """
     wrong, usable = [], []
+    typed = {key: value for key, _, value in (one.partition("=") for one in overrides)}
     for override in overrides:
         problem = misfit(hydra, primary, override)
         wrong += [problem] if problem else []
@@ -78,10 +79,14 @@ def compose_what_fits(
         composed, error = tried(hydra, primary, usable)
         if error is not None:
             blamed = _blamed(hydra, primary, str(error), usable)
-            wrong.append(_explained(error, hydra, primary, blamed))
+            wrong.append(_explained(error, hydra, primary, blamed, typed))
             if blamed is None:
                 break
             usable.remove(blamed)
+    if composed is not None:
+        choices = {str(group): str(name) for group, name in composed.hydra.runtime.choices.items()}
+        values = OmegaConf.to_container(composed, resolve=False)
+        wrong += unsuited(choices, typing.cast(dict[str, Any], values), typed)
     if composed is not None and EXPERIMENT in composed:
         wrong.append(
             f"experiment: the keys of its file stand below “{EXPERIMENT}”, where nobody reads "
@@ -126,7 +131,9 @@ def _blamed(hydra: Hydra, primary: str, message: str, overrides: list[str]) -> s
     return None
 
 
-def _explained(error: Exception, hydra: Hydra, primary: str, blamed: str | None) -> str:
+def _explained(
+    error: Exception, hydra: Hydra, primary: str, blamed: str | None, typed: Mapping[str, str]
+) -> str:
     """Hydra's message in one line or two, with the nearest known key or option."""
     message = str(error)
     unknown = re.search(r"Could not override '([^']+)'", message)
@@ -139,7 +146,7 @@ def _explained(error: Exception, hydra: Hydra, primary: str, blamed: str | None)
         inner = re.search(r"full_key: (\S+)", f"{message}\n{error.__cause__}")
         value = (blamed or "").partition("=")[2]
         key = max(unknown[1], inner[1] if inner else "", key=len)  # of one of them, a part is said
-        return unknown_key(key, value, primary)
+        return unknown_key(key, value, primary, typed)
     if message.startswith("Error merging override") and error.__cause__ is not None:
         why = str(error.__cause__).splitlines()[0]
         if blamed is not None and why == "Cannot merge DictConfig with ListConfig":
@@ -194,7 +201,15 @@ def misfit(hydra: Hydra, primary: str, override: str) -> str | None:
         return _hydras_own(hydra, key, parsed)
     if key in known_keys(primary) and key in groups_of(hydra):
         return _group_misfit(hydra, primary, parsed)
-    return None
+    return _part_of_a_list(primary, key)
+
+
+def _part_of_a_list(primary: str, key: str) -> str | None:
+    """Hydra puts a value into a list that stands there; which it is hangs on what that holds."""
+    whole, _, place = key.rpartition(".")
+    if not place.isdecimal() or whole not in known_keys(primary):
+        return None
+    return f"{key}: a list is typed whole, as in {whole}=[A,B]"
 
 
 def _several(primary: str, key: str, override: str) -> str:
@@ -278,7 +293,12 @@ def no_such_option(group: str, name: str, hydra: Hydra) -> str:
         return f"{given}Type {group}={meant}. {there_are}"
     if path := _path_instead(group, name):
         return f"{given}Type {path}. {there_are}"
-    near = _nearest(name.rpartition(":")[2], options)  # nano is also seen as embedded:nano
+    if len(options) == 1:
+        return (
+            f"{given}There is {options[0]} alone; --help {group} has its keys, to be typed singly."
+        )
+    bare = name.rpartition(":")[2]  # nano is also seen as embedded:nano
+    near = next(iter(difflib.get_close_matches(bare, options, 1)), "")
     return given + (f"Did you mean {near}? {there_are}" if near else there_are)
 
 
@@ -297,12 +317,16 @@ def _path_instead(group: str, name: str) -> str | None:
     return ways.get(group)
 
 
-def unknown_key(key: str, value: str, primary: str) -> str:
-    """A key that the command lacks: whose it is, what it is called here, or what switches it on."""
+def unknown_key(key: str, value: str, primary: str, beside: Mapping[str, str] | None = None) -> str:
+    """A key that the command lacks: whose it is, what it is called here, or what switches it on.
+
+    Args:
+        beside: what else is typed.
+    """
     known = known_keys(primary)
     if key in known:
         return _switched_off(key, known)
-    if answer := older_keys.answer(key, value or "…"):
+    if answer := older_keys.answer(key, value or "…", beside):
         return f"{key}: {answer}"
     given = f"{key}: there is no such key or group."
     if owners := _owners(key, primary):

@@ -22,7 +22,7 @@ from lora_whisper.evaluation.run_summary import read_as_written
 from lora_whisper.evaluation.test_sets import group_labels
 from lora_whisper.locks import locked, require_free
 from lora_whisper.lora.validation import final_steps, require_possible
-from lora_whisper.model.base import load_config
+from lora_whisper.model.base import load_config, load_shape
 from lora_whisper.paths import local_path
 from lora_whisper.reports.summary import show_summary
 from lora_whisper.reports.sweep import show_sweep
@@ -68,10 +68,16 @@ def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> 
     config, folder = with_absolute_paths(config), RunFolder(path)
     inputs = earlier.inputs if earlier else None
     processes.from_main(lambda: require_free(path))
-    start = processes.from_main(lambda: _start(config, folder))
+    problems, start = Problems(), None
+    with problems.noted():
+        start = processes.from_main(lambda: _start(config, folder))
+    if start is None:  # beside it, what else was typed in vain, but for what takes long to read
+        with problems.noted():
+            require_possible(config.adapter, load_shape(config.model))
+        problems.raise_any()
+    assert start is not None, "else there was a problem"
     if start == "complete":
         return RunPlan(config, folder, start, inputs)
-    problems = Problems()
     with problems.noted():
         require_packages(config.tracking.trackers)
     with problems.noted():

@@ -61,6 +61,11 @@ def exit_code_of(function: Callable[[], None]) -> object:
         (["zzz"], 2, "'zzz' is not a command\n"),
         (["help"], 0, "usage: lora-whisper COMMAND"),
         (["help", "merge"], 0, "overwrite"),
+        (["--help", "merge"], 0, "overwrite"),
+        (["--help", "data.trimmed"], 0, "margin_seconds: [0.64, 2.56]"),
+        (["help", "search.trials"], 0, "trials:"),
+        (["help", "trian"], 2, "'trian' is not a command. Did you mean train?"),
+        (["-h", "nonsense"], 2, "--help nonsense: there is no such group of keys"),
     ],
 )
 def test_a_commands_name_is_guessed_and_help_is_a_word(
