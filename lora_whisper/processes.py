@@ -42,14 +42,15 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def asked_accelerate_for_cpus() -> bool:
-    """Whether this is the one process of `accelerate launch --cpu --num_processes 2` or more.
+def is_one_of_several_asked_for() -> bool:
+    """Whether this is the one process of `accelerate launch --num_processes 2` or more.
 
-    Only for several it names an address to meet at, and leaves starting the others to MPI.
+    Without GPUs, or --multi_gpu, accelerate names an address to meet at, and leaves starting the
+    others to MPI.
     """
     environment = os.environ
-    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return on_cpu and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
+    by_accelerate = "ACCELERATE_USE_CPU" in environment
+    return by_accelerate and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
 
 
 def check_environment() -> None:

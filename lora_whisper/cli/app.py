@@ -222,10 +222,10 @@ def meet(command: str, is_shared: bool) -> None:
     """
     processes.check_environment()
     if processes.count() == 1:
-        if processes.asked_accelerate_for_cpus():
+        if processes.is_one_of_several_asked_for():
             log.warning(
-                "one process: accelerate launch --cpu starts no more without MPI; torchrun "
-                "--nproc-per-node=N -m lora_whisper … does"
+                "one process: accelerate launch starts no more without MPI or --multi_gpu; "
+                "torchrun --nproc-per-node=N -m lora_whisper … does, on CPUs too"
             )
         return
     if not is_shared:

@@ -130,7 +130,7 @@ def run(plan: CheckPlan) -> int:
     rules = TextRules(base.processor.tokenizer, base.special_tokens, words_of)
     with terminal.work("listening", sum(map(len, plan.splits.values()))) as work:
         measured = measure(plan.splits, rules, work.update)
-    findings = inspect(measured, rules, base.window_seconds)
+    findings = inspect(measured, rules, base.window_seconds, config.data)
     cleaning = _cleaning(config.data, measured, rules)
     repaired = None if config.fix is None else _fix(config, base, measured, findings)
     report = data_check.summary(config, base, measured, findings, cleaning, repaired)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from lora_whisper.config import DataConfig
 from lora_whisper.data.audio import SHORTEST_SECONDS
 from lora_whisper.data.contents import Recordings
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.durations import why_absent
-from lora_whisper.data.quality_findings import MEANINGS, Finding, Splits
+from lora_whisper.data.quality_findings import FOLLOWED, MEANINGS, Finding, Splits
 from lora_whisper.data.quality_measures import (
     FULL_SCALE,
     QUIET_DB,
@@ -43,8 +44,14 @@ LONGEST_WORD = 20.0  # characters on average: more is a sentence without spaces
 HELD_OUT = ("validation", "test")  # splits that nothing else may share speech with
 
 
-def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Finding]:
-    """Every finding, in the order of MEANINGS, also those that found nothing."""
+def inspect(
+    splits: Splits, rules: TextRules, window_seconds: float, data: DataConfig | None = None
+) -> list[Finding]:
+    """Every finding, in the order of MEANINGS, also those that found nothing.
+
+    Args:
+        data: what is typed, which is not to be advised.
+    """
     limit = rules.special_tokens.max_tokens
     masks = {name: _masks(one.records, window_seconds, limit) for name, one in splits.items()}
     findings = {}
@@ -64,6 +71,8 @@ def inspect(splits: Splits, rules: TextRules, window_seconds: float) -> list[Fin
     findings["rate_outliers"] = rate_outliers(splits)
     findings |= {key: shared(splits, key, field) for key, field in SHARED_FIELDS.items()}
     findings["shared_audio"] = _with_overlaps(findings["shared_audio"])
+    for key, followed in FOLLOWED.items() if data is not None else ():
+        findings[key] = replace(findings[key], is_followed=followed.is_typed(data))
     return [findings[key] for key in MEANINGS]
 
 

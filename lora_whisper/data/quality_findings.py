@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_whisper.config import SPLITS
+from lora_whisper.config import SPLITS, DataConfig
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.data.quality_measures import Measured, audio_name
@@ -118,6 +118,31 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
+class Followed:
+    """A finding about which a setting does what can be done."""
+
+    is_typed: Callable[[DataConfig], bool]
+    done: str
+
+
+FOLLOWED = {
+    "over_window": Followed(
+        lambda data: data.long_audio == "split",
+        "They are cut at pauses that fit the text (data.long_audio=split), else left out.",
+    ),
+    "digits": Followed(
+        lambda data: "digits" in data.clean,
+        "They are spelled in training (data.clean=[digits]); other splits keep them.",
+    ),
+    "no_transcript": Followed(
+        lambda data: "annotations" in data.clean,
+        "Tags go in training (data.clean=[annotations]). Mend the other texts, or take their rows "
+        "out; what is not seen is neither learnt nor scored.",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class FindingRow:
     """A row that a finding is about, as check.json has it."""
 
@@ -143,6 +168,7 @@ class Finding:
     distinct: int | None = None  # what is counted, where it is not the rows: texts, speakers
     more: Mapping[str, Any] = field(default_factory=dict)  # for check.json
     unusable: Mapping[str, np.ndarray] | None = None  # of the rows, where not all of them are
+    is_followed: bool = False  # whether the setting that is advised is typed already
 
     @property
     def title(self) -> str:
@@ -155,7 +181,9 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What to do about it, in the languages of its rows."""
+        """What to do about it, in the languages of its rows, or what is done."""
+        if self.is_followed:
+            return FOLLOWED[self.key].done
         if self.key == "digits":
             languages = {
                 self.splits[split].languages[int(number)] or "en"

@@ -217,10 +217,15 @@ def place_of(test: str) -> Path | str:
 
 
 def name_of(data: DataConfig) -> str:
-    """`speech-test` of speech/test.jsonl; else what holds the split, and the split."""
+    """`speech-test` of speech/test.jsonl; else what holds the split, and the split.
+
+    `another` of ./another.jsonl: the folder that one works in says nothing about its speech.
+    """
     place = place_of(data.test) if data.test else None
     if isinstance(place, Path):
-        return plain_name(f"{place.parent.name}-{place.stem}")
+        is_here = place.absolute().parent == Path.cwd()
+        is_enough = is_here and plain_name(place.stem) not in (OWN_SET, TRAINING_SET)
+        return plain_name(place.stem if is_enough else f"{place.parent.name}-{place.stem}")
     holder = "-".join(Path(data.path).parts[-2:]) if data.path else None
     return plain_name("-".join(filter(None, (holder, data.config, place))))
 

@@ -26,7 +26,16 @@ from lora_whisper.paths import EMBEDDED, mapped, program, short
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_config import default_values, written_values
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import clock, console, counted, gigabytes, megabytes, passes, percent
+from lora_whisper.terminal import (
+    clock,
+    console,
+    counted,
+    gigabytes,
+    hanging,
+    megabytes,
+    passes,
+    percent,
+)
 
 log = logging.getLogger("lora_whisper")
 
@@ -53,7 +62,8 @@ def show_summary(folder: RunFolder, base: str | None = None) -> None:
         title = f"{summary.name}: {words}, {how}"
         console.print(score_table(title, summary.scores, summary.quantization).terminal())
     for name, text in figures(summary) + remarks(summary):
-        console.print(f"{name:11} {text}", markup=False)
+        line = hanging(f"{name:11} {text}", console.width)
+        console.print(line, markup=False, soft_wrap=True)
     is_embedded = summary.checkpoint.startswith(EMBEDDED)
     for line in _files(folder, is_embedded, base):
         console.print(line, markup=False, soft_wrap=True)  # commands are pasted as they stand

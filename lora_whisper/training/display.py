@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lora_whisper.terminal import PLAIN_LINES, clock, console, gigabytes, is_live, percent
 
-PLAIN_SECONDS = 300.0  # between two plain lines, at most: a run of days is not to look stuck
+PLAIN_SECONDS = 300.0  # between two reports, at most: a run of days is not to look stuck
 FRAMES_PER_SECOND = 4
 
 
@@ -34,9 +34,6 @@ class StepFigures:
     memory_bytes: int  # the GPU's where there is one, else this process's
     skipped_steps: int
 
-    def __str__(self) -> str:
-        return "  ".join([*self.learning(), *self.working()])
-
     def learning(self) -> list[str]:
         """What the run learns, a word or two for each figure."""
         wer = []
@@ -48,12 +45,12 @@ class StepFigures:
             *([f"epoch {self.epoch:.2f}"] if self.epoch is not None else []),
             f"loss {self.loss:.3f}" if self.loss is not None else "loss not finite",
             *wer,
-            f"rate {self.learning_rate:.1e}",
         ]
 
     def working(self) -> list[str]:
         """How it gets along."""
         return [
+            f"rate {self.learning_rate:.1e}",
             f"{self.audio_seconds_per_second:.1f} audio s/s",
             f"memory {gigabytes(self.memory_bytes)}",
             *([f"{self.skipped_steps} steps skipped"] if self.skipped_steps else []),
@@ -102,7 +99,7 @@ class _Progress:
 
 
 class _PlainDisplay:
-    """About ten lines, and in long runs one every five minutes."""
+    """About ten times two lines of 80 columns, and in long runs two every five minutes."""
 
     def __init__(self, progress: _Progress):
         self._progress = progress
@@ -118,8 +115,12 @@ class _PlainDisplay:
         if share > self._shown_share or now - self._shown_at >= PLAIN_SECONDS:
             self._shown_share, self._shown_at = share, now
             step = f"step {figures.step}/{self._progress.total_steps}"
-            line = f"{step}  {figures}  left {self._progress.left()}"
-            console.print(line, markup=False, soft_wrap=True)  # a log file has no width
+            lines = (
+                [step, *figures.learning()],
+                [*figures.working(), f"left {self._progress.left()}"],
+            )
+            for line, indent in zip(lines, ("", "  "), strict=True):
+                console.print(indent + "  ".join(line), markup=False, soft_wrap=True)
 
 
 class _LiveDisplay:

@@ -106,6 +106,16 @@ def test_a_split_of_another_source_is_not_taken_for_the_runs_own(world: World) -
     assert list(found) == ["speech-parts"]
 
 
+def test_the_folder_that_one_works_in_names_no_set(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But where the file's name alone would be taken for a run's own set."""
+    manifest(world, "another.jsonl")
+    monkeypatch.chdir(world.speech)
+    assert list(sets(asked("data.test=another.jsonl"), None)) == ["another"]
+    assert list(sets(asked("data.test=test.jsonl"), None)) == ["speech-test"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

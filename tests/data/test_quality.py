@@ -26,6 +26,7 @@ from lora_whisper.data.quality_measures import (
     Measured,
     TextRules,
 )
+from tests.configs import data_config
 from tests.data.test_quality_measures import rules
 
 __all__ = ["rules"]  # a fixture
@@ -250,3 +251,23 @@ def test_numbers_are_spelled_by_program_only_where_it_can(
     measured = {"train": split("train", {"has_digits": True, "text": "14"}, names=names)}
     found = next(one for one in inspect(measured, rules, 30.0) if one.key == "digits")
     assert ("data.clean=[digits]" in found.advice) == types
+
+
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        ("over_window", {"long_audio": "split"}),
+        ("digits", {"clean": ("digits",)}),
+        ("no_transcript", {"clean": ("annotations",)}),
+    ],
+)
+def test_what_is_typed_already_is_not_advised(
+    rules: TextRules, key: str, typed: dict[str, Any]
+) -> None:
+    """But said to be done."""
+    setting = f"data.{next(iter(typed))}="
+    measured = {"train": split("train", {"seconds": 1.0})}
+    for data, is_done in ((data_config(), False), (data_config(**typed), True)):
+        found = next(one for one in inspect(measured, rules, 30.0, data) if one.key == key)
+        assert setting in found.advice
+        assert (f"({setting}" in found.advice) == is_done

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lora_whisper.evaluation.results import ScoredUtterance
+from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.evaluation.score import score
-from lora_whisper.reports.summary import figures, remarks, score_table
-from tests.cli.toy_run import toy_summary
+from lora_whisper.reports import summary as shown
+from lora_whisper.reports.summary import figures, remarks, score_table, show_summary
+from tests.cli.toy_run import toy_run, toy_summary
 from tests.evaluation.toy_rows import rows_of
 
 COSTS = {
@@ -110,3 +116,15 @@ def test_a_text_that_goes_round_is_said_beside_the_rate_that_it_makes() -> None:
     )
     assert text.startswith("base wrote 30 words that nobody said, beside 10 that were")
     assert text.endswith("Without them its WER is 10.0 %")
+
+
+def test_remarks_go_on_below_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, summary = toy_run(tmp_path / "toy", checkpoint="embedded:nano")
+    write_summary(folder, summary)
+    written = io.StringIO()
+    monkeypatch.setattr(shown, "console", Console(file=written, width=60))
+    show_summary(folder)
+    (note,) = re.findall(r"^note .*\n.*$", written.getvalue(), re.M)
+    first, second = note.splitlines()
+    assert max(len(first), len(second)) <= 60
+    assert re.match(r" {12}\S", second)

@@ -86,10 +86,11 @@ def test_plain_lines_without_a_terminal_and_in_ci(
         for step in range(1, 1001):
             shown.update(at(step))
     lines = written.getvalue().splitlines()
-    assert len(lines) == 10
-    assert lines[-1].startswith("step 1000/1000  ")
+    assert len(lines) == 20
+    assert max(map(len, lines)) <= 80
+    assert lines[-2].startswith("step 1000/1000  ")
     for part in SHOWN:
-        assert part in lines[-1]
+        assert part in "".join(lines[-2:])
     assert "\x1b" not in written.getvalue()
 
 
@@ -102,7 +103,7 @@ def test_a_run_of_days_writes_a_plain_line_every_five_minutes(
     with training_display(10**9) as shown:
         for step in range(1, 31):
             shown.update(at(step))
-    assert 5 <= len(written.getvalue().splitlines()) <= 15
+    assert 5 <= written.getvalue().count("step") - written.getvalue().count("skipped") <= 15
 
 
 def test_time_left_is_that_of_the_steps_still_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,9 +125,9 @@ def test_time_left_is_that_of_the_steps_still_to_come(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"wer": None, "best_wer": None}, "epoch 12.50  loss 1.234  rate 3.0e-04"),
-        ({"best_wer": 0.234}, "epoch 12.50  loss 1.234  WER 23.4 %  rate 3.0e-04"),
-        ({"epoch": None, "loss": None, "wer": None}, "loss not finite  rate 3.0e-04"),
+        ({"wer": None, "best_wer": None}, "epoch 12.50  loss 1.234"),
+        ({"best_wer": 0.234}, "epoch 12.50  loss 1.234  WER 23.4 %"),
+        ({"epoch": None, "loss": None, "wer": None}, "loss not finite"),
     ],
 )
 def test_what_is_not_known_is_left_out(changes: dict[str, float | None], expected: str) -> None:

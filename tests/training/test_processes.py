@@ -264,15 +264,16 @@ def test_accelerate_configured_for_what_shards_a_model_is_refused(
         processes.check_environment()
 
 
+@pytest.mark.parametrize("on_what", [["--cpu"], []], ids=["--cpu", "no GPU"])
 def test_accelerate_starts_one_process_where_several_cpus_were_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
+    on_what: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment that accelerate 1.15 makes of --cpu and --num_processes."""
+    """The environment that accelerate 1.15 makes of --num_processes."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     for count, is_told in ((1, False), (2, True)):
         given = launch_command_parser().parse_args(
-            ["--cpu", "--num_machines", "1", "--num_processes", str(count), "train.py"]
+            [*on_what, "--num_machines", "1", "--num_processes", str(count), "train.py"]
         )
         given.mixed_precision, given.dynamo_backend = "no", "no"
         given.use_cpu = given.cpu
@@ -280,4 +281,4 @@ def test_accelerate_starts_one_process_where_several_cpus_were_asked_for(
         with monkeypatch.context() as launched:
             for name, value in environment.items():
                 launched.setenv(name, value)
-            assert processes.asked_accelerate_for_cpus() is is_told
+            assert processes.is_one_of_several_asked_for() is is_told
