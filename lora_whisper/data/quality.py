@@ -71,8 +71,9 @@ def inspect(
     findings["rate_outliers"] = rate_outliers(splits)
     findings |= {key: shared(splits, key, field) for key, field in SHARED_FIELDS.items()}
     findings["shared_audio"] = _with_overlaps(findings["shared_audio"])
-    for key, followed in FOLLOWED.items() if data is not None else ():
-        findings[key] = replace(findings[key], is_followed=followed.is_typed(data))
+    if data is not None:
+        for key, followed in FOLLOWED.items():
+            findings[key] = replace(findings[key], is_followed=followed.is_typed(data))
     return [findings[key] for key in MEANINGS]
 
 

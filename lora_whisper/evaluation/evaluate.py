@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +16,14 @@ from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.decoder import BrokenModel
+from lora_whisper.evaluation.decoding.decoder import BrokenModel, Decoder
 from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, keyword_recall
-from lora_whisper.evaluation.loading import Transcriber, weights_of
+from lora_whisper.evaluation.loading import (
+    Transcriber,
+    base_of,
+    weights_of,
+    with_batch_size,
+)
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.plan import Plan
 from lora_whisper.evaluation.results import (
@@ -55,7 +61,7 @@ from lora_whisper.evaluation.test_sets import (
 )
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import read_config
-from lora_whisper.terminal import counted, percent
+from lora_whisper.terminal import about, counted, percent
 
 if TYPE_CHECKING:
     import torch
@@ -121,21 +127,50 @@ def announce(plan: Plan, sets: Sequence[LoadedSet]) -> None:
 
 def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
     """What each model decodes beside the sets, and how much it is in all."""
-    tests = sum(len(each.corpus.utterances) for each in sets if each.role == "test")
-    held_out = sum(len(each.corpus.utterances) for each in sets if each.role != "training")
-    conditions, scales = plan.conditions, plan.more.adapter_scales
-    clips = NO_SPEECH_CLIPS * len(KINDS) if plan.more.diagnostics else 0
-    if conditions:
-        yield f"conditions  {', '.join(conditions)}: each test utterance again in each of them"
+    clips = clips_without_speech(plan)
+    if plan.conditions:
+        yield f"conditions  {', '.join(plan.conditions)}: each test utterance again in each of them"
     if clips:
         yield f"no speech   {clips} clips without any: what does a model write there?"
-    adapters = sum(entry.adapter is not None for entry in plan.entries)
-    if scales and adapters:
+    scales = plan.more.adapter_scales
+    if scales and any(entry.adapter is not None for entry in plan.entries):
         yield f"scales      {', '.join(f'{scale:g}' for scale in scales)} of each adapter"
-    each_model = sum(len(each.corpus.utterances) for each in sets) + clips
-    each_model += len(conditions) * tests
-    in_all = len(plan.entries) * each_model + adapters * len(scales) * held_out
+    in_all = sum(times(plan, each) * len(each.corpus.utterances) for each in sets)
+    in_all += len(plan.entries) * clips
     yield f"to decode   {counted(in_all, 'utterance')} in all, without those that were before"
+
+
+def times(plan: Plan, one: LoadedSet) -> int:
+    """How often a set is decoded, by all models, in all conditions and scales."""
+    adapters = sum(entry.adapter is not None for entry in plan.entries)
+    in_conditions = len(plan.conditions) if one.role == "test" else 0
+    scaled = adapters * len(plan.more.adapter_scales) if one.role != "training" else 0
+    return len(plan.entries) * (1 + in_conditions) + scaled
+
+
+def clips_without_speech(plan: Plan) -> int:
+    return NO_SPEECH_CLIPS * len(KINDS) if plan.more.diagnostics else 0
+
+
+def say_how_long(
+    plan: Plan, sets: Sequence[LoadedSet], entry: ModelEntry, decoder: Decoder
+) -> None:
+    """Measure a model's pace, and tell from it how long all models take."""
+    from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
+    from lora_whisper.evaluation.estimate import decoding_seconds, pace_of_all
+
+    if not isinstance(decoder, WhisperDecoder):
+        return
+    base, beams = base_of(entry), plan.settings.beams
+    batch_size = with_batch_size(plan.settings, decoder).batch_size
+    assert batch_size is not None, "it was filled in"
+    pace = pace_of_all(decoder, batch_size)
+    seconds = len(plan.entries) * pace.seconds(clips_without_speech(plan), 0)
+    for one in sets:
+        utterances = with_codes(one.corpus, base.special_tokens).utterances
+        seconds += times(plan, one) * decoding_seconds(utterances, base, beams, pace)
+    at_pace = f" at {entry.name}'s pace" if len(plan.entries) > 1 else ""
+    log.info("estimate    %s%s, less what was decoded before", about(seconds), at_pace)
 
 
 class Evaluator:
@@ -144,6 +179,7 @@ class Evaluator:
     def __init__(self, plan: Plan, sets: Sequence[LoadedSet], folder: Path, device: torch.device):
         """`folder`: of the scores and the scored utterances."""
         self.plan, self.sets, self.folder, self.device = plan, sets, folder, device
+        self._is_estimated = False
         self._ungrouped = dataclasses.replace(plan.settings, group_by=())
         self.scores: BySetAndModel[Score] = {}
         self.utterances: BySetAndModel[Sequence[ScoredUtterance]] = {}
@@ -172,6 +208,7 @@ class Evaluator:
 
     def _evaluate(self, entry: ModelEntry) -> None:
         model = Transcriber(entry, self.plan.dtype, self.device, self.plan.more.cache)
+        model.on_load = partial(self._on_load, entry)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
         try:
             sets = [
@@ -187,6 +224,12 @@ class Evaluator:
                 self._scale(model, sets)
         finally:
             model.close()
+
+    def _on_load(self, entry: ModelEntry, decoder: Decoder) -> None:
+        """Of the first one that has to decode, say how long all of it takes."""
+        if not self._is_estimated:
+            self._is_estimated = True
+            say_how_long(self.plan, self.sets, entry, decoder)
 
     def _scored(
         self,

@@ -244,6 +244,7 @@ class Transcriber:
         self._decoder: Decoder | None = None
         self._scale: float | None = None
         self._scaled = ExitStack()
+        self.on_load: Callable[[Decoder], None] = lambda decoder: None  # before it decodes
 
     @property
     def special_tokens(self) -> SpecialTokens:
@@ -311,6 +312,7 @@ class Transcriber:
                 self._decoder = self._load()
             except UserError as error:  # such as weights that are missing: the others are scored
                 raise BrokenModel(str(error)) from error
+            self.on_load(self._decoder)
         if self._model is not None and scale != self._scale:
             from lora_whisper.lora.adapter import merged_in_place, scaled
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from peft import PeftModel
 from transformers import WhisperForConditionalGeneration
@@ -16,18 +15,24 @@ from lora_whisper import processes
 from lora_whisper.config import TrainConfig, TrimmedConfig
 from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.corpus import sample
-from lora_whisper.data.dataset import Utterances, written_language
+from lora_whisper.data.dataset import written_language
 from lora_whisper.data.loader import TrainingWindows, shares
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.text import cleaning_report
 from lora_whisper.errors import listing
-from lora_whisper.evaluation.decoding.whisper import Pace, WhisperDecoder, measured_pace
+from lora_whisper.evaluation.decoding.whisper import Pace, WhisperDecoder
+from lora_whisper.evaluation.estimate import (
+    SAMPLE_UTTERANCES,
+    Texts,
+    decoding_seconds,
+    pace_of_all,
+    texts_of,
+)
 from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.evaluation.scoring import validation_sample
 from lora_whisper.lora.adapter import TableRow, adapter_table, parameter_counts
 from lora_whisper.model.base import Base
 from lora_whisper.model.device import choose_dtype, choose_precision
-from lora_whisper.model.tokenizer import text_tokens
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import about, counted, gigabytes, passes, percent
 from lora_whisper.training.defaults import (
@@ -178,17 +183,8 @@ def course(
 
 # ── how long it takes, and how much memory ───────────────────────────────────────────────────
 
-SAMPLE_UTTERANCES = 100  # that texts are measured on, and that are advised to be scored
 SHORT_SECONDS = 60.0  # a run that is over by then needs no more words
 LOSS_SHARE = 1 / 3  # of a window's time: the way there without the way back
-
-
-@dataclass(frozen=True)
-class Texts:
-    """How long they are, in tokens."""
-
-    mean: float
-    longest: int
 
 
 @dataclass(frozen=True)
@@ -234,13 +230,14 @@ def estimate(
     training = len(left.steps) * in_step * window_seconds
     validation = validation_sample(config, speech)
     if validation is not None:
-        once = decoding_seconds(validation, base, config, pace)
+        once = decoding_seconds(validation, base, config.evaluation.beams, pace)
         once += LOSS_SHARE * len(validation) * window_seconds
         training += once * validations(left.steps, config.training.validate_every_steps)
     scoring, count = 0.0, 0
     if speech.test is not None:
         chosen = sample(speech.test.utterances, config.evaluation.max_utterances, config.seed)
-        scoring, count = decoding_seconds(chosen, base, config, pace), len(chosen)
+        scoring = decoding_seconds(chosen, base, config.evaluation.beams, pace)
+        count = len(chosen)
     return Estimate(training, scoring, left.base * scoring, count)
 
 
@@ -254,23 +251,6 @@ def validations(steps: range, given: int | None) -> int:
     return sum(
         step % every == 0 or step == steps.stop for step in range(steps.start + 1, steps.stop + 1)
     )
-
-
-def decoding_seconds(utterances: Utterances, base: Base, config: TrainConfig, pace: Pace) -> float:
-    """Of texts as long as those that they should be; a base that repeats itself takes longer."""
-    windows = np.ceil(utterances.durations_seconds / base.window_seconds).clip(min=1).sum()
-    tokens = len(utterances) * (1 + texts_of(utterances, base).mean)
-    return pace.seconds(float(windows), config.evaluation.beams * tokens)
-
-
-def texts_of(utterances: Utterances, base: Base) -> Texts:
-    """Of a sample, which is the same in every process."""
-    tokenizer, special_tokens = base.processor.tokenizer, base.special_tokens
-    lengths = [
-        len(text_tokens(tokenizer, utterance.text, written_language(special_tokens, utterance)))
-        for utterance in sample(utterances, SAMPLE_UTTERANCES, seed=0)
-    ]
-    return Texts(float(np.mean(lengths)), max(lengths))
 
 
 def texts_of_windows(
@@ -297,9 +277,7 @@ def scoring_pace(
     if speech.test is None and speech.validation is None:
         return Pace(0.0, 0.0)
     decoder = WhisperDecoder(whisper, base.processor, base.special_tokens, base.features)
-    paces = processes.gather([measured_pace(decoder, scoring_batch(config, whisper))])
-    slowest = (max(getattr(pace, name) for pace in paces) for name in vars(paces[0]))
-    return Pace(*(seconds / len(paces) for seconds in slowest))
+    return pace_of_all(decoder, scoring_batch(config, whisper))
 
 
 def scoring_batch(config: TrainConfig, whisper: WhisperForConditionalGeneration) -> int:

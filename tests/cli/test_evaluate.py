@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
+from lora_whisper.evaluation import estimate
+from lora_whisper.evaluation.decoding.whisper import Pace
 from tests.cli.conftest import QUICK, Line, Refusal, World
 from tests.toy_speech import write_manifest
 
@@ -75,3 +78,20 @@ def test_a_run_that_was_trained_with_flash_attention_is_scored_where_there_is_no
     config.write_text(config.read_text().replace("attention: auto", "attention: flash"))
     test = f"data.test={world.speech / 'test.jsonl'}"
     assert line("evaluate", "run=outputs/a", test, *QUICK) == 0
+
+
+def test_how_long_it_takes_is_said_before_anything_is_decoded(
+    world: World,
+    line: Line,
+    finished: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two models, each of which has four clips of a window, at a minute each."""
+    pace = Pace(window_seconds=60.0, token_seconds=0.0)
+    monkeypatch.setattr(estimate, "measured_pace", lambda *_: pace)
+    monkeypatch.setattr(logging.getLogger("lora_whisper"), "propagate", True)
+    typed = ("evaluate", "run=outputs/a", f"data.test={world.speech / 'test.jsonl'}", *QUICK)
+    assert line(*typed, "evaluation.cache=false", "name=b") == 0
+    (said,) = (one for one in caplog.messages if one.startswith("estimate"))
+    assert said == "estimate    about 8 min at base's pace, less what was decoded before"
