@@ -246,3 +246,12 @@ def test_a_base_that_is_broken_is_refused_by_every_command(
             assert line(command, *arguments) == 2, command
             assert fault in capsys.readouterr().err, command
             assert not Path("outputs").exists(), command
+
+
+def test_beside_a_run_that_exists_layers_that_there_are_not_are_named(
+    finished: list[str], refusal: Refusal
+) -> None:
+    said = refusal("train", *finished, "adapter.layers=encoder.9")
+    assert "outputs/a exists and is complete" in said
+    assert "encoder.9" in said
+    assert "Several" not in refusal("train", *finished)
