@@ -590,6 +590,11 @@ class TrainingConfig:
     loader_workers: Annotated[Amount, Le(512)] = Field(
         2, description="processes that decode audio; 0: the training process itself"
     )
+    encoder_cache_gigabytes: NonNegative = Field(
+        10.0,
+        description="disk, for all runs together, that may hold what the encoder's layers below "
+        "the lowest adapter make of each window, which is then computed once; 0: none",
+    )
 
     @property
     def averaged(self) -> Averaged | None:

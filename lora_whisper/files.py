@@ -78,7 +78,7 @@ def no_room(error: Exception, path: Path | None = None, size_bytes: int | None =
         message = f"Your quota on this disk is used up.{what}{needed} {error}."
         return DiskFull(message, "Free some of what is yours there")
     if number != errno.EFBIG:
-        free = shutil.disk_usage(_existing(path or Path.cwd())).free / 1e6
+        free = shutil.disk_usage(existing(path or Path.cwd())).free / 1e6
         message = f"The disk is full.{what}{needed} {free:.1f} MB are free there ({error})."
         return DiskFull(message, "Free some space")
     limit_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -90,7 +90,8 @@ def no_room(error: Exception, path: Path | None = None, size_bytes: int | None =
     return DiskFull(message, "Raise the limit")
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
@@ -124,6 +125,18 @@ def write_synced(path: Path, data: bytes) -> None:
     """
     with room_for(path, len(data)):
         _write(path, data)
+
+
+def reserve(path: Path, size_bytes: int) -> None:
+    """Make a file that is filled later, inside what `written_whole` gives, with room for all of it.
+
+    Raises:
+        DiskFull: there is no room.
+    """
+    with room_for(path, size_bytes), open(path, "wb") as handle:
+        handle.truncate(size_bytes)
+        if size_bytes and hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(handle.fileno(), 0, size_bytes)
 
 
 def _write(path: Path, data: bytes) -> None:

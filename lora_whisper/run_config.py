@@ -45,6 +45,7 @@ FREE_TO_CHANGE = {
     "training.gradient_checkpointing",
     "training.log_every_steps",
     "training.loader_workers",
+    "training.encoder_cache_gigabytes",  # what is kept differs by rounding
     "evaluation.batch_size",
     "evaluation.group_by",
     "evaluation.keywords",

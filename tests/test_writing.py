@@ -49,6 +49,7 @@ ALLOWED = {
         "tidy": "what a killed process had put aside is put back",
         "remove_folder": "a folder that goes away, whole",
         "append_jsonl": "a line or nothing",
+        "reserve": INTO_WHOLE,
     },
     "locks.py": {"locked": LOCK, "require_free": LOCK},
     "reports/data_check.py": {"write": INTO_WHOLE},
@@ -60,6 +61,7 @@ ALLOWED = {
     "data/augmentation.py": {"write_examples": INTO_WHOLE},
     "data/audio.py": {"encode_mp3": IN_MEMORY},
     "data/dataset.py": {"published": CACHE},
+    "data/encoded.py": {"index_bytes": IN_MEMORY},
     "evaluation/decoding/cache.py": {"decoded_by_one": LOCK},
     "evaluation/robustness.py": {"_wav": IN_MEMORY},
     "export/adapter.py": {"write": INTO_WHOLE},
@@ -72,6 +74,7 @@ ALLOWED = {
     "lora/adapter.py": {"save_adapter": INTO_WHOLE},
     "lora/delta_weights.py": {"write_delta_weights": INTO_WHOLE},
     "training/checkpoints.py": {"_set_aside": "a damaged checkpoint gets another name"},
+    "training/encoder_cache.py": {"_computed": INTO_WHOLE},
     "training/resume.py": {"write_rows": IN_MEMORY},
 }
 

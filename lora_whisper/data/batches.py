@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from lora_whisper.data.augmentation import Mask
 
 
+Item = TypeVar("Item")  # of a data set that is loaded
+
+
 @dataclass(frozen=True)
 class Batch:
     """The windows of one forward pass. All audio may turn out bad: then `rows` is empty."""
@@ -53,6 +56,14 @@ class Batch:
     ] = ()  # of each window, where its log-mel is padded; None: its sound
     remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
     positions: int | None = None  # of the encoder's, that the windows are cut to; None: all
+    encoded: Tensor | None = None  # (batch, positions, width), what a frozen encoder made of those
+    is_encoded: tuple[bool, ...] = ()  # of each window, whether it did; its waveform is not there
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the windows that are still to be encoded, from their waveforms."""
+        is_encoded = self.is_encoded or (False,) * len(self.labels)
+        return [number for number, is_known in enumerate(is_encoded) if not is_known]
 
     @property
     def target_tokens(self) -> int:
@@ -60,18 +71,32 @@ class Batch:
         return int((self.labels != IGNORED).sum())
 
     def input_features(self, log_mel: LogMel) -> Tensor:
-        """What the encoder is given: (batch, mel bins, frames), where `log_mel` computes.
+        """What the encoder is given: (missing, mel bins, frames), where `log_mel` computes.
 
         Sound is never cut off, should there be more of it than its headers promised.
         """
         from lora_whisper.data.augmentation import apply_masks
 
+        if self.encoded is not None:
+            rest = self._unencoded()
+            return rest.input_features(log_mel) if len(rest.waveforms) else torch.empty(0)
         waveforms = self.waveforms.to(log_mel.hann.device, non_blocking=True)
         features = apply_masks(log_mel(waveforms, self.ends), self.masks)
         if self.positions is None:
             return features
         positions = max(self.positions, positions_with_sound(waveforms.shape[1]))
         return features[..., : FRAMES_PER_POSITION * positions]
+
+    def _unencoded(self) -> Batch:
+        """The windows without activations, as far as the encoder looks at them."""
+        kept = self.missing
+        return replace(
+            self,
+            waveforms=self.waveforms[kept],
+            ends=tuple(self.ends[number] for number in kept),
+            masks=tuple(self.masks[number] for number in kept),
+            encoded=None,
+        )
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU copies from while the processor goes on.
@@ -82,6 +107,7 @@ class Batch:
             self,
             waveforms=self.waveforms.pin_memory(),
             decoder_input=self.decoder_input.pin_memory(),
+            encoded=None if self.encoded is None else self.encoded.pin_memory(),
         )
 
 
@@ -93,7 +119,7 @@ def collate(windows: Sequence[Window | BadAudio], eot: int, positions: int | Non
     """
     good = [window for window in windows if isinstance(window, Window) and window.rows]
     return Batch(
-        waveforms=_padded([torch.from_numpy(window.samples) for window in good], 0.0),
+        waveforms=_padded([_waveform(window) for window in good], 0.0),
         decoder_input=_padded([torch.tensor(window.decoder_input) for window in good], eot),
         labels=_padded([torch.tensor(window.labels) for window in good], IGNORED),
         audio_seconds=sum(len(window.samples) for window in good) / SAMPLING_RATE,
@@ -110,7 +136,22 @@ def collate(windows: Sequence[Window | BadAudio], eot: int, positions: int | Non
         ),
         remarks=tuple(remark for window in good for remark in window.remarks),
         positions=positions,
+        encoded=_encoded(good),
+        is_encoded=tuple(window.encoded is not None for window in good),
     )
+
+
+def _waveform(window: Window) -> Tensor:
+    return torch.empty(0) if window.encoded is not None else torch.from_numpy(window.samples)
+
+
+def _encoded(windows: Sequence[Window]) -> Tensor | None:
+    """What is known of them, one after the other; zeros of what is not."""
+    known = next((window.encoded for window in windows if window.encoded is not None), None)
+    if known is None:
+        return None
+    nothing = torch.zeros_like(known)
+    return torch.stack([nothing if each.encoded is None else each.encoded for each in windows])
 
 
 def _padded(sequences: list[Tensor], value: float) -> Tensor:
@@ -236,8 +277,8 @@ class StepDataset(Dataset[list[Batch]]):
 
 
 def step_loader(
-    dataset: Dataset[list[Batch]], first_step: int, last_step: int, workers: int
-) -> DataLoader[list[Batch]]:
+    dataset: Dataset[Item], first_step: int, last_step: int, workers: int
+) -> DataLoader[Item]:
     """Load the steps first_step … last_step - 1 in order, in `workers` processes (0: in this one).
 
     The loader draws from a generator of its own: with PyTorch's global one the dropout of a run
@@ -263,7 +304,7 @@ def step_loader(
 HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # until a worker can meet them
 
 
-class StepLoader(DataLoader[list[Batch]]):
+class StepLoader(DataLoader[Item]):
     """Its workers begin with signals held back, and say themselves when they can meet them.
 
     A signal to all processes of a job would end the one that is still on its way there.

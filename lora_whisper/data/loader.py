@@ -20,6 +20,7 @@ from lora_whisper.model.published import SECONDS_PER_TIMESTAMP
 
 if TYPE_CHECKING:  # torch, which takes seconds
     from lora_whisper.data.batches import Batch, StepDataset, Trimming
+    from lora_whisper.data.encoded import EncodedWindows
     from lora_whisper.data.streaming import StreamDataset
 
     Load = Callable[[int, int, int], Iterable[list[Batch]]]
@@ -43,6 +44,23 @@ class TrainingWindows:
     per_epoch: int | None  # None of a stream, whose length nobody knows
     steps_per_epoch: int | None
     mean_positions: float | None = None  # of the encoder's, that a window keeps; None: all
+    dataset: StepDataset | None = None  # that they are loaded from; None of a stream
+    workers: int = 0
+
+    def with_encoded(self, encoded: Sequence[EncodedWindows | None]) -> TrainingWindows:
+        """The same, of which those of some sources are not encoded again, but read.
+
+        Args:
+            encoded: of each source.
+        """
+        from lora_whisper.data.batches import step_loader
+
+        assert self.dataset is not None, "a stream's windows are known once"
+        sources = zip(self.dataset.sources, encoded, strict=True)
+        known = tuple(dataclasses.replace(source, encoded=one) for source, one in sources)
+        dataset = dataclasses.replace(self.dataset, sources=known)
+        load, load_whole = _loads(dataset, step_loader, self.workers)
+        return dataclasses.replace(self, load=load, load_whole=load_whole, dataset=dataset)
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,8 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
         dataset.windows_per_epoch,
         dataset.steps_per_epoch,
         dataset.mean_positions(),
+        dataset,
+        workers,
     )
 
 

@@ -29,7 +29,10 @@ from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lora_whisper.data.augmentation import Augmenter, Mask
+    from lora_whisper.data.encoded import EncodedWindows
 
 IGNORED = -100  # a label that PyTorch's cross-entropy leaves out
 
@@ -62,6 +65,7 @@ class Window:
     padding: Padding = "sound"
     bad: tuple[BadAudio, ...] = ()  # utterances that should be in it
     remarks: tuple[tuple[str, Remark], ...] = ()  # on the sound of rows
+    encoded: Tensor | None = None  # see `EncodedWindows`; then the samples are only counted
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class WindowSource:
     utterances: Sequence[Utterance]
     packing: Packing
     weight: float = 1.0  # windows drawn from it in an epoch for each window of the first source
+    encoded: EncodedWindows | None = None  # what a frozen encoder made of them
 
 
 @dataclass(frozen=True)
@@ -159,11 +164,18 @@ class WindowMaker:
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
     ) -> Window | BadAudio:
         """The window of that number in the source's packing."""
-        first, count = int(source.packing.first[window]), int(source.packing.count[window])
-        gaps_seconds = source.packing.gaps_seconds[first : first + count]
+        utterances, known = _utterances(source, window), _known(source, window)
         before = _utterances(source, window - 1) if source.packing.continues[window] else []
         key = (epoch, source_number, window)
-        return self.of(_utterances(source, window), key, gaps_seconds, before)
+        made = self.of(utterances, key, _gaps_seconds(source, window), before, known)
+        if known is None or source.encoded is None or not isinstance(made, Window):
+            return made
+        return replace(made, encoded=source.encoded.read(window, made.padding))
+
+    def decoded(self, source: WindowSource, window: int) -> Decoded:
+        """The sound of that window alone, as long as it is and before any augmentation."""
+        room_samples = round(self.window_seconds * SAMPLING_RATE)
+        return _decode(_utterances(source, window), _gaps_seconds(source, window), room_samples)
 
     def of(
         self,
@@ -171,6 +183,7 @@ class WindowMaker:
         key: tuple[int, ...],
         gaps_seconds: Sequence[float] | np.ndarray = (math.nan,),
         before: Sequence[Utterance] = (),
+        decoded: Decoded | None = None,
     ) -> Window | BadAudio:
         """Decode the audio, augment it, and put the tokens in order.
 
@@ -182,9 +195,10 @@ class WindowMaker:
             key: numbers that tell this window of this epoch from every other.
             gaps_seconds: for each utterance, as in `Packing`.
             before: what was said before, for a prompt; a row's own `previous_text` goes first.
+            decoded: what is known of the audio, which is not read then.
         """
-        draw = _Draw((self.seed, *key))
-        decoded = _decode(utterances, gaps_seconds, round(self.window_seconds * SAMPLING_RATE))
+        draw, room_samples = _Draw((self.seed, *key)), round(self.window_seconds * SAMPLING_RATE)
+        decoded = decoded or _decode(utterances, gaps_seconds, room_samples)
         if not decoded.spoken:
             alone = len(decoded.bad) == 1
             return decoded.bad[0] if alone else Window((), decoded.samples, [], [], bad=decoded.bad)
@@ -270,7 +284,7 @@ class _Draw:
 
 
 @dataclass(frozen=True)
-class _Spoken:
+class Spoken:
     """An utterance, and where in the window it is spoken."""
 
     utterance: Utterance
@@ -279,18 +293,20 @@ class _Spoken:
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class Decoded:
+    """The sound of a window: its audio, joined; what does not decode is left out."""
+
     samples: np.ndarray  # (samples,) float32
-    spoken: tuple[_Spoken, ...]
+    spoken: tuple[Spoken, ...]
     bad: tuple[BadAudio, ...]
     remarks: tuple[tuple[str, Remark], ...] = ()
 
 
 def _decode(
     utterances: Sequence[Utterance], gaps_seconds: Sequence[float] | np.ndarray, window_samples: int
-) -> _Decoded:
+) -> Decoded:
     """Read and join the audio; slices with a known gap between them are read in one go."""
-    samples, spoken, bad = [np.zeros(0, np.float32)], list[_Spoken](), list[BadAudio]()
+    samples, spoken, bad = [np.zeros(0, np.float32)], list[Spoken](), list[BadAudio]()
     remarks: list[tuple[str, Remark]] = []
     for stretch in _stretches(utterances, gaps_seconds):
         before_samples, origin_seconds = sum(map(len, samples)), stretch[0].start_seconds or 0.0
@@ -305,10 +321,10 @@ def _decode(
             # The last ends with the sound, of which its header may have known less exactly.
             is_last = one is stretch[-1]
             end = len(sound.samples) / SAMPLING_RATE if is_last else start + one.duration_seconds
-            spoken.append(_Spoken(one, begin + start, begin + end))
+            spoken.append(Spoken(one, begin + start, begin + end))
         samples.append(sound.samples)
         remarks += [(stretch[0].row, remark) for remark in sound.remarks]
-    return _Decoded(np.concatenate(samples), tuple(spoken), tuple(bad), tuple(remarks))
+    return Decoded(np.concatenate(samples), tuple(spoken), tuple(bad), tuple(remarks))
 
 
 def _stretches(
@@ -335,3 +351,18 @@ def _read(stretch: Sequence[Utterance], room_samples: int) -> DecodedAudio:
 def _utterances(source: WindowSource, window: int) -> list[Utterance]:
     first, count = int(source.packing.first[window]), int(source.packing.count[window])
     return [source.utterances[index] for index in range(first, first + count)]
+
+
+def _gaps_seconds(source: WindowSource, window: int) -> np.ndarray:
+    first, count = int(source.packing.first[window]), int(source.packing.count[window])
+    return source.packing.gaps_seconds[first : first + count]
+
+
+def _known(source: WindowSource, window: int) -> Decoded | None:
+    """What is known of an encoded window without reading its audio: as much silence as sound."""
+    if source.encoded is None or not source.encoded.samples[window]:
+        return None
+    silence = np.broadcast_to(np.float32(0.0), source.encoded.samples[window])  # takes no memory
+    times = source.encoded.spoken_seconds[int(source.packing.first[window]) :]
+    utterances = zip(_utterances(source, window), times.tolist(), strict=False)
+    return Decoded(silence, tuple(Spoken(one, *between) for one, between in utterances), ())

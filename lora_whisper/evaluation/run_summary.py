@@ -46,6 +46,17 @@ class Averaging:
     validation_wer_of_best: float | None = None  # of the best one alone
 
 
+@dataclass(frozen=True)
+class EncoderCache:
+    """What a frozen encoder made of the training windows, computed once and read in each step."""
+
+    layers: int  # of the encoder, from the first on, that were not computed in the steps
+    dtype: str  # that their activations were kept in, of whole windows
+    windows: int
+    size_bytes: int
+    seconds: float = 0.0  # that computing them took beside train_seconds; 0: they were there
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """What a run gave; what older versions did not write is None or as it was then."""
@@ -74,6 +85,7 @@ class RunSummary:
     test_speakers: int
     test_speakers_in_training: int
     windows: str | None = None  # data.windows
+    encoder_cache: EncoderCache | None = None  # None: the whole encoder was computed in each step
     train_audio_seconds: float  # 0: of a stream
     train_audio_seconds_seen: float
     train_seconds: float  # validation included

@@ -25,6 +25,7 @@ from lora_whisper import processes
 from lora_whisper.config import OptimizerConfig, TrainingConfig
 from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.encoder import Known
 from lora_whisper.model.features import LogMel
 from lora_whisper.training.audit import GradientAudit
 from lora_whisper.training.checkpoints import TrainingState
@@ -62,6 +63,7 @@ class Trainer:
     settings: TrainingConfig
     seed: int
     rank_schedule: RankSchedule | None = None  # AdaLoRA's
+    frozen_layers: int = 0  # of the encoder, below its adapters; what encoded windows are behind
     limit: MicroBatchLimit = field(default_factory=MicroBatchLimit)
     audit: GradientAudit = field(default_factory=GradientAudit)
 
@@ -70,7 +72,14 @@ class Trainer:
         device = self.accelerator.device
         features = batch.input_features(self.features).to(self.whisper.dtype)
         decoder_input = batch.decoder_input.to(device, non_blocking=True)
-        return Inputs(features, decoder_input, *find_targets(batch.labels))
+        return Inputs(features, decoder_input, *find_targets(batch.labels), self._known(batch))
+
+    def _known(self, batch: Batch) -> Known | None:
+        if batch.encoded is None:
+            return None
+        there = {"device": self.accelerator.device, "non_blocking": True}
+        activations = batch.encoded.to(**there).to(self.whisper.dtype)
+        return Known(activations, self.frozen_layers, torch.tensor(batch.missing).to(**there))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
 from lora_whisper.data.windows import IGNORED
-from lora_whisper.model.encoder import encode
+from lora_whisper.model.encoder import Known, encode
 
 
 class Inputs(NamedTuple):
@@ -26,6 +26,7 @@ class Inputs(NamedTuple):
     decoder_input: Tensor  # (batch, tokens)
     positions: Tensor  # in the flattened batch, that have a target; (target tokens,), on any device
     targets: Tensor  # token ids, (target tokens,), on any device
+    known: Known | None = None  # of windows that were encoded before; the features are the others'
 
 
 def find_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +55,7 @@ def loss_sum(
         autocast: in which the model computes.
     """
     with autocast:
-        encoded = encode(whisper.model.encoder, inputs.features)
+        encoded = encode(whisper.model.encoder, inputs.features, inputs.known)
         hidden = whisper.model.decoder(
             input_ids=inputs.decoder_input, encoder_hidden_states=encoded, use_cache=False
         ).last_hidden_state

@@ -51,6 +51,8 @@ def split(batches: Iterable[Batch], windows: int) -> list[Batch]:
                     labels=batch.labels[part],
                     masks=batch.masks[part],
                     ends=batch.ends[part],
+                    encoded=None if batch.encoded is None else batch.encoded[part],
+                    is_encoded=batch.is_encoded[part],
                     audio_seconds=batch.audio_seconds if first == 0 else 0.0,
                     bad=batch.bad if first == 0 else (),
                 )

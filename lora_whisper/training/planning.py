@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from accelerate.utils.memory import clear_device_cache, find_executable_batch_size
+from torch import Tensor
 from transformers import WhisperConfig
 
 from lora_whisper import processes
@@ -214,7 +215,11 @@ def choose_micro_batch(trainer: Trainer, plan: Callable[[], MemoryPlan]) -> int:
 
 
 def seconds_per_window(
-    trainer: Trainer, micro_batch: int, tokens: int, positions: float | None = None
+    trainer: Trainer,
+    micro_batch: int,
+    tokens: int,
+    positions: float | None = None,
+    encoded: Tensor | None = None,
 ) -> float:
     """What a window takes forward and backward, all processes together.
 
@@ -224,6 +229,7 @@ def seconds_per_window(
 
     Args:
         positions: of the encoder's, that windows keep on the mean; None: all.
+        encoded: (1, positions, width), what it made of a window before; None: it is computed.
     """
     samples = trainer.features.window_samples
     if positions is not None:
@@ -233,6 +239,9 @@ def seconds_per_window(
     windows = 1 if is_much_work else min(micro_batch, trainer.settings.global_batch)
     while True:
         batch = worst_batch(windows, samples, tokens)
+        if encoded is not None:
+            known = encoded.expand(windows, *encoded.shape[1:])
+            batch = replace(batch, encoded=known, is_encoded=(True,) * windows)
         try:
             seconds, _ = timed(lambda: try_batch(trainer, batch), device)  # noqa: B023  at once
             return max(processes.gather([seconds / windows])) / processes.count()

@@ -77,6 +77,7 @@ from lora_whisper.training.defaults import (
     total_steps,
 )
 from lora_whisper.training.display import training_display
+from lora_whisper.training.encoder_cache import encode_windows, frozen_layers, plan_encoder
 from lora_whisper.training.init_from import trained_tokens, watched_windows
 from lora_whisper.training.loop import Trainer, main_loop
 from lora_whisper.training.optim import new_optimizer
@@ -161,6 +162,7 @@ class Run:
         processes.from_main(self._keep_rows)
         announce(config, folder, self.base, self.speech, self.model)
         self.trainer = self._new_trainer()
+        self.encoder = plan_encoder(config, self.base, self.windows, self.trainer)
         earlier_base_score = self._earlier_base_score()
         self._plan_ahead(scores_base=self.scored.test is not None and earlier_base_score is None)
         values = flat(dataclasses.asdict(config))
@@ -168,6 +170,11 @@ class Run:
         with tracked(config.tracking.trackers if processes.is_main() else (), run) as trackers:
             base_score = earlier_base_score or self._score_base()
             recorder, state = self._recorder_and_state(trackers)
+            encoder_cache = None
+            if self.encoder is not None:
+                self.windows, encoder_cache = encode_windows(
+                    self.encoder, self.windows, self.trainer
+                )
             load = partial(self.windows.load, state.step, self.total_steps, self.micro_batch)
             remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
             sound = SoundAudit(config.data.bad_audio, remarked)
@@ -195,7 +202,9 @@ class Run:
             track_scores(trackers, state.step, scores)
         if processes.is_main():  # card, report and summary.json, which makes the run complete
             summary = new_summary(config, folder, self.base, self.speech, counts, state)
-            summary = dataclasses.replace(summary.with_scores(scores), averaging=averaging)
+            summary = dataclasses.replace(
+                summary.with_scores(scores), averaging=averaging, encoder_cache=encoder_cache
+            )
             write_results(folder, summary)
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
@@ -271,6 +280,7 @@ class Run:
             settings=config.training,
             seed=config.seed,
             rank_schedule=rank_schedule_of(self.model),
+            frozen_layers=frozen_layers(parameters, whisper.config.encoder_layers),
         )
 
     def _plan_ahead(self, scores_base: bool) -> None:
@@ -292,9 +302,11 @@ class Run:
         self.micro_batch = choose_micro_batch(self.trainer, plan)
         for line in course(config, self.windows, width, self.micro_batch, self.scored):
             log.info("%s", line)
-        window_seconds = seconds_per_window(
-            self.trainer, self.micro_batch, round(texts.mean), self.windows.mean_positions
-        )
+        size = self.micro_batch, round(texts.mean), self.windows.mean_positions
+        window_seconds = seconds_per_window(self.trainer, *size)
+        if self.encoder is not None:
+            known_seconds = seconds_per_window(self.trainer, *size, self.encoder.nothing)
+            window_seconds = self.encoder.mean(window_seconds, known_seconds)
         with self.model.disable_adapter():
             pace = scoring_pace(config, self.base, self.scored, whisper)
         test = self.scored.test

@@ -68,7 +68,7 @@ def test_trimmed_windows_are_of_training_alone(
     """Whatever is scored is scored in whole windows, as the model will be used."""
     frames: dict[bool, set[int]] = {True: set(), False: set()}
 
-    def noted(encoder: WhisperEncoder, features: Tensor) -> Tensor:
+    def noted(encoder: WhisperEncoder, features: Tensor, *known: None) -> Tensor:
         frames[encoder.training].add(features.shape[-1])
         return encode(encoder, features)
 
