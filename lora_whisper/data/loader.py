@@ -12,7 +12,7 @@ from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
 from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.data.sampler import pack
+from lora_whisper.data.sampler import by_speaker, pack
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.model.base import Base
@@ -221,5 +221,7 @@ def _source(
     weight: float = 1.0,
 ) -> WindowSource:
     tokenizer, seconds = base.processor.tokenizer, base.window_seconds
+    if windows == "packed":
+        utterances = by_speaker(utterances)
     packing = pack(utterances, tokenizer, base.special_tokens, seconds, windows, clean)
     return WindowSource(utterances, packing, weight)

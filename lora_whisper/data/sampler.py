@@ -2,7 +2,8 @@
 
 Padded: each utterance has a window of its own. Packed: consecutive utterances of one speaker,
 language and task fill a window, greedily and in the order of their source, as far as its length and
-the decoder allow. That order is what makes one window's text the next one's previous text.
+the decoder allow. That order is what makes one window's text the next one's previous text; where
+speakers take turns in it, `by_speaker` brings together what each says.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CHUNK_BATCHES = 50  # global batches that are cut from windows sorted by length 
 # Each purpose draws from a generator of its own.
 SHUFFLE, BATCHES, NO_SPEECH, TURNS, MARGINS = range(5)
 
+SHARED_IN_A_WINDOW = ("speaker", "language", "task")
 TIMESTAMPS_A_TEXT = 2  # one before, one after
 # Slices of one file with so little between them are read as one stretch. In longer gaps somebody
 # may speak whose row is not in this split, and the model would learn not to hear it.
@@ -79,6 +81,20 @@ def pack(
     return Packing(first, count, seconds, continues[first], gaps)
 
 
+def by_speaker(utterances: Utterances) -> Utterances:
+    """The same with what a speaker says in one language and task together, in the order of rows.
+
+    Utterances that stand so already, as most data sets have them, keep their places.
+    """
+    number = np.zeros(len(utterances), np.int64)
+    for name in SHARED_IN_A_WINDOW:
+        codes = pc.dictionary_encode(_filled(utterances, name)).combine_chunks().indices.to_numpy()
+        number = np.unique(number * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
+    _, first, group = np.unique(number, return_index=True, return_inverse=True)
+    order = np.argsort(first[group], kind="stable")
+    return utterances if (order == np.arange(len(order))).all() else utterances.select(order)
+
+
 def unpacked(durations_seconds: np.ndarray) -> Packing:
     """A window for each utterance."""
     count = len(durations_seconds)
@@ -96,9 +112,8 @@ def _neighbours(utterances: Utterances) -> tuple[np.ndarray, np.ndarray]:
     between the two in seconds, where both are slices close to each other, else NaN."""
     continues = np.ones(len(utterances), bool)
     continues[:1] = False
-    for name in ("speaker", "language", "task"):
-        # No row says "", so that it can stand for what is unknown: unknown speakers count as one.
-        column = pc.fill_null(utterances.column(name), "")
+    for name in SHARED_IN_A_WINDOW:
+        column = _filled(utterances, name)
         continues[1:] &= pc.equal(column[1:], column[:-1]).to_numpy()
     start, audio = utterances.column("start").to_numpy(), utterances.column("audio")
     gaps = np.full(len(utterances), math.nan)
@@ -108,6 +123,11 @@ def _neighbours(utterances: Utterances) -> tuple[np.ndarray, np.ndarray]:
     same_file = pc.and_(pc.equal(audio[1:], audio[:-1]), pc.not_equal(audio[1:], ""))
     close[1:] &= same_file.to_numpy()
     return continues, np.where(close, np.maximum(gaps, 0.0), math.nan)
+
+
+def _filled(utterances: Utterances, name: str) -> pa.ChunkedArray:
+    """No row says "", so that it can stand for what is unknown: unknown speakers count as one."""
+    return pc.fill_null(utterances.column(name), "")
 
 
 class _Limits:

@@ -17,6 +17,7 @@ from lora_whisper.data.sampler import (
     Epoch,
     Packing,
     bucketed,
+    by_speaker,
     epoch_order,
     pack,
     steps_per_epoch,
@@ -182,6 +183,21 @@ def test_a_window_continues_the_one_before_of_the_same_speaker() -> None:
     found = packed(toy_utterances(rows, 15.0))
     assert parts(found) == [[0, 1], [2], [3, 4], [5]]
     assert found.continues.tolist() == [False, True, False, True]
+
+
+def test_what_a_speaker_says_comes_together_in_the_order_of_rows() -> None:
+    speakers = ["b", "a", None, "b", "a", "b", None]
+    rows = [{"speaker": name, "text": f"{index}"} for index, name in enumerate(speakers)]
+    found = by_speaker(toy_utterances(rows))
+    assert "".join(one.text for one in found) == "0351426"
+    again = by_speaker(found)
+    assert again is found, "nothing moves that stands well"
+    assert parts(packed(found)) == [[0, 1, 2], [3, 4], [5, 6]]
+
+
+def test_one_speakers_languages_stay_apart() -> None:
+    rows = [{"speaker": "a", "language": code, "text": code} for code in ("en", "de", "en")]
+    assert [one.text for one in by_speaker(toy_utterances(rows))] == ["en", "en", "de"]
 
 
 def slices(*boundaries: tuple[float, float], audio: str = "/one.wav") -> list[dict[str, Any]]:
