@@ -319,7 +319,7 @@ class TrimmedConfig:
     """
 
     whole_share: Share = Field(
-        0.1, description="of the steps, whose windows are whole, with padding behind each clip"
+        0.02, description="of the steps, whose windows are whole, with padding behind each clip"
     )
     packed_share: Share = Field(
         0.25, description="of the speech, met once more in each epoch, in packed windows"
