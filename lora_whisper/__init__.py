@@ -7,7 +7,10 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-INTERFACE = ("Run", "UserError", "evaluate", "load", "merge", "train")
+INTERFACE = (
+    *("Run", "Segment", "Transcriber", "Transcript", "UserError", "Word"),
+    *("evaluate", "load", "merge", "train"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -29,11 +29,24 @@ from lora_whisper.options import configured
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import existing_run
 from lora_whisper.training.stopping import GOES_ON, ended_by_signals
+from lora_whisper.transcription.results import Segment, Transcript, Word
+from lora_whisper.transcription.transcriber import Transcriber
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-__all__ = ["Run", "UserError", "evaluate", "load", "merge", "train"]
+__all__ = [
+    "Run",
+    "Segment",
+    "Transcriber",
+    "Transcript",
+    "UserError",
+    "Word",
+    "evaluate",
+    "load",
+    "merge",
+    "train",
+]
 
 OUTPUTS = Path("outputs")
 Place = str | Path

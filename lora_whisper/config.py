@@ -1232,6 +1232,53 @@ class ExportConfig:
         return self.dtype or EXPORT_DTYPES[name][0]
 
 
+# ── transcribe ───────────────────────────────────────────────────────────────────────────────────
+
+
+@group
+class TranscriptionConfig:
+    """How recordings are transcribed, on the command line and in Python."""
+
+    language: Text | None = Field(
+        None, description="that is spoken, such as sw; null: it is detected in each first window"
+    )
+    task: Literal["transcribe", "translate"] = Field(
+        "transcribe", description="translate: into English, as the base has learnt it"
+    )
+    prompt: Text | None = Field(
+        None, description="text that stands before each window's, such as how names are written"
+    )
+    words: Text | None = Field(
+        None, description="a file with a word or phrase a line, put behind the prompt"
+    )
+    beams: Count = Field(1, description="1 is greedy")
+    temperature_fallback: Flag | None = Field(
+        None,
+        description="what repeats itself or is improbable is decoded again, by drawing at rising "
+        "temperatures, and what seems to be silence has no text; null: true, but for CTranslate2, "
+        "whose draws cannot be repeated",
+    )
+    timestamps: Flag = Field(
+        True,
+        description="Whisper's own, by which segments are told; false: what fits into a window is "
+        "one segment, as evaluation decodes it. Longer recordings always have them",
+    )
+    previous_text: Flag = Field(
+        False,
+        description="of a recording over one window, what was heard is the next one's prompt",
+    )
+    batch_size: Count | None = Field(
+        None,
+        description="windows decoded together, of several recordings, or of one with vad=true; "
+        "null: 16, and 4 from medium (width 1024) on",
+    )
+    dtype: Dtype = Field(
+        "auto",
+        description="of the weights; auto: float32 on a CPU; on a GPU a checkpoint's own, and "
+        "with an adapter that which it was trained on",
+    )
+
+
 # ── push and report ──────────────────────────────────────────────────────────────────────────────
 
 

@@ -16,6 +16,7 @@ BELOW = {
     "evaluation": {"lora", "data", "model", "ground"},
     "reports": {"evaluation", "lora", "data", "model", "ground"},
     "export": {"evaluation", "lora", "data", "model", "ground"},
+    "transcription": {"evaluation", "lora", "data", "model", "ground"},
     "training": {"reports", "evaluation", "lora", "data", "model", "ground"},
     "search": {"training", "reports", "evaluation", "lora", "data", "model", "ground"},
     "hub": {"reports", "evaluation", "lora", "data", "model", "ground"},

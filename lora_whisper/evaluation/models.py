@@ -93,8 +93,7 @@ def find_entries(
     problems = []
     for name in names:
         try:
-            one = None if name == BASE else _found(name, allow_pickle, base)
-            entries.append(one and on_base(one, base))
+            entries.append(None if name == BASE else find_entry(name, allow_pickle, base))
         except UnsoundAdapter as error:
             entries.append(ModelEntry(Path(name).name, name, "adapter", None, broken=str(error)))
         except UserError as error:
@@ -106,6 +105,11 @@ def find_entries(
         problems += [f"{one.what}: {one.broken}" for one in entries if one and one.broken]
         raise UserError(f"models=[{','.join(names)}] cannot be used:\n{listing(problems)}")
     return _with_own_names([_base_of(adapters[0]) if one is None else one for one in entries])
+
+
+def find_entry(name: str, allow_pickle: bool = False, base: str | None = None) -> ModelEntry:
+    """What one name stands for; see `find_entries`."""
+    return on_base(_found(name, allow_pickle, base), base)
 
 
 def _found(name: str, allow_pickle: bool, base: str | None) -> ModelEntry:

@@ -156,20 +156,21 @@ def fold(
     if nf4 is not None and is_linear(name):
         tensor = read_back(tensor, nf4)
     if path in change.matrices:
-        a, b = change.matrices[path]
+        a, b = (one.to(tensor.device) for one in change.matrices[path])
         magnitude = change.magnitudes.get(path)
-        merged = torch.empty(tensor.shape, dtype=dtype)
+        merged = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
         for start in range(0, len(tensor), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             block = torch.addmm(tensor[rows].float(), b[rows], a)
             if magnitude is not None:
-                block *= (magnitude[rows] / torch.linalg.norm(block, dim=1))[:, None]
+                lengths = torch.linalg.norm(block, dim=1)
+                block *= (magnitude[rows].to(tensor.device) / lengths)[:, None]
             merged[rows] = block
         return merged
     if name == EMBEDDINGS and change.embeddings:
         merged = tensor.to(torch.float32, copy=True)
         for token, (moved, weight) in change.embeddings.items():
-            merged[token] = (1 - weight) * merged[token] + moved
+            merged[token] = (1 - weight) * merged[token] + moved.to(tensor.device)
         return merged.to(dtype)
     return tensor.to(dtype)
 

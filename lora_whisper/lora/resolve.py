@@ -18,7 +18,7 @@ from lora_whisper.model.weights import allowing, read_pickled, require_allowed
 from lora_whisper.paths import cache_folder, local_path, plain_name, program
 from lora_whisper.run_folder import METADATA_FILE, RECIPE_FILE, RunFolder, existing_run, run_around
 
-Asking = Literal["merge", "evaluate", "export", "push"]
+Asking = Literal["merge", "evaluate", "export", "push", "transcribe"]
 
 PICKLED = "adapter_model.bin"  # what PEFT wrote before it took safetensors
 ADAPTER, MERGED, MODEL = "an adapter", "a merged model without its run", "a whole model"
@@ -53,6 +53,9 @@ def _other_command(what: str, folder: Path, command: Asking) -> str:
     model = inner if what == MERGED and inner.is_dir() else folder
     if command == "evaluate":
         return f"Type {shlex.quote(f'models=[{model}]')} data.test=…"
+    if command == "transcribe":
+        key = "adapter" if what == ADAPTER else "model"
+        return f"Type {shlex.quote(f'{key}={model}')}"
     if command == "push":
         return f"push takes runs alone. Type hf upload OWNER/NAME {shlex.quote(str(model))}"
     if command == "merge":

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import torch
 from torch import Tensor
@@ -76,9 +76,7 @@ class CTranslate2Decoder:
         self.letters = letters_of(self.tokenizer, self.special_tokens.size)
 
     @classmethod
-    def load(
-        cls, folder: Path, device: str = "cpu", compute_type: str = "default"
-    ) -> CTranslate2Decoder:
+    def load(cls, folder: Path, device: str = "cpu", compute_type: str = "default") -> Self:
         """Load a folder with model.bin, config.json, the vocabulary and tokenizer.json.
 
         Args:

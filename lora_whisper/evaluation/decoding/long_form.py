@@ -111,14 +111,17 @@ class Clip:
 
     def segments(self) -> tuple[Segment, ...]:
         """Its finished segments, and what follows them up to the clip's end."""
-        special_tokens = self.decoder.special_tokens
-        if self.prompt[-1] == special_tokens.no_timestamps:
+        if self.prompt[-1] == self.decoder.special_tokens.no_timestamps:
             return ()
-        pieces, rest = split_at_timestamps(self.tokens, special_tokens.timestamp_begin)
+        return tuple(segment for segment, _ in self.spoken())
+
+    def spoken(self) -> list[tuple[Segment, list[int]]]:
+        """Segments that have text, with their tokens; without timestamps, one of all of it."""
+        pieces, rest = split_at_timestamps(self.tokens, self.decoder.special_tokens.timestamp_begin)
         pieces += [rest] if rest else []
         seconds = self.samples / SAMPLING_RATE
-        segments = [_segment(self.decoder, piece, 0.0, seconds) for piece in pieces]
-        return tuple(segment for segment in segments if segment.text)
+        found = [(_segment(self.decoder, piece, 0.0, seconds), piece) for piece in pieces]
+        return [(segment, piece) for segment, piece in found if segment.text]
 
 
 class Windows(Protocol):

@@ -1,0 +1,1 @@
+"""From recordings to texts, subtitles and word times: what a model is adapted for."""

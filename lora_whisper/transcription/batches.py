@@ -1,0 +1,217 @@
+"""Several recordings at once: each takes its place in a batch when another is done."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from lora_whisper.data.audio import AudioError
+from lora_whisper.evaluation.decoding.transcribe import decode_windows, side_by_side
+from lora_whisper.model.published import SAMPLING_RATE
+from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
+from lora_whisper.transcription.backends import Backend
+from lora_whisper.transcription.results import Failed, Segment, Transcript
+from lora_whisper.transcription.sound import HeldSound, KeptWindows, Sound
+from lora_whisper.transcription.states import Asking, ClipState, RecordingState, TranscriptionState
+
+Progress = Callable[[float], None]  # seconds of audio done, of all recordings
+Speech = Sequence[tuple[float, float]]  # seconds at which stretches of it begin and end
+FindSpeech = Callable[[Sound], Speech]
+SHORT_SECONDS = 1.0  # beyond a window: what a header says may be that much more than there is
+
+
+@dataclass
+class _Recording:
+    """One of those that are transcribed, on its way."""
+
+    index: int
+    sound: Sound
+    parts: list[_Part] = field(default_factory=list)
+    missing: int = 0  # parts that are not done
+    language: str | None = None
+    probability: float | None = None
+
+
+@dataclass
+class _Part:
+    """What is decoded by itself: all of a recording, or a stretch of speech in it."""
+
+    recording: _Recording
+    state: TranscriptionState
+    start_seconds: float = 0.0
+
+
+Finished = tuple[int, Transcript | Failed]
+
+
+class Batches:
+    """Recordings on their way through a model."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        asking: Asking,
+        *,
+        language: str | None,
+        beams: int,
+        batch_size: int,
+        seed: int,
+        find_speech: FindSpeech | None = None,
+        on_progress: Progress | None = None,
+    ):
+        """`language`: Whisper's code; None: it is detected, in the first window of each."""
+        self.backend, self.asking, self.language = backend, asking, language
+        self.beams, self.batch_size, self.seed = beams, batch_size, seed
+        self.find_speech, self.on_progress = find_speech, on_progress
+        self._lock = threading.Lock()
+        self._active: dict[int, _Part] = {}
+        self._done_seconds = 0.0
+
+    def run(self, sounds: Sequence[Sound]) -> Iterator[Finished]:
+        """Yield each recording's index and text as it is done.
+
+        Raises:
+            BrokenModel: the model gives values that are not finite numbers.
+        """
+        # A long recording is one window after another: only several make use of several threads.
+        is_divided = len(sounds) > 1 or self.find_speech is not None
+        threads = min(self.backend.threads, self.batch_size) if is_divided else 1
+        waiting = self._parts(sounds)
+        with self.backend.inference():
+            yield from side_by_side(
+                threads,
+                lambda _: self._work(waiting, max(1, self.batch_size // threads)),
+                range(threads),
+            )
+
+    def _work(self, waiting: Iterator[_Part | Finished], batch_size: int) -> Iterator[Finished]:
+        """What one thread does."""
+        active: list[_Part] = []
+        while True:
+            while len(active) < batch_size and (one := self._next(waiting)) is not None:
+                if isinstance(one, _Part):
+                    self._speak(one)
+                    active.append(one)
+                else:
+                    yield one
+            if not active:
+                return
+            states = [part.state for part in active]
+            decode_windows(self.backend, states, self.beams, self.asking.fallback)
+            done = [part for part in active if part.state.is_done]
+            active = [part for part in active if not part.state.is_done]
+            for part in done:
+                if (finished := self._end(part)) is not None:
+                    yield finished
+            self._report()
+
+    def _next(self, waiting: Iterator[_Part | Finished]) -> _Part | Finished | None:
+        with self._lock:
+            one = next(waiting, None)
+            if isinstance(one, _Part):
+                self._active[id(one)] = one
+            return one
+
+    def _parts(self, sounds: Sequence[Sound]) -> Iterator[_Part | Finished]:
+        """What there is to decode; or at once the end of what fails, or has no speech."""
+        for index, sound in enumerate(sounds):
+            try:
+                recording = _Recording(index, sound)
+                found = self._spoken(recording) if self.find_speech else self._whole(recording)
+                recording.missing = len(found) if isinstance(found, list) else 1
+                if not recording.missing:
+                    yield index, self._transcript(recording)
+                yield from found
+            except AudioError as error:
+                yield index, Failed(str(error))
+
+    def _whole(self, recording: _Recording) -> list[_Part]:
+        sound: Sound = recording.sound
+        backend = self.backend
+        seed = (self.seed, zlib.crc32(sound.name.encode()))
+        window_samples = backend.features.window_samples
+        if sound.seconds <= window_samples / SAMPLING_RATE + SHORT_SECONDS:
+            samples = sound.slice(0.0, None)
+            if len(samples) <= window_samples:
+                state: TranscriptionState = self._clip(samples, seed)
+                return [_Part(recording, state)]
+            sound = HeldSound(samples, sound.name)
+        windows = KeptWindows(backend.features, sound, self.asking.padding)
+        return [_Part(recording, RecordingState(backend, windows, self.asking, seed))]
+
+    def _spoken(self, recording: _Recording) -> list[_Part]:
+        raise NotImplementedError
+
+    def _clip(self, samples: object, seed: tuple[int, ...]) -> ClipState:
+        waveform = torch.as_tensor(samples).to(self.backend.features.hann.device)
+        return ClipState(self.backend, waveform, self.asking, seed)
+
+    def _speak(self, part: _Part) -> None:
+        """Find out which language is spoken, where nobody has said it."""
+        recording = part.recording
+        language = self.language or recording.language
+        if language is None and self.backend.special_tokens.multilingual:
+            language, recording.probability = self.backend.language(part.state.first_window)
+        recording.language = language
+        part.state.speak(language)
+
+    def _end(self, part: _Part) -> Finished | None:
+        recording = part.recording
+        with self._lock:
+            del self._active[id(part)]
+            self._done_seconds += part.state.done_seconds
+            recording.parts.append(part)
+            recording.missing -= 1
+            if recording.missing:
+                return None
+        return recording.index, self._transcript(recording)
+
+    def _transcript(self, recording: _Recording) -> Transcript:
+        parts = sorted(recording.parts, key=lambda part: part.start_seconds)
+        join = "" if recording.language in SPACELESS_LANGUAGES else " "
+        texts = [text for part in parts if (text := part.state.text())]
+        return Transcript(
+            join.join(texts),
+            recording.language or self.language,
+            recording.probability,
+            round(recording.sound.seconds, 2),
+            tuple(
+                _shifted(one, part.start_seconds) for part in parts for one in part.state.finished
+            ),
+            recording.sound.remarks,
+        )
+
+    def _report(self) -> None:
+        if self.on_progress is None:
+            return
+        with self._lock:
+            going = sum(part.state.done_seconds for part in self._active.values())
+            self.on_progress(self._done_seconds + going)
+
+
+def _shifted(segment: Segment, seconds: float) -> Segment:
+    """A segment of a stretch, in the time of its recording."""
+    if not seconds:
+        return segment
+
+    def shifted(one: float) -> float:
+        return round(one + seconds, 2)
+
+    words = [
+        replace(
+            word,
+            start_seconds=shifted(word.start_seconds),
+            end_seconds=shifted(word.end_seconds),
+        )
+        for word in segment.words
+    ]
+    return replace(
+        segment,
+        start_seconds=shifted(segment.start_seconds),
+        end_seconds=shifted(segment.end_seconds),
+        words=tuple(words),
+    )
