@@ -371,10 +371,10 @@ class DataConfig(SourceConfig):
         description="done to training texts: [laughter] and the like are taken out, and so are "
         "capitals and punctuation; digits are spelled",
     )
-    windows: Literal["padded", "packed", "trimmed"] = Field(
+    windows: Literal["auto", "padded", "packed", "trimmed"] = Field(
         "padded",
         description="one utterance a window; as many as fit into it; or one in a window that ends "
-        "soon after it, which is fastest, see data.trimmed",
+        "soon after it, which is fastest, see data.trimmed; auto: trimmed where clips are short",
     )
     trimmed: TrimmedConfig = Field(default_factory=TrimmedConfig)
     timestamps_share: Share | None = Field(

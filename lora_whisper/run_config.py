@@ -221,7 +221,7 @@ def free_to_change(config: TrainConfig) -> set[str]:
     averages_last = averaged is not None and averaged.of == "last"
     fixed = {"training.checkpoint_every_steps"} if averages_last else set()
     has_open_end = is_open_ended(config.optimizer) and config.adapter.kind != "adalora"
-    unused = set() if config.data.windows == "trimmed" else TRIMMED
+    unused = set() if config.data.windows in ("auto", "trimmed") else TRIMMED
     return FREE_TO_CHANGE - fixed | (LENGTH if has_open_end else set()) | unused
 
 

@@ -15,6 +15,7 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sampler import by_speaker, pack
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.windows import WindowMaker, WindowSource
+from lora_whisper.layers import ranges_in
 from lora_whisper.model.base import Base
 from lora_whisper.model.published import SECONDS_PER_TIMESTAMP
 
@@ -35,9 +36,39 @@ SHARES = {
 }
 
 
+LONGEST_TRIMMED = 2 / 3  # of a window, that the mean clip has; longer ones leave little to save
+
+
+@dataclass(frozen=True)
+class WindowKind:
+    """How utterances become windows: what `data.windows` asks for, or what auto chose and why."""
+
+    name: str  # padded | packed | trimmed
+    reason: str = ""  # of auto
+
+
+def window_kind(config: TrainConfig, base: Base, speech: DatasetSplits) -> WindowKind:
+    """What the run's windows are: a function of its settings and speech alone."""
+    if config.data.windows != "auto":
+        return WindowKind(config.data.windows)
+    if speech.train is None:
+        return WindowKind("padded", "a stream cannot be put in order")
+    is_frozen = "encoder" not in ranges_in(config.adapter.layers)
+    augments = any(step is not None for step in vars(config.augmentation).values())
+    if is_frozen and config.training.encoder_cache_gigabytes and not augments:
+        return WindowKind("padded", "the encoder is frozen, and computed once for whole windows")
+    mean_seconds = speech.train.seconds / max(1, len(speech.train.utterances))
+    clips = f"clips of {mean_seconds:.1f} s on average"
+    if mean_seconds > LONGEST_TRIMMED * base.window_seconds:
+        return WindowKind("padded", f"{clips} leave little to trim")
+    return WindowKind("trimmed", f"{clips} would be mostly padding")
+
+
 @dataclass(frozen=True)
 class TrainingWindows:
     """The global batches of a run, from one step to before another, in micro-batches of a size."""
+
+    kind: WindowKind
 
     load: Load  # of each step, what this process computes
     load_whole: Load  # all of it
@@ -78,7 +109,7 @@ class Shares:
         return ", ".join(given)
 
 
-def shares(data: DataConfig) -> Shares:
+def shares(data: DataConfig, kind: WindowKind) -> Shares:
     """What is asked for, or what suits the kind of windows."""
     given = {
         "timestamps": data.timestamps_share,
@@ -86,7 +117,7 @@ def shares(data: DataConfig) -> Shares:
         "no_speech": data.no_speech_share,
     }
     asked = {name: share for name, share in given.items() if share is not None}
-    return Shares(**(SHARES[data.windows] | asked), log_mel_padding=data.log_mel_padding_share)
+    return Shares(**(SHARES[kind.name] | asked), log_mel_padding=data.log_mel_padding_share)
 
 
 def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
@@ -102,7 +133,8 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
 
 def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> TrainingWindows:
     """The windows of the training set and of what is mixed into it, or those of a stream."""
-    asked = shares(config.data)
+    kind = window_kind(config, base, speech)
+    asked = shares(config.data, kind)
     maker = WindowMaker(
         base.processor.tokenizer,
         base.special_tokens,
@@ -119,20 +151,21 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
         from lora_whisper.data.streaming import StreamDataset, stream_loader
 
         stream = StreamDataset(config.data, maker, asked.no_speech, size, size, seed)
-        return TrainingWindows(*_loads(stream, stream_loader, workers), None, None)
+        return TrainingWindows(kind, *_loads(stream, stream_loader, workers), None, None)
     from lora_whisper.data.batches import StepDataset, step_loader
 
     assert speech.train is not None, "only a stream has no corpus"
     dataset = StepDataset(
-        tuple(_sources(config.data, base, speech.train, speech.mixes)),
+        tuple(_sources(config.data, kind.name, base, speech.train, speech.mixes)),
         maker,
         asked.no_speech,
         size,
         size,
         seed,
-        trimming=_trimming(config, base) if config.data.windows == "trimmed" else None,
+        trimming=_trimming(config, base) if kind.name == "trimmed" else None,
     )
     return TrainingWindows(
+        kind,
         *_loads(dataset, step_loader, workers),
         dataset.windows_per_epoch,
         dataset.steps_per_epoch,
@@ -143,14 +176,14 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
 
 
 def _sources(
-    data: DataConfig, base: Base, train: Corpus, mixes: Sequence[Corpus]
+    data: DataConfig, kind: str, base: Base, train: Corpus, mixes: Sequence[Corpus]
 ) -> Iterator[WindowSource]:
     """The training set, what is mixed into it and, of trimmed windows, a part of it packed."""
-    windows = "padded" if data.windows == "trimmed" else data.windows
+    windows = "padded" if kind == "trimmed" else kind
     weights = [1.0, *(mix.weight for mix in data.mix)]
     for corpus, weight in zip([train, *mixes], weights, strict=True):
         yield _source(corpus.utterances, base, windows, data.clean, weight)
-    if data.windows == "trimmed" and data.trimmed.packed_share:
+    if kind == "trimmed" and data.trimmed.packed_share:
         packed = _source(train.utterances, base, "packed", data.clean)
         weight = data.trimmed.packed_share * len(packed.packing) / len(train.utterances)
         yield dataclasses.replace(packed, weight=weight)

@@ -16,7 +16,7 @@ from lora_whisper.config import TrainConfig, TrimmedConfig
 from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.dataset import written_language
-from lora_whisper.data.loader import TrainingWindows, shares
+from lora_whisper.data.loader import TrainingWindows, shares, window_kind
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.text import cleaning_report
 from lora_whisper.errors import listing
@@ -119,8 +119,10 @@ def _announce_speech(config: TrainConfig, speech: DatasetSplits) -> None:
 def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> None:
     """Say what an epoch is made of."""
     data = config.data
-    kind = _trimmed(data.trimmed) if data.windows == "trimmed" else data.windows
-    log.info("windows     %s", "; ".join(filter(None, [kind, str(shares(data))])))
+    kind = window_kind(config, base, speech)
+    name = _trimmed(data.trimmed) if kind.name == "trimmed" else kind.name
+    named = f"{name}, as {kind.reason}" if kind.reason else name
+    log.info("windows     %s", "; ".join(filter(None, [named, str(shares(data, kind))])))
     if data.clean:
         texts = (
             (utterance.text, written_language(base.special_tokens, utterance))
@@ -154,7 +156,7 @@ def course(
     settings, optimizer = config.training, config.optimizer
     limits = settings.max_epochs, settings.max_steps
     steps = total_steps(windows.per_epoch, settings.global_batch, *limits)
-    more = ", or more that are short" if config.data.windows == "trimmed" else ""
+    more = ", or more that are short" if windows.kind.name == "trimmed" else ""
     share = math.ceil(settings.global_batch / processes.count())
     portions = f"{min(micro_batch, share)} in a forward pass{more}"
     yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
@@ -264,7 +266,7 @@ def texts_of_windows(
     if speech.train is None or windows.per_epoch is None:
         return Texts(room / 2, room)
     texts = texts_of(speech.train.utterances, base)
-    if config.data.windows != "packed":
+    if windows.kind.name != "packed":
         return Texts(prompt + texts.mean, min(room, prompt + texts.longest))
     in_window = sum(len(corpus.utterances) for corpus in speech.training) / windows.per_epoch
     return Texts(min(room, prompt + in_window * texts.mean), room)

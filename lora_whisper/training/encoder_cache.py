@@ -44,7 +44,7 @@ from lora_whisper.data.encoded import (
     index_bytes,
     open_encoded,
 )
-from lora_whisper.data.loader import TrainingWindows
+from lora_whisper.data.loader import TrainingWindows, WindowKind
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.evaluation.run_summary import EncoderCache
 from lora_whisper.files import (
@@ -160,7 +160,7 @@ def plan_encoder(
     limit_gigabytes = config.training.encoder_cache_gigabytes
     if not (trainer.frozen_layers and limit_gigabytes):
         return None
-    other = _differs_each_time(config, trainer)
+    other = _differs_each_time(config, windows.kind, trainer)
     plan = None
     if other is None:
         assert windows.dataset is not None, "it is no stream"
@@ -221,13 +221,13 @@ def _size(size_bytes: int) -> str:
     return gigabytes(size_bytes) if size_bytes >= 1e9 else megabytes(size_bytes)
 
 
-def _differs_each_time(config: TrainConfig, trainer: Trainer) -> str | None:
+def _differs_each_time(config: TrainConfig, kind: WindowKind, trainer: Trainer) -> str | None:
     """Why a window is not the same in the next epoch, if it is not."""
     if config.data.streaming:
         return "the windows of a stream are not known before"
-    if config.data.windows == "trimmed":
+    if kind.name == "trimmed":
         return (
-            "data.windows=trimmed draws in each step how much silence a window keeps, which the "
+            "trimmed windows draw in each step how much silence a window keeps, which the "
             "encoder hears together with the speech"
         )
     steps = [name for name, step in vars(config.augmentation).items() if step is not None]

@@ -7,6 +7,7 @@ from itertools import chain
 
 from lora_whisper.config import DataConfig, TrainConfig
 from lora_whisper.data.dataset import Utterances
+from lora_whisper.data.loader import window_kind
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.environment import environment, versions
 from lora_whisper.evaluation.run_summary import RunSummary
@@ -64,7 +65,7 @@ def new_summary(
         utterances={name: len(corpus.utterances) for name, corpus in speech.splits.items()},
         test_speakers=len(speakers),
         test_speakers_in_training=len(speakers & _named(training, "speaker")),
-        windows=config.data.windows,
+        windows=window_kind(config, base, speech).name,
         train_audio_seconds=round(sum(corpus.seconds for corpus in speech.training), 3),
         train_audio_seconds_seen=round(state.audio_seconds, 3),
         train_seconds=round(state.train_seconds, 3),

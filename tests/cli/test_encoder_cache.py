@@ -158,7 +158,7 @@ def test_other_speech_or_another_base_is_another_thing(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["data.windows=trimmed"], "data.windows=trimmed draws in each step"),
+        (["data.windows=trimmed"], "trimmed windows draw in each step"),
         (["augmentation=[gain]"], "augmentation.gain makes another window of it"),
         (["training.max_steps=8"], "the run meets too few windows twice"),
         (["training.encoder_cache_gigabytes=1e-6"], "what it makes of all windows takes 0.1 MB"),

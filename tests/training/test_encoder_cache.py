@@ -13,7 +13,7 @@ import torch
 
 from lora_whisper import processes
 from lora_whisper.data.batches import StepDataset
-from lora_whisper.data.loader import TrainingWindows
+from lora_whisper.data.loader import TrainingWindows, WindowKind
 from lora_whisper.data.sampler import pack
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.lora.adapter import attach
@@ -90,7 +90,7 @@ def written(folder: Path) -> dict[str, Any]:
     )
     dataset = StepDataset((source,), maker, 0.0, global_batch=4, micro_batch=2, seed=3)
     nothing: Any = None
-    windows = TrainingWindows(nothing, nothing, 10, 3, None, dataset)
+    windows = TrainingWindows(WindowKind("padded"), nothing, nothing, 10, 3, None, dataset)
     trainer = trainer_of("decoder")
     ways = ["sound", "log-mel"]
     of = {"layers": 2, "kept": "float16", "shape": [POSITIONS, WIDTH], "paddings": ways}
