@@ -14,6 +14,7 @@ from lora_whisper.terminal import guarded, print_error, require_delivered
 from lora_whisper.training.stopping import ended_by_signals
 
 COMMANDS = {
+    "record": "make a data set in the browser, by reading sentences aloud",
     "check": "look for what is wrong with speech before training on it",
     "train": "adapt a checkpoint to speech, and score base and adapter",
     "search": "train with many values, and keep the best by validation WER",

@@ -33,6 +33,7 @@ from lora_whisper.schema import (
     Share,
     Text,
     ValidationInfo,
+    Whole,
     as_typed,
     changes_to,
     given_in,
@@ -1277,6 +1278,52 @@ class TranscriptionConfig:
         description="of the weights; auto: float32 on a CPU; on a GPU a checkpoint's own, and "
         "with an adapter that which it was trained on",
     )
+
+
+# ── record and demo ──────────────────────────────────────────────────────────────────────────────
+
+Port = Annotated[Whole, Ge(1), Le(65535)]
+
+
+@group
+class ServedConfig:
+    """Where a page is served, and to whom."""
+
+    host: Text = Field(
+        "127.0.0.1", description="that is listened at: this machine alone; 0.0.0.0: others, too"
+    )
+    port: Port | None = Field(None, description="null: the first that is free from 7860")
+    user: Text | None = Field(None, description="who is let in, with a password; null: anybody")
+    password: Text | None = Field(
+        None, description="of the user; ${oc.env:NAME} takes it from the environment"
+    )
+    share: Flag = Field(
+        False, description="also at a public address, by way of gradio.live, for a week"
+    )
+
+    @rule("password")
+    @classmethod
+    def _is_of_a_user(cls, password: str | None, info: ValidationInfo) -> str | None:
+        is_whole = bool(password) == bool(info.data.get("user"))
+        require(is_whole, "expected a user=… and a password=…, or neither")
+        return password
+
+
+@group
+class ReadingConfig:
+    """What is read aloud, by whom, and where it is kept."""
+
+    sentences: Text = Field(description="text file with a sentence a line, to be read aloud")
+    out: Text = Field(description="folder for what is recorded; an earlier one goes on")
+    speaker: Text | None = Field(None, description="who reads; null: the page asks")
+    language: Text | None = Field(
+        None, description='of the sentences, Whisper\'s code ("sw") or name; stands in each row'
+    )
+
+
+@group
+class RecordConfig(ServedConfig, ReadingConfig):
+    """All of `lora-whisper record`."""
 
 
 # ── push and report ──────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,8 @@ BELOW = {
     "transcription": {"evaluation", "lora", "data", "model", "ground"},
     "training": {"reports", "evaluation", "lora", "data", "model", "ground"},
     "search": {"training", "reports", "evaluation", "lora", "data", "model", "ground"},
+    "recording": {"data", "model", "ground"},
+    "browser": {"recording", "reports", "evaluation", "lora", "data", "model", "ground"},
     "hub": {"reports", "evaluation", "lora", "data", "model", "ground"},
 }
 BELOW["cli"] = set(BELOW)
@@ -30,6 +32,7 @@ TOP = {
 FOREIGN = {  # what only some parts may import
     "hydra": {"cli"},
     "omegaconf": {"cli"},
+    "gradio": {"browser"},
     "torch": BELOW.keys() - {"ground"},
     "transformers": BELOW.keys() - {"ground"},
 }

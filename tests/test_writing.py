@@ -73,6 +73,7 @@ ALLOWED = {
     "export/openai_whisper.py": {"write": INTO_WHOLE},
     "lora/adapter.py": {"save_adapter": INTO_WHOLE},
     "lora/delta_weights.py": {"write_delta_weights": INTO_WHOLE},
+    "recording/collection.py": {"flac": IN_MEMORY},
     "training/checkpoints.py": {"_set_aside": "a damaged checkpoint gets another name"},
     "training/encoder_cache.py": {"_computed": INTO_WHOLE},
     "training/resume.py": {"write_rows": IN_MEMORY},

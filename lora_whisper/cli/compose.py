@@ -29,6 +29,7 @@ from lora_whisper.config import (
     PlanConfig,
     PushConfig,
     QuantizationConfig,
+    RecordConfig,
     ReportConfig,
     SearchConfig,
     SearchingConfig,
@@ -50,6 +51,7 @@ COMMANDS = {
     "export": ExportConfig,
     "push": PushConfig,
     "report": ReportConfig,
+    "record": RecordConfig,
 }
 # What the options of a group begin with, by the name `_common_`.
 COMMON = {

@@ -50,6 +50,7 @@ EXTRAS = {  # of the package, and a module that each brings
     "wandb": "wandb",
     "mlflow": "mlflow",
     "trackio": "trackio",
+    "demo": "gradio",
     "search": "optuna",
     "joblib": "hydra_plugins.hydra_joblib_launcher",
     "submitit": "hydra_plugins.hydra_submitit_launcher",

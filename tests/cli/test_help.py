@@ -16,7 +16,10 @@ from lora_whisper.training.defaults import (
 )
 from tests.cli.conftest import Line, Refusal
 
-COMMANDS = ("train", "search", "evaluate", "merge", "export", "check", "plan", "push", "report")
+COMMANDS = (
+    *("train", "search", "evaluate", "merge", "export", "check", "plan", "push", "report"),
+    "record",
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
