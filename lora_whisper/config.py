@@ -1270,7 +1270,7 @@ class TranscriptionConfig:
     )
     batch_size: Count | None = Field(
         None,
-        description="windows decoded together, of several recordings, or of one with vad=true; "
+        description="windows decoded together, of several recordings; "
         "null: 16, and 4 from medium (width 1024) on",
     )
     dtype: Dtype = Field(
@@ -1278,6 +1278,76 @@ class TranscriptionConfig:
         description="of the weights; auto: float32 on a CPU; on a GPU a checkpoint's own, and "
         "with an adapter that which it was trained on",
     )
+
+
+TextFormat = Literal["text", "srt", "vtt", "tsv", "json"]
+
+
+@group
+class TranscriptsConfig:
+    """What is transcribed, with what, and where the texts go."""
+
+    audio: Listed[Text] = Field(
+        (), description='files, folders, patterns such as "*.mp3"; films, too; "-": standard input'
+    )
+    run: Text | None = Field(None, description="folder that train wrote: its base and its adapter")
+    checkpoint: Text | None = Field(
+        None,
+        description="in place of run, model=…: any checkpoint, such as small, a hub id, a merged "
+        "folder, a folder of CTranslate2",
+    )
+    adapters: Listed[Text] = Field(
+        (),
+        description="adapter=…: runs, folders or hub ids, on that model or on their own base; with "
+        "several, each has its texts",
+    )
+    scale: Annotated[Number, Ge(0), Le(10)] = Field(
+        1.0, description="of what the adapter adds; 1 is all of it, 0 the base"
+    )
+    base: Text | None = Field(
+        None, description="a folder or hub id in place of the base that run and adapter name"
+    )
+    allow_pickle: Flag = Field(
+        False, description="read weights that are not in safetensors, which can run code"
+    )
+    formats: Listed[TextFormat] = Field(
+        (),
+        description="json has word times as well; none: text and srt, of standard input text",
+    )
+    out: Text | None = Field(
+        None,
+        description="folder for the texts; null: beside each recording, and of standard input "
+        "printed",
+    )
+    overwrite: Flag = Field(False, description="replace texts that are there; else they are kept")
+
+    @rule("audio")
+    @classmethod
+    def _is_something(cls, audio: tuple[str, ...]) -> tuple[str, ...]:
+        require(bool(audio), "expected audio=…: a file, a folder, a pattern, or - for input")
+        return audio
+
+    @rule("adapters")
+    @classmethod
+    def _has_a_model(cls, adapters: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        run, model = info.data.get("run"), info.data.get("checkpoint")
+        is_one = not (run and model) and bool(run or model or adapters)
+        require(is_one, "expected a run=…, a model=… or an adapter=…", at="run")
+        return adapters
+
+    @rule("formats")
+    @classmethod
+    def _go_somewhere(
+        cls, formats: tuple[TextFormat, ...], info: ValidationInfo
+    ) -> tuple[TextFormat, ...]:
+        twice = sorted({name for name in formats if formats.count(name) > 1})
+        require(not twice, f"{', '.join(twice)} stands there twice")
+        return formats
+
+
+@group
+class TranscribeConfig(TranscriptionConfig, TranscriptsConfig):
+    """All of `lora-whisper transcribe`."""
 
 
 # ── record and demo ──────────────────────────────────────────────────────────────────────────────

@@ -36,6 +36,7 @@ from lora_whisper.config import (
     TrackingConfig,
     TrainConfig,
     TrainingConfig,
+    TranscribeConfig,
 )
 from lora_whisper.errors import UserError
 from lora_whisper.options import configuration_folder
@@ -52,6 +53,7 @@ COMMANDS = {
     "push": PushConfig,
     "report": ReportConfig,
     "record": RecordConfig,
+    "transcribe": TranscribeConfig,
 }
 # What the options of a group begin with, by the name `_common_`.
 COMMON = {
