@@ -39,7 +39,10 @@ console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
 LABEL_COLUMNS = 12  # of a line of the log, before its text
 # What a line with a command has in it, which nobody is to put together again.
-TO_BE_COPIED = ("lora-whisper ", "pip install ", "git lfs ", "torchrun ", "accelerate launch ")
+TO_BE_COPIED = (
+    *("lora-whisper ", "pip install ", "git lfs ", "torchrun ", "accelerate launch "),
+    "python -c ",
+)
 LONG_SECONDS = 60  # work that will take longer says so as soon as that can be known
 # Parts, such as batches, that a time left is told from. The first is not one of them: it waits for
 # what starts up, and in decoding it has the longest windows.

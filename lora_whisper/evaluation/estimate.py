@@ -26,9 +26,13 @@ class Texts:
 
 def decoding_seconds(utterances: Utterances, base: Base, beams: int, pace: Pace) -> float:
     """Of texts as long as those that they should be; a base that repeats itself takes longer."""
-    windows = np.ceil(utterances.durations_seconds / base.window_seconds).clip(min=1).sum()
     tokens = len(utterances) * (1 + texts_of(utterances, base).mean)
-    return pace.seconds(float(windows), beams * tokens)
+    return pace.seconds(windows_of(utterances, base), beams * tokens)
+
+
+def windows_of(utterances: Utterances, base: Base) -> int:
+    """That they are decoded in."""
+    return int(np.ceil(utterances.durations_seconds / base.window_seconds).clip(min=1).sum())
 
 
 def texts_of(utterances: Utterances, base: Base) -> Texts:

@@ -7,6 +7,7 @@ layers is refused by its name. torch and PEFT are not needed.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -229,9 +230,10 @@ def by_peft(config: Mapping[str, Any], folder: Path) -> str:
     code = (
         "from peft import PeftModel as P; "
         "from transformers import WhisperForConditionalGeneration as M, WhisperProcessor as T; "
-        f"b={named!r}; P.from_pretrained(M.from_pretrained(b), {str(folder)!r})"
-        ".merge_and_unload().save_pretrained('folded'); "
-        "T.from_pretrained(b).save_pretrained('folded')"
+        # Marks that the shell's own ones go around as they are.
+        f"b={json.dumps(named)}; P.from_pretrained(M.from_pretrained(b), {json.dumps(str(folder))})"
+        '.merge_and_unload().save_pretrained("folded"); '
+        'T.from_pretrained(b).save_pretrained("folded")'
     )
     return (
         "PEFT itself can fold it into its base, if you trust whoever made it:\n"

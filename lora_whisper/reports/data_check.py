@@ -148,7 +148,7 @@ def _listed(names: Iterable[object], shown: int = 10) -> str:
 def show(folder: Path, report: CheckReport, findings: Sequence[Finding]) -> None:
     """Print the splits, what was found in them, where the report is, and what to type next."""
     console.print()
-    title = f"{report.name}: {report.hours:.2f} h, {report.utterances:,} utterances"
+    title = f"{report.name}: {report.hours:.2f} h, {counted(report.utterances, 'utterance')}"
     console.print(split_table(report, title, shown=SHOWN_NAMES).terminal())
     problems = [finding for finding in findings if finding.count]
     if problems:
@@ -169,7 +169,7 @@ def show(folder: Path, report: CheckReport, findings: Sequence[Finding]) -> None
     if (folder / "listen").is_dir():
         lines.append(f"to hear     {short(folder / 'listen')}")
     for line in [*lines, *_next_lines(report, problems)]:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)  # commands are copied as they stand
 
 
 def _finding_table(findings: Sequence[Finding]) -> Table:
@@ -219,6 +219,8 @@ def _next_lines(report: CheckReport, problems: Sequence[Finding]) -> list[str]:
             "next        the same command, with overwrite=true fix=FOLDER: manifests without",
             "            the rows that cannot be used, and a list of them",
         ]
+    if any(finding.key == "unknown_language" for finding in problems):
+        return ["next        a language that the checkpoint knows: train refuses the others"]
     if fix is None:
         return [f"next        {program()} train with the same model=… and data.…"]
     if not fix.kept.get("train"):

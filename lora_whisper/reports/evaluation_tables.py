@@ -472,8 +472,14 @@ def _lines(lines: Sequence[tuple[str, str]]) -> TerminalTable:
     grid.add_column()
     grid.add_column(overflow="fold")
     for kind, text in lines:
-        grid.add_row(Text(kind, "yellow" if kind == "warning" else ""), Text(text))
+        grid.add_row(Text(kind, "yellow" if kind == "warning" else ""), Text(_brief(text)))
     return grid
+
+
+def _brief(text: str) -> str:
+    """What is wrong, in one line or with its list; what to type stands above, where it was met."""
+    first, *more = text.split("\n")
+    return "\n".join([first, *(line for line in more if line.startswith("  - "))])
 
 
 # ── for a model card ─────────────────────────────────────────────────────────────────────────

@@ -27,6 +27,7 @@ from lora_whisper.evaluation.estimate import (
     decoding_seconds,
     pace_of_all,
     texts_of,
+    windows_of,
 )
 from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.evaluation.scoring import validation_sample
@@ -159,7 +160,7 @@ def course(
     more = ", or more that are short" if windows.kind.name == "trimmed" else ""
     share = math.ceil(settings.global_batch / processes.count())
     portions = f"{min(micro_batch, share)} in a forward pass{more}"
-    yield f"steps       {steps}, of {settings.global_batch} windows each, {portions}"
+    yield f"steps       {steps}, of {counted(settings.global_batch, 'window')} each, {portions}"
     if windows.per_epoch is not None and windows.steps_per_epoch is not None:
         epochs = passes(steps / windows.steps_per_epoch)
         yield f"epochs      {epochs}, of {counted(windows.per_epoch, 'window')} each"
@@ -300,20 +301,33 @@ def setup_of(
     )
 
 
+def windows_decoded(config: TrainConfig, base: Base, speech: DatasetSplits) -> int:
+    """In the larger one of validation and test set; 0 without any."""
+    validation, test = validation_sample(config, speech), speech.test
+    sets = [validation] if validation is not None else []
+    if test is not None:
+        sets.append(sample(test.utterances, config.evaluation.max_utterances, config.seed))
+    return max((windows_of(utterances, base) for utterances in sets), default=0)
+
+
 def memory_needed(
     plan: MemoryPlan,
     config: TrainConfig,
     whisper: WhisperForConditionalGeneration,
     micro_batch: int,
+    windows: int,
 ) -> float:
     """Bytes of training or of scoring, whichever takes more; on a CPU, of both.
 
-    There little of what training freed serves decoding: whisper-base had 3.7 GB resident after
+    Args:
+        windows: that are decoded in the larger one of validation and test set; 0: nothing is.
+
+    On a CPU little of what training freed serves decoding: whisper-base had 3.7 GB resident after
     three steps, and 4.9 after its validation and a part of the scoring, for which this tells 4.4.
     """
     (checkpointing,) = plan.peaks
     training = plan.memory(micro_batch, checkpointing)
-    rows = scoring_batch(config, whisper)
+    rows = min(windows, scoring_batch(config, whisper))
     scoring = decoding_bytes(whisper.config, rows, whisper.dtype.itemsize)
     if plan.device == "cpu":
         return training.total + scoring

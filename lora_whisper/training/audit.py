@@ -27,6 +27,7 @@ from lora_whisper.data.windows import IGNORED, BadAudio, LeftOut
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.scoring import report_bad_audio
 from lora_whisper.model.tokenizer import SpecialTokens
+from lora_whisper.terminal import counted
 
 log = logging.getLogger("lora_whisper")
 
@@ -161,7 +162,7 @@ def as_text(step: list[Batch], tokenizer: Any) -> str:
     seconds = sum(batch.audio_seconds for batch in step)
     inputs, labels = next(chain.from_iterable(map(_sequences, step)))
     return (
-        f"{windows} windows, {seconds:.1f} s of audio; the decoder of the first one\n"
+        f"{counted(windows, 'window')}, {seconds:.1f} s of audio; the decoder of the first one\n"
         f"{_titled('  reads', _decoded(inputs, tokenizer))}\n"
         f"{_titled('  learns', _decoded(labels, tokenizer))}"
     )
@@ -225,8 +226,7 @@ class SoundAudit:
                 if remark.kind not in self._remarked:
                     self._remarked.add(remark.kind)
                     log.warning(
-                        "sound       %s: %s (%s). There may be more; lora-whisper check lists them "
-                        "all",
+                        "sound       %s: %s (%s). There may be more; check lists them all",
                         *(row, REMARKS[remark.kind], remark.detail),
                     )
             yield micro_batches

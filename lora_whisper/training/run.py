@@ -59,6 +59,7 @@ from lora_whisper.training.announce import (
     scoring_pace,
     setup_of,
     texts_of_windows,
+    windows_decoded,
 )
 from lora_whisper.training.audit import SoundAudit, checked_start
 from lora_whisper.training.averaging import (
@@ -319,7 +320,10 @@ class Run:
         time = estimate(config, self.base, self.scored, self.windows, left, window_seconds, pace)
         memory_bytes = None
         if width >= TINY_WIDTH:  # the quickstart need not wait for the plan
-            memory_bytes = lambda: memory_needed(plan(), config, whisper, self.micro_batch)  # noqa: E731
+            decoded = windows_decoded(config, self.base, self.scored)
+            memory_bytes = lambda: memory_needed(  # noqa: E731
+                plan(), config, whisper, self.micro_batch, decoded
+            )
         for line in estimate_lines(time, left, memory_bytes):
             log.info("%s", line)
 

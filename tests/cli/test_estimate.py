@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +22,15 @@ from lora_whisper.training.announce import (
     Left,
     estimate,
     estimate_lines,
+    memory_needed,
     texts_of_windows,
     validations,
+    windows_decoded,
 )
+from lora_whisper.training.planning import decoding_bytes
 from tests.cli.conftest import Line, World
 from tests.composed import train_values
+from tests.toys import toy_config, toy_model
 
 PACE = Pace(window_seconds=1.0, token_seconds=0.1)
 STEPS = range(10)
@@ -189,3 +194,26 @@ def test_the_adapter_is_that_of_a_run_that_was_not_timed(
 
 def adapter_bytes(run: str) -> Any:
     return Path(f"outputs/{run}/adapter/adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "windows"),
+    [
+        ((), 4),
+        (("data.test=null",), 3),
+        (("evaluation.max_utterances=2",), 3),
+        (("data.test=null", "data.validation=null"), 0),
+    ],
+)
+def test_memory_for_decoding_is_of_as_many_windows_as_are_decoded(
+    world: World, overrides: tuple[str, ...], windows: int
+) -> None:
+    """Beside training's on a CPU; a batch has room for 16."""
+    config = from_values(TrainConfig, train_values(*world.arguments("a", *overrides)))
+    inputs = read_inputs(config.model, config.data)
+    assert windows_decoded(config, inputs.base, inputs.speech) == windows
+    plan: Any = SimpleNamespace(
+        peaks=[False], device="cpu", memory=lambda *_: SimpleNamespace(total=7.0)
+    )
+    needed = memory_needed(plan, config, toy_model(), 1, windows)
+    assert needed == 7.0 + decoding_bytes(toy_config(), windows, 4)

@@ -168,6 +168,21 @@ def test_no_line_is_longer_than_the_terminal(printed: Any, part: str) -> None:
     assert max(map(cell_len, printed(results))) <= 80
 
 
+def test_what_to_type_for_a_broken_model_is_not_broken_into_columns(printed: Any) -> None:
+    """The log has it, as a line that can be copied."""
+    failed = (
+        "The adapter cannot be used:\n  - conv1: found (4, 80)\nPEFT can:\npython -c 'import …'"
+    )
+    results = toy_results(
+        models=[model("base"), model("a", failed=failed)],
+        scores={"test": {"base": score(0.4), "a": None}},
+        comparisons={},
+    )
+    text = "\n".join(printed(results))
+    assert "conv1: found (4, 80)" in text
+    assert "python" not in text
+
+
 def test_a_name_is_no_markup(printed: Any) -> None:
     name = "[red]a[/red]"
     results = toy_results(
