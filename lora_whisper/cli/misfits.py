@@ -199,8 +199,12 @@ def misfit(hydra: Hydra, primary: str, override: str) -> str | None:
         return f"{override}: groups have one place. Type {key}={parsed.value()}"
     if key.startswith(("hydra.", "hydra/")) or key == "hydra":
         return _hydras_own(hydra, key, parsed)
-    if key in known_keys(primary) and key in groups_of(hydra):
-        return _group_misfit(hydra, primary, parsed)
+    if key in groups_of(hydra):
+        is_ours = key in known_keys(primary)
+        given = _as_typed(parsed.value())
+        return (
+            _group_misfit(hydra, primary, parsed) if is_ours else unknown_key(key, given, primary)
+        )
     return _part_of_a_list(primary, key)
 
 

@@ -67,6 +67,13 @@ def test_what_hydra_would_misunderstand_is_answered(
     assert answer in str(misfit(hydra, "train", override))
 
 
+@pytest.mark.parametrize("value", ["3", "fast", "[a]", "true", "null"])
+def test_a_group_of_another_command_is_said_to_be_its(value: str) -> None:
+    with hydra_over("merge", None) as merging:
+        answer = str(misfit(merging, "merge", f"training={value}"))
+    assert answer.startswith("training: lora-whisper merge has no such key. train")
+
+
 def test_what_hydra_refuses_is_named_all_at_once(hydra: Hydra) -> None:
     with pytest.raises(UserError) as raised:
         compose(hydra, "train", ["hydra.sweeper.params=3", "lr=3", "augmentation={a:1}", "seed=2"])

@@ -84,9 +84,13 @@ def _encoding(path: Path, expected: str) -> str:
         with open(path, "rb") as file:
             beginning = file.read(BEGINNING_BYTES)
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        if path.is_dir():
+            raise UserError(
+                f"{path} is a folder. Type data.path={shlex.quote(str(path))} where it holds all "
+                f"splits, and data=audiofolder with it where it holds recordings. {expected}"
+            ) from None
         reason = getattr(error, "strerror", None) or error
-        found = "is a folder" if path.is_dir() else f"cannot be read ({reason})"
-        raise UserError(f"{path} {found}{absent(path)}. {expected}") from None
+        raise UserError(f"{path} cannot be read ({reason}){absent(path)}. {expected}") from None
     if problem := what_it_is(path, beginning, expected):
         raise UserError(problem)
     if beginning.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):

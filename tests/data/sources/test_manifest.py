@@ -396,8 +396,9 @@ def test_the_advised_encoding_is_not_one_for_all(tmp_path: Path) -> None:
 def test_a_missing_manifest_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.jsonl cannot be read.*data\.train=FILE"):
         read(tmp_path / "absent.jsonl")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match=r"is a folder. Type data\.path=") as raised:
         read(tmp_path)
+    assert "there is" not in str(raised.value), "it is, and is not what was asked for"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json", "a.txt"])
