@@ -315,12 +315,12 @@ def _with_a_place(split: str | None, info: ValidationInfo) -> str | None:
 class TrimmedConfig:
     """Windows that end soon after their clip: arithmetic is spent on speech, and not on padding.
 
-    All windows of a step end where the margin behind its longest clip does. Whoever uses the model
-    gives it whole windows, which some of the training therefore has, too.
+    The windows of a step that are of like length end together, a margin behind the longest clip.
+    Whoever uses the model gives it whole windows, which some of the training therefore has, too.
     """
 
     whole_share: Share = Field(
-        0.02, description="of the steps, whose windows are whole, with padding behind each clip"
+        0.02, description="of the windows, which stay whole, with padding behind the clip"
     )
     packed_share: Share = Field(
         0.25, description="of the speech, met once more in each epoch, in packed windows"

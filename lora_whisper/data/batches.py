@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -161,29 +161,38 @@ def _padded(sequences: list[Tensor], value: float) -> Tensor:
 
 
 SAMPLE_STEPS = 200  # that tell how much of a window the others keep
+WIDEST_GROUP = 1.25  # the widest of the windows that are cut to one width, to the narrowest
 
 
 @dataclass(frozen=True)
 class Trimming:
-    """How much global batches keep of their windows: the longest clip and a margin behind it.
+    """How much windows keep: the longest clip among those of like length, and a margin behind it.
 
-    Drawn once for a global batch, so that its gradient does not hang on how processes and
+    A function of the global batch, so that its gradient does not hang on how processes and
     micro-batches share it.
     """
 
-    whole_share: float  # of the global batches, which keep whole windows
+    whole_share: float  # of the windows, which stay whole
     margin_positions: tuple[int, int]  # fewest and most, of silence as the padding of windows is
     window_positions: int  # of a whole window
     slowest_speed: float  # by which augmentation makes clips longer
 
-    def positions(self, longest_seconds: float, seed: tuple[int, ...]) -> int | None:
-        """What is kept of windows whose longest clip is given; None: all of it."""
+    def positions(self, seconds: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+        """What is kept of each window of a global batch.
+
+        Shapes: seconds and result (windows,); seconds of their clips, in ascending order.
+        """
         generator, (fewest, most) = np.random.default_rng(seed), self.margin_positions
-        is_whole = generator.random() < self.whole_share
         margin = int(generator.integers(fewest, most, endpoint=True))
-        samples = math.ceil(longest_seconds / self.slowest_speed * SAMPLING_RATE)
-        positions = positions_with_sound(samples) + margin
-        return None if is_whole or positions >= self.window_positions else positions
+        samples = np.ceil(seconds / self.slowest_speed * SAMPLING_RATE)
+        needed = [positions_with_sound(int(each)) + margin for each in samples]
+        kept, first = np.empty(len(needed), np.int64), 0
+        for index, width in enumerate(needed):
+            if width > WIDEST_GROUP * needed[first]:
+                first = index
+            kept[first : index + 1] = width
+        kept[generator.random(len(needed)) < self.whole_share] = self.window_positions
+        return np.minimum(kept, self.window_positions)
 
 
 @dataclass(frozen=True)
@@ -217,37 +226,49 @@ class StepDataset(Dataset[list[Batch]]):
 
     def __getitem__(self, step: int) -> list[Batch]:
         epoch, global_batch = self._global_batch(step)
-        own, order = global_batch[self.rank :: self.world], self._order(epoch)
-        positions, batches = self.positions(step), []
-        size = self._micro_batch(positions)
-        for start in range(0, len(own), size):
-            windows = []
-            for index in own[start : start + size]:
-                make = self.maker.speech if order.is_speech[index] else self.maker.no_speech
-                number, window = int(order.source[index]), int(order.window[index])
-                windows.append(make(self.sources[number], window, epoch, number))
-            batches.append(collate(windows, self.maker.special_tokens.eot, positions))
+        own, order = np.asarray(global_batch)[self.rank :: self.world], self._order(epoch)
+        batches = []
+        for positions, group in self._groups(step, own):
+            size = self._micro_batch(positions)
+            for start in range(0, len(group), size):
+                windows = []
+                for index in group[start : start + size]:
+                    make = self.maker.speech if order.is_speech[index] else self.maker.no_speech
+                    number, window = int(order.source[index]), int(order.window[index])
+                    windows.append(make(self.sources[number], window, epoch, number))
+                batches.append(collate(windows, self.maker.special_tokens.eot, positions))
         return batches
 
-    def positions(self, step: int) -> int | None:
-        """What the windows of a step keep of the encoder's positions; None: all of them."""
+    def positions(self, step: int) -> np.ndarray | None:
+        """What each window of a step keeps of the encoder's positions; None: all of them."""
         if self.trimming is None:
             return None
         epoch, global_batch = self._global_batch(step)
         order = self._order(epoch)
-        longest_seconds = max(
+        seconds = [
             self.sources[order.source[index]].packing.seconds[order.window[index]]
             for index in global_batch
-        )
-        return self.trimming.positions(longest_seconds, (self.seed, step, MARGINS))
+        ]
+        return self.trimming.positions(np.array(seconds), (self.seed, step, MARGINS))
 
     def mean_positions(self) -> float | None:
         """Of a window in the first epoch, from some of its steps; None: all are whole."""
         if self.trimming is None:
             return None
         steps = range(0, self.steps_per_epoch, math.ceil(self.steps_per_epoch / SAMPLE_STEPS))
-        kept = (self.positions(step) or self.trimming.window_positions for step in steps)
-        return sum(kept) / len(steps)
+        kept = [found for step in steps if (found := self.positions(step)) is not None]
+        return float(np.concatenate(kept).mean())
+
+    def _groups(self, step: int, own: np.ndarray) -> Iterator[tuple[int | None, np.ndarray]]:
+        """This process's windows by what they keep; None: all of it."""
+        kept = self.positions(step)
+        if kept is None or self.trimming is None:
+            yield None, own
+            return
+        kept = kept[self.rank :: self.world]
+        for positions in np.unique(kept).tolist():
+            is_whole = positions == self.trimming.window_positions
+            yield None if is_whole else positions, own[kept == positions]
 
     def _global_batch(self, step: int) -> tuple[int, range]:
         """The epoch, and which of its windows the step has."""

@@ -139,7 +139,7 @@ def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) ->
 def _trimmed(asked: TrimmedConfig) -> str:
     shortest, longest = asked.margin_seconds
     shares = {
-        "of the steps whole": asked.whole_share,
+        "of the windows whole": asked.whole_share,
         "of the speech once more, packed": asked.packed_share,
     }
     given = [f"{share:.0%} {what}" for what, share in shares.items() if share]

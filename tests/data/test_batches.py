@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import itertools
-import math
 import multiprocessing
 import pickle
 import subprocess
@@ -184,46 +183,61 @@ def trimmed(folder: Path, whole_share: float = 0.0) -> StepDataset:
     return dataclasses.replace(padded(folder), trimming=trimming)
 
 
-def test_trimmed_windows_end_a_margin_behind_the_longest_clip_of_the_step(tmp_path: Path) -> None:
-    """Of the whole step, so that its gradient is the same however it is shared."""
-    dataset = trimmed(tmp_path)
-    log_mel, whole = LogMel(16, 5.0), padded(tmp_path)
-    margins = set()
+def test_trimmed_windows_end_a_margin_behind_the_longest_clip_of_like_length(
+    tmp_path: Path,
+) -> None:
+    """As the whole step has it, so that its gradient is the same however it is shared."""
+    dataset, log_mel, whole = trimmed(tmp_path), LogMel(16, 5.0), padded(tmp_path)
+    margins, widths = set(), set()
     for step in range(60):
         order = dataset._order(step // 3)
         places = range(4 * (step % 3), min(4 * (step % 3) + 4, 10))
-        longest = max(SECONDS[order.window[place]] for place in places)
-        margin = dataset.positions(step) - math.ceil(longest * 50)
-        margins.add(margin)
+        ends = np.ceil(50 * np.array([SECONDS[order.window[place]] for place in places]))
+        kept = dataset.positions(step)
+        margins |= {(width - ends[kept == width].max()) for width in kept}
+        for width in kept:
+            margin = width - ends[kept == width].max()
+            assert width <= 1.25 * (ends[kept == width].min() + margin)
+        widths.add(len({*kept}))
+        expected = sorted(kept.tolist())
         for world, micro_batch in [(1, 1), (1, 4), (2, 1), (3, 2)]:
-            for rank in range(world):
-                split = {"micro_batch": micro_batch, "rank": rank, "world": world}
-                for batch in dataclasses.replace(dataset, **split)[step]:
-                    assert batch.positions == dataset.positions(step)
+            split = {"micro_batch": micro_batch, "world": world}
+            processes = [dataclasses.replace(dataset, rank=rank, **split) for rank in range(world)]
+            batches = [batch for each in processes for batch in each[step]]
+            assert sorted(each.positions for each in batches for _ in each.rows) == expected
     assert margins == {*range(4, 11)}  # a frame's sound reaches into the next position
-    expected = [batch.input_features(log_mel) for batch in whole[0]]
-    found = torch.cat([batch.input_features(log_mel) for batch in dataset[0]])
-    frames = 2 * dataset.positions(0)
-    assert torch.equal(found, torch.cat(expected)[..., :frames])
+    assert max(widths) > 1
+    features = {
+        row: one
+        for batch in whole[0]
+        for row, one in zip(batch.rows, batch.input_features(log_mel), strict=True)
+    }
+    for batch in dataset[0]:
+        expected = torch.stack([features[row] for row in batch.rows])
+        assert torch.equal(batch.input_features(log_mel), expected[..., : 2 * batch.positions])
 
 
 def test_a_forward_pass_has_more_windows_where_these_are_shorter(tmp_path: Path) -> None:
     dataset = dataclasses.replace(trimmed(tmp_path), micro_batch=1)
+    sizes = set()
     for step in range(6):
-        (first, *_) = dataset[step]
-        fit = WINDOW_POSITIONS // dataset.positions(step)
-        assert len(first.rows) == min(fit, sum(len(batch.rows) for batch in dataset[step]))
-        assert fit > 1
+        for positions in {*dataset.positions(step)}:
+            batches = [batch for batch in dataset[step] if batch.positions == positions]
+            fit = WINDOW_POSITIONS // positions
+            assert all(len(batch.rows) == fit for batch in batches[:-1])
+            assert len(batches[-1].rows) <= fit
+            sizes.add(len(batches[0].rows))
+    assert max(sizes) > 1
 
 
-def test_a_share_of_the_steps_has_whole_windows(tmp_path: Path) -> None:
+def test_a_share_of_the_windows_is_whole(tmp_path: Path) -> None:
     dataset = trimmed(tmp_path, whole_share=0.25)
-    whole = sum(dataset.positions(step) is None for step in range(1_000))
-    assert 200 < whole < 300
-    is_whole = next(step for step in range(1_000) if dataset.positions(step) is None)
-    assert [len(batch.rows) for batch in dataset[is_whole]] in ([2, 2], [2])
-    for batch in dataset[is_whole]:
-        assert batch.input_features(LogMel(16, 5.0)).shape[2] == 2 * WINDOW_POSITIONS
+    kept = np.concatenate([dataset.positions(step) for step in range(1_000)])
+    assert 0.22 < (kept == WINDOW_POSITIONS).mean() < 0.28
+    step = next(n for n in range(1_000) if WINDOW_POSITIONS in dataset.positions(n))
+    *_, last = dataset[step]
+    assert last.positions is None
+    assert last.input_features(LogMel(16, 5.0)).shape[2] == 2 * WINDOW_POSITIONS
 
 
 def test_sound_that_no_header_promised_is_not_cut_off(dataset: StepDataset) -> None:
@@ -235,9 +249,8 @@ def test_sound_that_no_header_promised_is_not_cut_off(dataset: StepDataset) -> N
 
 def test_clips_that_augmentation_slows_down_keep_their_margin() -> None:
     usual, slow = (Trimming(0.0, (8, 8), 1500, speed) for speed in (1.0, 0.5))
-    assert slow.positions(10.0, (1,)) == 1009
-    assert usual.positions(10.0, (1,)) == 509
-    assert usual.positions(29.9, (1,)) is None  # there is nothing to cut off
+    assert slow.positions(np.array([10.0]), (1,)).tolist() == [1009]
+    assert usual.positions(np.array([10.0, 29.9]), (1,)).tolist() == [509, 1500]
 
 
 def test_the_loader_gives_the_same_steps_with_and_without_workers(everything: StepDataset) -> None:
