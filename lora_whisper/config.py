@@ -1268,9 +1268,14 @@ class TranscriptionConfig:
         False,
         description="of a recording over one window, what was heard is the next one's prompt",
     )
+    vad: Flag = Field(
+        False,
+        description="Silero's detector (extra vad) finds speech first, and stretches of it are "
+        "decoded in batches: faster for long recordings, and nothing is heard between them",
+    )
     batch_size: Count | None = Field(
         None,
-        description="windows decoded together, of several recordings; "
+        description="windows decoded together, of several recordings, or of one with vad=true; "
         "null: 16, and 4 from medium (width 1024) on",
     )
     dtype: Dtype = Field(

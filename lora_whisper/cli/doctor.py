@@ -46,6 +46,7 @@ EXTRAS = {  # of the package, and a module that each brings
     "ggml": "pywhispercpp",
     "onnx": "onnxruntime",
     "openai": "whisper",
+    "vad": "silero_vad",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "mlflow": "mlflow",

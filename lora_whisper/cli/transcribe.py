@@ -73,6 +73,10 @@ def prepare(config: TranscribeConfig, path: Path | None = None) -> TranscribePla
         UserError: something is not there, or two texts would go to the same place.
     """
     sources = find_recordings(config.audio)
+    if config.vad:
+        from lora_whisper.transcription.speech import model_file
+
+        model_file()
     models = find_models(
         config.run, config.checkpoint, config.adapters, config.base, config.allow_pickle
     )

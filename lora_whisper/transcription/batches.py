@@ -19,8 +19,8 @@ from lora_whisper.transcription.sound import HeldSound, KeptWindows, Sound
 from lora_whisper.transcription.states import Asking, ClipState, RecordingState, TranscriptionState
 
 Progress = Callable[[float], None]  # seconds of audio done, of all recordings
-Speech = Sequence[tuple[float, float]]  # seconds at which stretches of it begin and end
-FindSpeech = Callable[[Sound], Speech]
+# Seconds at which stretches of speech begin and end, each no longer than a window.
+FindSpeech = Callable[[Sound], Sequence[tuple[float, float]]]
 SHORT_SECONDS = 1.0  # beyond a window: what a header says may be that much more than there is
 
 
@@ -34,6 +34,7 @@ class _Recording:
     missing: int = 0  # parts that are not done
     language: str | None = None
     probability: float | None = None
+    is_failed: bool = False
 
 
 @dataclass
@@ -94,7 +95,8 @@ class Batches:
         while True:
             while len(active) < batch_size and (one := self._next(waiting)) is not None:
                 if isinstance(one, _Part):
-                    self._speak(one)
+                    if self.find_speech is None:
+                        self._speak(one)
                     active.append(one)
                 else:
                     yield one
@@ -119,17 +121,34 @@ class Batches:
     def _parts(self, sounds: Sequence[Sound]) -> Iterator[_Part | Finished]:
         """What there is to decode; or at once the end of what fails, or has no speech."""
         for index, sound in enumerate(sounds):
+            recording = _Recording(index, sound)
             try:
-                recording = _Recording(index, sound)
-                found = self._spoken(recording) if self.find_speech else self._whole(recording)
-                recording.missing = len(found) if isinstance(found, list) else 1
-                if not recording.missing:
-                    yield index, self._transcript(recording)
-                yield from found
+                if self.find_speech is None:
+                    recording.missing = 1
+                    yield self._whole(recording)
+                else:
+                    yield from self._stretches(recording, self.find_speech(sound))
             except AudioError as error:
+                recording.is_failed = True
                 yield index, Failed(str(error))
 
-    def _whole(self, recording: _Recording) -> list[_Part]:
+    def _stretches(
+        self, recording: _Recording, speech: Sequence[tuple[float, float]]
+    ) -> Iterator[_Part | Finished]:
+        """Each of them as it is asked for, all in the language of the first."""
+        recording.missing = len(speech)
+        sound = recording.sound
+        for start, end in speech:
+            samples = sound.slice(start, end if end < sound.seconds else None)
+            most = self.backend.features.window_samples
+            seed = (self.seed, zlib.crc32(f"{sound.name} {start:.2f}".encode()))
+            part = _Part(recording, self._clip(samples[:most], seed), start)
+            self._speak(part)
+            yield part
+        if not speech:
+            yield recording.index, self._transcript(recording)
+
+    def _whole(self, recording: _Recording) -> _Part:
         sound: Sound = recording.sound
         backend = self.backend
         seed = (self.seed, zlib.crc32(sound.name.encode()))
@@ -138,13 +157,10 @@ class Batches:
             samples = sound.slice(0.0, None)
             if len(samples) <= window_samples:
                 state: TranscriptionState = self._clip(samples, seed)
-                return [_Part(recording, state)]
+                return _Part(recording, state)
             sound = HeldSound(samples, sound.name)
         windows = KeptWindows(backend.features, sound, self.asking.padding)
-        return [_Part(recording, RecordingState(backend, windows, self.asking, seed))]
-
-    def _spoken(self, recording: _Recording) -> list[_Part]:
-        raise NotImplementedError
+        return _Part(recording, RecordingState(backend, windows, self.asking, seed))
 
     def _clip(self, samples: object, seed: tuple[int, ...]) -> ClipState:
         waveform = torch.as_tensor(samples).to(self.backend.features.hann.device)
@@ -166,8 +182,11 @@ class Batches:
             self._done_seconds += part.state.done_seconds
             recording.parts.append(part)
             recording.missing -= 1
-            if recording.missing:
+            if recording.missing or recording.is_failed:
                 return None
+            # What was between its stretches is done, too.
+            spoken = sum(one.state.done_seconds for one in recording.parts)
+            self._done_seconds += max(recording.sound.seconds - spoken, 0.0)
         return recording.index, self._transcript(recording)
 
     def _transcript(self, recording: _Recording) -> Transcript:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from lora_whisper.transcription.backends import CTranslate2Backend, WhisperBackend
     from lora_whisper.transcription.sound import Sound
+    from lora_whisper.transcription.speech import SpeechDetector
 
 log = logging.getLogger("lora_whisper")
 
@@ -56,6 +57,7 @@ class Transcriber:
         self._weights = None if whisper is None else SwitchedWeights(whisper)
         self.adapter: str | None = None  # that is used
         self.scale = 1.0  # of what it adds
+        self._detector: SpeechDetector | None = None
         if plan.adapters:
             self.use(self.adapters[0])
 
@@ -155,7 +157,7 @@ class Transcriber:
             word_times: whether each word's are found as well.
             on_progress: called with the seconds that are done.
             options: keys of `lora-whisper transcribe --help`: language, task, prompt, words, beams,
-                temperature_fallback, timestamps, previous_text, batch_size.
+                temperature_fallback, timestamps, previous_text, vad, batch_size.
 
         Raises:
             UserError: sound that cannot be read, or an option that does not fit.
@@ -212,10 +214,18 @@ class Transcriber:
             beams=options.beams,
             batch_size=options.batch_size or scoring_batch_for_width(backend.width),
             seed=SEED,
+            find_speech=self._speech_detector() if options.vad else None,
             on_progress=on_progress,
         )
         with self._lock:
             yield from batches.run(sounds)
+
+    def _speech_detector(self) -> SpeechDetector:
+        if self._detector is None:
+            from lora_whisper.transcription.speech import SpeechDetector
+
+            self._detector = SpeechDetector(self.window_seconds)
+        return self._detector
 
     def _falls_back(self, asked: bool | None) -> bool:
         if asked and not self._backend.draws_by_seed:
