@@ -333,7 +333,10 @@ def unknown_key(key: str, value: str, primary: str, beside: Mapping[str, str] | 
     if answer := older_keys.answer(key, value or "…", beside):
         return f"{key}: {answer}"
     given = f"{key}: there is no such key or group."
+    within = [one for one in known if one.endswith(f".{key}")]
     if owners := _owners(key, primary):
+        if len(within) == 1:  # such as language, which others have outside of data
+            return f"{given} Did you mean {within[0]}?"
         return f"{key}: lora-whisper {primary} has no such key. {_has(owners)} it."
     near = _nearest(key, known)
     if near and _is_a_typo(key, near):
