@@ -333,12 +333,11 @@ def unknown_key(key: str, value: str, primary: str, beside: Mapping[str, str] | 
     if answer := older_keys.answer(key, value or "…", beside):
         return f"{key}: {answer}"
     given = f"{key}: there is no such key or group."
-    within = [one for one in known if one.endswith(f".{key}")]
-    if owners := _owners(key, primary):
-        if len(within) == 1:  # such as language, which others have outside of data
-            return f"{given} Did you mean {within[0]}?"
-        return f"{key}: lora-whisper {primary} has no such key. {_has(owners)} it."
     near = _nearest(key, known)
+    if owners := _owners(key, primary):
+        if near and near.endswith(f".{key}"):  # such as language, which others have outside of data
+            return f"{given} Did you mean {near}?"
+        return f"{key}: lora-whisper {primary} has no such key. {_has(owners)} it."
     if near and _is_a_typo(key, near):
         return f"{given} Did you mean {near}?"
     if ours := ours_for(key):
