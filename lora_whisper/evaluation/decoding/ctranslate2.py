@@ -66,6 +66,7 @@ class CTranslate2Decoder:
     """Transcribes windows by greedy search or by beams."""
 
     threads = 1  # it has its own
+    refills = False
     # CTranslate2 draws from one generator a thread, which takes its seed once and serves all rows.
     draws_by_seed = False
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -78,6 +78,7 @@ class Decoder(Protocol):
     features: LogMel  # on the device where `decode` wants its windows
     width: int  # of the model, which says how many windows memory has room for
     threads: int  # that may call `decode` at the same time
+    refills: bool  # whether it is a `RefillingDecoder`
     draws_by_seed: bool  # whether a temperature above 0 gives the same text for the same seed
 
     def decode(
@@ -92,6 +93,20 @@ class Decoder(Protocol):
 
     def inference(self) -> AbstractContextManager[None]:
         """In which `decode` is called: gradients and dropout are off."""
+        ...
+
+
+class RefillingDecoder(Decoder, Protocol):
+    """A decoder that begins with a task as soon as another one is done."""
+
+    def decode_as_they_come(
+        self, tasks: Iterator[DecodingTask], most: int
+    ) -> Iterator[tuple[int, DecodingResult]]:
+        """As a greedy `decode`, `most` at a time, of tasks that are taken when there is room.
+
+        Yields:
+            the number of each task and its result, as they are done
+        """
         ...
 
 

@@ -48,6 +48,7 @@ class StepwiseDecoder:
     """Transcribes windows one after the other, greedily; see `Decoder`."""
 
     threads = 1
+    refills = False
     draws_by_seed = False
 
     def __init__(

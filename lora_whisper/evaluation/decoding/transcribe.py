@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import zlib
@@ -10,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,13 @@ from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.decoding.decoder import Decoder, DecodingOptions, most_letters
+from lora_whisper.evaluation.decoding.decoder import (
+    Decoder,
+    DecodingOptions,
+    DecodingTask,
+    RefillingDecoder,
+    most_letters,
+)
 from lora_whisper.evaluation.decoding.long_form import (
     Clip,
     DecodingState,
@@ -135,7 +142,49 @@ class _InBatches:
         self, utterances: Sequence[Utterance], rows: Iterable[int]
     ) -> Iterator[tuple[int, Transcription]]:
         """Yield each row as it is done."""
-        waiting = iter(rows)
+        is_greedy = self.settings.beams == 1 and not self.settings.temperature_fallback
+        if self.decoder.refills and is_greedy:
+            return self._as_they_come(utterances, iter(rows))
+        return self._in_step(utterances, iter(rows))
+
+    def _as_they_come(
+        self, utterances: Sequence[Utterance], waiting: Iterator[int]
+    ) -> Iterator[tuple[int, Transcription]]:
+        """Clips by a decoder that refills its batch; then recordings over a window."""
+        active: dict[int, tuple[int, float, DecodingState]] = {}  # by the numbers of their tasks
+        recordings: list[int] = []
+        bad: list[tuple[int, Transcription]] = []
+        numbers = itertools.count()
+        window_seconds = self.decoder.features.window_samples / SAMPLING_RATE
+
+        def tasks() -> Iterator[DecodingTask]:
+            for row in waiting:
+                if utterances[row].duration_seconds > window_seconds:
+                    recordings.append(row)
+                    continue
+                samples = self._read(utterances[row])
+                if isinstance(samples, BadAudio):
+                    bad.append((row, Transcription(bad=samples)))
+                    continue
+                one = self._begin(samples, utterances[row])
+                if one.needs_probabilities:  # it has been made longer than a window
+                    recordings.append(row)
+                    continue
+                active[next(numbers)] = row, len(samples) / SAMPLING_RATE, one
+                yield one.task()
+
+        decoder = cast(RefillingDecoder, self.decoder)
+        for number, result in decoder.decode_as_they_come(tasks(), self.batch_size):
+            row, seconds, one = active.pop(number)
+            one.take(result)
+            yield row, Transcription(one.text(), seconds, one.segments())
+        yield from bad
+        yield from self._in_step(utterances, iter(recordings))
+
+    def _in_step(
+        self, utterances: Sequence[Utterance], waiting: Iterator[int]
+    ) -> Iterator[tuple[int, Transcription]]:
+        """A window of each in a batch, and then the next of each."""
         active: dict[int, tuple[float, DecodingState]] = {}
         while True:
             while len(active) < self.batch_size and (row := next(waiting, None)) is not None:
