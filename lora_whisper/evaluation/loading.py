@@ -147,15 +147,18 @@ def load_whisper(
     device: torch.device,
 ) -> WhisperForConditionalGeneration:
     """Load the base as a run trains on it: its quantization, its dtype."""
+    from lora_whisper.model.cpu_kernels import use_fast_products
     from lora_whisper.model.device import choose_dtype
 
-    return load_base(
+    whisper = load_base(
         base.checkpoint,
         quantization.kind,
         choose_dtype(model.dtype, precision),
         device,
         attention=model.attention,
     )
+    use_fast_products(whisper)
+    return whisper
 
 
 def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,30 @@ def test_tokens_and_their_probability_are_those_of_generate(toy: Toy, timestamps
             summed += float(scores[row, count])
         assert result.mean_log_probability == pytest.approx(summed / (count + 1), abs=1e-5)
     assert len({len(result.tokens) for result in found}) > 3, "they leave at different steps"
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_a_batch_that_is_refilled_has_the_same_texts(toy: Toy, timestamps: bool, most: int) -> None:
+    if timestamps:
+        allow_timestamps(toy)
+    asked = tasks(toy, timestamps)
+    taken: list[int] = []
+
+    def watched() -> Iterator[DecodingTask]:
+        for number, task in enumerate(asked):
+            taken.append(number)
+            yield task
+
+    with toy.decoder.inference():
+        expected = toy.decoder.decode(asked, DecodingOptions(beams=1))
+        found, waiting = {}, []
+        for number, result in toy.decoder.decode_as_they_come(watched(), most):
+            found[number] = result
+            waiting.append(len(taken) - len(found))
+    assert [found[number] for number in range(len(asked))] == expected
+    assert list(found) != sorted(found) or most == 1, "they are done in another order"
+    assert max(waiting) <= most, "no more are taken than there is room for"
 
 
 def test_no_speech_is_asked_for_right_after_sot(toy: Toy) -> None:

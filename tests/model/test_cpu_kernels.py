@@ -1,0 +1,92 @@
+"""What oneDNN computes against what PyTorch does."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from lora_whisper.model import cpu_kernels
+from lora_whisper.model.cpu_kernels import FastLinear, encode, use_fast_products
+
+WIDTH = cpu_kernels.LEAST_WIDTH
+NEEDS_AVX512 = pytest.mark.skipif(
+    not cpu_kernels.has_fast_products(), reason="oneDNN has no AVX-512 here"
+)
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """But for rounding, which grows with what is summed up."""
+    return bool((found - expected).norm() <= 1e-5 * expected.norm())
+
+
+def layers(bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
+    """One as PyTorch has it, and the same by oneDNN."""
+    torch.manual_seed(0)
+    plain = nn.Linear(WIDTH, 2 * WIDTH, bias)
+    fast = copy.deepcopy(plain)
+    use_fast_products(fast)
+    assert isinstance(fast, FastLinear)
+    return plain, fast
+
+
+@NEEDS_AVX512
+@pytest.mark.parametrize("rows", [1, cpu_kernels.LEAST_ROWS, 100])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_and_its_gradients(rows: int, bias: bool) -> None:
+    found = []
+    for layer in layers(bias):
+        torch.manual_seed(1)
+        x = torch.randn(2, rows, WIDTH, requires_grad=True)
+        out = layer(x)
+        (out * torch.randn_like(out)).sum().backward()
+        found.append([out, x.grad, *(parameter.grad for parameter in layer.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert close(other, one)
+
+
+@NEEDS_AVX512
+def test_frozen_weights_have_no_gradient_and_keep_no_input() -> None:
+    _, layer = layers()
+    layer.requires_grad_(False)
+    out = layer(torch.randn(16, WIDTH, requires_grad=True))
+    assert all(kept is None or kept is layer.weight for kept in out.grad_fn.saved_tensors)
+    assert not layer(torch.randn(16, WIDTH)).requires_grad
+
+
+@NEEDS_AVX512
+def test_autocast_is_left_to_pytorch() -> None:
+    _, layer = layers()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(16, WIDTH)).dtype == torch.bfloat16
+
+
+def test_what_is_narrow_or_in_half_precision_stays_as_it_is() -> None:
+    narrow, half = nn.Linear(16, WIDTH), nn.Linear(WIDTH, WIDTH).bfloat16()
+    model = nn.Sequential(narrow, half)
+    use_fast_products(model)
+    assert {type(layer) for layer in model} == {nn.Linear}
+
+
+@NEEDS_AVX512
+def test_a_window_is_encoded_as_by_transformers() -> None:
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=WIDTH,
+        encoder_layers=2,
+        encoder_attention_heads=6,
+        encoder_ffn_dim=2 * WIDTH,
+        num_mel_bins=16,
+        max_source_positions=cpu_kernels.ROWS_AT_ONCE + 7,
+        init_std=0.1,
+    )
+    encoder = WhisperEncoder(config).eval()
+    features = torch.randn(1, 16, 2 * config.max_source_positions)
+    with torch.inference_mode():
+        expected = encoder(features).last_hidden_state
+        use_fast_products(encoder)
+        assert close(encode(encoder, features), expected)
