@@ -99,6 +99,23 @@ def is_worth_it(weight: Tensor) -> bool:
     )
 
 
+def projected(projection: nn.Module, hidden: Tensor) -> Tensor:
+    """(rows, width) → logits (rows, vocabulary) in float32.
+
+    A CPU takes half of the time for the product with its sides exchanged: 14 and not 26 ms for 8
+    rows of whisper-tiny, 25 and not 38 for 16, of 75 that a step takes. With AVX-512, oneDNN takes
+    7.4 ms for 8 rows of whisper-base and 3.6 for one, where that takes 9.0 and 6.5; of 4, 6.3 and
+    not 4.5.
+    """
+    if type(projection) in (nn.Linear, FastLinear) and projection.bias is None:
+        is_of_onednn = len(hidden) >= LEAST_ROWS or len(hidden) == 1
+        if is_of_onednn and is_worth_it(projection.weight):
+            return product(hidden, projection.weight)
+        if hidden.device.type == "cpu":
+            return (projection.weight @ hidden.T).T.float()
+    return projection(hidden).float()  # type: ignore[no-any-return]
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention, without mask, scale and gradient, of (heads, positions, size) float32."""
     heads, positions, _ = query.shape

@@ -23,7 +23,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     DecodingTask,
     ends_in_loop,
 )
-from lora_whisper.evaluation.decoding.whisper import projected
+from lora_whisper.model.cpu_kernels import projected
 
 
 @dataclass

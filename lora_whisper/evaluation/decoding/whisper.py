@@ -32,8 +32,9 @@ from lora_whisper.evaluation.decoding.decoder import (
     ends_in_loop,
     letters_of,
 )
+from lora_whisper.evaluation.decoding.refilled import RefilledBatch
 from lora_whisper.evaluation.decoding.transcribe import side_by_side
-from lora_whisper.model.cpu_kernels import LEAST_ROWS, FastLinear, encode, is_worth_it, product
+from lora_whisper.model.cpu_kernels import FastLinear, encode, projected
 from lora_whisper.model.device import timed
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.tokenizer import SpecialTokens
@@ -214,23 +215,6 @@ class GreedySearch:
         )
 
 
-def projected(projection: nn.Module, hidden: Tensor) -> Tensor:
-    """(rows, width) → logits (rows, vocabulary) in float32.
-
-    A CPU takes half of the time for the product with its sides exchanged: 14 and not 26 ms for 8
-    rows of whisper-tiny, 25 and not 38 for 16, of 75 that a step takes. With AVX-512, oneDNN takes
-    7.4 ms for 8 rows of whisper-base and 3.6 for one, where that takes 9.0 and 6.5; of 4, 6.3 and
-    not 4.5.
-    """
-    if type(projection) in (nn.Linear, FastLinear) and projection.bias is None:
-        is_of_onednn = len(hidden) >= LEAST_ROWS or len(hidden) == 1
-        if is_of_onednn and is_worth_it(projection.weight):
-            return product(hidden, projection.weight)
-        if hidden.device.type == "cpu":
-            return (projection.weight @ hidden.T).T.float()
-    return projection(hidden).float()  # type: ignore[no-any-return]
-
-
 def drawn(scores: Tensor, uniforms: Tensor) -> Tensor:
     """Draw from (rows, vocabulary) scores with a number in 0 … 1 for each row: (rows,) tokens.
 
@@ -324,8 +308,6 @@ class WhisperDecoder:
         self, tasks: Iterator[DecodingTask], most: int
     ) -> Iterator[tuple[int, DecodingResult]]:
         """See `RefillingDecoder`; the texts are those of `decode`."""
-        from lora_whisper.evaluation.decoding.refilled import RefilledBatch
-
         return RefilledBatch(self, most).decode(tasks)
 
     def encode(self, features: Sequence[Tensor]) -> Tensor:
