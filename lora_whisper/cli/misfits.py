@@ -28,7 +28,7 @@ from lora_whisper.cli.foreign_names import FOREIGN_OPTIONS, ours_for
 from lora_whisper.config import CheckConfig, PlanConfig, TrainConfig
 from lora_whisper.errors import Problems, listing
 from lora_whisper.options import EXPERIMENT, unsuited
-from lora_whisper.schema import defaults_of
+from lora_whisper.schema import group_in, hints_of, item_of
 
 LISTS = ("augmentation", "experiment")  # groups of which several options can be typed
 # Of Hydra's own keys, those that mean something here; with what stands below them.
@@ -219,9 +219,7 @@ def _part_of_a_list(primary: str, key: str) -> str | None:
 def _several(primary: str, key: str, override: str) -> str:
     """Several values where one configuration is composed."""
     value = override.partition("=")[2]
-    takes_list = key in LISTS or isinstance(
-        default_at(COMMANDS.get(primary, TrainConfig), key), list
-    )
+    takes_list = key in LISTS or is_list(COMMANDS.get(primary, TrainConfig), key)
     together = f"{key}=[{value}] for all of them together, or " if takes_list else ""
     return (
         f"{override}: several values. Type {together}lora-whisper {primary} -m {override} "
@@ -229,12 +227,13 @@ def _several(primary: str, key: str, override: str) -> str:
     )
 
 
-def default_at(kind: type, key: str) -> Any:
-    """The default of a key by its path, None where it is below what is off."""
-    found: Any = defaults_of(kind)
+def is_list(kind: type, key: str) -> bool:
+    """Whether a key, by its path, takes a list; also where what it belongs to is off."""
+    hint: Any = kind
     for name in key.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        group = group_in(hint)
+        hint = hints_of(group).get(name) if group else None
+    return item_of(hint) is not None
 
 
 def unreadable(primary: str, override: str) -> str:

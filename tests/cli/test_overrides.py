@@ -57,6 +57,8 @@ def test_odd_lines_end_in_a_message(tmp_path: object, line: Line) -> None:
         ("", "an empty argument"),
         ("=x", "no key before the ="),
         ("augmentation=speed,noise", "Type augmentation=[speed,noise] for all of them together"),
+        ("augmentation.speed.factors=0.9,1.1", "Type augmentation.speed.factors=[0.9,1.1] for"),
+        ("evaluation.group_by=a,b", "Type evaluation.group_by=[a,b] for all of them"),
         ("adapter.rank=4,8", "several values. Type lora-whisper train -m adapter.rank=4,8 to try"),
         ("seed=range(1,4)", "Type lora-whisper train -m seed=range(1,4) to try each"),
     ],
