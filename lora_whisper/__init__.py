@@ -3,8 +3,13 @@
 import lora_whisper as lw  # see `lora_whisper.api`: train, merge, evaluate, load
 """
 
+from __future__ import annotations
+
 import importlib
-from typing import Any
+
+TYPE_CHECKING = False  # as type checkers take it; importing typing takes a third of a start
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 INTERFACE = (

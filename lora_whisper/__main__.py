@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import sys
-from collections.abc import Sequence
 
-from lora_whisper import __version__
-from lora_whisper.errors import UserError
-from lora_whisper.paths import require_current_folder
-from lora_whisper.terminal import guarded, print_error, require_delivered
-from lora_whisper.training.stopping import ended_by_signals
+STOPPED = 130  # the exit code of who was ended by SIGINT
+
+try:  # before any handler is there: people press Ctrl-C while this is read, too
+    import difflib
+    import importlib
+    from collections.abc import Sequence
+
+    from lora_whisper import __version__
+    from lora_whisper.errors import UserError
+    from lora_whisper.paths import require_current_folder
+except KeyboardInterrupt:
+    sys.stderr.write("stopped: by Ctrl-C\n")
+    sys.exit(STOPPED)
 
 COMMANDS = {
     "record": "make a data set in the browser, by reading sentences aloud",
@@ -45,6 +50,17 @@ USAGE = "\n".join(
 
 def main() -> None:
     """Run the command that the first word names; exit with its code."""
+    try:
+        _main_guarded()
+    except KeyboardInterrupt:  # still before there were handlers
+        sys.stderr.write("stopped: by Ctrl-C\n")
+        sys.exit(STOPPED)
+
+
+def _main_guarded() -> None:
+    from lora_whisper.terminal import guarded, print_error, require_delivered
+    from lora_whisper.training.stopping import ended_by_signals
+
     with guarded():
         try:
             with ended_by_signals():  # importing takes seconds, in which people press Ctrl-C
@@ -58,7 +74,7 @@ def main() -> None:
             sys.exit(2)
         except KeyboardInterrupt as stop:
             print_error(f"stopped: {str(stop) or 'by Ctrl-C'}")
-            sys.exit(getattr(stop, "exit_code", 130))
+            sys.exit(getattr(stop, "exit_code", STOPPED))
 
 
 def _main() -> int:

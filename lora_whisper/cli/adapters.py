@@ -48,7 +48,7 @@ from lora_whisper.terminal import (
 )
 
 UNKNOWN = "–"
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # those that are read
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)

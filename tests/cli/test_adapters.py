@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from lora_whisper.cli import adapters
+from lora_whisper.lora.saved import FLOATS
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.reports.run import write_results
 from lora_whisper.run_folder import RunFolder
@@ -204,6 +205,10 @@ def test_the_table_is_80_columns_wide(tmp_path: Path, console: Console) -> None:
     last = next(at for at in range(9) if "".join(cells[: at + 1]) == f"sweeps/{name}")
     assert all(cell[-1] in "/-_" for cell in cells[:last]), "broken where its words end"
     assert "…" not in shown, "nothing is cut short"
+
+
+def test_every_type_that_is_read_has_a_name() -> None:
+    assert adapters.DTYPES.keys() == FLOATS.keys()
 
 
 def test_foreign_adapters_show_what_peft_says(

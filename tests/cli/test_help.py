@@ -1,5 +1,6 @@
 """`--help`: every key with its value and what it means, for a terminal of 80 columns."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -137,3 +138,27 @@ def test_a_wrong_group_is_answered_with_those_that_are(
     refusal: Refusal, topic: str, answer: str
 ) -> None:
     assert answer in refusal("train", "--help", topic)
+
+
+INTERRUPTED = """
+import builtins, sys
+real, stops_at = builtins.__import__, sys.argv[1]
+def hooked(name, *given, **more):
+    if name.startswith(stops_at):
+        raise KeyboardInterrupt
+    return real(name, *given, **more)
+builtins.__import__ = hooked
+sys.argv = ["lora-whisper", "train", "name=a"]
+from lora_whisper.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["difflib", "lora_whisper.paths", "lora_whisper.terminal", "lora_whisper.cli", "hydra"],
+)
+def test_ctrl_c_while_it_is_imported_is_a_message(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped: by Ctrl-C\n")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from lora_whisper.config import EvaluateConfig, TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.options import configured
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.training import stopping
 from lora_whisper.training.stopping import (
     Stopped,
     StopRequest,
     ended_by_signals,
+    failures_explained,
     out_of_memory_explained,
 )
 
@@ -165,3 +169,29 @@ def test_a_closed_terminal_ends_it_unless_it_was_started_to_go_on() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+TYPED = {"model": "nano", "data": {"train": "a.jsonl"}}
+
+
+class Deadly(Dataset[int]):
+    """Its process is killed, as the system does it where memory runs out."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_a_loaders_process_that_is_killed_is_named_with_where_the_run_goes_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "checkpoints/step-000004").mkdir(parents=True)
+    said = r"(?s)A process that loads speech ended.*step-000004.*resume=auto.*loader_workers"
+    with (
+        pytest.raises(UserError, match=said),
+        failures_explained(RunFolder(tmp_path), configured(TrainConfig, {"name": "a"} | TYPED)),
+    ):
+        list(DataLoader(Deadly(), num_workers=1, multiprocessing_context="fork"))
