@@ -27,6 +27,7 @@ COMMANDS = {
     "merge": "fold an adapter into its base, and score the result",
     "export": "write the merged model for other programs, and try it there",
     "transcribe": "recordings to texts and subtitles, by a run's model or another",
+    "demo": "try base and adapters in the browser, side by side",
     "push": "put a run's adapter or merged model on the hub, private by default",
     "report": "lay the runs of a sweep side by side, on one page",
     "plan": "tell what fits a GPU's memory, without one",

@@ -1401,6 +1401,58 @@ class RecordConfig(ServedConfig, ReadingConfig):
     """All of `lora-whisper record`."""
 
 
+@group
+class DemoModelsConfig:
+    """What is tried in the browser."""
+
+    run: Text | None = Field(None, description="folder that train wrote: its base and its adapter")
+    checkpoint: Text | None = Field(
+        None,
+        description="in place of run, model=…: any checkpoint, such as small, a hub id, a merged "
+        "folder, a folder of CTranslate2",
+    )
+    adapters: Listed[Text] = Field(
+        (),
+        description="adapter=…: runs, folders or hub ids, on that model or on their own base, to "
+        "choose from",
+    )
+    base: Text | None = Field(
+        None, description="a folder or hub id in place of the base that run and adapter name"
+    )
+    allow_pickle: Flag = Field(
+        False, description="read weights that are not in safetensors, which can run code"
+    )
+    language: Text | None = Field(
+        None, description="that is chosen at first, such as sw; null: it is detected"
+    )
+    examples: Listed[Text] = Field(
+        (), description="recordings to be tried by a click; none: some of the run's test set"
+    )
+    test_examples: Amount = Field(
+        3, description="that many of them, with what is said there; 0: nobody's voice is shown"
+    )
+    longest_minutes: Annotated[Number, Gt(0), Le(1440)] = Field(
+        10.0, description="of a recording that is transcribed"
+    )
+    most_megabytes: Annotated[Number, Gt(0), Le(10_000)] = Field(
+        100.0, description="of a file that is uploaded"
+    )
+    queue: Count = Field(20, description="of people who wait; others are asked to come again")
+
+    @rule("adapters")
+    @classmethod
+    def _has_a_model(cls, adapters: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        run, model = info.data.get("run"), info.data.get("checkpoint")
+        is_one = not (run and model) and bool(run or model or adapters)
+        require(is_one, "expected a run=…, a model=… or an adapter=…", at="run")
+        return adapters
+
+
+@group
+class DemoConfig(ServedConfig, DemoModelsConfig):
+    """All of `lora-whisper demo`."""
+
+
 # ── push and report ──────────────────────────────────────────────────────────────────────────────
 
 

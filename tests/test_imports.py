@@ -20,7 +20,7 @@ BELOW = {
     "training": {"reports", "evaluation", "lora", "data", "model", "ground"},
     "search": {"training", "reports", "evaluation", "lora", "data", "model", "ground"},
     "recording": {"data", "model", "ground"},
-    "browser": {"recording", "reports", "evaluation", "lora", "data", "model", "ground"},
+    "browser": {"recording", "transcription", "reports", "evaluation", "data", "model", "ground"},
     "hub": {"reports", "evaluation", "lora", "data", "model", "ground"},
 }
 BELOW["cli"] = set(BELOW)

@@ -43,7 +43,7 @@ UNWANTED = (
     "GRADIO_SERVER_PORT",
 )
 KEPT_SECONDS = 3600  # an upload, after which it is deleted
-Page = Callable[[], "gradio.Blocks"]
+Page = Callable[[Path], "gradio.Blocks"]  # of the folder that it may show files of
 
 
 def require_gradio() -> None:
@@ -141,7 +141,7 @@ def serve(page: Page, served: ServedConfig, label: str, most_bytes: int) -> None
         label: of the line that says where it is.
         most_bytes: of an upload.
     """
-    with own_folder(), running(page, served, most_bytes) as address:
+    with own_folder() as folder, running(page(folder), served, most_bytes) as address:
         log.info("%-11s %s, until Ctrl-C", label, address)
         warn_of_others(served)
         sys.stdout.flush()  # a pipe's reader, such as a container's log, would wait for more
@@ -151,11 +151,10 @@ def serve(page: Page, served: ServedConfig, label: str, most_bytes: int) -> None
 
 
 @contextlib.contextmanager
-def running(page: Page, served: ServedConfig, most_bytes: int) -> Iterator[str]:
-    """A page that is served meanwhile; gives its address. In `own_folder`."""
+def running(blocks: gradio.Blocks, served: ServedConfig, most_bytes: int) -> Iterator[str]:
+    """A page that is served meanwhile; gives its address. Both it and this are in `own_folder`."""
     import gradio
 
-    blocks = page()
     auth = (served.user, served.password) if served.user and served.password else None
     options: dict[str, Any] = {"auth": auth} if auth else {}
     blocks.launch(
@@ -191,6 +190,20 @@ def _theme(gradio: Any) -> Any:
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    ).set(
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_text_color="*body_text_color",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color",
+        block_title_padding="0",
+        button_primary_background_fill="#0f766e",  # white on it can be read
+        button_primary_background_fill_dark="#0f766e",
+        button_primary_background_fill_hover="#115e59",
+        button_primary_background_fill_hover_dark="#115e59",
+        checkbox_label_background_fill_selected="#0f766e",
+        checkbox_label_background_fill_selected_dark="#0f766e",
     )
 
 

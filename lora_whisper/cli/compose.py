@@ -20,6 +20,7 @@ from lora_whisper.config import (
     AdapterConfig,
     CheckConfig,
     DataConfig,
+    DemoConfig,
     EvaluateConfig,
     EvaluationConfig,
     ExportConfig,
@@ -54,6 +55,7 @@ COMMANDS = {
     "report": ReportConfig,
     "record": RecordConfig,
     "transcribe": TranscribeConfig,
+    "demo": DemoConfig,
 }
 # What the options of a group begin with, by the name `_common_`.
 COMMON = {

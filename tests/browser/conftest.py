@@ -63,6 +63,20 @@ class Browser:
         until(lambda: self.one(selector).is_enabled(), f"{selector} enabled")
         self.one(selector).click()
 
+    def send(self, selector: str, keys: str) -> None:
+        """Type, or choose a file, also where what takes it is hidden."""
+        until(lambda: self.all(selector), selector)[0].send_keys(keys)
+
+    def drag_to_start(self, selector: str) -> None:
+        """Move a slider to its lowest value."""
+        from selenium.webdriver import ActionChains
+
+        slider = self.one(selector)
+        width = slider.size["width"]
+        ActionChains(self.driver).click_and_hold(slider).move_by_offset(
+            -width, 0
+        ).release().perform()
+
     def run(self, script: str, *given: Any) -> Any:
         return self.driver.execute_script(script, *given)
 

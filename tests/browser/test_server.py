@@ -6,9 +6,7 @@ import http.client
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,35 +16,8 @@ from lora_whisper.browser.record_page import MOST_BYTES, record_page
 from lora_whisper.browser.server import own_folder, running
 from lora_whisper.config import ServedConfig
 from lora_whisper.recording.collection import Collection
+from tests.browser.asking import SECRET, Server
 from tests.browser.conftest import free_port
-
-SECRET = "nobody is to read this"
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where it listens; what it must not give out."""
-
-    port: int
-    secret: Path
-    uploads: Path
-
-    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """The path as it stands: no client is to tidy it."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        connection.putrequest("GET" if body is None else "POST", path, skip_accept_encoding=True)
-        for name, value in headers.items():
-            connection.putheader(name.replace("_", "-"), value)
-        connection.putheader("Content-Length", str(len(body or b"")))
-        connection.endheaders(body)
-        answer = connection.getresponse()
-        try:
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def post(self, path: str, value: Any) -> tuple[int, bytes]:
-        return self.ask(path, json.dumps(value).encode(), Content_Type="application/json")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         with (
             own_folder() as uploads,
             running(
-                lambda: record_page(collection, "amina", lambda: ""),
+                record_page(collection, "amina", lambda: ""),
                 ServedConfig(port=port),
                 MOST_BYTES,
             ),
@@ -105,28 +76,15 @@ def test_no_road_leads_to_a_file_of_the_machine(server: Server) -> None:
     "name", ["../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "%2e%2e/e.txt"]
 )
 def test_an_upload_goes_nowhere_but_into_its_folder(server: Server, name: str) -> None:
-    body = (
-        f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-        "evil\r\n--x--\r\n"
-    )
     before = set(server.secret.parent.rglob("*"))
-    status, answer = server.ask(
-        "/gradio_api/upload", body.encode(), Content_Type="multipart/form-data; boundary=x"
-    )
+    path = server.upload(name, b"evil")
     assert before == set(server.secret.parent.rglob("*"))
-    if status == 200:
-        (path,) = json.loads(answer)
-        assert Path(path).resolve().is_relative_to(server.uploads)
+    assert not path or Path(path).resolve().is_relative_to(server.uploads)
 
 
 def test_a_large_upload_is_refused(server: Server) -> None:
-    body = (
-        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
-        + bytes(MOST_BYTES + 1)
-        + b"\r\n--x--\r\n"
-    )
-    boundary = "multipart/form-data; boundary=x"
-    assert server.ask("/gradio_api/upload", body, Content_Type=boundary)[0] == 413
+    assert server.upload("a.wav", bytes(MOST_BYTES // 2))
+    assert not server.upload("a.wav", bytes(MOST_BYTES + 1))
 
 
 @pytest.mark.parametrize("road", ["monitoring", "monitoring/summary", "gradio_api/runs"])
@@ -142,7 +100,14 @@ def test_the_page_itself_asks_nobody_else(server: Server) -> None:
     assert b'"analytics_enabled":false' in page.replace(b" ", b"")
 
 
+def recorder(server: Server) -> int:
+    """The number that Gradio has given to the part of the page."""
+    parts = json.loads(server.ask("/config")[1])["components"]
+    return next(int(one["id"]) for one in parts if one["props"].get("elem_id") == "recorder")
+
+
 def test_functions_of_the_page_answer_with_a_message_and_never_with_a_file(server: Server) -> None:
+    number = recorder(server)
     for asked in (
         {},
         {"speaker": "../.."},
@@ -151,12 +116,12 @@ def test_functions_of_the_page_answer_with_a_message_and_never_with_a_file(serve
         [],
     ):
         for name in ("state", "take", "skip", "back", "sound"):
-            given = {"session_hash": "x", "component_id": 1, "fn_name": name, "data": asked}
+            given = {"session_hash": "x", "component_id": number, "fn_name": name, "data": asked}
             status, answer = server.post("/gradio_api/component_server", given)
             assert status == 200
             assert SECRET.encode() not in answer
     for name in ("__init__", "postprocess", "get_config"):
-        given = {"session_hash": "x", "component_id": 1, "fn_name": name, "data": []}
+        given = {"session_hash": "x", "component_id": number, "fn_name": name, "data": []}
         assert server.post("/gradio_api/component_server", given)[0] == 404
 
 
@@ -174,7 +139,7 @@ def test_who_has_no_password_gets_nothing(tmp_path: Path) -> None:
     collection = Collection(tmp_path / "mine", ["Habari."])
     with (
         own_folder() as uploads,
-        running(lambda: record_page(collection, "amina", lambda: ""), served, MOST_BYTES),
+        running(record_page(collection, "amina", lambda: ""), served, MOST_BYTES),
     ):
         server = Server(port, tmp_path, uploads)
         given = {"session_hash": "x", "component_id": 1, "fn_name": "state", "data": {}}

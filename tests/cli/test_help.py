@@ -19,8 +19,7 @@ from tests.cli.conftest import Line, Refusal
 
 COMMANDS = (
     *("train", "search", "evaluate", "merge", "export", "check", "plan", "push", "report"),
-    "record",
-    "transcribe",
+    *("record", "transcribe", "demo"),
 )
 
 
