@@ -1289,12 +1289,9 @@ TextFormat = Literal["text", "srt", "vtt", "tsv", "json"]
 
 
 @group
-class TranscriptsConfig:
-    """What is transcribed, with what, and where the texts go."""
+class LoadedModelsConfig:
+    """What is transcribed with."""
 
-    audio: Listed[Text] = Field(
-        (), description='files, folders, patterns such as "*.mp3"; films, too; "-": standard input'
-    )
     run: Text | None = Field(None, description="folder that train wrote: its base and its adapter")
     checkpoint: Text | None = Field(
         None,
@@ -1303,17 +1300,34 @@ class TranscriptsConfig:
     )
     adapters: Listed[Text] = Field(
         (),
-        description="adapter=…: runs, folders or hub ids, on that model or on their own base; with "
-        "several, each has its texts",
-    )
-    scale: Annotated[Number, Ge(0), Le(10)] = Field(
-        1.0, description="of what the adapter adds; 1 is all of it, 0 the base"
+        description="adapter=…: runs, folders or hub ids, one or several, on that model or on "
+        "their own base",
     )
     base: Text | None = Field(
         None, description="a folder or hub id in place of the base that run and adapter name"
     )
     allow_pickle: Flag = Field(
         False, description="read weights that are not in safetensors, which can run code"
+    )
+
+    @rule("adapters")
+    @classmethod
+    def _has_a_model(cls, adapters: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        run, model = info.data.get("run"), info.data.get("checkpoint")
+        is_one = not (run and model) and bool(run or model or adapters)
+        require(is_one, "expected a run=…, a model=… or an adapter=…", at="run")
+        return adapters
+
+
+@group
+class TranscriptsConfig(LoadedModelsConfig):
+    """What is transcribed, and where the texts go."""
+
+    audio: Listed[Text] = Field(
+        (), description='files, folders, patterns such as "*.mp3"; films, too; "-": standard input'
+    )
+    scale: Annotated[Number, Ge(0), Le(10)] = Field(
+        1.0, description="of what the adapter adds; 1 is all of it, 0 the base"
     )
     formats: Listed[TextFormat] = Field(
         (),
@@ -1331,14 +1345,6 @@ class TranscriptsConfig:
     def _is_something(cls, audio: tuple[str, ...]) -> tuple[str, ...]:
         require(bool(audio), "expected audio=…: a file, a folder, a pattern, or - for input")
         return audio
-
-    @rule("adapters")
-    @classmethod
-    def _has_a_model(cls, adapters: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        run, model = info.data.get("run"), info.data.get("checkpoint")
-        is_one = not (run and model) and bool(run or model or adapters)
-        require(is_one, "expected a run=…, a model=… or an adapter=…", at="run")
-        return adapters
 
     @rule("formats")
     @classmethod
@@ -1402,26 +1408,9 @@ class RecordConfig(ServedConfig, ReadingConfig):
 
 
 @group
-class DemoModelsConfig:
+class TriedConfig(LoadedModelsConfig):
     """What is tried in the browser."""
 
-    run: Text | None = Field(None, description="folder that train wrote: its base and its adapter")
-    checkpoint: Text | None = Field(
-        None,
-        description="in place of run, model=…: any checkpoint, such as small, a hub id, a merged "
-        "folder, a folder of CTranslate2",
-    )
-    adapters: Listed[Text] = Field(
-        (),
-        description="adapter=…: runs, folders or hub ids, on that model or on their own base, to "
-        "choose from",
-    )
-    base: Text | None = Field(
-        None, description="a folder or hub id in place of the base that run and adapter name"
-    )
-    allow_pickle: Flag = Field(
-        False, description="read weights that are not in safetensors, which can run code"
-    )
     language: Text | None = Field(
         None, description="that is chosen at first, such as sw; null: it is detected"
     )
@@ -1439,17 +1428,9 @@ class DemoModelsConfig:
     )
     queue: Count = Field(20, description="of people who wait; others are asked to come again")
 
-    @rule("adapters")
-    @classmethod
-    def _has_a_model(cls, adapters: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        run, model = info.data.get("run"), info.data.get("checkpoint")
-        is_one = not (run and model) and bool(run or model or adapters)
-        require(is_one, "expected a run=…, a model=… or an adapter=…", at="run")
-        return adapters
-
 
 @group
-class DemoConfig(ServedConfig, DemoModelsConfig):
+class DemoConfig(ServedConfig, TriedConfig):
     """All of `lora-whisper demo`."""
 
 

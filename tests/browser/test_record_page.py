@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,18 +20,21 @@ from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
 from lora_whisper.recording.collection import Collection
 from tests.browser.conftest import Browser, free_port
-from tests.cli.processes import signalled, started
 
 SENTENCES = ["Habari za asubuhi.", "Karibuni nyote.", "Asante sana.", "Kwa heri."]
 
 
 def test_three_sentences_are_read_to_a_server_that_is_killed_in_between(
-    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES))
     port = free_port()
     typed = ["sentences=sentences.txt", "out=mine", "language=sw", f"port={port}"]
-    first = started(typed, tmp_path, "record")
+    first = subprocess.Popen([sys.executable, "-m", "lora_whisper", "record", *typed], cwd=tmp_path)
+    request.addfinalizer(first.kill)
     wait_for(port)
     browser.open(f"http://127.0.0.1:{port}", ".recorder h1")
     browser.one("#new-name").send_keys("Amina")
@@ -45,7 +49,8 @@ def test_three_sentences_are_read_to_a_server_that_is_killed_in_between(
     browser.click("[data-do=skip]")
     browser.text(".count", "1 skipped")
 
-    signalled(first, signal.SIGKILL)
+    first.kill()
+    first.wait()
     read(browser, SENTENCES[2])
     browser.text(".verdict", "The program does not answer. This take is kept here")
     collection = Collection(tmp_path / "mine", SENTENCES, "sw")
