@@ -30,8 +30,6 @@ from lora_whisper.run_config import read_config
 from lora_whisper.transcription.models import LoadingPlan, find_models
 
 if TYPE_CHECKING:
-    import gradio
-
     from lora_whisper.browser.demo_page import DemoParts
 
 log = logging.getLogger("lora_whisper")
@@ -107,10 +105,12 @@ def run(plan: DemoPlan) -> None:
     comparer = Comparer(Transcriber(models), 60 * config.longest_minutes)
     _require_language(config, comparer.transcriber.languages)
 
-    def page(folder: Path) -> gradio.Blocks:
-        return demo_page(comparer, parts_of(plan, folder))
-
-    serve(page, config, "demo", round(1e6 * config.most_megabytes))
+    serve(
+        lambda folder: demo_page(comparer, parts_of(plan, folder)),
+        config,
+        "demo",
+        round(1e6 * config.most_megabytes),
+    )
 
 
 def _require_language(config: DemoConfig, languages: tuple[str, ...]) -> None:

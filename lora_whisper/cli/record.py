@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_whisper.browser.server import require_gradio, require_place, serve
 from lora_whisper.cli.command import Command
@@ -29,9 +28,6 @@ from lora_whisper.recording.collection import (
 )
 from lora_whisper.recording.sentences import read_sentences
 from lora_whisper.terminal import counted
-
-if TYPE_CHECKING:
-    import gradio
 
 log = logging.getLogger("lora_whisper")
 
@@ -75,10 +71,12 @@ def run(plan: RecordPlan) -> None:
         def command() -> str:
             return training_command(program(), short(plan.folder), collection.rows)
 
-        def page(folder: Path) -> gradio.Blocks:
-            return record_page(collection, config.speaker, command)
-
-        serve(page, config, "record", MOST_BYTES)
+        serve(
+            lambda _: record_page(collection, config.speaker, command),
+            config,
+            "record",
+            MOST_BYTES,
+        )
     rows = collection.rows
     log.info(
         "%-11s %s, %d of them new, in %s",
