@@ -15,13 +15,17 @@ from typing import Any
 
 import yaml
 
+from lora_whisper.config import AdapterConfig, DataConfig
 from lora_whisper.errors import UserError
-from lora_whisper.schema import TO_BE_TYPED, Config, from_values
+from lora_whisper.schema import TO_BE_TYPED, Config, defaults_of, from_values
 
 PACKAGE = Path(__file__).resolve().parent
 EXPERIMENT = "experiment"
-# Keys that options choose, with values that suit it; and the option of a group that is not typed.
-CHOOSERS = {"adapter": ("kind", "lora"), "data": ("source", "manifest")}
+# Keys that options choose, with values that suit it: of these groups.
+CHOOSERS: dict[str, tuple[str, type]] = {
+    "adapter": ("kind", AdapterConfig),
+    "data": ("source", DataConfig),
+}
 
 
 def configuration_folder() -> Path:
@@ -68,8 +72,10 @@ def composed(given: Mapping[str, Any]) -> dict[str, Any]:
             merge(found, {group: _option(group, name)})
     merge(found, own)
     merge(found, values)
-    chosen = {group: options.get(group) or [usual] for group, (_, usual) in CHOOSERS.items()}
-    choices = {group: names[0] for group, names in chosen.items()}
+    choices = {
+        group: next(iter(options.get(group, ())), defaults_of(kind)[key])
+        for group, (key, kind) in CHOOSERS.items()
+    }
     if wrong := unsuited(choices, found, paths_of(values)):
         raise UserError("; ".join(wrong))
     return found
@@ -86,18 +92,20 @@ def unsuited(
         typed: the paths of keys that were given, whose values are wanted as they are.
     """
     problems = []
-    for group, (key, _) in CHOOSERS.items():
+    for group, (key, of_group) in CHOOSERS.items():
         given, option = values.get(group), choices.get(group)
         if not isinstance(given, Mapping) or option is None or not _is_option(group, option):
             continue
-        kind, had = given.get(key), _option(group, option)
-        if not isinstance(kind, str) or kind == had.get(key) or not _is_option(group, kind):
+        usual = defaults_of(of_group)
+        kind, had = given.get(key), usual | _option(group, option)
+        if not isinstance(kind, str) or kind == had[key] or not _is_option(group, kind):
             continue
-        suits = _option(group, kind)
+        suits = usual | _option(group, kind)
         left = [
-            f"{group}.{one}={suits.get(one, '…')}"
-            for one in sorted({*suits, *had} - {key})
-            if suits.get(one) not in (had.get(one), TO_BE_TYPED) and f"{group}.{one}" not in typed
+            f"{group}.{one}={'null' if value is None else value}"
+            for one, value in sorted(suits.items())
+            if one != key and value not in (had[one], TO_BE_TYPED)
+            if given.get(one, had[one]) == had[one] and f"{group}.{one}" not in typed
         ]
         if left:
             problems.append(

@@ -148,7 +148,7 @@ def test_an_option_that_there_is_not_is_answered_with_those_that_are() -> None:
     [
         (["adapter.kind=adalora"], "adapter.alpha=1024"),
         (["adapter.kind=rslora", "adapter.rank=8"], "adapter.alpha=16"),
-        (["adapter=adalora", "adapter.kind=lora"], "adapter.alpha="),
+        (["adapter=adalora", "adapter.kind=lora"], "adapter.alpha=32"),
         (["data.source=common_voice", "data.path=x", "data.train=a"], "data.test=test"),
     ],
     ids=" ".join,
@@ -182,3 +182,18 @@ def by_line(typed: list[str]) -> Any:
     with hydra_over("train", None) as hydra:
         composed = misfits.compose(hydra, "train", typed)
     return OmegaConf.to_container(OmegaConf.masked_copy(composed, our_keys(composed)), resolve=True)
+
+
+@pytest.mark.parametrize(("alpha", "is_taken"), [("", False), ("  alpha: 64\n", True)])
+def test_a_file_of_ones_own_that_says_what_suits_is_taken(
+    tmp_path: Path, alpha: str, is_taken: bool
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = f"# @package _global_\nadapter:\n  kind: adalora\n{alpha}"
+    (tmp_path / "experiment/own.yaml").write_text(text)
+    with hydra_over("train", str(tmp_path)) as hydra:
+        if is_taken:
+            assert misfits.compose(hydra, "train", ["experiment=own"]).adapter.alpha == 64
+        else:
+            with pytest.raises(UserError, match="adapter=adalora"):
+                misfits.compose(hydra, "train", ["experiment=own"])
