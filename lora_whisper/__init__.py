@@ -11,15 +11,11 @@ TYPE_CHECKING = False  # as type checkers take it; importing typing takes a thir
 if TYPE_CHECKING:
     from typing import Any
 
-from lora_whisper import compiler
-
 __version__ = "0.1.0"
 INTERFACE = (
     *("Run", "Segment", "Transcriber", "Transcript", "UserError", "Word"),
     *("evaluate", "load", "merge", "train"),
 )
-
-compiler.put_off()
 
 
 def __getattr__(name: str) -> Any:

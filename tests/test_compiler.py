@@ -12,7 +12,7 @@ from lora_whisper.compiler import compiling_later
 
 def test_peft_and_bitsandbytes_leave_the_compiler_alone() -> None:
     code = (
-        "import lora_whisper, sys, torch; compile = torch.compile; import peft, bitsandbytes;"
+        "import lora_whisper.model, sys, torch; compile = torch.compile; import peft, bitsandbytes;"
         "assert torch.compile is compile;"
         "print('torch._inductor.compile_fx' in sys.modules, 'bitsandbytes' in sys.modules)"
     )
