@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--global-batch", type=int, default=8)
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="of each length")
     parser.add_argument(
         "--defaults", action="store_true", help="and once more as each is by itself"
     )
@@ -71,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         recordings = list(read_recordings(given.manifest))
         for length in given.clip_seconds:
-            manifest = write_clips(recordings, length, Path(folder) / length)
+            manifest = write_clips(recordings, length, Path(folder) / length, given.clips)
             for settings in ("same", "own")[: 1 + given.defaults]:
                 rows.append(compared(given, length, manifest, settings))
                 print(json.dumps(rows[-1]), flush=True)

@@ -78,7 +78,7 @@ def no_room(error: Exception, path: Path | None = None, size_bytes: int | None =
         message = f"Your quota on this disk is used up.{what}{needed} {error}."
         return DiskFull(message, "Free some of what is yours there")
     if number != errno.EFBIG:
-        free = shutil.disk_usage(existing(path or Path.cwd())).free / 1e6
+        free = shutil.disk_usage(_existing(path or Path.cwd())).free / 1e6
         message = f"The disk is full.{what}{needed} {free:.1f} MB are free there ({error})."
         return DiskFull(message, "Free some space")
     limit_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -90,8 +90,7 @@ def no_room(error: Exception, path: Path | None = None, size_bytes: int | None =
     return DiskFull(message, "Raise the limit")
 
 
-def existing(path: Path) -> Path:
-    """The folder itself, or the nearest above it that is there."""
+def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
@@ -232,6 +231,15 @@ def contents(path: Path) -> set[str]:
     """The names in a folder, if there is one, without what a killed process left."""
     names = path.iterdir() if path.is_dir() else ()
     return {entry.name for entry in names if leftover_of(entry) is None}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files below it; others may write there meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _beside(path: Path, end: str) -> Path:

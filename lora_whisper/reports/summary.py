@@ -140,6 +140,11 @@ def figures(summary: RunSummary) -> list[tuple[str, str]]:
             f"adapter of {origin(summary)}",
         ),
     ]
+    if (kept := summary.encoder_cache) is not None:
+        layers = f"the first {counted(kept.layers, 'layer')} not in the steps"
+        computed = f"computed once, in {clock(kept.seconds)}" if kept.seconds else "read"
+        size = f"{megabytes(kept.size_bytes)} in {kept.dtype}"
+        lines.append(("encoder", f"{layers}: {computed}, {size}"))
     validation_seconds = summary.validation_seconds
     if validation_seconds is not None:  # which older runs lack, as the memory
         training_seconds = max(summary.train_seconds - validation_seconds, 1e-9)

@@ -46,11 +46,12 @@ from lora_whisper.data.encoded import (
 )
 from lora_whisper.data.loader import TrainingWindows, WindowKind
 from lora_whisper.data.windows import WindowMaker, WindowSource
+from lora_whisper.errors import UserError
 from lora_whisper.evaluation.run_summary import EncoderCache
 from lora_whisper.files import (
-    DiskFull,
-    existing,
+    folder_bytes,
     leftover_of,
+    make_folder,
     reserve,
     tidy,
     write_json,
@@ -160,16 +161,14 @@ def plan_encoder(
     limit_gigabytes = config.training.encoder_cache_gigabytes
     if not (trainer.frozen_layers and limit_gigabytes):
         return None
-    other = _differs_each_time(config, windows.kind, trainer)
-    plan = None
+    other, plan = _differs_each_time(config, windows.kind, trainer), None
     if other is None:
         assert windows.dataset is not None, "it is no stream"
-        plan = _plan(config, base, windows.dataset, trainer)
-        other = (
-            processes.from_main(lambda: _no_room(plan, limit_gigabytes))
-            if plan
-            else ("the run meets too few windows twice for it to pay")
-        )
+        chosen = _worth_it(windows.dataset, trainer)
+        other = _too_large(chosen, windows.dataset, trainer, limit_gigabytes)
+        if other is None:
+            plan = _plan(config, base, chosen, windows.dataset, trainer)
+            other = processes.from_main(lambda: _no_room(plan, limit_gigabytes))
     if plan is None or other is not None:
         log.info("encoder     frozen, but computed in each step: %s", other)
         return None
@@ -182,37 +181,61 @@ def plan_encoder(
     return plan
 
 
-def _plan(
-    config: TrainConfig, base: Base, dataset: StepDataset, trainer: Trainer
-) -> EncoderPlan | None:
+def _worth_it(dataset: StepDataset, trainer: Trainer) -> list[int]:
     """The sources of which the run meets more windows than would have to be encoded for it."""
-    epochs, ways = trainer.total_steps / dataset.steps_per_epoch, paddings(dataset.maker)
-    met = [_in_epoch(dataset, number) for number in range(len(dataset.sources))]
+    epochs, ways = trainer.total_steps / dataset.steps_per_epoch, len(paddings(dataset.maker))
+    return [
+        number
+        for number, source in enumerate(dataset.sources)
+        if epochs * _in_epoch(dataset, number) > ways * len(source.packing)
+    ]
+
+
+def _too_large(
+    chosen: Sequence[int], dataset: StepDataset, trainer: Trainer, limit_gigabytes: float
+) -> str | None:
+    """Why nothing is kept, as far as sizes tell; before the speech is read to name it."""
+    if not chosen:
+        return "the run meets too few windows twice for it to pay"
+    positions, width = _shape(trainer)
+    windows = sum(len(dataset.sources[number].packing) for number in chosen)
+    total = 2 * windows * len(paddings(dataset.maker)) * positions * width
+    limit = f"training.encoder_cache_gigabytes={limit_gigabytes:g}"
+    is_too_large = total > limit_gigabytes * 1e9
+    return f"of all windows it takes {_size(total)}, more than {limit}" if is_too_large else None
+
+
+def _plan(
+    config: TrainConfig, base: Base, chosen: Sequence[int], dataset: StepDataset, trainer: Trainer
+) -> EncoderPlan:
+    ways = paddings(dataset.maker)
     encodings = tuple(
-        _encoding(config, base, source, ways, trainer)
-        if epochs * windows > len(ways) * len(source.packing)
-        else None
-        for source, windows in zip(dataset.sources, met, strict=True)
+        _encoding(config, base, source, ways, trainer) if number in chosen else None
+        for number, source in enumerate(dataset.sources)
     )
-    known = sum(windows for windows, one in zip(met, encodings, strict=True) if one)
-    return EncoderPlan(encodings, 1 - known / dataset.windows_per_epoch) if known else None
+    known = sum(_in_epoch(dataset, number) for number in chosen)
+    return EncoderPlan(encodings, 1 - known / dataset.windows_per_epoch)
 
 
 def _no_room(plan: EncoderPlan, limit_gigabytes: float) -> str | None:
-    """Why what it would write does not go onto the disk, if it does not."""
-    total, root = plan.total_bytes, cache_folder("encoder")
-    limit = f"training.encoder_cache_gigabytes={limit_gigabytes:g}"
-    if total > limit_gigabytes * 1e9:
-        return f"what it makes of all windows takes {_size(total)}, more than {limit}"
+    """Why what is not there yet does not go onto the disk, if it does not."""
     missing = sum(one.empty.total_bytes for one in plan.chosen if one.open() is None)
-    used = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    if missing and used + missing > limit_gigabytes * 1e9:
+    if not missing:
+        return None
+    root = cache_folder("encoder")
+    try:
+        make_folder(root)
+    except UserError as error:
+        return str(error).splitlines()[0]
+    used = folder_bytes(root)
+    if used + missing > limit_gigabytes * 1e9:
         return (
             f"{below_home(str(root))} has {_size(used)} of other runs in it, and with "
-            f"{_size(missing)} more than {limit}; what is in there may be deleted"
+            f"{_size(missing)} more than training.encoder_cache_gigabytes={limit_gigabytes:g}; "
+            "what is in there may be deleted"
         )
-    free = shutil.disk_usage(existing(root)).free
-    if missing and missing + SPARE_BYTES > free:
+    free = shutil.disk_usage(root).free
+    if missing + SPARE_BYTES > free:
         return f"it would take {_size(missing)} of disk, where {_size(free)} are free"
     return None
 
@@ -278,7 +301,7 @@ def _encoding(
             "arithmetic": str(trainer.accelerator.mixed_precision),
             "layers": trainer.frozen_layers,
             "kept": _name(kept_dtype(trainer)),
-            "shape": [whisper.config.max_source_positions, whisper.config.d_model],
+            "shape": list(_shape(trainer)),
             "mel_bins": base.mel_bins,
             "window_seconds": base.window_seconds,
             "paddings": list(ways),
@@ -286,6 +309,12 @@ def _encoding(
             "windows": hash_of(np.stack([packing.first, packing.count])),
         },
     )
+
+
+def _shape(trainer: Trainer) -> tuple[int, int]:
+    """Positions of a whole window, and width."""
+    config = trainer.whisper.config
+    return config.max_source_positions, config.d_model
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -311,8 +340,8 @@ def encode_windows(
 ) -> tuple[TrainingWindows, EncoderCache | None]:
     """The windows of the run, read where they are encoded; now, if they were not before.
 
-    All processes share the work, and meet the same windows afterwards. Where the disk turns out to
-    be full, everything is computed in each step.
+    All processes share the work, and meet the same windows afterwards. Where nothing can be kept,
+    as on a disk that turns out to be full, everything is computed in each step.
     """
     assert windows.dataset is not None, "it is no stream"
     encoded, seconds = list[EncodedWindows | None](), 0.0
@@ -322,8 +351,9 @@ def encode_windows(
             if encoding is not None and _is_missing(encoding, windows, trainer):
                 seconds += time.monotonic() - started
             encoded.append(encoding.open() if encoding is not None else None)
-    except DiskFull as error:
-        log.warning("encoder     computed in each step, since nothing can be kept: %s", error)
+    except UserError as error:
+        reason = str(error).splitlines()[0]
+        log.warning("encoder     computed in each step, since nothing can be kept: %s", reason)
         return windows, None
     summary = dataclasses.replace(plan.summary, seconds=round(seconds, 3))
     return windows.with_encoded(encoded), summary
@@ -358,6 +388,8 @@ def _begun(encoding: Encoding, stack: ExitStack) -> Path | None:
                 log.info("encoder     waiting for another process, which encodes the same windows")
             is_told = True
             time.sleep(WAIT_SECONDS)
+        except OSError as error:  # of file systems on which nothing can be locked
+            raise UserError(f"{folder} cannot be locked: {error}") from error
     _tidy_abandoned(folder.parent)
     aside = stack.enter_context(written_whole(folder))
     reserve(aside / ACTIVATIONS, empty.total_bytes)

@@ -86,6 +86,7 @@ def test_a_sweep_encodes_once_and_a_run_goes_on_to_the_same_adapter(
     assert "encoder 2 layers of it frozen, computed once for 20 windows" in shown
     assert shown.index("computed once for 20") < shown.index("encoding")
     assert "which is in" in shown
+    assert "encoder the first 2 layers not in the steps: computed once, in 0:0" in shown
     run = Path("outputs/sweeps/a/adapter.rank-2")
     shutil.copytree(run, "outputs/a")
     for checkpoint in Path("outputs/a/checkpoints").glob("*-*"):
@@ -161,7 +162,7 @@ def test_other_speech_or_another_base_is_another_thing(
         (["data.windows=trimmed"], "trimmed windows draw in each step"),
         (["augmentation=[gain]"], "augmentation.gain makes another window of it"),
         (["training.max_steps=8"], "the run meets too few windows twice"),
-        (["training.encoder_cache_gigabytes=1e-6"], "what it makes of all windows takes 0.1 MB"),
+        (["training.encoder_cache_gigabytes=1e-6"], "of all windows it takes 0.1 MB, more"),
     ],
 )
 def test_where_it_is_not_done_one_line_says_why(
@@ -177,3 +178,27 @@ def test_where_it_is_not_done_one_line_says_why(
     assert f"encoder frozen, but computed in each step: {reason}" in shown
     assert not encoded
     assert not cached()
+
+
+@pytest.mark.parametrize("trouble", ["no lock", "no folder", "full of others"])
+def test_a_disk_that_keeps_nothing_ends_no_run(
+    world: World, line: Line, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, trouble: str,
+) -> None:  # fmt: skip
+    cache = Path("cache").absolute()
+    arguments = world.arguments("a", *DECODER)
+    if trouble == "no folder":
+        cache.write_text("")
+    elif trouble == "full of others":
+        (cache / "encoder/other").mkdir(parents=True)
+        (cache / "encoder/other/activations.bin").write_bytes(bytes(1_000_000))
+        arguments.append("training.encoder_cache_gigabytes=1e-3")
+    else:
+
+        def unlocked(*_: object) -> None:
+            raise OSError(37, "No locks available")
+
+        monkeypatch.setattr(encoder_cache, "locked", unlocked)
+    assert line("train", *arguments) == 0
+    assert "computed in each step" in " ".join(capsys.readouterr().out.split())
+    assert "encoder_cache" not in read_json(Path("outputs/a/summary.json"))

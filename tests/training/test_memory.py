@@ -23,7 +23,7 @@ from lora_whisper.training.memory import (
 
 
 def batch_of(windows: int) -> Batch:
-    """Window number i has the label i, the sample i, the mask i."""
+    """Window number i has the label i, the sample i, the mask i, the activation i."""
     numbers = torch.arange(windows)
     return Batch(
         waveforms=numbers[:, None].float(),
@@ -34,6 +34,8 @@ def batch_of(windows: int) -> Batch:
         bad=(),
         masks=tuple((Mask("time", number, 1),) for number in range(windows)),
         ends=tuple(None if number % 2 else number for number in range(windows)),
+        encoded=numbers[:, None, None].float(),
+        is_encoded=tuple(number % 3 > 0 for number in range(windows)),
     )
 
 
@@ -45,7 +47,7 @@ def test_split_keeps_windows_order_and_sums(sizes: list[int], largest: int) -> N
     assert max((len(part.labels) for part in parts), default=0) <= largest
     for batch in (parts, batches):
         assert sum(one.audio_seconds for one in batch) == sum(sizes)
-    for name in ("labels", "waveforms", "decoder_input"):
+    for name in ("labels", "waveforms", "decoder_input", "encoded"):
         found = [getattr(one, name) for one in parts]
         given_ones = [getattr(one, name) for one in batches]
         assert torch.equal(
@@ -55,6 +57,8 @@ def test_split_keeps_windows_order_and_sums(sizes: list[int], largest: int) -> N
     assert masks == [mask for one in batches for (mask,) in one.masks]
     ends = [end for one in parts for end in one.ends]
     assert ends == [end for one in batches for end in one.ends]
+    is_encoded = [known for one in parts for known in one.is_encoded]
+    assert is_encoded == [known for one in batches for known in one.is_encoded]
 
 
 def test_a_batch_without_masks_is_split_too() -> None:
