@@ -89,8 +89,8 @@ def header(of: dict[str, Any], index: bytes) -> dict[str, Any]:
 
 def open_encoded(empty: EncodedWindows, of: dict[str, Any]) -> EncodedWindows | None:
     """What lies in its folder, with its windows; None: not there, not of that, or damaged."""
-    written = as_written(empty.folder / HEADER, ("of", "windows_sha256"))
     try:
+        written = as_written(empty.folder / HEADER, ("of", "windows_sha256"))
         index = (empty.folder / INDEX).read_bytes()
         size_bytes = (empty.folder / ACTIVATIONS).stat().st_size
     except OSError:
