@@ -122,6 +122,8 @@ def by_processor(
     side: Side, given: argparse.Namespace, manifest: Path, settings: str
 ) -> dict[str, Any]:
     """What the second half of a run takes of the processor, all processes of it together."""
+    if any(override.startswith("adapter.layers=") for override in given.overrides):
+        side(given, manifest, settings, given.steps)  # a frozen encoder's work is kept
     spent, runs = [processor_seconds()], []
     for steps in (given.steps, 2 * given.steps):
         runs.append(side(given, manifest, settings, steps))
