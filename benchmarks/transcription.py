@@ -10,6 +10,7 @@ machine, every side with as many threads as the machine has cores:
     long       the same clips joined to recordings of some minutes. pipeline: its sequential
                algorithm (`generate` of the whole), and in chunks of 30 s in batches; ours, and with
                vad=true; faster-whisper, and its batched pipeline
+    switching  from one adapter to another on the same base
 
 Each side first transcribes something once, which is not timed. Texts of clips are compared letter
 by letter with the pipeline's; those of recordings, which no two programs cut alike, by their word
@@ -39,9 +40,12 @@ import soundfile
 import torch
 
 from benchmarks.results import write_result
-from lora_whisper.config import TranscriptionConfig
+from lora_whisper.config import AdapterConfig, ModelConfig, TranscriptionConfig
 from lora_whisper.data.audio import read_audio
 from lora_whisper.export.ctranslate2 import write as write_ctranslate2
+from lora_whisper.lora.adapter import attach, save_adapter
+from lora_whisper.model.base import load_base
+from lora_whisper.model.checkpoint import locate
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.transcription.results import Transcript
 from lora_whisper.transcription.sound import FileSound
@@ -92,6 +96,7 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "clips": on_clips(options.model, exported, clips, options.repeats),
             "long": on_recordings(options.model, exported, recordings, options.repeats),
+            "switching": switching(options.model, place),
             "start_seconds": start_seconds(options.model, exported["float32"], clips[0]),
         }
         if options.hours:
@@ -288,6 +293,28 @@ def timed(side: Side, recordings: Sequence[Recording]) -> tuple[float, list[str]
 def plain(text: str) -> str:
     kept = "".join(one if one.isalnum() or one.isspace() else " " for one in text.lower())
     return " ".join(kept.split())
+
+
+def switching(model: Path, folder: Path) -> dict[str, Any]:
+    """Seconds until another adapter (of all linear layers) is in the weights of the base."""
+    names = [folder / name for name in ("a", "b")]
+    checkpoint = locate(ModelConfig(str(model)))
+    for seed, name in enumerate(names):
+        whisper = load_base(checkpoint, "none", torch.float32, torch.device("cpu"))
+        save_adapter(attach(whisper, AdapterConfig(), "none", False, seed), name, checkpoint)
+    transcriber = Transcriber.from_model(model, [str(name) for name in names])
+    first, again = [], []
+    for taken in (first, again):
+        for name in ("b", None, "a", None):
+            began = time.perf_counter()
+            transcriber.use(name)
+            taken.append(time.perf_counter() - began)
+    return {
+        "rank": AdapterConfig().rank,
+        "first_seconds": round(first[0], 4),  # the merge is computed
+        "again_seconds": round(max(again), 6),
+        "to_the_base_seconds": round(max(first[1], again[1]), 6),
+    }
 
 
 STARTS = {

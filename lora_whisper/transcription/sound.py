@@ -29,7 +29,7 @@ from lora_whisper.model.features import SMALLEST_LOG_POWER, LogMel, content_fram
 from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
 
 PIECE_SECONDS = 300.0  # decoded at a time: 19 MB, and six times that on the way
-HELD_BYTES = 1 << 26  # of a log-mel, in memory; 35 minutes of 80 mel bins. Beyond, on the disk
+HELD_BYTES = 1 << 24  # of a log-mel, in memory: 9 minutes of 80 mel bins. Beyond, on the disk
 
 
 class Sound(Protocol):

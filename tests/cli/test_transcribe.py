@@ -176,6 +176,34 @@ def test_a_run_s_text_is_that_of_its_merged_model(finished: list[str], line: Lin
     assert json.loads(texts[0])["text"]
 
 
+def test_an_exported_model_transcribes_as_what_it_was_made_of(
+    finished: list[str], line: Line, refusal: Refusal
+) -> None:
+    write_clip(Path("a.wav"), 1.5)
+    write_clip(Path("b.wav"), 5.0)
+    exported = ("format=ctranslate2", "dtype=float32", "parity.utterances=0")
+    assert line("export", "run=outputs/a", *exported) == 0
+    model = "model=outputs/a/export/ctranslate2"
+    given = ("transcribe", "audio=*.wav", "language=en", "formats=json")
+    assert line(*given, model, "out=exported") == 0
+    assert line(*given, "run=outputs/a", "out=run", "temperature_fallback=false") == 0
+    for name in "ab":
+        found, expected = (
+            json.loads(Path(folder, f"{name}.json").read_text()) for folder in ("exported", "run")
+        )
+        assert found["text"] == expected["text"]
+        for one, other in zip(found["segments"], expected["segments"], strict=True):
+            assert (one["start"], one["end"], one["text"]) == (
+                *(other["start"], other["end"]),
+                other["text"],
+            )
+            words = [(word["word"], word["start"]) for word in one["words"]]
+            assert [word for word, _ in words] == [word["word"] for word in other["words"]]
+            assert words == sorted(words, key=lambda word: word[1])
+    assert "no adapter goes" in refusal(*given, model, "adapter=outputs/a")
+    assert "cannot draw" in refusal(*given, model, "temperature_fallback=true", "out=drawn")
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

@@ -108,6 +108,16 @@ def test_adapters_are_switched_and_the_base_comes_back_to_the_bit(
     assert transcriber.transcribe(np.concatenate(speech[:4]), **PLAIN).text == text
 
 
+def test_a_translation_is_that_of_generate(
+    transcriber: lw.Transcriber, speech: list[np.ndarray]
+) -> None:
+    toy = nano()
+    mel = toy.features.clip(torch.from_numpy(speech[1]), "sound")[None]
+    tokens = toy.model.generate(mel, language="en", task="translate", return_timestamps=True)
+    expected = toy.processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+    assert transcriber.transcribe(speech[1], task="translate", **PLAIN).text == expected
+
+
 def test_words_of_a_given_prompt_are_before_every_text(
     transcriber: lw.Transcriber, speech: list[np.ndarray], tmp_path: Path
 ) -> None:
