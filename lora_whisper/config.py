@@ -385,7 +385,9 @@ class DataConfig(SourceConfig):
         None, description="of the windows that have some, as a prompt; null: 0.2 packed, else 0"
     )
     no_speech_share: Share | None = Field(
-        None, description="generated ones for each window of speech; null: 0.02 packed, else 0.05"
+        None,
+        description="generated ones for each window of speech; null: 0.02 packed, 0.03 trimmed, "
+        "else 0.05",
     )
     log_mel_padding_share: Share = Field(
         0.5,

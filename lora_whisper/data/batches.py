@@ -172,15 +172,19 @@ class Trimming:
     micro-batches share it.
     """
 
-    whole_share: float  # of the windows, which stay whole
+    whole_share: float  # of the windows with speech, which stay whole
     margin_positions: tuple[int, int]  # fewest and most, of silence as the padding of windows is
     window_positions: int  # of a whole window
     slowest_speed: float  # by which augmentation makes clips longer
 
-    def positions(self, seconds: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
-        """What is kept of each window of a global batch.
+    def positions(
+        self, seconds: np.ndarray, is_speech: np.ndarray, seed: tuple[int, ...]
+    ) -> np.ndarray:
+        """What is kept of each window of a global batch; all of those in which nobody speaks.
 
-        Shapes: seconds and result (windows,); seconds of their clips, in ascending order.
+        Those are what keeps a model silent over whole windows of silence.
+
+        Shapes: (windows,); seconds of their clips, in ascending order.
         """
         generator, (fewest, most) = np.random.default_rng(seed), self.margin_positions
         margin = int(generator.integers(fewest, most, endpoint=True))
@@ -191,7 +195,8 @@ class Trimming:
             if width > WIDEST_GROUP * needed[first]:
                 first = index
             kept[first : index + 1] = width
-        kept[generator.random(len(needed)) < self.whole_share] = self.window_positions
+        is_whole = ~is_speech | (generator.random(len(needed)) < self.whole_share)
+        kept[is_whole] = self.window_positions
         return np.minimum(kept, self.window_positions)
 
 
@@ -249,7 +254,8 @@ class StepDataset(Dataset[list[Batch]]):
             self.sources[order.source[index]].packing.seconds[order.window[index]]
             for index in global_batch
         ]
-        return self.trimming.positions(np.array(seconds), (self.seed, step, MARGINS))
+        is_speech = order.is_speech[global_batch]
+        return self.trimming.positions(np.array(seconds), is_speech, (self.seed, step, MARGINS))
 
     def mean_positions(self) -> float | None:
         """Of a window in the first epoch, from some of its steps; None: all are whole."""

@@ -249,8 +249,15 @@ def test_sound_that_no_header_promised_is_not_cut_off(dataset: StepDataset) -> N
 
 def test_clips_that_augmentation_slows_down_keep_their_margin() -> None:
     usual, slow = (Trimming(0.0, (8, 8), 1500, speed) for speed in (1.0, 0.5))
-    assert slow.positions(np.array([10.0]), (1,)).tolist() == [1009]
-    assert usual.positions(np.array([10.0, 29.9]), (1,)).tolist() == [509, 1500]
+    speech = np.array([True, True])
+    assert slow.positions(np.array([10.0]), speech[:1], (1,)).tolist() == [1009]
+    assert usual.positions(np.array([10.0, 29.9]), speech, (1,)).tolist() == [509, 1500]
+
+
+def test_windows_in_which_nobody_speaks_stay_whole() -> None:
+    trimming, is_speech = Trimming(0.0, (8, 8), 1500, 1.0), np.array([True, False, True])
+    kept = trimming.positions(np.array([10.0, 10.0, 10.0]), is_speech, (1,))
+    assert kept.tolist() == [509, 1500, 509]
 
 
 def test_the_loader_gives_the_same_steps_with_and_without_workers(everything: StepDataset) -> None:
