@@ -22,6 +22,7 @@ could not be faster. Results go to benchmarks/results/decoding.json.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import math
@@ -48,11 +49,12 @@ from benchmarks.random_checkpoint import write_random_checkpoint
 from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
-from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingResult, DecodingTask
+from lora_whisper.evaluation.decoding.decoder import DecodingResult, DecodingTask
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.evaluation.decoding.whisper import Rule, WhisperDecoder
 from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.model.base import window_seconds
+from lora_whisper.model.cpu_kernels import use_fast_products
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import read_special_tokens, text_tokens
@@ -298,16 +300,16 @@ class GivenLengthDecoder(WhisperDecoder):
 
     lengths: dict[int, int]  # by the checksum of a row's name, of which a task's seed is made
 
-    def decode(
-        self, tasks: Sequence[DecodingTask], options: DecodingOptions
-    ) -> list[DecodingResult]:
-        limited = [
+    def decode_as_they_come(
+        self, tasks: Iterator[DecodingTask], most: int
+    ) -> Iterator[tuple[int, DecodingResult]]:
+        limited = (
             dataclasses.replace(task, most_tokens=self.lengths[task.seed[1]]) for task in tasks
-        ]
-        return super().decode(limited, options)
+        )
+        return super().decode_as_they_come(limited, most)
 
-    def _rules(self, prompt: Sequence[int]) -> list[Rule]:
-        return [*super()._rules(prompt), self._without_eot]
+    def rules(self, prompt: Sequence[int]) -> list[Rule]:
+        return [*super().rules(prompt), self._without_eot]
 
     def _without_eot(self, tokens: Tensor, scores: Tensor) -> Tensor:
         scores[:, self.special_tokens.eot] = -math.inf
@@ -316,6 +318,8 @@ class GivenLengthDecoder(WhisperDecoder):
 
 def ours(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> Side:
     config = model.config
+    model = copy.deepcopy(model)  # the others' is as Transformers loads it
+    use_fast_products(model)
     special_tokens = read_special_tokens(processor.tokenizer, model.generation_config, config)
     features = LogMel(config.num_mel_bins, window_seconds(config))
     decoder = GivenLengthDecoder(model, processor, special_tokens, features)
