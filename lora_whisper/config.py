@@ -99,6 +99,7 @@ Name = Annotated[Text, AfterValidator(_below_outputs)]
 HubId = Annotated[Text, AfterValidator(_owner_and_name)]
 USUAL_SEED = 1
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Targets = Literal["attention-qv", "attention", "all-linear"]
 
 
@@ -558,10 +559,11 @@ class TrainingConfig:
         "which is tried out; null: 8, and 4 from small (width 768) on; on a CPU, both: from tiny "
         "on no more than 2 GB and half of the free memory hold (base: 1), else 8",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Precision = Field(
         "auto",
         description="arithmetic of the forward pass; auto: bf16 on a GPU that has it, fp16 on "
-        "another, else fp32",
+        "another; on a CPU, from width 384 (tiny) on, bf16 where a run that begins finds it "
+        "faster, else fp32; a run that goes on keeps what it began with",
     )
     gradient_checkpointing: Flag | None = Field(
         None,

@@ -30,6 +30,7 @@ from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
 from lora_whisper.run_folder import RunFolder, Start, rerun_rule
 from lora_whisper.training.defaults import total_steps
 from lora_whisper.training.init_from import require_start, saved_start, trained_tokens
+from lora_whisper.training.precision import with_recorded_precision, with_tried_precision
 from lora_whisper.training.resume import (
     changes,
     has_other_length,
@@ -70,6 +71,7 @@ def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> 
     processes.from_main(lambda: require_free(path))
     problems, start = Problems(), None
     with problems.noted():
+        config = with_recorded_precision(config, folder)
         start = processes.from_main(lambda: _start(config, folder))
     if start is None:  # beside it, what else was typed in vain, but for what takes long to read
         with problems.noted():
@@ -107,6 +109,9 @@ def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> 
         if saved is not None:
             require_start(config, saved, inputs)
     problems.raise_any()
+    if start == "new":
+        assert inputs is not None, "else there was a problem"
+        config = with_tried_precision(config, load_config(inputs.base.checkpoint).d_model)
     return RunPlan(config, folder, start, inputs)
 
 

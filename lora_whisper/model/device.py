@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -11,11 +13,12 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, broadcast
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import is_flash_attn_2_available
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError, listing
+from lora_whisper.model.cpu_kernels import use_fast_products
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,6 +69,8 @@ def take_from_main(tensors: Iterable[Tensor]) -> None:
 def choose_precision(name: str) -> str:
     """Turn `training.precision` into fp32, bf16 or fp16; auto takes what the device is good at.
 
+    Of a CPU that is fp32; a run that begins on one has it tried out (`training.precision`).
+
     Raises:
         UserError: fp16 without a GPU, which accelerate would leave out without a word.
     """
@@ -76,6 +81,35 @@ def choose_precision(name: str) -> str:
     if not torch.cuda.is_available():
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def trains_on_cpu() -> bool:
+    """Whether there is nothing else to compute on."""
+    return torch.accelerator.current_accelerator(check_available=True) is None
+
+
+TRIED_SECONDS = 0.2
+TRIED_ROWS = 512  # a third of a window's positions
+
+
+@functools.cache
+def bf16_gain(width: int) -> float:
+    """How many times as long a linear layer of a model of this width takes in fp32 as in bf16.
+
+    There and back, frozen, as training computes it on this CPU; of some goes the fastest.
+    """
+    seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    layers = {dtype: nn.Linear(width, 4 * width, dtype=dtype) for dtype in seconds}
+    started = time.perf_counter()
+    while math.isinf(max(seconds.values())) or time.perf_counter() - started < TRIED_SECONDS:
+        for dtype, layer in layers.items():
+            layer.requires_grad_(False)
+            use_fast_products(layer)
+            x = torch.ones(TRIED_ROWS, width, dtype=dtype, requires_grad=True)
+            since = time.perf_counter()
+            layer(x).sum().backward()
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - since)
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def choose_dtype(name: str, precision: str) -> torch.dtype:
