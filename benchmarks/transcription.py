@@ -51,7 +51,7 @@ from lora_whisper.transcription.results import Transcript
 from lora_whisper.transcription.sound import FileSound
 from lora_whisper.transcription.transcriber import Transcriber
 
-PIPELINE_BATCHES = (1, 4, 8, 16)
+PIPELINE_BATCHES = (1, 2, 4, 8)
 TRIED_CLIPS = 8  # to find the pipeline's best batch size
 PAUSE_SECONDS = 0.5  # between clips that are joined
 LONG_MINUTES = 3.0
@@ -91,20 +91,25 @@ def main() -> None:
             joined(clips[index :: options.recordings], place / f"{index}.wav", LONG_MINUTES)
             for index in range(options.recordings)
         ]
-        figures = {
+        figures: dict[str, Any] = {
             "model": options.model.name,
             "threads": torch.get_num_threads(),
-            "clips": on_clips(options.model, exported, clips, options.repeats),
-            "long": on_recordings(options.model, exported, recordings, options.repeats),
-            "switching": switching(options.model, place),
-            "start_seconds": start_seconds(options.model, exported["float32"], clips[0]),
+        }
+        model, repeats = options.model, options.repeats
+        parts: dict[str, Callable[[], Any]] = {
+            "clips": lambda: on_clips(model, exported, clips, repeats),
+            "long": lambda: on_recordings(model, exported, recordings, repeats),
+            "switching": lambda: switching(model, place),
+            "start_seconds": lambda: start_seconds(model, exported["float32"], clips[0]),
         }
         if options.hours:
             whole = joined(clips, place / "hours.wav", 60 * options.hours)
-            figures["memory"] = memory(options.model, whole)
+            parts["memory"] = lambda: memory(model, whole)
+        for name, measured in parts.items():
+            figures[name] = measured()
+            print(name, json.dumps(figures[name], indent=2), flush=True)
     command = "python -m benchmarks.transcription SPEECH/metadata.jsonl path/to/whisper-base"
     path = write_result("transcription", command, figures)
-    print(json.dumps(figures, indent=2))
     print(f"written to {path}")
 
 
