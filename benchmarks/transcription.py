@@ -54,7 +54,6 @@ from lora_whisper.transcription.transcriber import Transcriber
 PIPELINE_BATCHES = (1, 2, 4, 8)
 TRIED_CLIPS = 8  # to find the pipeline's best batch size
 PAUSE_SECONDS = 0.5  # between clips that are joined
-LONG_MINUTES = 3.0
 WARMING_CLIPS = 2
 
 
@@ -77,6 +76,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of a checkpoint")
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--recordings", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each of these recordings")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--hours", type=float, default=2.0, help="0: memory is not measured")
     options = parser.parse_args()
@@ -88,7 +88,7 @@ def main() -> None:
         for dtype, target in exported.items():
             write_ctranslate2(options.model, target, dtype)
         recordings = [
-            joined(clips[index :: options.recordings], place / f"{index}.wav", LONG_MINUTES)
+            joined(clips[index :: options.recordings], place / f"{index}.wav", options.minutes)
             for index in range(options.recordings)
         ]
         figures: dict[str, Any] = {
