@@ -380,7 +380,9 @@ class DataConfig(SourceConfig):
     )
     trimmed: TrimmedConfig = Field(default_factory=TrimmedConfig)
     timestamps_share: Share | None = Field(
-        None, description="of the windows; null: 0.2 of packed ones, 0.1 of others"
+        None,
+        description="of the windows; null: 0.2 of packed ones, 0.1 of padded ones, and half of "
+        "the packed ones beside trimmed ones",
     )
     previous_text_share: Share | None = Field(
         None, description="of the windows that have some, as a prompt; null: 0.2 packed, else 0"

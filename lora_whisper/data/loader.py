@@ -33,8 +33,12 @@ if TYPE_CHECKING:  # torch, which takes seconds
 SHARES = {
     "packed": {"timestamps": 0.2, "previous_text": 0.2, "no_speech": 0.02},
     "padded": {"timestamps": 0.1, "previous_text": 0.0, "no_speech": 0.05},
-    "trimmed": {"timestamps": 0.1, "previous_text": 0.0, "no_speech": 0.03},
+    "trimmed": {"timestamps": 0.0, "previous_text": 0.0, "no_speech": 0.03},
 }
+# Of the packed windows beside trimmed ones. A short window with timestamps says that nothing comes
+# behind an utterance, and a model that learnt so left out the rest of long recordings
+# (docs/speed.md).
+TIMESTAMPS_BESIDE_TRIMMED = 0.5
 
 
 LONGEST_TRIMMED = 2 / 3  # of a window, that the mean clip has; longer ones leave little to save
@@ -187,7 +191,8 @@ def _sources(
     if kind == "trimmed" and data.trimmed.packed_share:
         packed = _source(train.utterances, base, "packed", data.clean)
         weight = data.trimmed.packed_share * len(packed.packing) / len(train.utterances)
-        yield dataclasses.replace(packed, weight=weight)
+        share = TIMESTAMPS_BESIDE_TRIMMED if data.timestamps_share is None else None
+        yield dataclasses.replace(packed, weight=weight, timestamps_share=share)
 
 
 def _trimming(config: TrainConfig, base: Base) -> Trimming:

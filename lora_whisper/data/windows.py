@@ -143,6 +143,7 @@ class WindowSource:
     utterances: Sequence[Utterance]
     packing: Packing
     weight: float = 1.0  # windows drawn from it in an epoch for each window of the first source
+    timestamps_share: float | None = None  # of its windows; None: the maker's
     encoded: EncodedWindows | None = None  # what a frozen encoder made of them
 
 
@@ -167,7 +168,9 @@ class WindowMaker:
         utterances, known = _utterances(source, window), _known(source, window)
         before = _utterances(source, window - 1) if source.packing.continues[window] else []
         key = (epoch, source_number, window)
-        made = self.of(utterances, key, _gaps_seconds(source, window), before, known)
+        share = source.timestamps_share
+        maker = self if share is None else replace(self, timestamps_share=share)
+        made = maker.of(utterances, key, _gaps_seconds(source, window), before, known)
         if known is None or source.encoded is None or not isinstance(made, Window):
             return made
         return replace(made, encoded=source.encoded.read(window, made.padding))

@@ -301,6 +301,15 @@ def test_files_are_joined_and_their_boundaries_become_timestamps(tmp_path: Path)
     assert text_of(make, window) == "<|startoftranscript|><|en|><|transcribe|>" + times
 
 
+def test_a_source_may_have_its_own_share_of_timestamps(tmp_path: Path) -> None:
+    """Packed windows among trimmed ones, which have none."""
+    make = maker()
+    speech = source(recorded(tmp_path, [1.0]), make)
+    with_times = dataclasses.replace(speech, timestamps_share=1.0)
+    assert NO_TIMES in text_of(make, made(speech, make))
+    assert "<|0.00|> hi" in text_of(make, made(with_times, make))
+
+
 def sliced(path: Path, *slices: tuple[float, float]) -> Utterances:
     return toy_utterances([{"audio": str(path), "start": a, "end": b} for a, b in slices])
 
