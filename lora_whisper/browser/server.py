@@ -191,6 +191,9 @@ def _theme(gradio: Any) -> Any:
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
     ).set(
+        body_background_fill="*neutral_50",
+        block_label_border_width="0",
+        block_label_shadow="none",
         block_label_background_fill="transparent",
         block_label_background_fill_dark="transparent",
         block_label_text_color="*body_text_color",

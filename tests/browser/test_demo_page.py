@@ -96,6 +96,11 @@ def test_a_recording_is_uploaded_compared_and_taken_home(browser: Browser, serve
         texts[None]
     )
 
+    asked = browser.run("return performance.getEntriesByType('resource').map((one) => one.name)")
+    others = [one for one in asked if not one.startswith((served.address, "data:", "blob:"))]
+    assert asked
+    assert others == [], "it works without a network"
+
 
 def test_what_the_microphone_heard_is_transcribed(browser: Browser, served: Served) -> None:
     browser.open(served.address, "#transcribe")

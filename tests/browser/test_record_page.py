@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -33,7 +34,11 @@ def test_three_sentences_are_read_to_a_server_that_is_killed_in_between(
     (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES))
     port = free_port()
     typed = ["sentences=sentences.txt", "out=mine", "language=sw", f"port={port}"]
-    first = subprocess.Popen([sys.executable, "-m", "lora_whisper", "record", *typed], cwd=tmp_path)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "lora_whisper", "record", *typed],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path)},  # what it leaves when it is killed
+    )
     request.addfinalizer(first.kill)
     wait_for(port)
     browser.open(f"http://127.0.0.1:{port}", ".recorder h1")
