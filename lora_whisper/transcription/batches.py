@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 
 from lora_whisper.data.audio import AudioError
+from lora_whisper.evaluation.decoding.decoder import DecodingTask, RefillingDecoder
 from lora_whisper.evaluation.decoding.transcribe import decode_windows, side_by_side
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES
@@ -44,6 +47,7 @@ class _Part:
     recording: _Recording
     state: TranscriptionState
     start_seconds: float = 0.0
+    is_told: bool = False  # which language is spoken
 
 
 Finished = tuple[int, Transcript | Failed]
@@ -78,25 +82,72 @@ class Batches:
         Raises:
             BrokenModel: the model gives values that are not finite numbers.
         """
-        # A long recording is one window after another: only several make use of several threads.
-        is_divided = len(sounds) > 1 or self.find_speech is not None
-        threads = min(self.backend.threads, self.batch_size) if is_divided else 1
-        waiting = self._parts(sounds)
+        is_cut = self.find_speech is not None
+        clips: list[tuple[int, Sound]] = []
+        longer: list[tuple[int, Sound]] = []
+        for one in enumerate(sounds):
+            (clips if is_cut or self._is_short(one[1]) else longer).append(one)
         with self.backend.inference():
-            yield from side_by_side(
-                threads,
-                lambda _: self._work(waiting, max(1, self.batch_size // threads)),
-                range(threads),
-            )
+            yield from self._side_by_side(clips, is_cut or len(clips) > 1)
+            # A long recording is one window after another: only several make use of threads.
+            yield from self._side_by_side(longer, len(longer) > 1)
 
-    def _work(self, waiting: Iterator[_Part | Finished], batch_size: int) -> Iterator[Finished]:
-        """What one thread does."""
+    def _is_short(self, sound: Sound) -> bool:
+        """Whether it is likely to fit into a window; or fails, as soon as it is its turn."""
+        try:
+            return sound.seconds <= self.backend.features.window_samples / SAMPLING_RATE
+        except AudioError:
+            return True
+
+    def _side_by_side(
+        self, sounds: Sequence[tuple[int, Sound]], is_divided: bool
+    ) -> Iterator[Finished]:
+        threads = min(self.backend.threads, self.batch_size) if is_divided else 1
+        waiting, batch_size = self._parts(sounds), max(1, self.batch_size // threads)
+        if self.find_speech is None:  # memory is taken for no more than there are
+            batch_size = max(1, min(batch_size, -(-len(sounds) // threads)))
+        is_plain = self.backend.refills and self.beams == 1 and not self.asking.fallback
+        work = self._as_they_come if is_plain and is_divided else self._in_step
+        yield from side_by_side(threads, lambda _: work(waiting, batch_size), range(threads))
+
+    def _as_they_come(
+        self, waiting: Iterator[_Part | Finished], batch_size: int
+    ) -> Iterator[Finished]:
+        """What one thread does with clips: one takes another's place as soon as that is done."""
+        active: dict[int, _Part] = {}  # by the numbers of their tasks
+        ended: list[Finished] = []
+        longer: list[_Part] = []  # than their headers say
+        numbers = itertools.count()
+
+        def tasks() -> Iterator[DecodingTask]:
+            while (one := self._next(waiting)) is not None:
+                if not isinstance(one, _Part):
+                    ended.append(one)
+                    continue
+                self._speak(one)
+                if one.state.needs_probabilities:
+                    longer.append(one)
+                    continue
+                active[next(numbers)] = one
+                yield one.state.task()
+
+        decoder = cast(RefillingDecoder, self.backend)
+        for number, result in decoder.decode_as_they_come(tasks(), batch_size):
+            part = active.pop(number)
+            part.state.take(result)
+            if (finished := self._end(part)) is not None:
+                yield finished
+            self._report()
+        yield from ended
+        yield from self._in_step(iter(longer), batch_size)
+
+    def _in_step(self, waiting: Iterator[_Part | Finished], batch_size: int) -> Iterator[Finished]:
+        """What one thread does: a window of each in a batch, and then the next of each."""
         active: list[_Part] = []
         while True:
             while len(active) < batch_size and (one := self._next(waiting)) is not None:
                 if isinstance(one, _Part):
-                    if self.find_speech is None:
-                        self._speak(one)
+                    self._speak(one)
                     active.append(one)
                 else:
                     yield one
@@ -118,9 +169,9 @@ class Batches:
                 self._active[id(one)] = one
             return one
 
-    def _parts(self, sounds: Sequence[Sound]) -> Iterator[_Part | Finished]:
+    def _parts(self, sounds: Sequence[tuple[int, Sound]]) -> Iterator[_Part | Finished]:
         """What there is to decode; or at once the end of what fails, or has no speech."""
-        for index, sound in enumerate(sounds):
+        for index, sound in sounds:
             recording = _Recording(index, sound)
             try:
                 if self.find_speech is None:
@@ -168,7 +219,9 @@ class Batches:
 
     def _speak(self, part: _Part) -> None:
         """Find out which language is spoken, where nobody has said it."""
-        recording = part.recording
+        if part.is_told:  # as the stretches of a recording are, each as it is cut
+            return
+        recording, part.is_told = part.recording, True
         language = self.language or recording.language
         if language is None and self.backend.special_tokens.multilingual:
             language, recording.probability = self.backend.language(part.state.first_window)
