@@ -44,7 +44,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """A product of which input, weight and bias may have gradients."""
+    """A product of which input, weight and bias may have gradients; input (rows, inputs)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -55,11 +55,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = grad.flatten(0, -2)
         return (
             product(grad, weight.t()) if of_x else None,
-            rows.t() @ x.flatten(0, -2) if of_weight else None,
-            rows.sum(0) if of_bias else None,
+            grad.t() @ x if of_weight else None,
+            grad.sum(0) if of_bias else None,
         )
 
 
@@ -71,7 +70,9 @@ class FastLinear(nn.Linear):
         if not is_plain or input.numel() < LEAST_ROWS * self.in_features or _is_cast():
             return super().forward(input)
         if torch.is_grad_enabled():
-            return _Linear.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+            # In rows, for what such a function returns may be no view where it is changed in place.
+            out: Tensor = _Linear.apply(input.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]
+            return out.view(*input.shape[:-1], -1)
         return product(input, self.weight, self.bias)
 
 
