@@ -227,12 +227,15 @@ def _no_room(plan: EncoderPlan, limit_gigabytes: float) -> str | None:
         make_folder(root)
     except UserError as error:
         return str(error).splitlines()[0]
-    used = folder_bytes(root)
-    if used + missing > limit_gigabytes * 1e9:
+    # What another process is writing of the same windows is not added to them.
+    own = {one.empty.folder.name for one in plan.chosen}
+    others = [one for one in root.iterdir() if (leftover_of(one) or one.name) not in own]
+    used = sum(map(folder_bytes, others))
+    if used + plan.total_bytes > limit_gigabytes * 1e9:
         return (
             f"{below_home(str(root))} has {_size(used)} of other runs in it, and with "
-            f"{_size(missing)} more than training.encoder_cache_gigabytes={limit_gigabytes:g}; "
-            "what is in there may be deleted"
+            f"{_size(plan.total_bytes)} more than "
+            f"training.encoder_cache_gigabytes={limit_gigabytes:g}; what is in there may be deleted"
         )
     free = shutil.disk_usage(root).free
     if missing + SPARE_BYTES > free:
@@ -375,14 +378,13 @@ def _is_missing(encoding: Encoding, windows: TrainingWindows, trainer: Trainer) 
 def _begun(encoding: Encoding, stack: ExitStack) -> Path | None:
     """The folder to write into, held for this process; None: it is whole, maybe by now."""
     empty, is_told = encoding.empty, False
-    folder = empty.folder
-    while True:
-        if encoding.open() is not None:
-            log.info("encoder     which is in %s already", below_home(str(folder)))
-            return None
+    folder, is_held = empty.folder, False
+    while encoding.open() is None:
+        if is_held:
+            break
         try:
             stack.enter_context(locked(folder))
-            break
+            is_held = True  # and somebody may just have let go of it: it is looked at once more
         except InUse:
             if not is_told:
                 log.info("encoder     waiting for another process, which encodes the same windows")
@@ -390,6 +392,9 @@ def _begun(encoding: Encoding, stack: ExitStack) -> Path | None:
             time.sleep(WAIT_SECONDS)
         except OSError as error:  # of file systems on which nothing can be locked
             raise UserError(f"{folder} cannot be locked: {error}") from error
+    else:
+        log.info("encoder     which is in %s already", below_home(str(folder)))
+        return None
     _tidy_abandoned(folder.parent)
     aside = stack.enter_context(written_whole(folder))
     reserve(aside / ACTIVATIONS, empty.total_bytes)

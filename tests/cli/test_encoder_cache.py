@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lora_whisper.files import read_json, read_jsonl
+from lora_whisper.locks import InUse
 from lora_whisper.training import encoder_cache
 from tests.cli.conftest import Line, World
 
@@ -178,6 +179,30 @@ def test_where_it_is_not_done_one_line_says_why(
     assert f"encoder frozen, but computed in each step: {reason}" in shown
     assert not encoded
     assert not cached()
+
+
+def test_what_another_process_writes_is_waited_for(
+    world: World,
+    line: Line,
+    encoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And does not count twice: the limit is that of one."""
+    arguments = world.arguments("a", *DECODER, "training.encoder_cache_gigabytes=2e-4")
+    assert line("train", *arguments) == 0
+    (folder,) = cached()
+    unfinished = folder.rename(folder.with_name(f".{folder.name}.part"))
+
+    def in_use(_: Path) -> None:
+        raise InUse("by another process")
+
+    monkeypatch.setattr(encoder_cache, "locked", in_use)
+    monkeypatch.setattr(encoder_cache.time, "sleep", lambda _: unfinished.rename(folder))
+    assert line("train", *[one.replace("name=a", "name=b") for one in arguments]) == 0
+    assert "waiting for another process, which encodes" in " ".join(capsys.readouterr().out.split())
+    assert sum(encoded) == 20
+    assert summary("b")["seconds"] == 0.0
 
 
 @pytest.mark.parametrize("trouble", ["no lock", "no folder", "full of others"])
