@@ -303,8 +303,9 @@ class GivenLengthDecoder(WhisperDecoder):
     def decode_as_they_come(
         self, tasks: Iterator[DecodingTask], most: int
     ) -> Iterator[tuple[int, DecodingResult]]:
-        limited = (
-            dataclasses.replace(task, most_tokens=self.lengths[task.seed[1]]) for task in tasks
+        limited = (  # and what random weights say goes round in a loop, which is not cut
+            dataclasses.replace(task, most_tokens=self.lengths[task.seed[1]], most_letters=math.inf)
+            for task in tasks
         )
         return super().decode_as_they_come(limited, most)
 
