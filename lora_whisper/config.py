@@ -374,9 +374,10 @@ class DataConfig(SourceConfig):
         "capitals and punctuation; digits are spelled",
     )
     windows: Literal["auto", "padded", "packed", "trimmed"] = Field(
-        "padded",
+        "auto",
         description="one utterance a window; as many as fit into it; or one in a window that ends "
-        "soon after it, which is fastest, see data.trimmed; auto: trimmed where clips are short",
+        "soon after it, which is fastest, see data.trimmed; auto: trimmed where clips are short, "
+        "else padded",
     )
     trimmed: TrimmedConfig = Field(default_factory=TrimmedConfig)
     timestamps_share: Share | None = Field(

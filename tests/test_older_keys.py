@@ -17,7 +17,11 @@ from lora_whisper.options import configured
 from lora_whisper.run_config import as_called_now, config_hash
 from lora_whisper.schema import from_values
 
-NAMED = {"name": "x", "model": "nano", "data": {"train": "embedded:speech/dictation/train.jsonl"}}
+NAMED = {
+    "name": "x",
+    "model": "nano",
+    "data": {"train": "embedded:speech/dictation/train.jsonl", "windows": "padded"},
+}
 
 MIXED = {"train": "embedded:speech/rehearsal/train.jsonl", "weight": 0.5}
 

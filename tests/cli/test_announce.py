@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.loader import WindowKind
 from lora_whisper.evaluation.evaluate import further_decoding
 from lora_whisper.schema import from_values
 from lora_whisper.training.announce import course
@@ -15,7 +16,7 @@ def announced(width: int, micro_batch: int = 2, utterances: int = 0, **training:
     speech = SimpleNamespace(validation=corpus, test=corpus if utterances else None)
     data = {"train": "a.jsonl"}
     config = from_values(TrainConfig, {"name": "a", "data": data, "training": training})
-    windows = SimpleNamespace(per_epoch=64, steps_per_epoch=4)
+    windows = SimpleNamespace(per_epoch=64, steps_per_epoch=4, kind=WindowKind("padded"))
     return "\n".join(course(config, windows, width, micro_batch, speech))
 
 

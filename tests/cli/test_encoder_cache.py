@@ -161,7 +161,10 @@ def test_other_speech_or_another_base_is_another_thing(
     ("settings", "reason"),
     [
         (["data.windows=trimmed"], "trimmed windows draw in each step"),
-        (["augmentation=[gain]"], "augmentation.gain makes another window of it"),
+        (
+            ["augmentation=[gain]", "data.windows=padded"],
+            "augmentation.gain makes another window of it",
+        ),
         (["training.max_steps=8"], "the run meets too few windows twice"),
         (["training.encoder_cache_gigabytes=1e-6"], "of all windows it takes 0.1 MB, more"),
     ],

@@ -99,7 +99,7 @@ def test_a_run_says_what_was_forgotten_learnt_by_heart_and_heard_in_silence(
     found = results("outputs/a")
     assert [(one["name"], one["role"]) for one in found["sets"]] == [
         ("test", "test"),
-        (f"{here.name}-other", "retention"),
+        ("other", "retention"),
         ("training", "training"),
     ]
     assert found["sets"][1]["leaks"] == [{"run": "a", "recordings": 3, "texts": 3, "speakers": 0}]

@@ -272,7 +272,7 @@ def test_what_breaks_off_leaves_what_was_there(
     before = {path: Path(path).read_bytes() for path in written()}
     with monkeypatch.context() as patch:
         patch.setattr("lora_whisper.lora.merge.is_linear", interrupted)
-        patch.setattr("lora_whisper.lora.merge._fold", interrupted)
+        patch.setattr("lora_whisper.lora.merge.fold", interrupted)
         assert line("merge", "adapter=b", "name=x", "overwrite=true") == 130
     assert {path: Path(path).read_bytes() for path in written()} == before
     assert [path.name for path in Path("outputs/x").iterdir()] == ["merged"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_whisper.data.loader import shares
+from lora_whisper.data.loader import WindowKind, shares
 from lora_whisper.training.defaults import (
     HIGHEST_RATE,
     learning_rate_for_width,
@@ -55,4 +55,4 @@ def test_a_share_that_is_given_goes_first(
     given: float | None, windows: str, expected: float
 ) -> None:
     config = data_config("manifest", no_speech_share=given, windows=windows)
-    assert shares(config).no_speech == expected
+    assert shares(config, WindowKind(windows)).no_speech == expected
