@@ -94,6 +94,14 @@ class AudioCutOff(AudioError):
     """Audio whose end is missing."""
 
 
+class AudioGivenUp(AudioError):
+    """Audio whose decoder took too long, or died: another time it may not."""
+
+
+class GivenUp(Damaged):
+    """The decoder took too long, or died."""
+
+
 class CutOff(Damaged):
     """The same, before the file has its name."""
 
@@ -208,6 +216,8 @@ def _named(audio: Path | EncodedAudio) -> Iterator[None]:
         yield
     except CutOff as error:
         raise AudioCutOff(f"{name}: {error}") from None
+    except GivenUp as error:
+        raise AudioGivenUp(f"{name}: {error}") from None
     except Damaged as error:
         raise AudioError(f"{name}: {error}") from None
     except UNREADABLE as error:
@@ -427,9 +437,9 @@ def _asked(request: Fields, source: PathOrBytes) -> Answer:
     try:
         fields, samples = _POOL.ask(request | {"path": path}, content)
     except TookTooLong as error:
-        raise Damaged(f"took its decoder longer than {error}, and was given up") from None
+        raise GivenUp(f"took its decoder longer than {error}, and was given up") from None
     except Crashed as error:
-        raise Damaged(f"its decoder crashed on it ({error})") from None
+        raise GivenUp(f"its decoder crashed on it ({error})") from None
     if "damaged" in fields:
         raise (CutOff if fields["is_cut_off"] else Damaged)(fields["damaged"])
     return fields, samples

@@ -55,6 +55,10 @@ class TookTooLong(Crashed):
     """It was ended for that; says after how many seconds."""
 
 
+class Stalled(TookTooLong):
+    """It did not answer, and did not compute so long either."""
+
+
 # ── the asking process ───────────────────────────────────────────────────────────────────────
 
 
@@ -77,8 +81,9 @@ class Pool:
     def ask(self, fields: Fields, content: bytes = b"") -> Answer:
         """Have a request answered.
 
-        A process that ended otherwise than by its limits may have been killed from outside: the
-        request is put to a second one before it is blamed.
+        A process that ended otherwise than by its limits may have been killed from outside, and one
+        that is silent may have been suspended: the request is put to a second one before it is
+        blamed.
 
         Raises:
             Crashed: the process ended over it, twice, or took too long.
@@ -86,6 +91,8 @@ class Pool:
         """
         with self._room:
             try:
+                return self._ask_once(fields, content)
+            except Stalled:  # perhaps the whole machine slept
                 return self._ask_once(fields, content)
             except TookTooLong:
                 raise
@@ -195,7 +202,7 @@ class _Process:
             else:
                 is_readable = bool(select.select([self._from.fileno()], [], [], seconds)[0])
             if not is_readable:
-                raise TookTooLong(f"{self._allowed_seconds:.0f} s")
+                raise Stalled(f"{self._allowed_seconds:.0f} s")
             count = self._from.readinto(rest)
             if not count:
                 ending = self._ending()

@@ -46,6 +46,7 @@ class BadAudio:
 
     row: str
     reason: str
+    may_pass: bool = False  # its decoder was given up, and may have an answer another time
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lora_whisper.data import isolation
 from lora_whisper.data.isolation import (
     Allow,
     Answer,
@@ -84,6 +85,16 @@ def test_memory_is_limited(pool: Pool) -> None:
 def test_one_that_was_killed_while_idle_is_not_held_against_the_next_request(pool: Pool) -> None:
     pid = pool.ask({"do": "first"})[0]["pid"]
     os.kill(pid, signal.SIGKILL)
+    assert pool.ask({"do": "second"})[0]["pid"] != pid
+
+
+def test_one_that_was_suspended_is_not_held_against_its_request(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the whole machine, while the clock goes on."""
+    pid = pool.ask({"do": "first"})[0]["pid"]
+    monkeypatch.setattr(isolation, "STARTING_SECONDS", 3.0)
+    os.kill(pid, signal.SIGSTOP)
     assert pool.ask({"do": "second"})[0]["pid"] != pid
 
 

@@ -68,7 +68,12 @@ def read_transcriptions(key: str) -> Transcriptions | None:
 
 
 def write_transcriptions(key: str, transcriptions: Transcriptions) -> None:
-    """Keep them; a cache that cannot be written is done without."""
+    """Keep them; a cache that cannot be written is done without.
+
+    Nor are those kept of which some may be another time: they would be bad for ever.
+    """
+    if any(one.may_pass for one in transcriptions.bad):
+        return
     text = json.dumps(dataclasses.asdict(transcriptions), ensure_ascii=False)
     try:
         _path(key).parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import torch
 
 from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
-from lora_whisper.data.audio import AudioError, read_audio
+from lora_whisper.data.audio import AudioError, AudioGivenUp, read_audio
 from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.errors import UserError
@@ -207,7 +207,7 @@ class _InBatches:
         try:
             samples = read_audio(utterance.audio, utterance.start_seconds, utterance.end_seconds)
         except AudioError as error:
-            return BadAudio(utterance.row, str(error))
+            return BadAudio(utterance.row, str(error), isinstance(error, AudioGivenUp))
         return samples if self.change is None else self.change(samples, utterance)
 
     def _begin(self, samples: np.ndarray, utterance: Utterance) -> DecodingState:

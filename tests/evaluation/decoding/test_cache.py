@@ -44,6 +44,13 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert read_transcriptions(name) == FOUND
 
 
+def test_what_may_decode_another_time_is_not_kept(tmp_path: Path) -> None:
+    name = key(write_clip(tmp_path / "a.wav", 1.0))
+    late = BadAudio("a.wav:2", "took its decoder longer than 10 s", may_pass=True)
+    write_transcriptions(name, dataclasses.replace(FOUND, bad=(*FOUND.bad, late)))
+    assert read_transcriptions(name) is None
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"texts": []}'])
 def test_a_damaged_file_is_as_none(content: str, tmp_path: Path) -> None:
     name = key(write_clip(tmp_path / "a.wav", 1.0))
