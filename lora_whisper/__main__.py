@@ -41,7 +41,7 @@ USAGE = "\n".join(
         "usage: lora-whisper COMMAND [key=value …]; lora-whisper adapters [FOLDER];",
         "       lora-whisper report FOLDER",
         "",
-        *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
+        *(f"  {name:12}{purpose}" for name, purpose in COMMANDS.items()),
         "",
         "lora-whisper COMMAND --help lists its keys, with what each one means.",
         "To begin with: lora-whisper train experiment=quickstart",

@@ -309,7 +309,8 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
             module_of(name).write(source.folder.merged, aside, dtype)
         write_json(aside / PARITY_FILE, _made(name, dtype, source))
     log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
-    if name == "ctranslate2":
+    merged = in_own_dtype(str(source.folder.merged.absolute()))
+    if name == "ctranslate2" and is_program(name, read_base(merged)):
         typed = f"faster_whisper.WhisperModel({str(short(place))!r}).transcribe(…)"
         console.print(f"in Python   {typed}", markup=False, soft_wrap=True)
     if name == "ggml":

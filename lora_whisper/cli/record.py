@@ -78,17 +78,12 @@ def run(plan: RecordPlan) -> None:
             MOST_BYTES,
         )
     rows = collection.rows
-    log.info(
-        "%-11s %s, %d of them new, in %s",
-        *(
-            "recorded",
-            counted(len(rows), "take"),
-            len(rows) - before,
-            short(plan.folder / MANIFEST),
-        ),
-    )
-    if rows:
-        log.info("next        type %s", command())
+    if not rows:
+        log.info("recorded    nothing")
+        return
+    new, manifest = len(rows) - before, short(plan.folder / MANIFEST)
+    log.info("recorded    %s, %d of them new, in %s", counted(len(rows), "take"), new, manifest)
+    log.info("next        type %s", command())
 
 
 COMMAND = Command("record", RecordConfig, prepare, run)

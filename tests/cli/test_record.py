@@ -70,7 +70,7 @@ def test_it_ends_by_saying_what_was_recorded_and_what_comes_next(
     monkeypatch.setattr(record, "serve", lambda *arguments: given.append(arguments))
     monkeypatch.setattr(record, "require_gradio", lambda: None)
     assert line("record", *TYPED) == 0
-    assert "recorded    0 takes, 0 of them new" in capsys.readouterr().out
+    assert "recorded    nothing" in capsys.readouterr().out
     (_, served, label, _), row = given[0], {"audio": "a.flac", "speaker": "a", "split": "train"}
     assert (served.host, served.share, label) == ("127.0.0.1", False, "record")
     Path("mine/recordings.jsonl").write_text(json.dumps(row | {"text": "Habari."}) + "\n")
