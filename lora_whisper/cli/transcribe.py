@@ -17,7 +17,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +48,10 @@ class Job:
     adapter: str | None  # None: the only one there is
     places: dict[str, Path]  # by format; empty: standard output
 
-    def is_done(self) -> bool:
-        return bool(self.places) and all(place.exists() for place in self.places.values())
+    def without_what_is_there(self) -> Job | None:
+        """With the places of texts that are missing; None where none is."""
+        missing = {name: place for name, place in self.places.items() if not place.exists()}
+        return None if self.places and not missing else replace(self, places=missing)
 
 
 @dataclass(frozen=True)
@@ -91,27 +93,16 @@ def prepare(config: TranscribeConfig, path: Path | None = None) -> TranscribePla
         return TranscribePlan(config, models, [Job(sources[0], None, {})])
     formats = config.formats or ("text", "srt")
     jobs = [Job(*one) for one in places(sources, folder, formats, list(models.adapters))]
-    if not config.overwrite:
-        _require_whole(jobs)
+    _refuse_folders(jobs)
     return TranscribePlan(config, models, jobs)
 
 
-def _require_whole(jobs: Sequence[Job]) -> None:
-    """See that of each recording all texts are there, or none of them.
-
-    Raises:
-        UserError: some are, which would be replaced, or be of another command than the rest.
-    """
-    half = [
-        f"{job.source.name}: {place} is there"
-        for job in jobs
-        for place in job.places.values()
-        if place.exists() and not job.is_done()
-    ]
-    if half:
+def _refuse_folders(jobs: Sequence[Job]) -> None:
+    """See that no folder has the name of a text."""
+    folders = [place for job in jobs for place in job.places.values() if place.is_dir()]
+    if folders:
         raise UserError(
-            f"Some texts are there, and others of the same recordings are not:\n{listing(half)}\n"
-            "Type overwrite=true to replace them, other formats=… or another out=…"
+            f"Texts would go to {listing(list(map(str, folders)))}\nwhich are folders. Type out=…"
         )
 
 
@@ -121,7 +112,7 @@ def run(plan: TranscribePlan) -> int:
 
     todo = plan.jobs
     if not plan.config.overwrite:
-        todo = [job for job in plan.jobs if not job.is_done()]
+        todo = [left for job in plan.jobs if (left := job.without_what_is_there()) is not None]
     if kept := len(plan.jobs) - len(todo):
         log.info("kept        %s there already; overwrite=true replaces them", _texts(kept))
     if not todo:

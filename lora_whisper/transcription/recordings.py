@@ -64,8 +64,10 @@ def _meant(given: str) -> list[Path]:
     path = local_path(given)
     if path.is_dir():
         return _below(path, given)
-    if path.exists():
+    if path.is_file():
         return [path]
+    if path.exists():
+        raise UserError(f"audio={given}: no regular file. audio=- reads what a program writes.")
     if ADDRESS.match(given):
         file = given.rstrip("/").rpartition("/")[2] or "FILE"
         raise UserError(

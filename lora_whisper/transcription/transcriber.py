@@ -247,7 +247,9 @@ class Transcriber:
         text = " ".join(parts)
         if not text:
             return ()
-        tokens: list[int] = self._backend.tokenizer.encode(f" {text}", add_special_tokens=False)
+        # Transformers' own warning says that so many tokens end in an error.
+        encoded = self._backend.tokenizer(f" {text}", add_special_tokens=False, verbose=False)
+        tokens: list[int] = encoded.input_ids
         room = self._backend.special_tokens.max_tokens // 2 - 1
         if len(tokens) > room:
             raise UserError(

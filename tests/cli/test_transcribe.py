@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -112,24 +113,31 @@ def test_a_film_is_a_recording(line: Line) -> None:
     assert Path("film.txt").read_text() == "Lucy lifted the rotten coat.\n"
 
 
-def test_texts_that_are_there_are_kept(
-    line: Line, refusal: Refusal, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_texts_that_are_there_are_kept(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a full disk: what is missing of a recording is made, and nothing else."""
     clip("a.opus")
     clip("b.opus", 62)
     given = ("transcribe", *NANO, "audio=*.opus")
     Path("a.srt").write_text("mine")
-    assert "a.srt is there" in refusal(*given)
-    assert not Path("a.txt").exists()
-    Path("a.txt").write_text("mine, too")
-    capsys.readouterr()
+    Path("b.srt").write_text("mine")
+    Path("b.txt").write_text("mine, too")
     assert line(*given) == 0
     assert "kept 1 text is there already" in " ".join(capsys.readouterr().out.split())
-    assert Path("a.txt").read_text() == "mine, too"
-    assert Path("b.txt").read_text() == "Bus 0 8 1 7.\n"
-    assert line(*given) == 0
+    assert Path("a.txt").read_text() == "Lucy lifted the rotten coat.\n"
+    assert Path("a.srt").read_text() == "mine"
+    assert Path("b.txt").read_text() == "mine, too"
     assert line(*given, "overwrite=true") == 0
     assert Path("a.txt").read_text() == "Lucy lifted the rotten coat.\n"
+
+
+def test_a_text_does_not_hang_on_the_name_of_its_recording(line: Line) -> None:
+    """Where a text is improbable, tokens are drawn; nor need a name be UTF-8."""
+    soundfile.write("one.wav", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    other = Path("in", os.fsdecode(b"two\xff.wav"))
+    other.parent.mkdir()
+    shutil.copy("one.wav", other)
+    assert line("transcribe", *NANO, "audio=[one.wav,in]", "formats=text") == 0
+    assert Path("one.txt").read_text() == other.with_suffix(".txt").read_text()
 
 
 def test_standard_input_is_answered_on_standard_output_alone(
@@ -209,6 +217,8 @@ def test_an_exported_model_transcribes_as_what_it_was_made_of(
     [
         (["audio=https://somewhere.org/talk.mp3"], "curl -L -o talk.mp3 https://somewhere.org/"),
         (["audio=[gone.mp3,away.mp3]"], "audio=away.mp3: no such file or folder"),
+        (["audio=pipe"], "no regular file"),
+        (["audio=b/a.opus", "out=full"], "full/a.txt"),
         (["audio=*.ogg"], "audio=*.ogg: no file has such a name"),
         (["audio=nothing"], "the folder holds no file with an ending of sound"),
         (["audio=[-,a.opus]"], "standard input is read alone"),
@@ -231,6 +241,8 @@ def test_what_cannot_be_transcribed_is_one_message(
     Path("nothing").mkdir()
     Path("nothing/notes.txt").write_text("words")
     Path("text.mp3").write_text("words")
+    Path("full/a.txt").mkdir(parents=True)
+    os.mkfifo("pipe")
     before = {*Path().rglob("*")}
     assert said in refusal("transcribe", "model=nano", *typed)
     assert {*Path().rglob("*")} - before <= {Path("texts")}
