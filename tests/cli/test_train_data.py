@@ -75,15 +75,14 @@ def test_trimmed_windows_are_of_training_alone(
     monkeypatch.setattr(loss, "encode", noted)
     trimmed = {"margin_seconds": [0.1, 0.3], "whole_share": 0.3}
     settings = [f"data.trimmed.{name}={value}" for name, value in trimmed.items()]
-    arguments = world.arguments("cut", "data.windows=auto", *settings, "training.max_steps=8")
+    arguments = world.arguments("cut", "data.windows=trimmed", *settings, "training.max_steps=8")
     assert line("train", *arguments) == 0
     assert frames[False] == {200}
     assert 200 in frames[True]
     assert len(frames[True]) > 2
     shown = " ".join(capsys.readouterr().out.split())
     expected = "trimmed 0.1 – 0.3 s behind a clip, 30% of the windows whole, 25% of the speech once"
-    assert f"windows {expected} more, packed, as clips of " in shown
-    assert "would be mostly padding; no speech 0.03" in shown
+    assert f"windows {expected} more, packed; no speech 0.03" in shown
     assert read_json(Path("outputs/cut/summary.json"))["windows"] == "trimmed"
     assert "trimmed windows" in Path("outputs/cut/adapter/README.md").read_text()
 
@@ -97,6 +96,7 @@ def test_a_stream_trains_and_goes_on(
     assert line("train", *given) == 0
     shown = capsys.readouterr().out
     assert "streamed from" in shown
+    assert "windows     padded, as a stream cannot be put in order; " in shown
     assert "longer than the window of 2 s" in shown, "the long clip is met and named"
     summary = read_json(Path("outputs/streamed/summary.json"))
     assert summary["train_audio_seconds_seen"] > 0
