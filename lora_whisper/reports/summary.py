@@ -188,7 +188,7 @@ def remarks(summary: RunSummary) -> list[tuple[str, str]]:
         lines.append(("warning", "the adapter is no better than its base on this test set"))
     elif base and adapter and adapter.ci95(rate)[1] >= base.ci95(rate)[0]:
         text = f"the intervals of base and adapter overlap, over {adapter.utterances} utterances"
-        lines.append(("note", f"{text}: lora-whisper evaluate compares the two on each of them"))
+        lines.append(("note", f"{text}: evaluate compares the two on each of them"))
     if adapter and merged:
         apart = abs(merged.rate(rate) - adapter.rate(rate))
         if apart > MERGE_TOLERANCE:

@@ -124,7 +124,7 @@ def test_remarks_go_on_below_their_text(tmp_path: Path, monkeypatch: pytest.Monk
     written = io.StringIO()
     monkeypatch.setattr(shown, "console", Console(file=written, width=60))
     show_summary(folder)
-    (note,) = re.findall(r"^note .*\n.*$", written.getvalue(), re.M)
+    *_, note = re.findall(r"^note .*\n.*$", written.getvalue(), re.M)
     first, second = note.splitlines()
     assert max(len(first), len(second)) <= 60
     assert re.match(r" {12}\S", second)
