@@ -542,6 +542,9 @@ class Averaged:
     count: int
 
 
+GLOBAL_BATCH = 16  # windows, where neither they nor seconds are given
+
+
 @group
 class TrainingConfig:
     """How long and in what portions the adapter is trained."""
@@ -555,7 +558,17 @@ class TrainingConfig:
         "and for tiny corpora at least 50 steps. A run that is resumed may be given another length "
         "if no step depends on it: schedule=constant, warm-up in steps or none, no adalora",
     )
-    global_batch: Count = Field(16, description="windows in one optimizer step, over all processes")
+    global_batch_seconds: Positive | None = Field(
+        None,
+        description="instead of global_batch: seconds in one optimizer step, over all processes, "
+        "as much as the encoder computes: of a trimmed window the clip and its margin, of others "
+        "all of it; an epoch is shared evenly among its steps",
+    )
+    global_batch: Count | None = Field(
+        None,
+        description="windows in one optimizer step, over all processes; null: 16, or as many as "
+        "global_batch_seconds are",
+    )
     micro_batch: Count | Literal["auto"] | None = Field(
         None,
         description="windows in one forward pass of one process; auto: as many as the GPU holds, "
@@ -604,10 +617,28 @@ class TrainingConfig:
         "the lowest adapter make of each window, which is then computed once; 0: none",
     )
 
+    def whole_windows(self, window_seconds: float) -> int:
+        """How many windows of full length there are in one step, over all processes."""
+        if self.global_batch is not None:
+            return self.global_batch
+        assert self.global_batch_seconds is not None, "one of them is there"
+        return max(1, int(self.global_batch_seconds / window_seconds))
+
     @property
     def averaged(self) -> Averaged | None:
         of, _, count = (self.averaging or "").partition("-")
         return Averaged(of, int(count)) if count else None
+
+    @rule("global_batch")
+    @classmethod
+    def _is_given_once(cls, windows: int | None, info: ValidationInfo) -> int | None:
+        seconds = info.data.get("global_batch_seconds")
+        require(
+            windows is None or seconds is None,
+            f"{windows} windows are given, and so is training.global_batch_seconds={seconds}: type "
+            "training.global_batch=null or training.global_batch_seconds=null",
+        )
+        return GLOBAL_BATCH if windows is None and seconds is None else windows
 
     @rule("averaging")
     @classmethod

@@ -59,6 +59,7 @@ LEGACY_DEFAULTS = {
     "data.quoted": True,
     "data.log_mel_padding_share": 0.0,
     "evaluation.padding": "sound",
+    "training.global_batch_seconds": None,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import Strict
+from pydantic import Strict, ValidationError
 
 import lora_whisper.config
 from lora_whisper.config import (
@@ -16,6 +16,7 @@ from lora_whisper.config import (
     MergeConfig,
     RescoringConfig,
     TrainConfig,
+    TrainingConfig,
 )
 from lora_whisper.errors import UserError
 from lora_whisper.schema import from_values, group_in, hints_of, is_group, meaning_of, parts_of
@@ -143,6 +144,13 @@ def test_the_config_survives_yaml() -> None:
     config = from_values(TrainConfig, train_values(*given))
     values = dataclasses.asdict(config)
     assert from_values(TrainConfig, yaml.safe_load(yaml.safe_dump(values))) == config
+
+
+def test_a_step_is_of_windows_or_of_seconds() -> None:
+    assert TrainingConfig().whole_windows(30.0) == 16
+    assert TrainingConfig(global_batch_seconds=100).whole_windows(30.0) == 3
+    with pytest.raises(ValidationError, match="so is training"):
+        TrainingConfig(global_batch=16, global_batch_seconds=100)
 
 
 def test_overwrite_and_resume_contradict_each_other() -> None:

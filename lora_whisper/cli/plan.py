@@ -144,7 +144,8 @@ def run(config: PlanConfig) -> None:
             values = {"gpu_memory_bytes": memory, "rows": [row.to_json() for row in rows]}
             print_result(json.dumps(values, indent=2))
         else:
-            console.print(overview(rows, memory, config.training.global_batch).terminal())
+            most = windows_in_step(config, published.shape(CHECKPOINTS[0]))
+            console.print(overview(rows, memory, most).terminal())
             _print_notes(config)
         return
     answer = plan_of(config, memory)
@@ -190,6 +191,14 @@ def shape_of(config: ModelConfig) -> WhisperConfig:
         return published.shape(max(named, key=len))  # whisper-large-v3-turbo-sw holds three of them
 
 
+def windows_in_step(config: PlanConfig, shape: WhisperConfig) -> int:
+    return config.training.whole_windows(window_seconds(shape))
+
+
+def window_seconds(shape: WhisperConfig) -> float:
+    return shape.max_source_positions * published.SECONDS_PER_TIMESTAMP
+
+
 # ── one checkpoint ───────────────────────────────────────────────────────────────────────────
 
 
@@ -209,15 +218,15 @@ def plan_of(config: PlanConfig, memory: int | None) -> Answer:
     windows = settings.micro_batch
     if not isinstance(windows, int):
         windows = micro_batch_for_width(shape.d_model)
+    in_step = windows_in_step(config, shape)
     fitting = {
-        word: plan.largest_micro_batch(memory, on, settings.global_batch) if memory else None
+        word: plan.largest_micro_batch(memory, on, in_step) if memory else None
         for word, on in (("without_checkpointing", False), ("with_checkpointing", True))
     }
     most = fitting["with_checkpointing" if checkpointing else "without_checkpointing"]
     if settings.micro_batch == "auto" and most:
-        windows = max(share for share in even_shares(settings.global_batch) if share <= most)
+        windows = max(share for share in even_shares(in_step) if share <= most)
     flops = step_flops(setup, checkpointing, 1, tokens)
-    seconds = shape.max_source_positions / 50
     used = plan.memory(windows, checkpointing)
     return Answer(
         checkpoint=config.model.checkpoint,
@@ -235,7 +244,7 @@ def plan_of(config: PlanConfig, memory: int | None) -> Answer:
         suggestions=suggestions(config, shape, plan, memory, checkpointing, windows),
         trained_parameters=plan.trained,
         adapter_file_bytes=adapter_file_bytes(plan, shipped_share(config.adapter)),
-        flops_per_audio_hour=round(flops * HOUR_SECONDS / seconds),
+        flops_per_audio_hour=round(flops * HOUR_SECONDS / window_seconds(shape)),
         audio_seconds_per_second=measured_rate(config.model, setup.quantization.kind),
     )
 
@@ -296,7 +305,7 @@ def suggestions(
     """
     if memory is None or plan.memory(windows, checkpointing).total <= memory:
         return []
-    most = config.training.global_batch
+    most = windows_in_step(config, shape)
     smaller = plan.largest_micro_batch(memory, checkpointing, most)
     if smaller:
         return [_suggestion(plan, [], smaller, checkpointing, memory)]
@@ -396,7 +405,7 @@ def _quiet() -> Any:
 
 def _needs(config: PlanConfig, shape: WhisperConfig, memory: int | None) -> Needs:
     """Without checkpointing where a window fits; with it, where that is needed or asked for."""
-    plan, most = _plan_for(config, shape, config.tokens), config.training.global_batch
+    plan, most = _plan_for(config, shape, config.tokens), windows_in_step(config, shape)
     asked = config.training.gradient_checkpointing
     modes = (False, True) if asked is None else (asked,)
     fitting = {

@@ -251,9 +251,8 @@ def _steps(plan: SearchPlan) -> int:
     from lora_whisper.training.defaults import total_steps
 
     common, inputs = plan.common, plan.inputs
-    per_epoch = training_windows(common, inputs.base, inputs.speech).per_epoch
-    settings = common.training
-    return total_steps(per_epoch, settings.global_batch, settings.max_epochs, settings.max_steps)
+    in_epoch = training_windows(common, inputs.base, inputs.speech).steps_per_epoch
+    return total_steps(in_epoch, common.training.max_epochs, common.training.max_steps)
 
 
 # ── the search ───────────────────────────────────────────────────────────────────────────────

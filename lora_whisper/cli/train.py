@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lora_whisper import processes, terminal
 from lora_whisper.cli.command import Command
-from lora_whisper.config import DataConfig, TrainConfig, TrainingConfig
+from lora_whisper.config import GLOBAL_BATCH, DataConfig, TrainConfig, TrainingConfig
 from lora_whisper.data.contents import speech_hashes
 from lora_whisper.data.corpus import Corpus, sample
 from lora_whisper.data.loader import new_augmenter, training_windows
@@ -154,6 +154,7 @@ def _check_speech(config: TrainConfig, inputs: Inputs) -> None:
 
     speech, evaluation = inputs.speech, config.evaluation
     new_augmenter(config.augmentation, inputs.base)
+    _require_a_window(config.training, inputs.base.window_seconds)
     _require_borrowers(config.data, speech)
     if speech.validation is None:
         _refuse_validating(config.training)
@@ -169,11 +170,20 @@ def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:
     if config.data.language_token is not None:  # else that is what is wrong
         trained_tokens(config, inputs.base)
     if config.adapter.kind == "adalora":
-        settings, windows = config.training, None  # counted where its length depends on them
+        settings, in_epoch = config.training, None  # counted where its length depends on it
         if settings.max_steps is None or settings.max_epochs is not None:
-            windows = training_windows(config, inputs.base, inputs.speech).per_epoch
-        final_steps(
-            total_steps(windows, settings.global_batch, settings.max_epochs, settings.max_steps)
+            in_epoch = training_windows(config, inputs.base, inputs.speech).steps_per_epoch
+        final_steps(total_steps(in_epoch, settings.max_epochs, settings.max_steps))
+
+
+def _require_a_window(training: TrainingConfig, window_seconds: float) -> None:
+    """See that a step's seconds have room for one that is whole, as some always are."""
+    seconds = training.global_batch_seconds
+    if seconds is not None and seconds < window_seconds:
+        raise UserError(
+            f"training.global_batch_seconds={seconds:g} is less than one window of "
+            f"{window_seconds:g} s. Type {window_seconds:g} or more; "
+            f"training.global_batch={GLOBAL_BATCH} is {GLOBAL_BATCH * window_seconds:g}."
         )
 
 

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,13 +25,18 @@ from torch.utils.data import DataLoader, Dataset
 from lora_whisper.data.sampler import (
     MARGINS,
     Epoch,
+    GlobalBatch,
     epoch_order,
     steps_per_epoch,
     windows_per_epoch,
 )
 from lora_whisper.data.windows import IGNORED, BadAudio, Window, WindowMaker, WindowSource
 from lora_whisper.model.features import LogMel, content_frames, positions_with_sound
-from lora_whisper.model.published import FRAMES_PER_POSITION, SAMPLING_RATE
+from lora_whisper.model.published import (
+    FRAMES_PER_POSITION,
+    SAMPLING_RATE,
+    SECONDS_PER_TIMESTAMP,
+)
 
 if TYPE_CHECKING:
     from lora_whisper.data.audio import Remark
@@ -199,6 +205,14 @@ class Trimming:
         kept[is_whole] = self.window_positions
         return np.minimum(kept, self.window_positions)
 
+    def mean_seconds(self, seconds: np.ndarray, is_speech: np.ndarray) -> np.ndarray:
+        """What is kept of each window, whatever it meets and is drawn; all arrays (windows,)."""
+        whole = self.window_positions * SECONDS_PER_TIMESTAMP
+        margin = sum(self.margin_positions) / 2 * SECONDS_PER_TIMESTAMP
+        kept = np.minimum(seconds / self.slowest_speed + margin, whole)
+        kept += self.whole_share * (whole - kept)
+        return np.where(is_speech, kept, whole)
+
 
 @dataclass(frozen=True)
 class StepDataset(Dataset[list[Batch]]):
@@ -211,7 +225,7 @@ class StepDataset(Dataset[list[Batch]]):
     sources: tuple[WindowSource, ...]  # the first makes the epochs, the others are mixed in
     maker: WindowMaker
     no_speech_share: float  # windows without speech for each window of the first source
-    global_batch: int  # windows in one optimizer step, over all processes
+    global_batch: GlobalBatch  # what one optimizer step has, over all processes
     micro_batch: int  # windows in one forward pass
     seed: int
     rank: int = 0
@@ -225,13 +239,19 @@ class StepDataset(Dataset[list[Batch]]):
         weights = [source.weight for source in self.sources]
         return windows_per_epoch(counts, weights, self.no_speech_share)
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.windows_per_epoch, self.global_batch)
+        return steps_per_epoch(*self._windows, self.global_batch)
+
+    @property
+    def _windows(self) -> tuple[list[np.ndarray], list[float], float]:
+        """Lengths and weights of the sources, and the share without speech."""
+        seconds = [source.packing.seconds for source in self.sources]
+        return seconds, [source.weight for source in self.sources], self.no_speech_share
 
     def __getitem__(self, step: int) -> list[Batch]:
-        epoch, global_batch = self._global_batch(step)
-        own, order = np.asarray(global_batch)[self.rank :: self.world], self._order(epoch)
+        epoch, order, global_batch = self._global_batch(step)
+        own = np.asarray(global_batch)[self.rank :: self.world]
         batches = []
         for positions, group in self._groups(step, own):
             size = self._micro_batch(positions)
@@ -248,8 +268,7 @@ class StepDataset(Dataset[list[Batch]]):
         """What each window of a step keeps of the encoder's positions; None: all of them."""
         if self.trimming is None:
             return None
-        epoch, global_batch = self._global_batch(step)
-        order = self._order(epoch)
+        _, order, global_batch = self._global_batch(step)
         seconds = [
             self.sources[order.source[index]].packing.seconds[order.window[index]]
             for index in global_batch
@@ -276,11 +295,12 @@ class StepDataset(Dataset[list[Batch]]):
             is_whole = positions == self.trimming.window_positions
             yield None if is_whole else positions, own[kept == positions]
 
-    def _global_batch(self, step: int) -> tuple[int, range]:
-        """The epoch, and which of its windows the step has."""
+    def _global_batch(self, step: int) -> tuple[int, Epoch, range]:
+        """The epoch, its order, and which of its windows the step has."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        first = step_in_epoch * self.global_batch
-        return epoch, range(first, min(first + self.global_batch, self.windows_per_epoch))
+        order = self._order(epoch)
+        first, end = order.starts[step_in_epoch : step_in_epoch + 2].tolist()
+        return epoch, order, range(first, end)
 
     def _micro_batch(self, positions: int | None) -> int:
         """Windows in a forward pass: of short ones more, so that it has as many positions."""
@@ -292,14 +312,7 @@ class StepDataset(Dataset[list[Batch]]):
         """Made once an epoch: that of a million windows takes a fifth of a second."""
         if epoch not in self._latest:
             self._latest.clear()
-            self._latest[epoch] = epoch_order(
-                [source.packing.seconds for source in self.sources],
-                [source.weight for source in self.sources],
-                self.no_speech_share,
-                self.global_batch,
-                self.seed,
-                epoch,
-            )
+            self._latest[epoch] = epoch_order(*self._windows, self.global_batch, self.seed, epoch)
         return self._latest[epoch]
 
 

@@ -12,7 +12,7 @@ from lora_whisper.config import AugmentationConfig, DataConfig, TrainConfig
 from lora_whisper.data.augmentation import Augmenter
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.data.sampler import by_speaker, pack
+from lora_whisper.data.sampler import GlobalBatch, by_speaker, pack
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.layers import ranges_in
@@ -151,7 +151,8 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
         seed=config.seed,
         log_mel_padding_share=asked.log_mel_padding,
     )
-    size, seed, workers = config.training.global_batch, config.seed, config.training.loader_workers
+    size = config.training.whole_windows(base.window_seconds)
+    seed, workers = config.seed, config.training.loader_workers
     if config.data.streaming:
         from lora_whisper.data.streaming import StreamDataset, stream_loader
 
@@ -160,14 +161,18 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
     from lora_whisper.data.batches import StepDataset, step_loader
 
     assert speech.train is not None, "only a stream has no corpus"
+    trimming, batch = None, GlobalBatch(size)
+    if kind.name == "trimmed":
+        trimming, seconds = _trimming(config, base), config.training.global_batch_seconds
+        batch = batch if seconds is None else GlobalBatch(seconds, trimming.mean_seconds)
     dataset = StepDataset(
         tuple(_sources(config.data, kind.name, base, speech.train, speech.mixes)),
         maker,
         asked.no_speech,
-        size,
+        batch,
         size,
         seed,
-        trimming=_trimming(config, base) if kind.name == "trimmed" else None,
+        trimming=trimming,
     )
     return TrainingWindows(
         kind,
@@ -243,7 +248,7 @@ def validation_windows(
         (_source(utterances, base, "padded"),),
         maker,
         no_speech_share=0.0,
-        global_batch=micro_batch * processes.count(),
+        global_batch=GlobalBatch(micro_batch * processes.count()),
         micro_batch=micro_batch,
         seed=config.seed,
         rank=processes.rank(),

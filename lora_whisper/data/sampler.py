@@ -9,9 +9,9 @@ speakers take turns in it, `by_speaker` brings together what each says.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -214,19 +214,51 @@ def _sums_before(values: np.ndarray) -> np.ndarray:
 #     + of each other source, `weight` windows for each of these, in turn from seeded permutations
 #     + `no_speech_share` windows without speech for each of these
 #     → shuffled → chunks of CHUNK_BATCHES global batches, each sorted by length, cut into batches
-#     → the batches shuffled, the short one last.
+#     → the batches shuffled, a short one last.
 #
 # So each global batch holds windows of like lengths, while an epoch is as random as a permutation
 # but for that. A resumed run sees the batches that it would have seen, and so do several processes.
 
 
+@dataclass(frozen=True)
+class GlobalBatch:
+    """How much an optimizer step has, over all processes: `amount` windows.
+
+    Or so many seconds, where `seconds_of` says how many a window adds: of (windows,) seconds of
+    clips and whether there is speech in them, (windows,) seconds. Then an epoch has the same number
+    of steps whatever it draws, which share it evenly.
+    """
+
+    amount: float
+    seconds_of: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+    def sizes(self, seconds: np.ndarray, is_speech: np.ndarray) -> np.ndarray:
+        """What each window adds; all arrays (windows,)."""
+        if self.seconds_of is None:
+            return np.ones(len(seconds))
+        return self.seconds_of(seconds, is_speech)
+
+    def steps(self, total: float) -> int:
+        """Optimizer steps that an epoch of so much has; the last may be short of windows."""
+        if self.seconds_of is None:
+            return ceil(total / self.amount)
+        return max(1, floor(total / self.amount))
+
+    def portions(self, total: float, steps: int) -> tuple[float, int]:
+        """How much a step of an epoch has, and how many have as much."""
+        if self.seconds_of is None:
+            return self.amount, floor(total / self.amount)
+        return total / steps, steps
+
+
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """The windows of an epoch, in order; (windows,) each."""
+    """The windows of an epoch, in order; (windows,) each but for the last."""
 
     source: np.ndarray  # int16, number of the source
     window: np.ndarray  # int64, number in the source's packing
     is_speech: np.ndarray  # bool; without speech, it is only as long as that window
+    starts: np.ndarray  # (steps + 1,) int64, the first window of each step, and of none
 
     def __len__(self) -> int:
         return len(self.source)
@@ -239,16 +271,26 @@ def windows_per_epoch(
     return sum(_portions(counts, weights)) + round(no_speech_share * counts[0])
 
 
-def steps_per_epoch(windows: int, global_batch: int) -> int:
-    """Optimizer steps in which each window of an epoch is seen once; the last may be short."""
-    return ceil(windows / global_batch)
+def steps_per_epoch(
+    seconds: Sequence[np.ndarray],
+    weights: Sequence[float],
+    no_speech_share: float,
+    batch: GlobalBatch,
+) -> int:
+    """Optimizer steps of an epoch, see `epoch_order`: the same for each, whatever it draws."""
+    portions = _portions([len(source) for source in seconds], weights)
+    total = 0.0
+    for source, portion in zip(seconds, portions, strict=True):
+        total += portion * batch.sizes(source, np.ones(len(source), bool)).mean()
+    without = batch.sizes(seconds[0], np.zeros(len(seconds[0]), bool)).mean()
+    return batch.steps(total + round(no_speech_share * len(seconds[0])) * without)
 
 
 def epoch_order(
     seconds: Sequence[np.ndarray],
     weights: Sequence[float],
     no_speech_share: float,
-    global_batch: int,
+    batch: GlobalBatch,
     seed: int,
     epoch: int,
 ) -> Epoch:
@@ -274,20 +316,39 @@ def epoch_order(
     source[~is_speech] = 0
     lengths = [each[part] for each, part in zip(seconds, parts, strict=True)]
     lengths.append(seconds[0][without])
-    order = bucketed(np.concatenate(lengths), global_batch, seed, epoch)
-    return Epoch(source[order], window[order], is_speech[order])
+    length = np.concatenate(lengths)
+    steps = steps_per_epoch(seconds, weights, no_speech_share, batch)
+    order, starts = bucketed(length, batch.sizes(length, is_speech), batch, steps, seed, epoch)
+    return Epoch(source[order], window[order], is_speech[order], starts)
 
 
-def bucketed(seconds: np.ndarray, global_batch: int, seed: int, epoch: int) -> np.ndarray:
-    """An order of (windows,) lengths, in which neighbours in a global batch are of like lengths."""
+def bucketed(
+    seconds: np.ndarray, sizes: np.ndarray, batch: GlobalBatch, steps: int, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """An order of windows, in which neighbours in a global batch are of like lengths.
+
+    Returns it, (windows,), and where in it each batch begins, (steps + 1,).
+
+    Args:
+        seconds: their lengths, (windows,).
+        sizes: what each adds to its batch, (windows,).
+    """
+    per_step, full = batch.portions(float(sizes.sum()), steps)
+
+    def batches(order: np.ndarray) -> np.ndarray:
+        """That of each window, where its middle lies."""
+        middle = np.cumsum(sizes[order]) - sizes[order] / 2
+        return np.minimum((middle / per_step).astype(np.int64), steps - 1)
+
     order = np.random.default_rng((seed, epoch, SHUFFLE)).permutation(len(seconds))
-    in_full_batches = len(order) - len(order) % global_batch
-    chunk = np.arange(len(order)) // (CHUNK_BATCHES * global_batch)
-    chunk[in_full_batches:] = len(order)  # what is left over is the short batch
+    number = batches(order)
+    chunk = np.where(number < full, number // CHUNK_BATCHES, steps)  # left over: the short batch
     order = order[np.lexsort((seconds[order], chunk))]
-    batches = order[:in_full_batches].reshape(-1, global_batch)
-    batches = np.random.default_rng((seed, epoch, BATCHES)).permutation(batches)
-    return np.concatenate([batches.ravel(), order[in_full_batches:]])
+    turn = np.arange(steps)
+    turn[np.random.default_rng((seed, epoch, BATCHES)).permutation(full)] = np.arange(full)
+    turn = turn[batches(order)]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(turn, minlength=steps))])
+    return order[np.lexsort((seconds[order], turn))], starts
 
 
 def _portions(counts: Sequence[int], weights: Sequence[float]) -> list[int]:

@@ -257,7 +257,9 @@ def _training(summary: RunSummary, config: TrainConfig) -> Iterator[str]:
         f"size: {summary.trainable_parameters:,} trained parameters, "
         f"{megabytes(summary.adapter_bytes)}"
     )
-    windows = f"{config.training.global_batch} {summary.windows or config.data.windows} windows"
+    seconds, kind = config.training.global_batch_seconds, summary.windows or config.data.windows
+    size = config.training.global_batch if seconds is None else f"{seconds:g} s of"
+    windows = f"{size} {kind} windows"
     yield f"steps: {summary.steps:,} of {windows}; the adapter is that of {origin(summary)}"
     made_with = (f"{name} {number}" for name, number in summary.versions.items())
     yield f"made with: {', '.join(made_with)}"

@@ -148,6 +148,7 @@ def _trimmed(asked: TrimmedConfig) -> str:
 
 def course(
     config: TrainConfig,
+    base: Base,
     windows: TrainingWindows,
     width: int,
     micro_batch: int,
@@ -156,11 +157,15 @@ def course(
     """What is about to be done, with what null and auto have become."""
     settings, optimizer = config.training, config.optimizer
     limits = settings.max_epochs, settings.max_steps
-    steps = total_steps(windows.per_epoch, settings.global_batch, *limits)
+    steps = total_steps(windows.steps_per_epoch, *limits)
     more = ", or more that are short" if windows.kind.name == "trimmed" else ""
-    share = math.ceil(settings.global_batch / processes.count())
-    portions = f"{min(micro_batch, share)} in a forward pass{more}"
-    yield f"steps       {steps}, of {counted(settings.global_batch, 'window')} each, {portions}"
+    whole = settings.whole_windows(base.window_seconds)
+    portions = f"{min(micro_batch, math.ceil(whole / processes.count()))} in a forward pass{more}"
+    each = counted(whole, "window")
+    if settings.global_batch_seconds and windows.per_epoch and windows.steps_per_epoch:
+        number = round(windows.per_epoch / windows.steps_per_epoch)
+        each = f"{settings.global_batch_seconds:g} s or about {counted(number, 'window')}"
+    yield f"steps       {steps}, of {each} each, {portions}"
     if windows.per_epoch is not None and windows.steps_per_epoch is not None:
         epochs = passes(steps / windows.steps_per_epoch)
         yield f"epochs      {epochs}, of {counted(windows.per_epoch, 'window')} each"
@@ -227,7 +232,7 @@ def estimate(
         window_seconds: that a training window takes, there and back.
         pace: of decoding.
     """
-    in_step: float = config.training.global_batch
+    in_step: float = config.training.whole_windows(base.window_seconds)
     if windows.per_epoch is not None and windows.steps_per_epoch is not None:
         in_step = windows.per_epoch / windows.steps_per_epoch  # the last of an epoch may be short
     training = len(left.steps) * in_step * window_seconds

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from lora_whisper.data.sampler import steps_per_epoch
 from lora_whisper.model.published import MEDIUM_WIDTH
 
 TINY_WIDTH, TINY_RATE = 384, 1.5e-3  # whisper-tiny's own peak rate in pre-training
@@ -53,18 +52,15 @@ def checkpoints_activations(given: bool | None, width: int) -> bool:
     return width >= MEDIUM_WIDTH if given is None else given
 
 
-def total_steps(
-    windows: int | None, global_batch: int, max_epochs: float | None, max_steps: int | None
-) -> int:
+def total_steps(in_epoch: int | None, max_epochs: float | None, max_steps: int | None) -> int:
     """Optimizer steps of a run: the smaller of what `max_epochs` and `max_steps` allow, at least 1.
 
-    `windows` are those of an epoch; None of a stream, which needs `max_steps`. Without either
+    `in_epoch` are those of an epoch; None of a stream, which needs `max_steps`. Without either
     limit: 8 epochs, and for a tiny corpus, where these would be a few steps, 50.
     """
-    if windows is None:
+    if in_epoch is None:
         assert max_steps is not None, "check_stream asks for it"
         return max_steps
-    in_epoch = steps_per_epoch(windows, global_batch)
     if max_epochs is None and max_steps is None:
         return max(EPOCHS * in_epoch, FEWEST_STEPS)
     limits = [] if max_steps is None else [max_steps]

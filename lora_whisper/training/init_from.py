@@ -132,7 +132,7 @@ def watched_windows(
     from lora_whisper.model.features import positions_with_sound
     from lora_whisper.training.memory import split
 
-    steps = math.ceil(EVA_WINDOWS / config.training.global_batch)
+    steps = math.ceil(EVA_WINDOWS / config.training.whole_windows(base.window_seconds))
     steps_batches = windows.load_whole(0, steps, 1)
     singles = (single for step in steps_batches for single in split(step, 1) if single.rows)
     for single in islice(singles, EVA_WINDOWS):

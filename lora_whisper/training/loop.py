@@ -27,6 +27,7 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.encoder import Known
 from lora_whisper.model.features import LogMel
+from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.training.audit import GradientAudit
 from lora_whisper.training.checkpoints import TrainingState
 from lora_whisper.training.defaults import validate_every
@@ -66,6 +67,11 @@ class Trainer:
     frozen_layers: int = 0  # of the encoder, below its adapters; what encoded windows are behind
     limit: MicroBatchLimit = field(default_factory=MicroBatchLimit)
     audit: GradientAudit = field(default_factory=GradientAudit)
+
+    @property
+    def whole_windows(self) -> int:
+        """How many windows of full length there are in one step, over all processes."""
+        return self.settings.whole_windows(self.features.window_samples / SAMPLING_RATE)
 
     def inputs(self, batch: Batch) -> Inputs:
         """What the model is given of a micro-batch, on its device."""

@@ -202,7 +202,7 @@ def choose_micro_batch(trainer: Trainer, plan: Callable[[], MemoryPlan]) -> int:
     given, width = trainer.settings.micro_batch, trainer.whisper.config.d_model
     if isinstance(given, int):
         return given
-    share = math.ceil(trainer.settings.global_batch / processes.count())
+    share = math.ceil(trainer.whole_windows / processes.count())
     if is_cpu(trainer.accelerator.device) and width >= TINY_WIDTH:
         planned = micro_batch_on_cpu(plan(), memory_at_hand())
         most = min(processes.gather([planned]))
@@ -236,7 +236,7 @@ def seconds_per_window(
         samples = min(samples, round(positions) * FRAMES_PER_POSITION * HOP_SAMPLES)
     device = trainer.accelerator.device
     is_much_work = is_cpu(device) and trainer.whisper.config.d_model >= TINY_WIDTH
-    windows = 1 if is_much_work else min(micro_batch, trainer.settings.global_batch)
+    windows = 1 if is_much_work else min(micro_batch, trainer.whole_windows)
     while True:
         batch = worst_batch(windows, samples, tokens)
         if encoded is not None:
@@ -264,7 +264,7 @@ def fitting_micro_batch(trainer: Trainer) -> int:
     """
     samples = trainer.features.window_samples
     tokens = trainer.whisper.config.max_target_positions
-    share = math.ceil(trainer.settings.global_batch / processes.count())
+    share = math.ceil(trainer.whole_windows / processes.count())
     largest = largest_micro_batch(
         lambda windows: try_batch(trainer, worst_batch(windows, samples, tokens)), share
     )

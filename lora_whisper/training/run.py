@@ -132,7 +132,7 @@ class Run:
         self.windows = training_windows(config, self.base, self.speech)
         settings = config.training
         self.total_steps = total_steps(
-            self.windows.per_epoch, settings.global_batch, settings.max_epochs, settings.max_steps
+            self.windows.steps_per_epoch, settings.max_epochs, settings.max_steps
         )
         averaged = {settings.averaged.of: settings.averaged.count} if settings.averaged else {}
         self.checkpoints = Checkpoints(
@@ -301,7 +301,7 @@ class Run:
         plan = cache(lambda: plan_memory(setup, texts.longest, (checkpointing,)))
         self.model.train()
         self.micro_batch = choose_micro_batch(self.trainer, plan)
-        for line in course(config, self.windows, width, self.micro_batch, self.scored):
+        for line in course(config, self.base, self.windows, width, self.micro_batch, self.scored):
             log.info("%s", line)
         size = self.micro_batch, round(texts.mean), self.windows.mean_positions
         window_seconds = seconds_per_window(self.trainer, *size)

@@ -17,7 +17,8 @@ def announced(width: int, micro_batch: int = 2, utterances: int = 0, **training:
     data = {"train": "a.jsonl"}
     config = from_values(TrainConfig, {"name": "a", "data": data, "training": training})
     windows = SimpleNamespace(per_epoch=64, steps_per_epoch=4, kind=WindowKind("padded"))
-    return "\n".join(course(config, windows, width, micro_batch, speech))
+    base = SimpleNamespace(window_seconds=30.0)
+    return "\n".join(course(config, base, windows, width, micro_batch, speech))
 
 
 @pytest.mark.parametrize(("width", "rate"), [(384, "0.0015"), (768, "0.000431")])

@@ -87,6 +87,29 @@ def test_trimmed_windows_are_of_training_alone(
     assert "trimmed windows" in Path("outputs/cut/adapter/README.md").read_text()
 
 
+def test_a_step_by_seconds_has_as_many_clips_as_they_are_short(
+    world: World, line: Line, refusal: Refusal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["data.windows=trimmed", "data.trimmed.margin_seconds=[0.1,0.3]"]
+    more = ["training.global_batch=null", "training.global_batch_seconds=8", "data.test=null"]
+    arguments = world.arguments("level", *short, *more)
+    with_windows = [one for one in arguments if one != "training.global_batch=null"]
+    assert "type training.global_batch=null or" in refusal("train", *with_windows)
+    too_few = [*arguments, "training.global_batch_seconds=1.5"]
+    assert "less than one window of 2 s. Type 2 or more; " in refusal("train", *too_few)
+    assert not Path("outputs").exists()
+    assert line("train", *arguments) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    found = re.search(
+        r"steps 4, of 8 s or about (\d+) windows each, 2 in a forward pass, or", shown
+    )
+    assert found is not None
+    assert int(found[1]) > 4, "as many as whole ones would be"
+    card = Path("outputs/level/adapter/README.md").read_text()
+    assert "4 of 8 s of trimmed windows" in card
+    assert line("train", *arguments, "resume=auto") == 0
+
+
 def test_a_stream_trains_and_goes_on(
     world: World, line: Line, hub_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ import torch
 from lora_whisper.config import Padding
 from lora_whisper.data import batches
 from lora_whisper.data.batches import Batch, StepDataset, Trimming, collate, step_loader
-from lora_whisper.data.sampler import pack
+from lora_whisper.data.sampler import GlobalBatch, pack
 from lora_whisper.data.windows import BadAudio, Window, WindowMaker, WindowSource, window_tokens
 from lora_whisper.model.features import LogMel
 from tests.model.test_tokenizer import toy_special_tokens
@@ -42,7 +42,7 @@ def padded(folder: Path) -> StepDataset:
         (WindowSource(utterances, windows),),
         WindowMaker(tokenizer, special_tokens, 5.0, seed=3),
         no_speech_share=0.0,
-        global_batch=4,
+        global_batch=GlobalBatch(4),
         micro_batch=2,
         seed=3,
     )
@@ -75,7 +75,9 @@ def everything(tmp_path: Path) -> StepDataset:
         windows = pack(utterances, tokenizer, special_tokens, 2.5, "packed")
         sources.append(WindowSource(utterances, windows, weight))
     maker = WindowMaker(tokenizer, special_tokens, 2.5, 0.5, 0.5, (), Louder(), seed=3)
-    return StepDataset(tuple(sources), maker, 0.25, global_batch=4, micro_batch=2, seed=3)
+    return StepDataset(
+        tuple(sources), maker, 0.25, global_batch=GlobalBatch(4), micro_batch=2, seed=3
+    )
 
 
 def rows(batches: list[Batch]) -> list[str]:
@@ -230,6 +232,26 @@ def test_a_forward_pass_has_more_windows_where_these_are_shorter(tmp_path: Path)
     assert max(sizes) > 1
 
 
+def test_steps_by_seconds_are_the_same_however_they_are_shared_and_resumed(
+    everything: StepDataset,
+) -> None:
+    trimming = Trimming(0.1, (3, 9), 125, slowest_speed=1.0)
+    batch = GlobalBatch(10.0, trimming.mean_seconds)
+    dataset = dataclasses.replace(everything, trimming=trimming, global_batch=batch)
+    assert dataset.steps_per_epoch == 3
+    steps = range(2 * dataset.steps_per_epoch)
+    for step in steps:
+        whole = contents(dataset[step])
+        assert whole
+        anew = dataclasses.replace(dataset, micro_batch=1)  # as a run that begins here makes it
+        assert contents(anew[step]) == whole
+        halves = [dataclasses.replace(dataset, rank=rank, world=2)[step] for rank in range(2)]
+        assert contents(halves[0] + halves[1]) == whole
+    for epoch in (steps[:3], steps[3:]):
+        windows = [len(contents(dataset[step])) for step in epoch]
+        assert sum(windows) == dataset.windows_per_epoch
+
+
 def test_a_share_of_the_windows_is_whole(tmp_path: Path) -> None:
     dataset = trimmed(tmp_path, whole_share=0.25)
     kept = np.concatenate([dataset.positions(step) for step in range(1_000)])
@@ -347,7 +369,12 @@ def test_memory_does_not_grow_with_the_epochs() -> None:
         windows, **{name: np.repeat(value, 100_000) for name, value in vars(windows).items()}
     )
     dataset = StepDataset(
-        (WindowSource(utterances, many),), WindowMaker(tokenizer, special_tokens, 5.0), 0.0, 2, 2, 0
+        (WindowSource(utterances, many),),
+        WindowMaker(tokenizer, special_tokens, 5.0),
+        0.0,
+        GlobalBatch(2),
+        2,
+        0,
     )
     dataset[0]
     tracemalloc.start()

@@ -1,5 +1,6 @@
 """The order of an epoch: all is seen, as often as it should be, in batches of like lengths."""
 
+import itertools
 import unicodedata
 from collections import Counter
 from typing import Any
@@ -15,6 +16,7 @@ from lora_whisper.data.sampler import (
     CHUNK_BATCHES,
     LONGEST_GAP_SECONDS,
     Epoch,
+    GlobalBatch,
     Packing,
     bucketed,
     by_speaker,
@@ -58,7 +60,8 @@ def test_an_epoch_has_every_window_of_the_first_source_once_and_its_share_of_the
 ) -> None:
     weights = [1.0] + [weight] * (len(counts) - 1)
     seconds = [lengths(count) for count in counts]
-    order = epoch_order(seconds, weights, no_speech_share, global_batch, seed, epoch)
+    batch = GlobalBatch(global_batch)
+    order = epoch_order(seconds, weights, no_speech_share, batch, seed, epoch)
     assert len(order) == windows_per_epoch(counts, weights, no_speech_share)
     assert speech_of(order, 0) == Counter(range(counts[0]))
     for number, count in enumerate(counts[1:], 1):
@@ -76,18 +79,23 @@ def test_over_the_epochs_mixed_windows_are_seen_equally_often(count: int, weight
     seconds = [lengths(20), lengths(count)]
     seen: Counter[int] = Counter()
     for epoch in range(12):
-        seen += speech_of(epoch_order(seconds, [1.0, weight], 0.0, 4, 5, epoch), 1)
+        order = epoch_order(seconds, [1.0, weight], 0.0, GlobalBatch(4), 5, epoch)
+        seen += speech_of(order, 1)
         all_times = [seen[window] for window in range(count)]
         assert max(all_times) - min(all_times) <= 1
 
 
-def batches_of(order: np.ndarray, size: int) -> list[np.ndarray]:
-    return [order[first : first + size] for first in range(0, len(order), size)]
+def batches_of(
+    seconds: np.ndarray, batch: GlobalBatch, steps: int, seed: int = 0, epoch: int = 0
+) -> list[np.ndarray]:
+    sizes = batch.sizes(seconds, np.ones(len(seconds), bool))
+    order, starts = bucketed(seconds, sizes, batch, steps, seed, epoch)
+    return [order[first:end] for first, end in itertools.pairwise(starts)]
 
 
 def test_global_batches_hold_windows_of_like_lengths_and_the_short_one_is_last() -> None:
     seconds = lengths(1003)
-    batches = batches_of(bucketed(seconds, 8, seed=1, epoch=0), 8)
+    batches = batches_of(seconds, GlobalBatch(8), 126, seed=1)
     assert [len(batch) for batch in batches] == [8] * 125 + [3]
     assert all((np.diff(seconds[batch]) >= 0).all() for batch in batches), "each is sorted"
     spreads = [np.ptp(seconds[batch]) for batch in batches[:-1]]
@@ -99,8 +107,12 @@ def test_global_batches_hold_windows_of_like_lengths_and_the_short_one_is_last()
 
 def test_windows_meet_others_in_every_epoch() -> None:
     seconds = lengths(4 * CHUNK_BATCHES * 3)
+    steps = 3 * CHUNK_BATCHES
     pairs = [
-        {frozenset(batch.tolist()) for batch in batches_of(bucketed(seconds, 4, 0, epoch), 4)}
+        {
+            frozenset(batch.tolist())
+            for batch in batches_of(seconds, GlobalBatch(4), steps, 0, epoch)
+        }
         for epoch in range(2)
     ]
     assert len(pairs[0] & pairs[1]) < len(pairs[0]) / 10
@@ -108,7 +120,8 @@ def test_windows_meet_others_in_every_epoch() -> None:
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
     def made(seed: int, epoch: int) -> list[int]:
-        return epoch_order([lengths(100)], [1.0], 0.1, 8, seed, epoch).window.tolist()
+        order = epoch_order([lengths(100)], [1.0], 0.1, GlobalBatch(8), seed, epoch)
+        return order.window.tolist()
 
     np.random.seed(1)
     first = made(1, 0)
@@ -119,11 +132,57 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 
 def test_steps_of_an_epoch() -> None:
-    assert [steps_per_epoch(windows, 16) for windows in (1, 16, 17, 100)] == [1, 1, 2, 7]
+    found = [
+        steps_per_epoch([lengths(windows)], [1.0], 0.0, GlobalBatch(16))
+        for windows in (1, 16, 17, 100)
+    ]
+    assert found == [1, 1, 2, 7]
+
+
+def with_margin(seconds: np.ndarray, is_speech: np.ndarray) -> np.ndarray:
+    return np.where(is_speech, seconds + 1.5, 30.0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    count=st.integers(1, 400),
+    amount=st.floats(31.5, 600),
+    no_speech_share=st.sampled_from([0.0, 0.05]),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 5),
+)
+def test_batches_by_seconds_are_level(
+    count: int, amount: float, no_speech_share: float, seed: int, epoch: int
+) -> None:
+    """Each has what all have on the mean, but for half a window at both ends."""
+    seconds, batch = [lengths(count), lengths(count // 3 + 1, 1)], GlobalBatch(amount, with_margin)
+    order = epoch_order(seconds, [1.0, 0.3], no_speech_share, batch, seed, epoch)
+    assert speech_of(order, 0) == Counter(range(count))
+    steps = steps_per_epoch(seconds, [1.0, 0.3], no_speech_share, batch)
+    assert len(order.starts) == steps + 1, "in each epoch as many, whatever was drawn"
+    assert (order.starts[0], order.starts[-1]) == (0, len(order))
+    length = np.choose(
+        order.source, [seconds[0][order.window], seconds[1][order.window % len(seconds[1])]]
+    )
+    sizes = with_margin(length, order.is_speech)
+    level, largest = sizes.sum() / steps, sizes.max()
+    for first, end in itertools.pairwise(order.starts):
+        assert abs(sizes[first:end].sum() - level) <= largest + 1e-6
+        assert (np.diff(length[first:end]) >= 0).all()
+
+
+def test_batches_by_seconds_hold_windows_of_like_lengths() -> None:
+    """Few short clips stand with long ones: where one chunk ends and the next begins."""
+    seconds = lengths(20_000)
+    batches = batches_of(seconds, GlobalBatch(120.0, with_margin), steps := 2_800)
+    assert min(map(len, batches)) >= 3
+    assert max(map(len, batches)) > 30
+    wide = [batch for batch in batches if np.ptp(seconds[batch]) > 2.0]
+    assert len(wide) <= 2 * steps / CHUNK_BATCHES
 
 
 def test_each_of_a_million_windows_is_there_once() -> None:
-    epoch = epoch_order([lengths(1_000_000)], [1.0], 0.02, 32, 0, 0)
+    epoch = epoch_order([lengths(1_000_000)], [1.0], 0.02, GlobalBatch(32), 0, 0)
     assert (np.bincount(epoch.window[epoch.is_speech]) == 1).all()
     assert np.count_nonzero(~epoch.is_speech) == 20_000
 

@@ -32,13 +32,12 @@ def test_small_models_do_not_get_any_rate() -> None:
     [(2, None, 14), (None, 5, 5), (2, 5, 5), (2, 50, 14), (0.1, None, 1), (0.5, None, 4)],
 )
 def test_the_smaller_limit_counts(epochs: float | None, steps: int | None, expected: int) -> None:
-    """100 windows by 16 are 7 steps an epoch, the last of them short."""
-    assert total_steps(100, 16, epochs, steps) == expected
+    assert total_steps(7, epochs, steps) == expected
 
 
-@pytest.mark.parametrize(("utterances", "expected"), [(10, 50), (96, 50), (97, 56), (3200, 1600)])
-def test_without_a_limit_tiny_corpora_get_steps_enough(utterances: int, expected: int) -> None:
-    assert total_steps(utterances, 16, None, None) == expected
+@pytest.mark.parametrize(("in_epoch", "expected"), [(1, 50), (6, 50), (7, 56), (200, 1600)])
+def test_without_a_limit_tiny_corpora_get_steps_enough(in_epoch: int, expected: int) -> None:
+    assert total_steps(in_epoch, None, None) == expected
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(20, 25), (150, 25), (1000, 100), (1001, 101)])

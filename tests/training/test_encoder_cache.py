@@ -14,7 +14,7 @@ import torch
 from lora_whisper import processes
 from lora_whisper.data.batches import StepDataset
 from lora_whisper.data.loader import TrainingWindows, WindowKind
-from lora_whisper.data.sampler import pack
+from lora_whisper.data.sampler import GlobalBatch, pack
 from lora_whisper.data.windows import WindowMaker, WindowSource
 from lora_whisper.lora.adapter import attach
 from lora_whisper.model.device import join_processes
@@ -88,7 +88,7 @@ def written(folder: Path) -> dict[str, Any]:
     maker = WindowMaker(
         tokenizer, special_tokens, WINDOW_SECONDS, seed=3, log_mel_padding_share=0.5
     )
-    dataset = StepDataset((source,), maker, 0.0, global_batch=4, micro_batch=2, seed=3)
+    dataset = StepDataset((source,), maker, 0.0, global_batch=GlobalBatch(4), micro_batch=2, seed=3)
     nothing: Any = None
     windows = TrainingWindows(WindowKind("padded"), nothing, nothing, 10, 3, None, dataset)
     trainer = trainer_of("decoder")
