@@ -368,6 +368,11 @@ class DataConfig(SourceConfig):
         "drop: left out, named in the log and counted in the summary; split: cut where the row has "
         "boundaries or the clip a silence that fits the text, else left out",
     )
+    exclude: Text | None = Field(
+        None,
+        description="file of decisions that `check labels=true` had saved: training rows whose "
+        "findings were accepted there are left out",
+    )
     clean: Listed[Literal["annotations", "case", "punctuation", "digits"]] = Field(
         (),
         description="done to training texts: [laughter] and the like are taken out, and so are "
@@ -420,6 +425,13 @@ class DataConfig(SourceConfig):
             f"only hub data sets can be streamed, found source {source}",
         )
         return streaming
+
+    @rule("exclude")
+    @classmethod
+    def _is_of_known_rows(cls, exclude: str | None, info: ValidationInfo) -> str | None:
+        is_streamed = exclude is not None and info.data.get("streaming")
+        require(not is_streamed, "rows that are streamed are not known before; stream without it")
+        return exclude
 
 
 # ── what training windows go through ─────────────────────────────────────────────────────────────
@@ -819,12 +831,40 @@ class TrainConfig(SpeechCommandConfig):
 
 
 @group
+class LabelsConfig:
+    """How `check labels=true` listens to the training speech."""
+
+    folds: Annotated[Whole, Ge(0), Le(20)] | None = Field(
+        None,
+        description="parts, each of which an adapter listens to that was trained on the others; "
+        "0: the base listens to all; null: the base where it knows the language, else 2",
+    )
+    epochs: Positive = Field(5.0, description="passes over the other parts, for such an adapter")
+
+    @rule("folds")
+    @classmethod
+    def _has_others(cls, folds: int | None) -> int | None:
+        require(folds != 1, "expected 0, or 2 or more: an adapter is trained on the other parts")
+        return folds
+
+
+@group
 class CheckConfig(SpeechCommandConfig):
     """All of `lora-whisper check`: what `train` takes, as far as its speech hangs on it."""
 
     ignored = frozenset(hints_of(TrainConfig)) - frozenset(hints_of(SpeechCommandConfig))
     strict: Flag = Field(False, description="exit with 1 where something was found")
+    labels: Flag | LabelsConfig = Field(
+        False,
+        description="true: listen to the training speech for transcripts that are not its own; or "
+        "a group such as {folds: 2, epochs: 5}, see `labels` there",
+    )
     fix: Text | None = Field(None, description="folder for manifests without what was found")
+    decisions: Text | None = Field(
+        None,
+        description="file that the page of labels=true saved: what was accepted is mended by fix, "
+        "transcripts of two rows exchanged, others left out",
+    )
     listen: Amount = Field(
         0,
         description="training windows to write as sound files, augmented as they would be",

@@ -57,6 +57,7 @@ FREE_TO_CHANGE = {
 # What older versions had no key for, and did: hashes go without it.
 LEGACY_DEFAULTS = {
     "data.quoted": True,
+    "data.exclude": None,
     "data.log_mel_padding_share": 0.0,
     "evaluation.padding": "sound",
     "training.global_batch_seconds": None,
@@ -100,6 +101,8 @@ def _with_lasting_places(config: Places) -> Places:
         if key in ("path", *SPLITS) and given is not None and _is_local(given, key)
     }
     if isinstance(config, DataConfig):
+        if config.exclude is not None:
+            places["exclude"] = _lasting(config.exclude)
         places["mix"] = tuple(map(_with_lasting_places, config.mix))
     return dataclasses.replace(config, **places)
 

@@ -19,6 +19,9 @@ BELOW = {
     "transcription": {"evaluation", "lora", "data", "model", "ground"},
     "training": {"reports", "evaluation", "lora", "data", "model", "ground"},
     "search": {"training", "reports", "evaluation", "lora", "data", "model", "ground"},
+    "labels": {
+        *("training", "transcription", "reports", "evaluation", "lora", "data", "model", "ground"),
+    },
     "recording": {"data", "model", "ground"},
     "browser": {"recording", "transcription", "reports", "evaluation", "data", "model", "ground"},
     "hub": {"reports", "evaluation", "lora", "data", "model", "ground"},

@@ -3,11 +3,13 @@
     lora-whisper check name=mine model=small data.language=sw \\
         data.train=train.jsonl data.validation=validation.jsonl data.test=test.jsonl
 
-Every file is decoded. Of the model, its tokenizer and configuration are read, never its weights.
+Every file is decoded. Of the model, its tokenizer and configuration are read, and its weights only
+where labels=true asks it to listen for transcripts that are not those of their clips.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from lora_whisper.data.audio import read_audio
 from lora_whisper.data.augmentation import Augmenter, write_examples
 from lora_whisper.data.corpus import require_language
 from lora_whisper.data.dataset import Utterance, Utterances
-from lora_whisper.data.quality import inspect, over_window, sound_is_whole
+from lora_whisper.data.decisions import Decisions, mended, read_decisions, unknown_rows
+from lora_whisper.data.quality import HELD_OUT, inspect, over_window, sound_is_whole
 from lora_whisper.data.quality_findings import (
     Finding,
     Repaired,
@@ -44,6 +47,9 @@ from lora_whisper.model.base import Base, read_base
 from lora_whisper.model.tokenizer import code_of
 from lora_whisper.paths import local_path
 from lora_whisper.reports import data_check
+from lora_whisper.reports.labels import LabelSection
+
+log = logging.getLogger("lora_whisper")
 
 Split = TypeVar("Split")
 
@@ -58,6 +64,7 @@ class CheckPlan:
     folder: Path
     base: Base
     splits: dict[str, Utterances]
+    decisions: Decisions | None = None
 
 
 def prepare(config: CheckConfig, folder: Path) -> CheckPlan:
@@ -83,12 +90,22 @@ def prepare(config: CheckConfig, folder: Path) -> CheckPlan:
                 "Type fix=FOLDER with another one."
             )
         require_repairable(repaired, splits, config.overwrite)
-    base = read_base(config.model, False)
+    decisions = None
+    if config.decisions is not None:
+        if config.fix is None and not config.labels:
+            raise UserError(
+                f"decisions={config.decisions} says what fix is to mend. Type fix=FOLDER as well, "
+                "or labels=true to go on deciding."
+            )
+        decisions = read_decisions(config.decisions, "decisions")
+        if unknown := unknown_rows(list(splits.values()), decisions):
+            log.warning("decisions   %d are of rows that are not there", unknown)
+    base = read_base(config.model, with_weights=bool(config.labels))
     _tell_of_language(base, splits)
     _require_cleanable(config.data, splits)
     if config.listen:
         Augmenter(config.augmentation, base.window_seconds, base.mel_bins)
-    return CheckPlan(config, folder, base, splits)
+    return CheckPlan(config, folder, base, splits, decisions)
 
 
 def refuse_replacing(folder: Path, overwrite: bool) -> None:
@@ -132,18 +149,20 @@ def run(plan: CheckPlan) -> int:
         measured = measure(plan.splits, rules, work.update)
     findings = inspect(measured, rules, base.window_seconds, config.data)
     cleaning = _cleaning(config.data, measured, rules)
-    repaired = None if config.fix is None else _fix(config, base, measured, findings)
-    report = data_check.summary(config, base, measured, findings, cleaning, repaired)
+    labels = _listened(plan, measured) if config.labels else None
+    repaired = None if config.fix is None else _fix(plan, measured, findings)
+    report = data_check.summary(config, base, measured, findings, cleaning, repaired, labels)
     with written_whole(folder) as aside:
         data_check.write(aside / REPORT, report, findings)
-        page = data_check.page(report, measured, findings)
+        page = data_check.page(report, measured, findings, labels)
         write_whole(aside / PAGE, page.encode())
         if config.listen:
             examples = drawn(measured["train"], config.listen, config.seed, base.window_seconds)
             augmenter = Augmenter(config.augmentation, base.window_seconds, base.mel_bins)
             write_examples(examples, augmenter, aside / EXAMPLES, config.seed)
-    data_check.show(folder, report, findings)
-    return int(config.strict and any(finding.count for finding in findings))
+    data_check.show(folder, report, findings, labels)
+    found = any(finding.count for finding in findings) or bool(labels and labels.findings)
+    return int(config.strict and found)
 
 
 def _require_cleanable(data: DataConfig, splits: dict[str, Utterances]) -> None:
@@ -174,14 +193,23 @@ def _cleaning(
     return vars(cleaning_report(texts, data.clean)) | {"steps": list(data.clean)}
 
 
-def _fix(
-    config: CheckConfig, base: Base, measured: dict[str, Measured], findings: list[Finding]
-) -> Repaired:
-    assert config.fix is not None
+def _listened(plan: CheckPlan, measured: Mapping[str, Measured]) -> LabelSection:
+    """What a model hears in the training speech, held against its transcripts."""
+    from lora_whisper.labels.examination import examine
+    from lora_whisper.labels.shown import section
+
+    learnt = {split: one for split, one in measured.items() if split not in HELD_OUT}
+    return section(examine(plan.config, plan.base, learnt), learnt, plan.decisions)
+
+
+def _fix(plan: CheckPlan, measured: dict[str, Measured], findings: list[Finding]) -> Repaired:
+    config, folder = plan.config, plan.config.fix
+    assert folder is not None
     cut: SplitLong | None = None
     if config.data.long_audio == "split":
-        cut = partial(_cut, window_seconds=base.window_seconds)
-    return write_repaired(local_path(config.fix), measured, findings, cut)
+        cut = partial(_cut, window_seconds=plan.base.window_seconds)
+    decided = mended(plan.splits, plan.decisions) if plan.decisions else None
+    return write_repaired(local_path(folder), measured, findings, cut, decided)
 
 
 def _cut(utterance: Utterance, split: str, window_seconds: float) -> list[Utterance] | None:

@@ -19,6 +19,7 @@ import numpy as np
 from lora_whisper.config import SPLITS, DataConfig
 from lora_whisper.data.audio import EncodedAudio
 from lora_whisper.data.dataset import Utterance
+from lora_whisper.data.decisions import Mended
 from lora_whisper.data.quality_measures import Measured, audio_name
 from lora_whisper.data.text import without_number_words
 from lora_whisper.errors import UserError, listing
@@ -247,6 +248,7 @@ class Repaired:
     kept: Counter[str] = field(default_factory=Counter)
     pieces: Counter[str] = field(default_factory=Counter)  # among the kept, cut from longer clips
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    mended: Counter[str] = field(default_factory=Counter)  # among the kept, with another transcript
 
     def count(self, split: str, reason: str) -> None:
         self.left_out.setdefault(split, Counter())[reason] += 1
@@ -286,12 +288,14 @@ def write_repaired(
     splits: Mapping[str, Measured],
     findings: Sequence[Finding],
     split_long: SplitLong | None,
+    decided: Mapping[str, Mapping[int, Mended]] | None = None,
 ) -> Repaired:
     """Write a manifest for each split, and `left_out.jsonl`; whole, or not at all.
 
     Args:
         split_long: cuts a clip that is longer than the window, None where it cannot; without it,
             such clips are left out.
+        decided: by split, rows about whose transcripts a person decided.
     """
     result, home = Repaired(), os.path.realpath(folder)
     by_key = {finding.key: finding for finding in findings}
@@ -301,9 +305,11 @@ def write_repaired(
             for finding in (by_key[key] for key in UNUSABLE):
                 for row in (finding.unusable or finding.numbers).get(split, ()):
                     reasons.setdefault(int(row), finding)
-            path = aside / f"{split}.jsonl"
+            path, mended = aside / f"{split}.jsonl", (decided or {}).get(split, {})
             with open(path, "w", encoding="utf-8") as file:
-                for utterance in _kept(splits[split], reasons, split_long, result, left_out):
+                for utterance in _kept(
+                    splits[split], reasons, split_long, result, left_out, mended
+                ):
                     values = manifest_row(utterance, split, home)
                     file.write(json.dumps(values, ensure_ascii=False) + "\n")
             if path.stat().st_size == 0:  # a split of which nothing is left gets no manifest
@@ -317,11 +323,21 @@ def _kept(
     split_long: SplitLong | None,
     result: Repaired,
     left_out: Any,
+    decided: Mapping[int, Mended],
 ) -> Iterator[Utterance]:
     """The rows to keep, and the pieces of those that are cut; the others go to `left_out`."""
     split = measured.split
     for row, utterance in enumerate(measured.utterances):
-        finding = reasons.get(row)
+        finding, decision = reasons.get(row), decided.get(row)
+        if finding is None and decision is not None:
+            if decision.text is not None:
+                result.kept[split] += 1
+                result.mended[split] += 1
+                yield _with_text(utterance, decision.text)
+                continue
+            detail = "accepted as wrong, by a person"
+            _leave_out(result, left_out, split, utterance, decision.finding, detail)
+            continue
         pieces = [utterance] if finding is None else None
         if finding is not None and finding.key == "over_window" and split_long is not None:
             seconds = float(measured.records[row]["seconds"])
@@ -335,16 +351,29 @@ def _kept(
             assert finding is not None
             cannot = finding.key == "over_window" and split_long is not None
             reason = CANNOT_SPLIT if cannot else finding.key
-            result.count(split, reason)
-            values = {
-                "split": split,
-                "row": utterance.row,
-                "audio": audio_name(utterance.audio),
-                "text": utterance.text,
-                "reason": reason,
-                "detail": finding.detail(measured, row),
-            }
-            left_out.write(json.dumps(values, ensure_ascii=False) + "\n")
+            detail = finding.detail(measured, row)
+            _leave_out(result, left_out, split, utterance, reason, detail)
+
+
+def _leave_out(
+    result: Repaired, file: Any, split: str, utterance: Utterance, reason: str, detail: str
+) -> None:
+    result.count(split, reason)
+    values = {
+        "split": split,
+        "row": utterance.row,
+        "audio": audio_name(utterance.audio),
+        "text": utterance.text,
+        "reason": reason,
+        "detail": detail,
+    }
+    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _with_text(utterance: Utterance, text: str) -> Utterance:
+    """With another transcript, and without the columns that hold its own."""
+    columns = {key: value for key, value in utterance.columns.items() if value != utterance.text}
+    return dataclasses.replace(utterance, text=text, columns=columns)
 
 
 def manifest_row(utterance: Utterance, split: str, home: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from lora_whisper.model.base import Base
 from lora_whisper.paths import program, short
 from lora_whisper.reports.charts import Chart, Scale
 from lora_whisper.reports.html import render
+from lora_whisper.reports.labels import MEANINGS as LABEL_MEANINGS
+from lora_whisper.reports.labels import LabelSection
+from lora_whisper.reports.labels import table as label_table
 from lora_whisper.reports.tables import Cell, Column, Table
 from lora_whisper.terminal import console, counted
 
@@ -46,6 +49,7 @@ class Repairs:
     kept: Mapping[str, int]
     pieces: Mapping[str, int]  # among the kept, cut from longer clips
     left_out: Mapping[str, Mapping[str, int]]
+    mended: Mapping[str, int] = field(default_factory=dict)  # with the transcript of another row
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class CheckReport:
     data: DataConfig
     cleaning: Facts | None  # what data.clean changes, where it is asked for
     fix: Repairs | None  # what was written, where it is asked for
+    labels: Facts | None = None  # what was found in transcripts, where they were listened to
 
 
 def summary(
@@ -74,13 +79,15 @@ def summary(
     findings: Sequence[Finding],
     cleaning: Facts | None,
     repaired: Repaired | None,
+    labels: LabelSection | None = None,
 ) -> CheckReport:
     splits = {name: totals(one) for name, one in measured.items()}
     fix = None
     if repaired is not None:
         assert config.fix is not None
         left_out = {split: dict(counts) for split, counts in repaired.left_out.items()}
-        fix = Repairs(config.fix, dict(repaired.kept), dict(repaired.pieces), left_out)
+        counts = dict(repaired.kept), dict(repaired.pieces), left_out, dict(repaired.mended)
+        fix = Repairs(config.fix, *counts)
     return CheckReport(
         format=REPORT_FORMAT,
         name=config.name,
@@ -95,6 +102,7 @@ def summary(
         data=config.data,
         cleaning=cleaning,
         fix=fix,
+        labels=labels.to_json() if labels else None,
     )
 
 
@@ -145,7 +153,12 @@ def _listed(names: Iterable[object], shown: int = 10) -> str:
 # ── the terminal ─────────────────────────────────────────────────────────────────────────────
 
 
-def show(folder: Path, report: CheckReport, findings: Sequence[Finding]) -> None:
+def show(
+    folder: Path,
+    report: CheckReport,
+    findings: Sequence[Finding],
+    labels: LabelSection | None = None,
+) -> None:
     """Print the splits, what was found in them, where the report is, and what to type next."""
     console.print()
     title = f"{report.name}: {report.hours:.2f} h, {counted(report.utterances, 'utterance')}"
@@ -156,6 +169,11 @@ def show(folder: Path, report: CheckReport, findings: Sequence[Finding]) -> None
         console.print(_finding_table(problems).terminal())
     else:
         console.print("\nNo problems found.")
+    if labels and labels.findings:
+        console.print()
+        console.print(label_table(labels).terminal())
+    elif labels:
+        console.print(f"\nNothing was found in {counted(labels.utterances, 'transcript')}.")
     if report.cleaning:
         changed = report.cleaning["changed"].items()
         counts = ", ".join(f"{step} {count}" for step, count in changed) or "none"
@@ -204,8 +222,9 @@ def _fix_lines(fix: Repairs, splits: Iterable[str]) -> list[str]:
     for split in (one for one in splits if one in SPLITS):  # of mixes, none is written
         kept, reasons = fix.kept.get(split, 0), fix.left_out.get(split, {})
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        pieces = fix.pieces.get(split, 0)
+        pieces, mended = fix.pieces.get(split, 0), fix.mended.get(split, 0)
         cut = f", {pieces} of them pieces of longer clips" if pieces else ""
+        cut += f", {mended} of them with the transcript of another" if mended else ""
         left_out = f"; left out {sum(reasons.values())}: {why}" if reasons else ""
         lines.append(f"{split:12}{counted(kept, 'utterance')}{cut}{left_out}")
     return lines
@@ -257,11 +276,17 @@ class Section:
     pairs: str
 
 
-def page(report: CheckReport, measured: Mapping[str, Measured], findings: Sequence[Finding]) -> str:
+def page(
+    report: CheckReport,
+    measured: Mapping[str, Measured],
+    findings: Sequence[Finding],
+    labels: LabelSection | None = None,
+) -> str:
     """The whole page. Whatever comes from the data is escaped."""
     problems = [finding for finding in findings if finding.count]
     return render(
         "data_check.html.j2",
+        script="labels.js" if labels else "",
         report=report,
         figures=figures(measured, report.settings["window_seconds"]),
         limits=limits(report.settings),
@@ -279,6 +304,10 @@ def page(report: CheckReport, measured: Mapping[str, Measured], findings: Sequen
         count=lambda number: f"{number:,}" if number else "",
         splits=split_table(report, heading="split"),
         tally=_tally,
+        labels=labels,
+        labels_key=report.name,
+        label_titles={kind: meaning.title for kind, meaning in LABEL_MEANINGS.items()},
+        label_advice={kind: meaning.advice for kind, meaning in LABEL_MEANINGS.items()},
         absent=[MEANINGS[finding.key].title for finding in findings if not finding.count],
     )
 

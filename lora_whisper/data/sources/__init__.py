@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from lora_whisper.config import SPLITS, ColumnsConfig, DataConfig, MixConfig, Split
 from lora_whisper.data.dataset import Table, Utterances, split_key, split_name
+from lora_whisper.data.decisions import without_excluded
 from lora_whisper.data.sources import hub, manifest, subtitles
 from lora_whisper.data.sources.rows import USUAL_NAMES, Part
 from lora_whisper.errors import UserError, listing
@@ -74,8 +75,15 @@ def read_split(config: DataConfig, split: Split) -> Utterances | None:
 
     Raises:
         UserError: a source that is missing or cannot be read; a split that was asked for, or train,
-            which is missing or has no rows.
+            which is missing or has no rows; decisions that are no such file.
     """
+    rows = _read_split(config, split)
+    if rows is None or split != "train" or config.exclude is None:
+        return rows
+    return without_excluded(rows, config.exclude)
+
+
+def _read_split(config: DataConfig, split: Split) -> Utterances | None:
     given: str | None = getattr(config, split)
     file = None if given is None else _manifest_of(config, given)
     if file is not None:

@@ -1,0 +1,168 @@
+"""What a person decided about findings of `check labels=true`: a JSON object a line.
+
+    {"row": "91c3…", "decision": "accept", "finding": "other_clip", "fits": "0be2…", …}
+
+`row` names a row by its sound, its slice and its text, so that it is still the same one when the
+manifest is sorted, moved or divided otherwise. What else stands there is for people.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lora_whisper.data.contents import row_hashes
+from lora_whisper.data.dataset import Utterances
+from lora_whisper.errors import UserError, listing
+from lora_whisper.paths import local_path
+
+log = logging.getLogger("lora_whisper")
+
+ACCEPT, REJECT = "accept", "reject"
+SWAPPED = "other_clip"  # the finding whose transcript may be another row's
+NAME_DIGITS = 16
+PLACES = ("start", "end", "text")  # of a row, that its name hangs on beside its sound
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """By the names of rows."""
+
+    accepted: Mapping[str, str]  # the finding
+    rejected: frozenset[str] = frozenset()
+    fits: Mapping[str, str] = field(default_factory=dict)  # the row whose transcript it should have
+
+
+def row_names(utterances: Utterances) -> list[str]:
+    """16 hexadecimal digits for each row."""
+    return [f"{each:0{NAME_DIGITS}x}" for each in row_hashes(utterances, "size", PLACES).tolist()]
+
+
+def read_decisions(name: str, key: str) -> Decisions:
+    """What a file says.
+
+    Args:
+        key: that it was typed for, such as `decisions`.
+
+    Raises:
+        UserError: there is no such file, or it is another one; names the first lines that do not
+            fit.
+    """
+    path = local_path(name)
+    advice = "Type the file that check.html saved, such as decisions.jsonl."
+    if not path.is_file():
+        raise UserError(f"{key}={name}: there is no such file. {advice}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}={name}: it cannot be read: {error}. {advice}") from error
+    accepted, fits = dict[str, str](), dict[str, str]()
+    rejected, problems = set[str](), list[str]()
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        values = _decision(line)
+        if isinstance(values, str):
+            problems.append(f"line {number}: {values}")
+            continue
+        row = str(values["row"])
+        if values["decision"] == REJECT:
+            rejected.add(row)
+        elif row not in accepted or values.get("finding") == SWAPPED:  # which can be mended
+            accepted[row] = str(values.get("finding") or "labels")
+            if isinstance(fit := values.get("fits"), str):
+                fits[row] = fit
+    if problems:
+        raise UserError(
+            f"{key}={name}: these lines are no decisions:\n{listing(problems, 3)}\n{advice}"
+        )
+    return Decisions(accepted, frozenset(rejected - accepted.keys()), fits)
+
+
+def _decision(line: str) -> dict[str, object] | str:
+    """The object of a line, or what is wrong with it."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return f"expected a JSON object, found {line[:60]!r}"
+    if not isinstance(values, dict) or not _is_name(values.get("row")):
+        return f'expected "row" with {NAME_DIGITS} hexadecimal digits, found {line[:60]!r}'
+    if values.get("decision") not in (ACCEPT, REJECT):
+        return f'expected "decision": "accept" or "reject", found {values.get("decision")!r}'
+    return values
+
+
+def _is_name(value: object) -> bool:
+    is_long = isinstance(value, str) and len(value) == NAME_DIGITS
+    return is_long and set(str(value)) <= set("0123456789abcdef")
+
+
+def without_excluded(utterances: Utterances, name: str) -> Utterances:
+    """The rows of which no finding was accepted.
+
+    Raises:
+        UserError: see `read_decisions`; or nothing is left.
+    """
+    decisions = read_decisions(name, "data.exclude")
+    names = np.array(row_names(utterances))
+    excluded = np.isin(names, list(decisions.accepted))
+    if excluded.all():
+        raise UserError(f"data.exclude={name} leaves nothing of {len(names)} training rows.")
+    missing = len(decisions.accepted.keys() - set(names.tolist()))
+    gone = f"; {missing} more that it names are not among them" if missing else ""
+    _say(f"exclude     {int(excluded.sum())} of {len(names)} training rows are left out{gone}")
+    return utterances.select(~excluded)
+
+
+@functools.cache  # the rows are read by several
+def _say(message: str) -> None:
+    log.info("%s", message)
+
+
+# ── repair ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What becomes of a row whose finding was accepted."""
+
+    finding: str
+    text: str | None = None  # None: it is left out
+    text_of: str = ""  # the place of the row that the text came from
+
+
+def mended(splits: Mapping[str, Utterances], decisions: Decisions) -> dict[str, dict[int, Mended]]:
+    """By split and number, the rows that change.
+
+    A transcript goes to the clip that it fits where its own row lets it go: both were accepted.
+    Each is given away once.
+    """
+    named = {split: row_names(rows) for split, rows in splits.items()}
+    places = {name: (split, row) for split, each in named.items() for row, name in enumerate(each)}
+    given: set[str] = set()
+    found: dict[str, dict[int, Mended]] = {split: {} for split in splits}
+    for split, each in named.items():
+        for row, name in enumerate(each):
+            if (finding := decisions.accepted.get(name)) is None:
+                continue
+            fit = decisions.fits.get(name, "")
+            is_free = decisions.accepted.get(fit) == SWAPPED and fit in places and fit not in given
+            if finding == SWAPPED and is_free:
+                given.add(fit)
+                of_split, number = places[fit]
+                source = splits[of_split][number]
+                found[split][row] = Mended(finding, source.text, source.row)
+            else:
+                found[split][row] = Mended(finding)
+    return found
+
+
+def unknown_rows(splits: Sequence[Utterances], decisions: Decisions) -> int:
+    """Decisions about rows that are not there."""
+    names = {name for rows in splits for name in row_names(rows)}
+    return len((decisions.accepted.keys() | decisions.rejected) - names)

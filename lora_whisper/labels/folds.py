@@ -1,0 +1,144 @@
+"""Adapters for a language that the base does not know, each to listen to what it was not taught.
+
+The rows are divided into folds; for each fold an adapter is trained on the others, by the training
+loop itself, and listens to it. Wrong transcripts in the others are learnt from as well, but no
+transcript is judged by a model that has seen it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import WhisperForConditionalGeneration
+
+from lora_whisper.config import CheckConfig, LabelsConfig, TrainConfig, TrainingConfig
+from lora_whisper.data.corpus import Corpus, keep_what_fits
+from lora_whisper.data.dataset import Utterances
+from lora_whisper.data.quality_measures import Measured
+from lora_whisper.data.speech import DatasetSplits, Inputs
+from lora_whisper.evaluation.loading import load_model, whisper_inside
+from lora_whisper.evaluation.models import ModelEntry, trained
+from lora_whisper.files import remove_folder
+from lora_whisper.labels.evidence import key_of
+from lora_whisper.labels.listening import Clip
+from lora_whisper.lora.adapter import load_adapter, merged_in_place
+from lora_whisper.model.base import Base
+from lora_whisper.paths import cache_folder
+from lora_whisper.run_config import config_hash
+from lora_whisper.run_folder import RunFolder
+from lora_whisper.training.resume import rows_of
+from lora_whisper.training.run import Run, begin
+
+log = logging.getLogger("lora_whisper")
+
+
+def divide(clips: Sequence[Clip], folds: int) -> np.ndarray:
+    """(clips,) the fold of each; rows of one speaker or of the same text are in one.
+
+    Where there are fewer speakers than folds, they are in several, and texts alone keep together.
+    """
+    speakers = {clip.utterance.speaker for clip in clips}
+    by_speaker = None not in speakers and len(speakers) >= folds
+    groups = list(range(len(clips)))  # each clip's group, by the number of its first clip
+    first: dict[object, int] = {}
+
+    def root(number: int) -> int:
+        while groups[number] != number:
+            number = groups[number]
+        return number
+
+    for number, clip in enumerate(clips):
+        text = ("text", " ".join(clip.utterance.text.casefold().split()))
+        speaker = ("speaker", clip.utterance.speaker)
+        for key in (text, speaker) if by_speaker else (text,):
+            groups[root(number)] = root(first.setdefault(key, number))
+    roots = np.array([root(number) for number in range(len(clips))])
+    found, sizes = np.zeros(len(clips), int), np.zeros(folds)
+    numbers, counts = np.unique(roots, return_counts=True)
+    for place in np.argsort(-counts, kind="stable"):  # the largest first, to the smallest fold
+        fold = int(sizes.argmin())
+        found[roots == numbers[place]] = fold
+        sizes[fold] += counts[place]
+    return found
+
+
+def training_config(config: CheckConfig, labels: LabelsConfig) -> TrainConfig:
+    """As `train` would, on the speech of `check` and without anything to score."""
+    data = dataclasses.replace(
+        config.data, validation=None, test=None, validation_share=0.0, test_share=0.0
+    )
+    return TrainConfig(
+        name=config.name,
+        seed=config.seed,
+        model=config.model,
+        data=data,
+        augmentation=config.augmentation,
+        training=TrainingConfig(max_epochs=labels.epochs, loader_workers=0),
+    )
+
+
+def train_without(
+    config: TrainConfig,
+    base: Base,
+    measured: Mapping[str, Measured],
+    left_out: Sequence[Clip],
+) -> ModelEntry:
+    """Train an adapter on all rows but those, or take the one that was trained before."""
+    corpora = {}
+    for split, one in measured.items():
+        numbers = [clip.number for clip in left_out if clip.split == split]
+        corpora[split] = _corpus(config, base, one, np.array(numbers, int))
+    mixes = tuple(corpus for split, corpus in corpora.items() if split != "train")
+    speech = DatasetSplits(corpora["train"], None, None, mixes)
+    rows = {name: each.tolist() for name, each in rows_of(speech.parts).items()}
+    name = key_of(config_hash(config), base.checkpoint, rows)
+    folder = RunFolder(cache_folder("labels") / "folds" / name)
+    if not folder.is_complete():
+        is_begun = folder.is_run()
+        config = dataclasses.replace(config, resume="auto" if is_begun else None)
+        if folder.path.exists() and not is_begun:
+            remove_folder(folder.path)
+        with _quiet():
+            run = Run(config, folder, Inputs(config.model, config.data, base, speech))
+            begin(config, folder, "resume" if is_begun else "new")
+            run.carry_out()
+    return trained(config, "adapter", folder.adapter)
+
+
+def _corpus(config: TrainConfig, base: Base, measured: Measured, left_out: np.ndarray) -> Corpus:
+    seconds = measured.records["seconds"]
+    usable = (measured.records["problem"] == 0) & (seconds <= base.window_seconds)
+    usable &= ~measured.records["has_unknown_language"]
+    usable[left_out] = False
+    rows: Utterances = measured.utterances.with_durations(seconds).select(usable)
+    tokenizer, special_tokens = base.processor.tokenizer, base.special_tokens
+    data = dataclasses.replace(config.data, long_audio="drop")
+    return keep_what_fits(Corpus(rows, {}), tokenizer, special_tokens, data, config.data.clean)
+
+
+@contextmanager
+def opened(entry: ModelEntry, device: torch.device) -> Iterator[WhisperForConditionalGeneration]:
+    """The Whisper of an entry, its adapter folded into it."""
+    whisper = load_model(entry, "auto", device)
+    if entry.adapter is None:
+        yield whisper
+        return
+    model = load_adapter(whisper, entry.adapter)
+    with merged_in_place(model):
+        yield whisper_inside(model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines of a run; its bar is seen."""
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
