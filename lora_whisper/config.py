@@ -393,6 +393,14 @@ class DataConfig(SourceConfig):
     previous_text_share: Share | None = Field(
         None, description="of the windows that have some, as a prompt; null: 0.2 packed, else 0"
     )
+    words: Text | None = Field(
+        None,
+        description="a file with a word or phrase a line: some training windows have a prompt of "
+        "those that are said in them and of others, so that a prompt of words is obeyed",
+    )
+    words_share: Share = Field(
+        0.5, description="of the windows, which have a prompt of words where data.words is given"
+    )
     no_speech_share: Share | None = Field(
         None,
         description="generated ones for each window of speech; null: 0.02 packed, 0.03 trimmed, "
@@ -704,8 +712,10 @@ class EvaluationConfig:
     group_by: Listed[Text] = Field(
         (), description="what is scored apart as well: columns of the manifest, or duration"
     )
-    keywords: Text | None = Field(
-        None, description="a file with a word or phrase a line, whose recall is measured"
+    words: Text | None = Field(
+        None,
+        description="a file with a word or phrase a line: evaluate tells how many of them are "
+        "found, and how many are written that nobody said, with the list as a prompt and without",
     )
 
 
@@ -1068,7 +1078,7 @@ else:
     EvaluationChanges = changes_to(
         EvaluationConfig,
         "batch_size beams temperature_fallback timestamps previous_text padding max_utterances "
-        "group_by keywords",
+        "group_by words",
     )
 
 

@@ -64,6 +64,7 @@ RENAMED = {
     "training.averaging.rank": "training.averaging_rank",
     "evaluation.training_utterances": "evaluation.diagnostics",
     "evaluation.probe_clips": "evaluation.diagnostics",
+    "evaluation.keywords": "evaluation.words",
     **{key: now for key, (now, _) in BOUNDS.items()},
 }
 
@@ -164,6 +165,8 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
         of, count = values["training.averaging.of"], values.get("training.averaging.count")
         found["training.averaging"] = f"{of}-{count}"
         found["training.averaging_rank"] = values.get("training.averaging.rank")
+    if "evaluation.keywords" in values:
+        found["evaluation.words"] = values["evaluation.keywords"]
     return found
 
 

@@ -48,7 +48,7 @@ FREE_TO_CHANGE = {
     "training.encoder_cache_gigabytes",  # what is kept differs by rounding
     "evaluation.batch_size",
     "evaluation.group_by",
-    "evaluation.keywords",
+    "evaluation.words",
     "tracking.trackers",
     "tracking.project",
 }
@@ -58,6 +58,8 @@ FREE_TO_CHANGE = {
 LEGACY_DEFAULTS = {
     "data.quoted": True,
     "data.exclude": None,
+    "data.words": None,
+    "data.words_share": 0.5,
     "data.log_mel_padding_share": 0.0,
     "evaluation.padding": "sound",
     "training.global_batch_seconds": None,
@@ -78,8 +80,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     if adapter.init_from is not None and local_path(adapter.init_from).parent.is_dir():
         adapter = dataclasses.replace(adapter, init_from=_lasting(adapter.init_from))
     evaluation = config.evaluation
-    if evaluation.keywords is not None:
-        evaluation = dataclasses.replace(evaluation, keywords=_lasting(evaluation.keywords))
+    if evaluation.words is not None:
+        evaluation = dataclasses.replace(evaluation, words=_lasting(evaluation.words))
     return dataclasses.replace(
         config,
         model=model,
@@ -103,6 +105,8 @@ def _with_lasting_places(config: Places) -> Places:
     if isinstance(config, DataConfig):
         if config.exclude is not None:
             places["exclude"] = _lasting(config.exclude)
+        if config.words is not None:
+            places["words"] = _lasting(config.words)
         places["mix"] = tuple(map(_with_lasting_places, config.mix))
     return dataclasses.replace(config, **places)
 

@@ -3,6 +3,7 @@
 outputs/NAME/
     config.yaml       resolved configuration; makes the folder a run
     rows.npz          hashes of the rows that it began with
+    words.txt         data.words as the run began with it, where it was given
     metrics.jsonl     one object a logged step, units in the keys
     tracking/         files of trackers such as TensorBoard, where one was asked for
     train.log         what the terminal showed, with time stamps
@@ -49,6 +50,7 @@ MERGED_FILES = (
     "merges.txt",
 )
 OWN_SET = "test"  # folder below evaluation/MODEL/ of the scores that summary.json holds
+PROMPTED = "prompted"  # behind a set's name: what was decoded with the word list as a prompt
 SCORE, HYPOTHESES = "score.json", "hypotheses.jsonl"  # in such a folder, and written together
 MARKER = "# A run of lora_whisper; this file makes its folder one.\n"
 
@@ -70,6 +72,10 @@ class RunFolder:
     @property
     def rows(self) -> Path:
         return self.path / "rows.npz"
+
+    @property
+    def words(self) -> Path:
+        return self.path / "words.txt"
 
     @property
     def log(self) -> Path:

@@ -43,7 +43,7 @@ def test_the_options_are_all_known() -> None:
 REQUIRED = {
     "data": ["data.path=x", "data.config=x"],
     "search": ["search.trials=3"],
-    "experiment": ["evaluation.keywords=x", "data.config=x"],
+    "experiment": ["evaluation.words=x", "data.config=x"],
 }
 
 

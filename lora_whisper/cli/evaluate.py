@@ -24,13 +24,13 @@ from lora_whisper.cli.command import Command
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.plan import Plan, make_plan
-from lora_whisper.evaluation.results import Json, Score
+from lora_whisper.evaluation.results import Json, Score, WordScores
 from lora_whisper.files import as_written, contents, read_json, remove_folder
 from lora_whisper.locks import locked
 from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import flat
-from lora_whisper.run_folder import OWN_SET, RESULTS_KEYS, RunFolder
+from lora_whisper.run_folder import OWN_SET, PROMPTED, RESULTS_KEYS, RunFolder
 
 log = logging.getLogger("lora_whisper")
 
@@ -83,7 +83,9 @@ def run(evaluation: EvaluationPlan) -> int:
             write(folder, results, evaluator.utterances, sets if plan.more.players else ())
             _remove_parts(folder, before - _parts(read_json(folder.results)))
             if folder.is_run():
-                update_summary(folder, results.scores.get(OWN_SET, {}))
+                update_summary(
+                    folder, results.scores.get(OWN_SET, {}), results.word_scores(OWN_SET)
+                )
             show(folder, results)
     return 1 if evaluator.failed else 0
 
@@ -99,7 +101,12 @@ def _parts(results: Json) -> set[tuple[str, str]]:
         for condition, scores in conditions.items()
         for model in scores
     }
-    return of_sets | in_conditions
+    prompted = {
+        (model, f"{name}-{PROMPTED}")
+        for name, scores in results.get("prompted", {}).items()
+        for model in scores
+    }
+    return of_sets | in_conditions | prompted
 
 
 def _remove_parts(folder: RunFolder, left: Collection[tuple[str, str]]) -> None:
@@ -167,14 +174,20 @@ def asked(config: EvaluateConfig) -> Json:
     return plain
 
 
-def update_summary(folder: RunFolder, scores: Mapping[str, Score | None]) -> None:
-    """Bring what a run says of its own test set up to date; a broken model changes nothing."""
+def update_summary(
+    folder: RunFolder, scores: Mapping[str, Score | None], words: Mapping[str, WordScores]
+) -> None:
+    """Bring what a run says of its own test set up to date; a broken model changes nothing.
+
+    Where no list was asked for now, that of an earlier evaluation stays.
+    """
     from lora_whisper.evaluation.run_summary import read_as_written, with_one_test_set
     from lora_whisper.reports.run import write_results
 
     known = {model: score for model, score in scores.items() if score is not None}
     if known:
         summary = read_as_written(folder).with_scores(known)
+        summary = dataclasses.replace(summary, words=words or summary.words)
         write_results(folder, with_one_test_set(folder, summary))
 
 

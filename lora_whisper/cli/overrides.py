@@ -43,9 +43,11 @@ TEXT_KEYS = {
     "gpu_memory",
     "model.revision",
     "adapter.init_from",
-    "evaluation.keywords",
+    "evaluation.words",
     "tracking.project",
-} | {f"data.{key}" for key in ("path", "train", "validation", "test", "config", "revision")}
+} | {
+    f"data.{key}" for key in ("path", "train", "validation", "test", "config", "revision", "words")
+}
 
 
 # How a value begins that is none: quoted, a list, a mapping, an interpolation, nothing yet.

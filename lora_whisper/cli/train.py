@@ -15,8 +15,9 @@ from lora_whisper.cli.command import Command
 from lora_whisper.config import GLOBAL_BATCH, DataConfig, TrainConfig, TrainingConfig
 from lora_whisper.data.contents import speech_hashes
 from lora_whisper.data.corpus import Corpus, sample
-from lora_whisper.data.loader import new_augmenter, training_windows
+from lora_whisper.data.loader import new_augmenter, training_windows, word_prompts
 from lora_whisper.data.speech import DatasetSplits, Inputs, read_inputs
+from lora_whisper.data.words import read_words
 from lora_whisper.errors import Problems, UserError
 from lora_whisper.evaluation.run_summary import read_as_written
 from lora_whisper.evaluation.test_sets import group_labels
@@ -37,6 +38,7 @@ from lora_whisper.training.resume import (
     require_checkpoint,
     require_same,
     require_same_speech,
+    require_same_words,
     rows_of,
     say_changed_since,
 )
@@ -106,6 +108,7 @@ def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> 
             _check_adapter(config, inputs)
         if start == "resume":
             require_same_speech(config, folder, inputs.speech)
+            require_same_words(config, folder)
         if saved is not None:
             require_start(config, saved, inputs)
     problems.raise_any()
@@ -150,18 +153,17 @@ def _check_arithmetic(config: TrainConfig) -> None:
 
 def _check_speech(config: TrainConfig, inputs: Inputs) -> None:
     """See that it can be augmented, and that what is asked of the scores can be had."""
-    from lora_whisper.evaluation.diagnostics import read_keywords
-
     speech, evaluation = inputs.speech, config.evaluation
     new_augmenter(config.augmentation, inputs.base)
     _require_a_window(config.training, inputs.base.window_seconds)
+    word_prompts(config.data, inputs.base, speech)
     _require_borrowers(config.data, speech)
     if speech.validation is None:
         _refuse_validating(config.training)
     if speech.test is not None:  # hours before they are scored
         group_labels(speech.test.utterances, evaluation.group_by)
-        if evaluation.keywords is not None:
-            read_keywords(local_path(evaluation.keywords))
+        if evaluation.words is not None:
+            read_words(local_path(evaluation.words), "evaluation.words")
 
 
 def _check_adapter(config: TrainConfig, inputs: Inputs) -> None:

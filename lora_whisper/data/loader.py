@@ -15,9 +15,13 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sampler import GlobalBatch, by_speaker, pack
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.windows import WindowMaker, WindowSource
+from lora_whisper.data.words import Spoken, WordPrompts, read_words, spoken_in
+from lora_whisper.errors import UserError
 from lora_whisper.layers import ranges_in
 from lora_whisper.model.base import Base
 from lora_whisper.model.published import SECONDS_PER_TIMESTAMP
+from lora_whisper.paths import local_path
+from lora_whisper.terminal import counted
 
 if TYPE_CHECKING:  # torch, which takes seconds
     from lora_whisper.data.batches import Batch, StepDataset, Trimming
@@ -136,6 +140,37 @@ def new_augmenter(config: AugmentationConfig, base: Base) -> Augmenter | None:
     return Augmenter(config, base.window_seconds, base.mel_bins)
 
 
+def words_spoken(words: Sequence[str], speech: DatasetSplits) -> Spoken:
+    """What of a list is said in training."""
+    texts = (text for one in speech.training for text in one.utterances.column("text").to_pylist())
+    return spoken_in(words, texts)
+
+
+def word_prompts(data: DataConfig, base: Base, speech: DatasetSplits) -> WordPrompts | None:
+    """What makes prompts of `data.words`; None where there is no such list.
+
+    Words that nobody says in training are in no prompt: the model would learn of just these that
+    they are never to be written. Of a stream nobody knows which those are.
+
+    Raises:
+        UserError: the list cannot be read, or none of its words is said.
+    """
+    if data.words is None:
+        return None
+    words = read_words(local_path(data.words), "data.words")
+    said = words
+    if speech.train is not None:
+        spoken = words_spoken(words, speech)
+        said = tuple(word for word in words if spoken.times[word])
+    if not said:
+        raise UserError(
+            f"data.words={data.words}: none of its {counted(len(words), 'word')} is said in "
+            f"{counted(spoken.of_texts, 'training text')}, such as {words[0]!r}. A model would "
+            "learn that prompts are never right.\nWrite words into it that are, or leave it out."
+        )
+    return WordPrompts(words, said, data.words_share, base.processor.tokenizer)
+
+
 def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> TrainingWindows:
     """The windows of the training set and of what is mixed into it, or those of a stream."""
     kind = window_kind(config, base, speech)
@@ -150,6 +185,7 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
         augmenter=new_augmenter(config.augmentation, base),
         seed=config.seed,
         log_mel_padding_share=asked.log_mel_padding,
+        words=word_prompts(config.data, base, speech),
     )
     size = config.training.whole_windows(base.window_seconds)
     seed, workers = config.seed, config.training.loader_workers

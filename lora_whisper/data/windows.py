@@ -4,10 +4,12 @@
     `.en`          sot <|notimestamps|> text eot
     timestamps     sot language task <|0.00|> text <|2.40|> <|2.50|> text <|5.10|> eot
     previous text  startofprev previous text sot …
+    words          startofprev words, that may be said sot …
 
-Every token after sot is learnt, language and task among them, as in Whisper's own training; a
-previous text is not. Of a window without speech the decoder learns to say so where it is asked,
-after sot, and to end at once where it is told to transcribe all the same.
+Every token after sot is learnt, language and task among them, as in Whisper's own training; what
+stands before it is not. Of words and a previous text the words come first, and the text has the
+room that is left, as in faster-whisper. Of a window without speech the decoder learns to say so
+where it is asked, after sot, and to end at once where it is told to transcribe all the same.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from lora_whisper.data.audio import AudioError, DecodedAudio, Remark, read_sound
 from lora_whisper.data.dataset import Utterance, token_language, written_language
 from lora_whisper.data.sampler import TIMESTAMPS_A_TEXT, Packing
 from lora_whisper.data.text import clean
+from lora_whisper.data.words import WordPrompts, before_text
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.model.tokenizer import SpecialTokens, text_tokens
 
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # a label that PyTorch's cross-entropy leaves out
 
 # Every draw has a generator of its own, so that none depends on whether another was made.
-TIMESTAMPS, PREVIOUS_TEXT, AUGMENTATION, MASKS, NOISE, PADDING = range(6)
+TIMESTAMPS, PREVIOUS_TEXT, AUGMENTATION, MASKS, NOISE, PADDING, WORDS, WORDS_CHOSEN = range(8)
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,30 @@ def token_sequence(
     else:
         text = [token for segment in spoken for token in segment.tokens]
     tokens = [*special_tokens.start(language, task, timestamps), *text, special_tokens.eot]
-    prompt = _prompt(special_tokens, previous, room=special_tokens.max_tokens - (len(tokens) - 1))
-    # What the prompt is followed by, up to sot, is given and not learnt.
-    return [*prompt, *tokens[:-1]], [IGNORED] * len(prompt) + tokens[1:]
+    room = prompt_room(special_tokens, len(tokens) - 1)
+    prompt = before_text([], previous, room)
+    return prompted(special_tokens, tokens[:-1], tokens[1:], prompt)
+
+
+def prompt_room(special_tokens: SpecialTokens, tokens: int) -> int:
+    """Tokens of a prompt before `tokens` others, beside <|startofprev|>.
+
+    Decoders give it half of the room at most.
+    """
+    return max(0, min(special_tokens.max_tokens - tokens, special_tokens.prompt_tokens) - 1)
+
+
+def prompted(
+    special_tokens: SpecialTokens,
+    decoder_input: list[int],
+    labels: list[int],
+    prompt: Sequence[int],
+) -> tuple[list[int], list[int]]:
+    """The same behind a prompt. What it is followed by, up to sot, is given and not learnt."""
+    if not prompt:
+        return decoder_input, labels
+    given = [special_tokens.previous, *prompt]
+    return [*given, *decoder_input], [IGNORED] * len(given) + labels
 
 
 def fits_with_timestamps(special_tokens: SpecialTokens, segments: Sequence[Segment]) -> bool:
@@ -122,12 +146,6 @@ def _timestamped(special_tokens: SpecialTokens, segments: Sequence[Segment]) -> 
         latest = max(start, special_tokens.timestamp(segment.end_seconds))
         tokens += [start, *segment.tokens, latest]
     return tokens
-
-
-def _prompt(special_tokens: SpecialTokens, previous: Sequence[int], room: int) -> list[int]:
-    """<|startofprev|> and the last tokens of the previous text; decoders give it half at most."""
-    tokens = min(room, special_tokens.max_tokens // 2 - 1) - 1
-    return [special_tokens.previous, *previous[-tokens:]] if previous and tokens > 0 else []
 
 
 def window_tokens(utterance: Utterance, tokenizer: Any, special_tokens: SpecialTokens) -> list[int]:
@@ -161,6 +179,7 @@ class WindowMaker:
     augmenter: Augmenter | None = None
     seed: int = 0
     log_mel_padding_share: float = 0.0  # of the windows
+    words: WordPrompts | None = None
 
     def speech(
         self, source: WindowSource, window: int, epoch: int, source_number: int = 0
@@ -213,7 +232,9 @@ class WindowMaker:
         ]
         timestamps = draw.happens(TIMESTAMPS, self.timestamps_share)
         like, previous = utterances[0], list[int]()
-        if draw.happens(PREVIOUS_TEXT, self.previous_text_share):
+        if draw.happens(PREVIOUS_TEXT, self.previous_text_share) and any(
+            segment.tokens for segment in segments
+        ):
             own = like.previous_text
             texts = [replace(like, text=own)] if own else before
             previous = [token for one in texts for token in self._tokens(one)]
@@ -223,8 +244,9 @@ class WindowMaker:
             token_language(self.special_tokens, like),
             like.task,
             timestamps and fits_with_timestamps(self.special_tokens, segments),
-            previous,
         )
+        said = [self._text(one.utterance) for one in decoded.spoken]
+        decoder_input, labels = self._prompted(decoder_input, labels, said, previous, draw)
         tokens, room = len(decoder_input), self.special_tokens.max_tokens
         if tokens > room:
             return LeftOut(like.row, f"a text of {tokens} tokens, where the decoder has {room}")
@@ -248,6 +270,7 @@ class WindowMaker:
         decoder_input, labels = token_sequence(
             self.special_tokens, [], token_language(self.special_tokens, like), like.task
         )
+        decoder_input, labels = self._prompted(decoder_input, labels, [], [], draw)
         noise = generated_noise(str(generator.choice([*NOISE_KINDS])), samples, generator)
         augmented, _, masks = self._augmented(noise, draw)
         row = f"no speech, as long as {like.row}"
@@ -256,9 +279,32 @@ class WindowMaker:
     def _padding(self, draw: _Draw) -> Padding:
         return "log-mel" if draw.happens(PADDING, self.log_mel_padding_share) else "sound"
 
+    def _text(self, utterance: Utterance) -> str:
+        written = written_language(self.special_tokens, utterance)
+        return clean(utterance.text, self.clean, written)
+
     def _tokens(self, utterance: Utterance) -> list[int]:
         written = written_language(self.special_tokens, utterance)
-        return text_tokens(self.tokenizer, clean(utterance.text, self.clean, written), written)
+        return text_tokens(self.tokenizer, self._text(utterance), written)
+
+    def _prompted(
+        self,
+        decoder_input: list[int],
+        labels: list[int],
+        said: Sequence[str],
+        previous: Sequence[int],
+        draw: _Draw,
+    ) -> tuple[list[int], list[int]]:
+        """Behind words, where they are drawn, and as much of the previous text as has room.
+
+        Args:
+            said: the texts in the window.
+        """
+        room, words = prompt_room(self.special_tokens, len(decoder_input)), list[int]()
+        if self.words is not None and draw.happens(WORDS, self.words.share):
+            words = self.words.tokens(draw.generator(WORDS_CHOSEN), said, room)
+        prompt = before_text(words, previous, room)
+        return prompted(self.special_tokens, decoder_input, labels, prompt)
 
     def _augmented(
         self, samples: np.ndarray, draw: _Draw

@@ -1,4 +1,4 @@
-"""Errors beyond the rate: hallucination, keywords that are missed, the most frequent mistakes.
+"""Errors beyond the rate: hallucination, words that matter, the most frequent mistakes.
 
 A high error rate hides whether a model mishears words or runs away, and an average hides the words
 that matter.
@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jiwer
 import numpy as np
 
-from lora_whisper.errors import UserError
+from lora_whisper.data.words import Phrases
 from lora_whisper.evaluation.decoding.decoder import LOOP_REPEATS, most_letters
 from lora_whisper.evaluation.decoding.long_form import LARGEST_COMPRESSION_RATIO, compression_ratio
 from lora_whisper.evaluation.normalizers import normalizer_for
 from lora_whisper.evaluation.results import (
+    SEEN_AND_UNSEEN,
     ErrorAnalysis,
     HallucinatedText,
     Hallucination,
     Interval,
-    KeywordRecall,
     ScoredUtterance,
+    WordRecall,
 )
 from lora_whisper.evaluation.significance import bootstrap_interval, sampling_units
 
@@ -95,104 +96,94 @@ def _longest_run(words: Sequence[str], length: int) -> int:
 
 NORMAL_QUANTILE = 1.959964  # of 97.5 %
 
-Phrase = tuple[str, ...]  # normalized words
 
+def word_recall(
+    rows: Sequence[ScoredUtterance],
+    words: Sequence[str],
+    samples: int,
+    seed: int,
+    seen: Collection[str] | None = None,
+) -> WordRecall:
+    """Count the words of a list in references and hypotheses, normalized by the row's language.
 
-def read_keywords(path: Path) -> tuple[str, ...]:
-    """Read a file with a word or a phrase a line, in UTF-8; empty lines do not count.
-
-    Raises:
-        UserError: no such file, not a text, or no keyword in it.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            why = f"it is not UTF-8 (byte {error.start})"
-        else:
-            why = (error.strerror or str(error)).lower()
-        raise UserError(
-            f"evaluation.keywords={path}: {why}. "
-            "Expected a text file in UTF-8 with a word or a phrase a line."
-        ) from None
-    words = [line.strip() for line in lines if line.strip()]
-    if not words:
-        raise UserError(
-            f"evaluation.keywords={path}: found no word in it. Write a word or a phrase a line."
-        )
-    return tuple(dict.fromkeys(words))
-
-
-def keyword_recall(
-    rows: Sequence[ScoredUtterance], keywords: Sequence[str], samples: int, seed: int
-) -> KeywordRecall:
-    """Count keywords in references and hypotheses, both normalized by the row's language.
-
-    In each utterance a keyword is found as often as it was both said and written, wherever it
-    stands. A keyword within another one ("aspirin" in "baby aspirin") counts for itself, too. Two
+    In each utterance a word is found as often as it was both said and written, wherever it
+    stands. A word within another one ("aspirin" in "baby aspirin") counts for itself, too. Two
     that are the same when normalized are one; one that nothing is left of is never said.
 
-    The interval is by drawing anew the speakers (or utterances) that said a keyword, and no
-    narrower than Wilson's for as many independent words: when all are found, or none, every draw
-    gives the same, and the interval would be a point.
+    Args:
+        seen: words that are said in training, which are counted apart from the others.
     """
-    lists: dict[str | None, KeywordList] = {}
+    lists: dict[str | None, Phrases] = {}
+    counts = []
+    for row in rows:
+        if row.language not in lists:
+            normalize = normalizer_for(row.language)
+            lists[row.language] = Phrases(words, lambda word, of=normalize: of(word).split())  # type: ignore[misc]
+        phrases = lists[row.language]
+        expected = phrases.count(row.reference_normalized.split())
+        counts.append((expected, phrases.count(row.hypothesis_normalized.split())))
+    whole = _recall(rows, counts, samples, seed)
+    known = {word for word in words if word in seen} if seen is not None else set()
+    if not known or known == {*words}:
+        return whole
+    parts = dict(zip(SEEN_AND_UNSEEN, (known, {*words} - known), strict=True))
+    return replace(
+        whole,
+        parts={
+            name: _recall(rows, [_only(part, *pair) for pair in counts], samples, seed)
+            for name, part in parts.items()
+        },
+    )
+
+
+def _only(words: Collection[str], *counts: Counter[str]) -> tuple[Counter[str], ...]:
+    return tuple(Counter({word: one[word] for word in one if word in words}) for one in counts)
+
+
+def _recall(
+    rows: Sequence[ScoredUtterance],
+    counts: Sequence[tuple[Counter[str], ...]],
+    samples: int,
+    seed: int,
+) -> WordRecall:
+    """
+    Args:
+        counts: of each row, in its reference and in its hypothesis.
+
+    The interval of the recall is by drawing anew the speakers (or utterances) that said a word, and
+    no narrower than Wilson's for as many independent words: when all are found, or none, every draw
+    gives the same, and the interval would be a point. False alarms are drawn from all.
+    """
     spoken: Counter[str] = Counter()
     recognized: Counter[str] = Counter()
-    written = 0
-    per_row = np.zeros((2, len(rows)))  # said, found
-    for index, row in enumerate(rows):
-        if row.language not in lists:
-            lists[row.language] = KeywordList(keywords, row.language)
-        expected = lists[row.language].count(row.reference_normalized)
-        in_hypothesis = lists[row.language].count(row.hypothesis_normalized)
+    per_row = np.zeros((3, len(rows)))  # said, found, written
+    for index, (expected, in_hypothesis) in enumerate(counts):
         both = expected & in_hypothesis
         spoken.update(expected)
         recognized.update(both)
-        written += in_hypothesis.total()
-        per_row[:, index] = expected.total(), both.total()
+        per_row[:, index] = expected.total(), both.total(), in_hypothesis.total()
     units = sampling_units([row.speaker for row in rows])
-    said_by, found_by = map(units.sums, per_row)
+    said_by, found_by, written_by = map(units.sums, per_row)
+    reference_words = units.sums([row.reference_words for row in rows])
+    written, found = int(per_row[2].sum()), recognized.total()
     words = [(word, count, recognized[word]) for word, count in spoken.items()]
-    return KeywordRecall(
-        recall=recognized.total() / spoken.total() if spoken else None,
+    alarms = None
+    if reference_words.any():
+        alarms = bootstrap_interval(written_by - found_by, reference_words, samples, seed)
+    return WordRecall(
+        recall=found / spoken.total() if spoken else None,
         ci95=_interval(found_by[said_by > 0], said_by[said_by > 0], samples, seed)
         if spoken
         else None,
         said=spoken.total(),
-        found=recognized.total(),
+        found=found,
         written=written,
-        precision=recognized.total() / written if written else None,
+        precision=found / written if written else None,
         resampled=units.resampled,
         words=tuple(sorted(words, key=lambda word: (word[2] - word[1], word[0]))),
+        false_alarm_rate=float((written - found) / reference_words.sum()) if alarms else None,
+        false_alarm_ci95=alarms,
     )
-
-
-class KeywordList:
-    """Keywords as they stand in normalized texts of one language."""
-
-    def __init__(self, keywords: Sequence[str], language: str | None):
-        normalize = normalizer_for(language)
-        self.names: dict[Phrase, str] = {}  # phrase → keyword, the first of those that are the same
-        for keyword in keywords:
-            self.names.setdefault(tuple(normalize(keyword).split()), keyword)
-        self.names.pop((), None)
-        self.by_first: Mapping[str, list[Phrase]] = {}
-        for phrase in self.names:
-            self.by_first.setdefault(phrase[0], []).append(phrase)
-
-    def count(self, normalized: str) -> Counter[str]:
-        """How often each keyword stands in a text; occurrences of one do not overlap."""
-        words = tuple(normalized.split())
-        counts: Counter[str] = Counter()
-        ends: dict[Phrase, int] = {}
-        for start, word in enumerate(words):
-            for phrase in self.by_first.get(word, ()):
-                end = start + len(phrase)
-                if words[start:end] == phrase and ends.get(phrase, 0) <= start:
-                    counts[self.names[phrase]] += 1
-                    ends[phrase] = end
-        return counts
 
 
 def _interval(recognized: np.ndarray, spoken: np.ndarray, samples: int, seed: int) -> Interval:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,13 +14,16 @@ from lora_whisper import processes
 from lora_whisper.config import CLEAN, EvaluationConfig
 from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
 from lora_whisper.data.dataset import Utterances
+from lora_whisper.data.words import as_text, first_that_fit, spoken_in
 from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.decoder import BrokenModel, Decoder
-from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, keyword_recall
+from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, word_recall
 from lora_whisper.evaluation.loading import (
     Transcriber,
     base_of,
+    special_tokens_of,
+    tokenizer_of,
     weights_of,
     with_batch_size,
 )
@@ -34,13 +37,14 @@ from lora_whisper.evaluation.results import (
     EvaluatedSet,
     EvaluationResults,
     Hallucination,
-    KeywordRecall,
     Leaks,
     NoSpeechTest,
+    PromptedScore,
     Role,
     ScalePoint,
     Score,
     ScoredUtterance,
+    WordRecall,
 )
 from lora_whisper.evaluation.robustness import (
     KINDS,
@@ -61,6 +65,7 @@ from lora_whisper.evaluation.test_sets import (
 )
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import read_config
+from lora_whisper.run_folder import PROMPTED
 from lora_whisper.terminal import about, counted, percent
 
 if TYPE_CHECKING:
@@ -130,6 +135,8 @@ def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
     clips = clips_without_speech(plan)
     if plan.conditions:
         yield f"conditions  {', '.join(plan.conditions)}: each test utterance again in each of them"
+    if plan.words:
+        yield f"words       {prompt_line(plan)}"
     if clips:
         yield f"no speech   {clips} clips without any: what does a model write there?"
     scales = plan.more.adapter_scales
@@ -143,9 +150,27 @@ def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
 def times(plan: Plan, one: LoadedSet) -> int:
     """How often a set is decoded, by all models, in all conditions and scales."""
     adapters = sum(entry.adapter is not None for entry in plan.entries)
-    in_conditions = len(plan.conditions) if one.role == "test" else 0
+    in_conditions = len(plan.conditions) + bool(plan.words) if one.role == "test" else 0
     scaled = adapters * len(plan.more.adapter_scales) if one.role != "training" else 0
     return len(plan.entries) * (1 + in_conditions) + scaled
+
+
+def words_of_prompt(plan: Plan) -> list[str]:
+    """Of the word list, the first ones, for which all models have room in a prompt."""
+    fitting: Sequence[str] = plan.words
+    for entry in plan.entries:
+        if fitting and not entry.broken:
+            room = special_tokens_of(entry).prompt_tokens
+            fitting = first_that_fit(fitting, tokenizer_of(entry), room)
+    return list(fitting)
+
+
+def prompt_line(plan: Plan) -> str:
+    """What is decoded for the word list."""
+    words, listed = words_of_prompt(plan), counted(len(plan.words), "word")
+    if len(words) < len(plan.words):
+        listed = f"the first {len(words)} of {listed}, for which a prompt has room"
+    return f"{listed}: each test utterance again with them as a prompt"
 
 
 def clips_without_speech(plan: Plan) -> int:
@@ -181,10 +206,12 @@ class Evaluator:
         self.plan, self.sets, self.folder, self.device = plan, sets, folder, device
         self._is_estimated = False
         self._ungrouped = dataclasses.replace(plan.settings, group_by=())
+        self.prompt_words = tuple(words_of_prompt(plan))
         self.scores: BySetAndModel[Score] = {}
         self.utterances: BySetAndModel[Sequence[ScoredUtterance]] = {}
         self.errors: BySetAndModel[ErrorAnalysis] = {}
-        self.keywords: BySetAndModel[KeywordRecall] = {}
+        self.words: BySetAndModel[WordRecall] = {}
+        self.prompted: BySetAndModel[PromptedScore] = {}
         self.hallucination: BySetAndModel[Hallucination] = {}
         self.comparisons: BySetAndModel[Comparison] = {}
         self.conditions: dict[str, BySetAndModel[BriefScore]] = {}  # by set, condition and model
@@ -219,6 +246,7 @@ class Evaluator:
             tests = [(one, utterances) for one, utterances in sets if one.role == "test"]
             for one, utterances in tests:
                 self._score_in_conditions(model, one, utterances)
+                self._score_prompted(model, one, utterances)
             self._test_without_speech(model, tests[0][1])
             if entry.adapter is not None:
                 self._scale(model, sets)
@@ -239,20 +267,22 @@ class Evaluator:
         settings: EvaluationConfig,
         condition: str = CLEAN,
         scale: float = 1.0,
+        prompt: str = "",
     ) -> tuple[Score, Sequence[ScoredUtterance]]:
         """Decode a set, or take what was decoded before, and score it."""
         seed, name = self.plan.seed, model.entry.name
         part = "" if scale == 1.0 else f" × {scale:g}"
         where = one.name if condition == CLEAN else f"{one.name}, {condition}"
+        where += ", prompted" if prompt else ""
         title = f"scoring {name}{part} on {where}"
         transcriptions, is_known = model.transcribe(
-            title, utterances, settings, seed, condition, scale
+            title, utterances, settings, seed, condition, scale, prompt
         )
-        if condition == CLEAN and scale == 1.0:
+        if condition == CLEAN and scale == 1.0 and not prompt:
             report_bad_audio(transcriptions.bad, one.set.data.bad_audio)
         given = (utterances, transcriptions, model.special_tokens, settings, seed)
         scored = processes.from_main(
-            lambda: score_set(*given, weights_of(model.entry, scale), condition)
+            lambda: score_set(*given, weights_of(model.entry, scale), condition, prompt)
         )
         return dataclasses.replace(scored.score, cached=is_known), scored.utterances
 
@@ -268,9 +298,12 @@ class Evaluator:
         _put(self.utterances, one.name, name, rows)
         _put(self.hallucination, one.name, name, find_hallucination(rows))
         _put(self.errors, one.name, name, analyse_errors(rows, MOST_ERRORS))
-        if plan.keywords and one.role == "test":
-            recall = keyword_recall(rows, plan.keywords, BOOTSTRAP_SAMPLES, plan.seed)
-            _put(self.keywords, one.name, name, recall)
+        if plan.words and one.role == "test":
+            _put(self.words, one.name, name, self._recall(rows))
+
+    def _recall(self, rows: Sequence[ScoredUtterance]) -> WordRecall:
+        plan = self.plan
+        return word_recall(rows, plan.words, BOOTSTRAP_SAMPLES, plan.seed, self.seen_words)
 
     # ── beyond the average ───────────────────────────────────────────────────────────────────
 
@@ -287,6 +320,18 @@ class Evaluator:
             conditions = self.conditions.setdefault(one.name, {})
             _put(conditions, CLEAN, name, self.scores[one.name][name].brief())
             _put(conditions, condition, name, score.brief())
+
+    def _score_prompted(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
+        """Score the set with the word list as a prompt, beside the same model without."""
+        if not self.prompt_words:
+            return
+        name, prompt = model.entry.name, as_text(self.prompt_words)
+        score, rows = self._scored(model, one, utterances, self._ungrouped, prompt=prompt)
+        write_scored(score, rows, self.folder / name / f"{one.name}-{PROMPTED}")
+        comparison = compare(self.utterances[one.name][name], rows, self.plan.seed)
+        comparison = dataclasses.replace(comparison, against=name)
+        found = PromptedScore(self._recall(rows), score.brief(), comparison)
+        _put(self.prompted, one.name, name, found)
 
     def _test_without_speech(self, model: Transcriber, utterances: Utterances) -> None:
         """Decode sound without speech, told the language and task of the first utterance."""
@@ -350,7 +395,10 @@ class Evaluator:
             },
             comparisons=self.comparisons,
             mistakes=self.errors,
-            keywords=self.keywords,
+            keywords=self.words,
+            prompted=self.prompted,
+            prompt_words=self.prompt_words,
+            asked_words=len(plan.words),
             hallucination=self.hallucination,
             probes=self.no_speech,
             conditions=self.conditions,
@@ -366,16 +414,37 @@ class Evaluator:
         """By set, what each run among the models knows of it; of a training sample nobody asks."""
         held_out = {one.name: one.corpus.utterances for one in self.sets if one.role != "training"}
         leaks_by_set: dict[str, list[Leaks]] = {one.name: [] for one in self.sets}
+        for label, trained_on in self.training.items():
+            for name, leaks in find_leaks(label, trained_on, held_out).items():
+                leaks_by_set[name].append(leaks)
+        return leaks_by_set
+
+    @cached_property
+    def training(self) -> dict[str, Sequence[Utterances]]:
+        """What each run among the models was trained on, as far as that is still there."""
         runs = {one.run.path: one.run for one in self.plan.entries if one.run is not None}
         last_names = [path.name for path in runs]
+        found: dict[str, Sequence[Utterances]] = {}
         for path, run in runs.items():
             is_one = last_names.count(path.name) == 1
             label = path.name if is_one else "/".join(path.parts[-2:])
             trained_on = training_speech(label, read_config(run))
             if trained_on is not None:
-                for name, leaks in find_leaks(label, trained_on, held_out).items():
-                    leaks_by_set[name].append(leaks)
-        return leaks_by_set
+                found[label] = trained_on
+        return found
+
+    @cached_property
+    def seen_words(self) -> Collection[str] | None:
+        """Words of the list that a run among the models was trained on; None: nobody knows."""
+        if not self.training:
+            return None
+        texts = (
+            text
+            for speech in self.training.values()
+            for utterances in speech
+            for text in utterances.column("text").to_pylist()
+        )
+        return spoken_in(self.plan.words, texts).times.keys()
 
     def _overfitted(self, base: str) -> Iterator[str]:
         """Models that know their training set far better than a test set, as `base` does not.

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lora_whisper import processes
 from lora_whisper.config import CLEAN, Dtype, EvaluationConfig, ModelConfig, QuantizationConfig
@@ -112,6 +112,15 @@ def special_tokens_of(entry: ModelEntry) -> SpecialTokens:
     return read_exported(entry.folder).special_tokens
 
 
+def tokenizer_of(entry: ModelEntry) -> Any:
+    """The tokenizer of a model entry, read without its weights."""
+    if entry.folder is None:
+        return base_of(entry).processor.tokenizer
+    from lora_whisper.evaluation.decoding.ctranslate2 import read_exported
+
+    return read_exported(entry.folder).tokenizer
+
+
 def base_of(entry: ModelEntry) -> Base:
     """Everything about a model entry's checkpoint but its weights."""
     assert entry.model is not None, "CTranslate2 has files of its own"
@@ -181,6 +190,7 @@ def transcribe_or_reuse(
     seed: int,
     *,
     condition: str = CLEAN,
+    prompt: str = "",
     reuse: bool = True,
 ) -> tuple[Transcriptions, bool]:
     """Decode utterances with a progress bar, or take what was decoded before.
@@ -203,7 +213,9 @@ def transcribe_or_reuse(
     from lora_whisper.evaluation.robustness import change_for
 
     key = processes.from_main(
-        lambda: transcriptions_key(model, utterances, decoding_of(settings, seed, condition))
+        lambda: transcriptions_key(
+            model, utterances, decoding_of(settings, seed, condition, prompt)
+        )
     )
     # The points of a sweep that run side by side come to their base at the same time.
     alone = decoded_by_one(key) if reuse else nullcontext()
@@ -219,6 +231,7 @@ def transcribe_or_reuse(
                 with_batch_size(settings, loaded),
                 seed,
                 change=change_for(condition, seed),
+                prompt=prompt,
                 on_progress=lambda done, total: bar.update(done),
             )
         if processes.is_main():
@@ -280,6 +293,7 @@ class Transcriber:
         seed: int,
         condition: str = CLEAN,
         scale: float = 1.0,
+        prompt: str = "",
     ) -> tuple[Transcriptions, bool]:
         """As `transcribe_or_reuse`, of this model with so much of its adapter."""
         # Nothing of an adapter is its base.
@@ -294,6 +308,7 @@ class Transcriber:
             settings,
             seed,
             condition=condition,
+            prompt=prompt,
             reuse=self.reuse,
         )
 

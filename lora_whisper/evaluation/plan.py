@@ -15,6 +15,7 @@ from lora_whisper.config import (
     RescoringConfig,
 )
 from lora_whisper.data.corpus import Corpus, with_codes
+from lora_whisper.data.words import read_words
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import base_of, require_files, special_tokens_of
 from lora_whisper.evaluation.models import ModelEntry, entries_of_run, find_entries
@@ -41,7 +42,7 @@ class Plan:
     settings: EvaluationConfig
     more: RescoringConfig
     conditions: Sequence[str]
-    keywords: Sequence[str]
+    words: Sequence[str]
     seed: int
     dtype: Dtype
 
@@ -92,7 +93,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
         settings=settings,
         more=config.evaluation,
         conditions=chosen_conditions(config.evaluation.conditions, settings.padding),
-        keywords=_keywords(config, settings),
+        words=_words(config, settings),
         seed=seed,
         dtype=config.dtype,
     )
@@ -118,18 +119,16 @@ def _opened(entry: ModelEntry, has_other_base: bool) -> ModelEntry:
     return entry
 
 
-def _keywords(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[str]:
+def _words(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[str]:
     """The word list; one that a run had and that is gone is done without."""
-    from lora_whisper.evaluation.diagnostics import read_keywords
-
-    if settings.keywords is None:
+    if settings.words is None:
         return ()
     try:
-        return read_keywords(local_path(settings.keywords))
+        return read_words(local_path(settings.words), "evaluation.words")
     except UserError as error:
-        if config.evaluation.keywords is not None:
+        if config.evaluation.words is not None:
             raise
-        log.warning("keywords    %s", error)
+        log.warning("words       %s", error)
         return ()
 
 

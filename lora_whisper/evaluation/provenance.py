@@ -29,6 +29,7 @@ def provenance(
     settings: EvaluationConfig,
     seed: int,
     condition: str = CLEAN,
+    prompt: str = "",
 ) -> Provenance:
     """What a score of these utterances is of, known before anything is decoded."""
     hashes = speech_hashes(utterances)
@@ -40,15 +41,18 @@ def provenance(
         rows=hashes.rows,
         texts=hashes.texts,
         references=texts_hash(normalized),  # the texts as they are compared
-        decoding=decoding_of(settings, seed, condition),
+        decoding=decoding_of(settings, seed, condition, prompt),
     )
 
 
-def decoding_of(settings: EvaluationConfig, seed: int, condition: str = CLEAN) -> dict[str, object]:
+def decoding_of(
+    settings: EvaluationConfig, seed: int, condition: str = CLEAN, prompt: str = ""
+) -> dict[str, object]:
     """What decides on a text beside model and speech; the seed where something is drawn."""
     decoding = {name: getattr(settings, name) for name in DECODING}
     is_drawn = settings.temperature_fallback or condition != CLEAN
-    return decoding | {"condition": condition, "seed": seed if is_drawn else None}
+    decoding |= {"condition": condition, "seed": seed if is_drawn else None}
+    return decoding | ({"prompt": prompt} if prompt else {})
 
 
 def texts_hash(texts: Iterable[str]) -> str:

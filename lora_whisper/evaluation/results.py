@@ -26,7 +26,10 @@ Verdict = Literal["better", "worse", "no difference shown", "too few to tell"]
 Json = dict[str, Any]  # a JSON object, on its way to a file or from it
 Result = TypeVar("Result")
 
-OMITTED = ("of", "cached", "asked")  # keys that are not written where nothing is known
+SEEN_AND_UNSEEN = ("seen", "unseen")  # parts of a word list
+# Keys that are not written where nothing is known, or nothing was asked for.
+OMITTED = ("of", "cached", "asked", "false_alarm_rate", "false_alarm_ci95")
+OMITTED_EMPTY = ("parts", "prompted", "prompt_words", "asked_words")
 PADDED_AS = {
     "sound": "Transformers and whisper.cpp",
     "log-mel": "openai-whisper and faster-whisper",
@@ -39,7 +42,11 @@ def to_json(result: Any) -> Json:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> Json:
-    values = {key: value for key, value in pairs if value is not None or key not in OMITTED}
+    values = {
+        key: value
+        for key, value in pairs
+        if (value is not None or key not in OMITTED) and (value or key not in OMITTED_EMPTY)
+    }
     for labels in values.get("groups", {}).values():
         for group in labels.values():
             del group["groups"]  # it has none
@@ -273,17 +280,44 @@ class Hallucination:
 
 
 @dataclass(frozen=True)
-class KeywordRecall:
+class WordRecall:
     """How a model does on a list of words and phrases; None where there is nothing to divide by."""
 
     recall: float | None  # found / said
     ci95: Interval | None  # of the recall
-    said: int  # times that a keyword stands in a reference
+    said: int  # times that a word of the list stands in a reference
     found: int  # those that the hypothesis has, too
-    written: int  # times that a keyword stands in a hypothesis, said or not
+    written: int  # times that one stands in a hypothesis, said or not
     precision: float | None  # found / written
     resampled: Resampled
-    words: tuple[tuple[str, int, int], ...]  # keyword, said, found: most often missed first
+    words: tuple[tuple[str, int, int], ...]  # word, said, found: most often missed first
+    false_alarm_rate: float | None = None  # false alarms / words of the references
+    false_alarm_ci95: Interval | None = None
+    parts: Mapping[str, WordRecall] = field(default_factory=dict)  # the same of "seen" words, which
+    # a run among the models was trained on, and of "unseen" ones; empty where all are the same
+
+    @property
+    def false_alarms(self) -> int:
+        """Times that a word was written and not said."""
+        return self.written - self.found
+
+
+@dataclass(frozen=True)
+class PromptedScore:
+    """What a model made of a set with the word list as a prompt."""
+
+    recall: WordRecall
+    score: BriefScore
+    comparison: Comparison  # with the same model without the prompt
+
+
+@dataclass(frozen=True)
+class WordScores:
+    """What is kept of a word list in a run's summary."""
+
+    listed: int  # words
+    recall: WordRecall
+    prompted: WordRecall | None = None  # with the list as a prompt
 
 
 @dataclass(frozen=True)
@@ -360,7 +394,10 @@ class EvaluationResults:
     scores: Mapping[str, Mapping[str, Score | None]]  # None: the model failed
     comparisons: Mapping[str, Mapping[str, Comparison]]
     mistakes: Mapping[str, Mapping[str, ErrorAnalysis]]
-    keywords: Mapping[str, Mapping[str, KeywordRecall]]
+    keywords: Mapping[str, Mapping[str, WordRecall]]  # of the word list
+    prompted: Mapping[str, Mapping[str, PromptedScore]] = field(default_factory=dict)
+    prompt_words: tuple[str, ...] = ()  # of the list, those that the prompt has room for
+    asked_words: int = 0  # of the list, all
     hallucination: Mapping[str, Mapping[str, Hallucination]]
     probes: Mapping[str, Mapping[str, NoSpeechTest]]  # by model and kind
     conditions: Mapping[str, Mapping[str, Mapping[str, BriefScore]]]  # by set, condition and model
@@ -371,9 +408,24 @@ class EvaluationResults:
     versions: Mapping[str, str]
     asked: Mapping[str, Any] | None = None  # what was typed and decides on it
 
+    def word_scores(self, name: str) -> dict[str, WordScores]:
+        """By model, without the single words."""
+        found, listed = {}, self.asked_words
+        for model, recall in self.keywords.get(name, {}).items():
+            prompted = self.prompted.get(name, {}).get(model)
+            found[model] = WordScores(
+                listed, _brief(recall), _brief(prompted.recall) if prompted else None
+            )
+        return found
+
     def scored(self, name: str) -> dict[str, Score]:
         """The models with a score on a set, in order."""
         return {model: score for model, score in self.scores[name].items() if score is not None}
+
+
+def _brief(recall: WordRecall) -> WordRecall:
+    parts = {name: _brief(part) for name, part in recall.parts.items()}
+    return dataclasses.replace(recall, words=(), parts=parts)
 
 
 # ── parity.json ──────────────────────────────────────────────────────────────────────────────

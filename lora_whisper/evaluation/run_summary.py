@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.evaluation.provenance import differences, is_of, texts_hash
-from lora_whisper.evaluation.results import Json, Score, ScoredUtterance, from_json, to_json
+from lora_whisper.evaluation.results import (
+    Json,
+    Score,
+    ScoredUtterance,
+    WordScores,
+    from_json,
+    to_json,
+)
 from lora_whisper.files import read_jsonl, write_json
 from lora_whisper.lora.provenance import is_trained_adapter
 from lora_whisper.lora.recipe import Recipe, has_other_weights, is_same, merged_recipe
@@ -81,6 +88,7 @@ class RunSummary:
     total_parameters: int
     languages: tuple[str, ...]
     prompt: Mapping[str, str]  # what `generate` is to be told
+    words: Mapping[str, WordScores] = field(default_factory=dict)  # by model, of the last list
     utterances: Mapping[str, int]  # by split
     test_speakers: int
     test_speakers_in_training: int
@@ -131,6 +139,8 @@ class RunSummary:
         """What is not known is left out, as it was by the version that did not know it."""
         values = to_json(replace(self, more={}))
         del values["more"]
+        if not self.words:
+            del values["words"]
         known = {key: value for key, value in values.items() if value is not None or key in ALWAYS}
         return known | dict(self.more)
 
@@ -264,7 +274,8 @@ def with_one_test_set(folder: RunFolder, summary: RunSummary) -> RunSummary:
 
 def _without(summary: RunSummary, model: str, why: str, advice: str) -> RunSummary:
     log.warning("left out    the %s's score %s. %s", model, why, advice)
-    return summary.with_scores({model: None})
+    words = {name: scores for name, scores in summary.words.items() if name != model}
+    return replace(summary.with_scores({model: None}), words=words)
 
 
 def _again(folder: RunFolder, command: str = "evaluate") -> str:

@@ -123,10 +123,11 @@ def score_set(
     seed: int,
     weights: Weights,
     condition: str = CLEAN,
+    prompt: str = "",
 ) -> ScoredSet:
     """Score transcriptions, and say what the score is of; see `evaluation.provenance`."""
     score, scored = score_transcriptions(utterances, transcriptions, special_tokens, settings, seed)
-    of = provenance(weights, utterances, special_tokens, settings, seed, condition)
+    of = provenance(weights, utterances, special_tokens, settings, seed, condition, prompt)
     return ScoredSet(dataclasses.replace(score, of=of), scored)
 
 

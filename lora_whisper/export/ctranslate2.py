@@ -115,12 +115,15 @@ class FasterWhisperProgram:
             raise UserError(f"{folder} does not load in faster-whisper: {error}") from None
         return cls(model)
 
-    def transcribe(self, samples: np.ndarray, language: str | None, task: str) -> str:
+    def transcribe(
+        self, samples: np.ndarray, language: str | None, task: str, **prompt: str
+    ) -> str:
         """The text of mono audio at 16 kHz in float32.
 
         Args:
             language: Whisper's code; None for English-only models.
             task: transcribe or translate.
+            prompt: `hotwords` or `initial_prompt`, if anything.
         """
         segments, _ = self.model.transcribe(
             samples,
@@ -134,6 +137,7 @@ class FasterWhisperProgram:
             log_prob_threshold=None,
             no_speech_threshold=None,
             vad_filter=False,
+            **prompt,
         )
         return " ".join(segment.text.strip() for segment in segments)
 

@@ -247,12 +247,15 @@ class OpenAIWhisperProgram:
         """
         return cls(load_model(folder, device), device)
 
-    def transcribe(self, samples: np.ndarray, language: str | None, task: str) -> str:
+    def transcribe(
+        self, samples: np.ndarray, language: str | None, task: str, **prompt: str
+    ) -> str:
         """The text of mono audio at 16 kHz in float32.
 
         Args:
             language: Whisper's code; None for English-only models.
             task: transcribe or translate.
+            prompt: `initial_prompt`, if anything.
         """
         result = self.model.transcribe(
             samples,
@@ -265,6 +268,7 @@ class OpenAIWhisperProgram:
             compression_ratio_threshold=None,
             logprob_threshold=None,
             no_speech_threshold=None,
+            **prompt,
         )
         return str(result["text"]).strip()
 

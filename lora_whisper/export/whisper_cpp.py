@@ -270,15 +270,18 @@ class WhisperCppProgram:
             raise UserError(f"{path} does not load in whisper.cpp: {library.complaints[0]}")
         return cls(model, library)
 
-    def transcribe(self, samples: np.ndarray, language: str | None, task: str) -> str:
+    def transcribe(
+        self, samples: np.ndarray, language: str | None, task: str, **prompt: str
+    ) -> str:
         """The text of mono audio at 16 kHz in float32.
 
         Args:
             language: Whisper's code; None for English-only models.
             task: transcribe or translate.
+            prompt: `initial_prompt`, if anything.
         """
         segments = self.model.transcribe(
-            samples, language=language or ENGLISH, translate=task == "translate"
+            samples, language=language or ENGLISH, translate=task == "translate", **prompt
         )
         return " ".join(segment.text for segment in segments if segment.text)
 

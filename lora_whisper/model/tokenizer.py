@@ -62,6 +62,11 @@ class SpecialTokens:
         """What the decoder has room for after a start without <|notimestamps|>."""
         return self.max_tokens - (3 if self.multilingual else 1)
 
+    @property
+    def prompt_tokens(self) -> int:
+        """What decoders give a prompt room for, beside <|startofprev|>: 223 of 448."""
+        return self.max_tokens // 2 - 1
+
     def timestamp(self, seconds: float) -> int:
         """The token of the nearest multiple of 0.02 s from the window's beginning."""
         return self.timestamp_begin + round(seconds / SECONDS_PER_TIMESTAMP)

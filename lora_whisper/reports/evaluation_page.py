@@ -32,7 +32,7 @@ SHOWN_UTTERANCES = 500  # of a set, the worst ones
 SHOWN_CHARACTERS = 1_000_000  # of a set's texts: recordings of an hour are shown in smaller numbers
 PLAYERS = 50  # of a set, for the worst ones
 SHOWN_MISTAKES = 15  # of each kind
-SHOWN_KEYWORDS = 50  # the ones that are missed most
+SHOWN_WORDS = 50  # the ones that are missed most
 SHOWN_GROUPS = 20  # of a column, the worst ones
 LINE_INCHES = 0.12  # of a chart's height, for one model
 GAP_INCHES = 0.14  # between two labels
@@ -117,7 +117,7 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
         "Adapter scale": list(_scales(results)),
         "Groups": list(_groups(results)),
         MISTAKES: [],  # which stand in a section of another form
-        "Word list": list(_keywords(results)),
+        "Word list": list(_words(results)),
         "Hallucination": list(_hallucination(results)),
         "Overfitting": list(_overfitting(results)),
     }
@@ -218,19 +218,24 @@ def _scales(results: EvaluationResults) -> Iterator[Part]:
         yield Part(table, [chart.svg(), _trade_off(results, model)])
 
 
-def _keywords(results: EvaluationResults) -> Iterator[Part]:
+def _words(results: EvaluationResults) -> Iterator[Part]:
     """All words of a list, and then each word: those first that the last model misses most."""
     for name, models in results.keywords.items():
-        yield Part(tables.keyword_table(results, name))
+        yield Part(tables.word_table(results, name))
+        recalls = {}
+        for model, one in models.items():
+            recalls[model] = one
+            if (prompted := results.prompted.get(name, {}).get(model)) is not None:
+                recalls[f"{model}, prompted"] = prompted.recall
         counts = {
             model: {word: f"{hit} of {times}" for word, times, hit in one.words}
-            for model, one in models.items()
+            for model, one in recalls.items()
         }
         words = list(list(counts.values())[-1])
-        hidden = len(words) - SHOWN_KEYWORDS
+        hidden = len(words) - SHOWN_WORDS
         below = f"… and {hidden:,} more, in evaluation.json" if hidden > 0 else ""
         table = Table([Column(is_text=True), *map(Column, counts)], f"{name}: by word", below)
-        for word in words[:SHOWN_KEYWORDS]:
+        for word in words[:SHOWN_WORDS]:
             table.add(word, *(counts[model].get(word, "") for model in counts))
         if any(counts.values()):
             yield Part(table)

@@ -19,7 +19,9 @@ from lora_whisper.evaluation.results import (
     EvaluatedSet,
     EvaluationResults,
     Rate,
+    Rates,
     Score,
+    WordRecall,
     both_rates,
     interval,
     units_of,
@@ -46,6 +48,7 @@ SIGNS = {  # as evaluation.json calls them, and people
 }
 COLOURS = {"better": "green", "worse": "red"}
 INTERVAL = "95 % interval"
+PROMPTED = ", prompted"  # behind a model's name: with the word list as a prompt
 
 
 # ── what stands where ────────────────────────────────────────────────────────────────────────
@@ -227,8 +230,8 @@ def judgements(results: EvaluationResults) -> list[Judgement]:
 
 
 def losses(results: EvaluationResults) -> list[tuple[str, str]]:
-    """Forgetting, and models that are worse at what they were made for."""
-    return [
+    """Forgetting, models that are worse at what they were made for, prompts that mislead them."""
+    return _misled(results) + [
         (
             "warning",
             f"{'forgetting' if one.is_retention else 'a loss'}: {one.model} on {one.set}, "
@@ -237,6 +240,20 @@ def losses(results: EvaluationResults) -> list[tuple[str, str]]:
         for one in judgements(results)
         if one.comparison.verdict == "worse"
     ]
+
+
+def _misled(results: EvaluationResults) -> list[tuple[str, str]]:
+    """Models that write worse with the word list as a prompt than without."""
+    found = []
+    for name, models in results.prompted.items():
+        for model, one in models.items():
+            score = results.scores[name][model]
+            if one.comparison.verdict == "worse" and score is not None:
+                rate = leading(results, name)
+                own, other = (percent(each.rate(rate)) for each in (one.score, score))
+                text = f"{own} {rate.upper()} against {other} without: {verdict(one.comparison)}"
+                found.append(("warning", f"the prompt misleads {model} on {name}, {text}"))
+    return found
 
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────
@@ -352,22 +369,46 @@ def group_table(results: EvaluationResults, name: str, column: str, shown: int) 
     return table
 
 
-def keyword_table(results: EvaluationResults, name: str) -> Table:
-    """How many of the listed words were recognized."""
+def word_table(results: EvaluationResults, name: str) -> Table:
+    """How many of the listed words were recognized, and with the list as a prompt."""
+    models, prompted = results.keywords[name], results.prompted.get(name, {})
+    below = "False alarms: written and not said, in percent of all words that were said."
+    if any(one.parts for one in models.values()):
+        below += " Seen words are said in the training of a run among the models, unseen ones not."
     table = Table(
         [
-            Column(is_text=True),
+            Column(is_text=True, layout={"min_width": 17}),  # `adapter, prompted`
             figure("recall", small_title=INTERVAL),
-            *map(figure, ("found", "said", "precision")),
+            figure("found"),
+            Column("false alarms", layout={"min_width": 7, "max_width": 7}),
+            figure(leading(results, name).upper()),
         ],
         f"{name}: all words of the list",
-        below="Precision: how many of those that the model wrote were said.",
+        below=below,
         terminal_title=f"{name}: words of the list",
     )
-    for model, one in results.keywords[name].items():
-        recall = Cell(share(one.recall), interval(one.ci95) if one.ci95 else "")
-        table.add(model, recall, f"{one.found:,}", f"{one.said:,}", share(one.precision))
+    for model, one in models.items():
+        _add_words(table, model, one, results.scores[name][model])
+        if (other := prompted.get(model)) is not None:
+            _add_words(table, f"{model}{PROMPTED}", other.recall, other.score)
     return table
+
+
+def _add_words(table: Table, label: str, whole: WordRecall, score: Rates | None) -> None:
+    """Of all words, and of those that training had and had not."""
+    for part, one in {"": whole, **whole.parts}.items():
+        alarms = Cell(f"{one.false_alarms:,}")  # all that older versions told
+        if one.false_alarm_rate is not None and one.false_alarm_ci95 is not None:
+            rate = one.false_alarm_rate
+            alarms = Cell(percent(rate), interval(one.false_alarm_ci95), rate)
+        table.add(
+            f"· {part}" if part else label,
+            Cell(share(one.recall), interval(one.ci95) if one.ci95 else "", one.recall),
+            f"{one.found:,} of {one.said:,}",
+            alarms,
+            Cell() if part else rate_cell(score, stored.leading(score)),
+            starts_section=not (part or label.endswith(PROMPTED)),
+        )
 
 
 def no_speech_table(results: EvaluationResults) -> Table:
@@ -412,7 +453,7 @@ def _parts(results: EvaluationResults) -> Iterator[Table | RenderableType]:
     for name, column in group_columns(results):
         yield group_table(results, name, column, SHOWN_GROUPS)
     for name in results.keywords:
-        yield keyword_table(results, name)
+        yield word_table(results, name)
     if results.hallucination:
         yield _hallucination(results)
     if results.probes:
@@ -498,5 +539,13 @@ def markdown(results: EvaluationResults) -> str:
             both = (rate_cell(score, rate) for rate in both_rates("wer"))
             judged = _verdict(results, name, model).text
             table.add(model, name, *both, f"{score.utterances:,}", judged)
+    words = [part for name in results.keywords for part in ("", *_words_in_markdown(results, name))]
     warnings = [f"\n**Warning:** {text}." for text in cautions_of(results)]
-    return "\n".join([table.markdown(), "", method(results), *warnings, ""])
+    return "\n".join([table.markdown(), *words, "", method(results), *warnings, ""])
+
+
+def _words_in_markdown(results: EvaluationResults, name: str) -> Iterator[str]:
+    table = word_table(results, name)
+    yield f"Words of the list on {name}. {table.below}"
+    yield ""
+    yield table.markdown()

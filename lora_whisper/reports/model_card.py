@@ -20,6 +20,8 @@ from lora_whisper.evaluation.results import (
     Json,
     Rate,
     Score,
+    WordRecall,
+    WordScores,
     both_rates,
     interval,
     leading,
@@ -132,6 +134,7 @@ def _rendered(
         speech=list(_speech(summary, config.data)),
         training=list(_training(summary, config)),
         changes=changes(folder.config_text(), file_name),
+        words=list(_words(summary.words.get(model))),
         limits=list(_limits(summary, score)),
         place=PLACE,
         decoding=_as_arguments({**summary.prompt, "num_beams": config.evaluation.beams}),
@@ -217,6 +220,32 @@ def _rows(summary: RunSummary) -> Iterator[str]:
                 for rate in both_rates(score.leading)
             )
             yield f"| {name} | {' | '.join(rates)} |"
+
+
+def _words(scores: WordScores | None) -> Iterator[str]:
+    """What became of a word list that it was scored with, if it was."""
+    if scores is None or scores.recall.recall is None:
+        return
+    said, prompted = scores.recall.said, scores.prompted
+    yield (
+        f"Of {counted(scores.listed, 'word')} that matter, said {said:,} times, it wrote "
+        f"{_found(scores.recall, prompted)}."
+    )
+    for part, what in (("seen", "said in training"), ("unseen", "never said in training")):
+        own = scores.recall.parts.get(part)
+        if own is not None and own.recall is not None:
+            theirs = prompted.parts.get(part) if prompted else None
+            yield f"Of those that are {what}, {own.said:,} times: {_found(own, theirs)}."
+    alarms = f"Written, but not said: {scores.recall.false_alarms:,} times"
+    yield f"{alarms}, and {prompted.false_alarms:,} with the prompt." if prompted else f"{alarms}."
+
+
+def _found(recall: WordRecall, prompted: WordRecall | None) -> str:
+    parts = []
+    for one, where in ((recall, ""), (prompted, " with the list as a prompt")):
+        if one is not None and one.recall is not None and one.ci95 is not None:
+            parts.append(f"{percent(one.recall)} ({interval(one.ci95)}){where}")
+    return " and ".join(parts)
 
 
 def _speech(summary: RunSummary, data: DataConfig) -> Iterator[str]:

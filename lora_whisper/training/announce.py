@@ -16,9 +16,10 @@ from lora_whisper.config import TrainConfig, TrimmedConfig
 from lora_whisper.data.audio import REMARKS
 from lora_whisper.data.corpus import sample
 from lora_whisper.data.dataset import written_language
-from lora_whisper.data.loader import TrainingWindows, shares, window_kind
+from lora_whisper.data.loader import TrainingWindows, shares, window_kind, words_spoken
 from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.text import cleaning_report
+from lora_whisper.data.words import read_words
 from lora_whisper.errors import listing
 from lora_whisper.evaluation.decoding.whisper import Pace, WhisperDecoder
 from lora_whisper.evaluation.estimate import (
@@ -34,6 +35,7 @@ from lora_whisper.evaluation.scoring import validation_sample
 from lora_whisper.lora.adapter import TableRow, adapter_table, parameter_counts
 from lora_whisper.model.base import Base
 from lora_whisper.model.device import choose_dtype, choose_precision
+from lora_whisper.paths import file_name, local_path
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import about, counted, gigabytes, passes, percent
 from lora_whisper.training.defaults import (
@@ -124,6 +126,8 @@ def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) ->
     name = _trimmed(data.trimmed) if kind.name == "trimmed" else kind.name
     named = f"{name}, as {kind.reason}" if kind.reason else name
     log.info("windows     %s", "; ".join(filter(None, [named, str(shares(data, kind))])))
+    if data.words is not None:
+        log.info("words       %s", _words(data.words, data.words_share, speech))
     if data.clean:
         texts = (
             (utterance.text, written_language(base.special_tokens, utterance))
@@ -134,6 +138,19 @@ def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) ->
     steps = [name for name, step in vars(config.augmentation).items() if step is not None]
     if steps:
         log.info("augmented   by %s", ", ".join(steps))
+
+
+def _words(place: str, share: float, speech: DatasetSplits) -> str:
+    """How many of a list are said, and in how many utterances."""
+    words = read_words(local_path(place), "data.words")
+    listed = f"{counted(len(words), 'word')} of {file_name(place)}"
+    if speech.train is not None:
+        spoken = words_spoken(words, speech)
+        listed += (
+            f", {len(spoken.times):,} of them said in {spoken.texts:,} of "
+            f"{counted(spoken.of_texts, 'utterance')}"
+        )
+    return f"{listed}; as a prompt in {share:.0%} of the windows"
 
 
 def _trimmed(asked: TrimmedConfig) -> str:
@@ -271,11 +288,24 @@ def texts_of_windows(
     )
     if speech.train is None or windows.per_epoch is None:
         return Texts(room / 2, room)
-    texts = texts_of(speech.train.utterances, base)
+    texts, words = texts_of(speech.train.utterances, base), _words_before(base, windows)
     if windows.kind.name != "packed":
-        return Texts(prompt + texts.mean, min(room, prompt + texts.longest))
+        longest = min(room, prompt + texts.longest + words.longest)
+        return Texts(prompt + texts.mean + words.mean, longest)
     in_window = sum(len(corpus.utterances) for corpus in speech.training) / windows.per_epoch
-    return Texts(min(room, prompt + in_window * texts.mean), room)
+    return Texts(min(room, prompt + in_window * texts.mean + words.mean), room)
+
+
+def _words_before(base: Base, windows: TrainingWindows) -> Texts:
+    """The prompts of words that some windows have, and of which nothing is learnt.
+
+    For the memory they count as if it were: a few logits more than there are.
+    """
+    words = windows.dataset.maker.words if windows.dataset is not None else None
+    if words is None:
+        return Texts(0.0, 0)
+    mean, longest = words.lengths_tokens(base.special_tokens.prompt_tokens)
+    return Texts(words.share * mean, longest)
 
 
 def scoring_pace(

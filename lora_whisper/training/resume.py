@@ -21,8 +21,10 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.contents import Change, change, row_hashes
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.data.speech import DatasetSplits
+from lora_whisper.data.words import read_words
 from lora_whisper.errors import UserError, listing
 from lora_whisper.files import write_whole
+from lora_whisper.paths import local_path
 from lora_whisper.run_config import LENGTH, flat, free_to_change, plain_values, read_config
 from lora_whisper.run_folder import RunFolder, further
 
@@ -175,6 +177,25 @@ def require_same_speech(config: TrainConfig, folder: RunFolder, speech: DatasetS
     if config.resume == "auto":
         changed = changes(folder.rows, rows_of(speech.parts))
         require_unchanged(folder.path, changed, speech.parts)
+
+
+def require_same_words(config: TrainConfig, folder: RunFolder) -> None:
+    """Refuse to go on with another list than the run began with.
+
+    Raises:
+        UserError: some of its words were not there, or are not any more.
+    """
+    if config.resume != "auto" or config.data.words is None or not folder.words.is_file():
+        return
+    before = read_words(folder.words, "data.words")
+    now = read_words(local_path(config.data.words), "data.words")
+    if before != now:
+        other = sorted({*before} ^ {*now}) or ["their order"]
+        raise UserError(
+            f"data.words={config.data.words} is not what the run began with:\n"
+            f"{listing(other)}\nWhat it was is {folder.words}: copy it back and type the same "
+            "command again, or overwrite=true instead of resume to begin anew."
+        )
 
 
 def has_other_length(folder: RunFolder, config: TrainConfig) -> bool:

@@ -27,7 +27,7 @@ from lora_whisper.evaluation.scoring import (
     validation_sample,
     validation_wer,
 )
-from lora_whisper.files import remove_folder, written_whole
+from lora_whisper.files import remove_folder, write_whole, written_whole
 from lora_whisper.lora.adalora import rank_schedule_of
 from lora_whisper.lora.adapter import (
     adapter_parameters,
@@ -46,6 +46,7 @@ from lora_whisper.lora.initialization import (
 )
 from lora_whisper.lora.validation import resolve_initial
 from lora_whisper.model.device import new_accelerator, take_from_main
+from lora_whisper.paths import local_path
 from lora_whisper.reports.run import write_results
 from lora_whisper.run_config import config_hash, flat, write_config
 from lora_whisper.run_folder import OWN_SET, RunFolder, Start, step_of
@@ -455,4 +456,6 @@ def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:
         folder.reopen()
     elif folder.is_run():
         folder.remove()
+    if config.data.words is not None:
+        write_whole(folder.words, local_path(config.data.words).read_bytes())
     write_config(folder, config)

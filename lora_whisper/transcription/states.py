@@ -21,6 +21,7 @@ from lora_whisper.evaluation.decoding.long_form import (
     DecodingState,
     Recording,
     Windows,
+    opened,
 )
 from lora_whisper.evaluation.decoding.long_form import Segment as FoundSegment
 from lora_whisper.model.published import HOP_SAMPLES, SAMPLING_RATE
@@ -83,7 +84,7 @@ class ClipState(Clip):
     def speak(self, language: str | None) -> None:
         self.language, special_tokens = language, self.backend.special_tokens
         start = special_tokens.start(language, self.asking.task, self.asking.timestamps)
-        self.prompt = (*prefixed(self.backend, self.asking.prefix), *start)
+        self.prompt = (*opened(special_tokens, self.asking.prefix), *start)
         # As evaluation has it: where a text may fail, fallback sees to it.
         if not self.needs_probabilities:
             self.most_letters = most_letters(self.seconds, language)
@@ -98,7 +99,7 @@ class RecordingState(Recording):
     """A recording longer than a window."""
 
     def __init__(self, backend: Backend, windows: Windows, asking: Asking, seed: tuple[int, ...]):
-        super().__init__(backend, windows, (), asking.previous_text, seed)
+        super().__init__(backend, windows, (), asking.previous_text, seed, asking.prefix)
         self.backend, self.asking = backend, asking
         self.language: str | None = None
         self.finished: list[Segment] = []
@@ -122,18 +123,6 @@ class RecordingState(Recording):
         super().take(result)
         new = list(zip(self.found[known:], self.pieces[known:], strict=True))
         self.finished += _finished(self, new, result, window, first, frames)
-
-    def _prompt(self) -> list[int]:
-        """What is given stands first, and what was heard takes the room that is left."""
-        special_tokens, prefix = self.backend.special_tokens, list(self.asking.prefix)
-        room = special_tokens.max_tokens // 2 - 1 - len(prefix)
-        previous = self.tokens[self.prompt_since :][-room:] if room > 0 else []
-        return prefixed(self.backend, [*prefix, *previous])
-
-
-def prefixed(backend: Backend, tokens: Sequence[int]) -> list[int]:
-    """What stands before <|startoftranscript|>."""
-    return [backend.special_tokens.previous, *tokens] if tokens else []
 
 
 def _finished(

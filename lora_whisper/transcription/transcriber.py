@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lora_whisper.config import Dtype, TranscriptionConfig
+from lora_whisper.data.words import as_text, prompt_tokens, read_words
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import base_of, dtype_of, load_model, scoring_batch_for_width
 from lora_whisper.model.published import SAMPLING_RATE
@@ -243,30 +244,15 @@ class Transcriber:
         """
         parts = [] if options.prompt is None else [options.prompt.strip()]
         if options.words is not None:
-            parts.append(", ".join(_lines(local_path(options.words))))
-        text = " ".join(parts)
-        if not text:
-            return ()
-        # Transformers' own warning says that so many tokens end in an error.
-        encoded = self._backend.tokenizer(f" {text}", add_special_tokens=False, verbose=False)
-        tokens: list[int] = encoded.input_ids
-        room = self._backend.special_tokens.max_tokens // 2 - 1
+            parts.append(as_text(read_words(local_path(options.words), "words")))
+        tokens = prompt_tokens(self._backend.tokenizer, " ".join(parts))
+        room = self._backend.special_tokens.prompt_tokens
         if len(tokens) > room:
             raise UserError(
                 f"prompt and words have {len(tokens)} tokens, and there is room for {room} before "
                 "each text. Leave out what the model writes well without."
             )
         return tuple(tokens)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"words={path}: cannot be read as text ({error}).") from None
-    if not (words := [line.strip() for line in lines if line.strip()]):
-        raise UserError(f"words={path}: expected a word or phrase a line, found none.")
-    return words
 
 
 def _load(

@@ -60,7 +60,8 @@ def test_a_run_learns_as_without(
     """In windows of one text and of several, with prompts, timestamps and both paddings."""
     more = [f"adapter.layers={layers}", f"data.windows={windows}", "training.log_every_steps=1"]
     steps = ["training.max_steps=20"]
-    shares = ["data.timestamps_share=0.5", "data.previous_text_share=0.5"]
+    Path("words.txt").write_text("one\nthree\n")
+    shares = ["data.timestamps_share=0.5", "data.previous_text_share=0.5", "data.words=words.txt"]
     arguments = world.arguments("a", *UNSCORED, *more, *shares, *steps)
     assert line("train", *arguments) == 0
     assert sum(encoded) == summary("a")["windows"]

@@ -80,6 +80,34 @@ def test_a_run_that_was_trained_with_flash_attention_is_scored_where_there_is_no
     assert line("evaluate", "run=outputs/a", test, *QUICK) == 0
 
 
+def test_a_word_list_is_scored_as_a_prompt_and_without(
+    world: World, line: Line, finished: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [json.loads(row)["text"] for row in (world.speech / "test.jsonl").open()]
+    shortest = min(texts, key=len)  # of numbers, which the normalizer joins
+    Path("words.txt").write_text(f"{shortest}\nx\n")
+    typed = ("evaluate", "run=outputs/a", *QUICK, "evaluation.players=false")
+    assert line(*typed, "evaluation.words=words.txt") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 words: each test utterance again with them as a prompt" in shown
+    assert "adapter, prompted" in shown
+    found = json.loads(Path("outputs/a/evaluation.json").read_text())
+    assert found["prompt_words"] == [shortest, "x"]
+    for model in ("base", "adapter"):
+        without, prompted = found["keywords"]["test"][model], found["prompted"]["test"][model]
+        assert without["said"] == prompted["recall"]["said"] > 0
+        for recall in (without, prompted["recall"]):
+            assert recall["parts"]["seen"]["said"] == recall["said"]
+            assert recall["parts"]["unseen"]["recall"] is None, "nobody says it"
+        decoding = prompted["score"]["of"]["decoding"]
+        assert decoding["prompt"] == f"{shortest}, x"
+        assert "prompt" not in found["scores"]["test"][model]["of"]["decoding"]
+        assert Path(f"outputs/a/evaluation/{model}/test-prompted/hypotheses.jsonl").is_file()
+    assert "prompted" in Path("outputs/a/evaluation.md").read_text()
+    assert line(*typed, "overwrite=true") == 0
+    assert not Path("outputs/a/evaluation/base/test-prompted").exists()
+
+
 def test_how_long_it_takes_is_said_before_anything_is_decoded(
     world: World,
     line: Line,

@@ -215,7 +215,7 @@ def test_two_processes_find_out_the_same(
         (["models=[outputs]"], "an adapter lies below it. Type models=[outputs/a/adapter]"),
         (["models=[base]"], "expected a run or an adapter beside it"),
         (["run=outputs/a", "evaluation.group_by=shoe_size"], "shoe_size"),
-        (["run=outputs/a", "evaluation.keywords=nowhere.txt"], "nowhere.txt"),
+        (["run=outputs/a", "evaluation.words=nowhere.txt"], "nowhere.txt"),
         (["run=outputs/a", "evaluation.retention=[nowhere.jsonl]"], "nowhere.jsonl"),
         (["run=outputs/a", "evaluation.beams=0"], "evaluation.beams"),
         (["run=outputs/a", "data.language=klingon", "data.test=plain.jsonl"], "klingon"),

@@ -65,7 +65,7 @@ def test_it_trains_two_steps(name: str, line: Line, toys: list[str], tmp_path: P
     if name == "low-resource-language":
         arguments += _common_voice_and_fleurs(tmp_path)
     if name == "domain-vocabulary":
-        arguments.append("evaluation.keywords=words.txt")
+        arguments.append("evaluation.words=words.txt")
     assert line("train", *arguments) == 0
     run = Path("outputs") / name
     kept = flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))

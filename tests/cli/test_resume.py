@@ -90,7 +90,9 @@ def test_three_kills_at_random_moments_and_the_same_adapter(
     All are processes of the same kind: what other tests have done to this one changes no sum.
     """
     monkeypatch.chdir(tmp_path)
-    arguments, run = a_long_run(world, "killed"), tmp_path / "outputs/killed"
+    (tmp_path / "words.txt").write_text("one\nthree\n")
+    arguments = [*a_long_run(world, "killed"), "data.words=words.txt"]
+    run = tmp_path / "outputs/killed"
     chance, moments = random.Random(), []
     for kill in range(KILLS):
         process = started([*arguments, *(["resume=auto"] if kill else [])], tmp_path)

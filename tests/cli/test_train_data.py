@@ -110,6 +110,24 @@ def test_a_step_by_seconds_has_as_many_clips_as_they_are_short(
     assert line("train", *arguments, "resume=auto") == 0
 
 
+def test_a_list_of_words_is_announced_and_kept(
+    world: World, line: Line, refusal: Refusal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my words.txt").write_text("three\nnever said\nfive\n")
+    texts = [json.loads(row)["text"] for row in (world.speech / "train.jsonl").open()]
+    number = sum("three" in text or "five" in text for text in texts)
+    given = world.arguments("a", "data.words=my words.txt", "training.max_steps=1")
+    assert line("train", *given, "data.test=null", "data.validation=null") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    said = f"words 3 words of my words.txt, 2 of them said in {number} of 20 utterances"
+    assert f"{said}; as a prompt in 50% of the windows" in shown
+    assert Path("outputs/a/words.txt").read_text() == Path("my words.txt").read_text()
+    Path("other.txt").write_text("penicillin\n")
+    arguments = world.arguments("b", "data.words=other.txt")
+    assert "none of its 1 word is said in 20 training texts" in refusal("train", *arguments)
+    assert not Path("outputs/b").exists()
+
+
 def test_a_stream_trains_and_goes_on(
     world: World, line: Line, hub_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -234,7 +234,7 @@ def test_an_exported_model_transcribes_as_what_it_was_made_of(
         (["audio=a.opus", "run=outputs/a"], "expected a run=…, a model=… or an adapter=…"),
         (["audio=a.opus", "scale=0.5"], "there is none"),
         (["audio=a.opus", "formats=[srt,srt]"], "srt stands there twice"),
-        (["audio=a.opus", "words=gone.txt"], "gone.txt: cannot be read"),
+        (["audio=a.opus", "words=gone.txt"], "gone.txt: no such file"),
         (["audio=a.opus", "language=xx"], "does not know the language 'xx'"),
         (["audio=text.mp3"], "text.mp3: does not decode"),
         ([], "audio: expected audio=…"),

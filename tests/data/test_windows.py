@@ -33,6 +33,7 @@ from lora_whisper.data.windows import (
     token_sequence,
     window_tokens,
 )
+from lora_whisper.data.words import WordPrompts
 from lora_whisper.model.tokenizer import SpecialTokens, read_special_tokens
 from tests.model.test_tokenizer import GENUINE, model_config, needs_genuine
 from tests.toy_speech import tone, write_clip
@@ -468,6 +469,60 @@ def test_shares_are_kept_and_drawn_apart(tmp_path: Path, share: float) -> None:
         make.special_tokens.no_timestamps not in made(windows, again, epoch=epoch).decoder_input
         for epoch in range(100)
     ] == times[:100].tolist(), "one draw does not depend on another"
+
+
+WORDS = ("hi", "moja", "mbili", "tatu")
+
+
+def prompts_of(make: WindowMaker, words: tuple[str, ...] = WORDS, share: float = 1.0) -> Any:
+    return WordPrompts(words, words, share, make.tokenizer)
+
+
+def test_words_stand_before_a_previous_text_and_are_not_learnt(tmp_path: Path) -> None:
+    make = maker(previous_text_share=1.0, timestamps_share=0.5)
+    given = dataclasses.replace(make, words=prompts_of(make))
+    windows = source(recorded(tmp_path, [0.5], previous_text="before"), make, "padded")
+    prompts = set()
+    for epoch in range(40):
+        without, window = made(windows, make, epoch=epoch), made(windows, given, epoch=epoch)
+        assert np.array_equal(without.samples, window.samples), "what else is drawn is the same"
+        sot = window.decoder_input.index(make.special_tokens.sot)
+        own = without.decoder_input.index(make.special_tokens.sot)
+        assert window.decoder_input[sot:] == without.decoder_input[own:]
+        assert window.labels[sot:] == without.labels[own:]
+        assert set(window.labels[:sot]) == {IGNORED}
+        text = make.tokenizer.decode(window.decoder_input[:sot])
+        assert text.startswith("<|startofprev|>")
+        assert text.endswith(" before")
+        prompts.add(text)
+    assert len(prompts) > 10, "drawn anew in each epoch"
+    again = [made(windows, given, epoch=epoch).decoder_input for epoch in range(5)]
+    assert again == [made(windows, given, epoch=epoch).decoder_input for epoch in range(5)]
+
+
+def test_where_nobody_speaks_words_are_given_and_nothing_is_written(tmp_path: Path) -> None:
+    make = maker()
+    given = dataclasses.replace(make, words=prompts_of(make))
+    windows = source(recorded(tmp_path, [1.5]), make)
+    without, window = make.no_speech(windows, 0, 0), given.no_speech(windows, 0, 0)
+    sot = window.decoder_input.index(make.special_tokens.sot)
+    assert sot > 1
+    assert window.labels == [IGNORED] * sot + without.labels
+    assert np.array_equal(window.samples, without.samples)
+
+
+@pytest.mark.parametrize("letters", [1, 300, 430, 436, 440, 442])
+def test_words_have_the_room_that_the_text_leaves(tmp_path: Path, letters: int) -> None:
+    make = maker()
+    make = dataclasses.replace(make, words=prompts_of(make, (*WORDS, "n" * 200)))
+    windows = source(recorded(tmp_path, [0.5], text="h" * letters), make, "padded")
+    lengths = set()
+    for epoch in range(30):
+        window = made(windows, make, epoch=epoch)
+        assert len(window.decoder_input) == len(window.labels) <= 448
+        assert window.labels.count(IGNORED) == window.decoder_input.index(make.special_tokens.sot)
+        lengths.add(window.labels.count(IGNORED))
+    assert (max(lengths) > 0) == (letters < 440)
 
 
 class Slower:

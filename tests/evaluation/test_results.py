@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, keyword_recall
+from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, word_recall
 from lora_whisper.evaluation.results import (
     Comparison,
     EvaluationResults,
@@ -45,7 +45,7 @@ def again(result: Any) -> Any:
         ROWS[0],
         compare(ROWS, ROWS, seed=0),
         find_hallucination(ROWS),
-        keyword_recall(ROWS, ["tatu"], 10, seed=0),
+        word_recall(ROWS, ["tatu"], 10, seed=0),
         analyse_errors(ROWS, most=2),
     ],
     ids=lambda result: type(result).__name__,

@@ -18,7 +18,7 @@ from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 from lora_whisper.evaluation.decoding.transcribe import transcribe
 from lora_whisper.export import ctranslate2
 from lora_whisper.export.ctranslate2 import FasterWhisperProgram
-from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
+from tests.evaluation.toy_decoder import GREEDY, NANO, PROMPT, general_speech, nano
 from tests.export.toy_merged import Merged, whole_window
 
 
@@ -32,7 +32,9 @@ def exported(checkpoint: Path, folder: Path, dtype: str) -> Path:
 def test_nano_hears_what_the_checkpoint_hears(tmp_path: Path, dtype: str) -> None:
     decoder = CTranslate2Decoder.load(exported(NANO, tmp_path / "out", dtype))
     clips, settings = general_speech(6), dataclasses.replace(GREEDY, batch_size=6)
-    assert transcribe(decoder, clips, settings).texts == nano().transcribe(clips, settings).texts
+    for prompt in ("", PROMPT):
+        found = transcribe(decoder, clips, settings, prompt=prompt).texts
+        assert found == nano().transcribe(clips, settings, prompt=prompt).texts
 
 
 @pytest.mark.parametrize("dtype", ctranslate2.DTYPES)
@@ -69,6 +71,9 @@ def test_the_program_hears_what_the_checkpoint_hears(
     clip = general_speech(1)[0]
     text = program.transcribe(whole_window(clip), "en", "transcribe")
     assert text == narrow.text(clip) != ""
+    for option in ("hotwords", "initial_prompt"):
+        given = program.transcribe(whole_window(clip), "en", "transcribe", **{option: "a, bee"})
+        assert given == narrow.text(clip, "a, bee") != text
 
 
 @pytest.mark.slow

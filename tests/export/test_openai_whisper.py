@@ -26,7 +26,7 @@ from lora_whisper.export.openai_whisper import (
     read_tensors,
 )
 from lora_whisper.stand_ins import POINTER
-from tests.evaluation.toy_decoder import GREEDY, NANO, Toy, general_speech, nano
+from tests.evaluation.toy_decoder import GREEDY, NANO, PROMPT, Toy, general_speech, nano
 from tests.export.toy_merged import Merged, whole_window
 
 
@@ -55,7 +55,9 @@ def test_nano_hears_what_the_checkpoint_hears(tmp_path: Path, dtype: str) -> Non
     folder, toy, clips = exported(NANO, tmp_path / "out", dtype), nano(), general_speech(6)
     decoder = stepwise(folder, toy)
     assert decoder.width == toy.model.config.d_model
-    assert transcribe(decoder, clips, GREEDY).texts == toy.transcribe(clips).texts
+    for prompt in ("", PROMPT):
+        found = transcribe(decoder, clips, GREEDY, prompt=prompt).texts
+        assert found == toy.transcribe(clips, prompt=prompt).texts
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 0.1)])
@@ -82,6 +84,8 @@ def test_the_program_hears_what_the_checkpoint_hears(narrow: Merged, tmp_path: P
     clip = general_speech(1)[0]
     text = program.transcribe(whole_window(clip), "en", "transcribe")
     assert text == narrow.text(clip) != ""
+    given = program.transcribe(whole_window(clip), "en", "transcribe", initial_prompt="a, bee")
+    assert given == narrow.text(clip, "a, bee") != text
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from lora_whisper.export import whisper_cpp
 from lora_whisper.export.openai_whisper import read_tensors
 from lora_whisper.export.whisper_cpp import WhisperCppBackend, WhisperCppProgram, load_library
 from lora_whisper.stand_ins import POINTER
-from tests.evaluation.toy_decoder import GREEDY, NANO, general_speech, nano
+from tests.evaluation.toy_decoder import GREEDY, NANO, PROMPT, general_speech, nano
 from tests.export.toy_merged import Merged
 
 
@@ -77,7 +77,9 @@ def test_nano_hears_what_the_checkpoint_hears(nano_folder: Path) -> None:
     config, tokenizer = toy.model.generation_config, toy.processor.tokenizer
     decoder = StepwiseDecoder(backend, tokenizer, config, toy.special_tokens, toy.features)
     assert decoder.width == toy.model.config.d_model
-    assert transcribe(decoder, clips, GREEDY).texts == toy.transcribe(clips).texts
+    for prompt in ("", PROMPT):
+        found = transcribe(decoder, clips, GREEDY, prompt=prompt).texts
+        assert found == toy.transcribe(clips, prompt=prompt).texts
 
 
 def test_logits_with_large_v3s_bins_and_tokens(narrow: Merged, narrow_folder: Path) -> None:
@@ -98,6 +100,8 @@ def test_the_program_hears_what_the_checkpoint_hears(narrow: Merged, narrow_fold
     clip = general_speech(1)[0]
     text = program.transcribe(read_audio(clip.audio), "en", "transcribe")
     assert text == narrow.text(clip) != ""
+    given = program.transcribe(read_audio(clip.audio), "en", "transcribe", initial_prompt=" a, bee")
+    assert given == narrow.text(clip, "a, bee") != text
 
 
 def test_the_program_as_it_is_hears_what_the_library_hears(

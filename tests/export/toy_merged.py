@@ -44,9 +44,9 @@ class Merged:
     folder: Path
     toy: Toy
 
-    def text(self, clip: Utterance) -> str:
+    def text(self, clip: Utterance, prompt: str = "") -> str:
         """What Transformers hears, greedily."""
-        return self.toy.transcribe([clip]).texts[0]
+        return self.toy.transcribe([clip], prompt=prompt).texts[0]
 
     def window(self, clip: Utterance) -> Tensor:
         """Features of a clip, (mel bins, frames)."""

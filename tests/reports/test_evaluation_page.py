@@ -297,10 +297,17 @@ def test_scales_and_groups_and_words() -> None:
         "40.0 % 32.0 – 44.0 %",
         "3 15 words",
     ]
-    assert cells("Word list")[1] == ["base", "62.5 % 40.0 – 80.0 %", "5", "8", "80.0 %"]
+    rates = [f"{wer:.1f} % {0.8 * wer:.1f} – {1.1 * wer:.1f} %" for wer in (90, 20, 10)]
+    found = "62.5 % 40.0 – 80.0 %"
+    assert cells("Word list")[1:5] == [
+        ["base", found, "5 of 8", "1", rates[0]],
+        ["adapter", found, "5 of 8", "1", rates[1]],
+        ["adapter, prompted", "87.5 % 40.0 – 80.0 %", "7 of 8", "12.5 % 5.0 – 20.0 %", rates[2]],
+        ["· seen", "50.0 % 40.0 – 80.0 %", "4 of 8", "1", ""],
+    ]
     assert cells("Word list")[-2:] == [
-        ["tramadol", "2 of 5", "2 of 5"],
-        ["ibuprofen", "3 of 3", "3 of 3"],
+        ["tramadol", "2 of 5", "2 of 5", "4 of 5"],
+        ["ibuprofen", "3 of 3", "3 of 3", "3 of 3"],
     ]
     assert [line for line in cells("Mistakes") if "times" not in line][:3] == [
         ["two", "too", "7"],
@@ -399,7 +406,8 @@ def test_how_it_was_made() -> None:
 def test_a_word_list_that_nobody_said() -> None:
     part = asked_for()["Word list"]
     for one in part["keywords"]["test"].values():
-        one |= {"recall": None, "ci95": None, "said": 0, "found": 0, "precision": None, "words": []}
+        one |= {"recall": None, "ci95": None, "said": 0, "found": 0, "written": 0, "words": []}
+    del part["prompted"]
     section = html_of(toy_results(**part), {}).split(">Word list</h2>")[1]
-    assert Tables(section).tables[0][1] == ["base", "–", "0", "0", "–"]
+    assert Tables(section).tables[0][1][:4] == ["base", "–", "0 of 0", "0"]
     assert "by word" not in section

@@ -87,7 +87,8 @@ def test_what_was_not_asked_for_is_not_shown(printed: Any) -> None:
         ("Conditions", ["noise-0db", "180.0 %", "40.0 %"]),
         ("Adapter scale", ["0.5", "55.0 %"]),
         ("Groups", ["scots", "180.0 %", "40.0 %", "3"]),
-        ("Word list", ["adapter", "62.5 %", "40.0 – 80.0 %", "5", "8", "80.0 %"]),
+        ("Word list", ["adapter", "62.5 %", "40.0 – 80.0 %", "5 of 8", "1", "20.0 %"]),
+        ("Word list", ["adapter, prompted", "87.5 %", "40.0 – 80.0 %", "7 of 8", "12.5 %"]),
         ("Hallucination", ["adapter, test", "1", "1", "1", "1", "33.3 %"]),
         ("Hallucination", ["adapter", "1 of 4"]),
         ("Overfitting", ["adapter", "1.0 %", "0.8 – 1.1 %", "0.5 %"]),
@@ -278,3 +279,13 @@ def test_names_stay_in_their_cell() -> None:
     results = toy_results(against=odd, scores={odd: {odd: score(0.1)}})
     assert [len(line) for line in table_of(markdown(typed(results)))] == [6, 6]
     assert table_of(markdown(typed(results)))[1][:2] == [odd, odd]
+
+
+def test_seen_and_unseen_words_stand_apart() -> None:
+    part = asked_for()["Word list"]
+    parts = part["prompted"]["test"]["adapter"]["recall"]["parts"]
+    part["keywords"]["test"]["adapter"]["parts"] = parts
+    shown = markdown(typed(toy_results(**part)))
+    assert "· seen | 50.0 % (40.0 – 80.0 %) | 4 of 8 | 1 |" in shown
+    assert "· unseen | 37.5 % (40.0 – 80.0 %) | 3 of 8 | 1 |" in shown
+    assert "unseen ones not" in shown

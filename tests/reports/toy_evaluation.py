@@ -95,6 +95,20 @@ def compared(verdict: str, p_value: float, difference: float = -0.4) -> dict[str
     }
 
 
+def word_recall(found: int, **more: Any) -> dict[str, Any]:
+    """Of 8; as older versions wrote it, which did not count false alarms."""
+    return {
+        "recall": found / 8,
+        "ci95": [0.4, 0.8],
+        "said": 8,
+        "found": found,
+        "written": found + 1,
+        "resampled": "utterances",
+        "precision": 0.8,
+        "words": [["tramadol", 5, found - 3], ["ibuprofen", 3, 3]],
+    } | more
+
+
 def speech_set(name: str, role: str = "test", **more: Any) -> dict[str, Any]:
     return {
         "name": name,
@@ -183,21 +197,22 @@ def asked_for() -> dict[str, dict[str, Any]]:
             }
         },
         "Word list": {
-            "keywords": {
+            "keywords": {"test": {model: word_recall(5) for model in both}},
+            "prompted": {
                 "test": {
-                    model: {
-                        "recall": 0.625,
-                        "ci95": [0.4, 0.8],
-                        "said": 8,
-                        "found": 5,
-                        "written": 6,
-                        "resampled": "utterances",
-                        "precision": 0.8,
-                        "words": [["tramadol", 5, 2], ["ibuprofen", 3, 3]],
+                    "adapter": {
+                        "recall": word_recall(
+                            7,
+                            false_alarm_rate=0.125,
+                            false_alarm_ci95=[0.05, 0.2],
+                            parts={"seen": word_recall(4), "unseen": word_recall(3)},
+                        ),
+                        "score": rated(0.1),
+                        "comparison": compared("better", 0.01),
                     }
-                    for model in both
                 }
-            }
+            },
+            "prompt_words": ["tramadol", "ibuprofen"],
         },
         "Hallucination": {
             "hallucination": {

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from lora_whisper.config import TrainConfig
 from lora_whisper.data.corpus import Corpus
 from lora_whisper.errors import UserError
+from lora_whisper.options import configured
+from lora_whisper.run_folder import RunFolder
 from lora_whisper.training.resume import (
     changes,
     read_rows,
+    require_same_words,
     require_unchanged,
     rows_of,
     write_rows,
@@ -62,3 +66,18 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"rows.npz is damaged.*\n.*delete that file"):
             read_rows(path)
+
+
+def test_another_list_of_words_is_refused(tmp_path: Path) -> None:
+    folder, path = RunFolder(tmp_path / "run"), tmp_path / "drugs.txt"
+    folder.path.mkdir()
+    folder.words.write_text("aspirin\nwarfarin\n")
+    given = {"name": "a", "resume": "auto", "data": {"train": "a.jsonl", "words": str(path)}}
+    config = configured(TrainConfig, given)
+    path.write_text("aspirin\n\nwarfarin")
+    require_same_words(config, folder)
+    for other, named in (("aspirin\nmetformin", "metformin"), ("warfarin\naspirin", "order")):
+        path.write_text(other)
+        with pytest.raises(UserError, match=f"data.words=(.|\n)*{named}"):
+            require_same_words(config, folder)
+    require_same_words(configured(TrainConfig, given | {"resume": "anyway"}), folder)

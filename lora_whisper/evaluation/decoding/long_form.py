@@ -17,6 +17,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lora_whisper.config import Padding
+from lora_whisper.data.words import before_text
 from lora_whisper.evaluation.decoding.decoder import (
     Decoder,
     DecodingOptions,
@@ -158,9 +159,15 @@ class Recording:
         start: Sequence[int],
         previous_text: bool,
         seed: tuple[int, ...],
+        words: Sequence[int] = (),
     ):
-        """`start`: what the decoder is given before the first timestamp."""
+        """
+        Args:
+            start: what the decoder is given before the first timestamp.
+            words: tokens that are given before each window's text.
+        """
         self.decoder, self.start, self.seed = decoder, tuple(start), seed
+        self.words = tuple(words)
         self.previous_text = previous_text
         self.windows, self.frames = windows, windows.frames
         self.window_frames = decoder.features.window_samples // HOP_SAMPLES
@@ -216,8 +223,14 @@ class Recording:
     def _prompt(self) -> list[int]:
         """Half of what the decoder has room for, at most."""
         special_tokens = self.decoder.special_tokens
-        previous = self.tokens[self.prompt_since :][-(special_tokens.max_tokens // 2 - 1) :]
-        return [special_tokens.previous, *previous] if previous else []
+        previous = self.tokens[self.prompt_since :]
+        prompt = before_text(self.words, previous, special_tokens.prompt_tokens)
+        return opened(special_tokens, prompt)
+
+
+def opened(special_tokens: SpecialTokens, prompt: Sequence[int]) -> list[int]:
+    """A prompt as it stands before <|startoftranscript|>."""
+    return [special_tokens.previous, *prompt] if prompt else []
 
 
 def token_limit(special_tokens: SpecialTokens, samples: int, prompt_tokens: int) -> int:

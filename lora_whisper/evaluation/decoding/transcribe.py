@@ -21,6 +21,7 @@ from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.audio import AudioError, AudioGivenUp, read_audio
 from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
+from lora_whisper.data.words import prompt_tokens
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.decoder import (
     Decoder,
@@ -36,6 +37,7 @@ from lora_whisper.evaluation.decoding.long_form import (
     Recording,
     Segment,
     decode_with_fallback,
+    opened,
 )
 from lora_whisper.model.published import SAMPLING_RATE
 
@@ -76,6 +78,7 @@ def transcribe(
     seed: int = 0,
     *,
     change: Change | None = None,
+    prompt: str = "",
     on_progress: Progress | None = None,
 ) -> Transcriptions:
     """Decode utterances of any length.
@@ -86,6 +89,9 @@ def transcribe(
     fallback draws. So several processes can each decode a part, of all lengths; every one of them
     gets all texts.
 
+    Args:
+        prompt: a text that stands before each window's.
+
     Raises:
         UserError: a language that the checkpoint does not know, or none where it needs one;
             temperature fallback where draws cannot be repeated.
@@ -95,7 +101,8 @@ def transcribe(
     _check(decoder, utterances, settings)
     assert settings.batch_size is not None, "null is for whoever knows the model's width"
     threads = min(decoder.threads, settings.batch_size)  # they share a batch's size
-    in_batches = _InBatches(decoder, settings, seed, change, settings.batch_size // threads)
+    words = tuple(prompt_tokens(decoder.tokenizer, prompt))
+    in_batches = _InBatches(decoder, settings, seed, change, settings.batch_size // threads, words)
     if isinstance(utterances, Utterances):  # which have their durations without making any
         seconds = utterances.durations_seconds
     else:
@@ -137,6 +144,7 @@ class _InBatches:
     seed: int
     change: Change | None
     batch_size: int
+    words: tuple[int, ...]  # tokens before each text
 
     def decode(
         self, utterances: Sequence[Utterance], rows: Iterable[int]
@@ -221,8 +229,9 @@ class _InBatches:
         if len(samples) > decoder.features.window_samples:
             start = special_tokens.start(language, utterance.task, timestamps=True)
             windows = HeldWindows(decoder.features, waveform, settings.padding)
-            return Recording(decoder, windows, start, settings.previous_text, seed)
-        prompt = special_tokens.start(language, utterance.task, settings.timestamps)
+            return Recording(decoder, windows, start, settings.previous_text, seed, self.words)
+        start = special_tokens.start(language, utterance.task, settings.timestamps)
+        prompt = [*opened(special_tokens, self.words), *start]
         # By a loop, temperature fallback sees that a text has failed.
         needs_probabilities = settings.temperature_fallback
         seconds = len(samples) / SAMPLING_RATE

@@ -82,7 +82,7 @@ def test_each_thing_that_decides_on_a_text_is_in_the_key(change: dict, tmp_path:
     assert key(clip, **change) != key(clip)
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 7}, {"keywords": "words.txt"}, {"text": "hi"}])
+@pytest.mark.parametrize("change", [{"batch_size": 7}, {"words": "words.txt"}, {"text": "hi"}])
 def test_what_decides_on_none_is_not(change: dict, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.wav", 1.0)
     assert key(clip, **change) == key(clip)

@@ -390,3 +390,15 @@ def test_what_fallback_takes_for_silence_has_no_text(tmp_path: Path) -> None:
     toy.model.generation_config.suppress_tokens.append(toy.special_tokens.no_speech)
     toy.model.proj_out.bias += bias
     assert toy.transcribe([clip], settings).texts == ("",)
+
+
+def test_words_are_before_every_window_and_the_previous_text_behind_them(toy: Toy) -> None:
+    samples = torch.zeros(20 * 16_000)
+    windows = HeldWindows(toy.features, samples, "sound")
+    special_tokens, start = toy.special_tokens, toy.special_tokens.start("en", "transcribe", True)
+    one = Recording(toy.decoder, windows, start, True, (0, 0), words=(5, 6))
+    assert one.task().prompt == (special_tokens.previous, 5, 6, *start)
+    one.tokens = [7] * 1000
+    prompt = one.task().prompt[: -len(start)]
+    assert prompt[:3] == (special_tokens.previous, 5, 6)
+    assert len(prompt) == 1 + special_tokens.prompt_tokens

@@ -100,6 +100,23 @@ def test_equal_to_whispers_own_generate(toy: Toy, utterances: list[Utterance], b
     assert list(texts) == theirs
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_prompt_is_that_of_whispers_own_generate(
+    toy: Toy, utterances: list[Utterance], beams: int
+) -> None:
+    settings = dataclasses.replace(GREEDY, beams=beams, batch_size=2)
+    texts = toy.transcribe(utterances, settings, prompt="Mwanza, Kilosa").texts
+    prompt = torch.from_numpy(toy.processor.get_prompt_ids("Mwanza, Kilosa"))
+    theirs = [
+        whispers_own(
+            toy, one, language=one.language, task=one.task, num_beams=beams, prompt_ids=prompt
+        )
+        for one in utterances
+    ]
+    assert list(texts) == theirs
+    assert texts != toy.transcribe(utterances, settings).texts
+
+
 def test_language_and_task_reach_the_decoder(toy: Toy, utterances: list[Utterance]) -> None:
     one = utterances[1]
     variants = [
