@@ -818,6 +818,11 @@ class TrainConfig(SpeechCommandConfig):
     training: FittingTraining = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    card: Flag = Field(
+        True,
+        description="where a test set is scored, also say what is lost for certain of languages, "
+        "timestamps, punctuation and silence: 64 windows more of base and adapter",
+    )
 
     @rule("resume")
     @classmethod
@@ -898,6 +903,7 @@ class PlanConfig:
 
     ignored = frozenset(
         {"name", "seed", "overwrite", "resume", "data", "augmentation", "evaluation", "tracking"}
+        | {"card"}
     )
     gpu_memory: Text | None = Field(
         None,
@@ -1167,6 +1173,12 @@ class EvaluateConfig(ModelsCommandConfig):
     data: TestDataConfig = Field(default_factory=TestDataConfig)
     sets: Listed[TestSetConfig] = Field(
         (), description="more test sets beside data.test, or instead of the run's own"
+    )
+    card: Flag = Field(
+        False,
+        description="also find out what was kept, lost and gained beside words: languages, "
+        "timestamps, long recordings, silence, prompts, translation, punctuation; some 200 windows "
+        "more of each model",
     )
     evaluation: RescoringConfig = Field(default_factory=RescoringConfig)
 

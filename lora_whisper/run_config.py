@@ -51,6 +51,7 @@ FREE_TO_CHANGE = {
     "evaluation.words",
     "tracking.trackers",
     "tracking.project",
+    "card",
 }
 
 

@@ -24,7 +24,7 @@ from lora_whisper.cli.command import Command
 from lora_whisper.config import EvaluateConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.plan import Plan, make_plan
-from lora_whisper.evaluation.results import Json, Score, WordScores
+from lora_whisper.evaluation.results import CapabilityCard, Json, Score, WordScores
 from lora_whisper.files import as_written, contents, read_json, remove_folder
 from lora_whisper.locks import locked
 from lora_whisper.lora.resolve import resolve_run
@@ -83,9 +83,10 @@ def run(evaluation: EvaluationPlan) -> int:
             write(folder, results, evaluator.utterances, sets if plan.more.players else ())
             _remove_parts(folder, before - _parts(read_json(folder.results)))
             if folder.is_run():
-                update_summary(
-                    folder, results.scores.get(OWN_SET, {}), results.word_scores(OWN_SET)
-                )
+                of_own = results.sets[0].name == OWN_SET
+                card = results.cards.get("adapter") if of_own else None
+                of_test = results.scores.get(OWN_SET, {})
+                update_summary(folder, of_test, results.word_scores(OWN_SET), card)
             show(folder, results)
     return 1 if evaluator.failed else 0
 
@@ -175,19 +176,30 @@ def asked(config: EvaluateConfig) -> Json:
 
 
 def update_summary(
-    folder: RunFolder, scores: Mapping[str, Score | None], words: Mapping[str, WordScores]
+    folder: RunFolder,
+    scores: Mapping[str, Score | None],
+    words: Mapping[str, WordScores],
+    card: CapabilityCard | None = None,
 ) -> None:
     """Bring what a run says of its own test set up to date; a broken model changes nothing.
 
-    Where no list was asked for now, that of an earlier evaluation stays.
+    Where no list was asked for now, that of an earlier evaluation stays; and a card, until the test
+    set is one that it is not of.
     """
+    from lora_whisper.evaluation.provenance import differences
     from lora_whisper.evaluation.run_summary import read_as_written, with_one_test_set
     from lora_whisper.reports.run import write_results
 
     known = {model: score for model, score in scores.items() if score is not None}
     if known:
-        summary = read_as_written(folder).with_scores(known)
-        summary = dataclasses.replace(summary, words=words or summary.words)
+        before = read_as_written(folder)
+        old, new = before.adapter, known.get("adapter")
+        is_of_others = old is not None and new is not None and bool(differences(old, new))
+        summary = dataclasses.replace(
+            before.with_scores(known),
+            words=words or before.words,
+            card=card or (None if is_of_others else before.card),
+        )
         write_results(folder, with_one_test_set(folder, summary))
 
 

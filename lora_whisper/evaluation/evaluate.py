@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,11 +18,15 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.words import as_text, first_that_fit, spoken_in
 from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.capabilities import new_card
+from lora_whisper.evaluation.capability_findings import Findings, find_or_reuse
+from lora_whisper.evaluation.capability_material import WINDOW_TOKENS, Material, new_material
 from lora_whisper.evaluation.decoding.decoder import BrokenModel, Decoder
 from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, word_recall
 from lora_whisper.evaluation.loading import (
-    EntryDecoder,
+    Transcriber,
     base_of,
+    identity,
     special_tokens_of,
     tokenizer_of,
     weights_of,
@@ -31,6 +36,7 @@ from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.plan import Plan
 from lora_whisper.evaluation.results import (
     BriefScore,
+    CapabilityCard,
     Comparison,
     ErrorAnalysis,
     EvaluatedModel,
@@ -139,6 +145,8 @@ def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
         yield f"words       {prompt_line(plan)}"
     if clips:
         yield f"no speech   {clips} clips without any: what does a model write there?"
+    if plan.card:
+        yield f"card        what {plan.entries[0].name} could, asked of each model"
     scales = plan.more.adapter_scales
     if scales and any(entry.adapter is not None for entry in plan.entries):
         yield f"scales      {', '.join(f'{scale:g}' for scale in scales)} of each adapter"
@@ -178,9 +186,17 @@ def clips_without_speech(plan: Plan) -> int:
 
 
 def say_how_long(
-    plan: Plan, sets: Sequence[LoadedSet], entry: ModelEntry, decoder: Decoder
+    plan: Plan,
+    sets: Sequence[LoadedSet],
+    entry: ModelEntry,
+    decoder: Decoder,
+    card_windows: int = 0,
 ) -> None:
-    """Measure a model's pace, and tell from it how long all models take."""
+    """Measure a model's pace, and tell from it how long all models take.
+
+    Args:
+        card_windows: that each decodes for a card.
+    """
     from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
     from lora_whisper.evaluation.estimate import decoding_seconds, pace_of_all
 
@@ -190,7 +206,10 @@ def say_how_long(
     batch_size = with_batch_size(plan.settings, decoder).batch_size
     assert batch_size is not None, "it was filled in"
     pace = pace_of_all(decoder, batch_size)
-    seconds = len(plan.entries) * pace.seconds(clips_without_speech(plan), 0)
+    seconds = len(plan.entries) * (
+        pace.seconds(clips_without_speech(plan), 0)
+        + pace.seconds(card_windows, WINDOW_TOKENS * card_windows)
+    )
     for one in sets:
         utterances = with_codes(one.corpus, base.special_tokens).utterances
         seconds += times(plan, one) * decoding_seconds(utterances, base, beams, pace)
@@ -217,6 +236,9 @@ class Evaluator:
         self.conditions: dict[str, BySetAndModel[BriefScore]] = {}  # by set, condition and model
         self.no_speech: BySetAndModel[NoSpeechTest] = {}  # by model and kind of sound
         self.scales: dict[str, list[ScalePoint]] = {}  # by model
+        self.cards: dict[str, CapabilityCard] = {}  # by model
+        self._material: Material | None = None  # of the cards
+        self._findings: dict[str, tuple[Findings, float]] = {}  # by model, and how long they took
         self.failed: dict[str, str] = {}  # by model: why
         self.storage: dict[str, dict[str, str]] = {}  # by model: dtype, fingerprint
 
@@ -234,9 +256,11 @@ class Evaluator:
         self._compare()
 
     def _evaluate(self, entry: ModelEntry) -> None:
-        model = EntryDecoder(entry, self.plan.dtype, self.device, self.plan.more.cache)
+        model = Transcriber(entry, self.plan.dtype, self.device, self.plan.more.cache)
         model.on_load = partial(self._on_load, entry)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
+        if self.plan.card and self._material is None:
+            self._material = self._new_material(model.window_seconds)
         try:
             sets = [
                 (one, with_codes(one.corpus, model.special_tokens).utterances) for one in self.sets
@@ -248,6 +272,7 @@ class Evaluator:
                 self._score_in_conditions(model, one, utterances)
                 self._score_prompted(model, one, utterances)
             self._test_without_speech(model, tests[0][1])
+            self._find_capabilities(model)
             if entry.adapter is not None:
                 self._scale(model, sets)
         finally:
@@ -257,11 +282,12 @@ class Evaluator:
         """Of the first one that has to decode, say how long all of it takes."""
         if not self._is_estimated:
             self._is_estimated = True
-            say_how_long(self.plan, self.sets, entry, decoder)
+            card_windows = self._material.windows if self._material else 0
+            say_how_long(self.plan, self.sets, entry, decoder, card_windows)
 
     def _scored(
         self,
-        model: EntryDecoder,
+        model: Transcriber,
         one: LoadedSet,
         utterances: Utterances,
         settings: EvaluationConfig,
@@ -286,7 +312,7 @@ class Evaluator:
         )
         return dataclasses.replace(scored.score, cached=is_known), scored.utterances
 
-    def _score(self, model: EntryDecoder, one: LoadedSet, utterances: Utterances) -> None:
+    def _score(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
         name, plan = model.entry.name, self.plan
         # Groups are of the test sets, and there of those that have the column.
         asked = plan.settings.group_by if one.role == "test" else ()
@@ -308,7 +334,7 @@ class Evaluator:
     # ── beyond the average ───────────────────────────────────────────────────────────────────
 
     def _score_in_conditions(
-        self, model: EntryDecoder, one: LoadedSet, utterances: Utterances
+        self, model: Transcriber, one: LoadedSet, utterances: Utterances
     ) -> None:
         """Score the set in other conditions, beside the clean one."""
         name, clean = model.entry.name, self._ungrouped
@@ -321,7 +347,7 @@ class Evaluator:
             _put(conditions, CLEAN, name, self.scores[one.name][name].brief())
             _put(conditions, condition, name, score.brief())
 
-    def _score_prompted(self, model: EntryDecoder, one: LoadedSet, utterances: Utterances) -> None:
+    def _score_prompted(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
         """Score the set with the word list as a prompt, beside the same model without."""
         if not self.prompt_words:
             return
@@ -333,7 +359,7 @@ class Evaluator:
         found = PromptedScore(self._recall(rows), score.brief(), comparison)
         _put(self.prompted, one.name, name, found)
 
-    def _test_without_speech(self, model: EntryDecoder, utterances: Utterances) -> None:
+    def _test_without_speech(self, model: Transcriber, utterances: Utterances) -> None:
         """Decode sound without speech, told the language and task of the first utterance."""
         if not self.plan.more.diagnostics:
             return
@@ -343,7 +369,36 @@ class Evaluator:
         transcriptions, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
         self.no_speech[name] = no_speech_tests(probes, transcriptions.texts)
 
-    def _scale(self, model: EntryDecoder, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
+    def _new_material(self, window_seconds: float) -> Material:
+        """Of the first test set, and of what must not get worse."""
+        tests = [one for one in self.sets if one.role == "test"]
+        asked = [*tests[:1], *(one for one in self.sets if one.role == "retention")]
+        speech = {one.name: one.corpus.utterances for one in asked}
+        return new_material(speech, window_seconds, self.plan.seed)
+
+    def _find_capabilities(self, model: Transcriber) -> None:
+        """Beside the scores, all that a card asks for."""
+        if self._material is None:
+            return
+        material, name = self._material, model.entry.name
+        written = {one: self.utterances[one][name] for one in material.sets}
+
+        def found() -> tuple[Findings, float]:
+            started = time.perf_counter()
+            findings = find_or_reuse(
+                identity(model.entry, model.asked, model.device),
+                model.decoder,
+                material,
+                written,
+                self._ungrouped,
+                f"asking {name} for its card",
+                reuse=model.reuse,
+            )
+            return findings, time.perf_counter() - started
+
+        self._findings[name] = processes.from_main(found)
+
+    def _scale(self, model: Transcriber, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
         """Score parts of the adapter: what is gained on the tests, what is lost elsewhere."""
         held_out = [(one, utterances) for one, utterances in sets if one.role != "training"]
         for scale in self.plan.more.adapter_scales:
@@ -362,6 +417,11 @@ class Evaluator:
                     comparison = compare(of_models[first], of_models[other], self.plan.seed)
                     comparison = dataclasses.replace(comparison, against=first)
                     _put(self.comparisons, name, other, comparison)
+        for other in others:
+            if {first, other} <= self._findings.keys():
+                (before, took), (after, more) = self._findings[first], self._findings[other]
+                card = new_card(first, before, after, self.plan.seed, took + more)
+                self.cards[other] = card
 
     # ── all of it ────────────────────────────────────────────────────────────────────────────
 
@@ -408,6 +468,7 @@ class Evaluator:
             environment=environment(),
             versions=versions(),
             asked=dict(asked),
+            cards=self.cards,
         )
 
     def _leaks(self) -> dict[str, list[Leaks]]:

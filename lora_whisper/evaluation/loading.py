@@ -251,7 +251,7 @@ def scoring_batch_for_width(width: int) -> int:
     return 16 if width < MEDIUM_WIDTH else 4
 
 
-class EntryDecoder:
+class Transcriber:
     """A model entry, in memory from the first time that it has to decode until `close`."""
 
     def __init__(self, entry: ModelEntry, asked: Dtype, device: torch.device, reuse: bool):
@@ -265,6 +265,10 @@ class EntryDecoder:
     @property
     def special_tokens(self) -> SpecialTokens:
         return special_tokens_of(self.entry)
+
+    def decoder(self) -> Decoder:
+        """With all of its adapter, as it is scored."""
+        return self._loaded(1.0)
 
     @property
     def window_seconds(self) -> float:

@@ -45,6 +45,7 @@ class Plan:
     words: Sequence[str]
     seed: int
     dtype: Dtype
+    card: bool = False  # whether what the first model could is held against the others
 
 
 def make_plan(config: EvaluateConfig) -> Plan:
@@ -96,6 +97,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
         words=_words(config, settings),
         seed=seed,
         dtype=config.dtype,
+        card=config.card,
     )
 
 
@@ -141,8 +143,8 @@ def _require_able(
     """See that a model can do what is asked of it, before another one has done it for an hour.
 
     Raises:
-        UserError: a language that its tokenizer lacks; drawing, with CTranslate2; parts of an
-            adapter that is no sum with the weights.
+        UserError: a language that its tokenizer lacks; drawing, or a card, with CTranslate2; parts
+            of an adapter that is no sum with the weights.
     """
     try:
         for one in sets:
@@ -153,6 +155,12 @@ def _require_able(
             raise UserError(
                 "CTranslate2 cannot draw the same tokens twice, so that no score could be "
                 "repeated. Type evaluation.temperature_fallback=false"
+            )
+        if config.card and entry.folder is not None:
+            raise UserError(
+                "CTranslate2 does not say what the card asks for, such as timestamps that its own "
+                "rules have not forced. Type card=false, or score the checkpoint it was converted "
+                "from."
             )
     except UserError as error:
         raise UserError(f"{entry.name}: {error}") from error

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 SEEN_AND_UNSEEN = ("seen", "unseen")  # parts of a word list
 # Keys that are not written where nothing is known, or nothing was asked for.
 OMITTED = ("of", "cached", "asked", "false_alarm_rate", "false_alarm_ci95")
-OMITTED_EMPTY = ("parts", "prompted", "prompt_words", "asked_words")
+OMITTED_EMPTY = ("parts", "prompted", "prompt_words", "asked_words", "cards")
 PADDED_AS = {
     "sound": "Transformers and whisper.cpp",
     "log-mel": "openai-whisper and faster-whisper",
@@ -356,6 +356,40 @@ class Leaks:
     speakers: int
 
 
+# ── what is kept of what the base could ──────────────────────────────────────────────────────
+
+Kept = Literal["kept", "lost", "gained", "not certain", "not measured"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capability:
+    """What a base does, and its adapter after it. Shares and rates are fractions."""
+
+    name: str
+    how: str  # it was measured, in a sentence
+    unit: Literal["share", "rate", "seconds"]
+    is_better_higher: bool
+    tolerance: float  # what may be lost where it counts as kept
+    base: float | None = None  # None: not measured
+    adapter: float | None = None
+    ci95: Interval | None = None  # of the difference, adapter less base; None: too few to tell
+    counted: str = ""  # what was drawn: "32 clips"
+    verdict: Kept
+    why: str = ""  # it was not measured, or is not certain
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapabilityCard:
+    """One model beside the one that it was made of."""
+
+    against: str
+    rows: tuple[Capability, ...]
+    seconds: float  # that both took to decode, beside the scores
+
+    def having(self, verdict: Kept) -> list[Capability]:
+        return [row for row in self.rows if row.verdict == verdict]
+
+
 # ── evaluation.json ──────────────────────────────────────────────────────────────────────────
 
 
@@ -407,6 +441,7 @@ class EvaluationResults:
     environment: Mapping[str, Any]
     versions: Mapping[str, str]
     asked: Mapping[str, Any] | None = None  # what was typed and decides on it
+    cards: Mapping[str, CapabilityCard] = field(default_factory=dict)  # by model
 
     def word_scores(self, name: str) -> dict[str, WordScores]:
         """By model, without the single words."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from lora_whisper.evaluation.provenance import differences, is_of, texts_hash
 from lora_whisper.evaluation.results import (
+    CapabilityCard,
     Json,
     Score,
     ScoredUtterance,
@@ -92,7 +93,6 @@ class RunSummary:
     utterances: Mapping[str, int]  # by split
     test_speakers: int
     test_speakers_in_training: int
-    test_texts_in_training: int | None = None  # utterances whose text is; None: not looked for
     windows: str | None = None  # data.windows
     encoder_cache: EncoderCache | None = None  # None: the whole encoder was computed in each step
     train_audio_seconds: float  # 0: of a stream
@@ -111,6 +111,7 @@ class RunSummary:
     environment: Mapping[str, Any]
     versions: Mapping[str, str]
     averaging: Averaging | None = None
+    card: CapabilityCard | None = None  # of the adapter
     merge: Mapping[str, Any] | None = None  # the recipe of what was merged
     more: Mapping[str, Any] = field(default_factory=dict)  # keys of other versions, as they are
 

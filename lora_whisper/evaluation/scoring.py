@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +24,10 @@ from lora_whisper.evaluation.loading import (
     whisper_inside,
     with_batch_size,
 )
-from lora_whisper.evaluation.models import ModelEntry
+from lora_whisper.evaluation.models import ModelEntry, trained
 from lora_whisper.evaluation.provenance import between, decoding_of, is_of, provenance
 from lora_whisper.evaluation.results import (
+    CapabilityCard,
     Score,
     ScoredUtterance,
     both_rates,
@@ -36,8 +38,8 @@ from lora_whisper.evaluation.results import (
 )
 from lora_whisper.files import as_written, write_json, write_synced, written_whole
 from lora_whisper.model.base import Base
-from lora_whisper.run_folder import HYPOTHESES, SCORE
-from lora_whisper.terminal import percent, work
+from lora_whisper.run_folder import HYPOTHESES, OWN_SET, SCORE, RunFolder
+from lora_whisper.terminal import clock, percent, work
 
 if TYPE_CHECKING:
     import torch
@@ -155,6 +157,55 @@ def score_model(
         f", {'decoded before' if is_known else f'{seconds_each:.2g} s each'}"
     )
     return score
+
+
+def card_of_run(
+    model: PeftModel,
+    utterances: Utterances,
+    base: Base,
+    config: TrainConfig,
+    scores: tuple[Score | None, Score | None],
+    folder: RunFolder,
+) -> CapabilityCard | None:
+    """What the adapter took away beside words, as far as a window a clip tells it.
+
+    Args:
+        model: the base with the adapter as it ships.
+        scores: of base and adapter on the same test set, whose texts lie in the run's folder.
+
+    Returns:
+        None where there are too few clips to tell anything
+    """
+    from lora_whisper.evaluation.capabilities import new_card
+    from lora_whisper.evaluation.capability_findings import Findings, find_or_reuse
+    from lora_whisper.evaluation.capability_material import new_material
+    from lora_whisper.evaluation.run_summary import scored_utterances_of
+    from lora_whisper.evaluation.significance import LEAST_UNITS
+    from lora_whisper.lora.adapter import merged_in_place
+
+    settings = config.evaluation
+    chosen = sample(utterances, settings.max_utterances, config.seed)
+    if None in scores or len(chosen) < LEAST_UNITS:
+        return None
+    material = new_material({OWN_SET: chosen}, base.window_seconds, config.seed, is_brief=True)
+    decoder = decoder_of(whisper_inside(model), base)
+
+    def found(entry: ModelEntry, score: Score | None) -> Findings:
+        assert score is not None, "see above"
+        written = {OWN_SET: scored_utterances_of(folder, entry.name, score)}
+        exactly = identity(entry, "auto", decoder.features.hann.device)
+        title = f"asking {entry.name} for its card"
+        return find_or_reuse(exactly, lambda: decoder, material, written, settings, title)
+
+    started = time.perf_counter()
+    with model.disable_adapter():
+        before = found(trained(config, "base", None), scores[0])
+    with merged_in_place(model):
+        after = found(trained(config, "adapter", folder.adapter), scores[1])
+    took = time.perf_counter() - started
+    card = new_card("base", before, after, config.seed, took, is_brief=True)
+    log.info("card        %d capabilities of base and adapter, in %s", len(card.rows), clock(took))
+    return card
 
 
 def write_scored(score: Score, utterances: Sequence[ScoredUtterance], folder: Path) -> None:

@@ -98,6 +98,16 @@ def chunks(samples: int, units: int) -> Iterator[int]:
 
 
 SIGNIFICANCE = 0.05
+
+
+def unseen_share(trials: int) -> float:
+    """How many may be otherwise of all, where of so many none was: the rule of three, exactly.
+
+    If a share of them were, none of `trials` would be in (1 - share) ** trials of all samples.
+    """
+    return 1.0 - float(SIGNIFICANCE ** (1 / max(trials, 1)))
+
+
 FLIPS = 10_000  # 1,000 would leave a p-value of 0.05 uncertain by ±0.014, and verdicts to the seed
 LEAST_UNITS = LEAST_SPEAKERS  # of whatever is exchanged
 EXACT_UNITS = 13  # up to here there are no more ways to exchange outputs than would be drawn
@@ -130,12 +140,24 @@ def compare(
         for one, other in pairs
     ), "the same utterances, in the same order"
     units = sampling_units([row.speaker for row in rows])
-    more_errors = units.sums([other.errors - one.errors for one, other in pairs])
-    words = units.sums([row.reference_words for row in rows])
-    difference = float(more_errors.sum() / max(words.sum(), 1))
-    p_value = randomization_p_value(more_errors, seed)
-    is_enough = len(more_errors) >= LEAST_UNITS
-    interval = randomization_interval(more_errors, words, seed) if is_enough else None
+    more_errors = [other.errors - one.errors for one, other in pairs]
+    return compare_counts(units, more_errors, [row.reference_words for row in rows], seed)
+
+
+def compare_counts(
+    units: Units, more: Sequence[float], of: Sequence[float], seed: int
+) -> Comparison:
+    """The same of whatever two models are counted by, in utterances or recordings.
+
+    Args:
+        more: (utterances,) whole numbers: how much more the other model has than the first.
+        of: (utterances,) what the rate is of, the same for both.
+    """
+    differences, sizes = units.sums(more), units.sums(of)
+    difference = float(differences.sum() / max(sizes.sum(), 1))
+    p_value = randomization_p_value(differences, seed)
+    is_enough = len(differences) >= LEAST_UNITS
+    interval = randomization_interval(differences, sizes, seed) if is_enough else None
     return Comparison(
         difference=difference,
         ci95=None if interval is None else _agreeing(interval, difference, p_value),

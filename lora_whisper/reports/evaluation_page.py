@@ -21,6 +21,7 @@ from lora_whisper.evaluation.results import (
 )
 from lora_whisper.files import write_json, write_whole
 from lora_whisper.reports import evaluation_tables as tables
+from lora_whisper.reports.capabilities import card_table
 from lora_whisper.reports.charts import Chart, Look, Scale, colour, in_percent, marker, shorten
 from lora_whisper.reports.html import render
 from lora_whisper.reports.tables import Cell, Column, Table, rate_cell
@@ -113,6 +114,7 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
     mistakes = list(_mistakes(results))
     asked: dict[str, list[Part]] = {
         "Scores": list(_scores(results)),
+        "Kept and lost": list(_cards(results)),
         "Conditions": list(_conditions(results)),
         "Adapter scale": list(_scales(results)),
         "Groups": list(_groups(results)),
@@ -181,6 +183,12 @@ def _scores(results: EvaluationResults) -> Iterator[Part]:
         yield Part(Table([]), [_dots(results, rows, label)])
     for one in results.sets:
         yield Part(tables.score_table(results, one))
+
+
+def _cards(results: EvaluationResults) -> Iterator[Part]:
+    """What each model kept of what the first one could."""
+    for model, card in results.cards.items():
+        yield Part(card_table(card, model))
 
 
 def _conditions(results: EvaluationResults) -> Iterator[Part]:

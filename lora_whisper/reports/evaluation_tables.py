@@ -28,6 +28,8 @@ from lora_whisper.evaluation.results import (
 )
 from lora_whisper.evaluation.scored_words import cautions
 from lora_whisper.paths import short
+from lora_whisper.reports.capabilities import METHOD, card_table
+from lora_whisper.reports.capabilities import losses as lost
 from lora_whisper.reports.tables import Cell, Column, Table, rate_cell
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console, counted, percent
@@ -231,15 +233,23 @@ def judgements(results: EvaluationResults) -> list[Judgement]:
 
 def losses(results: EvaluationResults) -> list[tuple[str, str]]:
     """Forgetting, models that are worse at what they were made for, prompts that mislead them."""
-    return _misled(results) + [
-        (
-            "warning",
-            f"{'forgetting' if one.is_retention else 'a loss'}: {one.model} on {one.set}, "
-            f"{one.text}",
-        )
-        for one in judgements(results)
-        if one.comparison.verdict == "worse"
-    ]
+    return (
+        _misled(results)
+        + [
+            (
+                "warning",
+                f"{'forgetting' if one.is_retention else 'a loss'}: {one.model} on {one.set}, "
+                f"{one.text}",
+            )
+            for one in judgements(results)
+            if one.comparison.verdict == "worse"
+        ]
+        + [
+            ("warning", f"lost for certain by {model}: {lost(card)}")
+            for model, card in results.cards.items()
+            if card.having("lost")
+        ]
+    )
 
 
 def _misled(results: EvaluationResults) -> list[tuple[str, str]]:
@@ -464,6 +474,8 @@ def _parts(results: EvaluationResults) -> Iterator[Table | RenderableType]:
         speeds = ((model, speed(score)) for model, score in results.scored(one.name).items())
         known = ", ".join(f"{model} {speed_of}" for model, speed_of in speeds if speed_of)
         yield Group(table, Text(f"RTFx: {known}")) if known else table
+    for model, card in results.cards.items():
+        yield card_table(card, model)
     if lines := losses(results) + remarks(results):
         yield _lines(lines)
 
@@ -541,7 +553,11 @@ def markdown(results: EvaluationResults) -> str:
             table.add(model, name, *both, f"{score.utterances:,}", judged)
     words = [part for name in results.keywords for part in ("", *_words_in_markdown(results, name))]
     warnings = [f"\n**Warning:** {text}." for text in cautions_of(results)]
-    return "\n".join([table.markdown(), *words, "", method(results), *warnings, ""])
+    cards = [
+        f"\n{card_table(card, model).markdown()}\n\n{METHOD}"
+        for model, card in results.cards.items()
+    ]
+    return "\n".join([table.markdown(), *words, "", method(results), *warnings, *cards, ""])
 
 
 def _words_in_markdown(results: EvaluationResults, name: str) -> Iterator[str]:

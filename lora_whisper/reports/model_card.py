@@ -43,6 +43,7 @@ from lora_whisper.lora.saved import (
 )
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.paths import EMBEDDED, file_name, local_path
+from lora_whisper.reports.capabilities import card_table
 from lora_whisper.reports.html import render
 from lora_whisper.reports.summary import (
     amount_of_speech,
@@ -52,7 +53,6 @@ from lora_whisper.reports.summary import (
     remarks,
     shipped_rank,
     speakers_line,
-    texts_line,
 )
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import MODELS, RunFolder
@@ -131,6 +131,7 @@ def _rendered(
         metadata=_metadata(summary, config.data, model),
         rows=list(_rows(summary)),
         score=score,
+        card=card_table(summary.card, "adapter") if summary.card else None,
         headings=[rate_name(score, rate) for rate in both_rates(leading(score))],
         speech=list(_speech(summary, config.data)),
         training=list(_training(summary, config)),
@@ -317,17 +318,29 @@ def _limits(summary: RunSummary, score: Score | None) -> Iterator[str]:
         )
     unknown = "The test set names no speakers, so it is not known whether they are seen in training"
     yield f"{speakers_line(summary) or unknown}."
-    if texts := texts_line(summary):
-        yield f"{texts}."
     if summary.quantization != "none":
         yield (
             f"Base and adapter were scored on {summary.quantization} weights; "
             "on full ones they give other scores."
         )
-    yield (
-        "Not tested: other recordings, accents and noise than the test set's, long recordings, "
-        "timestamps, and what the base could in other languages, which training can take away."
-    )
+    yield f"Not tested: {', '.join(_untested(summary))}, which training can take away."
+
+
+def _untested(summary: RunSummary) -> Iterator[str]:
+    """What nobody has asked the adapter."""
+    measured = [
+        row.name for row in (summary.card.rows if summary.card else ()) if row.base is not None
+    ]
+
+    def is_measured(name: str) -> bool:
+        return any(row.startswith(name) for row in measured)
+
+    yield "other recordings, accents and noise than the test set's"
+    if not is_measured("long recordings"):
+        yield "long recordings"
+    if not is_measured("timestamps"):
+        yield "timestamps"
+    yield "and what the base could in other languages"
 
 
 def _as_arguments(values: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from lora_whisper.evaluation.results import (
 from lora_whisper.evaluation.run_summary import RunSummary, write_summary
 from lora_whisper.files import read_jsonl, write_whole
 from lora_whisper.paths import below_home
+from lora_whisper.reports.capabilities import card_table
 from lora_whisper.reports.charts import SERIES, Look, course, courses
 from lora_whisper.reports.html import render
 from lora_whisper.reports.model_card import write_card, write_merged_card, write_record
@@ -25,7 +26,6 @@ from lora_whisper.reports.summary import (
     remarks,
     score_table,
     speakers_line,
-    texts_line,
 )
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.reports.utterances import Sample, samples_of
@@ -77,6 +77,7 @@ def page(folder: RunFolder, summary: RunSummary) -> str:
             if adapter
             else ""
         ),
+        card=card_table(summary.card, "adapter") if summary.card else None,
         curves=curves(read_jsonl(folder.metrics), kept_step),
         samples=[
             (title, [sample.shown() for sample in some])
@@ -131,7 +132,6 @@ def _speech(summary: RunSummary) -> dict[str, str]:
         "languages": ", ".join(summary.languages),
         "utterances": ", ".join(f"{count:,} {split}" for split, count in counts),
         "speakers": speakers_line(summary),
-        "texts": texts_line(summary),
         "audio that did not decode": f"{summary.bad_audio:,}" if summary.bad_audio else "",
     }
     for part, reasons in summary.left_out.items():

@@ -23,6 +23,7 @@ from lora_whisper.evaluation.results import (
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.evaluation.scored_words import cautions
 from lora_whisper.paths import EMBEDDED, mapped, program, short
+from lora_whisper.reports.capabilities import losses
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_config import default_values, written_values
 from lora_whisper.run_folder import RunFolder
@@ -113,13 +114,6 @@ def speakers_line(summary: RunSummary) -> str:
     return f"{seen:,} of the test set's {tested:,} speakers are seen in training" if tested else ""
 
 
-def texts_line(summary: RunSummary) -> str:
-    """Whether the test set's texts are new; empty where they are, or nobody has looked."""
-    known, tested = summary.test_texts_in_training, summary.utterances.get("test", 0)
-    of = f"{known or 0:,} of the test set's {tested:,} utterances"
-    return f"{of} have a text that is trained on" if known else ""
-
-
 def _bits(size_bytes: int, parameters: int) -> str:
     """How many bits a number has in a file of such a size, where it is plainly one of the usual."""
     share = 8 * size_bytes / max(1, parameters)
@@ -205,6 +199,8 @@ def remarks(summary: RunSummary) -> list[tuple[str, str]]:
                 kind = summary.quantization
                 text += f", which was trained on weights in {kind}, and merged into full ones"
             lines.append(("warning", text))
+    if summary.card and (lost := losses(summary.card)):
+        lines.append(("warning", f"lost for certain: {lost}"))
     if caution := cautions(summary.scores):
         lines.append(("warning", caution))
     for model, score in summary.scores.items():

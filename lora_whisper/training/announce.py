@@ -21,6 +21,7 @@ from lora_whisper.data.speech import DatasetSplits
 from lora_whisper.data.text import cleaning_report
 from lora_whisper.data.words import read_words
 from lora_whisper.errors import listing
+from lora_whisper.evaluation.capability_material import CLIPS, WINDOW_TOKENS
 from lora_whisper.evaluation.decoding.whisper import Pace, WhisperDecoder
 from lora_whisper.evaluation.estimate import (
     SAMPLE_UTTERANCES,
@@ -32,6 +33,7 @@ from lora_whisper.evaluation.estimate import (
 )
 from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.evaluation.scoring import validation_sample
+from lora_whisper.evaluation.significance import LEAST_UNITS
 from lora_whisper.lora.adapter import TableRow, adapter_table, parameter_counts
 from lora_whisper.model.base import Base
 from lora_whisper.model.device import choose_dtype, choose_precision
@@ -228,10 +230,12 @@ class Estimate:
     scoring_seconds: float  # of one model; 0 without a test set
     base_seconds: float  # the same, or 0 where the base was decoded before
     utterances: int  # that are scored
+    card_seconds: float = 0.0  # of what base and adapter are asked beside the scores
 
     @property
     def seconds(self) -> float:
-        return self.base_seconds + self.training_seconds + self.scoring_seconds
+        scoring = self.base_seconds + self.scoring_seconds + self.card_seconds
+        return self.training_seconds + scoring
 
 
 def estimate(
@@ -258,12 +262,15 @@ def estimate(
         once = decoding_seconds(validation, base, config.evaluation.beams, pace)
         once += LOSS_SHARE * len(validation) * window_seconds
         training += once * validations(left.steps, config.training.validate_every_steps)
-    scoring, count = 0.0, 0
+    scoring, count, asked = 0.0, 0, 0.0
     if speech.test is not None:
         chosen = sample(speech.test.utterances, config.evaluation.max_utterances, config.seed)
         scoring = decoding_seconds(chosen, base, config.evaluation.beams, pace)
         count = len(chosen)
-    return Estimate(training, scoring, left.base * scoring, count)
+        if config.card and count >= LEAST_UNITS:
+            asked_windows = 2 * (min(count, CLIPS) + CLIPS)  # of speech, and of silence
+            asked = pace.seconds(asked_windows, WINDOW_TOKENS * asked_windows)
+    return Estimate(training, scoring, left.base * scoring, count, asked)
 
 
 def validations(steps: range, given: int | None) -> int:
@@ -388,6 +395,8 @@ def estimate_lines(
     yield f"  training  {about(time.training_seconds)}"
     if time.utterances:
         yield f"  adapter   {about(time.scoring_seconds)} to score"
+        if time.card_seconds:
+            yield f"  card      {about(time.card_seconds)} for what it keeps (card=false: none)"
     if time.utterances > SAMPLE_UTTERANCES:
         takes = about(SAMPLE_UTTERANCES / time.utterances * time.scoring_seconds)
         sample_of = f"evaluation.max_utterances={SAMPLE_UTTERANCES} scores a sample"

@@ -18,9 +18,10 @@ from lora_whisper.data.loader import training_windows, validation_windows
 from lora_whisper.data.speech import Inputs
 from lora_whisper.evaluation.loading import load_whisper, whisper_inside
 from lora_whisper.evaluation.models import trained
-from lora_whisper.evaluation.results import Score
+from lora_whisper.evaluation.results import CapabilityCard, Score
 from lora_whisper.evaluation.run_summary import Averaging
 from lora_whisper.evaluation.scoring import (
+    card_of_run,
     earlier_score,
     is_decoded,
     score_model,
@@ -200,12 +201,16 @@ class Run:
             del self.model, self.trainer, recorder
             self.accelerator.free_memory()
             averaging = self._judge(mean, state.best) if mean else None
-            scores = {"base": base_score, "adapter": self._score_adapter()}
+            adapter_score, card = self._score_adapter(base_score)
+            scores = {"base": base_score, "adapter": adapter_score}
             track_scores(trackers, state.step, scores)
         if processes.is_main():  # card, report and summary.json, which makes the run complete
             summary = new_summary(config, folder, self.base, self.speech, counts, state)
             summary = dataclasses.replace(
-                summary.with_scores(scores), averaging=averaging, encoder_cache=encoder_cache
+                summary.with_scores(scores),
+                averaging=averaging,
+                encoder_cache=encoder_cache,
+                card=card,
             )
             write_results(folder, summary)
 
@@ -426,12 +431,23 @@ class Run:
         with self.model.disable_adapter():
             return self._score("base", whisper_inside(self.model), None)
 
-    def _score_adapter(self) -> Score | None:
-        if self.scored.test is None:
-            return None
+    def _score_adapter(
+        self, base_score: Score | None
+    ) -> tuple[Score | None, CapabilityCard | None]:
+        """Its score, and what it took away of what its base could."""
+        test, config = self.scored.test, self.config
+        if test is None:
+            return None, None
         model = load_adapter(self._load_base(), self.folder.adapter)  # as it ships
         with merged_in_place(model):
-            return self._score("adapter", whisper_inside(model), self.folder.adapter)
+            score = self._score("adapter", whisper_inside(model), self.folder.adapter)
+        if not config.card:
+            return score, None
+        scores = (base_score, score)
+        card = processes.from_main(
+            lambda: card_of_run(model, test.utterances, self.base, config, scores, self.folder)
+        )
+        return score, card
 
     def _score(
         self, name: str, whisper: WhisperForConditionalGeneration, adapter: Path | None

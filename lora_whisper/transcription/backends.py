@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 from lora_whisper.evaluation.decoding.decoder import Decoder
-from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
+from lora_whisper.evaluation.decoding.whisper import WhisperDecoder, likeliest_languages
 from lora_whisper.transcription.word_times import MEDIAN_POSITIONS, Alignment, aligned
 
 
@@ -54,16 +54,13 @@ class WhisperBackend(WhisperDecoder):
         self._encoded = WeakTensorKeyDictionary()
 
     def language(self, window: Tensor) -> tuple[str, float]:
-        codes = list(self.special_tokens.languages)
-        tokens = [self.special_tokens.languages[code] for code in codes]
         hidden = self.base.model.decoder(
             input_ids=self._tensor([[self.special_tokens.sot]]),
             encoder_hidden_states=self.encode([window]),
             use_cache=False,
         ).last_hidden_state[:, -1]
-        chances = self.base.proj_out(hidden)[0, tokens].float().softmax(-1)
-        best = int(chances.argmax())
-        return codes[best], float(chances[best])
+        (likeliest,) = likeliest_languages(self.special_tokens, self.base.proj_out(hidden))
+        return likeliest
 
     def align(
         self, window: Tensor, frames: int, start: Sequence[int], tokens: Sequence[int]

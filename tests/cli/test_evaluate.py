@@ -71,6 +71,31 @@ def test_a_run_without_a_test_set_says_what_to_type(
     assert line("merge", "run=outputs/a") == 0
 
 
+def test_a_card_says_of_each_capability_what_became_of_it(
+    world: World, line: Line, finished: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four clips, that they are too few; and it goes with the run."""
+    assert line("evaluate", "run=outputs/a", *QUICK, "card=true") == 0
+    found = json.loads(Path("outputs/a/evaluation.json").read_text())
+    rows = {row["name"]: row for row in found["cards"]["adapter"]["rows"]}
+    assert rows["words"]["why"] == "4 utterances are too few to tell"
+    assert rows["words"]["base"] == found["scores"]["test"]["base"]["wer"]
+    assert rows["timestamps"]["verdict"] == "not certain"
+    assert rows["translation"]["why"] == "its speech is English already"
+    assert rows["text in silence"]["counted"] == "32 clips"
+    summary = json.loads(Path("outputs/a/summary.json").read_text())
+    assert summary["card"] == found["cards"]["adapter"]
+    assert "What adapter kept of base" in Path("outputs/a/adapter/README.md").read_text()
+    shown = capsys.readouterr().out
+    assert "What adapter kept of base" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+    card = Path("outputs/a/summary.json").read_text()
+    assert line("evaluate", "run=outputs/a", *QUICK, "overwrite=true") == 0
+    again = json.loads(Path("outputs/a/summary.json").read_text())
+    assert again["card"] == json.loads(card)["card"], "the same test set: it is still true"
+
+
 def test_a_run_that_was_trained_with_flash_attention_is_scored_where_there_is_none(
     world: World, line: Line, finished: list[str]
 ) -> None:

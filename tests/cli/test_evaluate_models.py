@@ -246,7 +246,7 @@ def test_a_folder_that_is_no_report_is_left_alone(
 
 
 def test_an_exported_model_beside_the_checkpoint_it_was_made_from(
-    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    line: Line, refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate, "NO_SPEECH_CLIPS", 1)
     folder = tmp_path / "exported"
@@ -254,7 +254,9 @@ def test_an_exported_model_beside_the_checkpoint_it_was_made_from(
     converter.convert(str(folder), quantization="int8")
     models = f"models=[embedded:nano,{folder}]"
     more = ("evaluation.max_utterances=6", "data.language=en")
-    assert line("evaluate", models, "data.test=embedded:speech/general/test.jsonl", *more) == 0
+    test = "data.test=embedded:speech/general/test.jsonl"
+    assert "Type card=false" in refusal("evaluate", models, test, *more, "card=true")
+    assert line("evaluate", models, test, *more) == 0
     found = results()
     assert [one["kind"] for one in found["models"]] == ["checkpoint", "ctranslate2"]
     checkpoint, exported = found["scores"]["general-test"].values()

@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from lora_whisper.evaluation import capability_material
 from lora_whisper.training import loop
 from lora_whisper.training.run import Run
 from tests.cli.conftest import QUICK, Line, Refusal, World
@@ -316,3 +317,28 @@ def test_a_runs_own_configuration_begins_another(finished: list[str], line: Line
     own = ("--config-dir", "outputs/a", "--config-name", "config")
     assert line("train", *own, "name=b", *short, "training.validate_every_steps=null") == 0
     assert {path.name for path in Path("outputs").iterdir() if path.is_dir()} == {"a", "b"}
+
+
+def test_what_is_lost_beside_words_is_found_where_a_test_set_can_tell(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six clips and more; `card=false` does without."""
+    monkeypatch.setattr(capability_material, "NO_SPEECH_CLIPS", 1)
+    rows = [json.loads(each) for each in (world.speech / "train.jsonl").read_text().splitlines()]
+    test = [row | {"audio": str(world.speech / row["audio"])} for row in rows[:6]]
+    train = [row | {"audio": str(world.speech / row["audio"])} for row in rows[6:]]
+    typed = [
+        *(one for one in world.arguments("a") if not one.startswith("data.")),
+        f"data.train={write_manifest(Path('train.jsonl'), train)}",
+        f"data.test={write_manifest(Path('test.jsonl'), test)}",
+        "training.max_steps=1",
+        "training.validate_every_steps=null",
+    ]
+    assert line("train", *typed) == 0
+    summary = json.loads(Path("outputs/a/summary.json").read_text())
+    rows_of_card = {row["name"]: row for row in summary["card"]["rows"]}
+    assert rows_of_card["words"]["adapter"] == summary["adapter"]["wer"]
+    assert {"language found", "timestamps", "text in silence"} <= rows_of_card.keys()
+    assert "long recordings" not in rows_of_card, "which take long"
+    assert line("train", *typed, "card=false", "overwrite=true") == 0
+    assert "card" not in json.loads(Path("outputs/a/summary.json").read_text())

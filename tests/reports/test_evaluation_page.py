@@ -281,6 +281,14 @@ def cells(title: str) -> list[list[str]]:
     return [line for table in Tables(section).tables for line in table]
 
 
+def test_the_card_says_how_each_row_was_measured() -> None:
+    headings, lost, _, unmeasured = cells("Kept and lost")
+    assert headings == ["", "base", "adapter", "difference (95 %)", "", "measured"]
+    assert lost[:5] == ["timestamps", "98 %", "12 %", "-86 (-97 to -70)", "lost"]
+    assert lost[5].endswith("32 clips; kept: at most 10 points lost")
+    assert unmeasured[3:5] == ["it is English already", "not measured"]
+
+
 def test_conditions_stand_beside_each_other() -> None:
     assert cells("Conditions") == [
         ["", "base", "adapter"],

@@ -84,6 +84,8 @@ def test_what_was_not_asked_for_is_not_shown(printed: Any) -> None:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
+        ("Kept and lost", ["timestamps", "98 %", "12 %", "-86 (-97 to -70)", "lost"]),
+        ("Kept and lost", ["translation", "–", "–", "it is English already", "not measured"]),
         ("Conditions", ["noise-0db", "180.0 %", "40.0 %"]),
         ("Adapter scale", ["0.5", "55.0 %"]),
         ("Groups", ["scots", "180.0 %", "40.0 %", "3"]),
@@ -97,6 +99,13 @@ def test_what_was_not_asked_for_is_not_shown(printed: Any) -> None:
 def test_what_was_asked_for_is(printed: Any, part: str, expected: list[str]) -> None:
     lines = printed(toy_results(**asked_for()[part]))
     assert expected in [cells(line)[: len(expected)] for line in lines if "│" in line]
+
+
+def test_what_is_lost_for_certain_is_a_warning_and_goes_with_the_scores(printed: Any) -> None:
+    results = toy_results(**asked_for()["Kept and lost"])
+    text = " ".join(line.strip() for line in printed(results))
+    assert "lost for certain by adapter: timestamps 98 % → 12 %" in text
+    assert "| timestamps | 98 % | 12 % | -86 (-97 to -70) | lost |" in markdown(typed(results))
 
 
 def test_the_most_frequent_mistakes(printed: Any) -> None:

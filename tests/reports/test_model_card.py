@@ -30,6 +30,7 @@ from lora_whisper.reports.model_card import adapter_card, merged_card
 from lora_whisper.run_folder import RunFolder
 from tests.cli.toy_run import BASE, Heard, toy_run
 from tests.merged import write_merged_folder
+from tests.reports.toy_evaluation import toy_card
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper" / "whisper-tiny"
 HUB = ("data=hub", "data.path=owner/speech", "data.config=sw", "data.train=train")
@@ -113,12 +114,19 @@ def test_scores_with_intervals_and_their_limits(tmp_path: Path) -> None:
     assert "1 utterance with 3 words" in text
     assert "1 of the test set's 3 speakers" in text
     assert "scored on nf4 weights" in text
-    assert "text that is trained on" not in text
-    known = card_of(tmp_path / "known", heard=heard, test_texts_in_training=1)
-    known = " ".join(known.text.split())
-    assert re.search(r"1 of the test set's \d+ utterances have a text that is trained on", known)
     unknown = card_of(tmp_path / "second", test_speakers=0, test_speakers_in_training=0).text
     assert "not known whether they are seen in training" in unknown
+
+
+def test_what_was_kept_and_lost_of_the_base(tmp_path: Path) -> None:
+    text = card_of(tmp_path / "toy", card=toy_card()).text
+    assert "## What adapter kept of base" in text
+    assert "| timestamps | 98 % | 12 % | -86 (-97 to -70) | lost |" in text
+    assert "- Lost for certain: timestamps 98 % → 12 %." in text
+    (untested,) = (line for line in text.splitlines() if line.startswith("- Not tested:"))
+    assert "long recordings" in untested
+    assert "timestamps" not in untested
+    assert "timestamps" in card_of(tmp_path / "without").text
 
 
 def test_a_run_without_test_set_has_no_results(tmp_path: Path) -> None:

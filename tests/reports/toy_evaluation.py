@@ -157,6 +157,30 @@ def toy_results(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def capability(name: str, verdict: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "how": "all text between pairs that go forward",
+        "unit": "share",
+        "is_better_higher": True,
+        "tolerance": 0.1,
+        "base": 0.98,
+        "adapter": 0.12,
+        "ci95": [-0.97, -0.7],
+        "counted": "32 clips",
+        "verdict": verdict,
+        "why": "",
+    } | more
+
+
+def toy_card() -> dict[str, Any]:
+    """Something lost, and something that was not measured."""
+    nothing = {"base": None, "adapter": None, "ci95": None, "counted": ""}
+    english = capability("translation", "not measured", why="it is English already", **nothing)
+    rows = [capability("timestamps", "lost"), capability("language found", "kept"), english]
+    return {"against": "base", "rows": rows, "seconds": 12.0}
+
+
 def asked_for() -> dict[str, dict[str, Any]]:
     """Each part that may be asked for, with the title of what shows it on the page."""
     both = {"base": 0.9, "adapter": 0.2}
@@ -167,6 +191,7 @@ def asked_for() -> dict[str, dict[str, Any]]:
     kinds = ("looping", "too_long", "compression", "any")
     example = {"row": "test.jsonl:3", "hypothesis": "thank you thank you", "why": "repeats"}
     return {
+        "Kept and lost": {"cards": {"adapter": toy_card()}},
         "Conditions": {
             "conditions": {
                 "test": {

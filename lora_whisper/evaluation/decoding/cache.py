@@ -15,8 +15,9 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lora_whisper
 from lora_whisper.data.audio import EncodedAudio
@@ -27,6 +28,8 @@ from lora_whisper.evaluation.decoding.transcribe import Transcriptions
 from lora_whisper.paths import cache_folder
 
 log = logging.getLogger("lora_whisper")
+
+Kept = TypeVar("Kept")
 
 SOURCES = ("evaluation", "data", "lora", "model")  # packages whose code does
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "ctranslate2", "soxr", "scipy", "av")
@@ -51,15 +54,23 @@ def transcriptions_key(
 
 def read_transcriptions(key: str) -> Transcriptions | None:
     """What was decoded before; None if nothing was, or the file is damaged."""
+    return read_kept(key, _transcriptions)
+
+
+def _transcriptions(values: Any) -> Transcriptions:
+    return Transcriptions(
+        texts=tuple(values["texts"]),
+        seconds=tuple(values["seconds"]),
+        segments=tuple(tuple(Segment(**one) for one in some) for some in values["segments"]),
+        bad=tuple(BadAudio(**one) for one in values["bad"]),
+        decode_seconds=values["decode_seconds"],
+    )
+
+
+def read_kept(key: str, of: Callable[[Any], Kept]) -> Kept | None:
+    """What `of` makes of what was kept as JSON; None if nothing was, or the file is damaged."""
     try:
-        values = json.loads(_path(key).read_text(encoding="utf-8"))
-        return Transcriptions(
-            texts=tuple(values["texts"]),
-            seconds=tuple(values["seconds"]),
-            segments=tuple(tuple(Segment(**one) for one in some) for some in values["segments"]),
-            bad=tuple(BadAudio(**one) for one in values["bad"]),
-            decode_seconds=values["decode_seconds"],
-        )
+        return of(json.loads(_path(key).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -68,13 +79,14 @@ def read_transcriptions(key: str) -> Transcriptions | None:
 
 
 def write_transcriptions(key: str, transcriptions: Transcriptions) -> None:
-    """Keep them; a cache that cannot be written is done without.
+    """Keep them, but for those of which some may be another time: they would be bad for ever."""
+    if not any(one.may_pass for one in transcriptions.bad):
+        keep(key, dataclasses.asdict(transcriptions))
 
-    Nor are those kept of which some may be another time: they would be bad for ever.
-    """
-    if any(one.may_pass for one in transcriptions.bad):
-        return
-    text = json.dumps(dataclasses.asdict(transcriptions), ensure_ascii=False)
+
+def keep(key: str, values: Any) -> None:
+    """Keep what JSON holds; a cache that cannot be written is done without."""
+    text = json.dumps(values, ensure_ascii=False)
     try:
         _path(key).parent.mkdir(parents=True, exist_ok=True)
         with published(_path(key)) as file:

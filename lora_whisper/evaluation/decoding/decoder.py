@@ -57,7 +57,8 @@ class DecodingOptions:
 
     beams: int  # 1 is greedy
     temperature: float = 0.0  # above 0 each token is drawn, and there are no beams
-    probabilities: bool = False  # whether the results' are asked for
+    probabilities: bool = False  # whether the results' are asked for, and their language
+    free_timestamps: bool = False  # as the model likes them, without the rules that force them
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class DecodingResult:
     temperature: float
     mean_log_probability: float | None  # of the tokens and eot, after Whisper's rules
     no_speech_probability: float | None  # of <|nospeech|> after <|startoftranscript|>
+    language: str | None = None  # likeliest there; None: not asked for, or English-only
 
 
 class Decoder(Protocol):

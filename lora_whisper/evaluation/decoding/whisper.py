@@ -101,6 +101,7 @@ class Found:
     tokens: list[list[int]]  # without prompt and eot
     mean_log_probabilities: list[float]  # over tokens and eot; 0.0 unless asked for
     no_speech_probabilities: list[float]  # after <|startoftranscript|>; 0.0 unless asked for
+    languages: list[str | None]  # likeliest there; None unless asked for
     is_finite: bool  # whether the likeliest token had a finite score at every step
 
 
@@ -127,6 +128,7 @@ class GreedySearch:
         self.prompt_tokens = rows.prompts.shape[1]
         self.cache: Any = None
         self.no_speech = torch.zeros(count, device=device)
+        self.languages: list[str | None] = [None] * count
         self.is_finite = torch.ones((), dtype=torch.bool, device=device)
         self.texts: list[list[int]] = [[] for _ in range(count)]
         self.means = [0.0] * count
@@ -147,7 +149,8 @@ class GreedySearch:
             self._take(self._chosen(scores), scores)
             self._end_loops()
             self._let_go()
-        return Found(self.texts, self.means, self.no_speech.tolist(), bool(self.is_finite))
+        no_speech, is_finite = self.no_speech.tolist(), bool(self.is_finite)
+        return Found(self.texts, self.means, no_speech, self.languages, is_finite)
 
     def forward(self) -> Tensor:
         """Logits of what comes next, (rows, vocabulary) in float32."""
@@ -163,6 +166,9 @@ class GreedySearch:
             sot = self.tokens[0].tolist().index(self.special_tokens.sot)
             logits = projected(self.whisper.proj_out, output.last_hidden_state[:, sot])
             self.no_speech = logits.softmax(-1)[:, self.special_tokens.no_speech]
+            if self.special_tokens.multilingual:
+                found = likeliest_languages(self.special_tokens, logits)
+                self.languages = [language for language, _ in found]
         return projected(self.whisper.proj_out, output.last_hidden_state[:, -1])
 
     def _chosen(self, scores: Tensor) -> Tensor:
@@ -213,6 +219,19 @@ class GreedySearch:
         self.index, self.tokens, self.encoded, self.sums, self.done = (
             one[kept] for one in (self.index, self.tokens, self.encoded, self.sums, self.done)
         )
+
+
+def likeliest_languages(special_tokens: SpecialTokens, logits: Tensor) -> list[tuple[str, float]]:
+    """The code of the likeliest language, and its probability among all.
+
+    Args:
+        logits: (rows, vocabulary) of what follows <|startoftranscript|>.
+    """
+    codes = list(special_tokens.languages)
+    tokens = torch.tensor([special_tokens.languages[code] for code in codes], device=logits.device)
+    chances, best = logits[:, tokens].float().softmax(-1).max(-1)
+    pairs = zip(best.tolist(), chances.tolist(), strict=True)
+    return [(codes[index], chance) for index, chance in pairs]
 
 
 def drawn(scores: Tensor, uniforms: Tensor) -> Tensor:
@@ -345,20 +364,23 @@ class WhisperDecoder:
         )
         temperature, probabilities = options.temperature, options.probabilities
         rules = self.rules(tasks[0].prompt)
+        if options.free_timestamps:
+            rules = rules[:1]  # only what is never decoded
         search = GreedySearch(
             self.base, self.special_tokens, rows, rules, temperature, probabilities
         )
         texts = search.run()
         if not texts.is_finite:
             raise BrokenModel
+        if not probabilities:
+            return [DecodingResult(tuple(one), temperature, None, None) for one in texts.tokens]
         return [
-            DecodingResult(tuple(tokens), temperature, *chances)
-            if probabilities
-            else DecodingResult(tuple(tokens), temperature, None, None)
-            for tokens, *chances in zip(
+            DecodingResult(tuple(tokens), temperature, mean, no_speech, language)
+            for tokens, mean, no_speech, language in zip(
                 texts.tokens,
                 texts.mean_log_probabilities,
                 texts.no_speech_probabilities,
+                texts.languages,
                 strict=True,
             )
         ]
