@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
+from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
@@ -90,11 +92,11 @@ class Table:
         for row in self.rows:
             if row.starts_section:
                 shown.add_section()
-            texts = []
+            texts: list[RenderableType] = []
             for column, cell in zip(self.columns, row.cells, strict=True):
                 if not column.is_of_page:
                     below = f"\n{cell.small}" if column.is_small_below else ""
-                    texts.append(Text.assemble((cell.text, cell.style), below))
+                    texts.append(_indented(Text.assemble((cell.text, cell.style), below)))
                     texts += [Text(cell.small)] * bool(column.small_title)
             shown.add_row(*texts, style=row.style or None)
         return shown
@@ -117,6 +119,12 @@ class Table:
         writer.writerow([column.title for column in self.columns])
         writer.writerows([cell.text for cell in row.cells] for row in self.rows)
         return buffer.getvalue()
+
+
+def _indented(text: Text) -> RenderableType:
+    """What is folded goes on below where it began."""
+    spaces = len(text.plain) - len(text.plain.lstrip(" "))
+    return Padding(text[spaces:], (0, 0, 0, spaces)) if spaces else text
 
 
 def rate_cell(score: Rates | None, rate: Rate) -> Cell:

@@ -87,3 +87,14 @@ def test_nothing_is_taken_for_markup(way: str) -> None:
 def test_a_row_has_a_cell_for_each_column() -> None:
     with pytest.raises(AssertionError):
         table().add("too few")
+
+
+def test_a_name_that_is_folded_goes_on_below_its_beginning() -> None:
+    table = Table([Column("", is_text=True), Column("WER")])
+    table.add("  a name that is too long for it", "1.0 %")
+    console = Console(width=24, file=io.StringIO(), color_system=None)
+    console.print(table.terminal())
+    assert isinstance(console.file, io.StringIO)
+    rows = [line.split("│")[1] for line in console.file.getvalue().splitlines() if "│" in line]
+    assert len(rows) > 2
+    assert all(row.startswith("   ") and row[3] != " " for row in rows)
