@@ -22,6 +22,7 @@ Results go to benchmarks/results/transcription.json.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -91,6 +92,8 @@ def main() -> None:
             joined(clips[index :: options.recordings], place / f"{index}.wav", options.minutes)
             for index in range(options.recordings)
         ]
+        typed = [options.manifest.name, options.model.name, *sys.argv[3:]]
+        command = " ".join(["python -m benchmarks.transcription", *typed])
         figures: dict[str, Any] = {
             "model": options.model.name,
             "threads": torch.get_num_threads(),
@@ -108,8 +111,7 @@ def main() -> None:
         for name, measured in parts.items():
             figures[name] = measured()
             print(name, json.dumps(figures[name], indent=2), flush=True)
-    command = "python -m benchmarks.transcription SPEECH/metadata.jsonl path/to/whisper-base"
-    path = write_result("transcription", command, figures)
+            path = write_result("transcription", command, figures)
     print(f"written to {path}")
 
 
@@ -128,19 +130,21 @@ def read_clips(manifest: Path, count: int) -> list[Recording]:
 
 
 def joined(clips: Sequence[Recording], path: Path, minutes: float) -> Recording:
-    """One recording of these clips, again and again, with pauses."""
-    samples, texts, seconds = [], [], 0.0
+    """One recording of these clips, again and again, with pauses, and silence up to the minute.
+
+    The pipeline takes several recordings at once only where they are equally long.
+    """
     sounds = [read_audio(clip.path) for clip in clips]
-    pause = np.zeros(round(PAUSE_SECONDS * SAMPLING_RATE), np.float32)
-    while seconds < 60 * minutes:
-        for clip, sound in zip(clips, sounds, strict=True):
-            samples += [sound, pause]
-            texts.append(clip.text)
-            seconds += (len(sound) + len(pause)) / SAMPLING_RATE
-            if seconds >= 60 * minutes:
-                break
-    soundfile.write(path, np.concatenate(samples), SAMPLING_RATE, subtype="PCM_16")
-    return Recording(path, " ".join(texts), clips[0].language, seconds)
+    pause = round(PAUSE_SECONDS * SAMPLING_RATE)
+    whole, texts, used = np.zeros(round(60 * minutes * SAMPLING_RATE), np.float32), [], 0
+    for clip, sound in itertools.cycle(zip(clips, sounds, strict=True)):
+        if used + len(sound) > len(whole):
+            break
+        whole[used : used + len(sound)] = sound
+        texts.append(clip.text)
+        used += len(sound) + pause
+    soundfile.write(path, whole, SAMPLING_RATE, subtype="PCM_16")
+    return Recording(path, " ".join(texts), clips[0].language, len(whole) / SAMPLING_RATE)
 
 
 # ── the sides ────────────────────────────────────────────────────────────────────────────────
@@ -304,9 +308,9 @@ def switching(model: Path, folder: Path) -> dict[str, Any]:
     """Seconds until another adapter (of all linear layers) is in the weights of the base."""
     names = [folder / name for name in ("a", "b")]
     checkpoint = locate(ModelConfig(str(model)))
-    for seed, name in enumerate(names):
+    for seed, place in enumerate(names):
         whisper = load_base(checkpoint, "none", torch.float32, torch.device("cpu"))
-        save_adapter(attach(whisper, AdapterConfig(), "none", False, seed), name, checkpoint)
+        save_adapter(attach(whisper, AdapterConfig(), "none", False, seed), place, checkpoint)
     transcriber = Transcriber.from_model(model, [str(name) for name in names])
     first, again = [], []
     for taken in (first, again):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_whisper.errors import UserError
+from lora_whisper.terminal import file_size
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 
@@ -72,20 +73,20 @@ def no_room(error: Exception, path: Path | None = None, size_bytes: int | None =
     if isinstance(error, DiskFull):
         return error
     what = "" if path is None else f" {path} could not be written:"
-    needed = "" if size_bytes is None else f" it needs {size_bytes / 1e6:.1f} MB;"
+    needed = "" if size_bytes is None else f" it needs {file_size(size_bytes)};"
     number = _refusal(error)
     if number == errno.EDQUOT:
         message = f"Your quota on this disk is used up.{what}{needed} {error}."
         return DiskFull(message, "Free some of what is yours there")
     if number != errno.EFBIG:
-        free = shutil.disk_usage(_existing(path or Path.cwd())).free / 1e6
-        message = f"The disk is full.{what}{needed} {free:.1f} MB are free there ({error})."
+        free = file_size(shutil.disk_usage(_existing(path or Path.cwd())).free)
+        message = f"The disk is full.{what}{needed} {free} are free there ({error})."
         return DiskFull(message, "Free some space")
     limit_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit_bytes == resource.RLIM_INFINITY:
         message = f"The file is too large for its file system.{what}{needed} {error}."
         return DiskFull(message, "Write to another disk")
-    limit = f"{limit_bytes / 1e6:.1f} MB a file are allowed (ulimit -f)"
+    limit = f"{file_size(limit_bytes)} a file are allowed (ulimit -f)"
     message = f"The file is larger than this process may write.{what}{needed} {limit}."
     return DiskFull(message, "Raise the limit")
 

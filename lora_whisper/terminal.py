@@ -387,6 +387,13 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
+def file_size(size_bytes: int) -> str:
+    """`34,100 bytes`, `3.1 MB`, `3.1 GB`"""
+    if size_bytes < 100_000:
+        return f"{size_bytes:,} bytes"
+    return megabytes(size_bytes) if size_bytes < 1e9 else gigabytes(size_bytes)
+
+
 def gigabytes(size_bytes: int) -> str:
     """`3.1 GB`"""
     return f"{size_bytes / 1e9:.1f} GB"

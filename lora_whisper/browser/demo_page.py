@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,12 +41,100 @@ class DemoParts:
     about: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True)
+class Controls:
+    """What the visitor fills in, and the button that asks for a transcript of it."""
+
+    audio: gradio.Audio
+    adapter: gradio.Radio
+    scale: gradio.Slider
+    language: gradio.Dropdown
+    reference: gradio.Textbox
+    button: gradio.Button
+
+    @property
+    def given(self) -> list[Any]:
+        """As `transcribed` takes them."""
+        return [self.audio, self.adapter, self.scale, self.language, self.reference]
+
+
 def demo_page(comparer: Comparer, parts: DemoParts) -> gradio.Blocks:
     """The page; examples lie where Gradio may read them, see `own_folder`."""
     import gradio
 
+    with new_blocks(f"{parts.model}: try it") as blocks:
+        gradio.HTML(render("demo_head.html.j2", title=parts.model, about=parts.about))
+        with gradio.Tab("Transcribe"):
+            with gradio.Row(equal_height=False):
+                controls = _controls(comparer, parts)
+            result = gradio.HTML(
+                js_on_load=static("demo.js"), apply_default_css=False, elem_id="result"
+            )
+            if parts.examples:
+                gradio.Examples(
+                    [[str(one.audio), one.reference] for one in parts.examples],
+                    inputs=[controls.audio, controls.reference],
+                    label="Examples",
+                    api_visibility="private",
+                )
+        _answer(comparer, controls, result)
+        if any(RunFolder(folder.parent).is_run() for folder in parts.adapters.values()):
+            _scores_tab(parts, controls.adapter)
+    blocks.queue(max_size=parts.queue, default_concurrency_limit=1)
+    return blocks
+
+
+def _controls(comparer: Comparer, parts: DemoParts) -> Controls:
+    import gradio
+
     names = list(parts.adapters)
     languages: list[Any] = [ANY_LANGUAGE, *named_languages(comparer.transcriber.languages)]
+    with gradio.Column(scale=3, min_width=300):
+        audio = gradio.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label="Recording",
+            buttons=[],
+            elem_id="audio",
+        )
+        reference = gradio.Textbox(
+            label="What is said, to be scored",
+            placeholder="may stay empty",
+            lines=2,
+            elem_id="reference",
+        )
+    with gradio.Column(scale=2, min_width=260):
+        adapter = gradio.Radio(
+            names,
+            value=names[0] if names else None,
+            label="Adapter",
+            visible=bool(names),
+            elem_id="adapter",
+        )
+        scale = gradio.Slider(
+            0,
+            MOST_SCALE,
+            value=1.0,
+            step=0.05,
+            label="Scale",
+            info="of what it adds: 0 is the base, 1 all of it",
+            visible=bool(names),
+            elem_id="scale",
+        )
+        language = gradio.Dropdown(
+            languages,
+            value=parts.language or ANY_LANGUAGE,
+            label="Language",
+            visible=len(languages) > 1,
+            elem_id="language",
+        )
+        button = gradio.Button("Transcribe", variant="primary", elem_id="transcribe")
+    return Controls(audio, adapter, scale, language, reference, button)
+
+
+def _answer(comparer: Comparer, controls: Controls, result: gradio.HTML) -> None:
+    """What the button does; and what else does the same, once a transcript was asked for."""
+    import gradio
 
     def transcribe(
         audio: str | None,
@@ -54,25 +142,60 @@ def demo_page(comparer: Comparer, parts: DemoParts) -> gradio.Blocks:
         scale: float,
         language: str,
         reference: str,
-        progress: Any = gradio.Progress(),  # noqa: B008
+        progress: Any = gradio.Progress(),  # noqa: B008  (Gradio finds it by its default)
     ) -> tuple[str, bool]:
-        """What is shown, and whether that is a transcript."""
-        if not audio:
-            text = "Record, upload or choose something first."
-            return render("message.html.j2", kind="wrong", text=text), False
-        path, name = Path(audio), Path(audio).name
-        try:
-            options = TranscriptionConfig(language=None if language == ANY_LANGUAGE else language)
-            found = comparer.compare(
-                path, name, adapter, scale, options, reference or "", lambda done: progress(done)
-            )
-        except UserError as error:
-            return render("message.html.j2", kind="wrong", text=str(error)), False
-        return shown(found, path, name), True
+        return transcribed(comparer, audio, adapter, scale, language, reference, progress)
 
     def again(was_shown: bool, *given: Any) -> Any:
-        """The same with another adapter or scale, once something was asked for."""
         return transcribe(*given) if was_shown else (gradio.skip(), gradio.skip())
+
+    was_shown = gradio.State(False)
+    into: dict[str, Any] = {"outputs": [result, was_shown], "api_visibility": "private"}
+    controls.button.click(transcribe, controls.given, concurrency_id="model", **into)
+    changes = [
+        controls.scale.release,
+        controls.adapter.change,
+        controls.language.change,
+        controls.reference.submit,
+        controls.reference.blur,
+    ]
+    gradio.on(
+        changes,
+        again,
+        [was_shown, *controls.given],
+        concurrency_id="model",
+        trigger_mode="always_last",
+        **into,
+    )
+    controls.audio.clear(lambda: ("", False), None, **into)
+
+
+def transcribed(
+    comparer: Comparer,
+    audio: str | None,
+    adapter: str | None,
+    scale: float,
+    language: str,
+    reference: str,
+    progress: Callable[[float], None],
+) -> tuple[str, bool]:
+    """What is shown, as HTML, and whether that is a transcript."""
+    if not audio:
+        text = "Record, upload or choose something first."
+        return render("message.html.j2", kind="wrong", text=text), False
+    path = Path(audio)
+    options = TranscriptionConfig(language=None if language == ANY_LANGUAGE else language)
+    try:
+        found = comparer.compare(
+            path, path.name, adapter, scale, options, reference or "", progress
+        )
+    except UserError as error:
+        return render("message.html.j2", kind="wrong", text=str(error)), False
+    return shown(found, path, path.name), True
+
+
+def _scores_tab(parts: DemoParts, adapter: gradio.Radio) -> None:
+    import gradio
 
     def report(adapter: str | None) -> str:
         page = report_of(parts.adapters, adapter)
@@ -81,79 +204,9 @@ def demo_page(comparer: Comparer, parts: DemoParts) -> gradio.Blocks:
             return render("message.html.j2", kind="soft", text=text)
         return render("framed.html.j2", page=page)
 
-    with new_blocks(f"{parts.model}: try it") as blocks:
-        gradio.HTML(render("demo_head.html.j2", title=parts.model, about=parts.about))
-        with gradio.Tab("Transcribe"):
-            with gradio.Row(equal_height=False):
-                with gradio.Column(scale=3, min_width=300):
-                    audio = gradio.Audio(
-                        sources=["upload", "microphone"],
-                        type="filepath",
-                        label="Recording",
-                        buttons=[],
-                        elem_id="audio",
-                    )
-                    reference = gradio.Textbox(
-                        label="What is said, to be scored",
-                        placeholder="may stay empty",
-                        lines=2,
-                        elem_id="reference",
-                    )
-                with gradio.Column(scale=2, min_width=260):
-                    adapter = gradio.Radio(
-                        names,
-                        value=names[0] if names else None,
-                        label="Adapter",
-                        visible=bool(names),
-                        elem_id="adapter",
-                    )
-                    scale = gradio.Slider(
-                        0,
-                        MOST_SCALE,
-                        value=1.0,
-                        step=0.05,
-                        label="Scale",
-                        info="of what it adds: 0 is the base, 1 all of it",
-                        visible=bool(names),
-                        elem_id="scale",
-                    )
-                    language = gradio.Dropdown(
-                        languages,
-                        value=parts.language or ANY_LANGUAGE,
-                        label="Language",
-                        visible=len(languages) > 1,
-                        elem_id="language",
-                    )
-                    button = gradio.Button("Transcribe", variant="primary", elem_id="transcribe")
-            if parts.examples:
-                gradio.Examples(
-                    [[str(one.audio), one.reference] for one in parts.examples],
-                    inputs=[audio, reference],
-                    label="Examples",
-                    api_visibility="private",
-                )
-            result = gradio.HTML(
-                js_on_load=static("demo.js"), apply_default_css=False, elem_id="result"
-            )
-        asked = [audio, adapter, scale, language, reference]
-        was_shown = gradio.State(False)
-        into: dict[str, Any] = {"outputs": [result, was_shown], "api_visibility": "private"}
-        button.click(transcribe, asked, concurrency_id="model", **into)
-        gradio.on(
-            [scale.release, adapter.change, language.change, reference.submit, reference.blur],
-            again,
-            [was_shown, *asked],
-            concurrency_id="model",
-            trigger_mode="always_last",
-            **into,
-        )
-        audio.clear(lambda: ("", False), None, **into)
-        if any(RunFolder(folder.parent).is_run() for folder in parts.adapters.values()):
-            with gradio.Tab("Scores and curves") as tab:
-                scores = gradio.HTML(apply_default_css=False, elem_id="scores")
-            tab.select(report, adapter, scores, api_visibility="private")
-    blocks.queue(max_size=parts.queue, default_concurrency_limit=1)
-    return blocks
+    with gradio.Tab("Scores and curves") as tab:
+        scores = gradio.HTML(apply_default_css=False, elem_id="scores")
+    tab.select(report, adapter, scores, api_visibility="private")
 
 
 def named_languages(codes: Sequence[str]) -> list[tuple[str, str]]:

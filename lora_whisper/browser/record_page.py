@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,56 +34,68 @@ def record_page(
     """
     import gradio
 
-    def answered(answer: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Any], Answer]:
-        """What the browser asks is checked as anybody's would be; what is wrong is said."""
-
-        def checked(asked: Any) -> Answer:
-            given = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
-            try:
-                return answer(given if isinstance(given, dict) else {})
-            except UserError as error:
-                return {"error": str(error)}
-
-        checked.__name__ = answer.__name__
-        return checked
-
-    def state(given: Mapping[str, Any]) -> Answer:
-        name = str(given.get("speaker") or speaker or "")
-        known = list(dict.fromkeys(row.speaker for row in collection.rows))
-        if not name:
-            return {"speakers": known, "longest_seconds": LONGEST_SECONDS}
-        progress = asdict(collection.progress(name))
-        return progress | {"longest_seconds": LONGEST_SECONDS, "command": command()}
-
-    def take(given: Mapping[str, Any]) -> Answer:
-        name, text, rate = str(given.get("speaker")), str(given.get("text")), given.get("rate")
-        if not isinstance(rate, int) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
-            raise UserError(f"A microphone with {rate} samples a second is not known here.")
-        samples = samples_of(str(given.get("samples", "")), rate)
-        judged = collection.keep(name, text, samples, rate)
-        return {"take": asdict(judged)} | state(given)
-
-    def skip(given: Mapping[str, Any]) -> Answer:
-        collection.skip(str(given.get("speaker")), str(given.get("text")))
-        return state(given)
-
-    def back(given: Mapping[str, Any]) -> Answer:
-        row = collection.before(str(given.get("speaker")), given.get("text"))
-        return {"row": row and shown(row)}
-
-    def sound(given: Mapping[str, Any]) -> Answer:
-        data = collection.sound(str(given.get("speaker")), str(given.get("text")))
-        return {"flac": data and base64.b64encode(data).decode()}
-
+    answers = Answers(collection, speaker, command)
+    asked = (answers.state, answers.take, answers.skip, answers.back, answers.sound)
     with new_blocks("Record a data set") as blocks:
         gradio.HTML(
             html_template=static("recorder.html"),
             js_on_load=static("recorder.js"),
-            server_functions=[answered(one) for one in (state, take, skip, back, sound)],
+            server_functions=[checked(one) for one in asked],
             apply_default_css=False,
             elem_id="recorder",
         )
     return blocks
+
+
+def checked(answer: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Any], Answer]:
+    """What the browser asks is checked as anybody's would be; what is wrong is said."""
+
+    def answered(asked: Any) -> Answer:
+        given = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
+        try:
+            return answer(given if isinstance(given, dict) else {})
+        except UserError as error:
+            return {"error": str(error)}
+
+    answered.__name__ = answer.__name__  # by which the page calls it
+    return answered
+
+
+@dataclass(frozen=True)
+class Answers:
+    """To what the page asks; see `record_page`."""
+
+    collection: Collection
+    speaker: str | None
+    command: Callable[[], str]
+
+    def state(self, given: Mapping[str, Any]) -> Answer:
+        name = str(given.get("speaker") or self.speaker or "")
+        known = list(dict.fromkeys(row.speaker for row in self.collection.rows))
+        if not name:
+            return {"speakers": known, "longest_seconds": LONGEST_SECONDS}
+        progress = asdict(self.collection.progress(name))
+        return progress | {"longest_seconds": LONGEST_SECONDS, "command": self.command()}
+
+    def take(self, given: Mapping[str, Any]) -> Answer:
+        name, text, rate = str(given.get("speaker")), str(given.get("text")), given.get("rate")
+        if not isinstance(rate, int) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise UserError(f"A microphone with {rate} samples a second is not known here.")
+        samples = samples_of(str(given.get("samples", "")), rate)
+        judged = self.collection.keep(name, text, samples, rate)
+        return {"take": asdict(judged)} | self.state(given)
+
+    def skip(self, given: Mapping[str, Any]) -> Answer:
+        self.collection.skip(str(given.get("speaker")), str(given.get("text")))
+        return self.state(given)
+
+    def back(self, given: Mapping[str, Any]) -> Answer:
+        row = self.collection.before(str(given.get("speaker")), given.get("text"))
+        return {"row": row and shown(row)}
+
+    def sound(self, given: Mapping[str, Any]) -> Answer:
+        data = self.collection.sound(str(given.get("speaker")), str(given.get("text")))
+        return {"flac": data and base64.b64encode(data).decode()}
 
 
 def samples_of(encoded: str, rate: int) -> np.ndarray:

@@ -46,31 +46,28 @@ KEPT_SECONDS = 3600  # an upload, after which it is deleted
 Page = Callable[[Path], "gradio.Blocks"]  # of the folder that it may show files of
 
 
-def require_gradio() -> None:
-    """See that the extra is installed, without the seconds that importing it takes.
+def require_served(served: ServedConfig) -> None:
+    """See that the page can be made, and its address be listened on.
 
     Raises:
-        UserError: it is not.
+        UserError: the extra is not installed; the address is none of this machine's, or taken.
     """
+    if served.port is not None and not _is_free(served.host, served.port):
+        raise UserError(
+            f"port={served.port} of {served.host} is in use. Type another one, or leave it out for "
+            f"the first that is free from {FIRST_PORT}."
+        )
+    require_gradio()
+
+
+def require_gradio() -> None:
+    """See that the extra is installed, without the seconds that importing it takes."""
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
         raise UserError(
             "Pages in a browser need Gradio, which is not installed.\n"
             "Type pip install 'lora-whisper[demo]'"
-        )
-
-
-def require_place(served: ServedConfig) -> None:
-    """See that the address can be listened on.
-
-    Raises:
-        UserError: it is none of this machine's, or taken.
-    """
-    if served.port is not None and not _is_free(served.host, served.port):
-        raise UserError(
-            f"port={served.port} of {served.host} is in use. Type another one, or leave it out for "
-            f"the first that is free from {FIRST_PORT}."
         )
 
 

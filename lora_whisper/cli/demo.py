@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_whisper.browser.server import require_gradio, require_place, serve
+from lora_whisper.browser.server import require_served, serve
 from lora_whisper.cli.command import Command
 from lora_whisper.config import DemoConfig
 from lora_whisper.data.audio import AudioError, EncodedAudio, read_audio
@@ -65,8 +65,7 @@ def prepare(config: DemoConfig, path: Path | None = None) -> DemoPlan:
         config.run, config.checkpoint, config.adapters, config.base, config.allow_pickle
     )
     tried = list(_given(config)) if config.examples else list(_of_the_test_set(config))
-    require_place(config)
-    require_gradio()
+    require_served(config)
     return DemoPlan(config, models, tried)
 
 

@@ -36,7 +36,7 @@ from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.resolve import resolve_run
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import console, megabytes
+from lora_whisper.terminal import console, file_size
 
 log = logging.getLogger("lora_whisper")
 
@@ -95,14 +95,10 @@ def upload_table(uploads: Sequence[Upload], repo: str) -> Table:
     """Each file with its size, and all of them."""
     total = sum(upload.size_bytes for upload in uploads)
     files = Column("file", is_text=True, footer=f"{len(uploads)} files")
-    table = Table([files, Column("size", footer=_size(total))], repo)
+    table = Table([files, Column("size", footer=file_size(total))], repo)
     for upload in uploads:
-        table.add(upload.path, _size(upload.size_bytes))
+        table.add(upload.path, file_size(upload.size_bytes))
     return table
-
-
-def _size(size_bytes: int) -> str:
-    return megabytes(size_bytes) if size_bytes >= 100_000 else f"{size_bytes:,} bytes"
 
 
 def _say_who_sees_it(config: PushConfig) -> None:

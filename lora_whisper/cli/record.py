@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_whisper.browser.server import require_gradio, require_place, serve
+from lora_whisper.browser.server import require_served, serve
 from lora_whisper.cli.command import Command
 from lora_whisper.config import RecordConfig
 from lora_whisper.locks import locked, require_free
@@ -54,8 +54,7 @@ def prepare(config: RecordConfig, path: Path | None = None) -> RecordPlan:
     require_own(folder)
     read_rows(folder / MANIFEST)
     require_free(folder)
-    require_place(config)
-    require_gradio()
+    require_served(config)
     return RecordPlan(config, folder, sentences)
 
 

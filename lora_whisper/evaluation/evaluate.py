@@ -24,7 +24,7 @@ from lora_whisper.evaluation.capability_material import WINDOW_TOKENS, Material,
 from lora_whisper.evaluation.decoding.decoder import BrokenModel, Decoder
 from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, word_recall
 from lora_whisper.evaluation.loading import (
-    Transcriber,
+    EntryDecoder,
     base_of,
     identity,
     special_tokens_of,
@@ -256,7 +256,7 @@ class Evaluator:
         self._compare()
 
     def _evaluate(self, entry: ModelEntry) -> None:
-        model = Transcriber(entry, self.plan.dtype, self.device, self.plan.more.cache)
+        model = EntryDecoder(entry, self.plan.dtype, self.device, self.plan.more.cache)
         model.on_load = partial(self._on_load, entry)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
         if self.plan.card and self._material is None:
@@ -287,7 +287,7 @@ class Evaluator:
 
     def _scored(
         self,
-        model: Transcriber,
+        model: EntryDecoder,
         one: LoadedSet,
         utterances: Utterances,
         settings: EvaluationConfig,
@@ -312,7 +312,7 @@ class Evaluator:
         )
         return dataclasses.replace(scored.score, cached=is_known), scored.utterances
 
-    def _score(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
+    def _score(self, model: EntryDecoder, one: LoadedSet, utterances: Utterances) -> None:
         name, plan = model.entry.name, self.plan
         # Groups are of the test sets, and there of those that have the column.
         asked = plan.settings.group_by if one.role == "test" else ()
@@ -334,7 +334,7 @@ class Evaluator:
     # ── beyond the average ───────────────────────────────────────────────────────────────────
 
     def _score_in_conditions(
-        self, model: Transcriber, one: LoadedSet, utterances: Utterances
+        self, model: EntryDecoder, one: LoadedSet, utterances: Utterances
     ) -> None:
         """Score the set in other conditions, beside the clean one."""
         name, clean = model.entry.name, self._ungrouped
@@ -347,7 +347,7 @@ class Evaluator:
             _put(conditions, CLEAN, name, self.scores[one.name][name].brief())
             _put(conditions, condition, name, score.brief())
 
-    def _score_prompted(self, model: Transcriber, one: LoadedSet, utterances: Utterances) -> None:
+    def _score_prompted(self, model: EntryDecoder, one: LoadedSet, utterances: Utterances) -> None:
         """Score the set with the word list as a prompt, beside the same model without."""
         if not self.prompt_words:
             return
@@ -359,7 +359,7 @@ class Evaluator:
         found = PromptedScore(self._recall(rows), score.brief(), comparison)
         _put(self.prompted, one.name, name, found)
 
-    def _test_without_speech(self, model: Transcriber, utterances: Utterances) -> None:
+    def _test_without_speech(self, model: EntryDecoder, utterances: Utterances) -> None:
         """Decode sound without speech, told the language and task of the first utterance."""
         if not self.plan.more.diagnostics:
             return
@@ -376,7 +376,7 @@ class Evaluator:
         speech = {one.name: one.corpus.utterances for one in asked}
         return new_material(speech, window_seconds, self.plan.seed)
 
-    def _find_capabilities(self, model: Transcriber) -> None:
+    def _find_capabilities(self, model: EntryDecoder) -> None:
         """Beside the scores, all that a card asks for."""
         if self._material is None:
             return
@@ -398,7 +398,7 @@ class Evaluator:
 
         self._findings[name] = processes.from_main(found)
 
-    def _scale(self, model: Transcriber, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
+    def _scale(self, model: EntryDecoder, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
         """Score parts of the adapter: what is gained on the tests, what is lost elsewhere."""
         held_out = [(one, utterances) for one, utterances in sets if one.role != "training"]
         for scale in self.plan.more.adapter_scales:

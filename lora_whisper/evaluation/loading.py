@@ -251,7 +251,7 @@ def scoring_batch_for_width(width: int) -> int:
     return 16 if width < MEDIUM_WIDTH else 4
 
 
-class Transcriber:
+class EntryDecoder:
     """A model entry, in memory from the first time that it has to decode until `close`."""
 
     def __init__(self, entry: ModelEntry, asked: Dtype, device: torch.device, reuse: bool):

@@ -93,6 +93,7 @@ class RunSummary:
     utterances: Mapping[str, int]  # by split
     test_speakers: int
     test_speakers_in_training: int
+    test_texts_in_training: int | None = None  # utterances whose text is; None: not looked for
     windows: str | None = None  # data.windows
     encoder_cache: EncoderCache | None = None  # None: the whole encoder was computed in each step
     train_audio_seconds: float  # 0: of a stream

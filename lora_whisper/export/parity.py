@@ -25,7 +25,7 @@ from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
-from lora_whisper.evaluation.loading import Transcriber, weights_of, with_batch_size
+from lora_whisper.evaluation.loading import EntryDecoder, weights_of, with_batch_size
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.results import OtherPadding, ParityResult, ScoredSet
 from lora_whisper.model.base import Base, load_generation_config
@@ -93,17 +93,17 @@ def transcribe_by_models(
     """
     scored: dict[Padding, dict[str, ScoredSet]] = {padding: {} for padding in PADDINGS}
     for one in entries:
-        transcriber = Transcriber(one, "auto", device, reuse=True)
+        decoder = EntryDecoder(one, "auto", device, reuse=True)
         try:
             for padding in PADDINGS if one.name in (ADAPTER, MERGED) else paddings:
                 padded = sample.padded(padding)
                 title = f"transcribing {one.name}, padded {padding}"
-                found, _ = transcriber.transcribe(
+                found, _ = decoder.transcribe(
                     title, padded.utterances, padded.settings, padded.seed
                 )
                 scored[padding][one.name] = padded.scored(found, weights_of(one))
         finally:
-            transcriber.close()
+            decoder.close()
     return scored
 
 
@@ -343,11 +343,11 @@ def adapter_runtime(folder: Path, base: ModelConfig, device: torch.device) -> Ru
     def transcribe_all(
         utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int
     ) -> Transcriptions:
-        transcriber = Transcriber(entry, "float32", device, reuse=False)
+        decoder = EntryDecoder(entry, "float32", device, reuse=False)
         try:
-            return transcriber.transcribe("transcribing in PEFT", utterances, settings, seed)[0]
+            return decoder.transcribe("transcribing in PEFT", utterances, settings, seed)[0]
         finally:
-            transcriber.close()
+            decoder.close()
 
     return Runtime(f"PEFT {version('peft')}", transcribe_all)
 

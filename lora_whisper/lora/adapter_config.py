@@ -132,6 +132,7 @@ RULES: dict[str, tuple[Rule, str]] = {  # by setting: what holds, and how it is 
     "revision": (_is_line, "a branch, tag or commit"),
 }
 USUAL = {"r": 8, "lora_alpha": 8}  # where PEFT's file does not say
+PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}  # of what differs by layer
 OFF: dict[str, str] = {  # settings that have to be off, and what they are
     "modules_to_save": "whole modules were trained",
     "layer_replication": "layers of the base are repeated",
@@ -306,16 +307,17 @@ def _copies(expression: str) -> int:
     return math.prod(count for group, count in found if group) * of_letters
 
 
-def alphas_of(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, float]:
-    """lora_alpha of each layer: the first of alpha_pattern's names that its path ends with.
+def by_layer(config: Mapping[str, Any], setting: str, paths: Iterable[str]) -> dict[str, Any]:
+    """A setting of each layer: of its pattern, the first name that the layer's path ends with.
+
+    Args:
+        setting: r, with rank_pattern, or lora_alpha, with alpha_pattern.
 
     Raises:
         UserError: one of the names is an expression that cannot be tried.
     """
-    usual, pattern = (
-        config.get("lora_alpha", USUAL["lora_alpha"]),
-        config.get("alpha_pattern") or {},
-    )
+    usual, names_in = config.get(setting, USUAL[setting]), PATTERNS[setting]
+    pattern = config.get(names_in) or {}
     names = list(pattern)
     # Names that are no expressions, but for their dots.
     plain = {
@@ -329,7 +331,7 @@ def alphas_of(config: Mapping[str, Any], paths: Iterable[str]) -> dict[str, floa
     def places(path: str) -> Iterator[int]:
         yield from (plain[end] for end in _endings(path) if end in plain)
         for place, name in others:
-            if expressions.match("alpha_pattern", rf"(?:.*\.)?(?:{name})", path):
+            if expressions.match(names_in, rf"(?:.*\.)?(?:{name})", path):
                 yield place
                 return
 

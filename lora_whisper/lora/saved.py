@@ -23,7 +23,7 @@ from lora_whisper.json_files import read_object
 from lora_whisper.lora.adapter_config import (
     PARTED,
     USUAL,
-    alphas_of,
+    by_layer,
     by_peft,
     config_problems,
     tokens_of,
@@ -179,22 +179,40 @@ def read_saved(folder: Path) -> SavedAdapter:
             advice = by_peft(config, folder)
         raise UnsoundAdapter(folder, problems, advice)
     pairs = {_layer_of(key): (tensor, tensors[_partner(key)]) for key, tensor in _as(tensors)}
+    layers = _layers(folder, config, pairs)
+    rows = tensors.get(TOKENS_KEY)
+    return SavedAdapter(folder, config, layers, tokens_of(config), rows.shape[1] if rows else None)
+
+
+def _layers(
+    folder: Path, config: Mapping[str, Any], pairs: Mapping[str, tuple[Stored, Stored]]
+) -> dict[str, SavedLayer]:
+    """By path, of its matrices A and B.
+
+    Raises:
+        UserError: the configuration gives a layer another rank than its matrices have, or names
+            layers by an expression that cannot be tried.
+    """
     try:
-        alphas = alphas_of(config, pairs)
+        ranks, alphas = (by_layer(config, name, pairs) for name in ("r", "lora_alpha"))
     except UserError as error:
         raise UnsoundAdapter(folder, [str(error)]) from error
+    if problems := [
+        f"{path}: its matrices are of rank {a.shape[0]}, where r and rank_pattern say {ranks[path]}"
+        for path, (a, _) in pairs.items()
+        if a.shape[0] != ranks[path]
+    ]:
+        raise UnsoundAdapter(folder, problems)
     power = 0.5 if config.get("use_rslora") else 1.0
-    layers = {
+    return {
         path: SavedLayer(
-            a.shape[0],
+            ranks[path],
             alphas[path],
-            alphas[path] / a.shape[0] ** power,
+            alphas[path] / ranks[path] ** power,
             (b.shape[0], a.shape[1]),
         )
         for path, (a, b) in pairs.items()
     }
-    rows = tensors.get(TOKENS_KEY)
-    return SavedAdapter(folder, config, layers, tokens_of(config), rows.shape[1] if rows else None)
 
 
 def require_sum(saved: SavedAdapter) -> None:
@@ -222,7 +240,6 @@ LEFT_THERE = {  # by how a tensor's name ends: what somebody may have trained it
 
 def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> Iterator[str]:
     """What is missing, of another shape, or more than an adapter has."""
-    ranks = {config.get("r", USUAL["r"]), *(config.get("rank_pattern") or {}).values()}
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if not key.isprintable() or len(key) > 300:
@@ -235,7 +252,7 @@ def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -
             if f"{key.removesuffix(MAGNITUDE_SUFFIX)}{A_SUFFIX}" not in tensors:
                 yield f"{name}: of a layer without matrices"
         elif key.startswith(PREFIX) and key.endswith((A_SUFFIX, B_SUFFIX)):
-            yield from _pair_problems(key, tensor, tensors, ranks)
+            yield from _pair_problems(key, tensor, tensors)
         else:
             guess = next((why for end, why in LEFT_THERE.items() if key.endswith(end)), "")
             yield f"{name}: not a matrix A or B of a pair{guess}"
@@ -255,9 +272,7 @@ def _tensor_problems(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -
         yield f"expected embeddings of {len(tokens)} trained tokens, found {rows.shape}"
 
 
-def _pair_problems(
-    key: str, tensor: Stored, tensors: Mapping[str, Stored], ranks: set[int]
-) -> Iterator[str]:
+def _pair_problems(key: str, tensor: Stored, tensors: Mapping[str, Stored]) -> Iterator[str]:
     """Of one half of a pair; what both are wrong about is said of A."""
     path, is_a = _layer_of(key), key.endswith(A_SUFFIX)
     other, name = tensors.get(_partner(key)), "B" if is_a else "A"
@@ -270,11 +285,6 @@ def _pair_problems(
         yield f"{path}: expected matrices of a linear layer, found a shape of {tensor.shape}"
     elif is_a and len(other.shape) == 2 and other.shape[1] != tensor.shape[0]:
         yield f"{path}: A is of rank {tensor.shape[0]}, B of rank {other.shape[1]}"
-    elif is_a and tensor.shape[0] not in ranks:
-        yield (
-            f"{path}: its matrices are of rank {tensor.shape[0]}, where r and rank_pattern say "
-            f"{', '.join(map(str, sorted(ranks)[:5]))}"
-        )
 
 
 def _as(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:

@@ -53,6 +53,7 @@ from lora_whisper.reports.summary import (
     remarks,
     shipped_rank,
     speakers_line,
+    texts_line,
 )
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import MODELS, RunFolder
@@ -318,6 +319,8 @@ def _limits(summary: RunSummary, score: Score | None) -> Iterator[str]:
         )
     unknown = "The test set names no speakers, so it is not known whether they are seen in training"
     yield f"{speakers_line(summary) or unknown}."
+    if texts := texts_line(summary):
+        yield f"{texts}."
     if summary.quantization != "none":
         yield (
             f"Base and adapter were scored on {summary.quantization} weights; "

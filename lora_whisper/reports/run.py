@@ -26,6 +26,7 @@ from lora_whisper.reports.summary import (
     remarks,
     score_table,
     speakers_line,
+    texts_line,
 )
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.reports.utterances import Sample, samples_of
@@ -132,6 +133,7 @@ def _speech(summary: RunSummary) -> dict[str, str]:
         "languages": ", ".join(summary.languages),
         "utterances": ", ".join(f"{count:,} {split}" for split, count in counts),
         "speakers": speakers_line(summary),
+        "texts": texts_line(summary),
         "audio that did not decode": f"{summary.bad_audio:,}" if summary.bad_audio else "",
     }
     for part, reasons in summary.left_out.items():

@@ -114,6 +114,13 @@ def speakers_line(summary: RunSummary) -> str:
     return f"{seen:,} of the test set's {tested:,} speakers are seen in training" if tested else ""
 
 
+def texts_line(summary: RunSummary) -> str:
+    """Whether the test set's texts are new; empty where they are, or nobody has looked."""
+    known, tested = summary.test_texts_in_training, summary.utterances.get("test", 0)
+    of = f"{known or 0:,} of the test set's {tested:,} utterances"
+    return f"{of} have a text that is trained on" if known else ""
+
+
 def _bits(size_bytes: int, parameters: int) -> str:
     """How many bits a number has in a file of such a size, where it is plainly one of the usual."""
     share = 8 * size_bytes / max(1, parameters)

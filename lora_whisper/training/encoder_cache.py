@@ -64,7 +64,7 @@ from lora_whisper.model.checkpoint import weights_sha256
 from lora_whisper.model.encoder import encode_below, normed_bound
 from lora_whisper.model.features import content_frames
 from lora_whisper.paths import below_home, cache_folder
-from lora_whisper.terminal import counted, gigabytes, megabytes, work
+from lora_whisper.terminal import counted, file_size, work
 from lora_whisper.training.loop import Trainer
 
 log = logging.getLogger("lora_whisper")
@@ -176,7 +176,7 @@ def plan_encoder(
     log.info(
         "encoder     %s of it frozen, computed once for %s: %s in %s",
         *(counted(kept.layers, "layer"), counted(kept.windows, "window")),
-        *(_size(plan.total_bytes), kept.dtype),
+        *(file_size(plan.total_bytes), kept.dtype),
     )
     return plan
 
@@ -201,8 +201,9 @@ def _too_large(
     windows = sum(len(dataset.sources[number].packing) for number in chosen)
     total = 2 * windows * len(paddings(dataset.maker)) * positions * width
     limit = f"training.encoder_cache_gigabytes={limit_gigabytes:g}"
-    is_too_large = total > limit_gigabytes * 1e9
-    return f"of all windows it takes {_size(total)}, more than {limit}" if is_too_large else None
+    if total <= limit_gigabytes * 1e9:
+        return None
+    return f"of all windows it takes {file_size(total)}, more than {limit}"
 
 
 def _plan(
@@ -233,18 +234,14 @@ def _no_room(plan: EncoderPlan, limit_gigabytes: float) -> str | None:
     used = sum(map(folder_bytes, others))
     if used + plan.total_bytes > limit_gigabytes * 1e9:
         return (
-            f"{below_home(str(root))} has {_size(used)} of other runs in it, and with "
-            f"{_size(plan.total_bytes)} more than "
+            f"{below_home(str(root))} has {file_size(used)} of other runs in it, and with "
+            f"{file_size(plan.total_bytes)} more than "
             f"training.encoder_cache_gigabytes={limit_gigabytes:g}; what is in there may be deleted"
         )
     free = shutil.disk_usage(root).free
     if missing + SPARE_BYTES > free:
-        return f"it would take {_size(missing)} of disk, where {_size(free)} are free"
+        return f"it would take {file_size(missing)} of disk, where {file_size(free)} are free"
     return None
-
-
-def _size(size_bytes: int) -> str:
-    return gigabytes(size_bytes) if size_bytes >= 1e9 else megabytes(size_bytes)
 
 
 def _differs_each_time(config: TrainConfig, kind: WindowKind, trainer: Trainer) -> str | None:

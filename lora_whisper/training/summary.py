@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import chain
 
 from lora_whisper.config import DataConfig, TrainConfig
+from lora_whisper.data.contents import Texts
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.loader import window_kind
 from lora_whisper.data.speech import DatasetSplits
@@ -65,6 +66,7 @@ def new_summary(
         utterances={name: len(corpus.utterances) for name, corpus in speech.splits.items()},
         test_speakers=len(speakers),
         test_speakers_in_training=len(speakers & _named(training, "speaker")),
+        test_texts_in_training=_known_texts(speech),
         windows=window_kind(config, base, speech).name,
         train_audio_seconds=round(sum(corpus.seconds for corpus in speech.training), 3),
         train_audio_seconds_seen=round(state.audio_seconds, 3),
@@ -89,6 +91,14 @@ def _prompt(data: DataConfig, base: Base, languages: list[str]) -> dict[str, str
     named = [name for name in (data.language_token, data.language, *languages) if name]
     known = [code for code in map(code_of, named) if code in base.special_tokens.languages]
     return {"language": known[0], "task": data.task} if known else {}
+
+
+def _known_texts(speech: DatasetSplits) -> int | None:
+    """Utterances of the test set whose text is trained on; None of a stream, or without one."""
+    if speech.test is None or not speech.training:
+        return None
+    texts = Texts([corpus.utterances for corpus in speech.training])
+    return len(texts.shared_with(speech.test.utterances))
 
 
 def _named(utterances: list[Utterances], column: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,18 @@ class Source:
 
     name: str  # as messages call it
     path: Path | None  # None: standard input
+    below: Path = Path()  # of the folder that was given, where it lies in one of that
 
-    def place(self, folder: Path | None, format: str, model: str | None) -> Path:
-        """Where its text goes: into a folder, or beside it.
+    def folder(self, out: Path | None) -> Path:
+        """Where its text goes: beside it, or into a folder, as deep as it lies in its own."""
+        if out is not None:
+            return out / self.below
+        assert self.path is not None
+        return self.path.parent
 
-        Args:
-            model: tells apart what several of them have made of it.
-        """
-        assert self.path is not None or folder is not None
-        path = self.path if self.path is not None else Path("stdin")
-        names = [path.stem, *([] if model is None else [plain_name(model)]), ENDINGS[format]]
-        return (path.parent if folder is None else folder) / ".".join(names)
+    @property
+    def file(self) -> Path:
+        return Path("stdin") if self.path is None else self.path
 
 
 def find_recordings(audio: Sequence[str]) -> list[Source]:
@@ -51,9 +53,11 @@ def find_recordings(audio: Sequence[str]) -> list[Source]:
     problems, found = Problems(), dict[Path | None, Source]()
     for given in audio:
         with problems.noted():
-            for path in [None] if given == STANDARD_INPUT else _meant(given):
-                name = "standard input" if path is None else short(path)
-                found.setdefault(path, Source(name, path))
+            if given == STANDARD_INPUT:
+                found.setdefault(None, Source("standard input", None))
+                continue
+            for path in _meant(given):
+                found.setdefault(path, Source(short(path), path, _below_given(path, given)))
     problems.raise_any()
     if None in found and len(found) > 1:
         raise UserError(f"audio={STANDARD_INPUT}: standard input is read alone.")
@@ -93,23 +97,37 @@ def _below(folder: Path, given: str) -> list[Path]:
     return found
 
 
+def _below_given(path: Path, given: str) -> Path:
+    folder = local_path(given)
+    return path.parent.relative_to(folder) if folder.is_dir() else Path()
+
+
 def _is_sound(path: Path, folder: Path) -> bool:
     is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     return path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file()
 
 
 def places(
-    sources: Sequence[Source], folder: Path | None, formats: Sequence[str], models: Sequence[str]
+    sources: Sequence[Source], out: Path | None, formats: Sequence[str], models: Sequence[str]
 ) -> Iterator[tuple[Source, str | None, dict[str, Path]]]:
     """Of each recording, and each model where there are several, where each format goes.
+
+    `talk.wav` has its text in talk.txt; where a talk.mp3 lies beside it, in talk.wav.txt.
 
     Raises:
         UserError: two would go to the same place, or one to a recording's own.
     """
     taken: dict[Path, str] = {source.path: source.name for source in sources if source.path}
+    stems = Counter(source.folder(out) / source.file.stem for source in sources)
     for model in models if len(models) > 1 else [None]:
         for source in sources:
-            own = {format: source.place(folder, format, model) for format in formats}
+            is_alone = stems[source.folder(out) / source.file.stem] == 1
+            name = source.file.stem if is_alone else source.file.name
+            names = [name] if model is None else [name, plain_name(model)]
+            own = {
+                format: source.folder(out) / ".".join([*names, ENDINGS[format]])
+                for format in formats
+            }
             for place in own.values():
                 if place in taken:
                     raise UserError(

@@ -14,7 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lora_whisper.config import Padding
-from lora_whisper.evaluation.decoding.decoder import DecodingResult, most_letters
+from lora_whisper.evaluation.decoding.decoder import DecodingResult, DecodingTask
 from lora_whisper.evaluation.decoding.long_form import (
     FRAMES_PER_SECOND,
     Clip,
@@ -61,7 +61,11 @@ class TranscriptionState(DecodingState, Protocol):
 
 
 class ClipState(Clip):
-    """A recording, or a stretch of speech, that fits into a window."""
+    """A recording, or a stretch of speech, that fits into a window.
+
+    Without fallback, which sees to endless loops, it has what the model says up to the decoder's
+    last position, as Transformers' pipeline does; evaluation cuts loops short.
+    """
 
     def __init__(self, backend: Backend, samples: Tensor, asking: Asking, seed: tuple[int, ...]):
         super().__init__(backend, samples, (), asking.fallback, seed, asking.padding)
@@ -85,9 +89,13 @@ class ClipState(Clip):
         self.language, special_tokens = language, self.backend.special_tokens
         start = special_tokens.start(language, self.asking.task, self.asking.timestamps)
         self.prompt = (*opened(special_tokens, self.asking.prefix), *start)
-        # As evaluation has it: where a text may fail, fallback sees to it.
-        if not self.needs_probabilities:
-            self.most_letters = most_letters(self.seconds, language)
+
+    def task(self) -> DecodingTask:
+        task = super().task()
+        if self.asking.fallback:
+            return task
+        room = self.backend.special_tokens.max_tokens - len(self.prompt)
+        return replace(task, most_tokens=room)
 
     def take(self, result: DecodingResult) -> None:
         super().take(result)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import soundfile
 
+from lora_whisper.browser import server
 from lora_whisper.cli import demo
 from lora_whisper.config import DemoConfig
 from tests.cli.conftest import Line, Refusal, World
@@ -17,7 +18,7 @@ from tests.cli.conftest import Line, Refusal, World
 @pytest.fixture(autouse=True)
 def with_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is nobody's business here whether it is installed."""
-    monkeypatch.setattr(demo, "require_gradio", lambda: None)
+    monkeypatch.setattr(server, "require_gradio", lambda: None)
     monkeypatch.setattr(demo, "serve", lambda *arguments: pytest.fail("it is served"))
 
 

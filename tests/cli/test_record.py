@@ -68,7 +68,7 @@ def test_it_ends_by_saying_what_was_recorded_and_what_comes_next(
 ) -> None:
     given: list[Any] = []
     monkeypatch.setattr(record, "serve", lambda *arguments: given.append(arguments))
-    monkeypatch.setattr(record, "require_gradio", lambda: None)
+    monkeypatch.setattr(server, "require_gradio", lambda: None)
     assert line("record", *TYPED) == 0
     assert "recorded    nothing" in capsys.readouterr().out
     (_, served, label, _), row = given[0], {"audio": "a.flac", "speaker": "a", "split": "train"}

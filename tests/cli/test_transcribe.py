@@ -114,6 +114,16 @@ def test_a_film_is_a_recording(line: Line) -> None:
     assert Path("film.txt").read_text() == "Lucy lifted the rotten coat.\n"
 
 
+def test_recordings_that_share_a_name_have_a_text_each(line: Line) -> None:
+    for name in ("same.wav", "same.flac", "alone.wav", "below/same.wav"):
+        write_clip(Path("in", name), 0.2)
+    assert line("transcribe", *NANO, "audio=in", "formats=text") == 0
+    assert line("transcribe", *NANO, "audio=in", "formats=text", "out=texts") == 0
+    for folder in ("in", "texts"):
+        texts = {str(path.relative_to(folder)) for path in Path(folder).rglob("*.txt")}
+        assert texts == {"same.wav.txt", "same.flac.txt", "alone.txt", "below/same.txt"}
+
+
 def test_texts_that_are_there_are_kept(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
     """As after a full disk: what is missing of a recording is made, and nothing else."""
     clip("a.opus")
@@ -229,7 +239,7 @@ def test_an_exported_model_transcribes_as_what_it_was_made_of(
         (["audio=*.ogg"], "audio=*.ogg: no file has such a name"),
         (["audio=nothing"], "the folder holds no file with an ending of sound"),
         (["audio=[-,a.opus]"], "standard input is read alone"),
-        (["audio=[a.opus,b/a.opus]", "out=texts"], "texts/a.txt"),
+        (["audio=[a.opus,b/a.opus]", "out=texts"], "texts/a.opus.txt"),
         (["audio=a.opus", "out=/proc/nowhere"], "/proc/nowhere cannot be written to"),
         (["audio=a.opus", "run=outputs/a"], "expected a run=…, a model=… or an adapter=…"),
         (["audio=a.opus", "scale=0.5"], "there is none"),

@@ -135,7 +135,7 @@ def test_what_is_no_configuration_is_named(text, adapter, base):
 VALUES = {
     "r": [0, -1, None, "x", 1.5, True, 10**9, [4], 8],
     "lora_alpha": [0, None, "x", 1e308, True, [6]],
-    "rank_pattern": [[], "fc1", {"fc1": 0}, {"fc1": "4"}],
+    "rank_pattern": [[], "fc1", {"fc1": 0}, {"fc1": "4"}, {"fc1": 3}, {"(": 4}, {SLOW: 4}],
     "alpha_pattern": [
         7,
         {"fc1": None},

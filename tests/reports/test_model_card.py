@@ -114,6 +114,10 @@ def test_scores_with_intervals_and_their_limits(tmp_path: Path) -> None:
     assert "1 utterance with 3 words" in text
     assert "1 of the test set's 3 speakers" in text
     assert "scored on nf4 weights" in text
+    assert "text that is trained on" not in text
+    known = card_of(tmp_path / "known", heard=heard, test_texts_in_training=1)
+    known = " ".join(known.text.split())
+    assert re.search(r"1 of the test set's \d+ utterances have a text that is trained on", known)
     unknown = card_of(tmp_path / "second", test_speakers=0, test_speakers_in_training=0).text
     assert "not known whether they are seen in training" in unknown
 
