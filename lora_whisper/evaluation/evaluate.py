@@ -141,7 +141,7 @@ def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
     clips = clips_without_speech(plan)
     if plan.conditions:
         yield f"conditions  {', '.join(plan.conditions)}: each test utterance again in each of them"
-    if plan.words:
+    if asks_prompts(plan):
         yield f"words       {prompt_line(plan)}"
     if clips:
         yield f"no speech   {clips} clips without any: what does a model write there?"
@@ -158,9 +158,13 @@ def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
 def times(plan: Plan, one: LoadedSet) -> int:
     """How often a set is decoded, by all models, in all conditions and scales."""
     adapters = sum(entry.adapter is not None for entry in plan.entries)
-    in_conditions = len(plan.conditions) + bool(plan.words) if one.role == "test" else 0
+    in_conditions = len(plan.conditions) + asks_prompts(plan) if one.role == "test" else 0
     scaled = adapters * len(plan.more.adapter_scales) if one.role != "training" else 0
     return len(plan.entries) * (1 + in_conditions) + scaled
+
+
+def asks_prompts(plan: Plan) -> bool:
+    return plan.prompts and bool(plan.words)
 
 
 def words_of_prompt(plan: Plan) -> list[str]:
@@ -225,7 +229,7 @@ class Evaluator:
         self.plan, self.sets, self.folder, self.device = plan, sets, folder, device
         self._is_estimated = False
         self._ungrouped = dataclasses.replace(plan.settings, group_by=())
-        self.prompt_words = tuple(words_of_prompt(plan))
+        self.prompt_words = tuple(words_of_prompt(plan)) if asks_prompts(plan) else ()
         self.scores: BySetAndModel[Score] = {}
         self.utterances: BySetAndModel[Sequence[ScoredUtterance]] = {}
         self.errors: BySetAndModel[ErrorAnalysis] = {}

@@ -43,6 +43,7 @@ class Plan:
     more: RescoringConfig
     conditions: Sequence[str]
     words: Sequence[str]
+    prompts: bool  # whether they are given as a prompt, too
     seed: int
     dtype: Dtype
     card: bool = False  # whether what the first model could is held against the others
@@ -95,6 +96,9 @@ def make_plan(config: EvaluateConfig) -> Plan:
         more=config.evaluation,
         conditions=chosen_conditions(config.evaluation.conditions, settings.padding),
         words=_words(config, settings),
+        # Which takes as long again: where it is asked for now, or was trained.
+        prompts=config.evaluation.words is not None
+        or (trained is not None and trained.data.words is not None),
         seed=seed,
         dtype=config.dtype,
         card=config.card,

@@ -239,7 +239,7 @@ def _words(scores: WordScores | None) -> Iterator[str]:
         if own is not None and own.recall is not None:
             theirs = prompted.parts.get(part) if prompted else None
             yield f"Of those that are {what}, {own.said:,} times: {_found(own, theirs)}."
-    alarms = f"Written, but not said: {scores.recall.false_alarms:,} times"
+    alarms = f"Written, but not said: {counted(scores.recall.false_alarms, 'time')}"
     yield f"{alarms}, and {prompted.false_alarms:,} with the prompt." if prompted else f"{alarms}."
 
 

@@ -64,7 +64,9 @@ def test_an_evaluation_says_what_each_model_will_decode() -> None:
     sets = [loaded("test", 100), loaded("training", 40), loaded("retention", 10)]
     more = SimpleNamespace(diagnostics=True, adapter_scales=(0.5, 0.75))
     entries = [SimpleNamespace(adapter=None), SimpleNamespace(adapter="outputs/a/adapter")]
-    plan = SimpleNamespace(words=(), conditions=("noise", "telephone"), more=more, entries=entries)
+    plan = SimpleNamespace(
+        words=(), prompts=True, conditions=("noise", "telephone"), more=more, entries=entries
+    )
     assert list(further_decoding(plan, sets)) == [
         "conditions  noise, telephone: each test utterance again in each of them",
         "no speech   16 clips without any: what does a model write there?",

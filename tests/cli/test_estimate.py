@@ -117,6 +117,23 @@ def test_windows_that_are_packed_have_longer_texts(world: World) -> None:
     assert found["packed"].longest == base.special_tokens.max_tokens
 
 
+def test_prompts_of_words_make_texts_longer(world: World, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("one\nthree\n")
+    found = []
+    for more in ([], [f"data.words={tmp_path / 'words.txt'}"]):
+        values = train_values(*world.arguments("a", "data.windows=padded", *more))
+        config = from_values(TrainConfig, values)
+        inputs = read_inputs(config.model, config.data)
+        windows = training_windows(config, inputs.base, inputs.speech)
+        texts = texts_of_windows(config, inputs.base, inputs.speech, windows)
+        batches = [batch for step in windows.load_whole(0, 20, 8) for batch in step]
+        longest = max(batch.decoder_input.shape[1] for batch in batches)
+        assert longest <= texts.longest + 1  # which counts no <|notimestamps|>
+        found.append((texts.mean, texts.longest, longest))
+    without, with_words = found
+    assert all(one < other for one, other in zip(without, with_words, strict=True))
+
+
 # ── what is said ─────────────────────────────────────────────────────────────────────────────
 
 

@@ -30,7 +30,7 @@ from lora_whisper.reports.model_card import adapter_card, merged_card
 from lora_whisper.run_folder import RunFolder
 from tests.cli.toy_run import BASE, Heard, toy_run
 from tests.merged import write_merged_folder
-from tests.reports.toy_evaluation import toy_card
+from tests.reports.toy_evaluation import toy_card, word_recall
 
 GENUINE = Path(__file__).parents[3] / "shared" / "whisper" / "whisper-tiny"
 HUB = ("data=hub", "data.path=owner/speech", "data.config=sw", "data.train=train")
@@ -324,3 +324,17 @@ def test_a_name_is_a_name_wherever_it_stands(tmp_path: Path) -> None:
     (line,) = re.findall(r"--lora-modules .*", card)
     assert shlex.split(line)[1].startswith("<b>{{1}} `y` *z*; ls=")
     assert len(shlex.split(line)) == 2
+
+
+def test_a_word_list_that_was_scored(tmp_path: Path) -> None:
+    words = {"listed": 44, "recall": word_recall(5), "prompted": word_recall(7)}
+    words["prompted"]["parts"] = {"unseen": word_recall(3)}
+    words["recall"]["parts"] = {"unseen": word_recall(2)}
+    text = " ".join(card_of(tmp_path / "toy", words={"adapter": words}).text.split())
+    assert (
+        "Of 44 words that matter, said 8 times, it wrote 62.5 % (40.0 – 80.0 %) and "
+        "87.5 % (40.0 – 80.0 %) with the list as a prompt."
+    ) in text
+    assert "never said in training, 8 times: 25.0 % (40.0 – 80.0 %) and 37.5 %" in text
+    assert "Written, but not said: 1 time, and 1 with the prompt." in text
+    assert "words that matter" not in card_of(tmp_path / "other").text
