@@ -248,6 +248,9 @@ class Evaluator:
 
     def carry_out(self) -> None:
         """Evaluate the models one after the other; a broken one does not stop the others."""
+        from lora_whisper.evaluation.decoding.encoded import EncodedOnce
+
+        self._encoded = EncodedOnce() if len(self.plan.entries) > 1 else None
         for entry in self.plan.entries:
             try:
                 if entry.broken:
@@ -260,7 +263,9 @@ class Evaluator:
         self._compare()
 
     def _evaluate(self, entry: ModelEntry) -> None:
-        model = EntryDecoder(entry, self.plan.dtype, self.device, self.plan.more.cache)
+        model = EntryDecoder(
+            entry, self.plan.dtype, self.device, self.plan.more.cache, self._encoded
+        )
         model.on_load = partial(self._on_load, entry)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
         if self.plan.card and self._material is None:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
 
     from lora_whisper.evaluation.decoding.decoder import Decoder
+    from lora_whisper.evaluation.decoding.encoded import EncodedOnce
     from lora_whisper.evaluation.decoding.transcribe import Transcriptions
+    from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
     from lora_whisper.model.tokenizer import SpecialTokens
 
 
@@ -175,7 +177,7 @@ def whisper_inside(model: PeftModel) -> WhisperForConditionalGeneration:
     return cast("WhisperForConditionalGeneration", model.get_base_model())
 
 
-def decoder_of(whisper: WhisperForConditionalGeneration, base: Base) -> Decoder:
+def decoder_of(whisper: WhisperForConditionalGeneration, base: Base) -> WhisperDecoder:
     from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 
     return WhisperDecoder(whisper, base.processor, base.special_tokens, base.features)
@@ -254,8 +256,17 @@ def scoring_batch_for_width(width: int) -> int:
 class EntryDecoder:
     """A model entry, in memory from the first time that it has to decode until `close`."""
 
-    def __init__(self, entry: ModelEntry, asked: Dtype, device: torch.device, reuse: bool):
+    def __init__(
+        self,
+        entry: ModelEntry,
+        asked: Dtype,
+        device: torch.device,
+        reuse: bool,
+        encoded: EncodedOnce | None = None,
+    ):
+        """`encoded`: for models that may have their encoder in common."""
         self.entry, self.asked, self.device, self.reuse = entry, asked, device, reuse
+        self.encoded = encoded
         self._model: PeftModel | None = None  # of an adapter
         self._decoder: Decoder | None = None
         self._scale: float | None = None
@@ -342,8 +353,17 @@ class EntryDecoder:
             if scale != 1.0:
                 self._scaled.enter_context(scaled(self._model, scale))
             self._scaled.enter_context(merged_in_place(self._model))
+        if scale != self._scale:
             self._scale = scale
+            self._share()
         return self._decoder
+
+    def _share(self) -> None:
+        """Have windows encoded once by all that have these weights now."""
+        from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
+
+        if self.encoded is not None and isinstance(self._decoder, WhisperDecoder):
+            self._decoder.share(self.encoded)
 
     def _load(self) -> Decoder:
         entry = self.entry

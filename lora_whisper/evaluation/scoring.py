@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
+    from lora_whisper.evaluation.decoding.encoded import EncodedOnce
 
 log = logging.getLogger("lora_whisper")
 
@@ -76,9 +77,17 @@ def validation_sample(config: TrainConfig, speech: DatasetSplits) -> Utterances 
 
 
 def validation_wer(
-    model: PeftModel, utterances: Utterances, base: Base, config: TrainConfig
+    model: PeftModel,
+    utterances: Utterances,
+    base: Base,
+    config: TrainConfig,
+    encoded: EncodedOnce | None = None,
 ) -> float:
-    """The WER on the validation sample, by decoding it."""
+    """The WER on the validation sample, by decoding it.
+
+    Args:
+        encoded: what a frozen encoder made of it before.
+    """
     from lora_whisper.evaluation.decoding.transcribe import transcribe
     from lora_whisper.evaluation.score import score_transcriptions
     from lora_whisper.lora.adapter import merged_in_place
@@ -87,6 +96,8 @@ def validation_wer(
     settings = dataclasses.replace(config.evaluation, group_by=())
     with merged_in_place(model), work("validating", len(utterances)) as bar:
         decoder = decoder_of(whisper_inside(model), base)
+        if encoded is not None:
+            decoder.share(encoded)
         transcriptions = transcribe(
             decoder,
             utterances,

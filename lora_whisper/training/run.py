@@ -16,6 +16,7 @@ from lora_whisper.config import TrainConfig
 from lora_whisper.data.contents import Change
 from lora_whisper.data.loader import training_windows, validation_windows
 from lora_whisper.data.speech import Inputs
+from lora_whisper.evaluation.decoding.encoded import EncodedOnce
 from lora_whisper.evaluation.loading import load_whisper, whisper_inside
 from lora_whisper.evaluation.models import trained
 from lora_whisper.evaluation.results import CapabilityCard, Score
@@ -340,6 +341,8 @@ class Run:
         config, base = self.config, self.base
         self.model.train()
         sample = validation_sample(config, self.speech)
+        is_frozen = self.trainer.frozen_layers == self.trainer.whisper.config.encoder_layers
+        encoded = EncodedOnce() if is_frozen else None
         recorder = Recorder(
             folder=self.folder,
             trainer=self.trainer,
@@ -349,7 +352,9 @@ class Run:
                 validation_windows(config, base, sample, self.micro_batch) if sample else None
             ),
             decode_validation=(
-                (lambda: validation_wer(self.model, sample, base, config)) if sample else None
+                (lambda: validation_wer(self.model, sample, base, config, encoded))
+                if sample
+                else None
             ),
             trackers=trackers,
             on_validated=self.on_validated,

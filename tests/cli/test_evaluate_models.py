@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from lora_whisper.__main__ import carry_out
 from lora_whisper.evaluation import evaluate, test_sets
 from lora_whisper.evaluation.decoding import transcribe
+from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from tests.cli.conftest import QUICK, STRONG, Line, Refusal, World, working_in
 from tests.evaluation.toy_decoder import NANO
 from tests.launched import command_line, together
@@ -28,7 +30,12 @@ def runs(world: World, trained: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Where the runs a and b were trained, and a was merged."""
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(trained, folder / "outputs/a")
-    few = ("training.max_steps=2", "data.validation=null", "adapter.rank=4")
+    few = (
+        "training.max_steps=2",
+        "data.validation=null",
+        "adapter.rank=4",
+        "adapter.layers=decoder",
+    )
     with working_in(folder):
         assert carry_out("train", world.arguments("b", *few, *STRONG)) == 0
         assert carry_out("merge", ["run=outputs/a"]) == 0
@@ -55,11 +62,22 @@ def other_speech(world: World, folder: Path, name: str, count: int = 3) -> Path:
     return write_manifest(folder / f"{name}.jsonl", rows)
 
 
-def test_models_side_by_side(world: World, line: Line, here: Path) -> None:
+def test_models_side_by_side(
+    world: World, line: Line, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, encode = Counter[bytes](), WhisperDecoder._encode
+
+    def counted(decoder: WhisperDecoder, windows: list[Any]) -> Any:
+        if decoder._shared is not None:  # else its pace is measured
+            encoded[decoder._shared[1]] += len(windows)
+        return encode(decoder, windows)
+
+    monkeypatch.setattr(WhisperDecoder, "_encode", counted)
     models = f"models=[base,outputs/a,outputs/b,outputs/a/merged,{world.checkpoint}]"
     test = f"data.test={world.speech / 'test.jsonl'}"
     assert line("evaluate", models, test, *QUICK) == 0
     found = results()
+    assert list(encoded.values()) == [4, 4, 4], "by the encoders of base and b, a, and merged"
     names = ["base", "a", "b", "merged", "toy"]
     assert [one["name"] for one in found["models"]] == names
     assert [one["kind"] for one in found["models"]] == [

@@ -32,6 +32,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     ends_in_loop,
     letters_of,
 )
+from lora_whisper.evaluation.decoding.encoded import EncodedOnce, weights_digest
 from lora_whisper.evaluation.decoding.refilled import RefilledBatch
 from lora_whisper.evaluation.decoding.transcribe import side_by_side
 from lora_whisper.model.cpu_kernels import FastLinear, encode, projected
@@ -296,6 +297,7 @@ class WhisperDecoder:
         alone = self.device.type != "cpu" or getattr(self.base, "is_quantized", False)
         self.refills = self.device.type == "cpu"  # a GPU keeps its rows in step
         self.threads = 1 if alone else min(MOST_THREADS, torch.get_num_threads())
+        self._shared: tuple[EncodedOnce, bytes] | None = None
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -329,8 +331,18 @@ class WhisperDecoder:
         """See `RefillingDecoder`; the texts are those of `decode`."""
         return RefilledBatch(self, most).decode(tasks)
 
+    def share(self, encoded: EncodedOnce) -> None:
+        """Encode no window again that is there of an encoder of this one's weights as they are."""
+        self._shared = encoded, weights_digest(self.base.model.encoder)
+
     def encode(self, features: Sequence[Tensor]) -> Tensor:
         """(mel bins, frames) each → (windows, positions, width)."""
+        if self._shared is None:
+            return self._encode(features)
+        encoded, weights = self._shared
+        return encoded.encode(weights, features, self._encode)
+
+    def _encode(self, features: Sequence[Tensor]) -> Tensor:
         encoder = self.base.model.encoder
         windows = torch.stack(list(features)).to(encoder.conv1.weight.dtype)
         if any(isinstance(layer, FastLinear) for layer in encoder.modules()):
