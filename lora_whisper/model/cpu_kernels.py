@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -76,8 +77,41 @@ class FastLinear(nn.Linear):
         return product(input, self.weight, self.bias)
 
 
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """(batch, rows, inputs), (batch, columns, inputs) → (batch, rows, columns), with gradients."""
+    is_plain = x.dtype == y.dtype == torch.float32 and x.device.type == "cpu"
+    if is_plain and has_fast_products() and not _is_cast():
+        pairs = zip(x, y, strict=True)
+        return torch.stack([_Linear.apply(one, other, None) for one, other in pairs])  # type: ignore[no-untyped-call]
+    return x @ y.transpose(1, 2)
+
+
 def _is_cast() -> bool:
     return torch.is_autocast_enabled("cpu")
+
+
+class FastDropout(nn.Dropout):
+    """Dropout whose mask NumPy draws, 16 bits a number, from a seed that PyTorch draws.
+
+    PyTorch draws one number after the other: 14 ms for four windows of whisper-tiny, these 3.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and self.p) or input.device.type != "cpu":
+            return super().forward(input)
+        generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+        drawn = np.frombuffer(generator.bytes(2 * input.numel()), np.uint16)
+        dropped = round(self.p * 2**16)
+        kept = np.float32(2**16 / (2**16 - dropped))
+        mask = np.multiply(drawn >= dropped, kept, dtype=np.float32)
+        return input * torch.from_numpy(mask).view(input.shape).to(input.dtype)
+
+
+def use_fast_dropout(model: nn.Module) -> None:
+    """Let dropout of an adapter on a CPU draw so, which gives other draws of the same kind."""
+    for layer in model.modules():
+        if type(layer) is nn.Dropout:
+            layer.__class__ = FastDropout
 
 
 def use_fast_products(model: nn.Module) -> None:

@@ -11,7 +11,12 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from lora_whisper.model import cpu_kernels
-from lora_whisper.model.cpu_kernels import FastLinear, encode, use_fast_products
+from lora_whisper.model.cpu_kernels import (
+    FastLinear,
+    encode,
+    use_fast_dropout,
+    use_fast_products,
+)
 
 WIDTH = cpu_kernels.LEAST_WIDTH
 NEEDS_AVX512 = pytest.mark.skipif(
@@ -106,3 +111,22 @@ def test_a_window_is_encoded_as_by_transformers() -> None:
         expected = encoder(features).last_hidden_state
         use_fast_products(encoder)
         assert close(encode(encoder, features), expected)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    model = nn.Sequential(nn.Dropout(share))
+    use_fast_dropout(model)
+    x = torch.ones(400, 1000, requires_grad=True)
+    torch.manual_seed(0)
+    out = model(x)
+    assert float((out == 0).float().mean()) == pytest.approx(share, abs=2e-3)
+    assert float(out.mean()) == pytest.approx(1.0, abs=4e-3)
+    rows = (out == 0).float()
+    assert abs(float(torch.corrcoef(rows[:2])[0, 1])) < 0.15, "each is drawn by itself"
+    out.sum().backward()
+    assert torch.equal(x.grad, out), "what was dropped has no gradient"
+    torch.manual_seed(0)
+    assert torch.equal(model(x), out), "a function of PyTorch's seed, as dropout is"
+    assert not torch.equal(model(x), out)
+    assert torch.equal(model.eval()(x), x)
