@@ -1,14 +1,15 @@
 """Steps of so many seconds beside steps of so many windows, at equal speech a step on the mean.
 
-    python -m benchmarks.batch_seconds MODEL TRAIN TEST --language en --folder runs --seeds 0 1 2 \\
+    python -m benchmarks.batch_seconds MODEL TRAIN --test TEST --language en --folder runs \\
         -- training.max_epochs=2 training.global_batch=8 training.precision=bf16
 
 One to four recordings of TRAIN are joined to a clip, so that clips are of unequal lengths, and
 trained on in trimmed windows: once with the global batch behind `--`, once with as many seconds as
 its steps have on the mean. Of each step: what it takes the processor, which other work on the
 machine hardly changes, how many seconds the encoder computes and how many tokens the loss is of.
-Of each run: the most memory by the end of training, and the WER on TEST in whole windows. What is
-in the folder is not computed again. Results go to benchmarks/results/batch_seconds.json.
+Of each run: the most memory by the end of training, and, with `--test`, the WER on it in whole
+windows. What is in the folder is not computed again. Results go to
+benchmarks/results/batch_seconds.json, or to --result NAME.
 """
 
 from __future__ import annotations
@@ -42,19 +43,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("train", type=Path)
-    parser.add_argument("test", type=Path)
+    parser.add_argument("--test", type=Path)
     parser.add_argument("--language", required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--result", default="batch_seconds")
     typed, _, given_settings = " ".join(sys.argv[1:]).partition(" -- ")
     given = parser.parse_args(typed.split())
-    for name in ("model", "train", "test", "folder"):
+    if given.model.exists():
+        given.model = given.model.absolute()
+    for name in ("train", "folder"):
         setattr(given, name, getattr(given, name).absolute())
+    test = "null" if given.test is None else given.test.absolute()
     given.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(given.folder)
     manifest = joined(given.train, given.folder / "clips")
     settings = [
-        *(f"model={given.model}", f"data.train={manifest}", f"data.test={given.test}"),
+        *(f"model={given.model}", f"data.train={manifest}", f"data.test={test}"),
         *(f"data.language={given.language}", "data.windows=trimmed", "overwrite=true"),
         *given_settings.split(),
     ]
@@ -66,7 +71,7 @@ def main() -> None:
         rows += [by_windows, trained(f"seconds-{seed}", [*settings, f"seed={seed}", *by_seconds])]
         names = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
         command = " ".join(["python -m benchmarks.batch_seconds", *names])
-        path = write_result("batch_seconds", command, {"runs": rows})  # what there is so far
+        path = write_result(given.result, command, {"runs": rows})  # what there is so far
     print(table(rows))
     print(f"written to {path}")
 
@@ -147,8 +152,8 @@ def train(name: str, overrides: list[str], path: Path) -> None:
         "training_processor_seconds": round(sum(seconds for seconds, _ in steps), 1),
         "peak_memory_gigabytes": round(memory[-1] * kilobytes / 1e6, 2),
     }
-    score = read_json(Path("outputs", name, "summary.json"))["adapter"]
-    rates = {rate: round(100 * score[rate], 2) for rate in ("wer", "cer")}
+    score = read_json(Path("outputs", name, "summary.json"))["adapter"] or {}
+    rates = {rate: round(100 * score[rate], 2) for rate in ("wer", "cer") if rate in score}
     write_json(path, figures | rates)
 
 
@@ -168,7 +173,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for kind in ("windows", "seconds"):
         runs = [row for row in rows if row["run"].startswith(kind)]
-        wer = ", ".join(f"{row['wer']:.1f}" for row in runs)
+        wer = ", ".join(f"{row['wer']:.1f} %" for row in runs if "wer" in row)
         cells = [
             kind,
             f"{mean(runs, lambda row: row['steps']):.0f}",
@@ -178,7 +183,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             ),
             f"{mean(runs, lambda row: row['peak_memory_gigabytes']):.1f} GB",
             f"{mean(runs, lambda row: row['training_processor_seconds']):.0f} s",
-            f"{mean(runs, lambda row: row['wer']):.1f} % ({wer})",
+            wer or "not measured",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
