@@ -4,7 +4,8 @@ A verdict is by the interval of the difference on the same clips, never by two n
 
 - lost, gained: all of the interval is on that side of zero (the paired test of `significance`);
 - kept: no more can be lost than its tolerance, which each row names;
-- not certain: anything else; more clips would tell.
+- not certain: anything else; more clips would tell;
+- not measured: there is nothing to measure it by, or nothing that could be lost.
 
 Each verdict is at 5 %, so of twenty capabilities that are as they were one is called lost or gained
 by chance.
@@ -97,7 +98,7 @@ TRAITS = {
         False,
     ),
     "silence-thresholds": Trait(
-        "… past thresholds",
+        "silence past filters",
         "the same behind those of openai-whisper, <|nospeech|> over 0.6 at a mean log-probability "
         "under -1",
         SHARE,
@@ -174,6 +175,8 @@ def judge(trait: Trait, base: Finding, adapter: Finding, seed: int, name: str = 
     verdict, why = _verdict(trait, comparison, ci95)
     if drawn < LEAST_UNITS:
         verdict, why = "not certain", f"{counted(drawn, base.noun)} are too few to tell"
+    elif verdict in ("kept", "not certain") and _is_at_its_worst(trait, base):
+        verdict, why = "not measured", "the base does not do it"
     elif verdict == "not certain":
         why = f"{counted(drawn, noun_of(base, units.resampled))} do not tell"
     of = max(sum(base.of), 1) * trait.scale
@@ -186,6 +189,12 @@ def judge(trait: Trait, base: Finding, adapter: Finding, seed: int, name: str = 
         verdict=verdict,
         why=why,
     )
+
+
+def _is_at_its_worst(trait: Trait, base: Counted) -> bool:
+    """Whether there is nothing that could be lost."""
+    worst = 0 if trait.is_better_higher else trait.scale * sum(base.of)
+    return trait.unit == "share" and sum(base.found) == worst
 
 
 def noun_of(finding: Counted, resampled: str) -> str:

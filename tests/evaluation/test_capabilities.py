@@ -87,6 +87,14 @@ def test_of_clips_without_an_exception_the_interval_is_that_of_the_rule_of_three
     assert row.why == "16 clips do not tell"
 
 
+def test_what_the_base_cannot_do_is_not_kept_but_may_be_gained() -> None:
+    never = verdict("timestamps", [0] * 32, [0] * 32)
+    assert (never.verdict, never.why) == ("not measured", "the base does not do it")
+    assert verdict("silence", [1] * 32, [1] * 32).verdict == "not measured", "it always writes"
+    assert verdict("silence", [0] * 32, [0] * 32).verdict == "kept"
+    assert verdict("timestamps", [0] * 32, [1] * 32).verdict == "gained"
+
+
 def test_a_difference_that_chance_makes_is_not_certain() -> None:
     one, other = np.random.default_rng(3).integers(0, 2, (2, 32)).tolist()
     assert verdict("language", one, other).verdict == "not certain"
@@ -199,7 +207,7 @@ def test_a_model_that_loses_its_timestamps_and_writes_in_silence(material: Mater
     assert share(good, "silence-thresholds") == 0, "<|nospeech|> says so, and the text is unlikely"
     assert share(bad, "silence-thresholds") == 1
     card = new_card("base", good, bad, seed=1, seconds=1.0)
-    assert {row.name for row in card.having("lost")} >= {"timestamps", "… past thresholds"}
+    assert {row.name for row in card.having("lost")} >= {"timestamps", "silence past filters"}
     same = new_card("base", good, good, seed=1, seconds=1.0)
     assert not same.having("lost")
     assert not same.having("gained")
