@@ -14,10 +14,14 @@ by chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lora_whisper import processes
+from lora_whisper.config import EvaluationConfig
+from lora_whisper.data.dataset import Utterances
 from lora_whisper.evaluation.capability_findings import (
     FARTHEST_SECONDS,
     HUNDREDTHS,
@@ -26,13 +30,17 @@ from lora_whisper.evaluation.capability_findings import (
     Counted,
     Finding,
     Findings,
+    find_or_reuse,
 )
+from lora_whisper.evaluation.capability_material import new_material
+from lora_whisper.evaluation.decoding.decoder import Decoder
 from lora_whisper.evaluation.results import (
     Capability,
     CapabilityCard,
     Comparison,
     Interval,
     Kept,
+    ScoredUtterance,
 )
 from lora_whisper.evaluation.significance import (
     LEAST_UNITS,
@@ -123,6 +131,56 @@ TRAITS = {
         "sentences", "texts that begin with a capital and end in a mark", SHARE
     ),
 }  # fmt: skip
+
+
+class CardMaker:
+    """Asks models one after the other, and holds each against another one."""
+
+    def __init__(
+        self,
+        speech: Mapping[str, Utterances],
+        window_seconds: float,
+        settings: EvaluationConfig,
+        seed: int,
+        is_brief: bool = False,
+    ):
+        """`speech`: the test set, and what must not get worse; see `new_material` for the rest."""
+        self.material = new_material(speech, window_seconds, seed, is_brief)
+        self.settings = settings
+        self._findings: dict[str, Findings] = {}  # by model
+        self._seconds: dict[str, float] = {}  # that they took
+
+    def ask(
+        self,
+        name: str,
+        exactly: str,
+        decoder: Callable[[], Decoder],
+        written: Mapping[str, Sequence[ScoredUtterance]],
+        reuse: bool = True,
+    ) -> None:
+        """See `find_or_reuse`; the main process does, and the others wait.
+
+        Args:
+            exactly: names the model, see `loading.identity`.
+        """
+
+        def found() -> tuple[Findings, float]:
+            started, title = time.perf_counter(), f"asking {name} for its card"
+            given = (self.material, written, self.settings, title, reuse)
+            return find_or_reuse(exactly, decoder, *given), time.perf_counter() - started
+
+        self._findings[name], self._seconds[name] = processes.from_main(found)
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these were asked, and none was broken."""
+        return set(names) <= self._findings.keys()
+
+    def card(self, against: str, name: str) -> CapabilityCard:
+        """What one model kept of another one."""
+        seconds = self._seconds[against] + self._seconds[name]
+        before, after = (self._findings[one] for one in (against, name))
+        seed, is_brief = self.material.seed, self.material.is_brief
+        return new_card(against, before, after, seed, seconds, is_brief)
 
 
 def new_card(

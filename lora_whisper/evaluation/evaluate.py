@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,9 +17,8 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.words import as_text, first_that_fit, spoken_in
 from lora_whisper.environment import environment, versions
 from lora_whisper.errors import UserError
-from lora_whisper.evaluation.capabilities import new_card
-from lora_whisper.evaluation.capability_findings import Findings, find_or_reuse
-from lora_whisper.evaluation.capability_material import WINDOW_TOKENS, Material, new_material
+from lora_whisper.evaluation.capabilities import CardMaker
+from lora_whisper.evaluation.capability_material import WINDOW_TOKENS
 from lora_whisper.evaluation.decoding.decoder import BrokenModel, Decoder
 from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, word_recall
 from lora_whisper.evaluation.loading import (
@@ -241,8 +239,7 @@ class Evaluator:
         self.no_speech: BySetAndModel[NoSpeechTest] = {}  # by model and kind of sound
         self.scales: dict[str, list[ScalePoint]] = {}  # by model
         self.cards: dict[str, CapabilityCard] = {}  # by model
-        self._material: Material | None = None  # of the cards
-        self._findings: dict[str, tuple[Findings, float]] = {}  # by model, and how long they took
+        self.asking: CardMaker | None = None
         self.failed: dict[str, str] = {}  # by model: why
         self.storage: dict[str, dict[str, str]] = {}  # by model: dtype, fingerprint
 
@@ -268,8 +265,8 @@ class Evaluator:
         )
         model.on_load = partial(self._on_load, entry)
         self.storage[entry.name] = processes.from_main(lambda: model.storage)
-        if self.plan.card and self._material is None:
-            self._material = self._new_material(model.window_seconds)
+        if self.plan.card and self.asking is None:
+            self.asking = self._asking(model.window_seconds)
         try:
             sets = [
                 (one, with_codes(one.corpus, model.special_tokens).utterances) for one in self.sets
@@ -291,7 +288,7 @@ class Evaluator:
         """Of the first one that has to decode, say how long all of it takes."""
         if not self._is_estimated:
             self._is_estimated = True
-            card_windows = self._material.windows if self._material else 0
+            card_windows = self.asking.material.windows if self.asking else 0
             say_how_long(self.plan, self.sets, entry, decoder, card_windows)
 
     def _scored(
@@ -378,34 +375,21 @@ class Evaluator:
         transcriptions, _ = model.transcribe(f"probing {name}", probes, self._ungrouped, seed)
         self.no_speech[name] = no_speech_tests(probes, transcriptions.texts)
 
-    def _new_material(self, window_seconds: float) -> Material:
-        """Of the first test set, and of what must not get worse."""
+    def _asking(self, window_seconds: float) -> CardMaker:
+        """For cards on the first test set, and on what must not get worse."""
         tests = [one for one in self.sets if one.role == "test"]
         asked = [*tests[:1], *(one for one in self.sets if one.role == "retention")]
         speech = {one.name: one.corpus.utterances for one in asked}
-        return new_material(speech, window_seconds, self.plan.seed)
+        return CardMaker(speech, window_seconds, self._ungrouped, self.plan.seed)
 
     def _find_capabilities(self, model: EntryDecoder) -> None:
         """Beside the scores, all that a card asks for."""
-        if self._material is None:
+        if self.asking is None:
             return
-        material, name = self._material, model.entry.name
-        written = {one: self.utterances[one][name] for one in material.sets}
-
-        def found() -> tuple[Findings, float]:
-            started = time.perf_counter()
-            findings = find_or_reuse(
-                identity(model.entry, model.asked, model.device),
-                model.decoder,
-                material,
-                written,
-                self._ungrouped,
-                f"asking {name} for its card",
-                reuse=model.reuse,
-            )
-            return findings, time.perf_counter() - started
-
-        self._findings[name] = processes.from_main(found)
+        name = model.entry.name
+        written = {one: self.utterances[one][name] for one in self.asking.material.sets}
+        exactly = identity(model.entry, model.asked, model.device)
+        self.asking.ask(name, exactly, model.decoder, written, model.reuse)
 
     def _scale(self, model: EntryDecoder, sets: Sequence[tuple[LoadedSet, Utterances]]) -> None:
         """Score parts of the adapter: what is gained on the tests, what is lost elsewhere."""
@@ -427,10 +411,8 @@ class Evaluator:
                     comparison = dataclasses.replace(comparison, against=first)
                     _put(self.comparisons, name, other, comparison)
         for other in others:
-            if {first, other} <= self._findings.keys():
-                (before, took), (after, more) = self._findings[first], self._findings[other]
-                card = new_card(first, before, after, self.plan.seed, took + more)
-                self.cards[other] = card
+            if self.asking is not None and self.asking.has(first, other):
+                self.cards[other] = self.asking.card(first, other)
 
     # ── all of it ────────────────────────────────────────────────────────────────────────────
 

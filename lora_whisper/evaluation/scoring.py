@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,9 +186,7 @@ def card_of_run(
     Returns:
         None where there are too few clips to tell anything
     """
-    from lora_whisper.evaluation.capabilities import new_card
-    from lora_whisper.evaluation.capability_findings import Findings, find_or_reuse
-    from lora_whisper.evaluation.capability_material import new_material
+    from lora_whisper.evaluation.capabilities import CardMaker
     from lora_whisper.evaluation.run_summary import scored_utterances_of
     from lora_whisper.evaluation.significance import LEAST_UNITS
     from lora_whisper.lora.adapter import merged_in_place
@@ -198,24 +195,23 @@ def card_of_run(
     chosen = sample(utterances, settings.max_utterances, config.seed)
     if None in scores or len(chosen) < LEAST_UNITS:
         return None
-    material = new_material({OWN_SET: chosen}, base.window_seconds, config.seed, is_brief=True)
+    given = ({OWN_SET: chosen}, base.window_seconds, settings, config.seed)
+    asking = CardMaker(*given, is_brief=True)
     decoder = decoder_of(whisper_inside(model), base)
 
-    def found(entry: ModelEntry, score: Score | None) -> Findings:
+    def ask(entry: ModelEntry, score: Score | None) -> None:
         assert score is not None, "see above"
         written = {OWN_SET: scored_utterances_of(folder, entry.name, score)}
         exactly = identity(entry, "auto", decoder.features.hann.device)
-        title = f"asking {entry.name} for its card"
-        return find_or_reuse(exactly, lambda: decoder, material, written, settings, title)
+        asking.ask(entry.name, exactly, lambda: decoder, written)
 
-    started = time.perf_counter()
     with model.disable_adapter():
-        before = found(trained(config, "base", None), scores[0])
+        ask(trained(config, "base", None), scores[0])
     with merged_in_place(model):
-        after = found(trained(config, "adapter", folder.adapter), scores[1])
-    took = time.perf_counter() - started
-    card = new_card("base", before, after, config.seed, took, is_brief=True)
-    log.info("card        %d capabilities of base and adapter, in %s", len(card.rows), clock(took))
+        ask(trained(config, "adapter", folder.adapter), scores[1])
+    card = asking.card("base", "adapter")
+    count, took = len(card.rows), clock(card.seconds)
+    log.info("card        %d capabilities of base and adapter, in %s", count, took)
     return card
 
 

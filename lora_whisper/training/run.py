@@ -454,10 +454,7 @@ class Run:
         if not config.card:
             return score, None
         scores = (base_score, score)
-        card = processes.from_main(
-            lambda: card_of_run(model, test.utterances, self.base, config, scores, self.folder)
-        )
-        return score, card
+        return score, card_of_run(model, test.utterances, self.base, config, scores, self.folder)
 
     def _score(
         self, name: str, whisper: WhisperForConditionalGeneration, adapter: Path | None
