@@ -195,7 +195,7 @@ def new_card(
 
     Args:
         seconds: that both models took to decode.
-        is_brief: leave out what was not measured.
+        is_brief: leave out what nothing is known of.
     """
     sets = list(dict.fromkeys(name for _, name in base))
     rows = []
@@ -205,7 +205,7 @@ def new_card(
                 label = f"{trait.name}, {name}" if len(sets) > 1 else trait.name
                 found = base[key, name], adapter[key, name]
                 row = judge(trait, *found, seed=seed, name=label)
-                if not (is_brief and row.verdict == "not measured"):
+                if row.base is not None or not is_brief:
                     rows.append(row)
     return CapabilityCard(against=against, rows=tuple(rows), seconds=round(seconds, 1))
 
