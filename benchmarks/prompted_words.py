@@ -9,7 +9,7 @@ beside MODEL: with all names as a prompt and without, on the test set, to which 
 with held-out names are added, and on sentences of another domain, where none of the names is said.
 
     --shares 0.25 0.8    trains with these `data.words_share`, too, with the first seed
-    --lists              scores the first seed's runs with lists of several lengths
+    --lists              scores the first seed's run with lists of several lengths
     --exports            puts the first seed's run into faster-whisper, with `hotwords` and
                          `initial_prompt`
 
@@ -38,7 +38,7 @@ from lora_whisper.evaluation.results import EvaluationResults, WordRecall
 from lora_whisper.evaluation.score import score_utterance
 from lora_whisper.export import ctranslate2
 from lora_whisper.export.ctranslate2 import FasterWhisperProgram
-from lora_whisper.files import read_json, read_jsonl
+from lora_whisper.files import read_json, read_jsonl, write_json
 from lora_whisper.paths import local_path
 
 EVERY = 3  # of so many names one is held out
@@ -71,7 +71,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(given.folder)
     unseen = write_speech(given.folder)
-    figures: dict[str, Any] = {"unseen": unseen, "runs": []}
+    figures: dict[str, Any] = {"unseen": unseen}
     for part in measurements(given, unseen):
         name, rows = part
         figures.setdefault(name, []).extend(rows)
@@ -89,21 +89,20 @@ def measurements(
     for number, seed in enumerate(given.seeds):
         for kind in (WITHOUT, WITH):
             run = trained(given, f"{kind}-{seed}", kind, seed)
-            rows = scored(given, run, every)
-            yield "runs", rows if number == 0 and kind == WITHOUT else rows[2:]
+            models = 2 if number == 0 and kind == WITHOUT else 1  # the base once
+            yield "runs", scored(given, run, every, models)
     first = given.seeds[0]
-    if given.exports:
-        yield "exports", exported(given, f"{WITH}-{first}", every, unseen)
     if given.lists:
         for length, words in lists(unseen).items():
             path = write_list(given.folder / f"list-{length}.txt", words)
-            for kind in (WITHOUT, WITH):
-                yield "lists", scored(given, f"{kind}-{first}", path, models=1)
+            yield "lists", scored(given, f"{WITH}-{first}", path)
+    if given.exports:
+        yield "exports", exported(given, f"{WITH}-{first}", every, unseen)
     for share in given.shares:
         run = trained(
             given, f"{WITH}-{share:g}-{first}", WITH, first, [f"data.words_share={share:g}"]
         )
-        yield "shares", scored(given, run, every, models=1)
+        yield "shares", scored(given, run, every)
 
 
 # ── what is said ─────────────────────────────────────────────────────────────────────────────
@@ -170,7 +169,7 @@ def trained(
             *(sys.executable, "-m", "lora_whisper", "train", f"name={name}", f"seed={seed}"),
             *(f"model={given.model}", f"data.train={given.folder / 'train.jsonl'}"),
             *("data.language=en", "data.validation_share=0", "data.test_share=0"),
-            *("overwrite=true", *given.settings, *more),
+            *("resume=auto", "card=false", *given.settings, *more),
         ]
         if kind == WITH:
             command.append(f"data.words={given.folder / 'seen.txt'}")
@@ -179,12 +178,19 @@ def trained(
 
 
 def scored(
-    given: argparse.Namespace, name: str, words: Path, models: int = 2
+    given: argparse.Namespace, name: str, words: Path, models: int = 1
 ) -> list[dict[str, Any]]:
-    """With the list as a prompt and without; of two models, the base comes first.
+    """With the list as a prompt and without; of two models, the base comes first."""
+    known = Path(f"scored-{name}-{words.stem}.json")
+    if not known.exists():
+        write_json(known, {"rows": decoded_and_scored(given, name, words, models)})
+    rows: list[dict[str, Any]] = read_json(known)["rows"]
+    return rows
 
-    What was decoded of the base for one run is there for the next.
-    """
+
+def decoded_and_scored(
+    given: argparse.Namespace, name: str, words: Path, models: int
+) -> list[dict[str, Any]]:
     run, folder = f"outputs/{name}", given.folder
     results = lw.evaluate(
         models=["base", run] if models == 2 else [run],
