@@ -65,7 +65,12 @@ def test_an_evaluation_says_what_each_model_will_decode() -> None:
     more = SimpleNamespace(diagnostics=True, adapter_scales=(0.5, 0.75))
     entries = [SimpleNamespace(adapter=None), SimpleNamespace(adapter="outputs/a/adapter")]
     plan = SimpleNamespace(
-        words=(), prompts=True, conditions=("noise", "telephone"), more=more, entries=entries
+        words=(),
+        prompts=True,
+        card=False,
+        conditions=("noise", "telephone"),
+        more=more,
+        entries=entries,
     )
     assert list(further_decoding(plan, sets)) == [
         "conditions  noise, telephone: each test utterance again in each of them",
