@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lora_whisper.__main__ import carry_out
@@ -120,6 +121,34 @@ def test_training_leaves_out_what_was_accepted(
     Path("outputs/e/summary.json").unlink()
     write_manifest(file, accepted)
     assert "train: 16 rows before, 15 now" in refusal("train", *given, "resume=auto")
+
+
+def test_no_adapter_listens_to_what_it_was_taught(
+    world: World, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lora_whisper.config import DataConfig
+    from lora_whisper.data.contents import row_hashes
+    from lora_whisper.data.sources import read_split
+    from lora_whisper.labels import folds
+    from lora_whisper.paths import cache_folder
+
+    speech = world.speech / "train.jsonl"
+    given = [f"model.checkpoint={world.checkpoint}", f"data.train={speech}"]
+    asked = "labels={folds: 2, epochs: 0.2}"
+    assert line("check", "name=c", *given, asked) == 0
+    assert "2 adapters" in Path("outputs/c/check.html").read_text(encoding="utf-8")
+    runs = sorted((cache_folder("labels") / "folds").iterdir())
+    taught = [np.load(run / "rows.npz")["train"] for run in runs]
+    rows = read_split(DataConfig(train=str(speech), language="en"), "train")
+    assert rows is not None
+    everything = row_hashes(rows, "size")
+    assert [len(each) for each in taught] == [10, 10]
+    assert not set(taught[0].tolist()) & set(taught[1].tolist())
+    assert set(np.concatenate(taught).tolist()) == set(everything.tolist())
+    first = report(Path())["labels"]
+    monkeypatch.setattr(folds, "Run", lambda *given: pytest.fail("both are there"))
+    assert line("check", "name=c", *given, asked, "overwrite=true") == 0
+    assert report(Path())["labels"] == first
 
 
 def test_what_cannot_be_used_is_said_before_anything_is_read(
