@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import yaml
 
 from benchmarks.results import write_result
 from lora_whisper.config import CheckConfig, DataConfig, LabelsConfig, ModelConfig
@@ -50,7 +51,7 @@ from lora_whisper.data.sources import read_split
 from lora_whisper.evaluation.loading import decoder_of
 from lora_whisper.evaluation.models import trained
 from lora_whisper.labels import findings, folds
-from lora_whisper.labels.examination import clips_of, kept_of
+from lora_whisper.labels.examination import clips_of, examine, kept_of
 from lora_whisper.labels.listening import Clip, Heard, Listener
 from lora_whisper.model.base import read_base
 from lora_whisper.model.device import new_accelerator
@@ -110,6 +111,11 @@ def main() -> None:
     parser.add_argument("manifest")
     parser.add_argument("--language", required=True)
     parser.add_argument("--split", default="train")
+    parser.add_argument(
+        "--labels",
+        type=yaml.safe_load,
+        help="of check, such as '{folds: 2}'; else the base listens",
+    )
     parser.add_argument("--clips", type=int, help="the first ones; else all")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
@@ -118,8 +124,8 @@ def main() -> None:
     parser.add_argument("--result", default="label_doctor")
     arguments = parser.parse_args()
     rows = read_rows(arguments.manifest, arguments.split, arguments.language, arguments.clips)
-    doctor = Doctor(arguments.model, arguments.language, arguments.folder)
-    command = " ".join(["python -m benchmarks.label_doctor", *sys.argv[1:]])
+    doctor = Doctor(arguments.model, arguments.language, arguments.folder, arguments.labels)
+    command = typed("label_doctor")
     clean = doctor.found_in(rows)
     figures: dict[str, Any] = {"rows": len(rows), "clean": counts(clean), "planted": []}
     print("clean", counts(clean), flush=True)
@@ -134,6 +140,12 @@ def main() -> None:
             figures["planted"].append(line)
             print(json.dumps(line), flush=True)
             write_result(arguments.result, command, figures)
+
+
+def typed(name: str) -> str:
+    """The command, without the folders of whoever typed it."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return " ".join([f"python -m benchmarks.{name}", *words])
 
 
 def read_rows(manifest: str, split: str, language: str, count: int | None) -> list[Row]:
@@ -184,14 +196,22 @@ def remembered_sound(utterance: Utterance) -> SoundMeasures:
 class Doctor:
     """A base in memory, which listens to one planting after the other."""
 
-    def __init__(self, model: str, language: str, folder: Path):
+    def __init__(
+        self, model: str, language: str, folder: Path, labels: Mapping[str, Any] | None = None
+    ):
         self.folder, self.language = folder, language
         is_folder = Path(model).is_dir()
         chosen = {"checkpoint": model} if is_folder else composed({"model": model})["model"]
         self.model = ModelConfig(**chosen)
         self.base = read_base(self.model)
         self.device = new_accelerator("auto").device
-        config = CheckConfig(name="doctor", model=self.model, data=DataConfig(train="none"))
+        config = CheckConfig(
+            name="doctor",
+            model=self.model,
+            data=DataConfig(train="none", language=language),
+            labels=LabelsConfig(**labels) if labels else True,
+        )
+        self.config = config if labels else None  # as `check` listens, each time from the beginning
         self.entry = trained(folds.training_config(config, LabelsConfig()), "base", None)
         self._open = folds.opened(self.entry, self.device)
         decoder = decoder_of(self._open.__enter__(), self.base)
@@ -200,6 +220,8 @@ class Doctor:
 
     def found_in(self, rows: Sequence[Row]) -> list[findings.LabelFinding]:
         measured = {"train": self.measured(rows)}
+        if self.config is not None:
+            return list(examine(self.config, self.base, measured).findings)
         clips, _ = clips_of(self.base, measured)
         self.listener.listen(clips, clips)
         pairs = [(clip, self.listener.kept.evidence(clip.pair_key)) for clip in clips]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.label_doctor import Row, planted, read_rows
+from benchmarks.label_doctor import Row, planted, read_rows, typed
 from benchmarks.results import write_result
 from lora_whisper.files import read_json
 
@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--labels", default="true", help="of check: true, or {folds: 2, epochs: 5}")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--result", default="label_repair")
-    typed, _, settings = " ".join(sys.argv[1:]).partition(" -- ")
-    given = parser.parse_args(typed.split())
+    words, _, settings = " ".join(sys.argv[1:]).partition(" -- ")
+    given = parser.parse_args(words.split())
     given.folder = given.folder.absolute()
     rows = [
         dataclasses.replace(row, audio=str(Path(row.audio).absolute()))
@@ -58,8 +58,7 @@ def main() -> None:
                 {"seed": seed, "training": kind, **scores, **(found if kind == "repaired" else {})}
             )
             print(json.dumps(runs[-1]), flush=True)
-            command = " ".join(["python -m benchmarks.label_repair", *sys.argv[1:]])
-            write_result(given.result, command, {"share": given.share, "runs": runs})
+            write_result(given.result, typed("label_repair"), {"share": given.share, "runs": runs})
 
 
 def dirty(rows: list[Row], wrong: list[int], folder: Path) -> list[Row]:
@@ -82,9 +81,9 @@ def write(manifest: Path, rows: list[Row]) -> None:
 def repaired(folder: Path, labels: str) -> dict[str, Any]:
     """Let `check` find what is wrong, accept all of it, and have it mended."""
     speech = [f"data.train={folder / 'dirty.jsonl'}", "model=nano", "data.language=en"]
-    report = folder / "outputs/dirty/check.json"
+    report = folder / "outputs/dirty-check/check.json"
     if not report.exists():
-        command(folder, "check", "name=dirty", f"labels={labels}", *speech)
+        command(folder, "check", "name=dirty-check", f"labels={labels}", *speech)
     findings = read_json(report)["labels"]["findings"]
     lines = [
         {"row": one["name"], "finding": one["kind"], "fits": one["fits"], "decision": "accept"}

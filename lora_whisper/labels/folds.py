@@ -137,7 +137,7 @@ def opened(entry: ModelEntry, device: torch.device) -> Iterator[WhisperForCondit
 def _quiet() -> Iterator[None]:
     """Without the lines of a run; its bar is seen."""
     before = log.level
-    log.setLevel(logging.WARNING)
+    log.setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -120,6 +120,30 @@ def test_words_that_gain_nothing_by_their_clip_are_not_spoken() -> None:
     assert (one.clip.number, one.kind, one.place) == (7, "text_without_speech", "beginning")
 
 
+def test_a_clip_that_ends_in_sound_is_cut_where_others_end_in_pauses() -> None:
+    some, said = clean()
+
+    def ending(levels: Levels, rows: range) -> list[Evidence]:
+        return [
+            dataclasses.replace(one, levels=levels) if row in rows else one
+            for row, one in enumerate(said)
+        ]
+
+    loud, noisy = Levels(-40.0, -2.0, 40.0), Levels(-3.0, -3.0, 6.0)
+    (one,) = find(compare(some, ending(loud, range(4, 5))), {})
+    assert (one.clip.number, one.kind, one.place) == (4, "cut_ends", "end")
+    assert find(compare(some, ending(noisy, range(4, 5))), {}) == []
+    assert find(compare(some, ending(loud, range(0, ROWS, 2))), {}) == []
+
+
+def test_digits_that_the_model_spells_are_not_missing() -> None:
+    some, said = clean()
+    words = (("has", 2), ("17", 2), *said[5].words[2:])
+    spelled = Edit(True, "seventeen of them", 4, 4, "middle", 0.0, 2.0, 4, 0.5, 1.0)
+    said[5] = dataclasses.replace(said[5], edits=(spelled,), words=words)
+    assert find(compare(some, said), {}) == []
+
+
 def test_a_clip_of_another_language_is_held_against_its_like() -> None:
     """Where half of the rows are taken for a language, that is how these rows sound."""
     some, said = clean()
