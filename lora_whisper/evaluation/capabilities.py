@@ -74,8 +74,8 @@ TRAITS = {
     ),
     "timestamps": Trait(
         "timestamps",
-        "decoded without the rules that force them: all text between pairs that go forward and "
-        "end with the sound",
+        "by the rules of all programs: all text between pairs that go forward and end with the "
+        "sound",
         SHARE,
     ),
     "boundaries": Trait(

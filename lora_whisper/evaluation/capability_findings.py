@@ -191,11 +191,15 @@ class _Asked:
         return self.decoder.special_tokens
 
     def first_tokens(self, clips: Sequence[Clip]) -> dict[str, Finding]:
-        """The language that is found, and timestamps as the model writes them by itself."""
+        """The language that is found, and whether timestamps go round all of a text.
+
+        They are decoded by the rules of all programs, which force the first one, keep a second
+        from standing alone, and let none run back. A model that has lost them ends without one.
+        """
         if not clips:
             return {"language": NO_CLIPS, "timestamps": NO_CLIPS}
         prompts = [self._start(clip, timestamps=True) for clip in clips]
-        results = self._decoded(clips, prompts, free_timestamps=True, probabilities=True)
+        results = self._decoded(clips, prompts, probabilities=True)
         begin = self.special_tokens.timestamp_begin
         valid = [
             are_valid(result.tokens, begin, clip.seconds)
@@ -335,11 +339,10 @@ class _Asked:
         clips: Sequence[Clip],
         prompts: Sequence[tuple[int, ...]],
         probabilities: bool = False,
-        free_timestamps: bool = False,
         most_tokens: int | None = None,
     ) -> list[DecodingResult]:
         """What is written of each clip, in batches of prompts of one length."""
-        options = DecodingOptions(1, 0.0, probabilities, free_timestamps)
+        options = DecodingOptions(1, probabilities=probabilities)
         by_length: dict[int, list[int]] = {}
         for index, prompt in enumerate(prompts):
             by_length.setdefault(len(prompt), []).append(index)

@@ -58,7 +58,6 @@ class DecodingOptions:
     beams: int  # 1 is greedy
     temperature: float = 0.0  # above 0 each token is drawn, and there are no beams
     probabilities: bool = False  # whether the results' are asked for, and their language
-    free_timestamps: bool = False  # as the model likes them, without the rules that force them
 
 
 @dataclass(frozen=True)

@@ -376,8 +376,6 @@ class WhisperDecoder:
         )
         temperature, probabilities = options.temperature, options.probabilities
         rules = self.rules(tasks[0].prompt)
-        if options.free_timestamps:
-            rules = rules[:1]  # only what is never decoded
         search = GreedySearch(
             self.base, self.special_tokens, rows, rules, temperature, probabilities
         )
