@@ -174,11 +174,24 @@ def encode(encoder: Any, features: Tensor) -> Tensor:
     hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
     hidden = hidden + encoder.embed_positions.weight
     for layer in encoder.layers:
-        hidden = hidden + _self_attention(layer.self_attn, layer.self_attn_layer_norm(hidden))
-        inner = layer.fc1(layer.final_layer_norm(hidden))
-        hidden = hidden + layer.fc2(layer.activation_fn(inner))
+        hidden = encoder_layer(layer, hidden)
     normed: Tensor = encoder.layer_norm(hidden)
     return normed
+
+
+def has_fast_layer(layer: Any, hidden: Tensor) -> bool:
+    """Whether `encoder_layer` may take the place of a layer that nothing is trained of."""
+    linear = (layer.self_attn.q_proj, layer.self_attn.out_proj, layer.fc1, layer.fc2)
+    is_plain = hidden.dtype == torch.float32 and not (_is_cast() or torch.is_grad_enabled())
+    return is_plain and all(type(one) is FastLinear for one in linear)
+
+
+def encoder_layer(layer: Any, hidden: Tensor) -> Tensor:
+    """One of the encoder's layers, in inference: (1, positions, width) float32 → the same."""
+    hidden = hidden + _self_attention(layer.self_attn, layer.self_attn_layer_norm(hidden))
+    inner = layer.fc1(layer.final_layer_norm(hidden))
+    out: Tensor = hidden + layer.fc2(layer.activation_fn(inner))
+    return out
 
 
 def _self_attention(layer: Any, hidden: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import dropout, gelu
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from lora_whisper.model.cpu_kernels import encoder_layer, has_fast_layer
 from lora_whisper.model.published import FRAMES_PER_POSITION
 
 
@@ -44,11 +46,13 @@ def encode(encoder: WhisperEncoder, features: Tensor, known: Known | None = None
 
 
 def encode_below(encoder: WhisperEncoder, features: Tensor, layers: int) -> Tensor:
-    """What the first so many layers make of it; behind the last one, normed."""
-    hidden = gelu(encoder.conv2(gelu(encoder.conv1(features)))).permute(0, 2, 1)
-    positions = encoder.embed_positions.weight[: features.shape[-1] // FRAMES_PER_POSITION]
-    hidden = dropout(hidden + positions, encoder.dropout, encoder.training)
-    return _through(encoder, hidden, range(layers))
+    """What the first so many layers make of it, which are frozen; behind the last one, normed."""
+    is_trained = not layers and torch.is_grad_enabled()  # what is above, if that is all of them
+    with torch.set_grad_enabled(is_trained):
+        hidden = gelu(encoder.conv2(gelu(encoder.conv1(features)))).permute(0, 2, 1)
+        positions = encoder.embed_positions.weight[: features.shape[-1] // FRAMES_PER_POSITION]
+        hidden = dropout(hidden + positions, encoder.dropout, encoder.training)
+        return _through(encoder, hidden, range(layers))
 
 
 def _above(encoder: WhisperEncoder, hidden: Tensor, layers: int) -> Tensor:
@@ -56,8 +60,11 @@ def _above(encoder: WhisperEncoder, hidden: Tensor, layers: int) -> Tensor:
 
 
 def _through(encoder: WhisperEncoder, hidden: Tensor, layers: range) -> Tensor:
-    for number in layers:
-        hidden = encoder.layers[number](hidden, None)
+    for layer in encoder.layers[layers.start : layers.stop]:
+        if has_fast_layer(layer, hidden):
+            hidden = torch.cat([encoder_layer(layer, window) for window in hidden.split(1)])
+        else:
+            hidden = layer(hidden, None)
     if layers and layers.stop == len(encoder.layers):
         hidden = encoder.layer_norm(hidden)
     return hidden

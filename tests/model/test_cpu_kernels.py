@@ -17,6 +17,7 @@ from lora_whisper.model.cpu_kernels import (
     use_fast_dropout,
     use_fast_products,
 )
+from lora_whisper.model.encoder import encode_below
 
 WIDTH = cpu_kernels.LEAST_WIDTH
 NEEDS_AVX512 = pytest.mark.skipif(
@@ -111,6 +112,9 @@ def test_a_window_is_encoded_as_by_transformers() -> None:
         expected = encoder(features).last_hidden_state
         use_fast_products(encoder)
         assert close(encode(encoder, features), expected)
+    in_training = encode_below(encoder.train(), features.expand(2, -1, -1), layers=2)
+    assert close(in_training, expected.expand(2, -1, -1))
+    assert not in_training.requires_grad, "nothing is kept for the way back"
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
