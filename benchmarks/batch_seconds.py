@@ -141,7 +141,7 @@ def train(name: str, overrides: list[str], path: Path) -> None:
         float(dataset.positions(number).sum() * SECONDS_PER_TIMESTAMP)
         for number in range(len(steps))
     ]
-    kilobytes = 1 if sys.platform == "darwin" else 1_000
+    unit_bytes = 1 if sys.platform == "darwin" else 1_024
     figures = {
         "run": name,
         "steps": len(steps),
@@ -150,7 +150,7 @@ def train(name: str, overrides: list[str], path: Path) -> None:
         "computed_seconds_a_step": spread(computed),
         "tokens_a_step": spread([float(tokens) for _, tokens in steps]),
         "training_processor_seconds": round(sum(seconds for seconds, _ in steps), 1),
-        "peak_memory_gigabytes": round(memory[-1] * kilobytes / 1e6, 2),
+        "peak_memory_gigabytes": round(memory[-1] * unit_bytes / 1e9, 2),
     }
     score = read_json(Path("outputs", name, "summary.json"))["adapter"] or {}
     rates = {rate: round(100 * score[rate], 2) for rate in ("wer", "cer") if rate in score}
