@@ -94,6 +94,8 @@ def _found(
                 clips.append(clip)
                 evidence.append(said)
                 models.append(number)
+    if not clips:  # none of them could be read any more
+        return []
     heard = findings.compare(clips, evidence, np.array(models, int))
     pairs, fits = findings.wanted(heard), dict[tuple[str, str], float]()
     for entry, own in ears:  # by the model that was not trained on the clip

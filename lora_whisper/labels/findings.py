@@ -381,9 +381,10 @@ def _strangeness(clips: Sequence[Clip], evidence: Sequence[Evidence]) -> np.ndar
         texts = Counter(gram for some in grams for gram in some)
         unknown = [sum(texts[gram] == 1 for gram in some) / max(len(some), 1) for some in grams]
         found[rows] = deviations(np.array(unknown))
-    costs = [one.others.mean() if len(one.others) else math.nan for one in evidence]
-    known = np.nan_to_num(np.array(costs), nan=float(np.nanmedian(costs)) if costs else 0.0)
-    return np.maximum(found, deviations(known))
+    costs = np.array([one.others.mean() if len(one.others) else math.nan for one in evidence])
+    is_known = np.isfinite(costs)
+    found[is_known] = np.maximum(found[is_known], deviations(costs[is_known]))
+    return found
 
 
 def trigrams(text: str) -> list[str]:

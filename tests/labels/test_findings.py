@@ -59,6 +59,15 @@ def test_nothing_is_found_where_all_is_right() -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_a_clip_that_is_alone_nothing_is_told() -> None:
+    (clip, *_), (said, *_) = clean()
+    alone = dataclasses.replace(said, others=np.zeros((0, TOKENS + 1)))
+    heard = compare([clip], [alone])
+    assert wanted(heard) == []
+    assert find(heard, {}) == []
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.floats(0.0, 6.0), st.integers(0, ROWS - 1))
 def test_that_all_of_a_clip_is_dear_says_nothing(hardness: float, row: int) -> None:
