@@ -8,6 +8,8 @@ it (of the names that are not held out) is trained with the settings behind `--`
 beside MODEL: with all names as a prompt and without, on the test set, to which further sentences
 with held-out names are added, and on sentences of another domain, where none of the names is said.
 
+    --many               trains with 300 sentences of other words beside them, with the first seed:
+                         all their longer words are in the list, so that nobody learns them by heart
     --shares 0.25 0.8    trains with these `data.words_share`, too, with the first seed
     --lists              scores the first seed's run with lists of several lengths
     --exports            puts the first seed's run into faster-whisper, with `hotwords` and
@@ -32,7 +34,7 @@ import lora_whisper as lw
 from benchmarks.nano.dictation import DRUGS
 from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
-from lora_whisper.data.words import as_text, spoken_in
+from lora_whisper.data.words import as_text, parts_of, spoken_in
 from lora_whisper.evaluation.diagnostics import word_recall
 from lora_whisper.evaluation.results import EvaluationResults, WordRecall
 from lora_whisper.evaluation.score import score_utterance
@@ -53,6 +55,9 @@ Robert Rose Ruth Sam Sarah Simon Susan Thomas Tom Victor Walter William Brown Cl
 Evans Fisher Green Hall Harris Hill Hunter Jackson Johnson Jones King Lewis Miller Moore Morris
 Parker Phillips Roberts Scott Smith Stewart Taylor Turner Walker Wilson""".split()
 WITHOUT, WITH = "plain", "words"
+MANY, MANY_WITHOUT = "many", "many-plain"  # beside them sentences with many other words
+OTHERS = 300  # such sentences
+FEWEST_LETTERS = 5  # of the words in them that are in the list
 
 
 def main() -> None:
@@ -61,6 +66,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--shares", nargs="*", type=float, default=[])
+    parser.add_argument("--many", action="store_true")
     parser.add_argument("--lists", action="store_true")
     parser.add_argument("--exports", action="store_true")
     parser.add_argument("--result", default="prompted_words")
@@ -92,6 +98,8 @@ def measurements(
             models = 2 if number == 0 and kind == WITHOUT else 1  # the base once
             yield "runs", scored(given, run, every, models)
     first = given.seeds[0]
+    for kind in (MANY, MANY_WITHOUT) if given.many else ():
+        yield "many", scored(given, trained(given, f"{kind}-{first}", kind, first), every)
     if given.lists:
         for length, words in lists(unseen).items():
             path = write_list(given.folder / f"list-{length}.txt", words)
@@ -121,6 +129,10 @@ def write_speech(folder: Path) -> list[str]:
     kept = [row for row, held_out in zip(rows["train"], has_unseen, strict=True) if not held_out]
     further = [row for row, held_out in zip(rows["train"], has_unseen, strict=True) if held_out]
     write_rows(folder / "train.jsonl", kept)
+    others = rows_of(SPEECH / "rehearsal" / "train.jsonl")[:OTHERS]
+    write_rows(folder / "train-many.jsonl", [*kept, *others])
+    more = {part for row in others for part in parts_of(row["text"]) if len(part) >= FEWEST_LETTERS}
+    write_list(folder / "many.txt", [*seen, *sorted(more - {*seen})])
     write_rows(folder / "test.jsonl", [*rows["test"], *further[:FURTHER]])
     write_rows(folder / "general.jsonl", rows_of(SPEECH / "general" / "test.jsonl")[:GENERAL])
     return unseen
@@ -157,6 +169,13 @@ def write_list(path: Path, words: Sequence[str]) -> Path:
     return path
 
 
+SPEECH_OF = {
+    **dict.fromkeys((WITHOUT, WITH), "train.jsonl"),
+    **dict.fromkeys((MANY, MANY_WITHOUT), "train-many.jsonl"),
+}
+LIST_OF = {WITH: "seen.txt", MANY: "many.txt"}
+
+
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -167,12 +186,12 @@ def trained(
     if not Path(f"outputs/{name}/summary.json").exists():
         command = [
             *(sys.executable, "-m", "lora_whisper", "train", f"name={name}", f"seed={seed}"),
-            *(f"model={given.model}", f"data.train={given.folder / 'train.jsonl'}"),
+            *(f"model={given.model}", f"data.train={given.folder / SPEECH_OF[kind]}"),
             *("data.language=en", "data.validation_share=0", "data.test_share=0"),
             *("resume=auto", "card=false", *given.settings, *more),
         ]
-        if kind == WITH:
-            command.append(f"data.words={given.folder / 'seen.txt'}")
+        if kind in LIST_OF:
+            command.append(f"data.words={given.folder / LIST_OF[kind]}")
         subprocess.run(command, check=True, env=os.environ | {"CI": "true"})
     return name
 
