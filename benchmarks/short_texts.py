@@ -1,12 +1,12 @@
-"""What a training step on a CPU gains by attention without keys and values, and by faster dropout.
+"""What a training step on a CPU gains by attention without keys and values, and in its adapter.
 
     python -m benchmarks.short_texts MODEL --clip-seconds 3 5 11
 
 Steps of 8 windows of noise, with as many tokens as read speech has, one thread, processor time: as
-PyTorch has it, with `FastDropout`, and with `ShortTextAttention` as well; in turn, some rounds of
-each, of which the fastest counts. Trimmed windows with the default adapter, and whole ones whose
-frozen encoder was computed before, with rank 32 on queries and values. Results go to
-benchmarks/results/short_texts.json.
+PyTorch has it, with dropout and LoRA's products by `use_fast_adapter`, and with
+`ShortTextAttention` as well; in turn, some rounds of each, of which the fastest counts. Trimmed
+windows with the default adapter, and whole ones whose frozen encoder was computed before, with rank
+32 on queries and values. Results go to benchmarks/results/short_texts.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from benchmarks.results import write_result
 from lora_whisper.data.batches import Batch
 from lora_whisper.lora.adapter import attach
 from lora_whisper.lora.short_texts import ShortTextAttention
-from lora_whisper.model.cpu_kernels import FastDropout, use_fast_products
+from lora_whisper.model.cpu_kernels import (
+    LEAST_WIDTH,
+    FastDropout,
+    FastLinear,
+    use_fast_adapter,
+    use_fast_products,
+)
 from lora_whisper.model.device import new_accelerator
 from lora_whisper.model.features import positions_with_sound
 from lora_whisper.model.published import SAMPLING_RATE
@@ -35,7 +41,7 @@ from lora_whisper.training.loop import Trainer, train_step
 
 WINDOWS, MICRO_BATCH = 8, 2  # whole windows in a forward pass; of short ones there are more
 MARGIN_POSITIONS = 80  # behind a clip, in the middle of what is drawn
-SIDES = ("plain", "dropout", "both")
+SIDES = ("plain", "adapter", "both")
 FROZEN = ["adapter.layers=decoder", "adapter.rank=32", "adapter.alpha=64"]
 FROZEN += ["adapter.targets=attention-qv"]
 
@@ -77,8 +83,12 @@ def compared(given: argparse.Namespace, is_frozen: bool, seconds: float) -> dict
 
 def use(whisper: WhisperForConditionalGeneration, side: str) -> None:
     for module in whisper.modules():
-        if type(module) in (nn.Dropout, FastDropout):
-            module.__class__ = nn.Dropout if side == "plain" else FastDropout
+        if type(module) is FastDropout:
+            module.__class__ = nn.Dropout
+        elif type(module) is FastLinear and min(module.weight.shape) < LEAST_WIDTH:
+            module.__class__ = nn.Linear
+    if side != "plain":
+        use_fast_adapter(whisper)
     for layer in whisper.model.decoder.layers:
         layer.encoder_attn.__class__ = ShortTextAttention if side == "both" else WhisperAttention
 

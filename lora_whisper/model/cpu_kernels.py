@@ -107,11 +107,18 @@ class FastDropout(nn.Dropout):
         return input * torch.from_numpy(mask).view(input.shape).to(input.dtype)
 
 
-def use_fast_dropout(model: nn.Module) -> None:
-    """Let dropout of an adapter on a CPU draw so, which gives other draws of the same kind."""
+def use_fast_adapter(model: nn.Module) -> None:
+    """Let an adapter on a CPU draw its dropout so, which gives other draws of the same kind.
+
+    And let oneDNN compute LoRA's products, which are narrow on one side: of 5,048 positions of
+    whisper-tiny by rank 16 in 0.4 instead of 1.4 ms, and their gradient in 0.4 instead of 1.2.
+    """
     for layer in model.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = FastDropout
+        is_wide = type(layer) is nn.Linear and max(layer.weight.shape) >= LEAST_WIDTH
+        if is_wide and has_fast_products():
+            layer.__class__ = FastLinear
 
 
 def use_fast_products(model: nn.Module) -> None:

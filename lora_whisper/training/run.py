@@ -48,7 +48,7 @@ from lora_whisper.lora.initialization import (
 )
 from lora_whisper.lora.short_texts import use_short_texts
 from lora_whisper.lora.validation import resolve_initial
-from lora_whisper.model.cpu_kernels import use_fast_dropout
+from lora_whisper.model.cpu_kernels import use_fast_adapter
 from lora_whisper.model.device import new_accelerator, take_from_main
 from lora_whisper.paths import local_path
 from lora_whisper.reports.run import write_results
@@ -266,7 +266,7 @@ class Run:
         )
         if self.accelerator.device.type == "cpu" and whisper.config.d_model >= TINY_WIDTH:
             use_short_texts(whisper)
-            use_fast_dropout(whisper)
+            use_fast_adapter(whisper)
         if config.adapter.init_from is not None and not self.is_resuming:
             start = resolve_initial(config.adapter.init_from, config.model.allow_pickle)
             initialize_from(model, start, tokens)

@@ -14,7 +14,7 @@ from lora_whisper.model import cpu_kernels
 from lora_whisper.model.cpu_kernels import (
     FastLinear,
     encode,
-    use_fast_dropout,
+    use_fast_adapter,
     use_fast_products,
 )
 from lora_whisper.model.encoder import encode_below
@@ -51,6 +51,22 @@ def test_a_product_and_its_gradients(rows: int, bias: bool) -> None:
         out = layer(x)
         (out * torch.randn_like(out)).sum().backward()
         found.append([out, x.grad, *(parameter.grad for parameter in layer.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert close(other, one)
+
+
+@NEEDS_AVX512
+@pytest.mark.parametrize("shape", [(WIDTH, 16), (4, WIDTH)])
+def test_products_with_the_matrices_of_lora_have_all_gradients(shape: tuple[int, int]) -> None:
+    plain = nn.Linear(*shape, bias=False)
+    fast = copy.deepcopy(plain)
+    use_fast_adapter(fast)
+    assert isinstance(fast, FastLinear)
+    x, weight = torch.randn(3, 50, shape[0], requires_grad=True), torch.randn(3, 50, shape[1])
+    found = []
+    for layer in (plain, fast):
+        out = layer(x)
+        found.append([out, *torch.autograd.grad((out * weight).sum(), [x, layer.weight])])
     for one, other in zip(*found, strict=True):
         assert close(other, one)
 
@@ -120,7 +136,7 @@ def test_a_window_is_encoded_as_by_transformers() -> None:
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     model = nn.Sequential(nn.Dropout(share))
-    use_fast_dropout(model)
+    use_fast_adapter(model)
     x = torch.ones(400, 1000, requires_grad=True)
     torch.manual_seed(0)
     out = model(x)
