@@ -200,9 +200,10 @@ def new_card(
     sets = list(dict.fromkeys(name for _, name in base))
     rows = []
     for key, trait in TRAITS.items():
-        for name in sets:
-            if (key, name) in base and (key, name) in adapter:
-                label = f"{trait.name}, {name}" if len(sets) > 1 else trait.name
+        asked = [name for name in sets if (key, name) in base]
+        for name in asked:
+            if (key, name) in adapter:
+                label = trait.name if asked == sets[:1] else f"{trait.name}, {name}"
                 found = base[key, name], adapter[key, name]
                 row = judge(trait, *found, seed=seed, name=label)
                 if row.base is not None or not is_brief:

@@ -52,7 +52,7 @@ def shown(row: Capability, value: float | None) -> str:
     """`98 %`, or `0.34 s`; a dash where nothing was measured."""
     if value is None:
         return "–"
-    return f"{value:.2f} s" if row.unit == "seconds" else f"{100 * value:.0f} %"
+    return f"{value:.2f} s" if row.unit == "seconds" else f"{round(100 * value)} %"
 
 
 def difference(row: Capability) -> str:
