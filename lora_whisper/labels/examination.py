@@ -70,7 +70,10 @@ def examine(config: CheckConfig, base: Base, measured: Mapping[str, Measured]) -
         of_fold = folds.divide(clips, count)
         for fold in range(count):
             own = [clip for clip, at in zip(clips, of_fold, strict=True) if at == fold]
-            log.info("labels      adapter %d of %d, trained on the others", fold + 1, count)
+            log.info(
+                "labels      adapter %d of %d: %d clips to listen to, %g epochs of the others first",
+                *(fold + 1, count, len(own), labels.epochs),
+            )
             entry = folds.train_without(train_config, base, measured, own)
             with listening(entry, base, device) as one:
                 _listen(one, own, own)
