@@ -71,7 +71,7 @@ def examine(config: CheckConfig, base: Base, measured: Mapping[str, Measured]) -
         for fold in range(count):
             own = [clip for clip, at in zip(clips, of_fold, strict=True) if at == fold]
             log.info(
-                "labels      adapter %d of %d: %d clips to listen to, %g epochs of the others first",
+                "labels      adapter %d of %d: %d clips, after %g epochs of the others",
                 *(fold + 1, count, len(own), labels.epochs),
             )
             entry = folds.train_without(train_config, base, measured, own)
