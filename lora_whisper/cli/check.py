@@ -21,12 +21,12 @@ import numpy as np
 
 from lora_whisper import terminal
 from lora_whisper.cli.command import Command
-from lora_whisper.config import SPLITS, CheckConfig, DataConfig
+from lora_whisper.config import SPLITS, CheckConfig, DataConfig, LabelsConfig
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.augmentation import Augmenter, write_examples
 from lora_whisper.data.corpus import require_language
 from lora_whisper.data.dataset import Utterance, Utterances
-from lora_whisper.data.decisions import Decisions, mended, read_decisions, unknown_rows
+from lora_whisper.data.decisions import Decisions, mended, read_decisions, require_known
 from lora_whisper.data.quality import HELD_OUT, inspect, over_window, sound_is_whole
 from lora_whisper.data.quality_findings import (
     Finding,
@@ -98,8 +98,9 @@ def prepare(config: CheckConfig, folder: Path) -> CheckPlan:
                 "or labels=true to go on deciding."
             )
         decisions = read_decisions(config.decisions, "decisions")
-        if unknown := unknown_rows(list(splits.values()), decisions):
-            log.warning("decisions   %d are of rows that are not there", unknown)
+        require_known(list(splits.values()), config.decisions, decisions)
+    if config.labels:
+        _require_parts(config.labels, splits)
     base = read_base(config.model, with_weights=bool(config.labels))
     _tell_of_language(base, splits)
     _require_cleanable(config.data, splits)
@@ -123,6 +124,14 @@ def refuse_replacing(folder: Path, overwrite: bool) -> None:
         )
 
 
+def _require_parts(labels: bool | LabelsConfig, splits: Mapping[str, Utterances]) -> None:
+    """See that the training speech can be divided, before all of it is decoded."""
+    from lora_whisper.labels.folds import require_parts
+
+    texts = (text for rows in _trained_on(splits) for text in rows.column("text").to_pylist())
+    require_parts(texts, LabelsConfig() if isinstance(labels, bool) else labels)
+
+
 def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
     """A `data.language` that is none is a finding where rows are in it, else `train` refuses it."""
     for rows in splits.values():
@@ -132,7 +141,7 @@ def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
 
 def read_splits(data: DataConfig) -> dict[str, Utterances]:
     """The rows of every split that there is, and of what is mixed in, as "mix 1", "mix 2", …"""
-    read = {split: read_split(data, split) for split in SPLITS}
+    read = {split: read_split(data, split, is_all=not data.mix) for split in SPLITS}
     splits = {split: rows for split, rows in read.items() if rows is not None}
     mixes = {
         f"mix {number}": train_rows(resolved(data, mix)) for number, mix in enumerate(data.mix, 1)

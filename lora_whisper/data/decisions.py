@@ -26,6 +26,7 @@ log = logging.getLogger("lora_whisper")
 ACCEPT, REJECT = "accept", "reject"
 SWAPPED = "other_clip"  # the finding whose transcript may be another row's
 NAME_DIGITS = 16
+ADVICE = "Type the file that check.html saved, such as decisions.jsonl."
 PLACES = ("start", "end", "text")  # of a row, that its name hangs on beside its sound
 
 
@@ -36,6 +37,11 @@ class Decisions:
     accepted: Mapping[str, str]  # the finding
     rejected: frozenset[str] = frozenset()
     fits: Mapping[str, str] = field(default_factory=dict)  # the row whose transcript it should have
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all rows that were decided about."""
+        return self.rejected | self.accepted.keys()
 
 
 def row_names(utterances: Utterances) -> list[str]:
@@ -53,14 +59,7 @@ def read_decisions(name: str, key: str) -> Decisions:
         UserError: there is no such file, or it is another one; names the first lines that do not
             fit.
     """
-    path = local_path(name)
-    advice = "Type the file that check.html saved, such as decisions.jsonl."
-    if not path.is_file():
-        raise UserError(f"{key}={name}: there is no such file. {advice}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}={name}: it cannot be read: {error}. {advice}") from error
+    text = _text_of(name, key)
     accepted, fits = dict[str, str](), dict[str, str]()
     rejected, problems = set[str](), list[str]()
     for number, line in enumerate(text.split("\n"), 1):
@@ -79,9 +78,26 @@ def read_decisions(name: str, key: str) -> Decisions:
                 fits[row] = fit
     if problems:
         raise UserError(
-            f"{key}={name}: these lines are no decisions:\n{listing(problems, 3)}\n{advice}"
+            f"{key}={name}: these lines are no decisions:\n{listing(problems, 3)}\n{ADVICE}"
         )
+    if not (accepted or rejected):
+        raise UserError(f"{key}={name}: found no decision in it. {ADVICE}")
     return Decisions(accepted, frozenset(rejected - accepted.keys()), fits)
+
+
+def _text_of(name: str, key: str) -> str:
+    path = local_path(name)
+    if path.is_dir():
+        raise UserError(f"{key}={name}: it is a folder. {ADVICE}")
+    if not path.is_file():
+        raise UserError(f"{key}={name}: there is no such file. {ADVICE}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        why = f"it is not UTF-8 (byte {error.start})"
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+    raise UserError(f"{key}={name}: {why}. {ADVICE}")
 
 
 def _decision(line: str) -> dict[str, object] | str:
@@ -102,14 +118,20 @@ def _is_name(value: object) -> bool:
     return is_long and set(str(value)) <= set("0123456789abcdef")
 
 
-def without_excluded(utterances: Utterances, name: str) -> Utterances:
+def without_excluded(utterances: Utterances, name: str, is_all: bool = False) -> Utterances:
     """The rows of which no finding was accepted.
 
+    Args:
+        is_all: these are all rows that may have been decided about.
+
     Raises:
-        UserError: see `read_decisions`; or nothing is left.
+        UserError: see `read_decisions`; no decision is about one of `is_all` rows; or nothing is
+            left.
     """
     decisions = read_decisions(name, "data.exclude")
     names = np.array(row_names(utterances))
+    if is_all and not decisions.names & set(names.tolist()):
+        raise _of_other_rows(name, "data.exclude", decisions, "the training rows")
     excluded = np.isin(names, list(decisions.accepted))
     if excluded.all():
         raise UserError(f"data.exclude={name} leaves nothing of {len(names)} training rows.")
@@ -162,7 +184,23 @@ def mended(splits: Mapping[str, Utterances], decisions: Decisions) -> dict[str, 
     return found
 
 
-def unknown_rows(splits: Sequence[Utterances], decisions: Decisions) -> int:
-    """Decisions about rows that are not there."""
-    names = {name for rows in splits for name in row_names(rows)}
-    return len((decisions.accepted.keys() | decisions.rejected) - names)
+def require_known(splits: Sequence[Utterances], name: str, decisions: Decisions) -> None:
+    """See that decisions of the file `name` are about these rows; some that are not are warned of.
+
+    Raises:
+        UserError: none is.
+    """
+    unknown = decisions.names - {row for rows in splits for row in row_names(rows)}
+    if unknown == decisions.names:
+        raise _of_other_rows(name, "decisions", decisions, "the rows")
+    if unknown:
+        total = len(decisions.names)
+        log.warning("decisions   %d of %d are of rows that are not there", len(unknown), total)
+
+
+def _of_other_rows(name: str, key: str, decisions: Decisions, rows: str) -> UserError:
+    return UserError(
+        f"{key}={name}: none of its {len(decisions.names)} decisions is about one of {rows}. "
+        "A row goes by its sound and its text: the file is of other speech, or the texts were "
+        f"mended since. Type the file that check.html saved for this data, or {key}=null."
+    )

@@ -78,7 +78,8 @@ def read_inputs(model: ModelConfig, data: DataConfig, earlier: Inputs | None = N
         return earlier
     # All rows first, since reading the checkpoint takes seconds.
     streamed = ("train",) if data.streaming else ()
-    rows = {split: read_split(data, split) for split in SPLITS if split not in streamed}
+    is_all = not data.mix
+    rows = {split: read_split(data, split, is_all) for split in SPLITS if split not in streamed}
     mixes = [resolved(data, mix) for mix in data.mix]
     mixed = [train_rows(config) for config in mixes]
     base = read_base(model)

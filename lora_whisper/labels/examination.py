@@ -13,6 +13,7 @@ import numpy as np
 
 from lora_whisper import terminal
 from lora_whisper.config import CheckConfig, LabelsConfig
+from lora_whisper.data.quality import SILENT_DBFS
 from lora_whisper.data.quality_measures import Measured
 from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.evaluation.loading import decoder_of, identity
@@ -29,7 +30,6 @@ log = logging.getLogger("lora_whisper")
 FORMAT = 1  # raised when evidence is found in another way
 TRIED_CLIPS = 24  # of which is told whether the base knows the language, and what all will take
 KNOWN_SHARE = 0.75  # of these, that have to fit their own clip best, by text and by hypothesis
-USUAL_FOLDS = 2
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ def examine(config: CheckConfig, base: Base, measured: Mapping[str, Measured]) -
     """
     labels = LabelsConfig() if isinstance(config.labels, bool) else config.labels
     clips, not_heard = clips_of(base, measured)
+    silent = [clip for clip in clips if clip.loudest_dbfs < SILENT_DBFS]
+    certain = [findings.of_silence(clip) for clip in silent]
+    total, clips = len(clips), [clip for clip in clips if clip.loudest_dbfs >= SILENT_DBFS]
     if not clips:
-        return LabelReport(0, not_heard, "nobody", [], findings.settings())
+        return LabelReport(total, not_heard, "nobody", certain, findings.settings())
+    folds.require_parts((clip.utterance.text for clip in clips), labels)
     device = new_accelerator("auto").device
     train_config = folds.training_config(config, labels)
     ears: list[tuple[ModelEntry, Sequence[Clip]]] = []
@@ -65,7 +69,7 @@ def examine(config: CheckConfig, base: Base, measured: Mapping[str, Measured]) -
                 _listen(one, clips, clips)
                 ears.append((entry, clips))
     if not ears:
-        count = labels.folds or USUAL_FOLDS
+        count = labels.folds or folds.USUAL_FOLDS
         listener = f"{count} adapters, each trained on the other parts"
         of_fold = folds.divide(clips, count)
         for fold in range(count):
@@ -74,13 +78,12 @@ def examine(config: CheckConfig, base: Base, measured: Mapping[str, Measured]) -
                 "labels      adapter %d of %d: %d clips, after %g epochs of the others",
                 *(fold + 1, count, len(own), labels.epochs),
             )
-            entry = folds.train_without(train_config, base, measured, own)
+            entry = folds.train_without(train_config, base, measured, [*own, *silent])
             with listening(entry, base, device) as one:
                 _listen(one, own, own)
             ears.append((entry, own))
-    return LabelReport(
-        len(clips), not_heard, listener, _found(ears, base, device), findings.settings()
-    )
+    found = [*certain, *_found(ears, base, device)]
+    return LabelReport(total, not_heard, listener, found, findings.settings())
 
 
 def _found(
@@ -136,7 +139,10 @@ def clips_of(base: Base, measured: Mapping[str, Measured]) -> tuple[list[Clip], 
             else:
                 utterance = one.utterances[number]
                 figures = int(record["fingerprint"]), float(record["seconds"])
-                clip = clip_of(tokenizer, special_tokens, utterance, split, number, *figures)
+                loudest = float(record["loudest_dbfs"])
+                clip = clip_of(
+                    tokenizer, special_tokens, utterance, split, number, *figures, loudest
+                )
                 if clip is None:
                     not_heard["text over the decoder's limit"] += 1
                 else:
@@ -171,8 +177,8 @@ def _tried(listener: Listener, clips: Sequence[Clip], seed: int, is_asked: bool)
     known = [(one, evidence) for one, evidence in pairs if evidence is not None]
     fitting, resembling = findings.knows(*zip(*known, strict=True)) if known else (0.0, 0.0)
     told = (
-        f"of {len(sample)} clips, {fitting:.0%} fit their transcripts better than others' clips, "
-        f"and {resembling:.0%} of the hypotheses resemble theirs most"
+        f"of {len(sample)} clips, {100 * fitting:.0f} % fit their transcripts better than others' "
+        f"clips, and {100 * resembling:.0f} % of the hypotheses resemble theirs most"
     )
     is_known = min(fitting, resembling) >= KNOWN_SHARE
     verdict = "the base listens" if is_known or is_asked else "adapters listen, trained in turn"

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from lora_whisper.labels.alignment import letters_of
-from lora_whisper.labels.evidence import Edit, Evidence, Place
+from lora_whisper.labels.evidence import Edit, Evidence, Hypothesis, Levels, Place
 from lora_whisper.labels.listening import Clip
 from lora_whisper.model.tokenizer import code_of
 
@@ -244,9 +244,19 @@ def find(heard: Heard, fits: Fits) -> list[LabelFinding]:
     suspects, found = set(heard.suspects), []
     for row in range(len(heard.clips)):
         whole = _whole(heard, row, fits) if row in suspects else None
-        whole = whole or _other_language(heard, row)
+        if whole is None and row in suspects:  # languages that it knows badly are often taken wrong
+            whole = _other_language(heard, row)
         found += [whole] if whole else _parts(heard, row)
     return sorted(found, key=lambda one: -one.certainty)
+
+
+def of_silence(clip: Clip) -> LabelFinding:
+    """A text on a clip in which nobody can be heard: whatever a model makes of it."""
+    hypothesis = Hypothesis((), "", 0.0, 1.0, {})
+    none = np.zeros(len(clip.tokens) + 1)
+    evidence = Evidence(hypothesis, none, none[None][:0], (), Levels(0.0, 0.0, 0.0))
+    detail = f"silence: nothing is louder than {clip.loudest_dbfs:.0f} dBFS"
+    return LabelFinding(clip, evidence, "text_without_speech", 1.0, detail)
 
 
 def _whole(heard: Heard, row: int, fits: Fits) -> LabelFinding | None:
@@ -326,7 +336,10 @@ def _is_speechless(heard: Heard, row: int) -> bool:
 
 
 def _other_language(heard: Heard, row: int) -> LabelFinding | None:
-    """The clip sounds like a language that is neither the row's nor usual among such rows."""
+    """The clip sounds like a language that is neither the row's nor usual among such rows.
+
+    Whisper often takes a language that it knows badly for another, so that this alone says nothing.
+    """
     clip, evidence = heard.clips[row], heard.evidence[row]
     languages = evidence.hypothesis.languages
     if not languages or _is_speechless(heard, row):
@@ -336,7 +349,9 @@ def _other_language(heard: Heard, row: int) -> LabelFinding | None:
     known = sum(languages.get(name, 0.0) for name in usual)
     if detected in usual or share < DETECTED or known > 1 - DETECTED:
         return None
-    detail = f"sounds like {detected} ({share:.0%}), and the row says {clip.utterance.language}"
+    detail = (
+        f"sounds like {detected} ({100 * share:.0f} %), and the row says {clip.utterance.language}"
+    )
     return LabelFinding(clip, evidence, "wrong_language", share, detail)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,29 +22,49 @@ from lora_whisper.data.corpus import Corpus, keep_what_fits
 from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.quality_measures import Measured
 from lora_whisper.data.speech import DatasetSplits, Inputs
+from lora_whisper.errors import UserError
 from lora_whisper.evaluation.loading import load_model, whisper_inside
 from lora_whisper.evaluation.models import ModelEntry, trained
 from lora_whisper.files import remove_folder
 from lora_whisper.labels.evidence import key_of
 from lora_whisper.labels.listening import Clip
 from lora_whisper.lora.adapter import load_adapter, merged_in_place
+from lora_whisper.lora.saved import open_adapter
 from lora_whisper.model.base import Base
 from lora_whisper.paths import cache_folder
 from lora_whisper.run_config import config_hash
 from lora_whisper.run_folder import RunFolder
+from lora_whisper.terminal import counted
 from lora_whisper.training.resume import rows_of
 from lora_whisper.training.run import Run, begin
 
 log = logging.getLogger("lora_whisper")
 
+USUAL_FOLDS = 2
+
 
 def divide(clips: Sequence[Clip], folds: int) -> np.ndarray:
     """(clips,) the fold of each; rows of one speaker or of the same text are in one.
 
-    Where there are fewer speakers than folds, they are in several, and texts alone keep together.
+    Where there are fewer such groups than folds, speakers are in several, and texts alone keep
+    together.
     """
     speakers = {clip.utterance.speaker for clip in clips}
     by_speaker = None not in speakers and len(speakers) >= folds
+    roots = _groups(clips, by_speaker)
+    if by_speaker and len(np.unique(roots)) < folds:  # all say the same sentences
+        roots = _groups(clips, by_speaker=False)
+    found, sizes = np.zeros(len(clips), int), np.zeros(folds)
+    numbers, counts = np.unique(roots, return_counts=True)
+    for place in np.argsort(-counts, kind="stable"):  # the largest first, to the smallest fold
+        fold = int(sizes.argmin())
+        found[roots == numbers[place]] = fold
+        sizes[fold] += counts[place]
+    return found
+
+
+def _groups(clips: Sequence[Clip], by_speaker: bool) -> np.ndarray:
+    """(clips,) the number of the first clip that has to be in the same fold."""
     groups = list(range(len(clips)))  # each clip's group, by the number of its first clip
     first: dict[object, int] = {}
 
@@ -53,18 +74,40 @@ def divide(clips: Sequence[Clip], folds: int) -> np.ndarray:
         return number
 
     for number, clip in enumerate(clips):
-        text = ("text", " ".join(clip.utterance.text.casefold().split()))
+        text = ("text", _as_divided(clip.utterance.text))
         speaker = ("speaker", clip.utterance.speaker)
         for key in (text, speaker) if by_speaker else (text,):
             groups[root(number)] = root(first.setdefault(key, number))
-    roots = np.array([root(number) for number in range(len(clips))])
-    found, sizes = np.zeros(len(clips), int), np.zeros(folds)
-    numbers, counts = np.unique(roots, return_counts=True)
-    for place in np.argsort(-counts, kind="stable"):  # the largest first, to the smallest fold
-        fold = int(sizes.argmin())
-        found[roots == numbers[place]] = fold
-        sizes[fold] += counts[place]
-    return found
+    return np.array([root(number) for number in range(len(clips))])
+
+
+def _as_divided(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def require_parts(texts: Iterable[str], labels: LabelsConfig) -> None:
+    """See that there are as many texts as parts; rows of one text are in one part.
+
+    Where `labels` leaves it to the base whether it listens, it needs two as well: what a single
+    text costs cannot be held against another.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if labels.folds == 0:
+        return
+    parts, different = labels.folds or USUAL_FOLDS, set[str]()
+    for text in texts:
+        if text and text.strip():
+            different.add(_as_divided(text))
+        if len(different) == parts:
+            return
+    raise UserError(
+        f"labels: the training speech cannot be divided into {parts} parts, each of which an "
+        "adapter listens to that was trained on the others: rows of one text are in one part, and "
+        f"{counted(len(different), 'text')} can be used. Add rows, or type labels='{{folds: 0}}': "
+        "the base listens to all."
+    )
 
 
 def training_config(config: CheckConfig, labels: LabelsConfig) -> TrainConfig:
@@ -98,6 +141,9 @@ def train_without(
     rows = {name: each.tolist() for name, each in rows_of(speech.parts).items()}
     name = key_of(config_hash(config), base.checkpoint, rows)
     folder = RunFolder(cache_folder("labels") / "folds" / name)
+    if folder.is_complete() and not _is_sound(folder.adapter):
+        log.warning("labels      the adapter kept for this part is damaged: it is trained anew")
+        remove_folder(folder.path)
     if not folder.is_complete():
         is_begun = folder.is_run()
         config = dataclasses.replace(config, resume="auto" if is_begun else None)
@@ -108,6 +154,14 @@ def train_without(
             begin(config, folder, "resume" if is_begun else "new")
             run.carry_out()
     return trained(config, "adapter", folder.adapter)
+
+
+def _is_sound(adapter: Path) -> bool:
+    try:
+        open_adapter(adapter)
+    except UserError:
+        return False
+    return True
 
 
 def _corpus(config: TrainConfig, base: Base, measured: Measured, left_out: np.ndarray) -> Corpus:

@@ -49,6 +49,7 @@ class Clip:
     prompt: tuple[int, ...]  # sot … <|notimestamps|>
     tokens: tuple[int, ...]  # of its transcript
     language: str | None  # that the transcript is written in
+    loudest_dbfs: float = 0.0  # of its frames of 20 ms
 
     @property
     def clip_key(self) -> str:
@@ -67,6 +68,7 @@ def clip_of(
     number: int,
     fingerprint: int,
     seconds: float,
+    loudest_dbfs: float = 0.0,
 ) -> Clip | None:
     """The row as the model is to hear it; None where its text has no room.
 
@@ -79,7 +81,8 @@ def clip_of(
     prompt = tuple(special_tokens.start(token_language(special_tokens, utterance), utterance.task))
     if len(prompt) + len(tokens) > special_tokens.max_tokens:
         return None
-    return Clip(split, number, utterance, fingerprint, seconds, prompt, tokens, written)
+    heard = fingerprint, seconds, prompt, tokens, written, loudest_dbfs
+    return Clip(split, number, utterance, *heard)
 
 
 class Listener:

@@ -186,7 +186,10 @@ def show(
     lines = ["", f"report      {page}", f"            {values}"]
     if (folder / "listen").is_dir():
         lines.append(f"to hear     {short(folder / 'listen')}")
-    for line in [*lines, *_next_lines(report, problems)]:
+    lines += _next_lines(report, problems)
+    if labels and labels.findings and not report.fix:
+        lines += _deciding_lines(page)
+    for line in lines:
         console.print(line, markup=False, soft_wrap=True)  # commands are copied as they stand
 
 
@@ -240,6 +243,8 @@ def _next_lines(report: CheckReport, problems: Sequence[Finding]) -> list[str]:
         ]
     if any(finding.key == "unknown_language" for finding in problems):
         return ["next        a language that the checkpoint knows: train refuses the others"]
+    if fix is None and report.labels and report.labels["findings"]:
+        return []  # to decide about them is next
     if fix is None:
         return [f"next        {program()} train with the same model=… and data.…"]
     if not fix.kept.get("train"):
@@ -256,6 +261,15 @@ def _next_lines(report: CheckReport, problems: Sequence[Finding]) -> list[str]:
     first, *others = map(shlex.quote, keys)
     mixed = ["  and the same data.mix=…"] if data.mix else []
     return [" \\\n  ".join([f"next        {program()} train {first}", *others]), *mixed]
+
+
+def _deciding_lines(page: str) -> list[str]:
+    return [
+        f"transcripts open {page}, accept or reject each finding, and save the decisions; then",
+        "            the same command, with overwrite=true fix=FOLDER decisions=FILE: manifests in",
+        f"            which they are mended; or {program()} train with data.exclude=FILE: without",
+        "            what was accepted",
+    ]
 
 
 # ── the page ─────────────────────────────────────────────────────────────────────────────────
@@ -302,6 +316,7 @@ def page(
             for finding in problems
         ],
         count=lambda number: f"{number:,}" if number else "",
+        kinds=len(problems) + (len(labels.counts) if labels else 0),
         splits=split_table(report, heading="split"),
         tally=_tally,
         labels=labels,

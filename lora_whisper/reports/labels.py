@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_whisper.evaluation.metrics import Stretch
 from lora_whisper.reports.tables import Cell, Column, Table
-from lora_whisper.terminal import counted, percent
+from lora_whisper.terminal import counted
 
 SHOWN_IN_TERMINAL = 10
 SHOWN_LETTERS = 160
@@ -126,7 +126,7 @@ def table(section: LabelSection) -> Table:
     for one in section.findings[:SHOWN_IN_TERMINAL]:
         what = Cell(one.title, f"{one.split}, {_printable(one.row)}: {_printable(one.detail)}")
         texts = f"{_brief(one.text)}\n→ {_brief(one.hypothesis)}"
-        found.add(percent(one.certainty), what, texts, starts_section=True)
+        found.add(f"{100 * one.certainty:.0f} %", what, texts, starts_section=True)
     return found
 
 

@@ -61,6 +61,7 @@ def test_keys_decide_and_the_file_is_one_that_train_takes(
 ) -> None:
     browser.open(page.as_uri(), "#decide")
     assert "1 of 4 decided" in browser.text("#tally")
+    assert "kinds of problems\n2" in browser.text("dl.key")
     body = browser.one("body")
     for key in "ja":  # the first one is wrong, and the second is next
         body.send_keys(key)

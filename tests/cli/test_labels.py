@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from lora_whisper.__main__ import carry_out
+from lora_whisper.cli import check
 from tests.cli.conftest import Line, Refusal, World, working_in
 from tests.evaluation.toy_decoder import general_speech
 from tests.toy_speech import write_manifest
@@ -71,6 +74,9 @@ def test_the_page_has_what_it_needs_in_itself(examined: Path) -> None:
     assert page.count('<article class="sample label"') == 2
     assert page.count("data:audio/mpeg;base64,") == 2
     assert page.count("<script>") == 1
+    kinds = report(examined)["problems"] + 1  # exchanged transcripts
+    name = "kind of problem" if kinds == 1 else "kinds of problems"
+    assert f"<dt>{name}</dt>\n<dd>{kinds}</dd>" in page
     assert "default-src 'none'" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "").replace(
         "http://purl.org", ""
@@ -146,6 +152,11 @@ def test_no_adapter_listens_to_what_it_was_taught(
     assert not set(taught[0].tolist()) & set(taught[1].tolist())
     assert set(np.concatenate(taught).tolist()) == set(everything.tolist())
     first = report(Path())["labels"]
+    os.truncate(runs[0] / "adapter" / "adapter_model.safetensors", 100)
+    capsys.readouterr()
+    assert line("check", "name=c", *given, asked, "overwrite=true") == 0
+    assert "is damaged: it is trained anew" in "".join(capsys.readouterr())
+    assert report(Path())["labels"] == first
     monkeypatch.setattr(folds, "Run", lambda *given: pytest.fail("both are there"))
     assert line("check", "name=c", *given, asked, "overwrite=true") == 0
     assert report(Path())["labels"] == first
@@ -163,3 +174,65 @@ def test_what_cannot_be_used_is_said_before_anything_is_read(
     assert "labels.folds" in refusal("check", *given, "labels={folds: 1}")
     assert "labels" in refusal("check", *given, "labels=maybe")
     assert not Path("outputs").exists()
+
+
+def test_decisions_about_other_rows_mend_nothing(
+    world: World, refusal: Refusal, tmp_path: Path
+) -> None:
+    given = [f"model.checkpoint={world.checkpoint}", f"data.train={world.speech / 'train.jsonl'}"]
+    file = write_manifest(tmp_path / "d.jsonl", [{"row": "0" * 16, "decision": "accept"}])
+    for key, command in (
+        ("decisions", "check"),
+        ("data.exclude", "check"),
+        ("data.exclude", "train"),
+    ):
+        more = ["fix=out"] if key == "decisions" else []
+        said = refusal(command, "name=c", *given, *more, f"{key}={file}")
+        assert "none of its 1 decisions is about one of" in said
+        assert f"{key}=null" in said
+    assert not Path("outputs").exists()
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("asked", ["true", "{folds: 2}"])
+def test_what_cannot_be_divided_is_said_before_it_is_listened_to(
+    world: World, refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(check, "measure", lambda *given: pytest.fail("all is decoded"))
+    sound = str(general_speech(1)[0].audio)
+    for texts in (["hello"], ["hello", "Hello "]):
+        write_manifest(tmp_path / "train.jsonl", [{"audio": sound, "text": text} for text in texts])
+        said = refusal("check", *arguments(f"labels={asked}"))
+        assert "cannot be divided into 2 parts" in said
+        assert "labels='{folds: 0}'" in said
+
+
+def test_one_usable_row_is_not_divided(line: Line, refusal: Refusal, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    sounds = str(general_speech(1)[0].audio), str(broken)
+    rows = [
+        {"audio": sound, "text": f"text {place}", "language": "en"}
+        for place, sound in enumerate(sounds)
+    ]
+    write_manifest(tmp_path / "train.jsonl", rows)
+    assert "cannot be divided into 2 parts" in refusal("check", *arguments("labels={folds: 2}"))
+
+
+def test_a_text_on_silence_is_found_whatever_is_heard(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for number in range(6):
+        sound = tmp_path / f"{number}.wav"
+        soundfile.write(sound, np.zeros(16_000 + number), 16_000)
+        rows.append({"audio": str(sound), "text": f"these are words {number}", "language": "en"})
+    write_manifest(tmp_path / "train.jsonl", rows)
+    assert line("check", *arguments("labels=true")) == 0
+    labels = report(tmp_path)["labels"]
+    assert labels["counts"] == {"text_without_speech": 6}
+    assert {one["certainty"] for one in labels["findings"]} == {1.0}
+    said = capsys.readouterr().out
+    assert "100 %" in said
+    assert "fix=FOLDER decisions=FILE" in said
+    assert "data.exclude=FILE" in said

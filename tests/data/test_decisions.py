@@ -12,6 +12,7 @@ from lora_whisper.data.decisions import (
     Decisions,
     mended,
     read_decisions,
+    require_known,
     row_names,
     without_excluded,
 )
@@ -66,8 +67,33 @@ def test_another_file_is_none(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=r"check\.html saved") as error:
         read_decisions(str(path), "data.exclude")
     assert message in str(error.value)
-    with pytest.raises(UserError, match="no such file"):
-        read_decisions(str(tmp_path / "absent"), "data.exclude")
+
+
+def test_what_is_no_text_of_decisions_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.jsonl"
+    file.write_bytes(b"{\xff\xfe")
+    for name, message in (("absent", "no such file"), ("", "it is a folder"), (file.name, "UTF-8")):
+        with pytest.raises(UserError, match=message) as error:
+            read_decisions(str(tmp_path / name), "decisions")
+        assert "codec" not in str(error.value)
+    file.write_text("\n\n")
+    with pytest.raises(UserError, match="found no decision in it"):
+        read_decisions(str(file), "decisions")
+
+
+def test_some_decisions_have_to_be_about_these_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = recorded(tmp_path, [1.0, 1.1])
+    some = lines(tmp_path, accept(row_names(rows)[0]), accept("0" * 16))
+    require_known([rows], some, read_decisions(some, "decisions"))
+    assert "1 of 2 are of rows that are not there" in caplog.text
+    none = lines(tmp_path, accept("0" * 16))
+    with pytest.raises(UserError, match="none of its 1 decisions"):
+        require_known([rows], none, read_decisions(none, "decisions"))
+    with pytest.raises(UserError, match="none of its 1 decisions"):
+        without_excluded(rows, none, is_all=True)
+    assert len(without_excluded(rows, none)) == 2, "they may be about what is mixed in"
 
 
 def test_transcripts_go_round_and_come_home(tmp_path: Path) -> None:

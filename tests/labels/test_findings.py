@@ -154,7 +154,9 @@ def test_digits_that_the_model_spells_are_not_missing() -> None:
 
 
 def test_a_clip_of_another_language_is_held_against_its_like() -> None:
-    """Where half of the rows are taken for a language, that is how these rows sound."""
+    """Where half of the rows are taken for a language, that is how these rows sound; and of one
+    whose transcript fits its clip as well as usual, the model is wrong.
+    """
     some, said = clean()
 
     def taken_for(one: Evidence, language: str) -> Evidence:
@@ -162,8 +164,13 @@ def test_a_clip_of_another_language_is_held_against_its_like() -> None:
         return dataclasses.replace(one, hypothesis=hypothesis)
 
     one_of_them = [taken_for(each, "de") if row == 3 else each for row, each in enumerate(said)]
-    (found,) = find(compare(some, one_of_them), {})
+    assert find(compare(some, one_of_them), {}) == []
+    one_of_them[3] = taken_for(evidence(3, some[3].utterance.text, gain=1.2), "de")
+    heard = compare(some, one_of_them)
+    fits = {(a.clip_key, b.pair_key): 9.0 for a, b in wanted(heard)}
+    (found,) = find(heard, fits)
     assert (found.clip.number, found.kind) == (3, "wrong_language")
+    assert "(95 %)" in found.detail
     half = [taken_for(each, "de") if row % 2 else each for row, each in enumerate(said)]
     assert find(compare(some, half), {}) == []
 
@@ -195,3 +202,9 @@ def test_one_speaker_is_divided_by_text() -> None:
     found = divide([Clip("train", n, rows[n], n, 1.0, (), (n,), "en") for n in range(20)], 2)
     assert np.bincount(found).tolist() == [10, 10]
     assert all(found[n] == found[n + 1] for n in range(0, 20, 2))
+
+
+def test_speakers_that_all_say_the_same_are_divided_by_text() -> None:
+    rows = toy_utterances([{"text": f"Text {n // 5}", "speaker": f"s{n % 5}"} for n in range(20)])
+    found = divide([Clip("train", n, rows[n], n, 1.0, (), (n,), "en") for n in range(20)], 2)
+    assert np.bincount(found).tolist() == [10, 10]
