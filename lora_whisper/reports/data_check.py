@@ -186,9 +186,10 @@ def show(
     lines = ["", f"report      {page}", f"            {values}"]
     if (folder / "listen").is_dir():
         lines.append(f"to hear     {short(folder / 'listen')}")
-    lines += _next_lines(report, problems)
+    following = _next_lines(report, problems)
     if labels and labels.findings and not report.fix:
-        lines += _deciding_lines(page)
+        following += _deciding_lines(page, "transcripts" if following else "next")
+    lines += following
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)  # commands are copied as they stand
 
@@ -263,12 +264,12 @@ def _next_lines(report: CheckReport, problems: Sequence[Finding]) -> list[str]:
     return [" \\\n  ".join([f"next        {program()} train {first}", *others]), *mixed]
 
 
-def _deciding_lines(page: str) -> list[str]:
+def _deciding_lines(page: str, label: str) -> list[str]:
     return [
-        f"transcripts open {page}, accept or reject each finding, and save the decisions; then",
-        "            the same command, with overwrite=true fix=FOLDER decisions=FILE: manifests in",
-        f"            which they are mended; or {program()} train with data.exclude=FILE: without",
-        "            what was accepted",
+        f"{label:12}open {page}, accept or reject each finding, save the decisions; then",
+        "            the same command, with overwrite=true fix=FOLDER decisions=FILE: mended; or",
+        f"            {program()} train with the same model=…, data.… and data.exclude=FILE:",
+        "            without what was accepted",
     ]
 
 

@@ -234,5 +234,6 @@ def test_a_text_on_silence_is_found_whatever_is_heard(
     assert {one["certainty"] for one in labels["findings"]} == {1.0}
     said = capsys.readouterr().out
     assert "100 %" in said
+    assert "open outputs/c/check.html, accept or reject" in said
     assert "fix=FOLDER decisions=FILE" in said
     assert "data.exclude=FILE" in said
