@@ -4,6 +4,7 @@ A verdict is by the interval of the difference on the same clips, never by two n
 
 - lost, gained: all of the interval is on that side of zero (the paired test of `significance`);
 - kept: no more can be lost than its tolerance, which each row names;
+- not lost: the same, where more than the tolerance is likely gained, though not for certain;
 - not certain: anything else; more clips would tell;
 - not measured: there is nothing to measure it by, or nothing that could be lost.
 
@@ -234,8 +235,8 @@ def judge(trait: Trait, base: Finding, adapter: Finding, seed: int, name: str = 
     verdict, why = _verdict(trait, comparison, ci95)
     if drawn < LEAST_UNITS:
         verdict, why = "not certain", f"{counted(drawn, base.noun)} are too few to tell"
-    elif verdict in ("kept", "not certain") and _is_at_its_worst(trait, base):
-        verdict, why = "not measured", "the base does not do it"
+    elif verdict not in ("lost", "gained") and _is_at_its_worst(trait, base):
+        verdict, why = "not measured", _nothing_to_lose(trait)
     elif verdict == "not certain":
         why = f"{counted(drawn, noun_of(base, units.resampled))} do not tell"
     of = max(sum(base.of), 1) * trait.scale
@@ -254,6 +255,11 @@ def _is_at_its_worst(trait: Trait, base: Counted) -> bool:
     """Whether there is nothing that could be lost."""
     worst = 0 if trait.is_better_higher else trait.scale * sum(base.of)
     return trait.unit == "share" and sum(base.found) == worst
+
+
+def _nothing_to_lose(trait: Trait) -> str:
+    fails = "does not do it" if trait.is_better_higher else "fails here already"
+    return f"the base {fails}: nothing to lose"
 
 
 def noun_of(finding: Counted, resampled: str) -> str:
@@ -287,4 +293,8 @@ def _verdict(trait: Trait, comparison: Comparison, ci95: Interval | None) -> tup
     if comparison.p_value < SIGNIFICANCE:
         return ("gained" if (comparison.difference > 0) == trait.is_better_higher else "lost"), ""
     most_lost = -ci95[0] if trait.is_better_higher else ci95[1]
-    return ("kept", "") if most_lost < trait.tolerance else ("not certain", "")
+    if most_lost >= trait.tolerance:
+        return "not certain", ""
+    more = comparison.difference / trait.scale
+    gain = more if trait.is_better_higher else -more
+    return ("not lost" if gain > trait.tolerance else "kept"), ""

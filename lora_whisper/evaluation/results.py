@@ -358,7 +358,7 @@ class Leaks:
 
 # ── what is kept of what the base could ──────────────────────────────────────────────────────
 
-Kept = Literal["kept", "lost", "gained", "not certain", "not measured"]
+Kept = Literal["kept", "not lost", "lost", "gained", "not certain", "not measured"]
 
 
 @dataclass(frozen=True, kw_only=True)

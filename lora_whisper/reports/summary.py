@@ -23,7 +23,7 @@ from lora_whisper.evaluation.results import (
 from lora_whisper.evaluation.run_summary import RunSummary, read_summary
 from lora_whisper.evaluation.scored_words import cautions
 from lora_whisper.paths import EMBEDDED, mapped, program, short
-from lora_whisper.reports.capabilities import losses
+from lora_whisper.reports.capabilities import losses, nothing_lost
 from lora_whisper.reports.tables import Column, Table
 from lora_whisper.run_config import default_values, written_values
 from lora_whisper.run_folder import RunFolder
@@ -62,7 +62,10 @@ def show_summary(folder: RunFolder, base: str | None = None) -> None:
         how = f"normalizer {known.normalizer}, padded {known.padding}"
         title = f"{summary.name}: {words}, {how}"
         console.print(score_table(title, summary.scores, summary.quantization).terminal())
-    for name, text in figures(summary) + remarks(summary):
+    lines = figures(summary) + remarks(summary)
+    if summary.card and (said := nothing_lost(summary.card)):
+        lines.append(("note", f"{said}; the report names them"))
+    for name, text in lines:
         line = hanging(f"{name:11} {text}", console.width)
         console.print(line, markup=False, soft_wrap=True)
     is_embedded = summary.checkpoint.startswith(EMBEDDED)
@@ -148,6 +151,9 @@ def figures(summary: RunSummary) -> list[tuple[str, str]]:
             f"adapter of {origin(summary)}",
         ),
     ]
+    if summary.scoring_seconds is not None:  # which is none of the time above
+        asked = ", with their card" if summary.card else ""
+        lines.append(("scoring", f"{clock(summary.scoring_seconds)} for base and adapter{asked}"))
     if (kept := summary.encoder_cache) is not None:
         layers = f"the first {counted(kept.layers, 'layer')} not in the steps"
         computed = f"computed once, in {clock(kept.seconds)}" if kept.seconds else "read"

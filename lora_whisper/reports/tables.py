@@ -66,6 +66,7 @@ class Table:
     terminal_title: str = ""  # where that is another
     layout: Mapping[str, Any] = field(default_factory=dict)  # in the terminal, as rich calls it
     rows: list[Row] = field(default_factory=list)
+    kind: str = ""  # a class of the page's style
 
     def add(
         self, *cells: str | Cell, kind: str = "", style: str = "", starts_section: bool = False

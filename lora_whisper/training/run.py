@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -174,7 +175,9 @@ class Run:
         values = flat(dataclasses.asdict(config))
         run = run_to_track(folder, config.name, config.tracking.project, values)
         with tracked(config.tracking.trackers if processes.is_main() else (), run) as trackers:
+            started = time.perf_counter()
             base_score = earlier_base_score or self._score_base()
+            scoring_seconds = time.perf_counter() - started
             recorder, state = self._recorder_and_state(trackers)
             encoder_cache = None
             if self.encoder is not None:
@@ -204,7 +207,9 @@ class Run:
             del self.model, self.trainer, recorder
             self.accelerator.free_memory()
             averaging = self._judge(mean, state.best) if mean else None
+            started = time.perf_counter()
             adapter_score, card = self._score_adapter(base_score)
+            scoring_seconds += time.perf_counter() - started
             scores = {"base": base_score, "adapter": adapter_score}
             track_scores(trackers, state.step, scores)
         if processes.is_main():  # card, report and summary.json, which makes the run complete
@@ -214,6 +219,7 @@ class Run:
                 averaging=averaging,
                 encoder_cache=encoder_cache,
                 card=card,
+                scoring_seconds=round(scoring_seconds, 3) if adapter_score else None,
             )
             write_results(folder, summary)
 

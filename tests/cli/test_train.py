@@ -336,6 +336,7 @@ def test_what_is_lost_beside_words_is_found_where_a_test_set_can_tell(
     ]
     assert line("train", *typed) == 0
     summary = json.loads(Path("outputs/a/summary.json").read_text())
+    assert summary["scoring_seconds"] > summary["card"]["seconds"]
     rows_of_card = {row["name"]: row for row in summary["card"]["rows"]}
     assert rows_of_card["words"]["adapter"] == summary["adapter"]["wer"]
     assert {"language found", "timestamps", "text in silence"} <= rows_of_card.keys()

@@ -89,10 +89,30 @@ def test_of_clips_without_an_exception_the_interval_is_that_of_the_rule_of_three
 
 def test_what_the_base_cannot_do_is_not_kept_but_may_be_gained() -> None:
     never = verdict("timestamps", [0] * 32, [0] * 32)
-    assert (never.verdict, never.why) == ("not measured", "the base does not do it")
-    assert verdict("silence", [1] * 32, [1] * 32).verdict == "not measured", "it always writes"
+    assert (never.verdict, never.why) == (
+        "not measured",
+        "the base does not do it: nothing to lose",
+    )
+    writes = verdict("silence", [1] * 32, [1] * 32)
+    assert (writes.verdict, writes.why) == (
+        "not measured",
+        "the base fails here already: nothing to lose",
+    )
     assert verdict("silence", [0] * 32, [0] * 32).verdict == "kept"
     assert verdict("timestamps", [0] * 32, [1] * 32).verdict == "gained"
+
+
+@pytest.mark.parametrize("key", ["punctuation", "words"])
+def test_a_likely_gain_that_is_not_certain_is_not_called_kept(key: str) -> None:
+    """One clip of 6 is better, and none is worse: whether a mark, or a word of a hundred."""
+    bad, good = (0, TRAITS[key].scale) if TRAITS[key].is_better_higher else (20, 0)
+    of = 1 if TRAITS[key].is_better_higher else 20
+    some, more = [good] * 3 + [bad] * 3, [good] * 4 + [bad] * 2
+    row = verdict(key, some, more, of)
+    assert row.ci95 is not None
+    assert 0 in row.ci95
+    assert row.verdict == "not lost"
+    assert verdict(key, more, some, of).verdict == "not certain", "the same the other way round"
 
 
 def test_a_difference_that_chance_makes_is_not_certain() -> None:

@@ -27,6 +27,7 @@ from tests.reports.toy_evaluation import (
     model,
     score,
     speech_set,
+    toy_card,
     toy_results,
     typed,
 )
@@ -84,8 +85,8 @@ def test_what_was_not_asked_for_is_not_shown(printed: Any) -> None:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        ("Kept and lost", ["timestamps", "98 %", "12 %", "-86 (-97 to -70)", "lost"]),
-        ("Kept and lost", ["translation", "–", "–", "it is English already", "not measured"]),
+        ("Kept and lost", ["timestamps", "lost", "98 %", "12 %", "-86 (-97 to -70)"]),
+        ("Kept and lost", ["translation", "not measured", "–", "–", "it is English already"]),
         ("Conditions", ["noise-0db", "180.0 %", "40.0 %"]),
         ("Adapter scale", ["0.5", "55.0 %"]),
         ("Groups", ["scots", "180.0 %", "40.0 %", "3"]),
@@ -105,7 +106,18 @@ def test_what_is_lost_for_certain_is_a_warning_and_goes_with_the_scores(printed:
     results = toy_results(**asked_for()["Kept and lost"])
     text = " ".join(line.strip() for line in printed(results))
     assert "lost for certain by adapter: timestamps 98 % → 12 %" in text
-    assert "| timestamps | 98 % | 12 % | -86 (-97 to -70) | lost |" in markdown(typed(results))
+    assert "| timestamps | lost | 98 % | 12 % | -86 (-97 to -70) |" in markdown(typed(results))
+
+
+def test_long_names_leave_a_card_in_80_columns_with_every_verdict(printed: Any) -> None:
+    results = toy_results(**asked_for()["Kept and lost"])
+    card = toy_card() | {"against": "whisper-large-v3-turbo"}
+    card["rows"][0]["name"] = "left out of them, english-retention"
+    card["rows"][0] |= {"unit": "seconds", "ci95": [-1.25, -0.75]}
+    lines = printed(results | {"cards": {"an-adapter-of-swahili-notes": card}})
+    assert max(map(len, lines)) <= 80
+    verdicts = {cells(line)[1] for line in lines if line.startswith("│")}
+    assert verdicts >= {"lost", "kept", "not measured"}
 
 
 def test_the_most_frequent_mistakes(printed: Any) -> None:

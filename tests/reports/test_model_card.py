@@ -125,7 +125,7 @@ def test_scores_with_intervals_and_their_limits(tmp_path: Path) -> None:
 def test_what_was_kept_and_lost_of_the_base(tmp_path: Path) -> None:
     text = card_of(tmp_path / "toy", card=toy_card()).text
     assert "## What adapter kept of base" in text
-    assert "| timestamps | 98 % | 12 % | -86 (-97 to -70) | lost |" in text
+    assert "| timestamps | lost | 98 % | 12 % | -86 (-97 to -70) |" in text
     assert "- Lost for certain: timestamps 98 % → 12 %." in text
     (untested,) = (line for line in text.splitlines() if line.startswith("- Not tested:"))
     assert "long recordings" in untested

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from lora_whisper.evaluation.results import CapabilityCard, from_json
 from lora_whisper.reports.charts import LIGHT
 from lora_whisper.reports.run import SHOWN_SAMPLES, chosen, curves, write_report
 from lora_whisper.reports.utterances import Sample
 from tests.cli.toy_run import Heard, toy_run
 from tests.reports.read_page import Page
-from tests.reports.toy_evaluation import row
+from tests.reports.toy_evaluation import row, toy_card
 
 
 def page_of(folder: Path, *overrides: str, **settings: Any) -> Page:
@@ -65,6 +66,15 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
     assert [name for name, light in LIGHT.items() if light in html.split("</style>", 1)[1]] == [], (
         "plots take the page's colours, on dark ground too"
     )
+
+
+def test_a_card_is_styled_as_on_the_page_of_an_evaluation(tmp_path: Path) -> None:
+    """A remark stands below its figure, and the table has its class."""
+    run, summary = toy_run(tmp_path / "toy", card=from_json(CapabilityCard, toy_card()))
+    write_report(run, summary)
+    html = run.report.read_text(encoding="utf-8")
+    assert "td small { display: block" in html
+    assert '<table class="kept">' in html
 
 
 def test_texts_are_taken_as_they_are(tmp_path: Path) -> None:

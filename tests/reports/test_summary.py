@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lora_whisper.evaluation.results import ScoredUtterance
+from lora_whisper.evaluation.results import CapabilityCard, ScoredUtterance, from_json
 from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.evaluation.score import score
 from lora_whisper.reports import summary as shown
+from lora_whisper.reports.capabilities import nothing_lost
 from lora_whisper.reports.summary import figures, remarks, score_table, show_summary
 from tests.cli.toy_run import toy_run, toy_summary
 from tests.evaluation.toy_rows import rows_of
+from tests.reports.toy_evaluation import capability, toy_card
 
 COSTS = {
     "train_seconds": 110.0,
@@ -103,6 +105,22 @@ def test_a_merged_model_that_is_not_just_the_adapter_in_its_base_says_so() -> No
 def test_summaries_of_older_runs_say_less() -> None:
     names = [name for name, _ in figures(toy_summary(train_seconds=110.0, validation_seconds=None))]
     assert names == ["size", "parameters", "speech", "time"]
+
+
+def test_it_is_said_where_nothing_is_lost_and_what_scoring_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [capability("punctuation", "gained"), capability("language found", "not certain")]
+    card = from_json(CapabilityCard, toy_card() | {"rows": rows})
+    folder, summary = toy_run(tmp_path / "toy", card=card, scoring_seconds=279.0)
+    write_summary(folder, summary)
+    written = io.StringIO()
+    monkeypatch.setattr(shown, "console", Console(file=written, width=80))
+    show_summary(folder)
+    said = "note no capability is lost for certain: 1 gained, 1 not certain; the report names them"
+    assert said in " ".join(written.getvalue().split())
+    assert ("scoring", "4:39 for base and adapter, with their card") in figures(summary)
+    assert not nothing_lost(from_json(CapabilityCard, toy_card()))
 
 
 def test_a_text_that_goes_round_is_said_beside_the_rate_that_it_makes() -> None:
