@@ -100,7 +100,7 @@ class RunSummary:
     train_audio_seconds_seen: float
     train_seconds: float  # validation included
     validation_seconds: float | None = None
-    scoring_seconds: float | None = None  # of base and adapter, and their card
+    scoring_seconds: float | None = None  # with the card; since it last went on
     resident_memory_bytes: int | None = None  # the highest
     gpu_memory_bytes: int | None = None
     steps: int

@@ -152,8 +152,8 @@ def figures(summary: RunSummary) -> list[tuple[str, str]]:
         ),
     ]
     if summary.scoring_seconds is not None:  # which is none of the time above
-        asked = ", with their card" if summary.card else ""
-        lines.append(("scoring", f"{clock(summary.scoring_seconds)} for base and adapter{asked}"))
+        asked = ", with the card of base and adapter" if summary.card else ""
+        lines.append(("scoring", f"{clock(summary.scoring_seconds)} more{asked}"))
     if (kept := summary.encoder_cache) is not None:
         layers = f"the first {counted(kept.layers, 'layer')} not in the steps"
         computed = f"computed once, in {clock(kept.seconds)}" if kept.seconds else "read"

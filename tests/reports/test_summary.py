@@ -119,7 +119,7 @@ def test_it_is_said_where_nothing_is_lost_and_what_scoring_took(
     show_summary(folder)
     said = "note no capability is lost for certain: 1 gained, 1 not certain; the report names them"
     assert said in " ".join(written.getvalue().split())
-    assert ("scoring", "4:39 for base and adapter, with their card") in figures(summary)
+    assert ("scoring", "4:39 more, with the card of base and adapter") in figures(summary)
     assert not nothing_lost(from_json(CapabilityCard, toy_card()))
 
 
