@@ -6,7 +6,7 @@ from lora_whisper.evaluation.results import Capability, CapabilityCard, Kept
 from lora_whisper.reports.tables import Cell, Column, Table
 
 COLOURS = {"lost": "red", "gained": "green", "not certain": "yellow"}
-FIGURES = {"min_width": 6, "max_width": 9}  # whatever a model is called, 80 columns are enough
+FIGURES = {"min_width": 6, "max_width": 8}  # whatever a model is called, 80 columns are enough
 METHOD = (
     "Lost and gained: the whole 95 % interval of the difference, paired, is on that side of zero. "
     "Kept: it shows that no more than the tolerance can be lost. Not lost: the same, and more than "
@@ -22,7 +22,7 @@ def card_table(card: CapabilityCard, model: str) -> Table:
         Column(is_text=True, layout={"min_width": 12}),
         Column(card.against, layout=FIGURES),
         Column(model, layout=FIGURES),
-        Column("difference (95 %)", is_text=True, layout={"min_width": 17}),
+        Column("difference (95 %)", is_text=True, layout={"min_width": 18}),
         Column("measured", is_text=True, is_of_page=True),
     ]
     title = f"What {model} kept of {card.against}"
