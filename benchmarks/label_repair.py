@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--model", default="nano", help="that listens, and is trained")
     parser.add_argument("--labels", default="true", help="of check: true, or {folds: 2, epochs: 5}")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--result", default="label_repair")
@@ -50,10 +51,12 @@ def main() -> None:
         wrong = chosen[: round(given.share * len(rows))].tolist()
         write(folder / "clean.jsonl", rows)
         write(folder / "dirty.jsonl", dirty(rows, wrong, folder))
-        found = repaired(folder, given.labels)
+        found = repaired(folder, given.model, given.labels)
         for kind in ("dirty", "repaired", "clean"):
             manifest = folder / ("repaired/train.jsonl" if kind == "repaired" else f"{kind}.jsonl")
-            scores = trained(folder, kind, manifest, seed, settings.split())
+            scores = trained(
+                folder, kind, manifest, seed, [*settings.split(), f"model={given.model}"]
+            )
             runs.append(
                 {"seed": seed, "training": kind, **scores, **(found if kind == "repaired" else {})}
             )
@@ -78,9 +81,9 @@ def write(manifest: Path, rows: list[Row]) -> None:
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def repaired(folder: Path, labels: str) -> dict[str, Any]:
+def repaired(folder: Path, model: str, labels: str) -> dict[str, Any]:
     """Let `check` find what is wrong, accept all of it, and have it mended."""
-    speech = [f"data.train={folder / 'dirty.jsonl'}", "model=nano", "data.language=en"]
+    speech = [f"data.train={folder / 'dirty.jsonl'}", f"model={model}", "data.language=en"]
     report = folder / "outputs/dirty-check/check.json"
     if not report.exists():
         command(folder, "check", "name=dirty-check", f"labels={labels}", *speech)
