@@ -168,7 +168,7 @@ def show(
         console.print()
         console.print(_finding_table(problems).terminal())
     else:
-        console.print("\nNo problems found.")
+        console.print(f"\nNo problems found{' in files and texts' if labels else ''}.")
     if labels and labels.findings:
         console.print()
         console.print(label_table(labels).terminal())
