@@ -41,9 +41,7 @@ CANDIDATES = 3  # clips whose hypothesis resembles a transcript, which it is for
 # ── no speech ──
 NO_SPEECH = 0.5  # probability of <|nospeech|>
 FEW_LETTERS = 0.2  # of what clips of this length have
-STEADY_DB = (
-    8.0  # between the quietest and the loudest tenth: it does not come and go as speech does
-)
+STEADY_DB = 8.0  # between the quietest and the loudest tenth; speech comes and goes
 UNSURE = 3.0  # robust deviations of the hypothesis' own nats
 SPEECHLESS = 3.0  # added to the logarithm of the odds where there seems to be no speech
 
