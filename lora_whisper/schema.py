@@ -1,4 +1,4 @@
-"""What the groups of `config.py` are made of: strict types with their ranges, and one message.
+"""What the groups of `config/` are made of: strict types with their ranges, and one message.
 
 pydantic checks the values, whoever gives them: a command line, a file, Python. Its errors are told
 in our words, all at once, each with what the key means.

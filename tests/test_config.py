@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 from typing import Any
 
 import pytest
@@ -166,7 +168,11 @@ def test_merge_config_lists_its_dtypes() -> None:
         from_values(MergeConfig, {"run": "a", "dtype": "int8", "overwrite": False})
 
 
-GROUPS = {one for one in vars(lora_whisper.config).values() if is_group(one)}
+FILES = [
+    importlib.import_module(f"lora_whisper.config.{file.name}")
+    for file in pkgutil.iter_modules(lora_whisper.config.__path__)
+]
+GROUPS = {one for file in FILES for one in vars(file).values() if is_group(one)}
 
 
 @pytest.mark.parametrize("kind", sorted(GROUPS, key=str), ids=lambda kind: kind.__name__)

@@ -57,7 +57,7 @@ SOUNDS: dict[str, Sound] = {
 }
 NEED_SCIPY = ("reverberation", "telephone")
 PADDINGS: dict[str, Padding] = {"padded-sound": "sound", "padded-log-mel": "log-mel"}
-assert {*SOUNDS, *PADDINGS, CLEAN, "all"} == {*get_args(Condition)}, "config.py has their names"
+assert {*SOUNDS, *PADDINGS, CLEAN, "all"} == {*get_args(Condition)}, "config/ has their names"
 
 
 def chosen_conditions(given: Sequence[Condition], padding: Padding) -> tuple[str, ...]:
