@@ -50,8 +50,9 @@ from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
 from lora_whisper.data.dataset import Utterance
 from lora_whisper.evaluation.decoding.decoder import DecodingResult, DecodingTask
+from lora_whisper.evaluation.decoding.greedy import Rule
 from lora_whisper.evaluation.decoding.transcribe import transcribe
-from lora_whisper.evaluation.decoding.whisper import Rule, WhisperDecoder
+from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.evaluation.loading import scoring_batch_for_width
 from lora_whisper.model.base import window_seconds
 from lora_whisper.model.cpu_kernels import use_fast_products

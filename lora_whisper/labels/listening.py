@@ -21,8 +21,9 @@ from torch import Tensor
 from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.dataset import Utterance, token_language, written_language
 from lora_whisper.evaluation.decoding.decoder import most_letters, text_of
+from lora_whisper.evaluation.decoding.greedy import GreedySearch, Rows
 from lora_whisper.evaluation.decoding.long_form import token_limit
-from lora_whisper.evaluation.decoding.whisper import GreedySearch, Rows, WhisperDecoder
+from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.labels.alignment import missing_runs
 from lora_whisper.labels.evidence import Edit, Evidence, Hypothesis, Kept, Levels, key_of
 from lora_whisper.model.features import content_frames

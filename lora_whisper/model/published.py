@@ -110,7 +110,7 @@ PLAIN_SEARCH = {
     "repetition_penalty": 1.0,
     "max_new_tokens": None,
 }
-LATEST_START_STEPS = 50  # in which the first timestamp has to be, 1 s
+LATEST_START_STEPS = 50  # timestamps after <|0.00|>: a window's text begins in its first second
 # What stands before and behind text, and is never said in it.
 UNSPOKEN = ("transcribe", "translate", "startoftranscript", "startofprev", "startoflm")
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # large-v3, and the checkpoints before it

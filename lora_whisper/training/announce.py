@@ -22,9 +22,10 @@ from lora_whisper.data.text import cleaning_report
 from lora_whisper.data.words import read_words
 from lora_whisper.errors import listing
 from lora_whisper.evaluation.capability_material import CLIPS, WINDOW_TOKENS
-from lora_whisper.evaluation.decoding.whisper import Pace, WhisperDecoder
+from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.evaluation.estimate import (
     SAMPLE_UTTERANCES,
+    Pace,
     Texts,
     decoding_seconds,
     pace_of_all,

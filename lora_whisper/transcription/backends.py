@@ -13,7 +13,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.decoding.ctranslate2 import CTranslate2Decoder
 from lora_whisper.evaluation.decoding.decoder import Decoder
-from lora_whisper.evaluation.decoding.whisper import WhisperDecoder, likeliest_languages
+from lora_whisper.evaluation.decoding.greedy import likeliest_languages
+from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.transcription.word_times import MEDIAN_POSITIONS, Alignment, aligned
 
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.loader import training_windows
 from lora_whisper.data.speech import read_inputs
-from lora_whisper.evaluation.decoding.whisper import Pace
+from lora_whisper.evaluation.estimate import Pace
 from lora_whisper.schema import from_values
 from lora_whisper.training import announce as estimate_module
 from lora_whisper.training.announce import (

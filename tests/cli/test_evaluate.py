@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_whisper.evaluation import estimate
-from lora_whisper.evaluation.decoding.whisper import Pace
+from lora_whisper.evaluation.estimate import Pace
 from tests.cli.conftest import QUICK, Line, Refusal, World
 from tests.toy_speech import write_manifest
 

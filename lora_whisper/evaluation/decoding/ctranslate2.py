@@ -22,7 +22,6 @@ from torch import Tensor
 
 from lora_whisper.errors import UserError, listing
 from lora_whisper.evaluation.decoding.decoder import (
-    LATEST_START_STEPS,
     BrokenModel,
     DecodingOptions,
     DecodingResult,
@@ -40,7 +39,12 @@ from lora_whisper.json_files import (
 )
 from lora_whisper.model.base import load_tokenizer
 from lora_whisper.model.features import LogMel
-from lora_whisper.model.published import FRAMES_PER_POSITION, HOP_SAMPLES, SAMPLING_RATE
+from lora_whisper.model.published import (
+    FRAMES_PER_POSITION,
+    HOP_SAMPLES,
+    LATEST_START_STEPS,
+    SAMPLING_RATE,
+)
 from lora_whisper.model.tokenizer import SpecialTokens, read_special_tokens
 from lora_whisper.stand_ins import require_itself
 

@@ -22,10 +22,6 @@ from lora_whisper.errors import UserError
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.tokenizer import SPACELESS_LANGUAGES, SpecialTokens
 
-# Of a window, Whisper's own decoding lets the text begin in its first second.
-LATEST_START_STEPS = 50  # timestamps after <|0.00|>
-
-
 NOT_FINITE = (
     "The model gives values that are not finite numbers (NaN or infinity), so that it cannot be "
     "scored. Its weights are broken, or too large for float16. Decode in float32 or bfloat16; if "

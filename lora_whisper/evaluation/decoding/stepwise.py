@@ -22,7 +22,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     is_endless,
     letters_of,
 )
-from lora_whisper.evaluation.decoding.whisper import Rule, suppressed_tokens, timestamp_rules
+from lora_whisper.evaluation.decoding.greedy import Rule, suppressed_tokens, timestamp_rules
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.tokenizer import SpecialTokens
 

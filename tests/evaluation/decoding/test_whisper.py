@@ -10,16 +10,9 @@ import pytest
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
-from lora_whisper.evaluation.decoding import whisper
 from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingTask
-from lora_whisper.evaluation.decoding.whisper import (
-    Pace,
-    TokenLimit,
-    WhisperDecoder,
-    drawn,
-    measured_pace,
-    timestamp_rules,
-)
+from lora_whisper.evaluation.decoding.greedy import drawn, timestamp_rules
+from lora_whisper.evaluation.decoding.whisper import TokenLimit, WhisperDecoder
 from tests.evaluation.toy_decoder import Toy, make_toy, prefer
 from tests.toys import toy_inputs
 
@@ -175,41 +168,3 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
 def test_the_ends_of_the_draw_are_tokens_that_may_be() -> None:
     scores = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]] * 2)
     assert drawn(scores, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 2]
-
-
-# ── How fast a toy decodes, timed without a trace ───────────────────────────────────────────────
-
-
-def test_each_part_takes_its_time() -> None:
-    decoder = make_toy().decoder
-    decoder.model.train()
-    found = measured_pace(decoder, 4)
-    assert found.window_seconds > 0
-    assert found.token_seconds > 0
-    assert decoder.model.training, "as it was"
-
-
-def test_windows_and_tokens_add_up() -> None:
-    assert Pace(2.0, 0.5).seconds(windows=3, tokens=10) == 11
-
-
-@pytest.mark.parametrize(("threads", "rows"), [(1, 8), (2, 4)])
-def test_threads_share_the_batch_and_the_time(
-    threads: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two threads that take a second each for a window need half of one for each of the two."""
-    widths: list[int] = []
-
-    def timed(action, _):  # type: ignore[no-untyped-def]
-        value = action()
-        if isinstance(value, list):
-            widths.append(len(value[0]))
-        return 1.0, value
-
-    monkeypatch.setattr(whisper, "timed", timed)
-    decoder: WhisperDecoder = make_toy().decoder
-    decoder.threads = threads
-    found = measured_pace(decoder, 16)
-    assert widths == [rows] * threads
-    assert found.window_seconds == pytest.approx(1 / threads)
-    assert found.token_seconds == pytest.approx(1 / whisper.STEPS / rows / threads)
