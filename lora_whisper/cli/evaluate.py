@@ -65,7 +65,9 @@ def prepare(config: EvaluateConfig, path: Path) -> EvaluationPlan:
 
 def run(evaluation: EvaluationPlan) -> int:
     """Examine, write and show; the exit code is 1 if a model is broken."""
-    from lora_whisper.evaluation.evaluate import Evaluator, announce, load_sets
+    from lora_whisper.evaluation.evaluate import Evaluator
+    from lora_whisper.evaluation.test_sets import load_sets
+    from lora_whisper.evaluation.workload import announce
     from lora_whisper.model.device import new_accelerator
     from lora_whisper.reports.evaluation_page import write
     from lora_whisper.reports.evaluation_tables import show

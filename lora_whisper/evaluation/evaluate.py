@@ -5,30 +5,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_whisper import processes
 from lora_whisper.config import CLEAN, EvaluationConfig
-from lora_whisper.data.corpus import Corpus, load_corpus, sample, with_codes
+from lora_whisper.data.corpus import with_codes
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.data.words import as_text, first_that_fit, spoken_in
+from lora_whisper.data.words import as_text, spoken_in
 from lora_whisper.environment import environment, versions
-from lora_whisper.errors import UserError
 from lora_whisper.evaluation.capabilities import CardMaker
-from lora_whisper.evaluation.capability_material import WINDOW_TOKENS
 from lora_whisper.evaluation.decoding.decoder import BrokenModel, Decoder
 from lora_whisper.evaluation.diagnostics import analyse_errors, find_hallucination, word_recall
 from lora_whisper.evaluation.loading import (
     EntryDecoder,
-    base_of,
     identity,
-    special_tokens_of,
-    tokenizer_of,
     weights_of,
-    with_batch_size,
 )
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.plan import Plan
@@ -44,14 +37,12 @@ from lora_whisper.evaluation.results import (
     Leaks,
     NoSpeechTest,
     PromptedScore,
-    Role,
     ScalePoint,
     Score,
     ScoredUtterance,
     WordRecall,
 )
 from lora_whisper.evaluation.robustness import (
-    KINDS,
     NO_SPEECH_CLIPS,
     no_speech_clips,
     no_speech_tests,
@@ -61,16 +52,17 @@ from lora_whisper.evaluation.score import score_set
 from lora_whisper.evaluation.scoring import report_bad_audio, write_scored
 from lora_whisper.evaluation.significance import BOOTSTRAP_SAMPLES, compare
 from lora_whisper.evaluation.test_sets import (
-    TestSet,
+    LoadedSet,
     find_leaks,
     has_group,
     speakers,
     training_speech,
 )
+from lora_whisper.evaluation.workload import say_how_long, words_of_prompt
 from lora_whisper.paths import below_home, mapped
 from lora_whisper.run_config import read_config
 from lora_whisper.run_folder import PROMPTED
-from lora_whisper.terminal import about, counted, percent
+from lora_whisper.terminal import percent
 
 if TYPE_CHECKING:
     import torch
@@ -84,141 +76,6 @@ Found = TypeVar("Found")
 BySetAndModel = dict[str, dict[str, Found]]
 
 
-@dataclass(frozen=True)
-class LoadedSet:
-    """A set whose audio is there."""
-
-    set: TestSet
-    corpus: Corpus
-
-    @property
-    def name(self) -> str:
-        return self.set.name
-
-    @property
-    def role(self) -> Role:
-        return self.set.role
-
-
-def load_sets(sets: Sequence[TestSet], most: int | None, seed: int) -> list[LoadedSet]:
-    """Look at the audio of all sets; recordings of any length are decoded.
-
-    Args:
-        most: utterances of a set, drawn; None: all.
-
-    Raises:
-        UserError: audio that is missing, where `data.bad_audio` is "fail".
-    """
-    loaded = []
-    for one in sets:
-        rows = one.rows if one.role == "training" else sample(one.rows, most, seed)
-        try:
-            loaded.append(LoadedSet(one, load_corpus(rows, "test", one.data, float("inf"))))
-        except UserError as error:
-            if one.role != "training":
-                raise
-            log.warning("training    is not scored: %s", error)
-    return loaded
-
-
-def announce(plan: Plan, sets: Sequence[LoadedSet]) -> None:
-    """What is about to be decoded by whom."""
-    for one in plan.entries:
-        storage = "" if one.quantization.kind == "none" else f", {one.quantization.kind}"
-        kind = "" if one.kind == one.name else f"{one.kind} "
-        log.info("model       %s: %s%s%s", one.name, kind, one.what, storage)
-    for each in sets:
-        utterances = counted(len(each.corpus.utterances), "utterance")
-        log.info("%-11s %s: %s, %.2f h", each.role, each.name, utterances, each.corpus.hours)
-    for line in further_decoding(plan, sets):
-        log.info("%s", line)
-
-
-def further_decoding(plan: Plan, sets: Sequence[LoadedSet]) -> Iterator[str]:
-    """What each model decodes beside the sets, and how much it is in all."""
-    clips = clips_without_speech(plan)
-    if plan.conditions:
-        yield f"conditions  {', '.join(plan.conditions)}: each test utterance again in each of them"
-    if asks_prompts(plan):
-        yield f"words       {prompt_line(plan)}"
-    if clips:
-        yield f"no speech   {clips} clips without any: what does a model write there?"
-    if plan.card:
-        yield f"card        what {plan.entries[0].name} could, asked of each model"
-    scales = plan.more.adapter_scales
-    if scales and any(entry.adapter is not None for entry in plan.entries):
-        yield f"scales      {', '.join(f'{scale:g}' for scale in scales)} of each adapter"
-    in_all = sum(times(plan, each) * len(each.corpus.utterances) for each in sets)
-    in_all += len(plan.entries) * clips
-    yield f"to decode   {counted(in_all, 'utterance')} in all, without those that were before"
-
-
-def times(plan: Plan, one: LoadedSet) -> int:
-    """How often a set is decoded, by all models, in all conditions and scales."""
-    adapters = sum(entry.adapter is not None for entry in plan.entries)
-    in_conditions = len(plan.conditions) + asks_prompts(plan) if one.role == "test" else 0
-    scaled = adapters * len(plan.more.adapter_scales) if one.role != "training" else 0
-    return len(plan.entries) * (1 + in_conditions) + scaled
-
-
-def asks_prompts(plan: Plan) -> bool:
-    return plan.prompts and bool(plan.words)
-
-
-def words_of_prompt(plan: Plan) -> list[str]:
-    """Of the word list, the first ones, for which all models have room in a prompt."""
-    fitting: Sequence[str] = plan.words
-    for entry in plan.entries:
-        if fitting and not entry.broken:
-            room = special_tokens_of(entry).prompt_tokens
-            fitting = first_that_fit(fitting, tokenizer_of(entry), room)
-    return list(fitting)
-
-
-def prompt_line(plan: Plan) -> str:
-    """What is decoded for the word list."""
-    words, listed = words_of_prompt(plan), counted(len(plan.words), "word")
-    if len(words) < len(plan.words):
-        listed = f"the first {len(words)} of {listed}, for which a prompt has room"
-    return f"{listed}: each test utterance again with them as a prompt"
-
-
-def clips_without_speech(plan: Plan) -> int:
-    return NO_SPEECH_CLIPS * len(KINDS) if plan.more.diagnostics else 0
-
-
-def say_how_long(
-    plan: Plan,
-    sets: Sequence[LoadedSet],
-    entry: ModelEntry,
-    decoder: Decoder,
-    card_windows: int = 0,
-) -> None:
-    """Measure a model's pace, and tell from it how long all models take.
-
-    Args:
-        card_windows: that each decodes for a card.
-    """
-    from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
-    from lora_whisper.evaluation.estimate import decoding_seconds, pace_of_all
-
-    if not isinstance(decoder, WhisperDecoder):
-        return
-    base, beams = base_of(entry), plan.settings.beams
-    batch_size = with_batch_size(plan.settings, decoder).batch_size
-    assert batch_size is not None, "it was filled in"
-    pace = pace_of_all(decoder, batch_size)
-    seconds = len(plan.entries) * (
-        pace.seconds(clips_without_speech(plan), 0)
-        + pace.seconds(card_windows, WINDOW_TOKENS * card_windows)
-    )
-    for one in sets:
-        utterances = with_codes(one.corpus, base.special_tokens).utterances
-        seconds += times(plan, one) * decoding_seconds(utterances, base, beams, pace)
-    at_pace = f" at {entry.name}'s pace" if len(plan.entries) > 1 else ""
-    log.info("estimate    %s%s, less what was decoded before", about(seconds), at_pace)
-
-
 class Evaluator:
     """Scores all models of a plan on all of its sets; what it finds is in its attributes."""
 
@@ -227,7 +84,7 @@ class Evaluator:
         self.plan, self.sets, self.folder, self.device = plan, sets, folder, device
         self._is_estimated = False
         self._ungrouped = dataclasses.replace(plan.settings, group_by=())
-        self.prompt_words = tuple(words_of_prompt(plan)) if asks_prompts(plan) else ()
+        self.prompt_words = tuple(words_of_prompt(plan)) if plan.prompts else ()
         self.scores: BySetAndModel[Score] = {}
         self.utterances: BySetAndModel[Sequence[ScoredUtterance]] = {}
         self.errors: BySetAndModel[ErrorAnalysis] = {}

@@ -211,34 +211,47 @@ def transcribe_or_reuse(
         transcriptions_key,
         write_transcriptions,
     )
-    from lora_whisper.evaluation.decoding.transcribe import transcribe
-    from lora_whisper.evaluation.robustness import change_for
 
-    key = processes.from_main(
-        lambda: transcriptions_key(
-            model, utterances, decoding_of(settings, seed, condition, prompt)
-        )
-    )
+    decoding = decoding_of(settings, seed, condition, prompt)
+    key = processes.from_main(lambda: transcriptions_key(model, utterances, decoding))
     # The points of a sweep that run side by side come to their base at the same time.
     alone = decoded_by_one(key) if reuse else nullcontext()
     with processes.entered_by_main(alone):
         known = processes.from_main(lambda: read_transcriptions(key)) if reuse else None
         if known is not None:
             return known, True
-        loaded = decoder()
-        with work(title, len(utterances)) as bar:
-            transcriptions = transcribe(
-                loaded,
-                utterances,
-                with_batch_size(settings, loaded),
-                seed,
-                change=change_for(condition, seed),
-                prompt=prompt,
-                on_progress=lambda done, total: bar.update(done),
-            )
+        found = transcribe_with_bar(
+            title, decoder(), utterances, settings, seed, condition=condition, prompt=prompt
+        )
         if processes.is_main():
-            write_transcriptions(key, transcriptions)
-        return transcriptions, False
+            write_transcriptions(key, found)
+        return found, False
+
+
+def transcribe_with_bar(
+    title: str,
+    decoder: Decoder,
+    utterances: Sequence[Utterance],
+    settings: EvaluationConfig,
+    seed: int,
+    *,
+    condition: str = CLEAN,
+    prompt: str = "",
+) -> Transcriptions:
+    """Decode utterances; a progress bar says how far it is."""
+    from lora_whisper.evaluation.decoding.transcribe import transcribe
+    from lora_whisper.evaluation.robustness import change_for
+
+    with work(title, len(utterances)) as bar:
+        return transcribe(
+            decoder,
+            utterances,
+            with_batch_size(settings, decoder),
+            seed,
+            change=change_for(condition, seed),
+            prompt=prompt,
+            on_progress=lambda done, total: bar.update(done),
+        )
 
 
 def with_batch_size(settings: EvaluationConfig, decoder: Decoder) -> EvaluationConfig:

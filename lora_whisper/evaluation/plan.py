@@ -60,6 +60,42 @@ def make_plan(config: EvaluateConfig) -> Plan:
     """
     from lora_whisper.evaluation.robustness import chosen_conditions
 
+    entries = _checked_entries(config)
+    # Of several runs, nobody knows whose settings and test set are meant.
+    runs = {one.run.path: one.run for one in entries if one.run is not None}
+    trained = read_config(*runs.values()) if len(runs) == 1 else None
+    settings = config.evaluation.applied_to(trained.evaluation if trained else EvaluationConfig())
+    usual_seed = trained.seed if trained else USUAL_SEED
+    seed = usual_seed if config.seed is None else config.seed
+    sets = read_test_sets(config, trained, settings, seed)
+    _require_groups(sets, config.evaluation.group_by or ())
+    for entry in entries:
+        if not entry.broken:
+            _require_able(entry, config, settings, sets)
+    words = _words(config, settings)
+    # Prompts take as long again: where they are asked for now, or were trained.
+    is_trained = trained is not None and trained.data.words is not None
+    is_prompted = config.evaluation.words is not None or is_trained
+    return Plan(
+        entries=entries,
+        sets=sets,
+        settings=settings,
+        more=config.evaluation,
+        conditions=chosen_conditions(config.evaluation.conditions, settings.padding),
+        words=words,
+        prompts=bool(words) and is_prompted,
+        seed=seed,
+        dtype=config.dtype,
+        card=config.card,
+    )
+
+
+def _checked_entries(config: EvaluateConfig) -> list[ModelEntry]:
+    """The models whose files are there; an adapter that is unsound says why, and is not scored.
+
+    Raises:
+        UserError: files that are missing or of another base, or no adapter is sound.
+    """
     entries = (
         entries_of_run(config.run, config.base)
         if config.run
@@ -74,35 +110,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     entries = [_opened(one, config.base is not None) for one in entries]
     if all(one.broken or one.kind == "base" for one in entries):
         raise UserError("\n".join(one.broken for one in entries if one.broken))
-    # Of several runs, nobody knows whose settings and test set are meant.
-    runs = {one.run.path: one.run for one in entries if one.run is not None}
-    trained = read_config(*runs.values()) if len(runs) == 1 else None
-    settings = config.evaluation.applied_to(trained.evaluation if trained else EvaluationConfig())
-    usual_seed = trained.seed if trained else USUAL_SEED
-    seed = usual_seed if config.seed is None else config.seed
-    sets = read_test_sets(config, trained, settings, seed)
-    # A column that was asked for now, and not by an old run, has to be in some test set.
-    tests = [one.rows for one in sets if one.role == "test"]
-    for name in config.evaluation.group_by or ():
-        if name != "duration" and not any(has_group(rows, name) for rows in tests):
-            group_labels(tests[0], (name,))  # says what there is
-    for entry in entries:
-        if not entry.broken:
-            _require_able(entry, config, settings, sets)
-    return Plan(
-        entries=entries,
-        sets=sets,
-        settings=settings,
-        more=config.evaluation,
-        conditions=chosen_conditions(config.evaluation.conditions, settings.padding),
-        words=_words(config, settings),
-        # Which takes as long again: where it is asked for now, or was trained.
-        prompts=config.evaluation.words is not None
-        or (trained is not None and trained.data.words is not None),
-        seed=seed,
-        dtype=config.dtype,
-        card=config.card,
-    )
+    return entries
 
 
 def _opened(entry: ModelEntry, has_other_base: bool) -> ModelEntry:
@@ -123,6 +131,18 @@ def _opened(entry: ModelEntry, has_other_base: bool) -> ModelEntry:
         named = dataclasses.replace(checkpoint, key="base")
         require_base(saved, entry.name, named, "Type base=… with the base that it was made on.")
     return entry
+
+
+def _require_groups(sets: Sequence[TestSet], columns: Sequence[str]) -> None:
+    """See that a column that was asked for now, and not by an old run, is in some test set.
+
+    Raises:
+        UserError: it is in none; says what there is.
+    """
+    tests = [one.rows for one in sets if one.role == "test"]
+    for name in columns:
+        if name != "duration" and not any(has_group(rows, name) for rows in tests):
+            group_labels(tests[0], (name,))
 
 
 def _words(config: EvaluateConfig, settings: EvaluationConfig) -> Sequence[str]:

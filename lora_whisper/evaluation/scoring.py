@@ -19,9 +19,9 @@ from lora_whisper.evaluation.loading import (
     decoder_of,
     identity,
     transcribe_or_reuse,
+    transcribe_with_bar,
     weights_of,
     whisper_inside,
-    with_batch_size,
 )
 from lora_whisper.evaluation.models import ModelEntry, trained
 from lora_whisper.evaluation.provenance import between, decoding_of, is_of, provenance
@@ -38,7 +38,7 @@ from lora_whisper.evaluation.results import (
 from lora_whisper.files import as_written, write_json, write_synced, written_whole
 from lora_whisper.model.base import Base
 from lora_whisper.run_folder import HYPOTHESES, OWN_SET, SCORE, RunFolder
-from lora_whisper.terminal import clock, percent, work
+from lora_whisper.terminal import clock, percent
 
 if TYPE_CHECKING:
     import torch
@@ -87,22 +87,17 @@ def validation_wer(
     Args:
         encoded: what a frozen encoder made of it before.
     """
-    from lora_whisper.evaluation.decoding.transcribe import transcribe
     from lora_whisper.evaluation.score import score_transcriptions
     from lora_whisper.lora.adapter import merged_in_place
 
     # Groups are for the test set, whose columns the validation set need not have.
     settings = dataclasses.replace(config.evaluation, group_by=())
-    with merged_in_place(model), work("validating", len(utterances)) as bar:
+    with merged_in_place(model):
         decoder = decoder_of(whisper_inside(model), base)
         if encoded is not None:
             decoder.share(encoded)
-        transcriptions = transcribe(
-            decoder,
-            utterances,
-            with_batch_size(settings, decoder),
-            config.seed,
-            on_progress=lambda done, total: bar.update(done),
+        transcriptions = transcribe_with_bar(
+            "validating", decoder, utterances, settings, config.seed
         )
     report_bad_audio(transcriptions.bad, config.data.bad_audio)
     score, _ = processes.from_main(

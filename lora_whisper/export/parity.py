@@ -25,7 +25,7 @@ from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.audio import AudioError, read_audio
 from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
-from lora_whisper.evaluation.loading import EntryDecoder, weights_of, with_batch_size
+from lora_whisper.evaluation.loading import EntryDecoder, transcribe_with_bar, weights_of
 from lora_whisper.evaluation.models import ModelEntry
 from lora_whisper.evaluation.results import OtherPadding, ParityResult, ScoredSet
 from lora_whisper.model.base import Base, load_generation_config
@@ -131,11 +131,7 @@ def compare(
     measured = models[reference]
     rate = measured.score.leading
     difference = export.score.rate(rate) - measured.score.rate(rate)
-    differing = [
-        {"row": ours.row, "reference": ours.reference}
-        | {reference: ours.hypothesis, name: theirs.hypothesis}
-        for ours, theirs in _differing(measured, export)
-    ]
+    differing = _differing(measured, export)
     (other,) = (one for one in PADDINGS if one != padding)
     otherwise = scored[other][reference]
     return ParityResult(
@@ -157,7 +153,11 @@ def compare(
             len(measured.utterances) - len(_differing(measured, otherwise)),
         ),
         scores={model: one.score for model, one in models.items()} | {name: export.score},
-        differing=tuple(differing[:SHOWN_TEXTS]),
+        differing=tuple(
+            {"row": ours.row, "reference": ours.reference}
+            | {reference: ours.hypothesis, name: theirs.hypothesis}
+            for ours, theirs in differing[:SHOWN_TEXTS]
+        ),
     )
 
 
@@ -286,21 +286,13 @@ def is_program(name: str, base: Base) -> bool:
 
 def load_backend(name: str, folder: Path, base: Base, device: torch.device) -> Runtime:
     """Load the export into what lies below its program: the same weights, prompts of ours."""
-    from lora_whisper.evaluation.decoding.transcribe import transcribe
-
     decoder = _decoder(name, folder, base, device)
+    title = f"transcribing in {RUNTIMES[name].shown}"
 
     def transcribe_all(
         utterances: Sequence[Utterance], settings: EvaluationConfig, seed: int
     ) -> Transcriptions:
-        with work(f"transcribing in {RUNTIMES[name].shown}", len(utterances)) as bar:
-            return transcribe(
-                decoder,
-                utterances,
-                with_batch_size(settings, decoder),
-                seed,
-                on_progress=lambda done, total: bar.update(done),
-            )
+        return transcribe_with_bar(title, decoder, utterances, settings, seed)
 
     return Runtime(f"{RUNTIMES[name].backend_shown} {_version(name)}", transcribe_all)
 
@@ -360,9 +352,9 @@ def _by_program(
     seed: int,
 ) -> Transcriptions:
     """One utterance after the other, as a program transcribes files."""
-    from lora_whisper.evaluation.decoding.transcribe import Transcriptions
+    from lora_whisper.evaluation.decoding.transcribe import Transcription, Transcriptions
 
-    started, texts, seconds, bad = time.perf_counter(), [], [], []
+    started, found = time.perf_counter(), []
     with work(f"transcribing in {program.name.split()[0]}", len(utterances)) as bar:
         for done, one in enumerate(utterances, start=1):
             try:
@@ -370,16 +362,12 @@ def _by_program(
                 if done == 1 and hasattr(program, "try_out"):
                     program.try_out(samples)
                 language = token_language(base.special_tokens, one)
-                texts.append(program.transcribe(samples, language, one.task).strip())
-                seconds.append(len(samples) / SAMPLING_RATE)
+                text = program.transcribe(samples, language, one.task).strip()
+                found.append(Transcription(text, len(samples) / SAMPLING_RATE))
             except AudioError as error:
-                texts.append("")
-                seconds.append(0.0)
-                bad.append(BadAudio(one.row, str(error)))
+                found.append(Transcription(bad=BadAudio(one.row, str(error))))
             bar.update(done)
-    nothing = ((),) * len(texts)
-    taken = time.perf_counter() - started
-    return Transcriptions(tuple(texts), tuple(seconds), nothing, tuple(bad), taken)
+    return Transcriptions.of(found, time.perf_counter() - started)
 
 
 def _decoder(name: str, folder: Path, base: Base, device: torch.device) -> Decoder:

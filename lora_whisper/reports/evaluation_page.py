@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from lora_whisper.data.audio import AudioError, encode_mp3, read_audio
-from lora_whisper.evaluation.evaluate import LoadedSet
 from lora_whisper.evaluation.results import (
     EvaluationResults,
     Rate,
@@ -19,6 +18,7 @@ from lora_whisper.evaluation.results import (
     ScoredUtterance,
     to_json,
 )
+from lora_whisper.evaluation.test_sets import LoadedSet
 from lora_whisper.files import write_json, write_whole
 from lora_whisper.reports import evaluation_tables as tables
 from lora_whisper.reports.capabilities import card_table

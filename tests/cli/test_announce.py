@@ -6,7 +6,7 @@ import pytest
 
 from lora_whisper.config import TrainConfig
 from lora_whisper.data.loader import WindowKind
-from lora_whisper.evaluation.evaluate import further_decoding
+from lora_whisper.evaluation.workload import further_decoding
 from lora_whisper.schema import from_values
 from lora_whisper.training.announce import course
 
@@ -66,7 +66,7 @@ def test_an_evaluation_says_what_each_model_will_decode() -> None:
     entries = [SimpleNamespace(adapter=None), SimpleNamespace(adapter="outputs/a/adapter")]
     plan = SimpleNamespace(
         words=(),
-        prompts=True,
+        prompts=False,
         card=False,
         conditions=("noise", "telephone"),
         more=more,

@@ -66,6 +66,17 @@ class Transcriptions:
     bad: tuple[BadAudio, ...]
     decode_seconds: float  # wall clock: reading audio, features and generation
 
+    @classmethod
+    def of(cls, utterances: Sequence[Transcription], decode_seconds: float) -> Transcriptions:
+        """Of each utterance one."""
+        return cls(
+            texts=tuple(one.text for one in utterances),
+            seconds=tuple(one.seconds for one in utterances),
+            segments=tuple(one.segments for one in utterances),
+            bad=tuple(one.bad for one in utterances if one.bad is not None),
+            decode_seconds=decode_seconds,
+        )
+
     @property
     def audio_seconds(self) -> float:
         return sum(self.seconds)
@@ -103,12 +114,7 @@ def transcribe(
     threads = min(decoder.threads, settings.batch_size)  # they share a batch's size
     words = tuple(prompt_tokens(decoder.tokenizer, prompt))
     in_batches = _InBatches(decoder, settings, seed, change, settings.batch_size // threads, words)
-    if isinstance(utterances, Utterances):  # which have their durations without making any
-        seconds = utterances.durations_seconds
-    else:
-        seconds = np.array([utterance.duration_seconds for utterance in utterances])
-    longest_first = np.argsort(-seconds, kind="stable").tolist()
-    mine = longest_first[processes.rank() :: processes.count()]
+    mine = _longest_first(utterances)[processes.rank() :: processes.count()]
     by_row: dict[int, Transcription] = {}
     failure: UserError | None = None
     try:
@@ -121,18 +127,34 @@ def transcribe(
                     on_progress(done, len(utterances))
     except UserError as error:  # the others would wait for this process for ever
         failure = error
-    for others, failed in processes.gather([(by_row, failure)]):
+    in_order = _from_all_processes(by_row, failure)
+    return Transcriptions.of(in_order, time.perf_counter() - started)
+
+
+def _longest_first(utterances: Sequence[Utterance]) -> list[int]:
+    """Rows in the order in which they are decoded."""
+    if isinstance(utterances, Utterances):  # which have their durations without making any
+        seconds = utterances.durations_seconds
+    else:
+        seconds = np.array([utterance.duration_seconds for utterance in utterances])
+    order: list[int] = np.argsort(-seconds, kind="stable").tolist()
+    return order
+
+
+def _from_all_processes(
+    by_row: dict[int, Transcription], failure: UserError | None
+) -> list[Transcription]:
+    """What all of them decoded, in the order of the rows.
+
+    Raises:
+        UserError: the failure of any of them.
+    """
+    of_all: dict[int, Transcription] = {}
+    for part, failed in processes.gather([(by_row, failure)]):
         if failed is not None:
             raise failed
-        by_row |= others
-    in_order = [by_row[row] for row in range(len(by_row))]
-    return Transcriptions(
-        texts=tuple(one.text for one in in_order),
-        seconds=tuple(one.seconds for one in in_order),
-        segments=tuple(one.segments for one in in_order),
-        bad=tuple(one.bad for one in in_order if one.bad is not None),
-        decode_seconds=time.perf_counter() - started,
-    )
+        of_all |= part
+    return [of_all[row] for row in range(len(of_all))]
 
 
 @dataclass(frozen=True)
