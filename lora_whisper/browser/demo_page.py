@@ -85,10 +85,9 @@ def demo_page(comparer: Comparer, parts: DemoParts) -> gradio.Blocks:
 
 
 def _controls(comparer: Comparer, parts: DemoParts) -> Controls:
+    """Two columns: what was said, and what shall write it."""
     import gradio
 
-    names = list(parts.adapters)
-    languages: list[Any] = [ANY_LANGUAGE, *named_languages(comparer.transcriber.languages)]
     with gradio.Column(scale=3, min_width=300):
         audio = gradio.Audio(
             sources=["upload", "microphone"],
@@ -104,23 +103,8 @@ def _controls(comparer: Comparer, parts: DemoParts) -> Controls:
             elem_id="reference",
         )
     with gradio.Column(scale=2, min_width=260):
-        adapter = gradio.Radio(
-            names,
-            value=names[0] if names else None,
-            label="Adapter",
-            visible=bool(names),
-            elem_id="adapter",
-        )
-        scale = gradio.Slider(
-            0,
-            MOST_SCALE,
-            value=1.0,
-            step=0.05,
-            label="Scale",
-            info="of what it adds: 0 is the base, 1 all of it",
-            visible=bool(names),
-            elem_id="scale",
-        )
+        adapter, scale = _adapter_choice(list(parts.adapters))
+        languages: list[Any] = [ANY_LANGUAGE, *named_languages(comparer.transcriber.languages)]
         language = gradio.Dropdown(
             languages,
             value=parts.language or ANY_LANGUAGE,
@@ -130,6 +114,30 @@ def _controls(comparer: Comparer, parts: DemoParts) -> Controls:
         )
         button = gradio.Button("Transcribe", variant="primary", elem_id="transcribe")
     return Controls(audio, adapter, scale, language, reference, button)
+
+
+def _adapter_choice(names: Sequence[str]) -> tuple[gradio.Radio, gradio.Slider]:
+    """Which one, and how much of it; neither is shown where the base is alone."""
+    import gradio
+
+    adapter = gradio.Radio(
+        names,
+        value=names[0] if names else None,
+        label="Adapter",
+        visible=bool(names),
+        elem_id="adapter",
+    )
+    scale = gradio.Slider(
+        0,
+        MOST_SCALE,
+        value=1.0,
+        step=0.05,
+        label="Scale",
+        info="of what it adds: 0 is the base, 1 all of it",
+        visible=bool(names),
+        elem_id="scale",
+    )
+    return adapter, scale
 
 
 def _answer(comparer: Comparer, controls: Controls, result: gradio.HTML) -> None:

@@ -34,7 +34,8 @@ from lora_whisper.data.dataset import Utterances
 from lora_whisper.data.sources import read_split
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.models import ModelEntry, entries_of_run, merged_of
-from lora_whisper.evaluation.results import Json, ParityResult
+from lora_whisper.evaluation.parity import ParityResult
+from lora_whisper.evaluation.results import Json
 from lora_whisper.evaluation.run_summary import is_unfinished, merged_recipe, read_summary
 from lora_whisper.evaluation.test_sets import data_to_score
 from lora_whisper.export.parity import (

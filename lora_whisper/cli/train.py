@@ -26,7 +26,7 @@ from lora_whisper.lora.validation import final_steps, require_possible
 from lora_whisper.model.base import load_config, load_shape
 from lora_whisper.paths import local_path
 from lora_whisper.reports.summary import show_summary
-from lora_whisper.reports.sweep import show_sweep
+from lora_whisper.reports.sweep_table import show_sweep
 from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
 from lora_whisper.run_folder import RunFolder, Start, rerun_rule
 from lora_whisper.training.defaults import total_steps

@@ -27,7 +27,8 @@ from lora_whisper.data.dataset import Utterance, Utterances, token_language
 from lora_whisper.data.windows import BadAudio
 from lora_whisper.evaluation.loading import EntryDecoder, transcribe_with_bar, weights_of
 from lora_whisper.evaluation.models import ModelEntry
-from lora_whisper.evaluation.results import OtherPadding, ParityResult, ScoredSet
+from lora_whisper.evaluation.parity import OtherPadding, ParityResult
+from lora_whisper.evaluation.results import ScoredSet
 from lora_whisper.model.base import Base, load_generation_config
 from lora_whisper.model.checkpoint import sha256
 from lora_whisper.model.published import SAMPLING_RATE

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from lora_whisper.evaluation.results import ParityResult, rate_name
+from lora_whisper.evaluation.parity import ParityResult
+from lora_whisper.evaluation.results import rate_name
 from lora_whisper.reports.summary import score_table
 from lora_whisper.terminal import console, counted
 
@@ -33,31 +34,35 @@ def show_parity(results: Sequence[ParityResult], quantization: str) -> None:
             "prompts and features of ours",
         )
     for one in results:
-        *_, name = one.scores
-        rate, limit = rate_name(one.scores[name], one.rate), 100 * one.tolerance
-        same = f"of {one.utterances} texts the same"
-        points = f"{100 * one.difference:+.1f} points from {one.reference}"
-        _say(
-            "parity" if one.is_within else "DIFFERS",
-            f"{name} in {one.consumer}: {rate} {points} (tolerance {limit:g}), "
-            f"{one.identical} {same}",
-        )
-        other, below = one.other_padding, one.below
+        _say_verdict(one)
+
+
+def _say_verdict(one: ParityResult) -> None:
+    """How far the export is from the model, what the padding costs, and what else it could be."""
+    *_, name = one.scores
+    rate, limit = rate_name(one.scores[name], one.rate), 100 * one.tolerance
+    same = f"of {one.utterances} texts the same"
+    points = f"{100 * one.difference:+.1f} points from {one.reference}"
+    _say(
+        "parity" if one.is_within else "DIFFERS",
+        f"{name} in {one.consumer}: {rate} {points} (tolerance {limit:g}), {one.identical} {same}",
+    )
+    other, below = one.other_padding, one.below
+    _say(
+        "",
+        f"it pads the {one.padding}; with padded {other.padding}, {one.reference} is at "
+        f"{100 * other.difference:+.1f} points, {other.identical} {same}",
+    )
+    if below is not None:  # whether it is the weights that differ, or the program around them
+        points = f"{100 * below.difference:+.1f} points, {below.identical} {same}"
+        ours = "with prompts and features of ours"
         _say(
             "",
-            f"it pads the {one.padding}; with padded {other.padding}, {one.reference} is at "
-            f"{100 * other.difference:+.1f} points, {other.identical} {same}",
+            f"the weights are right: {ours}, {below.consumer} is at {points}. "
+            "It is the program around it that transcribes otherwise"
+            if below.is_within
+            else f"below the program, {ours}, it is the same: {points}",
         )
-        if below is not None:  # whether it is the weights that differ, or the program around them
-            points = f"{100 * below.difference:+.1f} points, {below.identical} {same}"
-            ours = "with prompts and features of ours"
-            _say(
-                "",
-                f"the weights are right: {ours}, {below.consumer} is at {points}. "
-                "It is the program around it that transcribes otherwise"
-                if below.is_within
-                else f"below the program, {ours}, it is the same: {points}",
-            )
 
 
 def _say(name: str, text: str) -> None:

@@ -32,10 +32,10 @@ from lora_whisper.reports.sweep import (
     pareto_front,
     point_folders,
     read_points,
-    show_sweep,
     told_keys,
     write_plan,
 )
+from lora_whisper.reports.sweep_table import show_sweep
 from lora_whisper.run_folder import RunFolder
 from tests.cli.conftest import Line
 from tests.cli.toy_run import Heard, toy_run

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lora_whisper.evaluation.run_summary import write_summary
 from lora_whisper.files import write_json
-from lora_whisper.reports.sweep import show_sweep
+from lora_whisper.reports.sweep_table import show_sweep
 from tests.cli.toy_run import Heard, toy_run
 
 GOOD = (Heard("moja mbili tatu", "x y z", "moja mbili tatu"),)
