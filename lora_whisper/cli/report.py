@@ -50,8 +50,14 @@ def prepare(config: ReportConfig, path: Path) -> ReportPlan:
 def run(plan: ReportPlan) -> None:
     """Read, write, and say what was found."""
     from lora_whisper.paths import short
-    from lora_whisper.reports.comparison import failed, never_begun, read_report, without_adapter
-    from lora_whisper.reports.comparison_page import conclusion, csv_text, markdown, page
+    from lora_whisper.reports.comparison import read_report
+    from lora_whisper.reports.comparison_page import csv_text, markdown, page
+    from lora_whisper.reports.comparison_text import (
+        conclusion,
+        failed,
+        never_begun,
+        without_adapter,
+    )
 
     folder = plan.folder
     report = read_report(folder.absolute().name, plan.runs, not plan.is_sweep)

@@ -28,18 +28,10 @@ from lora_whisper.evaluation.results import (
 )
 from lora_whisper.evaluation.run_summary import scored_utterances_of
 from lora_whisper.evaluation.significance import compare
-from lora_whisper.files import read_jsonl
-from lora_whisper.lora.saved import WEIGHTS_FILE
-from lora_whisper.model.checkpoint import EMBEDDED
 from lora_whisper.paths import file_name
-from lora_whisper.reports.evaluation_tables import how_scored
-from lora_whisper.reports.summary import EMBEDDED_NOTE, model_name
 from lora_whisper.reports.sweep import (
-    NO_GAIN,
     Point,
-    State,
     caution_of,
-    is_in_search,
     last_part,
     none_beats_base,
     ordered,
@@ -48,7 +40,7 @@ from lora_whisper.reports.sweep import (
     told_keys,
 )
 from lora_whisper.run_folder import RunFolder
-from lora_whisper.terminal import counted, percent
+from lora_whisper.terminal import counted
 
 SHOWN_WORST = 10  # utterances of the best run
 SHOWN_LABELS = 4  # of runs, in a sentence
@@ -258,7 +250,7 @@ def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtt
         for labels in groups:
             score = scores[labels[0]]
             apart = "" if score is first else "; ".join(differences(first, score))
-            mixed.append((_test_set(score) + (f" ({apart})" if apart else ""), labels))
+            mixed.append((test_set_of(score) + (f" ({apart})" if apart else ""), labels))
     else:  # the texts that were kept are all that older scores have of them
         texts: dict[str, list[str]] = {}
         for entry in report.scored:
@@ -267,7 +259,7 @@ def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtt
                 texts.setdefault(f"texts {digest[:8]}", []).append(entry.label)
         mixed = [*texts.items()] if len(texts) > 1 else []
     if mixed:
-        groups_named = [f"{what}: {_some(labels)}" for what, labels in mixed]
+        groups_named = [f"{what}: {some_of(labels)}" for what, labels in mixed]
         raise UserError(
             "The runs were scored on different test sets, so that their rates do not compare:\n"
             f"{listing(groups_named)}\n"
@@ -276,13 +268,13 @@ def _require_one_test_set(report: Report, rows: Mapping[Path, Sequence[ScoredUtt
         )
 
 
-def _some(labels: Sequence[str]) -> str:
+def some_of(labels: Sequence[str]) -> str:
     more = len(labels) - SHOWN_LABELS
     first = "; ".join(labels[:SHOWN_LABELS])
     return f"{first}; and {counted(more, 'other')}" if more > 0 else first
 
 
-def _test_set(score: Score) -> str:
+def test_set_of(score: Score) -> str:
     count = counted(score.utterances, "utterance")
     words = f"{score.reference_words:,} {score.units}"
     return f"{count}, {words}, normalizer {score.normalizer}, padded {score.padding}"
@@ -388,122 +380,3 @@ def effects(report: Report) -> list[Effect]:
         if len(by_value) > 1 and (is_alone or effect.is_scattered):
             effects_of_keys.append(effect)
     return effects_of_keys
-
-
-# ── what is said ─────────────────────────────────────────────────────────────────────────────
-
-
-def about(report: Report) -> str:
-    """How many runs there are, of which base, and what they were scored on."""
-    states = Counter(entry.point.state for entry in report.entries)
-    states_named = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    summaries = [entry.point.summary for entry in report.entries if entry.point.summary]
-    bases = dict.fromkeys(
-        model_name(file_name(one.checkpoint), one.quantization) for one in summaries
-    )
-    based = " and ".join(bases)
-    all_alike = [
-        f"{name} {values[0]}"
-        for name, values in ((name, known(report, name)) for name in ("rank", "targets"))
-        if len(values) == 1
-    ]
-    parts = [f"{counted(len(report.entries), 'run')} ({states_named}) of {based}", *all_alike]
-    scored = f". Test set: {_test_set(report.score)}" if report.score else ""
-    return ", ".join(parts) + scored
-
-
-def known(report: Report, name: str) -> list[str]:
-    """The different `rank`s or `targets` of the runs that have one."""
-    values = [getattr(entry.point, name) for entry in report.entries]
-    return list(dict.fromkeys(value for value in values if value is not None))
-
-
-def remarks(report: Report) -> list[tuple[str, str]]:
-    """A "warning" or a "note", and its text."""
-    unfinished, pruned = _labels(report, "unfinished"), _labels(report, "pruned")
-    warnings = [
-        f"without scores, since unfinished: {_some(unfinished)}" if unfinished else "",
-        f"without scores, since the search ended them early: {_some(pruned)}" if pruned else "",
-        never_begun(report),
-        without_adapter(report),
-        NO_GAIN if report.none_beats_base else "",
-        report.caution,
-    ]
-    notes = []
-    if not report.scored:
-        in_search = any(is_in_search(entry.point) for entry in report.entries)
-        notes.append(
-            "nothing was scored yet: a search scores its best trial alone, at its end"
-            if in_search
-            else "nothing was scored: the runs have no test set"
-        )
-    if len(report.scored) > 1:
-        notes.append(
-            f"the best of {len(report.scored)} runs was found on this test set, which flatters it: "
-            "expect a little more errors in new speech, and score it once more on speech that had "
-            "no say in the choice"
-        )
-    if not report.has_one_base:
-        notes.append("the runs' bases differ, so that each has a base rate of its own")
-    summaries = [entry.point.summary for entry in report.entries if entry.point.summary]
-    if any(summary.checkpoint.startswith(EMBEDDED) for summary in summaries):
-        notes.append(EMBEDDED_NOTE)
-    return [("warning", text) for text in warnings if text] + [("note", text) for text in notes]
-
-
-def _labels(report: Report, state: State) -> list[str]:
-    return [entry.label for entry in report.entries if entry.point.state == state]
-
-
-def never_begun(report: Report) -> str:
-    """Names the points of a sweep that nobody has begun; empty where there are none."""
-    labels = _labels(report, "never begun")
-    again = "The command of the sweep begins them, typed again"
-    return f"never begun: {_some(labels)}. {again}" if labels else ""
-
-
-def without_adapter(report: Report) -> str:
-    """Names the complete runs whose adapter is gone; empty where there are none."""
-    labels = [
-        entry.label
-        for entry in report.entries
-        if entry.point.state == "complete"
-        and not (RunFolder(entry.point.folder).adapter / WEIGHTS_FILE).is_file()
-    ]
-    return f"without {WEIGHTS_FILE}: {_some(labels)}. Bring it back from a copy" if labels else ""
-
-
-def failed(report: Report) -> str:
-    """Names the runs that failed or cannot be read, with the reasons; empty where none did."""
-    reasons = {
-        entry.label: anonymous(entry.point.reason).split("\n")[0]
-        for entry in report.entries
-        if entry.point.state == "failed"
-    }
-    runs = [f"{label} ({reason})" for label, reason in reasons.items()]
-    return f"failed: {_some(runs)}" if runs else ""
-
-
-def method(report: Report) -> str:
-    """How text was normalized, and what the intervals and verdicts are made of."""
-    score = report.score
-    assert score is not None, "of a report with a best run"
-    text = (
-        f"{how_scored([score])} "
-        f"Verdicts against the {report.best_name} are by approximate randomization, paired and "
-        "two-sided, at 5 %, and not corrected for the number of runs."
-    )
-    if score.leading == "cer":
-        text += f" WER and verdicts are of {score.units}."
-    return text
-
-
-def progress(point: Point) -> str:
-    """How far an unfinished run is, as its metrics.jsonl says."""
-    steps = [line.get("step", 0) for line in read_jsonl(point.folder / "metrics.jsonl")]
-    return f"stopped or running, after step {max(steps)}" if steps else "stopped before any step"
-
-
-def base_rates(report: Report) -> str:
-    """`80.0 %`, of the one base; empty where bases differ or none was scored."""
-    return "" if report.base_rate is None else percent(report.base_rate)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lora_whisper.evaluation.results import both_rates, rate_name, with_interval
+from lora_whisper.evaluation.results import both_rates, rate_name
 from lora_whisper.files import read_jsonl
 from lora_whisper.paths import file_name
-from lora_whisper.reports import comparison
+from lora_whisper.reports import comparison, comparison_text
 from lora_whisper.reports.charts import (
     LIGHT,
     Chart,
@@ -24,9 +24,10 @@ from lora_whisper.reports.charts import (
     shorten,
 )
 from lora_whisper.reports.comparison import Effect, Entry, Report
-from lora_whisper.reports.evaluation_tables import p_value, points
+from lora_whisper.reports.comparison_text import capitalized, conclusion
+from lora_whisper.reports.evaluation_text import p_value, points
 from lora_whisper.reports.html import render
-from lora_whisper.reports.sweep import NO_GAIN, differing_keys, ordered, pareto_front
+from lora_whisper.reports.sweep import differing_keys, ordered, pareto_front
 from lora_whisper.reports.tables import Cell, Column, Table, escaped, rate_cell
 from lora_whisper.reports.utterances import ShownUtterance, badness, samples_of
 from lora_whisper.run_folder import RunFolder
@@ -50,11 +51,11 @@ def page(report: Report) -> str:
         "comparison.html.j2",
         script="comparison.js",
         report=report,
-        about=comparison.about(report),
+        about=comparison_text.about(report),
         key_figures=_key_figures(report),
-        remarks=comparison.remarks(report),
+        remarks=comparison_text.remarks(report),
         runs=run_table(report),
-        method=comparison.method(report) if report.best else "",
+        method=comparison_text.method(report) if report.best else "",
         best_name=report.best_name,
         costs=costs(report),
         curves=curves(report, lines),
@@ -73,7 +74,7 @@ def _key_figures(report: Report) -> dict[str, str]:
     best = report.best
     if best is None:
         return {}
-    rate, base = percent(best.point.rate or 0), comparison.base_rates(report)
+    rate, base = percent(best.point.rate or 0), comparison_text.base_rates(report)
     named = report.best_name
     figures = {
         f"{report.rate}, base → {named}" if base else f"{report.rate} of the {named}": (
@@ -109,7 +110,7 @@ def _reasons(report: Report, state: str) -> list[tuple[str, str]]:
     """Each run in this state, and why it failed or how far it is."""
     chosen = [entry for entry in report.entries if entry.point.state == state]
     return [
-        (one.label, comparison.anonymous(one.point.reason) or comparison.progress(one.point))
+        (one.label, comparison.anonymous(one.point.reason) or comparison_text.progress(one.point))
         for one in chosen
     ]
 
@@ -196,7 +197,7 @@ def _adapters(report: Report) -> Columns:
     told = {key.removeprefix("adapter.") for key in report.keys}
     points = [entry.point for entry in report.entries]
     summaries = [point.summary for point in points]
-    if "rank" not in told and len(comparison.known(report, "rank")) != 1:
+    if "rank" not in told and len(comparison_text.known(report, "rank")) != 1:
         ranks = [one.adapter_ranks if one else None for one in summaries]
         yield (
             Column("rank"),
@@ -205,7 +206,7 @@ def _adapters(report: Report) -> Columns:
                 for point, rank in zip(points, ranks, strict=True)
             ],
         )
-    if not told & {"targets", "layers"} and len(comparison.known(report, "targets")) != 1:
+    if not told & {"targets", "layers"} and len(comparison_text.known(report, "targets")) != 1:
         yield Column("targets", is_text=True), [Cell(point.targets or "–") for point in points]
     yield Column("adapter"), [_known(point.adapter_bytes, megabytes) for point in points]
     yield Column("trained for"), [_known(point.train_seconds, clock) for point in points]
@@ -240,42 +241,17 @@ def markdown(report: Report) -> str:
         for entry in report.entries
         if entry.point.state == "failed"
     ]
-    absent, lost = comparison.never_begun(report), comparison.without_adapter(report)
+    absent, lost = comparison_text.never_begun(report), comparison_text.without_adapter(report)
     parts = [
         f"# {escaped(report.name)}",
-        f"{escaped(comparison.about(report))}.",
+        f"{escaped(comparison_text.about(report))}.",
         *([escaped(conclusion(report))] if report.best else []),
         run_table(report).markdown(),
-        *([escaped(comparison.method(report))] if report.best else []),
+        *([escaped(comparison_text.method(report))] if report.best else []),
         *(["Failed:", "\n".join(failed)] if failed else []),
         *(escaped(f"{capitalized(text)}.") for text in (absent, lost) if text),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def conclusion(report: Report) -> str:
-    """Which run is the best, and which smaller one is as good as far as can be shown."""
-    best, small = report.best, comparison.smallest_as_good(report)
-    assert best is not None
-    assert best.point.score is not None
-    base = comparison.base_rates(report)
-    text = (
-        (f"{capitalized(NO_GAIN)}. The lowest: " if report.none_beats_base else "Best: ")
-        + f"{best.label}, {report.rate} {with_interval(best.point.score, report.leading)}"
-        + (f"; the base has {base}" if base else "")
-        + f". Its adapter has {megabytes(best.point.adapter_bytes or 0)}."
-        + (f" {report.caution}." if report.caution else "")
-    )
-    if small is not None and small.point is not best.point:
-        text += (
-            f" Not shown to be worse, and the smallest: {small.label}, "
-            f"{percent(small.point.rate or 0)} with {megabytes(small.point.adapter_bytes or 0)}."
-        )
-    return text
-
-
-def capitalized(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def csv_text(report: Report) -> str:
@@ -338,7 +314,7 @@ def _percent(share: float | None) -> float | None:
 
 def costs(report: Report) -> list[tuple[str, str]]:
     """The leading rate over what an adapter costs: each plot as its caption and its SVG."""
-    base = comparison.base_rates(report)
+    base = comparison_text.base_rates(report)
     beside = f"; the base has {base}" if base else ""
     sizes = [(entry.point.adapter_bytes or 0) / 1e6 for entry in report.scored]
     seconds = [entry.point.train_seconds or 0.0 for entry in report.scored]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,15 +22,24 @@ from lora_whisper.files import write_json, write_whole
 from lora_whisper.reports import evaluation_tables as tables
 from lora_whisper.reports.capabilities import card_table
 from lora_whisper.reports.charts import Chart, Look, Scale, colour, in_percent, marker, shorten
+from lora_whisper.reports.evaluation_text import (
+    judgements,
+    leading_on,
+    method,
+    points,
+    remarks,
+    sets_of,
+)
 from lora_whisper.reports.html import render
 from lora_whisper.reports.tables import Cell, Column, Table, rate_cell
-from lora_whisper.reports.utterances import ShownUtterance, badness, shown
+from lora_whisper.reports.utterances import (
+    Hypotheses,
+    Sound,
+    shown_set,
+)
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import counted, percent
 
-SHOWN_UTTERANCES = 500  # of a set, the worst ones
-SHOWN_CHARACTERS = 1_000_000  # of a set's texts: recordings of an hour are shown in smaller numbers
-PLAYERS = 50  # of a set, for the worst ones
 SHOWN_MISTAKES = 15  # of each kind
 SHOWN_WORDS = 50  # the ones that are missed most
 SHOWN_GROUPS = 20  # of a column, the worst ones
@@ -41,11 +49,6 @@ KEY_FIGURES = 4  # sets whose rates stand large at the top
 NARROW_LETTERS = 62  # beside each other in a table that stands beside its plot
 INTERVAL_LETTERS = 11  # of one of its columns
 MISTAKES = "Mistakes"  # title of the section whose tables stand side by side
-COLUMN_CHARACTERS = 40  # of what a column of the manifest says
-
-Row = ScoredUtterance
-Hypotheses = Mapping[str, Sequence[Row]]  # model → its rows, in the order of the set
-Sound = Callable[[str, Row], bytes | None]  # set and row → an MP3 file
 
 
 @dataclass(frozen=True)
@@ -133,21 +136,19 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
         script="evaluation.js",
         results=results,
         about=f"{models} on {sets}, with lora_whisper {results.versions['lora_whisper']}",
-        judgements=tables.judgements(results),
-        points=tables.points,
+        judgements=judgements(results),
+        points=points,
         key_figures=_key_figures(results),
-        remarks=tables.remarks(results),
+        remarks=remarks(results),
         sections=sections,
         mistakes=mistakes,
         examples=list(_examples(results)),
         transcriptions=[
-            _shown_set(results, name, of_set, sound)
-            for name, of_set in hypotheses.items()
-            if of_set
+            shown_set(results, name, of_set, sound) for name, of_set in hypotheses.items() if of_set
         ],
         facts=_facts(results),
         markdown=tables.markdown(results),
-        method=tables.method(results),
+        method=method(results),
     )
 
 
@@ -157,9 +158,9 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
 def _key_figures(results: EvaluationResults) -> dict[str, str]:
     """The leading rate of the first sets, of the first model and of the last."""
     figures = {}
-    names = tables.sets_of(results, "test") + tables.sets_of(results, "retention")
+    names = sets_of(results, "test") + sets_of(results, "retention")
     for name in names[:KEY_FIGURES]:
-        scores, rate = results.scored(name), tables.leading(results, name)
+        scores, rate = results.scored(name), leading_on(results, name)
         models = list(dict.fromkeys([*list(scores)[:1], *list(scores)[-1:]]))
         if models:
             shown = " → ".join(percent(scores[model].rate(rate)) for model in models)
@@ -175,10 +176,10 @@ def _scores(results: EvaluationResults) -> Iterator[Part]:
     scores = {name: found for name in results.scores if (found := results.scored(name))}
     if sum(map(len, scores.values())) > 1:
         rows = {
-            _with_rate(results, name): _rated(found, tables.leading(results, name))
+            _with_rate(results, name): _rated(found, leading_on(results, name))
             for name, found in scores.items()
         }
-        names = {tables.leading(results, name).upper() for name in results.scores}
+        names = {leading_on(results, name).upper() for name in results.scores}
         label = names.pop() if len(names) == 1 else "error rate"
         yield Part(Table([]), [_dots(results, rows, label)])
     for one in results.sets:
@@ -194,7 +195,7 @@ def _cards(results: EvaluationResults) -> Iterator[Part]:
 def _conditions(results: EvaluationResults) -> Iterator[Part]:
     """A set as it is, and as it was made harder; the models side by side."""
     for name, conditions in results.conditions.items():
-        rate = tables.leading(results, name)
+        rate = leading_on(results, name)
         rows = {condition: _rated(found, rate) for condition, found in conditions.items()}
         table = tables.condition_table(results, name)
         yield Part(table, [_dots(results, rows, rate.upper())])
@@ -203,7 +204,7 @@ def _conditions(results: EvaluationResults) -> Iterator[Part]:
 def _groups(results: EvaluationResults) -> Iterator[Part]:
     """The groups of a column, in the order of the last model's."""
     for name, column in tables.group_columns(results):
-        rate, scores = tables.leading(results, name), results.scored(name)
+        rate, scores = leading_on(results, name), results.scored(name)
         groups = {model: score.groups.get(column, {}) for model, score in scores.items()}
         labels = list(list(groups.values())[-1])[:SHOWN_GROUPS]
         rows = {
@@ -218,7 +219,7 @@ def _scales(results: EvaluationResults) -> Iterator[Part]:
     """Every set's rate with more and with less of an adapter."""
     for model in results.scales:
         chart = Chart(2.9, Scale("adapter scale"), Scale(unit=" %", from_zero=True))
-        for number, name in enumerate(tables.sets_of(results, "test", "retention")):
+        for number, name in enumerate(sets_of(results, "test", "retention")):
             scales, rates = _along(results, model, name)
             look: Look = {"colour": colour(number), "marker": marker(number)}
             chart.line(scales, rates, shorten(_with_rate(results, name)), **look)
@@ -269,15 +270,15 @@ def _hallucination(results: EvaluationResults) -> Iterator[Part]:
 
 
 def _overfitting(results: EvaluationResults) -> Iterator[Part]:
-    training = tables.sets_of(results, "training")
+    training = sets_of(results, "training")
     if not training:
         return
-    names = training + tables.sets_of(results, "test")
+    names = training + sets_of(results, "test")
     title = "What was trained on beside what was not"
     table = Table([Column(is_text=True), *map(Column, names)], title)
     for model in results.models:
         if not model.failed:
-            rates = {name: tables.leading(results, name) for name in names}
+            rates = {name: leading_on(results, name) for name in names}
             scores = (
                 rate_cell(results.scores[name].get(model.name), rate)
                 for name, rate in rates.items()
@@ -331,10 +332,10 @@ Rated = Mapping[str, Rates | None]  # model → its score, or what else has rate
 
 def _trade_off(results: EvaluationResults, model: str) -> str:
     """New speech against old: where each scale of the adapter stands; empty without both."""
-    tested, retained = tables.sets_of(results, "test"), tables.sets_of(results, "retention")
+    tested, retained = sets_of(results, "test"), sets_of(results, "retention")
     if not tested or not retained:
         return ""
-    across_label = f"{tested[0]}, {tables.leading(results, tested[0]).upper()}"
+    across_label = f"{tested[0]}, {leading_on(results, tested[0]).upper()}"
     across_scale = Scale(across_label, unit=" %", from_zero=True)
     chart = Chart(2.9, across_scale, Scale(", ".join(retained), unit=" %", from_zero=True))
     scales, across = _along(results, model, tested[0])
@@ -349,7 +350,7 @@ def _trade_off(results: EvaluationResults, model: str) -> str:
 
 def _along(results: EvaluationResults, model: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(scales,) and (scales, 3) percent: a set's rate and the two ends of its interval."""
-    rate = tables.leading(results, name)
+    rate = leading_on(results, name)
     scales = [one for one in results.scales[model] if name in one.scores]
     rated = [in_percent(one.scores[name], rate) for one in scales]
     return np.array([one.scale for one in scales]), np.array(rated).reshape(-1, 3)
@@ -392,74 +393,8 @@ def _dots(
 
 def _with_rate(results: EvaluationResults, name: str) -> str:
     """`test`, or where sets lead with different rates `test CER`."""
-    mixed = len({tables.leading(results, other) for other in results.scores}) > 1
-    return f"{name} {tables.leading(results, name).upper()}" if mixed else name
-
-
-# ── utterances ───────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class ShownSet:
-    """The worst utterances of a set, each with what all models made of it."""
-
-    name: str
-    models: Sequence[str]  # the worst of the last one come first
-    against: str  # the model that the last one is compared with; empty where there is none
-    count: int  # of all its utterances
-    utterances: Sequence[ShownUtterance]
-
-
-def _shown_set(
-    results: EvaluationResults, name: str, hypotheses: Hypotheses, sound: Sound
-) -> ShownSet:
-    models = list(hypotheses)
-    rows = [dict(zip(models, each, strict=True)) for each in zip(*hypotheses.values(), strict=True)]
-    order = sorted(range(len(rows)), key=lambda number: -badness(rows[number][models[-1]]))
-    utterances = []
-    for place, number in enumerate(order[: _room([rows[number] for number in order])]):
-        row = rows[number]
-        last = row[models[-1]]
-        brought = last.errors - row[results.against].errors if results.against in row else 0
-        worst_of = {f"model{each}": round(badness(one), 4) for each, one in enumerate(row.values())}
-        audio = sound(name, last) if place < PLAYERS else None
-        agreeing: dict[str, list[str]] = {}  # text → the models that wrote it
-        for model, one in row.items():
-            agreeing.setdefault(one.hypothesis, []).append(model)
-        texts = {", ".join(same): row[same[0]] for same in agreeing.values()}
-        utterances.append(
-            replace(
-                shown(last, texts),
-                about=_about_row(last),
-                sound=f"data:audio/mpeg;base64,{base64.b64encode(audio).decode()}" if audio else "",
-                orders=worst_of | {"brought": brought, "taken": -brought, "place": -number},
-            )
-        )
-    against = results.against if results.against in models[:-1] else ""
-    return ShownSet(name, models, against, len(rows), utterances)
-
-
-def _room(rows: Sequence[Mapping[str, Row]]) -> int:
-    """How many of the rows the page has room for."""
-    characters = 0
-    for number, row in enumerate(rows[:SHOWN_UTTERANCES]):
-        characters += sum(len(one.reference) + len(one.hypothesis) for one in row.values())
-        if characters > SHOWN_CHARACTERS:
-            return max(number, 1)
-    return min(len(rows), SHOWN_UTTERANCES)
-
-
-def _about_row(row: Row) -> str:
-    """Its length and its columns."""
-    facts = [f"{row.seconds:.1f} s"] if row.seconds else []
-    for name, value in row.columns.items():
-        if name != "duration" and value not in (None, ""):
-            text = str(value)
-            is_long = len(text) > COLUMN_CHARACTERS
-            facts.append(
-                f"{name} {text[: COLUMN_CHARACTERS - 1]}…" if is_long else f"{name} {text}"
-            )
-    return " · ".join(facts)
+    mixed = len({leading_on(results, other) for other in results.scores}) > 1
+    return f"{name} {leading_on(results, name).upper()}" if mixed else name
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────

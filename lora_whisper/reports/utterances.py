@@ -5,14 +5,24 @@ A page shows one with the macro `article` of `templates/marks.html.j2`.
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from lora_whisper.evaluation.metrics import Stretch, align, separator
-from lora_whisper.evaluation.results import Score, ScoredUtterance
+from lora_whisper.evaluation.results import EvaluationResults, Score, ScoredUtterance
 from lora_whisper.evaluation.run_summary import scored_utterances_of
 from lora_whisper.run_folder import RunFolder
+
+SHOWN_UTTERANCES = 500  # of a set, the worst ones
+SHOWN_CHARACTERS = 1_000_000  # of a set's texts: recordings of an hour are shown in smaller numbers
+PLAYERS = 50  # of a set, for the worst ones
+COLUMN_CHARACTERS = 40  # of what a column of the manifest says
+
+Row = ScoredUtterance
+Hypotheses = Mapping[str, Sequence[Row]]  # model → its rows, in the order of the set
+Sound = Callable[[str, Row], bytes | None]  # set and row → an MP3 file
 
 
 @dataclass(frozen=True)
@@ -113,3 +123,70 @@ def samples_of(
     if not rows.keys() >= {*needed} or len({*map(len, rows.values())}) > 1:
         return []
     return [Sample(dict(zip(rows, each, strict=True))) for each in zip(*rows.values(), strict=True)]
+
+
+# ── the worst of a set, with what several models made of each ────────────────────────────────
+
+
+@dataclass(frozen=True)
+class ShownSet:
+    """The worst utterances of a set, each with what all models made of it."""
+
+    name: str
+    models: Sequence[str]  # the worst of the last one come first
+    against: str  # the model that the last one is compared with; empty where there is none
+    count: int  # of all its utterances
+    utterances: Sequence[ShownUtterance]
+
+
+def shown_set(
+    results: EvaluationResults, name: str, hypotheses: Hypotheses, sound: Sound
+) -> ShownSet:
+    """Those of the last model first that it has most wrong, as far as the page has room."""
+    models = list(hypotheses)
+    rows = [dict(zip(models, each, strict=True)) for each in zip(*hypotheses.values(), strict=True)]
+    order = sorted(range(len(rows)), key=lambda number: -badness(rows[number][models[-1]]))
+    utterances = []
+    for place, number in enumerate(order[: _room([rows[number] for number in order])]):
+        row = rows[number]
+        last = row[models[-1]]
+        brought = last.errors - row[results.against].errors if results.against in row else 0
+        worst_of = {f"model{each}": round(badness(one), 4) for each, one in enumerate(row.values())}
+        audio = sound(name, last) if place < PLAYERS else None
+        agreeing: dict[str, list[str]] = {}  # text → the models that wrote it
+        for model, one in row.items():
+            agreeing.setdefault(one.hypothesis, []).append(model)
+        texts = {", ".join(same): row[same[0]] for same in agreeing.values()}
+        utterances.append(
+            replace(
+                shown(last, texts),
+                about=_about_row(last),
+                sound=f"data:audio/mpeg;base64,{base64.b64encode(audio).decode()}" if audio else "",
+                orders=worst_of | {"brought": brought, "taken": -brought, "place": -number},
+            )
+        )
+    against = results.against if results.against in models[:-1] else ""
+    return ShownSet(name, models, against, len(rows), utterances)
+
+
+def _room(rows: Sequence[Mapping[str, Row]]) -> int:
+    """How many of the rows the page has room for."""
+    characters = 0
+    for number, row in enumerate(rows[:SHOWN_UTTERANCES]):
+        characters += sum(len(one.reference) + len(one.hypothesis) for one in row.values())
+        if characters > SHOWN_CHARACTERS:
+            return max(number, 1)
+    return min(len(rows), SHOWN_UTTERANCES)
+
+
+def _about_row(row: Row) -> str:
+    """Its length and its columns."""
+    facts = [f"{row.seconds:.1f} s"] if row.seconds else []
+    for name, value in row.columns.items():
+        if name != "duration" and value not in (None, ""):
+            text = str(value)
+            is_long = len(text) > COLUMN_CHARACTERS
+            facts.append(
+                f"{name} {text[: COLUMN_CHARACTERS - 1]}…" if is_long else f"{name} {text}"
+            )
+    return " · ".join(facts)

@@ -13,7 +13,7 @@ from lora_whisper.data.quality_measures import RECORD, Categories, Measured
 from lora_whisper.evaluation.results import Score, from_json, to_json
 from lora_whisper.evaluation.score import score
 from lora_whisper.evaluation.scored_words import bearing_rates, caution, cautions, words_of
-from lora_whisper.reports.evaluation_tables import remarks as evaluation_remarks
+from lora_whisper.reports.evaluation_text import remarks as evaluation_remarks
 from tests.configs import data_config
 from tests.evaluation.toy_rows import rows_of
 from tests.reports.toy_evaluation import speech_set, toy_results, typed

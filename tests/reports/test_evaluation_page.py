@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from lora_whisper.evaluation.results import ScoredUtterance
-from lora_whisper.reports import evaluation_page
-from lora_whisper.reports.evaluation_page import PLAYERS, SHOWN_UTTERANCES, page
-from lora_whisper.reports.utterances import badness
+from lora_whisper.reports import utterances
+from lora_whisper.reports.evaluation_page import page
+from lora_whisper.reports.utterances import PLAYERS, SHOWN_UTTERANCES, badness
 from tests.reports.read_page import Page
 from tests.reports.toy_evaluation import (
     asked_for,
@@ -220,7 +220,7 @@ def test_only_the_worst_of_a_long_set_are_shown() -> None:
 
 
 def test_recordings_of_an_hour_do_not_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_page, "SHOWN_CHARACTERS", 1000)
+    monkeypatch.setattr(utterances, "SHOWN_CHARACTERS", 1000)
     heard = rows({"base": ["word " * 60] * 9}, ["word " * 60] * 9)
     assert "The 1 worst of 9 utterances" in html_of(hypotheses={"test": heard})
     one = rows({"base": ["word " * 600]}, ["word " * 600])

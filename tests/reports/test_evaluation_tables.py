@@ -14,13 +14,8 @@ from rich.console import Console
 
 from lora_whisper.evaluation.results import Comparison, from_json
 from lora_whisper.reports import evaluation_tables
-from lora_whisper.reports.evaluation_tables import (
-    SHOWN_GROUPS,
-    markdown,
-    p_value,
-    show_evaluation,
-    verdict,
-)
+from lora_whisper.reports.evaluation_tables import SHOWN_GROUPS, markdown, show_evaluation
+from lora_whisper.reports.evaluation_text import p_value, verdict
 from tests.reports.toy_evaluation import (
     asked_for,
     compared,
