@@ -28,7 +28,7 @@ def point(folder: Path, heard: Sequence[Heard], *overrides: str, **changes: obje
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Console:
     console = Console(width=80, record=True, highlight=False)
-    monkeypatch.setattr("lora_whisper.reports.sweep.console", console)
+    monkeypatch.setattr("lora_whisper.reports.sweep_table.console", console)
     monkeypatch.chdir(tmp_path)
     return console
 
