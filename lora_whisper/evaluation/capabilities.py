@@ -23,17 +23,15 @@ from typing import Literal
 from lora_whisper import processes
 from lora_whisper.config import EvaluationConfig
 from lora_whisper.data.dataset import Utterances
-from lora_whisper.evaluation.capability_findings import (
+from lora_whisper.evaluation.capability_findings import WORDS, Findings, find_or_reuse
+from lora_whisper.evaluation.capability_material import new_material
+from lora_whisper.evaluation.capability_questions import (
     FARTHEST_SECONDS,
     HUNDREDTHS,
     NO_CLIPS,
-    WORDS,
     Counted,
     Finding,
-    Findings,
-    find_or_reuse,
 )
-from lora_whisper.evaluation.capability_material import new_material
 from lora_whisper.evaluation.decoding.decoder import Decoder
 from lora_whisper.evaluation.results import (
     Capability,
@@ -236,7 +234,8 @@ def judge(trait: Trait, base: Finding, adapter: Finding, seed: int, name: str = 
     if drawn < LEAST_UNITS:
         verdict, why = "not certain", f"{counted(drawn, base.noun)} are too few to tell"
     elif verdict not in ("lost", "gained") and _is_at_its_worst(trait, base):
-        verdict, why = "not measured", _nothing_to_lose(trait)
+        fails = "does not do it" if trait.is_better_higher else "fails here already"
+        verdict, why = "not measured", f"the base {fails}: nothing to lose"
     elif verdict == "not certain":
         why = f"{counted(drawn, noun_of(base, units.resampled))} do not tell"
     of = max(sum(base.of), 1) * trait.scale
@@ -255,11 +254,6 @@ def _is_at_its_worst(trait: Trait, base: Counted) -> bool:
     """Whether there is nothing that could be lost."""
     worst = 0 if trait.is_better_higher else trait.scale * sum(base.of)
     return trait.unit == "share" and sum(base.found) == worst
-
-
-def _nothing_to_lose(trait: Trait) -> str:
-    fails = "does not do it" if trait.is_better_higher else "fails here already"
-    return f"the base {fails}: nothing to lose"
 
 
 def noun_of(finding: Counted, resampled: str) -> str:

@@ -117,7 +117,7 @@ def page(results: EvaluationResults, hypotheses: Mapping[str, Hypotheses], sound
     mistakes = list(_mistakes(results))
     asked: dict[str, list[Part]] = {
         "Scores": list(_scores(results)),
-        "Kept and lost": list(_cards(results)),
+        "Kept and lost": [Part(card_table(one, model)) for model, one in results.cards.items()],
         "Conditions": list(_conditions(results)),
         "Adapter scale": list(_scales(results)),
         "Groups": list(_groups(results)),
@@ -184,12 +184,6 @@ def _scores(results: EvaluationResults) -> Iterator[Part]:
         yield Part(Table([]), [_dots(results, rows, label)])
     for one in results.sets:
         yield Part(tables.score_table(results, one))
-
-
-def _cards(results: EvaluationResults) -> Iterator[Part]:
-    """What each model kept of what the first one could."""
-    for model, card in results.cards.items():
-        yield Part(card_table(card, model))
 
 
 def _conditions(results: EvaluationResults) -> Iterator[Part]:

@@ -56,8 +56,10 @@ def find_recordings(audio: Sequence[str]) -> list[Source]:
             if given == STANDARD_INPUT:
                 found.setdefault(None, Source("standard input", None))
                 continue
+            folder = local_path(given)
             for path in _meant(given):
-                found.setdefault(path, Source(short(path), path, _below_given(path, given)))
+                below = path.parent.relative_to(folder) if folder.is_dir() else Path()
+                found.setdefault(path, Source(short(path), path, below))
     problems.raise_any()
     if None in found and len(found) > 1:
         raise UserError(f"audio={STANDARD_INPUT}: standard input is read alone.")
@@ -95,11 +97,6 @@ def _below(folder: Path, given: str) -> list[Path]:
             f"({' '.join(sorted(SUFFIXES))}). Type the files' own names where theirs is another."
         )
     return found
-
-
-def _below_given(path: Path, given: str) -> Path:
-    folder = local_path(given)
-    return path.parent.relative_to(folder) if folder.is_dir() else Path()
 
 
 def _is_sound(path: Path, folder: Path) -> bool:

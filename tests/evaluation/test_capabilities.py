@@ -14,15 +14,9 @@ import pytest
 
 from lora_whisper.evaluation import capability_material
 from lora_whisper.evaluation.capabilities import TRAITS, judge, new_card
-from lora_whisper.evaluation.capability_findings import (
-    Counted,
-    Findings,
-    are_valid,
-    distance,
-    find,
-    of_texts,
-)
+from lora_whisper.evaluation.capability_findings import Findings, find, of_texts
 from lora_whisper.evaluation.capability_material import Clip, JoinedClips, Material, new_material
+from lora_whisper.evaluation.capability_questions import Counted, are_valid, distance
 from lora_whisper.evaluation.decoding.decoder import DecodingOptions, DecodingResult, DecodingTask
 from lora_whisper.evaluation.decoding.long_form import Segment
 from lora_whisper.evaluation.results import Capability

@@ -41,13 +41,10 @@ class EncodedOnce:
         if missing:
             for key, made in zip(missing, encode(list(missing.values())), strict=True):
                 found[key] = made
-                self._keep(key, made)
+                if self.room_bytes >= made.nbytes:
+                    self.room_bytes -= made.nbytes
+                    self._kept[key] = made.cpu()
         return torch.stack([found[key].to(windows[0].device) for key in keys])
-
-    def _keep(self, key: bytes, encoded: Tensor) -> None:
-        if self.room_bytes >= encoded.nbytes:
-            self.room_bytes -= encoded.nbytes
-            self._kept[key] = encoded.cpu()
 
 
 def weights_digest(encoder: nn.Module) -> bytes:
