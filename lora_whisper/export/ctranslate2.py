@@ -6,7 +6,6 @@ CTranslate2, which has no faster-whisper around it.
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from lora_whisper.errors import UserError
+from lora_whisper.evaluation.decoding.ctranslate2 import opened
 from lora_whisper.export.openai_whisper import converted, read_tensors
 
 DTYPES = ("float16", "float32", "int8", "int8_float16")
@@ -98,33 +98,13 @@ class FasterWhisperProgram:
         Raises:
             UserError: the package is missing, or the folder does not load.
         """
-        whisper_model = _model_class()
-        import ctranslate2
-
-        # It warns of each float16 model on a CPU that it computes in float32.
-        ctranslate2.set_log_level(logging.ERROR)
-        kind, _, index = device.partition(":")
-        try:
-            model = whisper_model(
-                str(folder),
-                device=kind,
-                device_index=int(index or 0),
-                cpu_threads=torch.get_num_threads(),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"{folder} does not load in faster-whisper: {error}") from None
-        return cls(model)
+        threads = torch.get_num_threads()
+        return cls(opened(_model_class(), folder, device, "in faster-whisper", cpu_threads=threads))
 
     def transcribe(
         self, samples: np.ndarray, language: str | None, task: str, **prompt: str
     ) -> str:
-        """The text of mono audio at 16 kHz in float32.
-
-        Args:
-            language: Whisper's code; None for English-only models.
-            task: transcribe or translate.
-            prompt: `hotwords` or `initial_prompt`, if anything.
-        """
+        """See `parity.Program`; as a prompt it takes `hotwords` or `initial_prompt`."""
         segments, _ = self.model.transcribe(
             samples,
             language=language or ENGLISH,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from lora_whisper.config import EvaluationConfig, ModelConfig, Padding
 from lora_whisper.data.audio import AudioError, read_audio
@@ -35,6 +35,7 @@ from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.terminal import work
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from lora_whisper.evaluation.decoding.decoder import Decoder
@@ -174,6 +175,24 @@ PUBLISHED_SIZES = (51864, 51865, 51866)  # vocabularies of .en, of all before la
 PUBLISHED_SECONDS = 30.0
 
 Transcribe = Callable[[Sequence[Utterance], EvaluationConfig, int], "Transcriptions"]
+
+
+class Program(Protocol):
+    """A program as people run it, with an export loaded."""
+
+    name: str  # with its version
+
+    def transcribe(
+        self, samples: np.ndarray, language: str | None, task: str, **prompt: str
+    ) -> str:
+        """The text of mono audio at 16 kHz in float32.
+
+        Args:
+            language: Whisper's code; None for English-only models.
+            task: transcribe or translate.
+            prompt: what goes before the text, if anything.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -346,7 +365,7 @@ def adapter_runtime(folder: Path, base: ModelConfig, device: torch.device) -> Ru
 
 
 def _by_program(
-    program: Any,
+    program: Program,
     base: Base,
     utterances: Sequence[Utterance],
     settings: EvaluationConfig,

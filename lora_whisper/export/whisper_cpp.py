@@ -273,13 +273,7 @@ class WhisperCppProgram:
     def transcribe(
         self, samples: np.ndarray, language: str | None, task: str, **prompt: str
     ) -> str:
-        """The text of mono audio at 16 kHz in float32.
-
-        Args:
-            language: Whisper's code; None for English-only models.
-            task: transcribe or translate.
-            prompt: `initial_prompt`, if anything.
-        """
+        """See `parity.Program`; as a prompt it takes `initial_prompt`."""
         segments = self.model.transcribe(
             samples, language=language or ENGLISH, translate=task == "translate", **prompt
         )

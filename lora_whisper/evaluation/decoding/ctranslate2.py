@@ -92,21 +92,8 @@ class CTranslate2Decoder:
             UserError: the package is missing, or a file is, or the folder does not load.
         """
         exported, whisper = read_exported(folder), _whisper_class()
-        import ctranslate2
-
-        # It warns of each float16 model on a CPU that it computes in float32.
-        ctranslate2.set_log_level(logging.ERROR)
-        kind, _, index = device.partition(":")
-        try:
-            model = whisper(
-                str(folder),
-                device=kind,
-                device_index=int(index or 0),
-                compute_type=compute_type,
-                intra_threads=torch.get_num_threads(),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"{folder} does not load as a CTranslate2 Whisper: {error}") from None
+        given = {"compute_type": compute_type, "intra_threads": torch.get_num_threads()}
+        model = opened(whisper, folder, device, "as a CTranslate2 Whisper", **given)
         features = LogMel(model.n_mels, exported.window_seconds).to(device)
         return cls(model, exported, features)
 
@@ -265,6 +252,28 @@ def require_package() -> None:
         UserError: it is not.
     """
     _whisper_class()
+
+
+def opened(kind: Any, folder: Path, device: str, what: str, **options: Any) -> Any:
+    """A folder in CTranslate2, or in a program around it.
+
+    Args:
+        kind: the program's class.
+        device: "cpu", "cuda" or "cuda:1".
+        what: it should load as, or in.
+
+    Raises:
+        UserError: it does not.
+    """
+    import ctranslate2
+
+    # It warns of each float16 model on a CPU that it computes in float32.
+    ctranslate2.set_log_level(logging.ERROR)
+    name, _, index = device.partition(":")
+    try:
+        return kind(str(folder), device=name, device_index=int(index or 0), **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{folder} does not load {what}: {error}") from None
 
 
 def _whisper_class() -> type[Whisper]:
