@@ -230,6 +230,43 @@ def name_of(data: DataConfig) -> str:
     return plain_name("-".join(filter(None, (holder, data.config, place))))
 
 
+@dataclass(frozen=True)
+class LoadedSet:
+    """A set whose audio is there."""
+
+    set: TestSet
+    corpus: Corpus
+
+    @property
+    def name(self) -> str:
+        return self.set.name
+
+    @property
+    def role(self) -> Role:
+        return self.set.role
+
+
+def load_sets(sets: Sequence[TestSet], most: int | None, seed: int) -> list[LoadedSet]:
+    """Look at the audio of all sets; recordings of any length are decoded.
+
+    Args:
+        most: utterances of a set, drawn; None: all.
+
+    Raises:
+        UserError: audio that is missing, where `data.bad_audio` is "fail".
+    """
+    loaded = []
+    for one in sets:
+        rows = one.rows if one.role == "training" else sample(one.rows, most, seed)
+        try:
+            loaded.append(LoadedSet(one, load_corpus(rows, "test", one.data, float("inf"))))
+        except UserError as error:
+            if one.role != "training":
+                raise
+            log.warning("training    is not scored: %s", error)
+    return loaded
+
+
 # ── groups: columns of the manifest, and what is known without one ───────────────────────────
 
 NO_GROUP = "none"  # label of utterances of which the column says nothing
@@ -353,40 +390,3 @@ def find_leaks(
 def speakers(utterances: Utterances) -> set[str]:
     """Who speaks, as far as the rows say."""
     return {name for name in utterances.column("speaker").unique().to_pylist() if name}
-
-
-@dataclass(frozen=True)
-class LoadedSet:
-    """A set whose audio is there."""
-
-    set: TestSet
-    corpus: Corpus
-
-    @property
-    def name(self) -> str:
-        return self.set.name
-
-    @property
-    def role(self) -> Role:
-        return self.set.role
-
-
-def load_sets(sets: Sequence[TestSet], most: int | None, seed: int) -> list[LoadedSet]:
-    """Look at the audio of all sets; recordings of any length are decoded.
-
-    Args:
-        most: utterances of a set, drawn; None: all.
-
-    Raises:
-        UserError: audio that is missing, where `data.bad_audio` is "fail".
-    """
-    loaded = []
-    for one in sets:
-        rows = one.rows if one.role == "training" else sample(one.rows, most, seed)
-        try:
-            loaded.append(LoadedSet(one, load_corpus(rows, "test", one.data, float("inf"))))
-        except UserError as error:
-            if one.role != "training":
-                raise
-            log.warning("training    is not scored: %s", error)
-    return loaded
