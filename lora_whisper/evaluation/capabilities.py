@@ -237,7 +237,8 @@ def judge(trait: Trait, base: Finding, adapter: Finding, seed: int, name: str = 
         fails = "does not do it" if trait.is_better_higher else "fails here already"
         verdict, why = "not measured", f"the base {fails}: nothing to lose"
     elif verdict == "not certain":
-        why = f"{counted(drawn, noun_of(base, units.resampled))} do not tell"
+        noun = "speaker" if units.resampled == "speakers" else base.noun
+        why = f"{counted(drawn, noun)} do not tell"
     of = max(sum(base.of), 1) * trait.scale
     return Capability(
         **about,  # type: ignore[arg-type]
@@ -254,10 +255,6 @@ def _is_at_its_worst(trait: Trait, base: Counted) -> bool:
     """Whether there is nothing that could be lost."""
     worst = 0 if trait.is_better_higher else trait.scale * sum(base.of)
     return trait.unit == "share" and sum(base.found) == worst
-
-
-def noun_of(finding: Counted, resampled: str) -> str:
-    return "speaker" if resampled == "speakers" else finding.noun
 
 
 def _interval(

@@ -343,17 +343,13 @@ def markdown(results: EvaluationResults) -> str:
             both = (rate_cell(score, rate) for rate in both_rates("wer"))
             judged = _verdict(results, name, model).text
             table.add(model, name, *both, f"{score.utterances:,}", judged)
-    words = [part for name in results.keywords for part in ("", *_words_in_markdown(results, name))]
+    words = []
+    for name in results.keywords:
+        recalls = word_table(results, name)
+        words += ["", f"Words of the list on {name}. {recalls.below}", "", recalls.markdown()]
     warnings = [f"\n**Warning:** {text}." for text in cautions_of(results)]
     cards = [
         f"\n{card_table(card, model).markdown()}\n\n{METHOD}"
         for model, card in results.cards.items()
     ]
     return "\n".join([table.markdown(), *words, "", method(results), *warnings, *cards, ""])
-
-
-def _words_in_markdown(results: EvaluationResults, name: str) -> Iterator[str]:
-    table = word_table(results, name)
-    yield f"Words of the list on {name}. {table.below}"
-    yield ""
-    yield table.markdown()
