@@ -36,13 +36,9 @@ from lora_whisper.files import (
 from lora_whisper.locks import locked
 from lora_whisper.run_config import FREE_TO_CHANGE, flat, with_absolute_paths
 from lora_whisper.run_folder import SEARCH_FILE, RunFolder
-from lora_whisper.search.study import (
+from lora_whisper.search.space import (
     Choice,
-    Claim,
-    Study,
     Value,
-    alone_in,
-    require_optuna,
     shown,
     space_of,
     train_config,
@@ -50,6 +46,7 @@ from lora_whisper.search.study import (
     usual_values,
     with_values,
 )
+from lora_whisper.search.study import Claim, Study, alone_in, require_optuna
 from lora_whisper.terminal import percent
 from lora_whisper.training.stopping import (
     GOES_ON,

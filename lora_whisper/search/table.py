@@ -14,7 +14,8 @@ from lora_whisper.evaluation.run_summary import RunSummary
 from lora_whisper.paths import program, short
 from lora_whisper.reports.summary import score_table
 from lora_whisper.reports.tables import Column, Table
-from lora_whisper.search.study import REASON, Study, shown, typed_values, with_values
+from lora_whisper.search.space import shown, typed_values, with_values
+from lora_whisper.search.study import REASON, Study
 from lora_whisper.terminal import console, percent
 
 if TYPE_CHECKING:

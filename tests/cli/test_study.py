@@ -13,10 +13,9 @@ import lora_whisper.search.study as study_module
 from lora_whisper.config import SearchConfig
 from lora_whisper.model.base import read_base
 from lora_whisper.schema import from_values
-from lora_whisper.search.study import (
+from lora_whisper.search.space import (
     Choice,
     Range,
-    Study,
     shown,
     space_of,
     train_config,
@@ -24,6 +23,7 @@ from lora_whisper.search.study import (
     usual_values,
     with_values,
 )
+from lora_whisper.search.study import Study
 from tests.composed import train_values
 
 SPACE = {
