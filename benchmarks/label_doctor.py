@@ -50,9 +50,9 @@ from lora_whisper.data.quality_measures import (
 from lora_whisper.data.sources import read_split
 from lora_whisper.evaluation.loading import decoder_of
 from lora_whisper.evaluation.models import trained
-from lora_whisper.labels import findings, folds
+from lora_whisper.labels import comparison, findings, folds
 from lora_whisper.labels.examination import clips_of, examine, kept_of
-from lora_whisper.labels.listening import Clip, Heard, Listener
+from lora_whisper.labels.listening import FRAME_SAMPLES, Clip, Heard, Listener
 from lora_whisper.model.base import read_base
 from lora_whisper.model.device import new_accelerator
 from lora_whisper.model.published import SAMPLING_RATE
@@ -61,6 +61,7 @@ from lora_whisper.options import composed
 SHARES = (0.02, 0.05, 0.1)
 SEEDS = (0, 1, 2)
 CUT_SECONDS = 0.35  # into speech
+SPEECH_DB, SPEECH_FRAMES = 20.0, 20  # below a clip's loudest tenth; of 10 ms
 MISSING_SHARE = 0.3  # of a text's words
 FEWEST_MISSING = 2
 ADDED_WORDS = 5
@@ -226,7 +227,7 @@ class Doctor:
         self.listener.listen(clips, clips)
         pairs = [(clip, self.listener.kept.evidence(clip.pair_key)) for clip in clips]
         known = [(clip, one) for clip, one in pairs if one is not None]
-        heard = findings.compare([clip for clip, _ in known], [one for _, one in known])
+        heard = comparison.compare([clip for clip, _ in known], [one for _, one in known])
         fits = {
             findings.pair_of(*pair): self.listener.fit(*pair) for pair in findings.wanted(heard)
         }
@@ -320,12 +321,24 @@ def language(rows: Sequence[Row], row: int, folder: Path) -> Row:
 def cut(side: str) -> Callable[[Sequence[Row], int, Path], Row]:
     def plant(rows: Sequence[Row], row: int, folder: Path) -> Row:
         samples = sound(rows[row])
-        loud = np.flatnonzero(np.abs(samples) > 0.1 * np.abs(samples).max())
         gone = round(CUT_SECONDS * SAMPLING_RATE)
-        kept = samples[loud[0] + gone :] if side == "beginning" else samples[: loud[-1] - gone]
+        if side == "beginning":
+            kept = samples[speech_begins(samples) + gone :]
+        else:
+            kept = samples[: len(samples) - speech_begins(samples[::-1]) - gone]
         return with_sound(rows[row], kept, folder / f"cut-{side}-{row}.wav")
 
     return plant
+
+
+def speech_begins(samples: np.ndarray) -> int:
+    """The sample at which speech begins, and not a click: most of the next 0.2 s is loud."""
+    frames = len(samples) // FRAME_SAMPLES
+    power = np.square(samples[: frames * FRAME_SAMPLES].reshape(frames, -1)).mean(axis=1)
+    loud = power > np.percentile(power, 90) * 10 ** (-SPEECH_DB / 10)
+    lasting = np.convolve(loud, np.ones(SPEECH_FRAMES), "valid") > 0.75 * SPEECH_FRAMES
+    starts = np.flatnonzero(lasting & loud[: len(lasting)])
+    return int(starts[0]) * FRAME_SAMPLES if len(starts) else 0
 
 
 PLANTS: Mapping[str, Callable[[Sequence[Row], int, Path], Row]] = {

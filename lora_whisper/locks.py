@@ -7,12 +7,15 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from lora_whisper.errors import UserError
 from lora_whisper.files import leftover_of, make_folder, tidy
+
+WAIT_SECONDS = 0.5  # between two looks at who holds a folder
 
 
 class InUse(UserError):
@@ -41,6 +44,23 @@ def locked(path: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_in_turn(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+    """As `locked`, after whoever holds it now, of which `on_wait` may tell."""
+    with contextlib.ExitStack() as stack:
+        is_told = False
+        while True:
+            try:
+                stack.enter_context(locked(path))
+                break
+            except InUse:
+                if not is_told:
+                    on_wait()
+                is_told = True
+                time.sleep(WAIT_SECONDS)
+        yield
 
 
 _GUARD = threading.Lock()

@@ -31,7 +31,7 @@ from lora_whisper.files import (
     write_json,
     written_whole,
 )
-from lora_whisper.locks import is_acquired, locked, require_free
+from lora_whisper.locks import is_acquired, locked, locked_in_turn, require_free
 from lora_whisper.run_folder import MARKER, RunFolder, existing_run, rerun_rule
 
 
@@ -268,6 +268,24 @@ def test_what_a_killed_process_left_is_taken_away_where_this_one_holds(tmp_path:
     with locked(run.path):
         left = {str(one.relative_to(run.path)) for one in run.path.rglob("*") if one.is_file()}
         assert left == {*others}
+
+
+def test_a_folder_is_had_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes second waits, and says so once, until the holder lets go."""
+    path, holder, told, looks = tmp_path / "run", contextlib.ExitStack(), [], []
+
+    def look(_: float) -> None:
+        looks.append("look")
+        if len(looks) == 3:
+            holder.close()
+
+    holder.enter_context(locked(path))
+    monkeypatch.setattr("lora_whisper.locks.time.sleep", look)
+    with locked_in_turn(path, lambda: told.append("told")):
+        with pytest.raises(UserError, match="in use"):
+            require_free(path)
+        assert (len(looks), told) == (3, ["told"])
+    require_free(path)
 
 
 def test_a_name_that_the_holder_removed_is_not_taken_for_the_lock(tmp_path: Path) -> None:

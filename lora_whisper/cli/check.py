@@ -37,8 +37,8 @@ from lora_whisper.data.quality_findings import (
 )
 from lora_whisper.data.quality_measures import Measured, TextRules, measure
 from lora_whisper.data.segmentation import split_long
-from lora_whisper.data.sources import read_split, resolved
-from lora_whisper.data.speech import train_rows
+from lora_whisper.data.sources import read_split
+from lora_whisper.data.speech import training_rows
 from lora_whisper.data.text import cleaning_report, require_cleanable
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.scored_words import words_of
@@ -141,12 +141,10 @@ def _tell_of_language(base: Base, splits: Mapping[str, Utterances]) -> None:
 
 def read_splits(data: DataConfig) -> dict[str, Utterances]:
     """The rows of every split that there is, and of what is mixed in, as "mix 1", "mix 2", …"""
-    read = {split: read_split(data, split, is_all=not data.mix) for split in SPLITS}
+    train, mixed = training_rows(data)
+    read = {split: train if split == "train" else read_split(data, split) for split in SPLITS}
     splits = {split: rows for split, rows in read.items() if rows is not None}
-    mixes = {
-        f"mix {number}": train_rows(resolved(data, mix)) for number, mix in enumerate(data.mix, 1)
-    }
-    return splits | mixes
+    return splits | {f"mix {number}": rows for number, rows in enumerate(mixed, 1)}
 
 
 def run(plan: CheckPlan) -> int:

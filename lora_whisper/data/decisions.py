@@ -118,27 +118,33 @@ def _is_name(value: object) -> bool:
     return is_long and set(str(value)) <= set("0123456789abcdef")
 
 
-def without_excluded(utterances: Utterances, name: str, is_all: bool = False) -> Utterances:
+def without_excluded(
+    parts: Sequence[Utterances], name: str, is_all: bool = False
+) -> list[Utterances]:
     """The rows of which no finding was accepted.
 
     Args:
-        is_all: these are all rows that may have been decided about.
+        is_all: these parts are all that may have been decided about.
 
     Raises:
         UserError: see `read_decisions`; no decision is about one of `is_all` rows; or nothing is
-            left.
+            left of a part.
     """
     decisions = read_decisions(name, "data.exclude")
-    names = np.array(row_names(utterances))
-    if is_all and not decisions.names & set(names.tolist()):
+    names = [np.array(row_names(rows)) for rows in parts]
+    known = {one for part in names for one in part.tolist()}
+    if is_all and not decisions.names & known:
         raise _of_other_rows(name, "data.exclude", decisions, "the training rows")
-    excluded = np.isin(names, list(decisions.accepted))
-    if excluded.all():
-        raise UserError(f"data.exclude={name} leaves nothing of {len(names)} training rows.")
-    missing = len(decisions.accepted.keys() - set(names.tolist()))
-    gone = f"; {missing} more that it names are not among them" if missing else ""
-    _say(f"exclude     {int(excluded.sum())} of {len(names)} training rows are left out{gone}")
-    return utterances.select(~excluded)
+    excluded = [np.isin(part, list(decisions.accepted)) for part in names]
+    for part in excluded:
+        if part.all():
+            raise UserError(f"data.exclude={name} leaves nothing of {len(part)} training rows.")
+    if is_all:
+        missing = len(decisions.accepted.keys() - known)
+        gone = f"; {missing} more that it names are not among them" if missing else ""
+        count, total = sum(int(part.sum()) for part in excluded), sum(map(len, names))
+        _say(f"exclude     {count} of {total} training rows are left out{gone}")
+    return [rows.select(~part) for rows, part in zip(parts, excluded, strict=True)]
 
 
 @functools.cache  # the rows are read by several

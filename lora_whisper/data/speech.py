@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_whisper.config import SPLITS, DataConfig, ModelConfig, Split
 from lora_whisper.data.contents import Recordings, Texts
 from lora_whisper.data.corpus import Corpus, keep_what_fits, load_corpus, with_codes
 from lora_whisper.data.dataset import Utterances
+from lora_whisper.data.decisions import without_excluded
 from lora_whisper.data.sources import read_split, resolved
 from lora_whisper.errors import UserError, listing
 from lora_whisper.model.base import Base, read_base
@@ -77,11 +78,9 @@ def read_inputs(model: ModelConfig, data: DataConfig, earlier: Inputs | None = N
     if earlier is not None and (earlier.model, earlier.data) == (model, data):
         return earlier
     # All rows first, since reading the checkpoint takes seconds.
-    streamed = ("train",) if data.streaming else ()
-    is_all = not data.mix
-    rows = {split: read_split(data, split, is_all) for split in SPLITS if split not in streamed}
+    train, mixed = training_rows(data)
+    rows = {split: train if split == "train" else read_split(data, split) for split in SPLITS}
     mixes = [resolved(data, mix) for mix in data.mix]
-    mixed = [train_rows(config) for config in mixes]
     base = read_base(model)
     corpora = {
         split: usable(utterances, split, data, base)
@@ -99,6 +98,20 @@ def read_inputs(model: ModelConfig, data: DataConfig, earlier: Inputs | None = N
     )
     refuse_leaks(speech)
     return Inputs(model, data, base, speech)
+
+
+def training_rows(data: DataConfig) -> tuple[Utterances | None, list[Utterances]]:
+    """The rows of train, None where it is streamed, and those of each mix; `data.exclude` is done.
+
+    Raises:
+        UserError: a source is missing or cannot be read, or no decision is about one of all rows.
+    """
+    whole = replace(data, exclude=None)
+    train = [] if data.streaming else [train_rows(whole)]
+    parts = train + [train_rows(resolved(whole, mix)) for mix in data.mix]
+    if data.exclude is not None:
+        parts = without_excluded(parts, data.exclude, is_all=True)
+    return (None, parts) if data.streaming else (parts[0], parts[1:])
 
 
 def train_rows(data: DataConfig) -> Utterances:

@@ -1,7 +1,9 @@
 """Words of a hypothesis that its transcript lacks, and the other way round.
 
 Letters are aligned, and not words: a model that half knows a language spells and divides words in
-its own way, and few of them are the transcript's.
+its own way, and few of them are the transcript's. One long gap costs less than many short ones
+(Gotoh 1982, doi:10.1016/0022-2836(82)90398-9): where each missing letter costs the same, those of
+a sentence that is missing find chance matches in the words beside it, and nobody sees where it was.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jiwer
 import numpy as np
 
 from lora_whisper.labels.evidence import Place
@@ -19,6 +20,8 @@ MISSING_SHARE = 0.6  # of a word's letters, which the other text has nothing for
 FEWEST_LETTERS = 6  # of a run of words that is looked into
 FEWEST_SHARED = 3  # letters that both texts have, which are more than chance at one side
 MOST_LETTERS_BETWEEN = 3  # a run goes on over a word of so few letters
+# What an alignment costs: another letter, the beginning of a gap, and each letter in it.
+OTHER_LETTER, GAP, GAP_LETTER = 2, 4, 1
 
 Words = Sequence[str]
 
@@ -55,7 +58,7 @@ def missing_runs(text: Words, other: Words) -> list[Run]:
         if count < FEWEST_LETTERS:
             continue
         start = int(ends[first]) - len(spelled[first])
-        at = int(np.searchsorted(other_ends, before[start] + 0.5)) if len(other_ends) else 0
+        at = int(np.abs([0, *other_ends] - before[start]).argmin())
         # Letters on both sides of it that both texts have.
         left, right = ~missing[:start], ~missing[int(ends[last - 1]) :]
         has_left, has_right = left.sum() >= FEWEST_SHARED, right.sum() >= FEWEST_SHARED
@@ -67,18 +70,53 @@ def missing_runs(text: Words, other: Words) -> list[Run]:
 
 def _missing(text: str, other: str) -> tuple[np.ndarray, np.ndarray]:
     """For each letter of `text`, whether `other` lacks it, and how many of `other` are before."""
+    missing, before = np.ones(len(text), bool), np.zeros(len(text) + 1, int)
     if not text or not other:
-        return np.ones(len(text), bool), np.zeros(len(text) + 1, int)
-    missing, before = np.zeros(len(text), bool), np.zeros(len(text) + 1, int)
-    for chunk in jiwer.process_characters(other, text).alignments[0]:
-        span = slice(chunk.hyp_start_idx, chunk.hyp_end_idx)
-        if chunk.type == "insert":
-            missing[span], before[span] = True, chunk.ref_start_idx
+        return missing, before
+    best, above, gapless = _alignment_costs(_codes(text), _codes(other))
+    row, column = len(text), len(other)
+    before[row] = column
+    while row:
+        if best[row, column] < gapless[row, column]:  # letters that `other` has alone
+            lengths = np.arange(column, 0, -1)
+            opened = gapless[row, :column] + GAP + GAP_LETTER * lengths
+            column = int(np.flatnonzero(opened == best[row, column])[-1])
+        elif best[row, column] == above[row, column]:
+            is_open = False
+            while not is_open:
+                is_open = above[row, column] == best[row - 1, column] + GAP + GAP_LETTER
+                row -= 1
+                before[row] = column
         else:
-            count = chunk.hyp_end_idx - chunk.hyp_start_idx
-            before[span] = chunk.ref_start_idx + np.arange(count)
-    before[-1] = len(other)
+            row, column = row - 1, column - 1
+            missing[row], before[row] = False, column
     return missing, before
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+
+
+def _alignment_costs(text: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(letters + 1, letters of the other + 1) each, a row at a time.
+
+    Of the first letters of both: the cheapest alignment; the cheapest one that ends with letters
+    of `text` alone; and the cheapest one that does not end with letters of `other` alone.
+    """
+    rows, columns = len(text) + 1, len(other) + 1
+    extension = GAP_LETTER * np.arange(columns)
+    best, above, gapless = (np.full((rows, columns), 1 << 30, np.int64) for _ in range(3))
+    gapless[0, 0] = 0
+    for row in range(rows):
+        if row:
+            above[row] = np.minimum(best[row - 1] + GAP, above[row - 1]) + GAP_LETTER
+            letters = OTHER_LETTER * (other != text[row - 1])
+            gapless[row, 1:] = best[row - 1, :-1] + letters
+            gapless[row] = np.minimum(gapless[row], above[row])
+        best[row] = gapless[row]
+        opened = np.minimum.accumulate(gapless[row] - extension) + GAP + extension
+        best[row, 1:] = np.minimum(best[row, 1:], opened[:-1] + GAP_LETTER)
+    return best, above, gapless
 
 
 def _stretches(shares: Sequence[float], spelled: Words) -> list[tuple[int, int]]:

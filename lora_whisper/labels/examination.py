@@ -18,7 +18,7 @@ from lora_whisper.data.quality_measures import Measured
 from lora_whisper.evaluation.decoding.whisper import WhisperDecoder
 from lora_whisper.evaluation.loading import decoder_of, identity
 from lora_whisper.evaluation.models import ModelEntry, trained
-from lora_whisper.labels import findings, folds
+from lora_whisper.labels import comparison, findings, folds
 from lora_whisper.labels.evidence import Evidence, Kept
 from lora_whisper.labels.findings import LabelFinding
 from lora_whisper.labels.listening import Clip, Listener, clip_of
@@ -27,7 +27,7 @@ from lora_whisper.model.device import new_accelerator
 
 log = logging.getLogger("lora_whisper")
 
-FORMAT = 1  # raised when evidence is found in another way
+FORMAT = 2  # raised when evidence is found in another way
 TRIED_CLIPS = 24  # of which is told whether the base knows the language, and what all will take
 KNOWN_SHARE = 0.75  # of these, that have to fit their own clip best, by text and by hypothesis
 
@@ -102,7 +102,7 @@ def _found(
                 models.append(number)
     if not clips:  # none of them could be read any more
         return []
-    heard = findings.compare(clips, evidence, np.array(models, int))
+    heard = comparison.compare(clips, evidence, np.array(models, int))
     pairs, fits = findings.wanted(heard), dict[tuple[str, str], float]()
     for entry, own in ears:  # by the model that was not trained on the clip
         keys = {clip.clip_key for clip in own}
@@ -175,7 +175,7 @@ def _tried(listener: Listener, clips: Sequence[Clip], seed: int, is_asked: bool)
     seconds = time.perf_counter() - started
     pairs = [(one, listener.kept.evidence(one.pair_key)) for one in sample]
     known = [(one, evidence) for one, evidence in pairs if evidence is not None]
-    fitting, resembling = findings.knows(*zip(*known, strict=True)) if known else (0.0, 0.0)
+    fitting, resembling = comparison.knows(*zip(*known, strict=True)) if known else (0.0, 0.0)
     told = (
         f"of {len(sample)} clips, {100 * fitting:.0f} % fit their transcripts better than others' "
         f"clips, and {100 * resembling:.0f} % of the hypotheses resemble theirs most"

@@ -28,6 +28,7 @@ from lora_whisper.evaluation.models import ModelEntry, trained
 from lora_whisper.files import remove_folder
 from lora_whisper.labels.evidence import key_of
 from lora_whisper.labels.listening import Clip
+from lora_whisper.locks import locked_in_turn
 from lora_whisper.lora.adapter import load_adapter, merged_in_place
 from lora_whisper.lora.saved import open_adapter
 from lora_whisper.model.base import Base
@@ -141,19 +142,30 @@ def train_without(
     rows = {name: each.tolist() for name, each in rows_of(speech.parts).items()}
     name = key_of(config_hash(config), base.checkpoint, rows)
     folder = RunFolder(cache_folder("labels") / "folds" / name)
+    with locked_in_turn(folder.path, _tell_of_another):  # which may be training the same
+        _train_once(config, folder, Inputs(config.model, config.data, base, speech))
+    return trained(config, "adapter", folder.adapter)
+
+
+def _tell_of_another() -> None:
+    log.info("labels      waiting for another process, which trains the same adapter")
+
+
+def _train_once(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> None:
+    """Train the adapter, if it is not there and whole; one that was begun is gone on with."""
     if folder.is_complete() and not _is_sound(folder.adapter):
         log.warning("labels      the adapter kept for this part is damaged: it is trained anew")
         remove_folder(folder.path)
-    if not folder.is_complete():
-        is_begun = folder.is_run()
-        config = dataclasses.replace(config, resume="auto" if is_begun else None)
-        if folder.path.exists() and not is_begun:
-            remove_folder(folder.path)
-        with _quiet():
-            run = Run(config, folder, Inputs(config.model, config.data, base, speech))
-            begin(config, folder, "resume" if is_begun else "new")
-            run.carry_out()
-    return trained(config, "adapter", folder.adapter)
+    if folder.is_complete():
+        return
+    is_begun = folder.is_run()
+    config = dataclasses.replace(config, resume="auto" if is_begun else None)
+    if folder.path.exists() and not is_begun:
+        remove_folder(folder.path)
+    with _quiet():
+        run = Run(config, folder, inputs)
+        begin(config, folder, "resume" if is_begun else "new")
+        run.carry_out()
 
 
 def _is_sound(adapter: Path) -> bool:

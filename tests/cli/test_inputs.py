@@ -19,6 +19,7 @@ from lora_whisper.config import (
     NoiseConfig,
     TrainConfig,
 )
+from lora_whisper.data.decisions import row_names
 from lora_whisper.data.speech import read_inputs
 from lora_whisper.errors import UserError
 from lora_whisper.older_keys import earlier
@@ -68,6 +69,21 @@ def test_all_splits_and_what_is_mixed_in(world: World, tmp_path: Path) -> None:
     assert speech.left_out == {"mix 1": {"longer than the window of 2 s": 1}}
     assert {one.task for one in speech.mixes[1].utterances} == {"translate"}
     assert speech.train.utterances[0].language == "en"
+
+
+def test_decisions_may_be_about_what_is_mixed_in(world: World, tmp_path: Path) -> None:
+    """Those about no row at all are refused, wherever rows come from."""
+    other = toy_speech(tmp_path, 3, seed=9, name="other")
+    data = toy_data(world, mix=(mix(train=str(other)),), language="en")
+    names = row_names(read_inputs(model(world), data).speech.mixes[0].utterances)
+    file = tmp_path / "decisions.jsonl"
+    write_manifest(file, [{"row": names[0], "decision": "accept"}])
+    excluded = dataclasses.replace(data, exclude=str(file))
+    speech = read_inputs(model(world), excluded).speech
+    assert [len(one.utterances) for one in speech.training] == [20, 2]
+    write_manifest(file, [{"row": "0" * 16, "decision": "accept"}])
+    with pytest.raises(UserError, match="none of its 1 decisions is about one of the training"):
+        read_inputs(model(world), excluded)
 
 
 def test_one_file_with_all_splits(world: World, tmp_path: Path) -> None:

@@ -52,3 +52,27 @@ def test_of_a_text_and_none_all_is_missing() -> None:
     assert (run.first, run.last, run.at) == (0, 2, 0)
     assert missing_runs([], ["some", "words"]) == []
     assert missing_runs([], []) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("first", [3, 8, 11])
+def test_a_gap_is_found_whole_where_most_words_are_spelled_otherwise(seed: int, first: int) -> None:
+    """Of a third of the letters another one, and none of the words: where they stand in time says
+    which are missing, and chance matches do not.
+    """
+    generator = np.random.default_rng(seed)
+    alphabet = list("aeioukmnwthl")
+    words = ["".join(generator.choice(alphabet, generator.integers(2, 9))) for _ in range(20)]
+    kept = [*words[:first], *words[first + 6 :]]
+    heard = [
+        "".join(
+            str(generator.choice(alphabet)) if generator.random() < 1 / 3 else letter
+            for letter in word
+        )
+        for word in words
+    ]
+    longest, *others = missing_runs(heard, kept)
+    assert abs(longest.first - first) <= 1
+    assert abs(longest.last - (first + 6)) <= 1
+    assert abs(longest.at - first) <= 1
+    assert not others

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_whisper.labels.comparison import compare, knows
 from lora_whisper.labels.evidence import Edit, Evidence, Hypothesis, Levels
-from lora_whisper.labels.findings import compare, find, knows, wanted
+from lora_whisper.labels.findings import find, wanted
 from lora_whisper.labels.folds import divide
 from lora_whisper.labels.listening import Clip
 from tests.toy_utterances import toy_utterances
@@ -208,3 +209,23 @@ def test_speakers_that_all_say_the_same_are_divided_by_text() -> None:
     rows = toy_utterances([{"text": f"Text {n // 5}", "speaker": f"s{n % 5}"} for n in range(20)])
     found = divide([Clip("train", n, rows[n], n, 1.0, (), (n,), "en") for n in range(20)], 2)
     assert np.bincount(found).tolist() == [10, 10]
+
+
+def test_a_row_of_another_language_is_found_by_its_sound_and_its_text() -> None:
+    """Its transcript fits it, so that neither alone would say anything."""
+    some, said = clean()
+    foreign = "ßäöü ßßäö öüäß üöäß ääßß üßöä"
+    rows = [one.utterance.text for one in some]
+    some = clips([foreign if row == 3 else text for row, text in enumerate(rows)])
+    other = evidence(3, foreign)
+    hypothesis = dataclasses.replace(other.hypothesis, languages={"de": 0.97, "en": 0.02})
+    said[3] = dataclasses.replace(other, hypothesis=hypothesis)
+    assert find(compare(some, said), {}) == []  # no text of the set resembles another
+    same = "the very same words are in all of these sentences but for"
+    some = clips([f"{same} {text[:6]}" if text != foreign else text for text in rows_of(some)])
+    (found,) = find(compare(some, said), {})
+    assert (found.clip.number, found.kind) == (3, "wrong_language")
+
+
+def rows_of(some: list[Clip]) -> list[str]:
+    return [one.utterance.text for one in some]

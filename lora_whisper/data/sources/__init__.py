@@ -70,20 +70,17 @@ def resolved(config: DataConfig, mix: MixConfig) -> DataConfig:
     return replace(inherited, **own)
 
 
-def read_split(config: DataConfig, split: Split, is_all: bool = False) -> Utterances | None:
+def read_split(config: DataConfig, split: Split) -> Utterances | None:
     """The rows of a split; None for a validation or test set that the source does not have.
-
-    Args:
-        is_all: of train: nothing is mixed in that `config.exclude` may be about.
 
     Raises:
         UserError: a source that is missing or cannot be read; a split that was asked for, or train,
-            which is missing or has no rows; decisions that are no such file, or about other rows.
+            which is missing or has no rows; decisions that are no such file.
     """
     rows = _read_split(config, split)
     if rows is None or split != "train" or config.exclude is None:
         return rows
-    return without_excluded(rows, config.exclude, is_all)
+    return without_excluded([rows], config.exclude)[0]
 
 
 def _read_split(config: DataConfig, split: Split) -> Utterances | None:
