@@ -1,10 +1,24 @@
+// What was decided is kept by the browser, and shown once it is: localStorage forgot it in one of
+// twenty pages that were loaded again at once, of a browser on a busy machine.
+const opened = new Promise((resolve, reject) => {
+  const opening = indexedDB.open("lora-whisper labels");
+  opening.onupgradeneeded = () => opening.result.createObjectStore("decisions");
+  opening.onsuccess = () => resolve(opening.result);
+  opening.onerror = () => reject(opening.error);
+});
+const stored = (mode, ask) => opened.then(database => new Promise((resolve, reject) => {
+  const transaction = database.transaction("decisions", mode, {durability: "strict"});
+  const asked = ask(transaction.objectStore("decisions"));
+  transaction.oncomplete = () => resolve(asked.result);
+  transaction.onabort = () => reject(transaction.error);
+})).catch(() => undefined);  // a browser that keeps nothing: the saved file is left
 const list = document.getElementById("findings");
 if (list) {
-  const all = [...list.children], key = "lora-whisper labels " + list.dataset.page;
+  const all = [...list.children], key = list.dataset.page;
   const tally = document.getElementById("tally"), kinds = document.getElementById("kinds");
   const verdicts = {accept: "wrong", reject: "right"};
-  let kept = {}, at = -1;
-  try { kept = JSON.parse(localStorage.getItem(key)) || {}; } catch { /* nothing is kept there */ }
+  const kept = {};
+  let at = -1;
   const name = one => one.dataset.kind + " " + one.dataset.line;
   const show = one => {
     one.querySelector(".verdict").textContent = verdicts[one.dataset.decision] || "";
@@ -14,8 +28,7 @@ if (list) {
   const decide = (one, decision) => {
     one.dataset.decision = decision;
     kept[name(one)] = decision;
-    try { localStorage.setItem(key, JSON.stringify(kept)); } catch { /* the file is left */ }
-    show(one);
+    stored("readwrite", decisions => decisions.put(kept, key)).then(() => show(one));
   };
   const shown = () => all.filter(one => !one.hidden);
   const go = step => {
@@ -43,7 +56,6 @@ if (list) {
     keys[event.key]();
   });
   for (const one of all) {
-    if (name(one) in kept) one.dataset.decision = kept[name(one)];
     one.querySelector(".buttons").hidden = false;
     one.addEventListener("click", event => {
       at = all.indexOf(one);
@@ -65,7 +77,14 @@ if (list) {
     link.click();
     URL.revokeObjectURL(link.href);
   });
-  document.getElementById("decide").hidden = false;
+  stored("readonly", decisions => decisions.get(key)).then(before => {
+    Object.assign(kept, {...before, ...kept});
+    for (const one of all) {
+      if (name(one) in kept) one.dataset.decision = kept[name(one)];
+      show(one);
+    }
+    document.getElementById("decide").hidden = false;
+  });
 }
 document.addEventListener("play", ({target}) => {
   for (const one of document.querySelectorAll("audio")) if (one !== target) one.pause();
