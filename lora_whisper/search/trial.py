@@ -30,7 +30,7 @@ from lora_whisper.training.resume import require_same
 from lora_whisper.training.run import Run, begin
 
 if TYPE_CHECKING:
-    from lora_whisper.training.checkpoints import TrainingState
+    from lora_whisper.training.checkpoint_files import TrainingState
 
 log = logging.getLogger("lora_whisper")
 

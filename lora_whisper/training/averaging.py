@@ -26,7 +26,8 @@ from lora_whisper.lora.delta_weights import (
 )
 from lora_whisper.run_folder import RunFolder, step_of
 from lora_whisper.terminal import percent
-from lora_whisper.training.checkpoints import Checkpoints, load_parameters
+from lora_whisper.training.checkpoint_files import load_parameters
+from lora_whisper.training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -8,19 +8,14 @@ The order of the data, augmentation and dropout are functions of seed and step (
 of them stand, and no random state and no sampler's position has to be kept; the seed is part of
 the configuration, whose hash each checkpoint carries.
 
-state.json has the SHA-256 of each file, and of itself. A checkpoint that is not what was written is
-named and set aside, and the run goes on from the one before it.
+A checkpoint that is not what was written (see `checkpoint_files`) is named and set aside, and the
+run goes on from the one before it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import hashlib
-import io
-import json
 import logging
-import math
 import re
 import shutil
 from collections import deque
@@ -30,23 +25,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as safetensors_of
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from lora_whisper import processes
 from lora_whisper.errors import UserError, listing
-from lora_whisper.files import remove_folder, write_json, write_synced, written_whole
+from lora_whisper.files import remove_folder
 from lora_whisper.run_folder import step_folders, step_of
+from lora_whisper.training.checkpoint_files import (
+    CONFIG_HASH,
+    Best,
+    Damaged,
+    TrainingState,
+    copied,
+    load_parameters,
+    read_best,
+    read_optimizer,
+    read_values,
+    require_sound,
+    training_state,
+    write_checkpoint,
+)
 
 log = logging.getLogger("lora_whisper")
 
-ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.pt", "state.json"
-SHA256, CONFIG_HASH = "sha256", "config_hash"  # keys of state.json
 BEST = re.compile(r"best-\d+")
 ASIDE = "unused-"  # before the name of one that a run went back behind
 # What else lies beside them: PiSSA's start, and the mean while it is judged.
@@ -55,56 +58,12 @@ HALF = re.compile(r"\.(step-.*|best-.*|average|initial\.safetensors)\.(part|repl
 MOST_WAITING = 2  # copies in memory that are not on disk yet: of a step, and of its best adapter
 
 
-class Damaged(UserError):
-    """A checkpoint is not what was written; the message is what is wrong with which file."""
-
-
 class HasState(Protocol):
     """What a checkpoint keeps besides the optimizer: the schedule of AdaLoRA's ranks."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Best:
-    """A validation: the lower WER is the better one, then the lower loss."""
-
-    step: int
-    wer: float
-    loss: float
-
-    @property
-    def worth(self) -> tuple[float, float]:
-        """The lower, the better; what is no number is worse than any."""
-        wer, loss = (math.inf if math.isnan(each) else each for each in (self.wer, self.loss))
-        return wer, loss
-
-    def is_beaten_by(self, other: Best) -> bool:
-        return other.worth < self.worth
-
-
-@dataclass
-class TrainingState:
-    """How far a run is."""
-
-    step: int = 0  # optimizer steps done
-    audio_seconds: float = 0.0  # of speech that went through training, repeats counted
-    train_seconds: float = 0.0  # of wall clock in the loop, validation included
-    validation_seconds: float = 0.0  # the part of it that went into validation
-    bad_audio: int = 0  # windows left out because their audio did not decode
-    skipped_steps: int = 0  # whose loss or gradient was not finite
-    skipped_in_a_row: int = 0  # of these, the last ones
-    validations_without_gain: int = 0  # since the best one
-    validation_due: bool = False  # of this step, which a signal broke off
-    best: Best | None = None
-    metrics_sha256: str = ""  # of metrics.jsonl up to here
-
-    @property
-    def validated(self) -> int:
-        """The last step whose validation, if it was to have one, is done."""
-        return self.step - 1 if self.validation_due else self.step
 
 
 @dataclass(frozen=True)
@@ -170,7 +129,7 @@ class Checkpoints:
             return
         states = {"optimizer": optimizer, "scaler": scaler, "rank_schedule": rank_schedule}
         kept = {name: part.state_dict() for name, part in states.items() if part is not None}
-        self._write(f"step-{state.step:06d}", state, parameters, _copied(kept))
+        self._write(f"step-{state.step:06d}", state, parameters, copied(kept))
 
     def save_best(self, best: Best, parameters: Mapping[str, nn.Parameter]) -> None:
         """Write best-NNNNNN if it is one of the best `keep_best`; what it replaces goes after it.
@@ -203,7 +162,7 @@ class Checkpoints:
     ) -> None:
         while len(self._writing) >= MOST_WAITING:
             self._writing.popleft().result()
-        tensors = _copied(dict(parameters))
+        tensors = copied(dict(parameters))
         snapshot = dataclasses.replace(state)  # the loop counts on in the other one
         path = self.folder / name
         writing = self._thread.submit(self._write_now, path, snapshot, tensors, optimizer)
@@ -220,17 +179,7 @@ class Checkpoints:
             better = [best for best, _ in self.bests() if not best.is_beaten_by(state)]
             if len(better) >= self.keep_best:
                 return
-        with written_whole(path) as aside:
-            files = {ADAPTER: safetensors_bytes(tensors)}
-            if optimizer is not None:
-                buffer = io.BytesIO()  # writing a file itself, PyTorch does not say of a full disk
-                torch.save(optimizer, buffer)
-                files[OPTIMIZER] = buffer.getvalue()
-            for name, data in files.items():
-                write_synced(aside / name, data)
-            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-            values = dataclasses.asdict(state) | {"config_hash": self.config_hash}
-            write_json(aside / STATE, values | {SHA256: hashes | {STATE: _hash_of(values, hashes)}})
+        write_checkpoint(path, state, tensors, optimizer, self.config_hash)
         self._remove_old()
 
     def _remove_old(self) -> None:
@@ -244,7 +193,7 @@ class Checkpoints:
         steps = {*self.lasts(), *([latest] if latest else [])}
         kept = {*steps, *(path for _, path in bests[: self.keep_best])}
         for step in steps:
-            validated = _training_state(step, _values_of(step)).validated
+            validated = training_state(step, read_values(step)).validated
             known = [path for best, path in bests if best.step <= validated]
             kept |= {*known[: self.keep_best]}
         for path in {*step_folders(self.folder), *(path for _, path in bests)} - kept:
@@ -264,7 +213,7 @@ class Checkpoints:
 
     def bests(self) -> list[tuple[Best, Path]]:
         """What was validated and kept, the best first; of equals, the earlier."""
-        pairs = [(_best(path), path) for path in best_folders(self.folder)]
+        pairs = [(read_best(path), path) for path in best_folders(self.folder)]
         return sorted(pairs, key=lambda pair: (*pair[0].worth, pair[0].step))
 
     def find(self, without_best: bool = False) -> ResumePoint:
@@ -314,13 +263,7 @@ class Checkpoints:
         reasons = {}
         for path in paths:
             try:
-                values = _values_of(path)
-                _read(path, ADAPTER, values.get(SHA256))
-                if BEST.fullmatch(path.name):
-                    _best(path)
-                else:
-                    _read(path, OPTIMIZER, values.get(SHA256))
-                    _training_state(path, values)
+                require_sound(path, is_best=BEST.fullmatch(path.name) is not None)
             except Damaged as error:
                 reasons[path] = str(error)
         return reasons
@@ -419,8 +362,7 @@ class Checkpoints:
         """
         state = self._read_state(path)
         load_parameters(path, parameters)
-        pickled = io.BytesIO(_read(path, OPTIMIZER, _values_of(path).get(SHA256)))
-        kept = torch.load(pickled, weights_only=True, map_location="cpu")
+        kept = read_optimizer(path)
         optimizer.load_state_dict(kept["optimizer"])
         if scaler is not None and "scaler" in kept:
             scaler.load_state_dict(kept["scaler"])
@@ -429,120 +371,16 @@ class Checkpoints:
         return state
 
     def _read_state(self, path: Path) -> TrainingState:
-        values = _values_of(path)
-        if values["config_hash"] != self.config_hash:
+        values = read_values(path)
+        if values[CONFIG_HASH] != self.config_hash:
             raise UserError(
                 f"{path} is of another configuration than config.yaml: one of them was changed "
                 "since, or is another run's.\n"
                 "Take it away, and resume=auto goes on from the checkpoint before it, or begin "
                 "anew with overwrite=true."
             )
-        return _training_state(path, values)
+        return training_state(path, values)
 
 
 def best_folders(folder: Path) -> list[Path]:
     return [path for path in folder.glob("best-*") if BEST.fullmatch(path.name) and path.is_dir()]
-
-
-def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Set the adapter's matrices to those of the checkpoint at `path`.
-
-    Raises:
-        Damaged: they are not what was written.
-    """
-    data = _read(path, ADAPTER, _values_of(path).get(SHA256))
-    try:
-        saved = safetensors_of(data)
-    except SafetensorError as error:  # of an older version, which wrote no hashes
-        raise Damaged(f"{path.name}/{ADAPTER} cannot be read: {error}") from error
-    shapes = {name: value.shape for name, value in saved.items()}
-    if shapes != {name: value.shape for name, value in parameters.items()}:
-        raise Damaged(f"{path.name}/{ADAPTER} is of another adapter")
-    if not all(bool(value.isfinite().all()) for value in saved.values()):
-        raise Damaged(f"{path.name}/{ADAPTER} has values that are not finite")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
-
-
-# ── files of a checkpoint, checked against what was written ──────────────────────────────────
-
-
-def _hash_of(values: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
-    """Of state.json, which names the hashes of the others."""
-    text = json.dumps([values, {name: hashes[name] for name in hashes if name != STATE}])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _values_of(path: Path) -> dict[str, Any]:
-    """What state.json says; without hashes if an older version wrote it.
-
-    Raises:
-        Damaged: it is not what was written, or not in the folder that it was written into.
-    """
-    data = _read(path, STATE, None)
-    try:
-        values = json.loads(data)
-        hashes = values.get(SHA256)
-        own = {key: value for key, value in values.items() if key != SHA256}
-        is_sound = hashes is None or hashes[STATE] == _hash_of(own, hashes)
-        step = int(values["step"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        is_sound = False
-    if not is_sound:
-        raise Damaged(f"{path.name}/{STATE} is not what was written")
-    if step != step_of(path):
-        raise Damaged(f"{path.name}/{STATE} is of step {step}, and was copied here")
-    return values  # type: ignore[no-any-return]
-
-
-def _read(path: Path, name: str, hashes: Mapping[str, str] | None) -> bytes:
-    """A file's content.
-
-    Raises:
-        Damaged: it is not there, or not what was written.
-        UserError: it may not be read.
-    """
-    try:
-        data = (path / name).read_bytes()
-    except PermissionError as error:
-        raise UserError(
-            f"{path / name} may not be read: {error.strerror}.\n"
-            "Give yourself the right to (chmod u+rX), and type the same command again."
-        ) from error
-    except OSError as error:
-        is_missing = error.errno == errno.ENOENT
-        why = "is missing" if is_missing else f"cannot be read: {error.strerror}"
-        raise Damaged(f"{path.name}/{name} {why}") from error
-    if hashes is not None and hashes.get(name) != hashlib.sha256(data).hexdigest():
-        raise Damaged(f"{path.name}/{name} is not what was written")
-    return data
-
-
-def _training_state(path: Path, values: Mapping[str, Any]) -> TrainingState:
-    """Raises Damaged: something else is in there; only where no hash says that it was written."""
-    given = {key: value for key, value in values.items() if key not in (CONFIG_HASH, SHA256)}
-    best = given.pop("best", None)
-    try:
-        return TrainingState(**given, best=Best(**best) if best else None)
-    except TypeError as error:
-        raise Damaged(f"{path.name}/{STATE} is not what was written") from error
-
-
-def _best(path: Path) -> Best:
-    values = _values_of(path)
-    try:
-        return Best(values["step"], float(values["wer"]), float(values["loss"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{path.name}/{STATE} is not what was written") from error
-
-
-def _copied(value: Any) -> Any:
-    """The same nested value with its tensors copied into the computer's memory."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
-    if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(part) for part in value)
-    return value

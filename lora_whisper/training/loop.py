@@ -29,7 +29,7 @@ from lora_whisper.model.encoder import Known
 from lora_whisper.model.features import LogMel
 from lora_whisper.model.published import SAMPLING_RATE
 from lora_whisper.training.audit import GradientAudit
-from lora_whisper.training.checkpoints import TrainingState
+from lora_whisper.training.checkpoint_files import TrainingState
 from lora_whisper.training.defaults import validate_every
 from lora_whisper.training.loss import Inputs, find_targets, loss_sum
 from lora_whisper.training.memory import MicroBatchLimit, is_out_of_memory

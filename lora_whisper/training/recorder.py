@@ -24,7 +24,8 @@ from lora_whisper.data.windows import IGNORED
 from lora_whisper.files import append_jsonl, write_whole
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import clock, percent
-from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState
+from lora_whisper.training.checkpoint_files import Best, TrainingState
+from lora_whisper.training.checkpoints import Checkpoints
 from lora_whisper.training.display import StepFigures, TrainingDisplay
 from lora_whisper.training.loop import StepResult, Trainer, mean_loss
 from lora_whisper.training.tracking import Trackers

@@ -166,7 +166,7 @@ def failures_explained(folder: RunFolder, config: Any) -> Iterator[None]:
         UserError: the disk or the memory is full, a checkpoint is damaged, or a process that loads
             speech was killed.
     """
-    from lora_whisper.training.checkpoints import Damaged
+    from lora_whisper.training.checkpoint_files import Damaged
 
     try:
         with out_of_memory_explained(config):

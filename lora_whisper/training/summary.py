@@ -19,7 +19,7 @@ from lora_whisper.model.checkpoint import fingerprint, weights_bytes, weights_sh
 from lora_whisper.model.device import choose_dtype
 from lora_whisper.model.tokenizer import code_of
 from lora_whisper.run_folder import SUMMARY_FORMAT, RunFolder
-from lora_whisper.training.checkpoints import TrainingState
+from lora_whisper.training.checkpoint_files import TrainingState
 from lora_whisper.training.loop import is_out_of_patience
 from lora_whisper.training.recorder import memory_peaks
 

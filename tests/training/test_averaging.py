@@ -14,12 +14,8 @@ from lora_whisper.lora.adapter import adapter_parameters, attach, load_adapter
 from lora_whisper.lora.delta_weights import write_delta_weights
 from lora_whisper.model.checkpoint import Checkpoint
 from lora_whisper.training.averaging import average, to_average
-from lora_whisper.training.checkpoints import (
-    Best,
-    Checkpoints,
-    TrainingState,
-    load_parameters,
-)
+from lora_whisper.training.checkpoint_files import Best, TrainingState, load_parameters
+from lora_whisper.training.checkpoints import Checkpoints
 from tests.configs import adapter_config
 from tests.toys import toy_inputs, toy_model
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from lora_whisper import files
 from lora_whisper.errors import UserError
 from lora_whisper.files import DiskFull
-from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState, load_parameters
+from lora_whisper.training.checkpoint_files import Best, TrainingState, load_parameters
+from lora_whisper.training.checkpoints import Checkpoints
 from lora_whisper.training.loop import Trainer, train_step
 from tests.training.parts import micro_batches, toy_adapter, toy_trainer, toy_windows
 
@@ -159,7 +160,7 @@ def test_what_is_none_of_the_best_is_not_written(
         for step, wer in {10: 0.5, 20: 0.3, 30: 0.5}.items():
             checkpoints.save_best(Best(step, wer, 1.0), parameters)
         checkpoints.finish()
-        monkeypatch.delattr("lora_whisper.training.checkpoints.write_synced")
+        monkeypatch.delattr("lora_whisper.training.checkpoint_files.write_synced")
         checkpoints.save_best(Best(40, 0.6, 1.0), parameters)
     assert [best.step for best, _ in checkpoints.bests()] == [20, 10], "of equals, the earlier"
 

@@ -20,7 +20,7 @@ from lora_whisper.data.windows import IGNORED, BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import attach
 from lora_whisper.training import loop, planning
-from lora_whisper.training.checkpoints import TrainingState
+from lora_whisper.training.checkpoint_files import TrainingState
 from lora_whisper.training.loop import (
     StepResult,
     Trainer,

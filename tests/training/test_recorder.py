@@ -17,7 +17,8 @@ import torch
 from lora_whisper.files import DiskFull
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.training import recorder as recorder_module
-from lora_whisper.training.checkpoints import Checkpoints, TrainingState
+from lora_whisper.training.checkpoint_files import TrainingState
+from lora_whisper.training.checkpoints import Checkpoints
 from lora_whisper.training.display import StepFigures
 from lora_whisper.training.loop import StepResult, main_loop, mean_loss
 from lora_whisper.training.recorder import (
