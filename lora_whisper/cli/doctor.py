@@ -305,7 +305,7 @@ def allowances() -> list[str]:
 
 
 def _allowance(model: str, quantization: str, memory: int) -> str:
-    from lora_whisper.cli.plan import largest_for
+    from lora_whisper.training.gpu_plan import largest_for
 
     windows, checkpointing = largest_for(model, quantization, memory)
     typed = f"model={model} quantization={quantization}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_whisper.config import ModelConfig
 from lora_whisper.errors import UserError, listing
 from lora_whisper.json_files import read_object
-from lora_whisper.model import base_files
+from lora_whisper.model import base_files, published
 from lora_whisper.model.checkpoint import (
     Checkpoint,
     first_line,
@@ -34,6 +34,7 @@ from lora_whisper.model.published import (
     searched_otherwise,
 )
 from lora_whisper.model.weights import is_pickled, read_tensors, require_finite
+from lora_whisper.paths import local_path
 
 if TYPE_CHECKING:
     import torch
@@ -191,6 +192,27 @@ def _say_left_out(name: str, settings: str) -> None:
 def window_seconds(config: WhisperConfig) -> float:
     """Length of the audio that the encoder sees at once, 30 s for the published checkpoints."""
     return config.max_source_positions * FRAMES_PER_POSITION / FRAMES_PER_SECOND
+
+
+def shape_of(config: ModelConfig) -> WhisperConfig:
+    """The checkpoint's shape: its own config.json where it is at hand, else by its published name.
+
+    Raises:
+        UserError: neither is there.
+    """
+    folder = local_path(config.checkpoint)
+    if (folder / "config.json").is_file():
+        return load_shape(config)
+    name = config.checkpoint.removeprefix("openai/whisper-")
+    if not folder.exists() and name in published.shape_names():
+        return published.shape(name)
+    try:
+        return load_config(locate(config, with_weights=False))
+    except UserError:
+        named = [one for one in published.shape_names() if f"whisper-{one}" in config.checkpoint]
+        if not named or folder.exists():
+            raise
+        return published.shape(max(named, key=len))  # whisper-large-v3-turbo-sw holds three of them
 
 
 def load_base(

@@ -11,9 +11,9 @@ import pytest
 from transformers import WhisperConfig
 
 from lora_whisper.__main__ import carry_out
-from lora_whisper.cli import plan
 from lora_whisper.config import memory_bytes
-from lora_whisper.training import memory_estimator, planning
+from lora_whisper.model.base import shape_of
+from lora_whisper.training import gpu_plan, memory_estimator, planning
 from tests.configs import model_config
 from tests.toys import toy_config
 
@@ -109,7 +109,7 @@ def test_an_experiment_is_planned_as_it_is_trained(
 def test_what_to_change_when_nothing_fits(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "SMALLER", ())
+    monkeypatch.setattr(gpu_plan, "SMALLER", ())
     given = ("model=nano", f"model.checkpoint={folder}", "gpu_memory=1MB", "adapter.rank=9")
     typed = [one["type"] for one in as_json(capsys, *given)["suggestions"]]
     steps = (
@@ -142,7 +142,7 @@ def test_what_is_advised_fits(folder: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_table_of_all(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "CHECKPOINTS", ("large-v3-turbo",))
+    monkeypatch.setattr(gpu_plan, "CHECKPOINTS", ("large-v3-turbo",))
     monkeypatch.setattr("lora_whisper.model.published.shape", lambda name: one_layer())
     rows = as_json(capsys, "gpu_memory=8GB", "adapter=dora")["rows"]
     assert [row["quantization"] for row in rows] == ["none", "int8", "nf4"]
@@ -156,9 +156,9 @@ def test_the_table_of_all(
 
 
 def test_a_shape_is_known_by_its_published_name() -> None:
-    shape = plan.shape_of(model_config("openai/whisper-large-v3-turbo"))
+    shape = shape_of(model_config("openai/whisper-large-v3-turbo"))
     assert (shape.encoder_layers, shape.decoder_layers) == (32, 4)
-    assert plan.shape_of(model_config("somebody/whisper-small-sw")).d_model == 768
+    assert shape_of(model_config("somebody/whisper-small-sw")).d_model == 768
 
 
 @pytest.mark.parametrize(
