@@ -85,23 +85,14 @@ def prepare(config: TrainConfig, path: Path, earlier: RunPlan | None = None) -> 
     with problems.noted():
         require_packages(config.tracking.trackers)
     with problems.noted():
-        if config.adapter.train_language_token and config.data.language_token is None:
-            raise UserError(
-                "adapter.train_language_token=true re-learns the token of data.language_token, but "
-                "that is not given. Type data.language_token=CODE, the language whose token is "
-                "borrowed, or adapter.train_language_token=false."
-            )
+        _require_token_to_learn(config)
     with problems.noted():
         _check_arithmetic(config)
     saved = None
     with problems.noted():
         saved = saved_start(config, path) if start == "new" else None
     with problems.noted():
-        if config.data.streaming:
-            from lora_whisper.data.streaming import check_stream
-
-            check_stream(config.data, config.training)
-        inputs = read_inputs(config.model, config.data, inputs)
+        inputs = _readable_inputs(config, inputs)
         with problems.noted():
             _check_speech(config, inputs)
         with problems.noted():
@@ -130,6 +121,16 @@ def _start(config: TrainConfig, folder: RunFolder) -> Start:
     return start
 
 
+def _require_token_to_learn(config: TrainConfig) -> None:
+    """See that the language is named whose token is to be re-learnt."""
+    if config.adapter.train_language_token and config.data.language_token is None:
+        raise UserError(
+            "adapter.train_language_token=true re-learns the token of data.language_token, but "
+            "that is not given. Type data.language_token=CODE, the language whose token is "
+            "borrowed, or adapter.train_language_token=false."
+        )
+
+
 def _check_arithmetic(config: TrainConfig) -> None:
     """See that this machine has it; only who asks for it has to wait for torch so early.
 
@@ -149,6 +150,15 @@ def _check_arithmetic(config: TrainConfig) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(config.model.dtype, config.training.precision)
     choose_attention(config.model.attention, dtype, device)
+
+
+def _readable_inputs(config: TrainConfig, earlier: Inputs | None) -> Inputs:
+    """The base and the speech; of a stream, which is not read yet, that it can be."""
+    if config.data.streaming:
+        from lora_whisper.data.streaming import check_stream
+
+        check_stream(config.data, config.training)
+    return read_inputs(config.model, config.data, earlier)
 
 
 def _check_speech(config: TrainConfig, inputs: Inputs) -> None:

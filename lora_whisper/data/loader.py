@@ -175,18 +175,7 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
     """The windows of the training set and of what is mixed into it, or those of a stream."""
     kind = window_kind(config, base, speech)
     asked = shares(config.data, kind)
-    maker = WindowMaker(
-        base.processor.tokenizer,
-        base.special_tokens,
-        base.window_seconds,
-        timestamps_share=asked.timestamps,
-        previous_text_share=asked.previous_text,
-        clean=config.data.clean,
-        augmenter=new_augmenter(config.augmentation, base),
-        seed=config.seed,
-        log_mel_padding_share=asked.log_mel_padding,
-        words=word_prompts(config.data, base, speech),
-    )
+    maker = _window_maker(config, asked, base, speech)
     size = config.training.whole_windows(base.window_seconds)
     seed, workers = config.seed, config.training.loader_workers
     if config.data.streaming:
@@ -218,6 +207,23 @@ def training_windows(config: TrainConfig, base: Base, speech: DatasetSplits) -> 
         dataset.mean_positions(),
         dataset,
         workers,
+    )
+
+
+def _window_maker(
+    config: TrainConfig, asked: Shares, base: Base, speech: DatasetSplits
+) -> WindowMaker:
+    return WindowMaker(
+        base.processor.tokenizer,
+        base.special_tokens,
+        base.window_seconds,
+        timestamps_share=asked.timestamps,
+        previous_text_share=asked.previous_text,
+        clean=config.data.clean,
+        augmenter=new_augmenter(config.augmentation, base),
+        seed=config.seed,
+        log_mel_padding_share=asked.log_mel_padding,
+        words=word_prompts(config.data, base, speech),
     )
 
 

@@ -231,13 +231,9 @@ class WindowMaker:
             for one in decoded.spoken
         ]
         timestamps = draw.happens(TIMESTAMPS, self.timestamps_share)
-        like, previous = utterances[0], list[int]()
-        if draw.happens(PREVIOUS_TEXT, self.previous_text_share) and any(
-            segment.tokens for segment in segments
-        ):
-            own = like.previous_text
-            texts = [replace(like, text=own)] if own else before
-            previous = [token for one in texts for token in self._tokens(one)]
+        like = utterances[0]
+        has_text = any(segment.tokens for segment in segments)
+        previous = self._previous_text(like, before, draw) if has_text else []
         decoder_input, labels = token_sequence(
             self.special_tokens,
             segments,
@@ -286,6 +282,16 @@ class WindowMaker:
     def _tokens(self, utterance: Utterance) -> list[int]:
         written = written_language(self.special_tokens, utterance)
         return text_tokens(self.tokenizer, self._text(utterance), written)
+
+    def _previous_text(
+        self, utterance: Utterance, before: Sequence[Utterance], draw: _Draw
+    ) -> list[int]:
+        """The tokens of what was said before it, where they are drawn; see `of`."""
+        if not draw.happens(PREVIOUS_TEXT, self.previous_text_share):
+            return []
+        own = utterance.previous_text
+        texts = [replace(utterance, text=own)] if own else before
+        return [token for one in texts for token in self._tokens(one)]
 
     def _prompted(
         self,

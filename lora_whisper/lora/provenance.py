@@ -287,29 +287,14 @@ def require_base(
         verdict, known, found = _compared_by_name(saved, checkpoint)
     if verdict == "same":
         return
+    folder = saved.folder.absolute()
     if verdict == "unknown" and known == found:
-        _warn(
-            saved.folder.absolute(),
-            "not checked %s does not say which weights it was trained on",
-            name,
-        )
+        _warn(folder, "not checked %s does not say which weights it was trained on", name)
     elif verdict == "unknown":
-        _warn(
-            saved.folder.absolute(),
-            "not checked whether %s was trained on these weights: it names %s, this is %s. Its "
-            "layers are of the same shapes",
-            name,
-            known,
-            found,
-        )
+        question = "not checked whether %s was trained on these weights: it names %s, this is %s."
+        _warn(folder, f"{question} Its layers are of the same shapes", name, known, found)
     elif force:
-        _warn(
-            saved.folder.absolute(),
-            "forced      %s was trained on %s, the base is %s",
-            name,
-            known,
-            found,
-        )
+        _warn(folder, "forced      %s was trained on %s, the base is %s", name, known, found)
     else:
         raise UserError(
             f"{name} was trained on other weights than those of {checkpoint.given}:\n"

@@ -60,18 +60,7 @@ def peft_config(
         "task_type": None,  # SEQ_2_SEQ_LM would pass input_ids, which Whisper does not take
     }
     if config.kind == "adalora":
-        if total_steps is None:
-            raise UserError("adapter=adalora plans by the run's steps: type training.max_steps=…")
-        return AdaLoraConfig(
-            target_r=config.rank,
-            init_r=initial_rank(config.rank),
-            tinit=int(START_SHARE * total_steps),
-            tfinal=final_steps(total_steps),
-            deltaT=INTERVAL_STEPS,
-            orth_reg_weight=ORTHOGONALITY_WEIGHT,
-            total_step=total_steps,
-            **common,
-        )
+        return AdaLoraConfig(**common, **_planned_ranks(config.rank, total_steps))
     # The module whose rank is not the highest, as one expression and not a path for each layer:
     # PEFT tries them all on every layer.
     rank, by_module = max(ranks.values()), {path.split(".")[1]: one for path, one in ranks.items()}
@@ -84,6 +73,21 @@ def peft_config(
         use_dora=config.kind == "dora",
         **common,
     )
+
+
+def _planned_ranks(rank: int, total_steps: int | None) -> dict[str, Any]:
+    """AdaLoRA's plan, from the rank that each layer begins with to the mean that is left."""
+    if total_steps is None:
+        raise UserError("adapter=adalora plans by the run's steps: type training.max_steps=…")
+    return {
+        "init_r": initial_rank(rank),
+        "target_r": rank,
+        "tinit": int(START_SHARE * total_steps),
+        "tfinal": final_steps(total_steps),
+        "deltaT": INTERVAL_STEPS,
+        "orth_reg_weight": ORTHOGONALITY_WEIGHT,
+        "total_step": total_steps,
+    }
 
 
 def shipped_share(config: AdapterConfig) -> float:

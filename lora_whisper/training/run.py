@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from peft import PeftModel
@@ -14,6 +14,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lora_whisper import processes
 from lora_whisper.config import TrainConfig
+from lora_whisper.data.batches import Batch
 from lora_whisper.data.contents import Change
 from lora_whisper.data.loader import training_windows, validation_windows
 from lora_whisper.data.speech import Inputs
@@ -53,7 +54,7 @@ from lora_whisper.model.cpu_kernels import use_fast_adapter
 from lora_whisper.model.device import new_accelerator, take_from_main
 from lora_whisper.paths import local_path
 from lora_whisper.reports.run import write_results
-from lora_whisper.run_config import config_hash, flat, write_config
+from lora_whisper.run_config import config_hash, write_config
 from lora_whisper.run_folder import OWN_SET, RunFolder, Start, step_of
 from lora_whisper.training.announce import (
     Left,
@@ -76,7 +77,8 @@ from lora_whisper.training.averaging import (
     put_in_place,
     to_average,
 )
-from lora_whisper.training.checkpoints import Best, Checkpoints, TrainingState, load_parameters
+from lora_whisper.training.checkpoint_files import Best, TrainingState, load_parameters
+from lora_whisper.training.checkpoints import Checkpoints
 from lora_whisper.training.defaults import (
     TINY_WIDTH,
     checkpoints_activations,
@@ -128,27 +130,13 @@ class Run:
         self.accelerator = new_accelerator(config.training.precision)
         self.base.features.to(self.accelerator.device)
         self.rows = rows_of(self.speech.parts)
-        self.changed: dict[str, Change] = {}  # what of the speech is not as the run began with it
-        if config.resume is not None:
-            self.changed = changes(folder.rows, self.rows)
-            if not scores_test:
-                self.changed.pop("test", None)
-            if config.resume == "auto":  # nobody asked to go on all the same
-                require_unchanged(folder.path, self.changed, self.speech.parts)
+        self.changed = {} if config.resume is None else self._changed_speech(scores_test)
         self.windows = training_windows(config, self.base, self.speech)
         settings = config.training
         self.total_steps = total_steps(
             self.windows.steps_per_epoch, settings.max_epochs, settings.max_steps
         )
-        averaged = {settings.averaged.of: settings.averaged.count} if settings.averaged else {}
-        self.checkpoints = Checkpoints(
-            folder.checkpoints,
-            every_steps=settings.checkpoint_every_steps,
-            keep_last=max(KEPT_CHECKPOINTS, averaged.get("last", 1)),
-            keep_best=averaged.get("best", 1),
-            config_hash=config_hash(config),
-            is_writer=processes.is_main(),
-        )
+        self.checkpoints = self._new_checkpoints()
         self.resumed_step: int | None = None
         if config.resume is not None:  # `overwrite` leaves old checkpoints be
             without_best = config.resume == "anyway"
@@ -172,9 +160,8 @@ class Run:
         self.encoder = plan_encoder(config, self.base, self.windows, self.trainer)
         earlier_base_score = self._earlier_base_score()
         self._plan_ahead(scores_base=self.scored.test is not None and earlier_base_score is None)
-        values = flat(dataclasses.asdict(config))
-        run = run_to_track(folder, config.name, config.tracking.project, values)
-        with tracked(config.tracking.trackers if processes.is_main() else (), run) as trackers:
+        names = config.tracking.trackers if processes.is_main() else ()
+        with tracked(names, run_to_track(folder, config)) as trackers:
             started = time.perf_counter()
             base_score = earlier_base_score or self._score_base()
             scoring_seconds = time.perf_counter() - started
@@ -184,17 +171,15 @@ class Run:
                 self.windows, encoder_cache = encode_windows(
                     self.encoder, self.windows, self.trainer
                 )
-            load = partial(self.windows.load, state.step, self.total_steps, self.micro_batch)
             remarked = {kind for corpus in self.speech.parts.values() for kind in corpus.remarks}
             sound = SoundAudit(config.data.bad_audio, remarked)
-            tokenizer, special_tokens = self.base.processor.tokenizer, self.base.special_tokens
             with (
                 self.checkpoints,
                 training_display(self.total_steps, state.step) as recorder.display,
             ):
                 main_loop(
                     self.trainer,
-                    checked_start(sound.watched(load()), tokenizer, special_tokens),
+                    self._steps(state.step, sound),
                     state,
                     sound.named_before(recorder.log),
                     recorder.validate,
@@ -224,6 +209,32 @@ class Run:
             write_results(folder, summary)
 
     # ── the parts ────────────────────────────────────────────────────────────────────────────
+
+    def _changed_speech(self, scores_test: bool) -> dict[str, Change]:
+        """What of the speech that is used is not as the run began with it.
+
+        Raises:
+            UserError: some of it is not, and nobody asked to go on all the same.
+        """
+        changed = changes(self.folder.rows, self.rows)
+        if not scores_test:
+            changed.pop("test", None)
+        if self.config.resume == "auto":
+            require_unchanged(self.folder.path, changed, self.speech.parts)
+        return changed
+
+    def _new_checkpoints(self) -> Checkpoints:
+        """Those of the run's folder, of which so many are kept as are averaged."""
+        settings = self.config.training
+        averaged = {settings.averaged.of: settings.averaged.count} if settings.averaged else {}
+        return Checkpoints(
+            self.folder.checkpoints,
+            every_steps=settings.checkpoint_every_steps,
+            keep_last=max(KEPT_CHECKPOINTS, averaged.get("last", 1)),
+            keep_best=averaged.get("best", 1),
+            config_hash=config_hash(self.config),
+            is_writer=processes.is_main(),
+        )
 
     def _keep_rows(self) -> None:
         """Write what the run is of, and drop the scores that are of other speech.
@@ -346,6 +357,12 @@ class Run:
             log.info("%s", line)
 
     # ── training ─────────────────────────────────────────────────────────────────────────────
+
+    def _steps(self, first: int, sound: SoundAudit) -> Iterator[list[Batch]]:
+        """The micro-batches of each step from `first` on, looked at before they are learnt from."""
+        steps = self.windows.load(first, self.total_steps, self.micro_batch)
+        tokenizer, special_tokens = self.base.processor.tokenizer, self.base.special_tokens
+        return checked_start(sound.watched(steps), tokenizer, special_tokens)
 
     def _recorder_and_state(self, trackers: Trackers) -> tuple[Recorder, TrainingState]:
         """What writes down how training goes on from here, and how far it is."""

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_whisper.config import TrainConfig
 from lora_whisper.errors import UserError
 from lora_whisper.evaluation.results import Score
 from lora_whisper.files import as_written, write_json
 from lora_whisper.paths import below_home, mapped
+from lora_whisper.run_config import flat, plain_values
 from lora_whisper.run_folder import RunFolder, step_of
 
 if TYPE_CHECKING:
@@ -212,22 +214,16 @@ _STARTS: dict[str, Callable[[TrackedRun, str | None], _Opened]] = {
 }
 
 
-def run_to_track(
-    folder: RunFolder, name: str, project: str, values: Mapping[str, Any]
-) -> TrackedRun:
-    """What trackers are told of a run, the home folder as "~": a project may be public.
-
-    Args:
-        name: as typed; that of a sweep, whose points have folders of their own.
-        values: of the configuration, flat.
-    """
-    last, point = folder.last_checkpoint(), folder.path.name
-    is_alone = point == Path(name).name  # and no point of a sweep
+def run_to_track(folder: RunFolder, config: TrainConfig) -> TrackedRun:
+    """What trackers are told of a run, the home folder as "~": a project may be public."""
+    last, point, name = folder.last_checkpoint(), folder.path.name, config.name
+    is_alone = point == Path(name).name  # and no point of a sweep, whose name it is
+    values = mapped(flat(plain_values(config)), below_home)
     return TrackedRun(
-        project=project,
+        project=config.tracking.project,
         name=name if is_alone else f"{name}/{point}",
         folder=folder.tracking,
-        values=hyperparameters(mapped(dict(values), below_home)),
+        values=hyperparameters(values),
         done_steps=step_of(last) if last else 0,
     )
 
