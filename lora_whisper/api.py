@@ -100,7 +100,9 @@ def train(name: str, **settings: Any) -> Run:
     from lora_whisper.cli import train as command
 
     with _as_a_command():
-        config = configured(TrainConfig, {"name": name} | _resumed(settings))
+        # A cell that is run again goes on where it stopped, unless that is said otherwise.
+        again = {} if settings.get("overwrite") else {"resume": "auto"}
+        config = configured(TrainConfig, {"name": name} | again | settings)
         folder = OUTPUTS / config.name
         command.run(command.prepare(config, folder))
     return load(folder)
@@ -155,11 +157,6 @@ def load(run: Place) -> Run:
     """
     folder = existing_run(str(run))
     return Run(folder.path.absolute(), read_config(folder), read_summary(folder))
-
-
-def _resumed(settings: dict[str, Any]) -> dict[str, Any]:
-    """A cell that is run again goes on where it stopped, unless that is said otherwise."""
-    return settings if settings.get("overwrite") else {"resume": "auto"} | settings
 
 
 def _of_run(run: Run | Place | None) -> dict[str, Any]:

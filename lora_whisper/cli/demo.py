@@ -102,20 +102,16 @@ def run(plan: DemoPlan) -> None:
     config, models = plan.config, plan.models
     log.info("%-11s %s", "loading", models.entry.what)
     comparer = Comparer(Transcriber(models), 60 * config.longest_minutes)
-    _require_language(config, comparer.transcriber.languages)
-
+    languages = comparer.transcriber.languages
+    if config.language is not None and code_of(config.language) not in languages:
+        known = ", ".join(sorted(languages)) or "none: it is English alone"
+        raise UserError(f"language={config.language}: the model knows {known}.")
     serve(
         lambda folder: demo_page(comparer, parts_of(plan, folder)),
         config,
         "demo",
         round(1e6 * config.most_megabytes),
     )
-
-
-def _require_language(config: DemoConfig, languages: tuple[str, ...]) -> None:
-    if config.language is not None and code_of(config.language) not in languages:
-        known = ", ".join(sorted(languages)) or "none: it is English alone"
-        raise UserError(f"language={config.language}: the model knows {known}.")
 
 
 def parts_of(plan: DemoPlan, folder: Path) -> DemoParts:

@@ -309,13 +309,17 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
             require_range(sorted(source.folder.merged.glob("*.safetensors")), dtype)
             module_of(name).write(source.folder.merged, aside, dtype)
         write_json(aside / PARITY_FILE, _made(name, dtype, source))
-    log.info("export      %s, %s in %s", place, megabytes(_size(place)), dtype)
+    size_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    log.info("export      %s, %s in %s", place, megabytes(size_bytes), dtype)
     merged = in_own_dtype(str(source.folder.merged.absolute()))
     if name == "ctranslate2" and is_program(name, read_base(merged)):
         typed = f"faster_whisper.WhisperModel({str(short(place))!r}).transcribe(…)"
         console.print(f"in Python   {typed}", markup=False, soft_wrap=True)
     if name == "ggml":
-        _show_quantizer(place)
+        from lora_whisper.export.whisper_cpp import quantize_command
+
+        # Not broken into lines, of which each would be a command of its own when it is pasted.
+        console.print(f"smaller     {quantize_command(place)}", markup=False, soft_wrap=True)
 
 
 def _made(name: str, dtype: str, source: Source) -> Json:
@@ -327,13 +331,6 @@ def _made(name: str, dtype: str, source: Source) -> Json:
 
     made_of = merged_recipe(source.folder)
     return {"format": name, "dtype": dtype, "merged": made_of, "versions": versions()}
-
-
-def _show_quantizer(place: Path) -> None:
-    """Not broken into lines, of which each would be a command of its own when it is pasted."""
-    from lora_whisper.export.whisper_cpp import quantize_command
-
-    console.print(f"smaller     {quantize_command(place)}", markup=False, soft_wrap=True)
 
 
 def _write_adapter(config: ExportConfig, source: Source, folder: Path, dtype: str) -> None:
@@ -360,10 +357,6 @@ def _base_of_adapter(config: ExportConfig, source: Source) -> tuple[HubBase, str
     is_folder = config.base is not None and local_path(config.base).is_dir()
     base = hub_base(None if is_folder else config.base, summary)
     return base, require_base_name(base, summary)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 # ── trying ───────────────────────────────────────────────────────────────────────────────────

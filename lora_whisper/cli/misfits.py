@@ -205,15 +205,10 @@ def misfit(hydra: Hydra, primary: str, override: str) -> str | None:
         return (
             _group_misfit(hydra, primary, parsed) if is_ours else unknown_key(key, given, primary)
         )
-    return _part_of_a_list(primary, key)
-
-
-def _part_of_a_list(primary: str, key: str) -> str | None:
-    """Hydra puts a value into a list that stands there; which it is hangs on what that holds."""
+    # Hydra puts a value into a list that stands there; which it is hangs on what that holds.
     whole, _, place = key.rpartition(".")
-    if not place.isdecimal() or whole not in known_keys(primary):
-        return None
-    return f"{key}: a list is typed whole, as in {whole}=[A,B]"
+    is_part_of_list = place.isdecimal() and whole in known_keys(primary)
+    return f"{key}: a list is typed whole, as in {whole}=[A,B]" if is_part_of_list else None
 
 
 def _several(primary: str, key: str, override: str) -> str:

@@ -39,6 +39,7 @@ from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import console, file_size
 
 log = logging.getLogger("lora_whisper")
+SENT = {"adapter": "Adapter", "merged": "Merged model", "both": "Merged model and adapter"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def run(plan: PushPlan) -> None:
             log.warning("replaced    %s of an earlier model is deleted there", name)
         if found.is_private and not config.private:
             log.warning("private     the repository exists and is private, and stays so")
-        message = _message(config, summary)
+        message = f"{SENT[config.what]} {summary.name}, by lora_whisper {__version__}"
         log.info("sent        %s", send(config.repo, uploads, stale, message))
 
 
@@ -128,11 +129,6 @@ def _pinned(base: HubBase, summary: RunSummary) -> HubBase:
 
 def _public(config: PushConfig) -> list[str]:
     return [config.repo, *([config.base] if config.base else [])]
-
-
-def _message(config: PushConfig, summary: RunSummary) -> str:
-    what = {"adapter": "Adapter", "merged": "Merged model", "both": "Merged model and adapter"}
-    return f"{what[config.what]} {summary.name}, by lora_whisper {__version__}"
 
 
 COMMAND = Command("push", PushConfig, prepare, run)

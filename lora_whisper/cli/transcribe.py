@@ -114,7 +114,8 @@ def run(plan: TranscribePlan) -> int:
     if not plan.config.overwrite:
         todo = [left for job in plan.jobs if (left := job.without_what_is_there()) is not None]
     if kept := len(plan.jobs) - len(todo):
-        log.info("kept        %s there already; overwrite=true replaces them", _texts(kept))
+        texts = f"{counted(kept, 'text')} {'is' if kept == 1 else 'are'}"
+        log.info("kept        %s there already; overwrite=true replaces them", texts)
     if not todo:
         return 0
     for folder in {place.parent for job in todo for place in job.places.values()}:
@@ -124,10 +125,6 @@ def run(plan: TranscribePlan) -> int:
         for adapter in dict.fromkeys(job.adapter for job in todo):
             session.transcribe(adapter)
         return session.exit_code()
-
-
-def _texts(number: int) -> str:
-    return f"{counted(number, 'text')} {'is' if number == 1 else 'are'}"
 
 
 @contextmanager
@@ -177,14 +174,11 @@ class _Session:
             found = transcriber.transcribe_all(
                 [sounds[index] for index in order],
                 config,
-                word_times="json" in self._formats(),
+                word_times="json" in config.formats,
                 on_progress=lambda done: bar.update(min(round(done), total), "s"),
             )
             for index, result in found:
                 self._take(jobs[order[index]], result)
-
-    def _formats(self) -> Sequence[str]:
-        return self.plan.config.formats or ("text", "srt")
 
     def _sound(self, source: Source) -> FileSound:
         from lora_whisper.transcription.sound import FileSound
@@ -223,9 +217,10 @@ class _Session:
         for format, place in job.places.items():
             write_whole(place, rendered(transcript, format))
         language = f", {transcript.language}" if transcript.language else ""
+        first, *others = job.places.values()
         log.info(
             "written     %s (%s%s): %s",
-            _together(list(job.places.values())),
+            ", ".join([short(first), *(other.suffix for other in others)]),
             clock(transcript.seconds),
             language,
             textwrap.shorten(transcript.text, SHOWN_CHARACTERS, placeholder=" …") or "no speech",
@@ -247,11 +242,6 @@ class _Session:
             f"; {len(self.failed)} of {len(self.todo)} failed" if self.failed else "",
         )
         return 1 if self.failed else 0
-
-
-def _together(written: Sequence[Path]) -> str:
-    """`talks/one.txt, .srt`"""
-    return ", ".join([short(written[0]), *(one.suffix for one in written[1:])])
 
 
 def _seconds(sound: FileSound) -> float:
