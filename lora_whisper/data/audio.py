@@ -26,18 +26,14 @@ import soundfile
 import soxr
 
 from lora_whisper.data import containers
-from lora_whisper.data.containers import (
+from lora_whisper.data.containers import Damaged, Mixer, PathOrBytes, cached_by_file, reason
+from lora_whisper.data.file_ends import (
     UNKNOWN_SIZE,
-    Damaged,
     Ends,
-    Mixer,
-    PathOrBytes,
-    cached_by_file,
     end_early,
     missing_share,
     ogg_length,
     read_ends,
-    reason,
 )
 from lora_whisper.data.isolation import Allow, Answer, Crashed, Fields, Pool, TookTooLong
 from lora_whisper.data.isolation import serve as serve_requests

@@ -12,14 +12,8 @@ import soundfile
 
 from lora_whisper.data import containers
 from lora_whisper.data.audio import AudioError, EncodedAudio, read_audio, read_header, resample
-from lora_whisper.data.containers import (
-    Damaged,
-    decode,
-    end_early,
-    missing_share,
-    ogg_length,
-    read_ends,
-)
+from lora_whisper.data.containers import Damaged, decode
+from lora_whisper.data.file_ends import end_early, missing_share, ogg_length, read_ends
 from lora_whisper.model.published import SAMPLING_RATE
 from tests.toy_containers import KINDS, encode
 from tests.toy_mutations import FORMATS, mutated, written

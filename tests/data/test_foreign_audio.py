@@ -19,7 +19,8 @@ from lora_whisper.data.audio import (
     read_header,
     read_sound,
 )
-from lora_whisper.data.containers import Mixer, read_ends
+from lora_whisper.data.containers import Mixer
+from lora_whisper.data.file_ends import read_ends
 from lora_whisper.model.published import SAMPLING_RATE
 from tests.toy_speech import tone, write_clip
 
