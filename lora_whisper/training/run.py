@@ -154,12 +154,7 @@ class Run:
     def carry_out(self) -> None:
         """Score the base, train, keep the best adapter, score it, and sum up."""
         config, folder = self.config, self.folder
-        processes.from_main(self._keep_rows)
-        announce(config, folder, self.base, self.speech, self.model)
-        self.trainer = self._new_trainer()
-        self.encoder = plan_encoder(config, self.base, self.windows, self.trainer)
-        earlier_base_score = self._earlier_base_score()
-        self._plan_ahead(scores_base=self.scored.test is not None and earlier_base_score is None)
+        earlier_base_score = self._get_ready()
         names = config.tracking.trackers if processes.is_main() else ()
         with tracked(names, run_to_track(folder, config)) as trackers:
             started = time.perf_counter()
@@ -235,6 +230,16 @@ class Run:
             config_hash=config_hash(self.config),
             is_writer=processes.is_main(),
         )
+
+    def _get_ready(self) -> Score | None:
+        """Say what the run is and will take; return the base's score, where it was scored before."""
+        processes.from_main(self._keep_rows)
+        announce(self.config, self.folder, self.base, self.speech, self.model)
+        self.trainer = self._new_trainer()
+        self.encoder = plan_encoder(self.config, self.base, self.windows, self.trainer)
+        base_score = self._earlier_base_score()
+        self._plan_ahead(scores_base=self.scored.test is not None and base_score is None)
+        return base_score
 
     def _keep_rows(self) -> None:
         """Write what the run is of, and drop the scores that are of other speech.
