@@ -232,7 +232,7 @@ class Run:
         )
 
     def _get_ready(self) -> Score | None:
-        """Say what the run is and will take; return the base's score, where it was scored before."""
+        """Say what the run is and will take; return the base's score, where there is one."""
         processes.from_main(self._keep_rows)
         announce(self.config, self.folder, self.base, self.speech, self.model)
         self.trainer = self._new_trainer()
