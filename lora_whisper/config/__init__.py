@@ -37,7 +37,6 @@ from lora_whisper.config.data import (
     SourceConfig,
     SpecAugmentConfig,
     SpeedConfig,
-    Task,
     TelephoneConfig,
     TrimmedConfig,
 )
@@ -91,4 +90,4 @@ from lora_whisper.config.transcription import (
     TranscriptsConfig,
     TriedConfig,
 )
-from lora_whisper.config.types import SPLITS, USUAL_SEED, Dtype, Precision, Split, Targets
+from lora_whisper.config.types import SPLITS, USUAL_SEED, Dtype, Precision, Split, Targets, Task

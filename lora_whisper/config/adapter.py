@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from lora_whisper.config.types import Dropped, Dtype, Targets
+from lora_whisper.config.types import OF_PICKLE, Dropped, Dtype, Targets
 from lora_whisper.layers import ALL, as_text, ranges_in
 from lora_whisper.schema import (
     Count,
@@ -45,9 +45,7 @@ class ModelConfig:
         description="auto: FlashAttention where it is installed and the weights are in half "
         "precision on a GPU, else PyTorch's scaled dot product",
     )
-    allow_pickle: Flag = Field(
-        False, description="read weights that are not in safetensors, which can run code"
-    )
+    allow_pickle: Flag = Field(False, description=OF_PICKLE)
 
     @rule("checkpoint")
     @classmethod

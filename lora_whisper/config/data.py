@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from lora_whisper.config.types import Bounds, Decibels
+from lora_whisper.config.types import Bounds, Decibels, Task
 from lora_whisper.schema import (
     Amount,
     Field,
@@ -25,7 +25,6 @@ from lora_whisper.schema import (
 
 Padding = Literal["sound", "log-mel"]
 Source = Literal["manifest", "audiofolder", "nemo", "common_voice", "subtitles", "hub"]
-Task = Literal["transcribe", "translate"]
 
 
 @group

@@ -8,7 +8,16 @@ from annotated_types import Ge, Le
 from pydantic import model_validator
 
 from lora_whisper.config.evaluation import RescoringConfig, TestDataConfig, TestSetConfig
-from lora_whisper.config.types import Dtype, HubId, Name, below_outputs, owner_and_name, require_one
+from lora_whisper.config.types import (
+    OF_PICKLE,
+    Dtype,
+    HubId,
+    Name,
+    Scale,
+    below_outputs,
+    owner_and_name,
+    require_one,
+)
 from lora_whisper.paths import local_path
 from lora_whisper.schema import (
     Amount,
@@ -37,9 +46,7 @@ class ModelsCommandConfig:
     base: Text | None = Field(
         None, description="a folder or hub id in place of the base that runs and adapters name"
     )
-    allow_pickle: Flag = Field(
-        False, description="read weights that are not in safetensors, which can run code"
-    )
+    allow_pickle: Flag = Field(False, description=OF_PICKLE)
     overwrite: Flag = Field(
         False, description="replace merged/, or a report that was asked for with other values"
     )
@@ -118,9 +125,7 @@ class MergeConfig(ModelsCommandConfig):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of the merged weights"
     )
-    scale: Annotated[Number, Ge(0), Le(10)] = Field(
-        1.0, description="of what the adapters add; 1 is all of it"
-    )
+    scale: Scale = Field(1.0, description="of what the adapters add; 1 is all of it")
     into: Literal["full", "nf4-dequantized"] = Field(
         "full",
         description="the base's weights as they are, or as nf4 had them while the adapter was "

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from lora_whisper.config.types import Dtype
+from lora_whisper.config.types import OF_PICKLE, Dtype, Scale, Task
 from lora_whisper.schema import (
     Amount,
     Count,
@@ -30,7 +30,7 @@ class TranscriptionConfig:
     language: Text | None = Field(
         None, description="that is spoken, such as sw; null: it is detected in each first window"
     )
-    task: Literal["transcribe", "translate"] = Field(
+    task: Task = Field(
         "transcribe", description="translate: into English, as the base has learnt it"
     )
     prompt: Text | None = Field(
@@ -93,9 +93,7 @@ class LoadedModelsConfig:
     base: Text | None = Field(
         None, description="a folder or hub id in place of the base that run and adapter name"
     )
-    allow_pickle: Flag = Field(
-        False, description="read weights that are not in safetensors, which can run code"
-    )
+    allow_pickle: Flag = Field(False, description=OF_PICKLE)
 
     @rule("adapters")
     @classmethod
@@ -113,9 +111,7 @@ class TranscriptsConfig(LoadedModelsConfig):
     audio: Listed[Text] = Field(
         (), description='files, folders, patterns such as "*.mp3"; films, too; "-": standard input'
     )
-    scale: Annotated[Number, Ge(0), Le(10)] = Field(
-        1.0, description="of what the adapter adds; 1 is all of it, 0 the base"
-    )
+    scale: Scale = Field(1.0, description="of what the adapter adds; 1 is all of it, 0 the base")
     formats: Listed[TextFormat] = Field(
         (),
         description="json has word times as well; none: text and srt, of standard input text",

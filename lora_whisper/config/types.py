@@ -70,11 +70,14 @@ def _are_choices(choices: tuple[Any, ...]) -> tuple[Any, ...]:
 Choices = Annotated[Listed[Item], AfterValidator(_are_choices)]
 Decibels = Annotated[Number, Ge(-100), Le(100)]  # 16 bits hold 96
 Dropped = Annotated[Number, Ge(0), Lt(1)]
+Scale = Annotated[Number, Ge(0), Le(10)]  # of what an adapter adds
 Name = Annotated[Text, AfterValidator(below_outputs)]
 HubId = Annotated[Text, AfterValidator(owner_and_name)]
 USUAL_SEED = 1
+OF_PICKLE = "read weights that are not in safetensors, which can run code"  # allow_pickle
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Task = Literal["transcribe", "translate"]
 Targets = Literal["attention-qv", "attention", "all-linear"]
 
 
