@@ -32,7 +32,8 @@ from lora_whisper.model.device import choose_dtype, choose_precision, new_accele
 from lora_whisper.model.published import shape, shape_names
 from lora_whisper.training.loop import train_step
 from lora_whisper.training.memory_estimator import Setup
-from lora_whisper.training.planning import MemoryPlan, plan_memory, worst_batch
+from lora_whisper.training.memory_plan import MemoryPlan, plan_memory
+from lora_whisper.training.micro_batch import worst_batch
 
 SHAPES = ("tiny", "small", "large-v3", "large-v3-turbo")
 MICRO_BATCHES = (1, 4)

@@ -48,7 +48,7 @@ from lora_whisper.training.defaults import (
     validate_every,
 )
 from lora_whisper.training.memory_estimator import Setup
-from lora_whisper.training.planning import MemoryPlan, decoding_bytes
+from lora_whisper.training.memory_plan import MemoryPlan, decoding_bytes
 
 log = logging.getLogger("lora_whisper")
 

@@ -36,7 +36,7 @@ def micro_batch_for_width(width: int) -> int:
     """Windows in one forward pass on a GPU; accumulation makes the global batch of them, exactly.
 
     On a CPU it is so for models narrower than tiny, whose windows are little work; for others see
-    `planning.micro_batch_on_cpu`.
+    `memory_plan.micro_batch_on_cpu`.
 
     LoRA on every linear layer keeps about 1.3 GB a 30-second window in bf16 for small, counted on
     its saved tensors; wider models have checkpointing on by default, and need less.

@@ -30,13 +30,8 @@ from lora_whisper.model.device import DTYPES
 from lora_whisper.terminal import Work, work
 from lora_whisper.training.defaults import checkpoints_activations, micro_batch_for_width
 from lora_whisper.training.memory_estimator import Setup, step_flops
-from lora_whisper.training.planning import (
-    Memory,
-    MemoryPlan,
-    adapter_file_bytes,
-    even_shares,
-    plan_memory,
-)
+from lora_whisper.training.memory_plan import Memory, MemoryPlan, adapter_file_bytes, plan_memory
+from lora_whisper.training.micro_batch import even_shares
 
 CHECKPOINTS = ("tiny", "base", "small", "medium", "large-v2", "large-v3", "large-v3-turbo")
 # The others are of the same shapes: large of large-v2's, the .en ones but for a token.

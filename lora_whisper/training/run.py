@@ -89,8 +89,9 @@ from lora_whisper.training.display import training_display
 from lora_whisper.training.encoder_cache import encode_windows, frozen_layers, plan_encoder
 from lora_whisper.training.init_from import trained_tokens, watched_windows
 from lora_whisper.training.loop import Trainer, main_loop
+from lora_whisper.training.memory_plan import plan_memory
+from lora_whisper.training.micro_batch import choose_micro_batch, seconds_per_window
 from lora_whisper.training.optim import new_optimizer
-from lora_whisper.training.planning import choose_micro_batch, plan_memory, seconds_per_window
 from lora_whisper.training.recorder import Recorder
 from lora_whisper.training.resume import (
     changes,

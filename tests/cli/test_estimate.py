@@ -27,7 +27,7 @@ from lora_whisper.training.announce import (
     validations,
     windows_decoded,
 )
-from lora_whisper.training.planning import decoding_bytes
+from lora_whisper.training.memory_plan import decoding_bytes
 from tests.cli.conftest import Line, World
 from tests.composed import train_values
 from tests.toys import toy_config, toy_model

@@ -13,7 +13,7 @@ from transformers import WhisperConfig
 from lora_whisper.__main__ import carry_out
 from lora_whisper.config import memory_bytes
 from lora_whisper.model.base import shape_of
-from lora_whisper.training import gpu_plan, memory_estimator, planning
+from lora_whisper.training import gpu_plan
 from tests.configs import model_config
 from tests.toys import toy_config
 
@@ -36,8 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def each_step_is_tried_once() -> Iterator[None]:
     """A plan takes a second, and hangs on its setup alone; several are asked for by most tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((planning, "plan_memory"), (memory_estimator, "step_flops")):
-            patch.setattr(module, name, once(getattr(module, name)))
+        for name in ("plan_memory", "step_flops"):
+            patch.setattr(gpu_plan, name, once(getattr(gpu_plan, name)))
         yield
 
 

@@ -19,7 +19,7 @@ from lora_whisper.data.batches import Batch
 from lora_whisper.data.windows import IGNORED, BadAudio
 from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import attach
-from lora_whisper.training import loop, planning
+from lora_whisper.training import loop, micro_batch
 from lora_whisper.training.checkpoint_files import TrainingState
 from lora_whisper.training.loop import (
     StepResult,
@@ -539,9 +539,9 @@ def troubled() -> Troubled:
     trainer = toy_trainer(toy_adapter(), global_batch=8)
 
     patches = pytest.MonkeyPatch()
-    for module in (loop, planning):
+    for module in (loop, micro_batch):
         with_memory_for(2 if is_second else 99, module, patches)
-    fitting = planning.fitting_micro_batch(trainer)
+    fitting = micro_batch.fitting_micro_batch(trainer)
     results = []
     for step in range(4):
         batches = micro_batches(toy_windows(8, step)[processes.rank() :: processes.count()], 4)

@@ -11,22 +11,24 @@ from lora_whisper.errors import UserError
 from lora_whisper.lora.adapter import adapter_bytes, adapter_parameters, attach, save_adapter
 from lora_whisper.lora.variants import shipped_share
 from lora_whisper.model.checkpoint import Checkpoint
-from lora_whisper.training import planning
+from lora_whisper.training import micro_batch
 from lora_whisper.training.loop import train_step
 from lora_whisper.training.memory_estimator import Peak, Setup
-from lora_whisper.training.planning import (
+from lora_whisper.training.memory_plan import (
     CPU_MEMORY_SHARE,
     CPU_MOST_WINDOWS,
     CPU_STEP_BYTES,
     Assumed,
     MemoryPlan,
     adapter_file_bytes,
-    choose_micro_batch,
     decoding_bytes,
-    fitting_micro_batch,
-    largest_micro_batch,
     micro_batch_on_cpu,
     plan_memory,
+)
+from lora_whisper.training.micro_batch import (
+    choose_micro_batch,
+    fitting_micro_batch,
+    largest_micro_batch,
     seconds_per_window,
 )
 from tests.configs import adapter_config, quantization_config
@@ -176,7 +178,7 @@ def test_another_failure_is_no_matter_of_memory() -> None:
 
 def test_probing_leaves_the_run_as_it_would_have_been(monkeypatch: pytest.MonkeyPatch) -> None:
     """And tries the worst: windows full of sound, with texts as long as the decoder."""
-    tried = with_memory_for(2, planning, monkeypatch)
+    tried = with_memory_for(2, micro_batch, monkeypatch)
     windows = micro_batches(toy_windows(4), 4)
     plain = toy_trainer(toy_adapter(dropout=0.5), global_batch=8)
     train_step(plain, 0, windows)
@@ -204,13 +206,13 @@ def test_timing_leaves_the_run_as_it_would_have_been() -> None:
 
 def test_the_time_is_that_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a micro-batch, which is halved where it does not fit, as the loop would."""
-    tried = with_memory_for(3, planning, monkeypatch)
+    tried = with_memory_for(3, micro_batch, monkeypatch)
     trainer = toy_trainer(toy_adapter())
-    monkeypatch.setattr(planning, "timed", lambda action, _: (0.6, action()))
+    monkeypatch.setattr(micro_batch, "timed", lambda action, _: (0.6, action()))
     assert seconds_per_window(trainer, 16, tokens=5) == pytest.approx(0.3)
     assert sizes(tried) == [8, 4, 2], "no more than the global batch"
     tried.clear()
-    monkeypatch.setattr(planning, "TINY_WIDTH", 1)
+    monkeypatch.setattr(micro_batch, "TINY_WIDTH", 1)
     assert seconds_per_window(trainer, 16, tokens=5) == pytest.approx(0.6)
     assert sizes(tried) == [1], "of a wide model, a window takes a CPU as long alone"
 
@@ -225,12 +227,12 @@ def test_a_cpu_is_asked_for_its_memory_where_a_window_matters(
     trainer = toy_trainer(toy_adapter(), micro_batch=given, global_batch=16)
     assert choose_micro_batch(trainer, never) == 8
     assert choose_micro_batch(toy_trainer(toy_adapter(), micro_batch=3), never) == 3
-    monkeypatch.setattr(planning, "TINY_WIDTH", 1)
+    monkeypatch.setattr(micro_batch, "TINY_WIDTH", 1)
     peak = Peak("loss", 0.0, 1e7, 0.0)
     plan = MemoryPlan(1_000_000_000, 1_000, 1, {False: [peak]}, Assumed(0, 1.5, 850_000_000), "cpu")
     chosen = []
     for windows in (1, 5, 7):
         room = plan.memory(windows, False).total / CPU_MEMORY_SHARE
-        monkeypatch.setattr(planning, "memory_at_hand", lambda room=room: room)
+        monkeypatch.setattr(micro_batch, "memory_at_hand", lambda room=room: room)
         chosen.append(choose_micro_batch(trainer, lambda: plan))
     assert chosen == [1, 4, 6], "shares of 16 that are even"
