@@ -2,11 +2,12 @@
 
     python -m benchmarks.label_repair --share 0.2 --folder runs -- experiment=quickstart
 
-Plants errors of several kinds, in turn, in a share of the embedded dictation's training rows, and
-lets `check labels=true` find them. All that it finds is accepted, without a person, and mended by
-`fix`; so what it finds wrongly is lost to the training. Then it trains the settings behind `--` on
-each of the three manifests, and scores them on the test set, which nobody touched. What is in the
-folder is not computed again. Results go to benchmarks/results/label_repair.json.
+Plants errors of several kinds, in turn, in a share of the training rows (the embedded dictation's,
+or those of --manifest) and lets `check labels=true` find them. All that it finds is accepted,
+without a person, and mended by `fix`; so what it finds wrongly is lost to the training. Then it
+trains the settings behind `--` on each of the three manifests, and scores them on the test set,
+which nobody touched. What is in the folder is not computed again. Results go to
+benchmarks/results/label_repair.json, or to --result NAME.
 """
 
 from __future__ import annotations
@@ -35,15 +36,21 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--model", default="nano", help="that listens, and is trained")
     parser.add_argument("--labels", default="true", help="of check: true, or {folds: 2, epochs: 5}")
+    parser.add_argument("--manifest", default=MANIFEST)
+    parser.add_argument("--language", default="en")
+    parser.add_argument("--test-clips", type=int, help="of the manifest's own test split: so many")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--result", default="label_repair")
     words, _, settings = " ".join(sys.argv[1:]).partition(" -- ")
     given = parser.parse_args(words.split())
     given.folder = given.folder.absolute()
-    rows = [
-        dataclasses.replace(row, audio=str(Path(row.audio).absolute()))
-        for row in read_rows(MANIFEST, "train", "en", None)
-    ]
+    rows = absolute(read_rows(given.manifest, "train", given.language, None))
+    speech = [f"model={given.model}", f"data.language={given.language}"]
+    scored = list[str]()
+    if given.test_clips:
+        test = read_rows(given.manifest, "test", given.language, given.test_clips)
+        write(given.folder / "test.jsonl", absolute(test))
+        scored = [f"data.test={given.folder / 'test.jsonl'}"]
     runs: list[dict[str, Any]] = []
     for seed in given.seeds:
         folder = given.folder / f"seed-{seed}"
@@ -51,17 +58,20 @@ def main() -> None:
         wrong = chosen[: round(given.share * len(rows))].tolist()
         write(folder / "clean.jsonl", rows)
         write(folder / "dirty.jsonl", dirty(rows, wrong, folder))
-        found = repaired(folder, given.model, given.labels)
+        found = repaired(folder, speech, given.labels)
         for kind in ("dirty", "repaired", "clean"):
             manifest = folder / ("repaired/train.jsonl" if kind == "repaired" else f"{kind}.jsonl")
-            scores = trained(
-                folder, kind, manifest, seed, [*settings.split(), f"model={given.model}"]
-            )
+            scores = trained(folder, kind, manifest, seed, [*settings.split(), *speech, *scored])
             runs.append(
                 {"seed": seed, "training": kind, **scores, **(found if kind == "repaired" else {})}
             )
             print(json.dumps(runs[-1]), flush=True)
             write_result(given.result, typed("label_repair"), {"share": given.share, "runs": runs})
+
+
+def absolute(rows: list[Row]) -> list[Row]:
+    """Commands are typed in another folder."""
+    return [dataclasses.replace(row, audio=str(Path(row.audio).absolute())) for row in rows]
 
 
 def dirty(rows: list[Row], wrong: list[int], folder: Path) -> list[Row]:
@@ -81,9 +91,9 @@ def write(manifest: Path, rows: list[Row]) -> None:
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def repaired(folder: Path, model: str, labels: str) -> dict[str, Any]:
+def repaired(folder: Path, speech: list[str], labels: str) -> dict[str, Any]:
     """Let `check` find what is wrong, accept all of it, and have it mended."""
-    speech = [f"data.train={folder / 'dirty.jsonl'}", f"model={model}", "data.language=en"]
+    speech = [f"data.train={folder / 'dirty.jsonl'}", *speech]
     report = folder / "outputs/dirty-check/check.json"
     if not report.exists():
         command(folder, "check", "name=dirty-check", f"labels={labels}", *speech)
