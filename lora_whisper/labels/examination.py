@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from lora_whisper.evaluation.models import ModelEntry, trained
 from lora_whisper.labels import comparison, findings, folds
 from lora_whisper.labels.evidence import Evidence, Kept
 from lora_whisper.labels.findings import LabelFinding
-from lora_whisper.labels.listening import Clip, Listener, clip_of
+from lora_whisper.labels.listening import BATCH_CLIPS, Clip, Listener, clip_of
 from lora_whisper.model.base import Base
 from lora_whisper.model.device import new_accelerator
 
@@ -167,8 +168,7 @@ def _tried(listener: Listener, clips: Sequence[Clip], seed: int, is_asked: bool)
     It knows enough of a language where transcripts fit their own clips better than others', and
     where its hypotheses resemble their own transcripts most.
     """
-    chosen = np.random.default_rng(seed).permutation(len(clips))[:TRIED_CLIPS]
-    sample = [clips[index] for index in sorted(chosen.tolist())]
+    sample = _sample(clips, seed)
     unknown = sum(not listener.is_known(clip) for clip in sample)
     started = time.perf_counter()
     listener.listen(sample, clips)
@@ -189,12 +189,21 @@ def _tried(listener: Listener, clips: Sequence[Clip], seed: int, is_asked: bool)
     if unknown and left:
         each = seconds / unknown
         log.info(
-            "labels      %d clips, %.1f s each: about %s",
+            "labels      %d clips, %.1f s each: %s",
             left,
             each,
             terminal.about(each * left),
         )
     return f"the base, by evidence: {told}" if is_known else f"the base, as asked: {told}"
+
+
+def _sample(clips: Sequence[Clip], seed: int) -> list[Clip]:
+    """Runs of clips of about one length, which are one another's other clips."""
+    in_order = sorted(clips, key=lambda clip: clip.seconds)
+    firsts = range(0, len(clips), BATCH_CLIPS)
+    chosen = np.random.default_rng(seed).permutation(firsts)[: TRIED_CLIPS // BATCH_CLIPS]
+    runs = [in_order[first : first + BATCH_CLIPS] for first in sorted(chosen.tolist())]
+    return list(itertools.chain.from_iterable(runs))
 
 
 def _listen(listener: Listener, clips: Sequence[Clip], among: Sequence[Clip]) -> None:

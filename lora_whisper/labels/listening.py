@@ -92,6 +92,7 @@ class Listener:
     def __init__(self, decoder: WhisperDecoder, kept: Kept):
         self.decoder, self.kept = decoder, kept
         self.whisper = decoder.base
+        self._near: dict[str, Heard | None] = {}  # of the last batch, by the pair's key
 
     def is_known(self, clip: Clip) -> bool:
         return self.kept.evidence(clip.pair_key) is not None
@@ -105,25 +106,35 @@ class Listener:
         """Listen to those of `clips` that are not known yet; what is found is in `kept`.
 
         Args:
-            among: where other clips are taken from, if there are too few.
+            among: all that the model listens to, where other clips are taken from: those that a
+                transcript is forced on are the same, whatever is known already.
             on_done: is told how many more are done.
         """
         waiting = [clip for clip in clips if not self.is_known(clip)]
         on_done(len(clips) - len(waiting))
         waiting.sort(key=lambda clip: clip.seconds)
+        others = _others(waiting, among)
         with self.decoder.inference():
             for first in range(0, len(waiting), BATCH_CLIPS):
-                batch = waiting[first : first + BATCH_CLIPS]
-                self._listen(batch, _companions(batch, among))
-                on_done(len(batch))
+                batch = slice(first, first + BATCH_CLIPS)
+                self._listen(waiting[batch], others[batch])
+                on_done(len(waiting[batch]))
 
-    def _listen(self, batch: Sequence[Clip], companions: Sequence[Clip]) -> None:
-        """`companions` are only there to force the batch's transcripts on."""
-        heard = [one for clip in batch if (one := self.encoded(clip)) is not None]
-        others = [one for clip in companions if (one := self.encoded(clip)) is not None]
-        for one, hypothesis in zip(heard, self._hypotheses(heard), strict=True):
-            evidence = self._evidence(one, hypothesis, [*heard, *others])
-            self.kept.add(one.clip.clip_key, one.clip.pair_key, evidence)
+    def _listen(self, batch: Sequence[Clip], others: Sequence[Sequence[Clip]]) -> None:
+        """`others`: for each of the batch, those that its transcript is forced on as well."""
+        wanted = {clip.pair_key: clip for clip in itertools.chain(batch, *others)}
+        self._near = {
+            key: self._near[key] if key in self._near else self.encoded(clip)
+            for key, clip in wanted.items()
+        }
+        heard = [one for clip in batch if (one := self._near[clip.pair_key]) is not None]
+        hypotheses = iter(self._hypotheses(heard))
+        for clip, each in zip(batch, others, strict=True):
+            if (one := self._near[clip.pair_key]) is None:
+                continue
+            beside = [other for it in each if (other := self._near[it.pair_key]) is not None]
+            evidence = self._evidence(one, next(hypotheses), beside)
+            self.kept.add(clip.clip_key, clip.pair_key, evidence)
 
     def encoded(self, clip: Clip) -> Heard | None:
         """None where its sound cannot be read any more."""
@@ -226,9 +237,8 @@ class Listener:
 
     # ── what the transcript costs ────────────────────────────────────────────────────────────
 
-    def _evidence(self, one: Heard, hypothesis: Hypothesis, everyone: Sequence[Heard]) -> Evidence:
+    def _evidence(self, one: Heard, hypothesis: Hypothesis, others: Sequence[Heard]) -> Evidence:
         clip = one.clip
-        others = _others(one, everyone)
         words = tuple(word_parts(self.decoder.tokenizer, clip.tokens, clip.language))
         changes = self._suggested(clip, hypothesis, words)
         texts = [*[clip.tokens] * (1 + len(others)), *(change.tokens for change in changes)]
@@ -339,26 +349,21 @@ def levels_of(samples: np.ndarray) -> Levels:
     return Levels(*(round(float(value), 1) for value in (*edges, loud - quiet)))
 
 
-def _others(one: Heard, everyone: Sequence[Heard]) -> list[Heard]:
-    """The next ones in the batch that say something else."""
-    at = next(index for index, each in enumerate(everyone) if each is one)
-    in_turn = [*everyone[at + 1 :], *everyone[:at]]
-    unlike = [
-        each
-        for each in in_turn
-        if each.clip.tokens != one.clip.tokens and each.clip.fingerprint != one.clip.fingerprint
-    ]
-    return unlike[:OTHER_CLIPS]
-
-
-def _companions(batch: Sequence[Clip], among: Sequence[Clip]) -> list[Clip]:
-    """Clips of about the same length beside a batch that is too small to have others in itself."""
-    texts = {clip.tokens for clip in batch}
-    if len(texts) > OTHER_CLIPS:
-        return []
-    mean = sum(clip.seconds for clip in batch) / len(batch)
-    unlike = {clip.tokens: clip for clip in among if clip.tokens not in texts}
-    return sorted(unlike.values(), key=lambda clip: abs(clip.seconds - mean))[:OTHER_CLIPS]
+def _others(clips: Sequence[Clip], among: Sequence[Clip]) -> list[list[Clip]]:
+    """For each clip, the next longer ones that say something else; shorter ones beside the last."""
+    in_order = sorted(among, key=lambda clip: clip.seconds)
+    places = {clip.pair_key: place for place, clip in enumerate(in_order)}
+    found = []
+    for clip in clips:
+        at = places.get(clip.pair_key, len(in_order))
+        in_turn = itertools.chain(range(at + 1, len(in_order)), reversed(range(at)))
+        unlike = (
+            each
+            for each in map(in_order.__getitem__, in_turn)
+            if each.tokens != clip.tokens and each.fingerprint != clip.fingerprint
+        )
+        found.append(list(itertools.islice(unlike, OTHER_CLIPS)))
+    return found
 
 
 def _token_ends(words: Sequence[tuple[str, int]]) -> list[int]:

@@ -99,6 +99,23 @@ def test_what_was_heard_is_not_heard_again(
     assert Kept("another").evidence(speech[0].pair_key) is None
 
 
+def test_a_check_that_was_stopped_comes_to_the_same(
+    listener: Listener, speech: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which other clips a transcript is forced on does not hang on what was known."""
+    listener.listen(speech, speech)
+    monkeypatch.setenv("LORA_WHISPER_CACHE", str(tmp_path / "another"))
+    stopped = Listener(listener.decoder, Kept("nano"))
+    for part in (speech[4:6], speech[:3], speech):
+        stopped.listen(part, speech)
+    for clip in speech:
+        whole, parts = (one.kept.evidence(clip.pair_key) for one in (listener, stopped))
+        assert whole is not None
+        assert parts is not None
+        assert parts.others == pytest.approx(whole.others, abs=2e-3)
+        assert parts.own == pytest.approx(whole.own, abs=2e-3)
+
+
 def test_an_edge_in_the_middle_of_sound_is_loud() -> None:
     generator = np.random.default_rng(0)
     quiet, loud = generator.normal(0, 1e-4, 8_000), generator.normal(0, 0.1, 16_000)
