@@ -46,7 +46,7 @@ SHOWN_GROUPS = 20  # of a column, the worst ones
 LINE_INCHES = 0.12  # of a chart's height, for one model
 GAP_INCHES = 0.14  # between two labels
 KEY_FIGURES = 4  # sets whose rates stand large at the top
-NARROW_LETTERS = 62  # beside each other in a table that stands beside its plot
+NARROW_LETTERS = 50  # that have room beside each other in a table that stands beside its plot
 INTERVAL_LETTERS = 11  # of one of its columns
 MISTAKES = "Mistakes"  # title of the section whose tables stand side by side
 
