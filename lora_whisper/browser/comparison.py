@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from lora_whisper.transcription.results import Failed, Transcript
 from lora_whisper.transcription.subtitles import WRITERS, rendered
 
 if TYPE_CHECKING:
+    from lora_whisper.transcription.sound import FileSound
     from lora_whisper.transcription.transcriber import Transcriber
 
 REMEMBERED = 64  # transcripts, so that only what was changed is transcribed again
@@ -93,56 +95,55 @@ class Comparer:
         Raises:
             UserError: sound that cannot be read or is too long, or an option that does not fit.
         """
+        from lora_whisper.transcription.sound import FileSound
+
+        sound = FileSound(audio, name)
         kinds: list[tuple[str | None, float]] = [(None, 1.0)]
         if adapter is not None:
             kinds.append((adapter, scale))
+
+        def tell(number: int, done: float) -> None:
+            on_progress((number + min(done / seconds, 1.0)) / len(kinds))
+
         with self._guard:
-            seconds = self._seconds(audio, name)
-            found = []
-            for number, (used, of_it) in enumerate(kinds):
-
-                def tell(done: float, number: int = number) -> None:
-                    on_progress((number + min(done / seconds, 1.0)) / len(kinds))
-
-                found.append(self._transcript(audio, name, used, of_it, options, tell))
+            seconds = max(self._seconds(sound), 1e-3)
+            found = [
+                self._transcript(sound, *kind, options, partial(tell, number))
+                for number, kind in enumerate(kinds)
+            ]
         names = [
             "base" if adapter else "model",
             f"{adapter} × {scale:g}" if scale != 1 else adapter,
         ]
         return compared(found, [str(one) for one in names[: len(found)]], reference)
 
-    def _seconds(self, audio: Path, name: str) -> float:
-        from lora_whisper.transcription.sound import FileSound
-
+    def _seconds(self, sound: FileSound) -> float:
+        """Raises UserError: sound that cannot be read, or is too long."""
         try:
-            seconds = FileSound(audio, name).seconds
+            seconds = sound.seconds
         except AudioError as error:
             raise UserError(str(error)) from None
         if seconds > self.longest_seconds:
             raise UserError(
-                f"{name} lasts {seconds / 60:.1f} minutes, and up to "
+                f"{sound.name} lasts {seconds / 60:.1f} minutes, and up to "
                 f"{self.longest_seconds / 60:g} are transcribed here. For longer ones, type "
                 "lora-whisper transcribe, or longest_minutes=… for this page."
             )
-        return max(seconds, 1e-3)
+        return seconds
 
     def _transcript(
         self,
-        audio: Path,
-        name: str,
+        sound: FileSound,
         adapter: str | None,
         scale: float,
         options: TranscriptionConfig,
         on_progress: Progress,
     ) -> Transcript:
-        from lora_whisper.transcription.sound import FileSound
-
-        with audio.open("rb") as file:
+        with sound.path.open("rb") as file:
             digest = hashlib.file_digest(file, "blake2b").hexdigest()
         key = digest, adapter, scale, options
         if key not in self._known:
             self.transcriber.use(adapter, scale)
-            sound = FileSound(audio, name)
             results = self.transcriber.transcribe_all([sound], options, on_progress=on_progress)
             ((_, result),) = results
             if isinstance(result, Failed):
