@@ -7,10 +7,7 @@ import csv
 import hashlib
 import itertools
 import json
-import random
 import re
-import shutil
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +25,7 @@ from lora_whisper.reports.comparison_page import costs, curves, drawn, run_table
 from lora_whisper.reports.sweep import (
     FAILURE_FILE,
     NO_GAIN,
-    differing_keys,
-    pareto_front,
     point_folders,
-    read_points,
-    told_keys,
     write_plan,
 )
 from lora_whisper.reports.sweep_table import show_sweep
@@ -40,59 +33,9 @@ from lora_whisper.run_folder import RunFolder
 from tests.cli.conftest import Line
 from tests.cli.toy_run import Heard, toy_run
 from tests.reports.read_page import Page
-
-SWEEP = Path("outputs/sweeps/ranks")
-WORDS = [f"neno{chr(97 + number)}" for number in range(20)]
-LINES = [
-    {"step": step, "loss_per_token": 4.0 / step, "learning_rate": 1e-3, "gradient_norm": 1.0}
-    for step in (25, 50, 75)
-] + [{"step": 50, "validation_wer": 0.4, "validation_loss_per_token": 1.5}]
-
-
-def texts(wrong: int, base_wrong: int = 16) -> list[Heard]:
-    """Twenty utterances of two words; in the first `wrong` of them the adapter has one wrong."""
-    return [
-        Heard(
-            f"habari {word}",
-            f"habari {'x' if number < base_wrong else word}",
-            f"habari {'y' if number < wrong else word}",
-        )
-        for number, word in enumerate(WORDS)
-    ]
-
+from tests.reports.toy_sweep import SWEEP, point, ranks, texts
 
 HURT = {"h1": 3, "h2": 5, "h3": 12, "h4": 3, "h5": 3}  # and how many utterances are wrong
-MADE: list[Path] = []
-
-
-@pytest.fixture(autouse=True, scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where runs are made once, to be copied."""
-    MADE.append(tmp_path_factory.mktemp("made"))
-    yield
-    MADE.clear()
-
-
-def point(name: str, *overrides: str, wrong: int = 4, **settings: Any) -> RunFolder:
-    """A complete run in the sweep."""
-    given: dict[str, Any] = {"heard": texts(wrong), "lines": LINES} | settings
-    digest = hashlib.sha256(repr((overrides, given)).encode()).hexdigest()
-    original = MADE[0] / digest
-    if not original.exists():
-        run, summary = toy_run(original, *overrides, **given)
-        write_summary(run, summary)
-    return RunFolder(shutil.copytree(original, SWEEP / name))
-
-
-def ranks(sizes: Sequence[int] = (2, 4, 16), wrong: Sequence[int] = (12, 4, 3)) -> None:
-    for rank, errors in zip(sizes, wrong, strict=True):
-        point(
-            f"adapter.rank-{rank}",
-            f"adapter.rank={rank}",
-            wrong=errors,
-            ranks=(rank, rank),
-            adapter_bytes=rank * 100_000,
-        )
 
 
 def html() -> str:
@@ -102,131 +45,6 @@ def html() -> str:
 def table() -> list[dict[str, str]]:
     with open(SWEEP / "report.csv", encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))
-
-
-# ── the Pareto front ─────────────────────────────────────────────────────────────────────────
-
-
-def test_nothing_beats_what_is_on_the_front_and_something_beats_all_else() -> None:
-    generator = random.Random(1)
-    for _ in range(200):
-        sizes = [float(generator.randrange(6)) for _ in range(8)]
-        rates = [float(generator.randrange(6)) for _ in range(8)]
-        front = pareto_front(sizes, rates)
-        runs = list(zip(sizes, rates, strict=True))
-        for one, is_on_front in zip(runs, front, strict=True):
-            beaten = any(
-                other[0] <= one[0] and other[1] <= one[1] and other != one for other in runs
-            )
-            assert is_on_front is not beaten
-    assert pareto_front([1, 1, None, 1], [0.5, 0.5, 0.1, None]) == [True, True, False, False]
-
-
-# ── what the folders say ─────────────────────────────────────────────────────────────────────
-
-
-def test_points_come_in_the_order_of_their_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for rank, rate in itertools.product((16, 4), ("1e-3", "1e-4")):
-        point(f"{rank}_{rate}", f"adapter.rank={rank}", f"optimizer.learning_rate={rate}")
-    (SWEEP / "no run").mkdir()
-    points = read_points(point_folders(SWEEP))
-    keys = ["adapter.rank", "optimizer.learning_rate"]
-    assert differing_keys(points) == keys
-    assert [tuple(one.config[key] for key in keys) for one in points] == [
-        (4, 0.0001),
-        (4, 0.001),
-        (16, 0.0001),
-        (16, 0.001),
-    ]
-    assert {one.state for one in points} == {"complete"}
-    one = points[0]
-    assert (one.leading, one.rate, one.adapter_bytes) == ("wer", 0.1, 1_300_000)
-    assert (one.rank, one.targets, one.train_seconds) == ("4", "all-linear", 65.0)
-
-
-def test_scores_of_other_words_than_were_spoken_are_no_more_true_in_a_sweep(
-    line: Line, capsys: pytest.CaptureFixture[str]
-) -> None:
-    digits = [Heard("two eight five", "two nine", "two eight five", language="en")] * 20
-    point("adapter.rank-2", "adapter.rank=2", heard=digits)
-    assert line("report", str(SWEEP)) == 0
-    terminal = " ".join(capsys.readouterr().out.split())
-    for text in (terminal, (SWEEP / "report.md").read_text(encoding="utf-8"), html()):
-        assert "60 words of 20 utterances are scored as 20" in " ".join(text.split())
-        assert "CER without spaces base " in " ".join(text.split())
-    show_sweep(point_folders(SWEEP))
-    assert "warning: 60 words of 20 utterances are scored as 20" in capsys.readouterr().out
-
-
-@pytest.mark.drawn
-def test_where_no_run_beats_the_base_nothing_calls_itself_the_best(
-    line: Line, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ranks(wrong=(18, 17, 16))
-    assert line("report", str(SWEEP)) == 0
-    terminal = " ".join(capsys.readouterr().out.split())
-    markdown = (SWEEP / "report.md").read_text(encoding="utf-8")
-    for text in (terminal, markdown, html()):
-        assert NO_GAIN in text.lower()
-        assert "Best:" not in text
-        assert "best run" not in text.lower()
-    assert "The lowest: rank 16, WER 40.0 %" in terminal
-    assert html().count(">base</text>") == 3, "size, time, and the effect of the rank"
-    show_sweep(point_folders(SWEEP))
-    assert f"warning: {NO_GAIN}" in capsys.readouterr().out
-
-
-def test_what_comes_with_a_choice_does_not_tell_runs_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for kind in ("lora", "adalora", "dora"):
-        point(kind, f"adapter={kind}", f"training.loader_workers={len(kind)}")
-    assert told_keys(read_points(point_folders(SWEEP))) == ["adapter.kind"]
-
-
-@pytest.mark.parametrize(
-    ("log", "state", "reason"),
-    [
-        ("ERROR ended by UserError('The disk is full.\\\\nFree some.')", "failed", "The disk"),
-        ("ERROR ended by RuntimeError('shapes differ')", "failed", "RuntimeError: shapes"),
-        ("ERROR ended by Stopped('the same command goes on')", "unfinished", ""),
-        ("ERROR ended by KeyboardInterrupt()", "unfinished", ""),
-        ("INFO step 25: validation WER 40.0 %", "unfinished", ""),
-    ],
-)
-def test_how_a_run_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, state: str, reason: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    run = point("a")
-    run.summary.unlink()
-    stamp = "2026-01-31 12:00:00,123"
-    run.log.write_text(f"{stamp} INFO begun\n{stamp} {log}\nTraceback (most recent call last):\n")
-    (found,) = read_points([run.path])
-    assert found.state == state
-    assert found.reason.startswith(reason)
-
-
-def test_broken_files_are_failures_and_not_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    point("a")
-    point("b").summary.write_text("{")
-    c = point("c")
-    c.config.write_text(c.config.read_text().splitlines()[0] + "\nname: [")
-    points = {one.name: one for one in read_points(point_folders(SWEEP))}
-    assert {name: one.state for name, one in points.items()} == {
-        "a": "complete",
-        "b": "failed",
-        "c": "failed",
-    }
-    assert "summary.json" in points["b"].reason
-    assert "config.yaml" in points["c"].reason
 
 
 # ── the report ───────────────────────────────────────────────────────────────────────────────
@@ -261,6 +79,38 @@ def test_a_sweep_becomes_a_page_a_table_and_markdown(
     assert page.find("smallest not shown to be worse") == ["rank 4, 0.4 MB"]
     assert "3 runs (3 complete) of openai/whisper-small, targets all-linear" in page.text
     assert "worse" in page.text.split("30.0 %")[1].split("10.0 %")[0]
+
+
+def test_scores_of_other_words_than_were_spoken_are_no_more_true_in_a_sweep(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = [Heard("two eight five", "two nine", "two eight five", language="en")] * 20
+    point("adapter.rank-2", "adapter.rank=2", heard=digits)
+    assert line("report", str(SWEEP)) == 0
+    terminal = " ".join(capsys.readouterr().out.split())
+    for text in (terminal, (SWEEP / "report.md").read_text(encoding="utf-8"), html()):
+        assert "60 words of 20 utterances are scored as 20" in " ".join(text.split())
+        assert "CER without spaces base " in " ".join(text.split())
+    show_sweep(point_folders(SWEEP))
+    assert "warning: 60 words of 20 utterances are scored as 20" in capsys.readouterr().out
+
+
+@pytest.mark.drawn
+def test_where_no_run_beats_the_base_nothing_calls_itself_the_best(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks(wrong=(18, 17, 16))
+    assert line("report", str(SWEEP)) == 0
+    terminal = " ".join(capsys.readouterr().out.split())
+    markdown = (SWEEP / "report.md").read_text(encoding="utf-8")
+    for text in (terminal, markdown, html()):
+        assert NO_GAIN in text.lower()
+        assert "Best:" not in text
+        assert "best run" not in text.lower()
+    assert "The lowest: rank 16, WER 40.0 %" in terminal
+    assert html().count(">base</text>") == 3, "size, time, and the effect of the rank"
+    show_sweep(point_folders(SWEEP))
+    assert f"warning: {NO_GAIN}" in capsys.readouterr().out
 
 
 def test_points_that_were_never_begun_are_named(

@@ -1,101 +1,110 @@
-"""The table after a sweep, from folders of made-up runs."""
+"""Points of a sweep, from what their folders say."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import itertools
+import random
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from lora_whisper.evaluation.run_summary import write_summary
-from lora_whisper.files import write_json
-from lora_whisper.reports.sweep_table import show_sweep
-from tests.cli.toy_run import Heard, toy_run
+from lora_whisper.reports.sweep import (
+    differing_keys,
+    pareto_front,
+    point_folders,
+    read_points,
+    told_keys,
+)
+from tests.reports.toy_sweep import SWEEP, point
 
-GOOD = (Heard("moja mbili tatu", "x y z", "moja mbili tatu"),)
-FAIR = (Heard("moja mbili tatu", "x y z", "moja mbili x"),)
-BAD = (Heard("moja mbili tatu", "x y z", "x y tatu"),)
-
-
-def point(folder: Path, heard: Sequence[Heard], *overrides: str, **changes: object) -> Path:
-    run, summary = toy_run(folder, *overrides, heard=heard, **changes)
-    write_summary(run, summary)
-    return folder
+# ── the Pareto front ─────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Console:
-    console = Console(width=80, record=True, highlight=False)
-    monkeypatch.setattr("lora_whisper.reports.sweep_table.console", console)
+def test_nothing_beats_what_is_on_the_front_and_something_beats_all_else() -> None:
+    generator = random.Random(1)
+    for _ in range(200):
+        sizes = [float(generator.randrange(6)) for _ in range(8)]
+        rates = [float(generator.randrange(6)) for _ in range(8)]
+        front = pareto_front(sizes, rates)
+        runs = list(zip(sizes, rates, strict=True))
+        for one, is_on_front in zip(runs, front, strict=True):
+            beaten = any(
+                other[0] <= one[0] and other[1] <= one[1] and other != one for other in runs
+            )
+            assert is_on_front is not beaten
+    assert pareto_front([1, 1, None, 1], [0.5, 0.5, 0.1, None]) == [True, True, False, False]
+
+
+# ── what the folders say ─────────────────────────────────────────────────────────────────────
+
+
+def test_points_come_in_the_order_of_their_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    return console
-
-
-def test_the_front_the_base_and_the_failed_stand_where_they_belong(show: Console) -> None:
-    sweep = Path("outputs/sweeps/ranks")
-    folders = [
-        point(
-            sweep / f"adapter.rank-{rank}",
-            heard,
-            f"adapter.rank={rank}",
-            ranks=(rank, rank),
-            adapter_bytes=rank * 100_000,
-            trainable_parameters=rank * 1000,
-        )
-        for rank, heard in ((2, BAD), (4, FAIR), (8, FAIR), (16, GOOD))
+    for rank, rate in itertools.product((16, 4), ("1e-3", "1e-4")):
+        point(f"{rank}_{rate}", f"adapter.rank={rank}", f"optimizer.learning_rate={rate}")
+    (SWEEP / "no run").mkdir()
+    points = read_points(point_folders(SWEEP))
+    keys = ["adapter.rank", "optimizer.learning_rate"]
+    assert differing_keys(points) == keys
+    assert [tuple(one.config[key] for key in keys) for one in points] == [
+        (4, 0.0001),
+        (4, 0.001),
+        (16, 0.0001),
+        (16, 0.001),
     ]
-    failed = sweep / "adapter.rank-32"
-    write_json(failed / "failure.json", {"reason": "RuntimeError: out of luck"})
-    show_sweep([*folders, failed])
-    lines = [line.rstrip() for line in show.export_text().splitlines()]
-    rows = {line.split()[0]: line for line in lines if re.match(r" *\d", line)}
-    assert [name for name, row in rows.items() if row.endswith("*")] == ["2", "4", "16"]
-    assert rows["4"].split()[1:6] == ["4.00", "k", "0.4", "1:05", "33.3"]
-    assert "failed" in rows["32"]
-    assert len([line for line in lines if line.startswith("base: WER 100.0 %")]) == 1
-    assert "all points: all-linear" in lines
-    assert "failed: adapter.rank-32: RuntimeError: out of luck" in lines
+    assert {one.state for one in points} == {"complete"}
+    one = points[0]
+    assert (one.leading, one.rate, one.adapter_bytes) == ("wer", 0.1, 1_300_000)
+    assert (one.rank, one.targets, one.train_seconds) == ("4", "all-linear", 65.0)
 
 
-def test_it_fits_into_80_columns_where_everything_differs(show: Console) -> None:
-    sweep = Path("outputs/sweeps/all")
-    folders = [
-        point(
-            sweep / f"adapter.targets-{targets}_optimizer.learning-rate-{rate}",
-            GOOD if rate == 0.001 else BAD,
-            f"adapter.targets={targets}",
-            f"optimizer.learning_rate={rate}",
-            ranks=(4, rank),
-            adapter_bytes=rank * 10_000_000,
-            trainable_parameters=rank * 1_000_000,
-            train_seconds=rank * 3000.0,
-            quantization=quantization,
-        )
-        for rank, targets, rate, quantization in (
-            (4, "attention-qv", 0.001, "none"),
-            (128, "all-linear", 0.0025, "nf4"),
-        )
-    ]
-    show_sweep(folders)
-    shown = show.export_text()
-    table = shown.split("on the Pareto front")[0].splitlines()
-    assert max(len(line.rstrip()) for line in table) <= 80
-    assert "…" not in shown, "nothing is cut short"
-    assert "base: WER" in shown
-    assert "base (nf4): WER" in shown
-    assert "106.7 h" in shown
+def test_what_comes_with_a_choice_does_not_tell_runs_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in ("lora", "adalora", "dora"):
+        point(kind, f"adapter={kind}", f"training.loader_workers={len(kind)}")
+    assert told_keys(read_points(point_folders(SWEEP))) == ["adapter.kind"]
 
 
-def test_points_of_other_test_sets_are_not_compared_unsaid(show: Console) -> None:
-    sweep = Path("outputs/sweeps/sets")
-    folders = [
-        point(sweep / f"data.test-{number}", heard)
-        for number, heard in enumerate((GOOD, GOOD + BAD))
-    ]
-    show_sweep(folders)
-    shown = show.export_text()
-    assert "different test sets" in shown
-    for number in range(2):
-        assert f"base, of data.test-{number}: WER 100.0 %" in shown
+@pytest.mark.parametrize(
+    ("log", "state", "reason"),
+    [
+        ("ERROR ended by UserError('The disk is full.\\\\nFree some.')", "failed", "The disk"),
+        ("ERROR ended by RuntimeError('shapes differ')", "failed", "RuntimeError: shapes"),
+        ("ERROR ended by Stopped('the same command goes on')", "unfinished", ""),
+        ("ERROR ended by KeyboardInterrupt()", "unfinished", ""),
+        ("INFO step 25: validation WER 40.0 %", "unfinished", ""),
+    ],
+)
+def test_how_a_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, state: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = point("a")
+    run.summary.unlink()
+    stamp = "2026-01-31 12:00:00,123"
+    run.log.write_text(f"{stamp} INFO begun\n{stamp} {log}\nTraceback (most recent call last):\n")
+    (found,) = read_points([run.path])
+    assert found.state == state
+    assert found.reason.startswith(reason)
+
+
+def test_broken_files_are_failures_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    point("a")
+    point("b").summary.write_text("{")
+    c = point("c")
+    c.config.write_text(c.config.read_text().splitlines()[0] + "\nname: [")
+    points = {one.name: one for one in read_points(point_folders(SWEEP))}
+    assert {name: one.state for name, one in points.items()} == {
+        "a": "complete",
+        "b": "failed",
+        "c": "failed",
+    }
+    assert "summary.json" in points["b"].reason
+    assert "config.yaml" in points["c"].reason
