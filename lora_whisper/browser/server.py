@@ -189,6 +189,7 @@ def _theme(gradio: Any) -> Any:
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
     ).set(
         body_background_fill="*neutral_50",
+        body_text_color_subdued="*neutral_500",  # 4.8 : 1 on white, where 400 has 2.6 : 1
         block_label_border_width="0",
         block_label_shadow="none",
         block_label_background_fill="transparent",
