@@ -316,10 +316,14 @@ def _write(name: str, config: ExportConfig, source: Source) -> None:
         typed = f"faster_whisper.WhisperModel({str(short(place))!r}).transcribe(…)"
         console.print(f"in Python   {typed}", markup=False, soft_wrap=True)
     if name == "ggml":
-        from lora_whisper.export.whisper_cpp import quantize_command
+        _show_quantizer(place)
 
-        # Not broken into lines, of which each would be a command of its own when it is pasted.
-        console.print(f"smaller     {quantize_command(place)}", markup=False, soft_wrap=True)
+
+def _show_quantizer(place: Path) -> None:
+    """Not broken into lines, of which each would be a command of its own when it is pasted."""
+    from lora_whisper.export.whisper_cpp import quantize_command
+
+    console.print(f"smaller     {quantize_command(place)}", markup=False, soft_wrap=True)
 
 
 def _made(name: str, dtype: str, source: Source) -> Json:
