@@ -21,9 +21,10 @@ LOADED = [  # once, which takes most of what a short run takes
     "peft",
     "matplotlib.backends.backend_svg",
     "lora_whisper.reports.run",
+    "lora_whisper.cli.app",
     "lora_whisper.cli.train",
     "lora_whisper.evaluation.score",
-    "lora_whisper.training.recorder",
+    "lora_whisper.training.run",
 ]
 
 
