@@ -10,6 +10,10 @@ with held-out names are added, and on sentences of another domain, where none of
 
     --many               trains with 300 sentences of other words beside them, with the first seed:
                          all their longer words are in the list, so that nobody learns them by heart
+    --invented 1200      trains, for each seed, with so many sentences more, each with another
+                         invented name (benchmarks.nano.invented; Debian's espeak-ng and flite),
+                         which only a prompt can tell how to write; all names are in the list
+    --kinds plain words  the runs to train for each seed
     --shares 0.25 0.8    trains with these `data.words_share`, too, with the first seed
     --lists              scores the first seed's run with lists of several lengths
     --exports            puts the first seed's run into faster-whisper, with `hotwords` and
@@ -31,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import lora_whisper as lw
+from benchmarks.nano import invented
 from benchmarks.nano.dictation import DRUGS
 from benchmarks.results import write_result
 from lora_whisper.data.audio import read_audio
@@ -56,7 +61,9 @@ Evans Fisher Green Hall Harris Hill Hunter Jackson Johnson Jones King Lewis Mill
 Parker Phillips Roberts Scott Smith Stewart Taylor Turner Walker Wilson""".split()
 WITHOUT, WITH = "plain", "words"
 MANY, MANY_WITHOUT = "many", "many-plain"  # beside them sentences with many other words
+INVENTED, INVENTED_WITHOUT = "invented", "invented-plain"  # and some with invented names, too
 OTHERS = 300  # such sentences
+INVENTED_SEED = 0
 FEWEST_LETTERS = 5  # of the words in them that are in the list
 
 
@@ -67,6 +74,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--shares", nargs="*", type=float, default=[])
     parser.add_argument("--many", action="store_true")
+    parser.add_argument("--invented", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", choices=(WITHOUT, WITH), default=[WITHOUT, WITH])
     parser.add_argument("--lists", action="store_true")
     parser.add_argument("--exports", action="store_true")
     parser.add_argument("--result", default="prompted_words")
@@ -77,6 +86,8 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(given.folder)
     unseen = write_speech(given.folder)
+    if given.invented:
+        write_invented(given.folder, given.invented)
     figures: dict[str, Any] = {"unseen": unseen}
     for part in measurements(given, unseen):
         name, rows = part
@@ -93,10 +104,12 @@ def measurements(
     """Names of results, and their rows, as they come."""
     every = given.folder / "all.txt"
     for number, seed in enumerate(given.seeds):
-        for kind in (WITHOUT, WITH):
+        for kind in given.kinds:
             run = trained(given, f"{kind}-{seed}", kind, seed)
             models = 2 if number == 0 and kind == WITHOUT else 1  # the base once
             yield "runs", scored(given, run, every, models)
+        for kind in (INVENTED, INVENTED_WITHOUT) if given.invented else ():
+            yield "invented", scored(given, trained(given, f"{kind}-{seed}", kind, seed), every)
     first = given.seeds[0]
     for kind in (MANY, MANY_WITHOUT) if given.many else ():
         yield "many", scored(given, trained(given, f"{kind}-{first}", kind, first), every)
@@ -138,6 +151,17 @@ def write_speech(folder: Path) -> list[str]:
     return unseen
 
 
+def write_invented(folder: Path, count: int) -> None:
+    """Write a manifest with the sentences of `--many` and those with invented names, and a list."""
+    place = folder / "invented" / "train.jsonl"
+    if not place.exists() or len(read_jsonl(place)) != count:
+        invented.write(place.parent, INVENTED_SEED, count, 1)
+    rows = [*read_jsonl(folder / "train-many.jsonl"), *rows_of(place)]
+    write_rows(folder / "train-invented.jsonl", rows)
+    seen = (folder / "seen.txt").read_text().split()
+    write_list(folder / "invented.txt", [*seen, *invented.names(INVENTED_SEED, count)])
+
+
 def lists(unseen: Sequence[str]) -> dict[int, list[str]]:
     """Held-out names among more and more that are never said; all are in the prompt."""
     found = {}
@@ -172,8 +196,9 @@ def write_list(path: Path, words: Sequence[str]) -> Path:
 SPEECH_OF = {
     **dict.fromkeys((WITHOUT, WITH), "train.jsonl"),
     **dict.fromkeys((MANY, MANY_WITHOUT), "train-many.jsonl"),
+    **dict.fromkeys((INVENTED, INVENTED_WITHOUT), "train-invented.jsonl"),
 }
-LIST_OF = {WITH: "seen.txt", MANY: "many.txt"}
+LIST_OF = {WITH: "seen.txt", MANY: "many.txt", INVENTED: "invented.txt"}
 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────

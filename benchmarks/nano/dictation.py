@@ -5,6 +5,7 @@ stand in the base's grammar; its numbers do. `compose(seed, count)` uses every d
 (to within one).
 """
 
+from collections.abc import Sequence
 from random import Random
 
 from benchmarks.nano.grammar import Phrase, as_sentence, words
@@ -41,9 +42,9 @@ def read(number: int) -> Phrase:
     return Phrase(str(number), cardinal(number))
 
 
-def two_drugs(drug: str, random: Random) -> Phrase:
+def two_drugs(drug: str, random: Random, drugs: Sequence[str] = DRUGS) -> Phrase:
     """A change from one drug to another, a warning or an allergy."""
-    name, other = words(drug), words(random.choice([d for d in DRUGS if d != drug]))
+    name, other = words(drug), words(random.choice([d for d in drugs if d != drug]))
     shape = random.randrange(3)
     if shape == 0:
         return words("replace") + name + words("with") + other + dose(random)
@@ -52,7 +53,7 @@ def two_drugs(drug: str, random: Random) -> Phrase:
     return words("the patient is allergic to") + name + words("and") + other
 
 
-def instruction(drug: str, random: Random) -> Phrase:
+def instruction(drug: str, random: Random, drugs: Sequence[str] = DRUGS) -> Phrase:
     """An order, a change, a supply, a direction or a record; or a sentence on two drugs."""
     name, times = words(drug), words(random.choice(TIMES))
     form = words(random.choice(FORMS))
@@ -73,7 +74,7 @@ def instruction(drug: str, random: Random) -> Phrase:
         return words("take") + read(random.randint(2, 4)) + name + form + times
     if shape == 5:
         return words("the patient takes") + name + dose(random) + times
-    return two_drugs(drug, random)
+    return two_drugs(drug, random, drugs)
 
 
 def compose(seed: int, count: int, avoid: frozenset[str] = frozenset()) -> list[Phrase]:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-from benchmarks.nano import QUICKSTART, dictation, grammar, numbers, texts
+from benchmarks.nano import QUICKSTART, dictation, grammar, invented, numbers, texts
 from benchmarks.nano.make_nano import special_tokens, timestamp_tokens
 from benchmarks.nano.synthesis import (
     BASE_VOICES,
@@ -119,6 +119,18 @@ def test_an_invented_word_stands_alike_in_both_forms_and_is_never_a_drug():
         assert len(new) <= 1
         assert new <= set(changed.written.strip(".?").split())
         assert new.isdisjoint(dictation.DRUGS)
+
+
+def test_sentences_with_invented_drugs_name_none_of_the_real_ones():
+    names = invented.names(seed=0, count=300)
+    assert names == invented.names(seed=0, count=300)
+    assert len({*names}) == 300
+    said = invented.sentences(0, names, each=1)
+    words = {word.strip(".").lower() for one in said for word in one.written.split()}
+    assert {*names} <= words
+    assert words.isdisjoint(dictation.DRUGS)
+    written = {one.written for part in texts.dictation_sentences().values() for one in part}
+    assert written.isdisjoint(one.written for one in said)
 
 
 def test_one_spoken_form_has_one_written_form():
