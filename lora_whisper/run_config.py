@@ -25,7 +25,7 @@ from lora_whisper.errors import UserError
 from lora_whisper.files import write_whole
 from lora_whisper.options import merge, nested
 from lora_whisper.paths import EMBEDDED, local_path
-from lora_whisper.run_folder import MARKER, RunFolder
+from lora_whisper.run_folder import MARKER, RunFolder, Start
 from lora_whisper.schema import defaults_of, from_values, plain_first
 
 log = logging.getLogger("lora_whisper")
@@ -131,7 +131,21 @@ def _lasting(path: str) -> str:
     return path if path.startswith(EMBEDDED) else str(local_path(path))
 
 
-# ── an earlier run ───────────────────────────────────────────────────────────────────────────
+# ── in its folder ───────────────────────────────────────────────────────────────────────────
+
+
+def begin_run(config: TrainConfig, folder: RunFolder, start: Start) -> None:
+    """Make the run's folder, in place of the run that `overwrite=true` gave up, or open it again.
+
+    A complete run that is made longer has no result from here on, until it is complete again.
+    """
+    if start == "resume":
+        folder.reopen()
+    elif folder.is_run():
+        folder.remove()
+    if config.data.words is not None:
+        write_whole(folder.words, local_path(config.data.words).read_bytes())
+    write_config(folder, config)
 
 
 def write_config(folder: RunFolder, config: TrainConfig) -> None:

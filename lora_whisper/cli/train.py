@@ -27,7 +27,7 @@ from lora_whisper.model.base import load_config, load_shape
 from lora_whisper.paths import local_path
 from lora_whisper.reports.summary import show_summary
 from lora_whisper.reports.sweep_table import show_sweep
-from lora_whisper.run_config import LENGTH, free_to_change, with_absolute_paths
+from lora_whisper.run_config import LENGTH, begin_run, free_to_change, with_absolute_paths
 from lora_whisper.run_folder import RunFolder, Start, rerun_rule
 from lora_whisper.training.defaults import total_steps
 from lora_whisper.training.init_from import require_start, saved_start, trained_tokens
@@ -237,7 +237,7 @@ def run(plan: RunPlan) -> None:
             log.info("%s is complete; overwrite=true trains it anew", folder.path)
             processes.from_main(lambda: _say_what_changed(plan))
         else:
-            from lora_whisper.training.run import Run, begin
+            from lora_whisper.training.run import Run
 
             with (
                 ended_by_signals("the same command with resume=auto goes on from here"),
@@ -245,7 +245,7 @@ def run(plan: RunPlan) -> None:
             ):
                 inputs = read_inputs(config.model, config.data, plan.inputs)
                 training = Run(config, folder, inputs)  # loads it all: failing here costs nothing
-                processes.from_main(lambda: begin(config, folder, start))
+                processes.from_main(lambda: begin_run(config, folder, start))
                 with terminal.log_to_file(folder.log):
                     training.carry_out()
     if processes.is_main():

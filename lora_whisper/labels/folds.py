@@ -33,11 +33,11 @@ from lora_whisper.lora.adapter import load_adapter, merged_in_place
 from lora_whisper.lora.saved import open_adapter
 from lora_whisper.model.base import Base
 from lora_whisper.paths import cache_folder
-from lora_whisper.run_config import config_hash
+from lora_whisper.run_config import begin_run, config_hash
 from lora_whisper.run_folder import RunFolder
 from lora_whisper.terminal import counted
 from lora_whisper.training.resume import rows_of
-from lora_whisper.training.run import Run, begin
+from lora_whisper.training.run import Run
 
 log = logging.getLogger("lora_whisper")
 
@@ -164,7 +164,7 @@ def _train_once(config: TrainConfig, folder: RunFolder, inputs: Inputs) -> None:
         remove_folder(folder.path)
     with _quiet():
         run = Run(config, folder, inputs)
-        begin(config, folder, "resume" if is_begun else "new")
+        begin_run(config, folder, "resume" if is_begun else "new")
         run.carry_out()
 
 

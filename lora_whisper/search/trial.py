@@ -23,11 +23,11 @@ from lora_whisper.lora.provenance import require_trained_adapter
 from lora_whisper.lora.saved import WEIGHTS_FILE
 from lora_whisper.model.device import new_accelerator
 from lora_whisper.reports.run import write_results
-from lora_whisper.run_config import read_config
+from lora_whisper.run_config import begin_run, read_config
 from lora_whisper.run_folder import OWN_SET, RunFolder
 from lora_whisper.search.study import Claim
 from lora_whisper.training.resume import require_same
-from lora_whisper.training.run import Run, begin
+from lora_whisper.training.run import Run
 
 if TYPE_CHECKING:
     from lora_whisper.training.checkpoint_files import TrainingState
@@ -121,7 +121,7 @@ def _train(config: TrainConfig, claim: Claim | Again, inputs: Inputs) -> None:
     folder = claim.folder
     clear_device_cache(garbage_collection=True)  # of the trial before, which may have failed
     run = Run(config, folder, inputs, look_up, scores_test=False)
-    begin(config, folder, "resume" if folder.is_run() else "new")
+    begin_run(config, folder, "resume" if folder.is_run() else "new")
     with terminal.log_to_file(folder.log):
         try:
             run.carry_out()

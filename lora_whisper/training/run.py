@@ -31,7 +31,7 @@ from lora_whisper.evaluation.scoring import (
     validation_sample,
     validation_wer,
 )
-from lora_whisper.files import remove_folder, write_whole, written_whole
+from lora_whisper.files import remove_folder, written_whole
 from lora_whisper.lora.adalora import rank_schedule_of
 from lora_whisper.lora.adapter import (
     adapter_parameters,
@@ -52,10 +52,9 @@ from lora_whisper.lora.short_texts import use_short_texts
 from lora_whisper.lora.validation import resolve_initial
 from lora_whisper.model.cpu_kernels import use_fast_adapter
 from lora_whisper.model.device import new_accelerator, take_from_main
-from lora_whisper.paths import local_path
 from lora_whisper.reports.run import write_results
-from lora_whisper.run_config import config_hash, write_config
-from lora_whisper.run_folder import OWN_SET, RunFolder, Start, step_of
+from lora_whisper.run_config import config_hash
+from lora_whisper.run_folder import OWN_SET, RunFolder, step_of
 from lora_whisper.training.announce import (
     Left,
     announce,
@@ -497,17 +496,3 @@ class Run:
             self.config,
             self.folder.evaluation / name / OWN_SET,
         )
-
-
-def begin(config: TrainConfig, folder: RunFolder, start: Start) -> None:
-    """Make the run's folder, in place of the run that `overwrite=true` gave up, or open it again.
-
-    A complete run that is made longer has no result from here on, until it is complete again.
-    """
-    if start == "resume":
-        folder.reopen()
-    elif folder.is_run():
-        folder.remove()
-    if config.data.words is not None:
-        write_whole(folder.words, local_path(config.data.words).read_bytes())
-    write_config(folder, config)
