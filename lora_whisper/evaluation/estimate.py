@@ -83,7 +83,7 @@ def _pace(decoder: WhisperDecoder, rows: int) -> Pace:
         return search
 
     window_seconds, search = timed(begun, device)
-    search.cache.batch_repeat_interleave(rows // at_once)
+    search.in_step.repeat(rows // at_once)
     search.tokens = search.tokens.repeat_interleave(rows // at_once, 0)
     steps_seconds, _ = timed(lambda: [search.forward() for _ in range(STEPS)], device)
     return Pace(window_seconds / at_once, steps_seconds / STEPS / rows)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LEAST_ROWS = 8  # of a product; with fewer, oneDNN takes longer to lay out the weights than it saves
+LEAST_ROWS = (
+    8  # of a product; with 2 to 7, oneDNN takes longer to lay out most weights than it saves
+)
 LEAST_WIDTH = 384  # of whisper-tiny; below, a call costs more than its product
 ROWS_AT_ONCE = 500  # of an attention's scores, which then stay in the cache (3 MB)
 
@@ -44,6 +46,17 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `product`, with its sides exchanged.
+
+    From weights that are not in the cache, as at each step of a decoder, two rows of 512 by 2,048
+    took 0.20 ms, of oneDNN 0.29 and as `functional.linear` 0.44; one row 0.26, 0.20 and 0.27.
+    """
+    turned = x.flatten(0, -2).T
+    out = weight @ turned if bias is None else torch.addmm(bias[:, None], weight, turned)
+    return out.T.reshape(*x.shape[:-1], -1)
+
+
 class _Linear(torch.autograd.Function):
     """A product of which input, weight and bias may have gradients; input (rows, inputs)."""
 
@@ -68,8 +81,12 @@ class FastLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         is_plain = input.dtype == self.weight.dtype == torch.float32
-        if not is_plain or input.numel() < LEAST_ROWS * self.in_features or _is_cast():
+        rows = input.numel() // self.in_features
+        is_of_few = rows < LEAST_ROWS and torch.is_grad_enabled()
+        if not is_plain or is_of_few or _is_cast():
             return super().forward(input)
+        if 1 < rows < LEAST_ROWS and self.in_features <= self.out_features:
+            return few_rows(input, self.weight, self.bias)
         if torch.is_grad_enabled():
             # In rows, for what such a function returns may be no view where it is changed in place.
             out: Tensor = _Linear.apply(input.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]

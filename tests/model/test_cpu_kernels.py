@@ -56,6 +56,21 @@ def test_a_product_and_its_gradients(rows: int, bias: bool) -> None:
 
 
 @NEEDS_AVX512
+@pytest.mark.parametrize("rows", [1, 2, cpu_kernels.LEAST_ROWS - 1])
+@pytest.mark.parametrize("shape", [(WIDTH, 2 * WIDTH), (2 * WIDTH, WIDTH)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_decoder_s_step_has_few_rows(rows: int, shape: tuple[int, int], bias: bool) -> None:
+    plain = nn.Linear(*shape, bias=bias)
+    fast = copy.deepcopy(plain)
+    use_fast_products(fast)
+    x = torch.randn(rows, 1, shape[0])
+    with torch.inference_mode():
+        found = fast(x)
+        assert found.shape == (rows, 1, shape[1])
+        assert close(found, plain(x))
+
+
+@NEEDS_AVX512
 @pytest.mark.parametrize("shape", [(WIDTH, 16), (4, WIDTH)])
 def test_products_with_the_matrices_of_lora_have_all_gradients(shape: tuple[int, int]) -> None:
     plain = nn.Linear(*shape, bias=False)

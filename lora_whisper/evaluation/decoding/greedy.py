@@ -21,6 +21,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     LOOKS_EVERY_TOKENS,
     ends_in_loop,
 )
+from lora_whisper.evaluation.decoding.kept_rows import RowsInStep
 from lora_whisper.model.cpu_kernels import projected
 from lora_whisper.model.published import LATEST_START_STEPS
 from lora_whisper.model.tokenizer import SpecialTokens
@@ -91,6 +92,36 @@ class Found:
     is_finite: bool  # whether the likeliest token had a finite score at every step
 
 
+class CachedRows:
+    """`RowsInStep` on any device, by Transformers' decoder and its caches."""
+
+    def __init__(self, whisper: Any, encoded: Tensor, tokens: int):
+        """`tokens` are not asked for: the caches grow."""
+        self.whisper, self.encoded = whisper, encoded
+        self.cache: Any = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(rows, tokens) that come next → (rows, tokens, width)."""
+        output = self.whisper.model.decoder(
+            input_ids=tokens,
+            encoder_hidden_states=self.encoded,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = output.past_key_values
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these, (rows,)."""
+        self.cache.batch_select_indices(rows)
+        self.encoded = self.encoded[rows]
+
+    def repeat(self, times: int) -> None:
+        """Go on with so many of each row."""
+        self.cache.batch_repeat_interleave(times)
+
+
 class GreedySearch:
     """A batch on its way from its prompts to its texts."""
 
@@ -112,7 +143,10 @@ class GreedySearch:
         self.temperature, self.probabilities = temperature, probabilities
         count, device = len(rows.prompts), rows.prompts.device
         self.prompt_tokens = rows.prompts.shape[1]
-        self.cache: Any = None
+        longest = self.prompt_tokens + int(rows.most_tokens.max()) if count else 0
+        self.is_begun = False
+        in_step = RowsInStep if device.type == "cpu" else CachedRows
+        self.in_step = in_step(whisper, rows.encoded, longest)
         self.no_speech = torch.zeros(count, device=device)
         self.languages: list[str | None] = [None] * count
         self.is_finite = torch.ones((), dtype=torch.bool, device=device)
@@ -122,7 +156,6 @@ class GreedySearch:
         # Of the rows that are still in the batch:
         self.index = torch.arange(count, device=device)
         self.tokens = rows.prompts
-        self.encoded = rows.encoded
         self.sums = torch.zeros(count, device=device)
         self.done = torch.zeros(count, dtype=torch.bool, device=device)
 
@@ -140,22 +173,16 @@ class GreedySearch:
 
     def forward(self) -> Tensor:
         """Logits of what comes next, (rows, vocabulary) in float32."""
-        is_first = self.cache is None
-        output = self.whisper.model.decoder(
-            input_ids=self.tokens if is_first else self.tokens[:, -1:],
-            encoder_hidden_states=self.encoded,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.cache = output.past_key_values
+        is_first, self.is_begun = not self.is_begun, True
+        hidden = self.in_step.forward(self.tokens if is_first else self.tokens[:, -1:])
         if is_first and self.probabilities:
             sot = self.tokens[0].tolist().index(self.special_tokens.sot)
-            logits = projected(self.whisper.proj_out, output.last_hidden_state[:, sot])
+            logits = projected(self.whisper.proj_out, hidden[:, sot])
             self.no_speech = logits.softmax(-1)[:, self.special_tokens.no_speech]
             if self.special_tokens.multilingual:
                 found = likeliest_languages(self.special_tokens, logits)
                 self.languages = [language for language, _ in found]
-        return projected(self.whisper.proj_out, output.last_hidden_state[:, -1])
+        return projected(self.whisper.proj_out, hidden[:, -1])
 
     def _chosen(self, scores: Tensor) -> Tensor:
         """The next token of each row: (rows,)."""
@@ -201,9 +228,9 @@ class GreedySearch:
                 text = self.tokens[row, self.prompt_tokens :].tolist()
                 self.texts[index] = text[: text.index(self.special_tokens.eot)]
                 self.means[index] = float(self.sums[row]) / (len(self.texts[index]) + 1)
-        self.cache.batch_select_indices(kept)
-        self.index, self.tokens, self.encoded, self.sums, self.done = (
-            one[kept] for one in (self.index, self.tokens, self.encoded, self.sums, self.done)
+        self.in_step.select(kept)
+        self.index, self.tokens, self.sums, self.done = (
+            one[kept] for one in (self.index, self.tokens, self.sums, self.done)
         )
 
 

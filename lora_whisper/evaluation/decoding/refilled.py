@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lora_whisper.evaluation.decoding.decoder import (
     LOOKS_EVERY_TOKENS,
@@ -23,6 +22,7 @@ from lora_whisper.evaluation.decoding.decoder import (
     DecodingTask,
     ends_in_loop,
 )
+from lora_whisper.evaluation.decoding.kept_rows import KeptRows
 from lora_whisper.model.cpu_kernels import projected
 
 
@@ -53,34 +53,13 @@ class Row:
         self.is_done = is_cut or len(self.tokens) >= self.task.most_tokens
 
 
-class Places:
-    """Keys and values of a decoder layer, a place for each row: (rows, heads, length, size)."""
-
-    def __init__(self, layer: Any, rows: int, positions: int, tokens: int, like: Tensor):
-        attention = layer.self_attn
-        heads, size = attention.num_heads, attention.head_dim
-        self.text = [like.new_zeros(rows, heads, tokens, size) for _ in range(2)]
-        self.sound = [like.new_empty(rows, heads, positions, size) for _ in range(2)]
-
-    def move(self, source: int, target: int) -> None:
-        """Put a row into the place of one that is done."""
-        for part in (*self.text, *self.sound):
-            part[target] = part[source]
-
-
 class RefilledBatch:
     """A Whisper decoder with places for some rows, of which the first ones are taken."""
 
     def __init__(self, decoder: Any, size: int):
         """`decoder`: a `WhisperDecoder`, which encodes and knows the rules; `size`: of rows."""
         self.decoder, self.size = decoder, size
-        self.layers = decoder.base.model.decoder.layers
-        self.whisper_decoder = decoder.base.model.decoder
-        config, weight = decoder.base.config, self.whisper_decoder.layer_norm.weight
-        shape = (size, config.max_source_positions, config.max_target_positions)
-        like = torch.empty(0, dtype=decoder.base.model.encoder.conv1.weight.dtype)
-        assert weight.device.type == "cpu", "a GPU has its rows in step"
-        self.places = [Places(layer, *shape, like) for layer in self.layers]
+        self.kept = KeptRows(decoder.base, size, decoder.base.config.max_target_positions)
         self.rows: list[Row] = []
         self.rules: Sequence[Any] = ()
 
@@ -107,25 +86,18 @@ class RefilledBatch:
         row, place = Row(number, task), len(self.rows)
         self.rows.append(row)
         self.rules = self.rules or self.decoder.rules(task.prompt)
-        encoded = self.decoder.encode([task.features])
-        for layer, places in zip(self.layers, self.places, strict=True):
-            attention = layer.encoder_attn
-            for part, projection in zip(
-                places.sound, (attention.k_proj, attention.v_proj), strict=True
-            ):
-                part[place] = _by_heads(projection(encoded), attention)[0]
+        here = slice(place, place + 1)
+        self.kept.hear(here, self.decoder.encode([task.features]))
         if not task.most_tokens:
             row.is_done = True
             return
-        prompt = torch.tensor([task.prompt])
-        hidden = self._forward(prompt, slice(place, place + 1), torch.zeros(1, dtype=torch.long))
-        self._choose([row], hidden)
+        self._choose([row], self.kept.forward(torch.tensor([task.prompt]), here, [0]))
 
     def _step(self) -> None:
         """Decode the next token of each row."""
         last = torch.tensor([[row.tokens[-1]] for row in self.rows])
-        behind = torch.tensor([len(row.task.prompt) + len(row.tokens) - 1 for row in self.rows])
-        self._choose(self.rows, self._forward(last, slice(0, len(self.rows)), behind))
+        behind = [len(row.task.prompt) + len(row.tokens) - 1 for row in self.rows]
+        self._choose(self.rows, self.kept.forward(last, slice(0, len(self.rows)), behind))
 
     def _choose(self, rows: Sequence[Row], hidden: Tensor) -> None:
         """(rows, tokens, width) of the decoder → a token for each row."""
@@ -151,59 +123,5 @@ class RefilledBatch:
             last = self.rows.pop()
             if place < len(self.rows):
                 self.rows[place] = last
-                for places in self.places:
-                    places.move(len(self.rows), place)
+                self.kept.move(len(self.rows), place)
             yield row.number, DecodingResult(tuple(row.tokens), 0.0, None, None)
-
-    # ── one forward pass; the same as `WhisperDecoder` of Transformers ───────────────────────
-
-    def _forward(self, tokens: Tensor, places: slice, behind: Tensor) -> Tensor:
-        """(rows, tokens) that follow `behind` (rows,) others → (rows, tokens, width)."""
-        whisper = self.whisper_decoder
-        positions = behind[:, None] + torch.arange(tokens.shape[1])
-        hidden = whisper.embed_tokens(tokens) + whisper.embed_positions.weight[positions]
-        longest = int(positions.max()) + 1
-        seen = torch.arange(longest) <= positions[:, None, :, None]  # (rows, 1, tokens, longest)
-        for layer, kept in zip(self.layers, self.places, strict=True):
-            attention = layer.self_attn
-            normed = layer.self_attn_layer_norm(hidden)
-            at = torch.arange(places.start, places.stop)[:, None]
-            for part, projection in zip(
-                kept.text, (attention.k_proj, attention.v_proj), strict=True
-            ):
-                new = projection(normed).unflatten(-1, (attention.num_heads, -1))
-                part.transpose(1, 2)[at, positions] = new
-            keys, values = (part[places, :, :longest] for part in kept.text)
-            hidden = hidden + _attended(attention, normed, keys, values, seen)
-            attention = layer.encoder_attn
-            normed = layer.encoder_attn_layer_norm(hidden)
-            keys, values = (part[places] for part in kept.sound)
-            hidden = hidden + _attended(attention, normed, keys, values)
-            inner = layer.fc1(layer.final_layer_norm(hidden))
-            hidden = hidden + layer.fc2(layer.activation_fn(inner))
-        normed = whisper.layer_norm(hidden)
-        return normed
-
-
-def _by_heads(states: Tensor, attention: Any) -> Tensor:
-    """(rows, length, width) → (rows, heads, length, size)."""
-    return states.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-
-
-def _attended(
-    attention: Any, normed: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None
-) -> Tensor:
-    """(rows, tokens, width) → the same, of what they see in (rows, heads, length, size)."""
-    query = _by_heads(attention.q_proj(normed) * attention.scaling, attention)
-    if seen is None and query.shape[2] == 1 and query.dtype == torch.float32:
-        heard = _attended_by_one(query, keys, values)
-    else:
-        heard = functional.scaled_dot_product_attention(query, keys, values, seen, scale=1.0)
-    out: Tensor = attention.out_proj(heard.transpose(1, 2).flatten(2))
-    return out
-
-
-def _attended_by_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of one position: 2.1 instead of 3.0 ms for 8 rows of whisper-base."""
-    scores = (keys @ query.transpose(2, 3)).transpose(2, 3)
-    return scores.softmax(-1) @ values
