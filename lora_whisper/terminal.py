@@ -37,6 +37,7 @@ STREAMS = ("stdout", "stderr")
 READER_LEFT = (errno.EPIPE, errno.EIO)  # of a pipe, and a terminal that was closed
 console = Console(highlight=False, soft_wrap=False)
 PLAIN_LINES = 10  # of one piece of work, where there is no terminal to draw a bar on
+PLAIN_SECONDS = 5.0  # between two of them at least: what is done by then has no line
 LABEL_COLUMNS = 12  # of a line of the log, before its text
 # What a line with a command has in it, which nobody is to put together again.
 TO_BE_COPIED = (
@@ -299,7 +300,7 @@ class _PlainWork(Work):
     def __init__(self, title: str, total: int, done: int):
         self._title, self._total, self._start = title, total, time.monotonic()
         self._parts, self._first, self._first_seconds = 0, done, 0.0
-        self._shown = self._share(done)
+        self._shown, self._shown_seconds = self._share(done), 0.0
         self._is_announced = False
 
     def _share(self, done: int) -> int:
@@ -315,9 +316,12 @@ class _PlainWork(Work):
             each = (seconds - self._first_seconds) / (done - self._first)
             left = each * (self._total - done)
         is_news = not self._is_announced and left is not None and left > LONG_SECONDS
-        if self._share(done) > self._shown or is_news:
+        is_further = self._share(done) > self._shown
+        is_due = seconds - self._shown_seconds >= PLAIN_SECONDS
+        is_end = done >= self._total and self._shown_seconds > 0  # of what has had a line
+        if (is_due and (is_further or is_news)) or (is_end and is_further):
             self._is_announced = self._is_announced or left is not None
-            self._shown = self._share(done)
+            self._shown, self._shown_seconds = self._share(done), seconds
             times = clock(seconds) + (f" left {clock(left)}" if left is not None else "")
             line = f"{self._title} {done}/{self._total} {figures} {times}"
             console.print(" ".join(line.split()), markup=False)
@@ -325,7 +329,7 @@ class _PlainWork(Work):
 
 @contextmanager
 def work(title: str, total: int, done: int = 0) -> Iterator[Work]:
-    """Show a piece of work of `total` parts: a live bar on a terminal, else about ten lines."""
+    """Show a piece of work of `total` parts: a live bar on a terminal, else ten lines at most."""
     if not is_live():
         yield _PlainWork(title, total, done)
         return

@@ -134,9 +134,10 @@ class Batches:
         for number, result in decoder.decode_as_they_come(tasks(), batch_size):
             part = active.pop(number)
             part.state.take(result)
-            if (finished := self._end(part)) is not None:
+            finished = self._end(part)
+            self._report()  # before whoever writes the text says so
+            if finished is not None:
                 yield finished
-            self._report()
         yield from ended
         yield from self._in_step(iter(longer), batch_size)
 
@@ -156,10 +157,9 @@ class Batches:
             decode_windows(self.backend, states, self.beams, self.asking.fallback)
             done = [part for part in active if part.state.is_done]
             active = [part for part in active if not part.state.is_done]
-            for part in done:
-                if (finished := self._end(part)) is not None:
-                    yield finished
+            ended = [self._end(part) for part in done]
             self._report()
+            yield from (finished for finished in ended if finished is not None)
 
     def _next(self, waiting: Iterator[_Part | Finished]) -> _Part | Finished | None:
         with self._lock:
