@@ -126,9 +126,13 @@ def _announce_windows(config: TrainConfig, base: Base, speech: DatasetSplits) ->
     """Say what an epoch is made of."""
     data = config.data
     kind = window_kind(config, base, speech)
-    name = _trimmed(data.trimmed) if kind.name == "trimmed" else kind.name
-    named = f"{name}, as {kind.reason}" if kind.reason else name
-    log.info("windows     %s", "; ".join(filter(None, [named, str(shares(data, kind))])))
+    behind, *parts = _trimmed(data.trimmed) if kind.name == "trimmed" else [""]
+    reason = f", as {kind.reason}" if kind.reason else ""
+    log.info("windows     %s%s%s", kind.name, behind, reason)
+    if with_shares := str(shares(data, kind)):
+        parts.append(f"  shares    {with_shares}")
+    for part in parts:
+        log.info("%s", part)
     if data.words is not None:
         log.info("words       %s", _words(data.words, data.words_share, speech))
     if data.clean:
@@ -156,14 +160,15 @@ def _words(place: str, share: float, speech: DatasetSplits) -> str:
     return f"{listed}; as a prompt in {share:.0%} of the windows"
 
 
-def _trimmed(asked: TrimmedConfig) -> str:
+def _trimmed(asked: TrimmedConfig) -> list[str]:
+    """How much is left behind clips, and a line for each of what is not trimmed so."""
     shortest, longest = asked.margin_seconds
-    shares = {
-        "of the windows whole": asked.whole_share,
-        "of the speech once more, packed": asked.packed_share,
+    parts = {
+        f"  whole     {asked.whole_share:.0%} of them": asked.whole_share,
+        f"  packed    {asked.packed_share:.0%} of the speech, once more": asked.packed_share,
     }
-    given = [f"{share:.0%} {what}" for what, share in shares.items() if share]
-    return ", ".join([f"trimmed {shortest:g} – {longest:g} s behind a clip", *given])
+    given = [line for line, share in parts.items() if share]
+    return [f" {shortest:g} – {longest:g} s behind a clip", *given]
 
 
 def course(
