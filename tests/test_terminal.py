@@ -41,7 +41,7 @@ def test_a_bar_moves_on_a_terminal_that_is_not_a_cis(
     assert terminal.is_live() is expected
 
 
-@pytest.mark.parametrize(("part_seconds", "lines"), [(1.0, 8), (0.1, 4), (0.01, 0)])
+@pytest.mark.parametrize(("part_seconds", "lines"), [(0.25, 8), (0.1, 4), (0.01, 0)])
 def test_long_work_is_about_ten_plain_lines_and_short_work_none(
     part_seconds: float, lines: int, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
