@@ -17,9 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LEAST_ROWS = (
-    8  # of a product; with 2 to 7, oneDNN takes longer to lay out most weights than it saves
-)
+LEAST_ROWS = 8  # of a product; with 2 to 7, oneDNN lays out most weights for longer than it saves
 LEAST_WIDTH = 384  # of whisper-tiny; below, a call costs more than its product
 ROWS_AT_ONCE = 500  # of an attention's scores, which then stay in the cache (3 MB)
 
