@@ -50,7 +50,7 @@ def test_packed_augmented_and_mixed_windows_train(
     assert "mix 1 6 utterances" in shown
     assert "augmented by speed, gain, spec_augment" in shown
     shares = "timestamps 0.2, previous text 0.2, no speech 0.02, log-mel padding 0.5"
-    assert f"windows packed; {shares}" in shown
+    assert f"windows packed shares {shares}" in shown
     assert "texts cleaned 26 texts, changed by step" in shown
     found = re.search(r"epochs [\d.]+, of (\d+) windows each", shown)
     assert found is not None
