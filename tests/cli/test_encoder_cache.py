@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lora_whisper import terminal
 from lora_whisper.files import read_json, read_jsonl
 from lora_whisper.locks import InUse
 from lora_whisper.training import encoder_cache
@@ -77,8 +78,13 @@ def test_a_run_learns_as_without(
 
 
 def test_a_sweep_encodes_once_and_a_run_goes_on_to_the_same_adapter(
-    world: World, line: Line, encoded: list[int], capsys: pytest.CaptureFixture[str]
+    world: World,
+    line: Line,
+    encoded: list[int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(terminal, "PLAIN_SECONDS", 0.0)  # every line of progress
     more = ["adapter.dropout=0.2", "training.checkpoint_every_steps=4"]
     arguments = world.arguments("a", *DECODER, *more)
     ranked = [one for one in arguments if not one.startswith("adapter.rank")]

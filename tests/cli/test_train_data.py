@@ -85,8 +85,7 @@ def test_trimmed_windows_are_of_training_alone(
 windows     trimmed 0.1 – 0.3 s behind a clip
   whole     30% of them
   packed    25% of the speech, once more
-  shares    no speech 0.03
-"""
+  shares    no speech 0.03, """
         in capsys.readouterr().out
     )
     assert read_json(Path("outputs/cut/summary.json"))["windows"] == "trimmed"
