@@ -180,7 +180,7 @@ def test_what_spreadsheets_and_editors_save(
         (
             "a.csv",
             "audio,text\n1.wav,é\n".encode("latin-1"),
-            r"csv:2: found b'1.wav,.xe9', .*UTF-8",
+            r"csv:2: found '1.wav,.xe9', .*UTF-8",
         ),
         ("a.csv", "audio,té\n1.wav,x\n".encode("latin-1"), "header is no UTF-8"),
         ("a.csv", "audio,text\n1.wav,é\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
