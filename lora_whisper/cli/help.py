@@ -34,6 +34,7 @@ from lora_whisper.schema import (
 )
 
 COLUMNS = 80
+GROUPS, GROUP_USAGE = "== Groups (group=option) ==", " [group=option …]"  # where there are any
 MEANINGS_FROM = 34  # the column in which they begin
 
 
@@ -66,12 +67,12 @@ def help_of(
     HydraConfig.instance().set_config(composed)
     choices = [str(group) for group in composed.hydra.runtime.choices if "/" not in str(group)]
     groups = [group for group in choices if not is_ignored(kind, group)]
-    return string.Template(composed.hydra.help.template).substitute(
-        APP_CONFIG_GROUPS="\n".join(
-            _wrapped(f"{group}: {', '.join(options_of(hydra, group))}") for group in groups
-        ),
+    listed = [_wrapped(f"{group}: {', '.join(options_of(hydra, group))}") for group in groups]
+    text = string.Template(composed.hydra.help.template).substitute(
+        APP_CONFIG_GROUPS="\n".join([GROUPS, *listed, "", ""]) if listed else "",
         CONFIG="\n".join(_lines(kind, values)),
     )
+    return text if listed else text.replace(GROUP_USAGE, "")
 
 
 def _topic_lines(kind: type, values: Mapping[str, Any], topic: str) -> Iterator[str]:

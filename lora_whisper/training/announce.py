@@ -157,15 +157,15 @@ def _words(place: str, share: float, speech: DatasetSplits) -> str:
             f", {len(spoken.times):,} of them said in {spoken.texts:,} of "
             f"{counted(spoken.of_texts, 'utterance')}"
         )
-    return f"{listed}; as a prompt in {share:.0%} of the windows"
+    return f"{listed}; as a prompt in {100 * share:.0f} % of the windows"
 
 
 def _trimmed(asked: TrimmedConfig) -> list[str]:
     """How much is left behind clips, and a line for each of what is not trimmed so."""
     shortest, longest = asked.margin_seconds
     parts = {
-        f"  whole     {asked.whole_share:.0%} of them": asked.whole_share,
-        f"  packed    {asked.packed_share:.0%} of the speech, once more": asked.packed_share,
+        f"  whole     {100 * asked.whole_share:.0f} % of them": asked.whole_share,
+        f"  packed    {100 * asked.packed_share:.0f} % of the speech, once more": asked.packed_share,
     }
     given = [line for line, share in parts.items() if share]
     return [f" {shortest:g} – {longest:g} s behind a clip", *given]

@@ -83,8 +83,8 @@ def test_trimmed_windows_are_of_training_alone(
     assert (
         """
 windows     trimmed 0.1 – 0.3 s behind a clip
-  whole     30% of them
-  packed    25% of the speech, once more
+  whole     30 % of them
+  packed    25 % of the speech, once more
   shares    no speech 0.03, """
         in capsys.readouterr().out
     )
@@ -125,7 +125,7 @@ def test_a_list_of_words_is_announced_and_kept(
     assert line("train", *given, "data.test=null", "data.validation=null") == 0
     shown = " ".join(capsys.readouterr().out.split())
     said = f"words 3 words of my words.txt, 2 of them said in {number} of 20 utterances"
-    assert f"{said}; as a prompt in 50% of the windows" in shown
+    assert f"{said}; as a prompt in 50 % of the windows" in shown
     assert Path("outputs/a/words.txt").read_text() == Path("my words.txt").read_text()
     Path("other.txt").write_text("penicillin\n")
     arguments = world.arguments("b", "data.words=other.txt")
