@@ -163,9 +163,10 @@ def _words(place: str, share: float, speech: DatasetSplits) -> str:
 def _trimmed(asked: TrimmedConfig) -> list[str]:
     """How much is left behind clips, and a line for each of what is not trimmed so."""
     shortest, longest = asked.margin_seconds
+    whole, packed = asked.whole_share, asked.packed_share
     parts = {
-        f"  whole     {100 * asked.whole_share:.0f} % of them": asked.whole_share,
-        f"  packed    {100 * asked.packed_share:.0f} % of the speech, once more": asked.packed_share,
+        f"  whole     {100 * whole:.0f} % of them": whole,
+        f"  packed    {100 * packed:.0f} % of the speech, once more": packed,
     }
     given = [line for line, share in parts.items() if share]
     return [f" {shortest:g} – {longest:g} s behind a clip", *given]
