@@ -206,7 +206,8 @@ def _strangeness(clips: Sequence[Clip], evidence: Sequence[Evidence]) -> np.ndar
     for language in set(languages):
         rows = [row for row, one in enumerate(languages) if one == language]
         grams = [set(trigrams(clips[row].utterance.text)) for row in rows]
-        texts = Counter(gram for some in grams for gram in some)
+        different = set(map(frozenset, grams))  # a text that stands twice is not another one
+        texts = Counter(gram for some in different for gram in some)
         unknown = [sum(texts[gram] == 1 for gram in some) / max(len(some), 1) for some in grams]
         found[rows] = deviations(np.array(unknown))
     costs = np.array([one.others.mean() if len(one.others) else math.nan for one in evidence])

@@ -225,6 +225,14 @@ def test_a_row_of_another_language_is_found_by_its_sound_and_its_text() -> None:
     some = clips([f"{same} {text[:6]}" if text != foreign else text for text in rows_of(some)])
     (found,) = find(compare(some, said), {})
     assert (found.clip.number, found.kind) == (3, "wrong_language")
+    some = clips([foreign if row == 7 else text for row, text in enumerate(rows_of(some))])
+    again = evidence(7, foreign)
+    said[7] = dataclasses.replace(again, hypothesis=hypothesis)
+    both = find(compare(some, said), {})  # a text is as unlike the others where it stands twice
+    assert {(one.clip.number, one.kind) for one in both} == {
+        (3, "wrong_language"),
+        (7, "wrong_language"),
+    }
 
 
 def rows_of(some: list[Clip]) -> list[str]:
