@@ -29,6 +29,9 @@ def test_it_fits_a_terminal(name: str, line: Line, capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out.splitlines()
     assert max(map(len, shown)) <= COLUMNS
     assert any("# " in row for row in shown)
+    without_groups = name in ("merge", "push", "report", "record", "transcribe", "demo")
+    assert ("== Groups (group=option) ==" in shown) == (not without_groups)
+    assert ("[group=option" in shown[0]) == (not without_groups)
 
 
 def test_what_is_typed_stands_there_with_what_it_means(

@@ -212,7 +212,7 @@ def _excerpt_around_bytes(text: str) -> str:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         content = content[max(0, error.start - 20) : error.start + 20]
-    return repr(content.decode("utf-8", "backslashreplace")).replace("\\\\x", "\\x")
+    return excerpt(content)
 
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────

@@ -379,5 +379,8 @@ def listed(keys: Iterable[str]) -> str:
 
 def excerpt(value: Any) -> str:
     """For messages: what was found, on one line and not too much of it."""
-    text = ascii(value) if isinstance(value, bytes) else repr(value)
+    if isinstance(value, bytes):  # as text, with what is no UTF-8 as \xe9
+        text = repr(value.decode("utf-8", "backslashreplace")).replace("\\\\x", "\\x")
+    else:
+        text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
